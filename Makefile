@@ -1,0 +1,65 @@
+# The commands of this project; `make` alone lists them. What you may set, on the command line or in the environment:
+#
+#   PYTHON=python3.12      the Python (3.11 or newer) that the virtual environment is made of
+#   PIP_INSTALL_ARGS=…     more arguments for pip, for example the index of CPU-only torch builds (0.2 GB instead of several):
+#                          make install PIP_INSTALL_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   PYTEST_ARGS=…          more arguments for pytest, for example PYTEST_ARGS="-k partitions -x"
+
+PYTHON ?= python3
+PIP_INSTALL_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One thread per worker: on a shared machine OpenMP threads that wait for each other cost up to 30 times the time.
+# Nothing that a test or a benchmark starts reports to a server, or asks one for updates.
+test bench: export OMP_NUM_THREADS := 1
+test bench: export FLWR_TELEMETRY_ENABLED := 0
+test bench: export FLWR_DISABLE_UPDATE_CHECK := 1
+test bench: export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## make .venv with the pinned dependencies, if it is missing or out of date
+
+$(BIN)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: no $(PYTHON) here; install Python 3.11 or newer, or type make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), snnfl needs 3.11 or newer; type for example make PYTHON=python3.11" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+
+# Written last, so that an installation that fails or is interrupted is tried again.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_INSTALL_ARGS) -e '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## S-FedAvg beside FedAvg on real digits: 3 minutes, results in runs/demo/
+	@$(BIN)/snnfl demo
+
+.PHONY: lint
+lint: $(STAMP) ## ruff check, ruff format --check, mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: test
+test: lint ## lint, then every test and doctest
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## every benchmark, one line each
+	@for file in benchmarks/*.py; do $(BIN)/python "$$file"; done
+
+.PHONY: clean
+clean: ## remove what make made (.venv and caches), never runs/
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find snnfl clients strategies experiments tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Who this client is: its workspace and its partition, from Flower's context."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from flwr.app import Context
+
+from snnfl.config import Config, ConfigError, FlatValue, unflatten
+from snnfl.workspace import Workspace, workspace
+
+
+def run_workspace(context: Context) -> Workspace:
+    """Return this process's workspace for the run of a context.
+
+    Raises:
+        ConfigError: If the run's configuration is invalid.
+    """
+    return workspace(_parse(tuple(context.run_config.items())))
+
+
+@lru_cache(maxsize=4)
+def _parse(run_config: tuple[tuple[str, FlatValue], ...]) -> Config:
+    """Parse once per process: a message would wait for OmegaConf longer than for a small model's training."""
+    return unflatten(dict(run_config))
+
+
+def partition_of(context: Context, clients: int) -> int:
+    """Return the partition that this node holds.
+
+    Raises:
+        ConfigError: If its node configuration names none, or one outside ``0 .. clients - 1``.
+    """
+    partition = context.node_config.get("partition-id")
+    if not isinstance(partition, int) or not 0 <= partition < clients:
+        raise ConfigError(
+            f"node config partition-id={partition}: expected a whole number from 0 to {clients - 1} "
+            f'(data.clients={clients}), as in --node-config "partition-id=0"'
+        )
+    return partition

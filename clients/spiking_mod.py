@@ -1,0 +1,86 @@
+"""The client's half of an S-variant, as a Flower mod: biases stay here, what leaves is a spiking network.
+
+The mod makes the conversion invisible to the training function, so that any client becomes an S-client: before
+training it completes the received arrays with the client's own biases, after it it keeps the new biases and
+replaces the ANN in the reply with its calibrated spiking network (SNFL Algorithm 1 and section 4.2).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord
+from flwr.clientapp.typing import ClientAppCallable
+from torch import Tensor
+
+from clients.participant import partition_of, run_workspace
+from snnfl import rng
+from snnfl.conversion import convert_state
+from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.data import calibration_batch
+from snnfl.protocol import ARRAYS, CONFIG, METRICS, SECONDS_CONVERT, SERVER_ROUND
+from snnfl.workspace import Workspace
+
+PRIVATE_BIASES = "private-biases"
+
+
+def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Complete what comes in with private biases; convert what goes out. Plain runs pass through."""
+    work = run_workspace(context)
+    if not work.config.strategy.spiking or message.metadata.message_type == MessageType.QUERY:
+        return call_next(message, context)
+    received = message.content.array_records[ARRAYS]
+    if not work.config.strategy.bias_back:
+        message.content[ARRAYS] = ArrayRecord({**received, **_private_biases(context, work)})
+    reply = call_next(message, context)
+    if message.metadata.message_type != MessageType.TRAIN or reply.has_error():
+        return reply
+    start = time.perf_counter()
+    trained = reply.content.array_records[ARRAYS].to_torch_state_dict()
+    if not work.config.strategy.bias_back:
+        context.state[PRIVATE_BIASES] = ArrayRecord({name: trained[name] for name in work.biases})
+    server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
+    reply.content[ARRAYS] = ArrayRecord(
+        spiking_update(work, trained, partition_of(context, work.config.data.clients), server_round)
+    )
+    metrics = reply.content.metric_records[METRICS]
+    reply.content[METRICS] = MetricRecord({**metrics, SECONDS_CONVERT: time.perf_counter() - start})
+    return reply
+
+
+def spiking_update(
+    work: Workspace, state: Mapping[str, Tensor], partition: int, server_round: int
+) -> dict[str, Tensor]:
+    """Convert a trained ANN and lay out what the server may see of it ("Client Encryption", SNFL section 4.2).
+
+    Args:
+        work: Of this process.
+        state: The trained ANN, biases included.
+        partition: The client's partition; its private images calibrate.
+        server_round: Decides, with the partition, which images.
+
+    Returns:
+        Folded weights ``<layer>.weight``, calibrated biases ``<layer>.bias``, ``<layer>.threshold`` and batch
+        normalisation ``<norm>.gamma``, ``.beta``, ``.mean``, ``.var``.
+    """
+    draw = rng.generator(work.config.run.seed, "calibration", server_round, partition)
+    indices = work.partitions[partition]
+    images = calibration_batch(work.dataset, indices, work.config.conversion.calibration_images, draw)
+    on_device = {name: array.to(work.device) for name, array in state.items()}
+    network = convert_state(work.graph, on_device, images.to(work.device), work.config.conversion)
+    norms = {
+        f"{node.norm}.{field}": state[f"{node.norm}.{name}"]
+        for node in work.graph.affines
+        if node.norm is not None
+        for field, name in NORM_FIELDS.items()
+    }
+    return {**network.parameters, **norms}
+
+
+def _private_biases(context: Context, work: Workspace) -> ArrayRecord:
+    """Return the client's biases: those of its last training, before it those of the common initial weights."""
+    kept = context.state.get(PRIVATE_BIASES)
+    return (
+        kept if isinstance(kept, ArrayRecord) else ArrayRecord({name: work.initial_state[name] for name in work.biases})
+    )

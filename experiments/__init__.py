@@ -1,0 +1,1 @@
+"""How a study is run: engines, command line, tables and plots."""

@@ -1,0 +1,173 @@
+"""The command ``snnfl``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from snnfl.config import Config, ConfigError, compose, to_yaml
+from snnfl.conversion import ConversionError
+
+app = typer.Typer(
+    help="Federated learning with spiking neural networks, and attacks on its privacy.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Download data sets and look at partitions.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+CONFIGURATIONS = Path(__file__).parent / "conf"
+
+ConfigArgument = Annotated[
+    Path, typer.Argument(help="YAML file, such as experiments/conf/demo.yaml", metavar="CONFIG.yaml")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="options that replace the file's, such as data.clients=5", metavar="KEY=VALUE..."),
+]
+
+
+@app.command()
+def run(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved options and stop")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show Flower's own log")] = False,
+) -> None:
+    """Run one federation in this process; results go to runs/NAME/.
+
+    \b
+    snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five
+    snnfl run experiments/conf/demo.yaml --print-config
+    """  # noqa: D301  (\b keeps typer from joining the lines)
+    resolved = compose(config, overrides or [])
+    if print_config:
+        typer.echo(to_yaml(resolved), nl=False)
+        return
+    console = _console(verbose)
+    rows = run_and_show(resolved, console)
+    from experiments.progress import results_table
+
+    console.print(results_table([(resolved, rows)]))
+    console.print(f"results: {Path(resolved.run.directory) / resolved.run.name}/", highlight=False)
+
+
+@app.command()
+def demo(overrides: OverridesArgument = None) -> None:
+    """Run S-FedAvg beside FedAvg on real digits; results go to runs/demo/ and runs/demo_fedavg/."""
+    from experiments.progress import algorithm, results_table
+    from strategies.figures import plot_accuracy
+
+    spiking = compose(CONFIGURATIONS / "demo.yaml", overrides or [])
+    name = spiking.run.name
+    plain = compose(
+        CONFIGURATIONS / "demo.yaml", [*(overrides or []), "strategy.spiking=false", f"run.name={name}_fedavg"]
+    )
+    console = _console(verbose=False)
+    console.print(
+        f"{spiking.data.clients} Flower clients train on {spiking.data.source}; in the first run they convert their "
+        "networks to spiking ones before upload.",
+        highlight=False,
+    )
+    results = [(config, run_and_show(config, console)) for config in (spiking, plain)]
+    console.print(results_table(results))
+    folder = Path(spiking.run.directory) / name
+    plot_accuracy({algorithm(c): rows for c, rows in results}, [folder / "comparison.png", folder / "comparison.svg"])
+    console.print(f"results: {folder}/ (S-FedAvg, comparison.png) and {folder}_fedavg/", highlight=False)
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100")],
+    root: Annotated[str | None, typer.Option(help="folder; default: SNNFL_DATA, else ~/.cache/snnfl")] = None,
+) -> None:
+    """Download a data set, if it isn't there."""
+    from snnfl import data
+
+    typer.echo(f"{name}: {data.fetch(name, data.data_root(root))}")
+
+
+@data_app.command()
+def plot(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    output: Annotated[Path, typer.Option(help="picture to write; the suffix decides the format")] = Path(
+        "partition.png"
+    ),
+) -> None:
+    """Draw which client holds how many images of which label."""
+    from experiments.partition_plot import plot_partition
+    from snnfl.data import label_counts
+    from snnfl.workspace import Workspace
+
+    resolved = compose(config, overrides or [])
+    work = Workspace(resolved)
+    counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
+    title = f"{resolved.data.source}, {resolved.data.partition}, {resolved.data.clients} clients"
+    plot_partition(counts, work.dataset.class_names, title, output)
+    typer.echo(
+        f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} images"
+    )
+
+
+def run_and_show(config: Config, console: Console) -> list[dict[str, Any]]:
+    """Run a federation in this process with a progress bar; return the rows of its ``metrics.jsonl``."""
+    from clients.client_app import app as client_app
+    from experiments.engines.in_process import run_in_process
+    from experiments.progress import RoundProgress, WatchedClientApp
+    from snnfl.config import flatten
+    from strategies.server_app import server_app
+
+    rows: list[dict[str, Any]] = []
+    with RoundProgress(config, console) as progress:
+
+        def observe(row: dict[str, Any]) -> None:
+            rows.append(row)
+            progress.round_done(row)
+
+        watched = WatchedClientApp(client_app, progress)
+        run_in_process(server_app(observe), watched, run_config=flatten(config), clients=config.data.clients)
+    if not any(row["replies"] for row in rows):
+        raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
+    return rows
+
+
+class RunFailedError(RuntimeError):
+    """A run that ended without training anything."""
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on the standard error and exit status 2."""
+    from strategies.cohort import CohortError
+
+    try:
+        app()
+    except (ConfigError, ConversionError, CohortError) as error:
+        _fail(str(error), 2)
+    except RunFailedError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished rounds stand in the run's metrics.jsonl", 130)
+
+
+def _fail(line: str, status: int) -> None:
+    sys.stderr.write(f"snnfl: {line}\n")
+    sys.exit(status)
+
+
+def _console(verbose: bool) -> Console:
+    """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
+    console = Console()
+    handler = RichHandler(console=console, show_path=False, show_time=False, rich_tracebacks=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.INFO if verbose else logging.ERROR)
+    return console

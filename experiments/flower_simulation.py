@@ -1,0 +1,209 @@
+"""The command ``flower-simulation``: run any Flower app on Flower's simulation runtime, without a SuperLink.
+
+Flower had this command until 1.25 and dropped it in favour of ``flwr run``. It is kept here with its flags, but for
+those that have lost their meaning: ``--enable-tf-gpu-growth`` and ``--delay-start`` served TensorFlow, which plays no
+role here, ``--run-id`` a SuperLink, ``--app-dir`` is ``--app`` or the current folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import click
+from flwr.clientapp import ClientApp
+from flwr.common.config import flatten_dict, get_project_config, parse_config_args
+from flwr.serverapp import ServerApp
+from flwr.supercore.object_ref import load_app
+
+from snnfl.config import ConfigError, FlatValue, nearest
+
+EXAMPLES = """\
+examples:
+  flower-simulation --app . --num-supernodes 10 --run-config 'run.rounds=3 data.source="digits"'
+  flower-simulation --server-app my.server:app --client-app my.client:app --num-supernodes 4 \\
+      --backend-config '{"client_resources": {"num_cpus": 2, "num_gpus": 0.25}, "init_args": {"num_cpus": 8}}'
+"""
+
+
+AnyApp = TypeVar("AnyApp", ServerApp, ClientApp)
+
+
+class UsageError(Exception):
+    """A mistake on the command line, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowerApp:
+    """A ServerApp, its ClientApp, and the run config that they declare (``None``: they declare none)."""
+
+    server: ServerApp
+    client: ClientApp
+    defaults: Mapping[str, FlatValue] | None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a mistake of the user is one line on the standard error and exit status 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    from experiments.engines.ray import RayError, run_on_ray  # importing Ray takes longer than showing the help
+
+    try:
+        backend_config = _backend_config(options.backend_config)
+        app = _load(options)
+        run_on_ray(
+            app.server,
+            app.client,
+            run_config=_run_config(app.defaults, options.run_config, options.num_supernodes),
+            clients=options.num_supernodes,
+            backend_config=backend_config,
+            verbose=options.verbose,
+        )
+    except (UsageError, ConfigError, RayError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{parser.prog}: interrupted\n")
+        sys.stderr.flush()
+        # Ray is shut down, but Flower's threads that wait for a client in `ray.get` never wake up, and a normal exit
+        # would wait for them.
+        os._exit(130)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} -h)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="flower-simulation",
+        description="Run a Flower app on this machine, its clients in Ray workers, several at a time.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--app", metavar="DIR", help="folder of a Flower app: its pyproject.toml names the apps and the run config")
+    add("--server-app", metavar="MODULE:ATTR", help="a ServerApp, instead of --app")
+    add("--client-app", metavar="MODULE:ATTR", help="a ClientApp, instead of --app")
+    add("--num-supernodes", metavar="N", type=int, required=True, help="number of clients")
+    add(
+        "--run-config",
+        metavar="'KEY=VALUE ...'",
+        action="append",
+        default=[],
+        help="override keys of the app's run config, values in TOML, or name a .toml file; may be repeated. "
+        "An app's `data.clients` follows --num-supernodes",
+    )
+    add("--backend", choices=["ray"], default="ray", help="Flower's runtime; there is one")
+    add(
+        "--backend-config",
+        metavar="JSON",
+        default="{}",
+        help="`client_resources`: num_cpus and num_gpus of each client (default: 1 CPU, so that a two-core machine "
+        "runs two clients at a time; Flower's default is 2), and `init_args`: arguments of ray.init",
+    )
+    add("--verbose", action="store_true", help="show debug messages, and what the workers print")
+    return parser
+
+
+def _load(options: argparse.Namespace) -> FlowerApp:
+    """Load the apps that the options name, and the run config that they declare."""
+    if options.num_supernodes < 1:
+        raise UsageError(f"--num-supernodes {options.num_supernodes}: expected at least 1")
+    pair = [options.server_app, options.client_app]
+    if (options.app is not None) == any(pair) or (any(pair) and not all(pair)):
+        raise UsageError("expected either --app DIR or both --server-app MODULE:ATTR and --client-app MODULE:ATTR")
+    defaults = None
+    if options.app is not None:
+        try:
+            config = get_project_config(options.app)["tool"]["flwr"]["app"]
+        except (FileNotFoundError, ValueError) as error:
+            raise UsageError(f"--app {options.app}: {_one_line(error)}") from None
+        pair = [config["components"]["serverapp"], config["components"]["clientapp"]]
+        defaults = flatten_dict(config.get("config"))
+    return FlowerApp(
+        server=_load_object(pair[0], ServerApp, options.app),
+        client=_load_object(pair[1], ClientApp, options.app),
+        defaults=defaults,
+    )
+
+
+def _load_object(reference: str, kind: type[AnyApp], folder: str | None) -> AnyApp:
+    """Load ``module:attribute`` from a folder (the current one for ``None``) or an installed package."""
+    try:
+        loaded = load_app(reference, UsageError, folder)
+    except UsageError as error:
+        raise UsageError(str(error).strip().splitlines()[0]) from None
+    except ModuleNotFoundError as error:
+        if not f"{reference.partition(':')[0]}.".startswith(f"{error.name}."):
+            raise  # the app is there, but imports something that is not: a traceback shows where
+        raise UsageError(
+            f"{reference}: no module {error.name!r} in {folder or '.'} or the installed packages"
+        ) from None
+    if not isinstance(loaded, kind):
+        raise UsageError(f"{reference}: expected a {kind.__name__}, found {type(loaded).__name__}")
+    return loaded
+
+
+def _run_config(
+    defaults: Mapping[str, FlatValue] | None, overrides: Sequence[str], clients: int
+) -> dict[str, FlatValue]:
+    """Merge the overrides into the declared run config and make ``data.clients``, if declared, agree with it."""
+    given: dict[str, FlatValue] = {}
+    for item in overrides:
+        given.update(_parse_override(item))
+    if defaults is not None:
+        unknown = next((key for key in given if key not in defaults), None)
+        if unknown is not None:
+            raise UsageError(f"--run-config: unknown key {unknown!r}{nearest(unknown, list(defaults))}")
+    merged = {**(defaults or {}), **given}
+    if given.get("data.clients", clients) != clients:
+        raise UsageError(f"data.clients={given['data.clients']}: --num-supernodes is {clients}; leave one of them out")
+    if "data.clients" in merged:
+        merged["data.clients"] = clients
+    return merged
+
+
+def _parse_override(item: str) -> dict[str, Any]:
+    """Parse one ``key=value ...`` or the name of a TOML file by Flower's rules, which ignore what they can't read."""
+    try:
+        if not item.endswith(".toml"):
+            stray = next((word for word in shlex.split(item) if not word.partition("=")[1]), None)
+            if stray is not None:
+                raise UsageError(f"--run-config {item!r}: expected key=value, found {stray!r}")
+        return parse_config_args([item])
+    except click.ClickException as error:
+        hint = "text needs quotes, as in 'key=\"text\"'"
+        raise UsageError(f"--run-config {item!r}: not TOML ({_one_line(error.__cause__)}); {hint}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--run-config {item!r}: {_one_line(error)}") from None
+
+
+def _backend_config(text: str) -> dict[str, dict[str, Any]]:
+    """Parse ``--backend-config``; like Flower, take ``client-resources`` for ``client_resources``."""
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--backend-config {text!r}: not JSON ({error})") from None
+    if not isinstance(parsed, dict) or not all(isinstance(value, dict) for value in parsed.values()):
+        raise UsageError(f"--backend-config {text!r}: expected an object of objects, see the example")
+    sections = {section.replace("-", "_"): value for section, value in parsed.items()}
+    known = ["client_resources", "init_args"]
+    for section in sections:
+        if section not in known:
+            raise UsageError(f"--backend-config: unknown key {section!r}{nearest(section, known)}")
+    return {
+        section: {key.replace("-", "_"): value for key, value in values.items()} for section, values in sections.items()
+    }
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())

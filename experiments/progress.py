@@ -1,0 +1,121 @@
+"""What a person sees while a run goes on: one bar per round, one line per finished round, a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from flwr.app import Context, Message, MessageType
+from flwr.clientapp import ClientApp
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from snnfl.config import Config
+
+
+class RoundProgress:
+    """Progress of one run on a console; on something that is no terminal, the finished rounds alone.
+
+    Args:
+        config: Of the run.
+        console: Where to draw.
+    """
+
+    def __init__(self, config: Config, console: Console) -> None:
+        self.config = config
+        self.rounds = config.run.rounds
+        self.selected = max(1, int(config.data.clients * config.strategy.fraction_train))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clients"))
+        self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+        self.task = self.progress.add_task("connecting", total=self.selected)
+
+    def __enter__(self) -> RoundProgress:
+        """Start drawing."""
+        self.progress.start()
+        self._begin(1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        self.progress.stop()
+
+    def client_done(self) -> None:
+        """Advance the bar of the round by one client."""
+        self.progress.advance(self.task)
+
+    def round_done(self, row: Mapping[str, Any]) -> None:
+        """Print a finished round and begin the bar of the next."""
+        parts = [f"{algorithm(self.config)} round {row['round']:>{len(str(self.rounds))}}/{self.rounds}"]
+        if row["server_snn_accuracy"] is not None:
+            parts.append(f"server SNN {percent(row['server_snn_accuracy'])}")
+        parts.append(f"server ANN {percent(row['server_ann_accuracy'])}")
+        if row["train_loss"] is not None:
+            parts.append(f"loss {row['train_loss']:.3f}")
+        if row["refused"] or row["failed"]:
+            parts.append(f"[red]{row['refused']} refused, {row['failed']} failed[/red]")
+        parts.append(f"{row['seconds_round']:.1f} s")
+        self.progress.console.print("  ".join(parts), highlight=False)
+        self._begin(row["round"] + 1)
+
+    def _begin(self, server_round: int) -> None:
+        description = f"round {min(server_round, self.rounds)}/{self.rounds}"
+        self.progress.reset(self.task, total=self.selected, description=description)
+
+
+class WatchedClientApp(ClientApp):
+    """A ClientApp that tells whenever a client has been trained.
+
+    Args:
+        app: Called as it is.
+        progress: Told.
+    """
+
+    def __init__(self, app: ClientApp, progress: RoundProgress) -> None:
+        super().__init__()
+        self.app = app
+        self.progress = progress
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Call the app."""
+        reply = self.app(message, context)
+        if message.metadata.message_type == MessageType.TRAIN:
+            self.progress.client_done()
+        return reply
+
+
+def algorithm(config: Config) -> str:
+    """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg."""
+    names = {"fedavg": "FedAvg"}
+    return ("S-" if config.strategy.spiking else "") + names.get(config.strategy.name, config.strategy.name)
+
+
+def percent(value: float | None) -> str:
+    """Write an accuracy in [0, 1] as a percentage, a missing one as a dash."""
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) -> Table:
+    """Lay the last rounds of several runs side by side."""
+    config = runs[0][0]
+    table = Table(title=f"{config.data.source}, {config.data.clients} clients, {config.run.rounds} rounds")
+    for name in ("", "server SNN", "server ANN", "clients' ANN", "MB up / round", "seconds"):
+        table.add_column(name, justify="left" if not name else "right")
+    for each, rows in runs:
+        last = rows[-1]
+        deviation = last["client_ann_accuracy_std"]
+        clients = percent(last["client_ann_accuracy_mean"]) + (
+            f" ± {100 * deviation:.2f}" if deviation is not None else ""
+        )
+        table.add_row(
+            algorithm(each),
+            percent(last["server_snn_accuracy"]),
+            percent(last["server_ann_accuracy"]),
+            clients,
+            f"{last['bytes_up'] / 1e6:.2f}",
+            f"{sum(row['seconds_round'] for row in rows):.0f}",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Federated learning with spiking neural networks: the science, in pure PyTorch."""

@@ -1,0 +1,29 @@
+"""Data sets, their partitions among clients, and batches of them."""
+
+from snnfl.data import embedded, folders, published  # importing them registers their sources
+from snnfl.data.augmentation import augment
+from snnfl.data.dataset import DataNotFoundError, Dataset
+from snnfl.data.loaders import batches, calibration_batch, test_batches
+from snnfl.data.partitions import label_counts, partition
+from snnfl.data.published import fetch
+from snnfl.data.sources import check_source, data_root, load, names, register
+
+__all__ = [
+    "DataNotFoundError",
+    "Dataset",
+    "augment",
+    "batches",
+    "calibration_batch",
+    "check_source",
+    "data_root",
+    "embedded",
+    "fetch",
+    "folders",
+    "label_counts",
+    "load",
+    "names",
+    "partition",
+    "published",
+    "register",
+    "test_batches",
+]

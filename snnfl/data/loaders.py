@@ -1,0 +1,95 @@
+"""Batches cut from a data set in memory: for training, for testing and for calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from snnfl import rng
+from snnfl.config import ConfigError
+from snnfl.data import augmentation
+from snnfl.data.dataset import Dataset
+
+
+def batches(
+    dataset: Dataset, indices: Tensor, batch_size: int, *, generator: torch.Generator, augment: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through a client's training examples in random order.
+
+    Every example comes exactly once. Where a single one would be left for the last batch, it joins the batch before:
+    batch normalisation cannot train on one example, and dropping it would bias small clients.
+
+    Args:
+        dataset: Its training split is used.
+        indices: ``int64`` positions in the training split, shape ``[n]``.
+        batch_size: Examples per batch; the last batch may have fewer, or one more if this is more than 1.
+        generator: Draws the order and, batch by batch, the augmentation.
+        augment: Whether to crop at random, and to mirror where ``dataset.flip``.
+
+    Returns:
+        Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
+
+    Raises:
+        ConfigError: If tabular data is to be augmented.
+    """
+    if augment and len(dataset.input_shape) != 3:
+        raise ConfigError(f"data.augment=true: {dataset.name} has no pictures to crop; set data.augment=false")
+    return _batches(dataset, indices, batch_size, generator, augment)
+
+
+def _batches(
+    dataset: Dataset, indices: Tensor, batch_size: int, generator: torch.Generator, augment: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    order = indices[torch.randperm(len(indices), generator=generator)]
+    chunks = list(torch.split(order, batch_size))
+    if batch_size > 1 and len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    for chunk in chunks:
+        images = dataset.train_images[chunk]
+        if augment:
+            images = augmentation.augment(images, generator, padding=dataset.padding, flip=dataset.flip)
+        yield dataset.normalise(images), dataset.train_labels[chunk]
+
+
+def test_batches(
+    dataset: Dataset,
+    batch_size: int,
+    limit: int = 0,  # noqa: PT028  (this is no test)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through the test split, or through a fixed part of it.
+
+    Args:
+        dataset: Its test split is used.
+        batch_size: Examples per batch; the last batch may have fewer.
+        limit: With 0, all examples in their order. Otherwise the first ``limit`` of a permutation that depends on the
+            name of the data set alone: the classes are mixed, and every round, run and seed is tested on the same
+            examples.
+
+    Yields:
+        Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
+    """
+    count = len(dataset.test_labels)
+    order = torch.randperm(count, generator=rng.generator(0, f"test subset of {dataset.name}"))[:limit]
+    for chunk in torch.split(order if limit else torch.arange(count), batch_size):
+        yield dataset.normalise(dataset.test_images[chunk]), dataset.test_labels[chunk]
+
+
+test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it wherever a test imports it
+
+
+def calibration_batch(dataset: Dataset, indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw private images of a client, without replacement and without augmentation.
+
+    Args:
+        dataset: Its training split is used.
+        indices: ``int64`` positions in the training split, shape ``[n]``.
+        count: Images to draw; a client that has fewer gives all.
+        generator: Draws them.
+
+    Returns:
+        Normalised ``float32`` images, shape ``[min(count, n), *input_shape]``.
+    """
+    chosen = indices[torch.randperm(len(indices), generator=generator)[:count]]
+    return dataset.normalise(dataset.train_images[chosen])

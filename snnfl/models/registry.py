@@ -1,0 +1,102 @@
+"""Models by name: a builder function with one decorator is a model of ``model.name``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from snnfl.config import ConfigError, ModelConfig, nearest
+from snnfl.models.initialisation import materialise
+
+Builder: TypeAlias = Callable[[ModelConfig, tuple[int, ...], int], nn.Module]
+"""``(config, input_shape, classes) -> model``; called on the meta device, so it costs no time and no random draw."""
+
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register(name: str) -> Callable[[Builder], Builder]:
+    """Make the decorated builder the model ``name``.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+
+    def decorate(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(
+                f"model {name!r} is already registered by {_BUILDERS[name].__module__}; choose another name"
+            )
+        _BUILDERS[name] = builder
+        return builder
+
+    return decorate
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all models, sorted."""
+    return tuple(sorted(_BUILDERS))
+
+
+def check_model(name: str) -> None:
+    """Check that a model exists.
+
+    Raises:
+        ConfigError: With the nearest known name.
+    """
+    if name not in _BUILDERS:
+        raise ConfigError(f"model.name={name}: unknown model{nearest(name, names())}")
+
+
+def build_model(
+    config: ModelConfig, *, input_shape: tuple[int, ...], classes: int, generator: torch.Generator
+) -> nn.Module:
+    """Build a model on the CPU, in training mode, with weights drawn from a generator.
+
+    Args:
+        config: Name and options of the model.
+        input_shape: Shape of one sample: ``[channels, height, width]``, or ``[features]`` for ``mlp``.
+        classes: Number of outputs.
+        generator: CPU generator that every weight is drawn from; the global random state is neither read nor moved.
+
+    Returns:
+        A module that maps ``[batch, *input_shape]`` to logits ``[batch, classes]``.
+
+    Raises:
+        ConfigError: If the model is unknown, or does not fit the input.
+
+    >>> from snnfl.rng import generator
+    >>> model = build_model(ModelConfig(name="mlp"), input_shape=(4,), classes=3, generator=generator(0, "weights"))
+    >>> tuple(model(torch.zeros(2, 4)).shape)
+    (2, 3)
+    """
+    check_model(config.name)
+    with torch.device("meta"):
+        model = _BUILDERS[config.name](config, input_shape, classes)
+    materialise(model, generator)
+    return model
+
+
+def image_shape(config: ModelConfig, input_shape: tuple[int, ...], *, smallest: int) -> tuple[int, int, int]:
+    """Check that the samples are images of at least ``smallest`` by ``smallest`` pixels.
+
+    Returns:
+        ``input_shape`` as ``(channels, height, width)``.
+
+    Raises:
+        ConfigError: Naming the model and the shape, and what to do.
+    """
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"model.name={config.name}: expected images [channels, height, width], the samples of data.source have "
+            f"the shape {list(input_shape)}; use model.name=mlp"
+        )
+    channels, height, width = input_shape
+    if min(height, width) < smallest:
+        raise ConfigError(
+            f"model.name={config.name}: expected images of at least {smallest}x{smallest} pixels, those of data.source "
+            f"have {height}x{width}; use larger images, or a model that takes these, such as model.name=resnet20 or mlp"
+        )
+    return channels, height, width

@@ -1,0 +1,37 @@
+"""Names that client and server agree on, and nothing else: what a message's records and metrics are called."""
+
+from __future__ import annotations
+
+from snnfl.config import Config
+
+ARRAYS = "arrays"
+METRICS = "metrics"
+CONFIG = "config"
+"""Records of a message."""
+
+SERVER_ROUND = "server-round"
+"""What Flower's strategies put into the config record: the round, counted from 1."""
+
+EXAMPLES = "num-examples"
+LOSS = "loss"
+ACCURACY = "accuracy"
+SECONDS_TRAIN = "seconds-train"
+SECONDS_EVALUATE = "seconds-evaluate"
+SECONDS_CONVERT = "seconds-convert"
+"""Metrics of a reply. Accuracy is that of the client's own model on test images, in [0, 1]."""
+
+PARTITION = "partition-id"
+"""The client's answer to a query."""
+
+EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
+"""What a client answers to an evaluate message."""
+
+
+def train_metrics(config: Config) -> frozenset[str]:
+    """Return the metrics that a train reply carries: no more and no fewer are accepted."""
+    names = {EXAMPLES, LOSS, SECONDS_TRAIN}
+    if config.evaluation.clients:
+        names |= {ACCURACY, SECONDS_EVALUATE}
+    if config.strategy.spiking:
+        names |= {SECONDS_CONVERT}
+    return frozenset(names)

@@ -1,0 +1,17 @@
+"""Spiking networks: neurons as pure functions, the spiking graph, its simulation."""
+
+from snnfl.spiking.graph import Affine, LinearMap, Spike, SpikingGraph
+from snnfl.spiking.network import SpikingNetwork
+from snnfl.spiking.neuron import integrate_and_fire
+from snnfl.spiking.trace import ConversionError, trace
+
+__all__ = [
+    "Affine",
+    "ConversionError",
+    "LinearMap",
+    "Spike",
+    "SpikingGraph",
+    "SpikingNetwork",
+    "integrate_and_fire",
+    "trace",
+]

@@ -1,0 +1,22 @@
+"""How a client trains and how a model is evaluated: plain loops over batches that are already tensors."""
+
+from snnfl.training.evaluation import Evaluation, accuracy, evaluate
+from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
+from snnfl.training.objectives import Batch, Objective, cross_entropy
+from snnfl.training.resident import exchangeable, load_arrays, private_biases
+
+__all__ = [
+    "Batch",
+    "Evaluation",
+    "Objective",
+    "TrainingDivergedError",
+    "TrainingResult",
+    "accuracy",
+    "cross_entropy",
+    "evaluate",
+    "exchangeable",
+    "learning_rate",
+    "load_arrays",
+    "private_biases",
+    "train_locally",
+]

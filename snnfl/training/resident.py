@@ -1,0 +1,71 @@
+"""One model per process that stays where it is: weights are copied into it and read from it by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def exchangeable(model: nn.Module) -> dict[str, Tensor]:
+    """Return the arrays that travel between clients and server, in the order of the model's definition.
+
+    These are all parameters and the running statistics of batch normalisation. Its ``num_batches_tracked`` stays: it is
+    a whole number, whose weighted average is none, and it only matters to a batch normalisation without momentum.
+
+    Returns:
+        Detached views on the model's memory, not copies: they change as the model trains, and writing to one writes to
+        the model. Clone what must outlive the next step.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {
+        name: array
+        for name, array in model.state_dict().items()
+        if name in parameters or name.rpartition(".")[2] in _STATISTICS
+    }
+
+
+def private_biases(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the biases of convolutions and linear layers: what SNFL keeps on the client (section 4.2).
+
+    Any layer's ``bias`` counts but batch normalisation's, which is the beta that the server needs to recover the
+    weights; so a kind of layer that nobody thought of is private rather than published.
+    """
+    return tuple(
+        f"{prefix}.bias" if prefix else "bias"
+        for prefix, module in model.named_modules()
+        if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+        and any(name == "bias" for name, _ in module.named_parameters(recurse=False, remove_duplicate=False))
+    )
+
+
+@torch.no_grad()
+def load_arrays(model: nn.Module, arrays: Mapping[str, Tensor], *, names: Collection[str] | None = None) -> None:
+    """Copy arrays into a model, in place, after checking all of them: on an error the model is as it was.
+
+    Args:
+        model: Keeps its memory, its devices and its dtypes, so an optimiser or a view on it stays valid.
+        arrays: By name; they may lie on another device and are only read.
+        names: Exactly the names that ``arrays`` must have; by default those of :func:`exchangeable`.
+
+    Raises:
+        ValueError: For an array that is missing, unexpected or of the wrong shape.
+    """
+    targets = exchangeable(model)
+    expected = list(targets) if names is None else names
+    cause = "is the sender's model (model.name, its options, data.source) the receiver's?"
+    for name in expected:
+        if name not in arrays:
+            raise ValueError(f"array {name!r} is missing from the {len(arrays)} received; {cause}")
+    for name, array in arrays.items():
+        if name not in expected or name not in targets:
+            raise ValueError(f"array {name!r} of shape {list(array.shape)} is unexpected; {cause}")
+        if array.shape != targets[name].shape:
+            raise ValueError(
+                f"array {name!r} has shape {list(array.shape)}, expected {list(targets[name].shape)}; {cause}"
+            )
+    for name, array in arrays.items():
+        targets[name].copy_(array)

@@ -1,0 +1,95 @@
+"""What a process needs to take part in a run, built once from the configuration and kept."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from snnfl import rng
+from snnfl.config import Config, ConfigError
+from snnfl.data import Dataset, load, partition
+from snnfl.models import build_model
+from snnfl.spiking import SpikingGraph, trace
+from snnfl.training import exchangeable, private_biases
+
+
+class Workspace:
+    """Data set, partitions, one resident model and its graph, each made on first use.
+
+    Everything follows from the configuration: a server and its clients, in one process or on many machines, build
+    equal workspaces. The model is shared by all clients of a process; whoever uses it loads its arrays first.
+
+    Args:
+        config: Of the run.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models run.
+
+        Raises:
+            ConfigError: If this machine doesn't have it.
+        """
+        name = self.config.run.device
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"run.device={name}: not available on this machine ({reason}); use cpu") from None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The whole data set: a simulation's clients share its memory."""
+        return load(self.config.data)
+
+    @cached_property
+    def partitions(self) -> tuple[Tensor, ...]:
+        """Each client's indices into the training split."""
+        return partition(self.dataset.train_labels, self.config.data, self.config.run.seed)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The resident model, with the run's initial weights until somebody loads others."""
+        model = build_model(
+            self.config.model,
+            input_shape=self.dataset.input_shape,
+            classes=self.dataset.classes,
+            generator=rng.generator(self.config.run.seed, "initial weights"),
+        )
+        return model.to(self.device)
+
+    @cached_property
+    def initial_state(self) -> dict[str, Tensor]:
+        """Copies of the initial arrays, on the CPU."""
+        return {name: array.cpu().clone() for name, array in exchangeable(self.model).items()}
+
+    @cached_property
+    def biases(self) -> tuple[str, ...]:
+        """Names of the biases that stay on the client in an S-run."""
+        return private_biases(self.model)
+
+    @cached_property
+    def graph(self) -> SpikingGraph:
+        """The model's spiking graph."""
+        return trace(self.model)
+
+    def test_images(self, server_round: int) -> int:
+        """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""
+        return 0 if server_round >= self.config.run.rounds else self.config.evaluation.images
+
+
+@lru_cache(maxsize=1)
+def workspace(config: Config) -> Workspace:
+    """Return this process's workspace for a configuration, and give the process its threads.
+
+    The initial state is taken before anybody trains the resident model.
+    """
+    torch.set_num_threads(config.run.threads)
+    made = Workspace(config)
+    _ = made.initial_state
+    return made

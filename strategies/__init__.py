@@ -1,0 +1,1 @@
+"""What runs on the server: the spiking wrapper, validation, evaluation, the run directory."""

@@ -1,0 +1,46 @@
+"""The figure of a run: accuracy by round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+SERIES = {
+    "server_snn_accuracy": "server, SNN",
+    "server_ann_accuracy": "server, ANN",
+    "client_ann_accuracy_mean": "clients, ANN (mean ± sd)",
+}
+
+
+def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequence[Path]) -> None:
+    """Draw the accuracies of one or several runs over the rounds.
+
+    Args:
+        runs: Rows of ``metrics.jsonl`` by the run's label; each label has a colour, each series a line style.
+        paths: Files to write; the suffix decides the format.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for color, (label, rows) in enumerate(runs.items()):
+        for (key, name), style in zip(SERIES.items(), ("-", "--", ":"), strict=True):
+            points = [(row["round"], 100 * row[key], row) for row in rows if row.get(key) is not None]
+            if not points:
+                continue
+            rounds, values = [p[0] for p in points], [p[1] for p in points]
+            title = f"{label}: {name}" if len(runs) > 1 else name
+            axes.plot(rounds, values, style, color=f"C{color}", marker=".", label=title)
+            if key == "client_ann_accuracy_mean":
+                spread = [100 * p[2]["client_ann_accuracy_std"] for p in points]
+                low = [value - sd for value, sd in zip(values, spread, strict=True)]
+                high = [value + sd for value, sd in zip(values, spread, strict=True)]
+                axes.fill_between(rounds, low, high, color=f"C{color}", alpha=0.12, linewidth=0)
+    axes.set_xlabel("round")
+    axes.set_ylabel("test accuracy (%)")
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    for path in paths:
+        figure.savefig(path, dpi=150)

@@ -1,0 +1,132 @@
+"""What is measured after each round, and the row of ``metrics.jsonl`` that says it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from flwr.app import ArrayRecord, MetricRecord
+
+from snnfl import protocol
+from snnfl.data import test_batches
+from snnfl.spiking import SpikingNetwork
+from snnfl.training import Batch, accuracy, evaluate, learning_rate, load_arrays
+from snnfl.workspace import Workspace
+from strategies.cohort import Cohort
+from strategies.guarded import Guarded
+from strategies.run_directory import RunDirectory
+from strategies.spiking import Spiking
+from strategies.update import Update
+
+Row: TypeAlias = dict[str, Any]
+Observer: TypeAlias = Callable[[Row], None]
+
+
+class Recorder:
+    """Evaluate the server after each round and record the round: Flower's ``evaluate_fn``.
+
+    Args:
+        work: Workspace of the server.
+        strategy: Its report, and in an S-run its network, are read.
+        cohort: Its traffic is read.
+        directory: Where rows are written.
+        observer: Told each row, for a progress bar.
+    """
+
+    def __init__(
+        self, work: Workspace, strategy: Guarded, cohort: Cohort, directory: RunDirectory, observer: Observer
+    ) -> None:
+        self.work = work
+        self.strategy = strategy
+        self.cohort = cohort
+        self.directory = directory
+        self.observer = observer
+        self._round_started = time.perf_counter()
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Record a round; round 0, before any training, has nothing to record."""
+        if server_round == 0:
+            self._round_started = time.perf_counter()
+            return None
+        start = time.perf_counter()
+        snn, ann = self._server_accuracies(server_round, arrays)
+        row = {
+            "round": server_round,
+            "server_snn_accuracy": snn,
+            "server_ann_accuracy": ann,
+            **client_columns(self.strategy),
+            **self._traffic_columns(),
+            "seconds_aggregate": self.strategy.report.seconds,
+            "seconds_server_evaluate": time.perf_counter() - start,
+            "seconds_round": time.perf_counter() - self._round_started,
+            "learning_rate": learning_rate(self.work.config.training, server_round),
+            "test_images": self.work.test_images(server_round) or len(self.work.dataset.test_labels),
+        }
+        self.directory.append_metrics(row)
+        self.observer(row)
+        self._round_started = time.perf_counter()
+        return MetricRecord({key: value for key, value in row.items() if isinstance(value, int | float)})
+
+    def _server_accuracies(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
+        """Return the accuracy of the server's spiking network and of its ANN.
+
+        In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network.
+        """
+        work, size = self.work, self.work.config.evaluation.batch_size
+        limit = work.test_images(server_round)
+        if not isinstance(self.strategy, Spiking):
+            load_arrays(work.model, arrays.to_torch_state_dict())
+            return None, evaluate(work.model, self._batches(size, limit)).accuracy
+        network, steps = self.strategy.network, work.config.conversion.steps
+        if network is None:
+            return None, None
+        network = SpikingNetwork(
+            network.graph,
+            {name: array.to(work.device) for name, array in network.parameters.items()},
+            network.initial_potential,
+        )
+        snn = accuracy(lambda images: network.simulate(images, steps=steps)[steps], self._batches(size, limit))
+        return snn, accuracy(network.analog, self._batches(size, limit))
+
+    def _batches(self, size: int, limit: int) -> Iterator[Batch]:
+        device = self.work.device
+        return ((x.to(device), y.to(device)) for x, y in test_batches(self.work.dataset, size, limit))
+
+    def _traffic_columns(self) -> Row:
+        traffic = self.cohort.take_traffic()
+        return {"bytes_up": traffic.up, "bytes_down": traffic.down, "seconds_exchange": traffic.seconds}
+
+
+def client_columns(strategy: Guarded) -> Row:
+    """Summarise the clients of a round; ``None`` where there is no valid reply or nothing was measured.
+
+    Accuracies are means and population standard deviations over clients, each client's own ANN after its local
+    training counting once. The training loss is weighted by examples. Seconds are summed over clients.
+    """
+    report = strategy.report
+    accuracies = [u.metrics[protocol.ACCURACY] for u in report.updates if protocol.ACCURACY in u.metrics]
+    received = [metrics[protocol.ACCURACY] for metrics in report.evaluations]
+    return {
+        "client_ann_accuracy_mean": statistics.fmean(accuracies) if accuracies else None,
+        "client_ann_accuracy_std": statistics.pstdev(accuracies) if accuracies else None,
+        "client_received_accuracy_mean": statistics.fmean(received) if received else None,
+        "client_received_accuracy_std": statistics.pstdev(received) if received else None,
+        "train_loss": _weighted_loss(report.updates),
+        "replies": len(report.updates),
+        "refused": report.refused,
+        "failed": report.failed,
+        "seconds_train": _total(report.updates, protocol.SECONDS_TRAIN),
+        "seconds_convert": _total(report.updates, protocol.SECONDS_CONVERT),
+        "seconds_client_evaluate": _total(report.updates, protocol.SECONDS_EVALUATE),
+    }
+
+
+def _weighted_loss(updates: Sequence[Update]) -> float | None:
+    examples = sum(update.examples for update in updates)
+    return sum(u.examples * u.metrics[protocol.LOSS] for u in updates) / examples if updates else None
+
+
+def _total(updates: Sequence[Update], metric: str) -> float:
+    return sum(update.metrics.get(metric, 0.0) for update in updates)

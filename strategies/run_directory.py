@@ -1,0 +1,127 @@
+"""The folder of a run: everything that it produced, readable while it goes on and whole if it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from snnfl.config import Config, ConfigError, to_yaml
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+ANN_FILE = "final_ann.safetensors"
+SNN_FILE = "final_snn.safetensors"
+FIGURE_FILES = ("accuracy.png", "accuracy.svg")
+
+_PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder.
+
+    Attributes:
+        path: ``run.directory/run.name``, absolute.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config) -> RunDirectory:
+        """Make the folder and write the resolved configuration and the environment.
+
+        Raises:
+            ConfigError: If an earlier run lies there and ``run.overwrite`` is off, or the folder cannot be written.
+        """
+        path = Path(config.run.directory).expanduser().resolve() / config.run.name
+        run = cls(path)
+        if (path / CONFIG_FILE).exists() and not config.run.overwrite:
+            way_out = "choose another name, or set run.overwrite=true"
+            raise ConfigError(f"run.name={config.run.name}: {path} holds an earlier run; {way_out}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, *FIGURE_FILES):
+                (path / name).unlink(missing_ok=True)
+            run.write_text(ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+            run.write_text(CONFIG_FILE, to_yaml(config))
+        except OSError as error:
+            raise ConfigError(f"run.directory={config.run.directory}: cannot write {path} ({error.strerror})") from None
+        return run
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append a round to ``metrics.jsonl`` and see it to the disk."""
+        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file in one step: either the old content is there or the new one."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def save_arrays(self, name: str, arrays: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+        """Write arrays as safetensors, in one step, with a description of strings."""
+        temporary = self.path / f".{name}.tmp"
+        save_file({key: array.detach().cpu().contiguous() for key, array in arrays.items()}, temporary, dict(about))
+        temporary.replace(self.path / name)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a run's ``metrics.jsonl``: one dictionary per round."""
+    return [json.loads(line) for line in (path / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+
+
+def environment() -> dict[str, Any]:
+    """Describe where a run takes place: what a reader needs to repeat it, and nothing that names a person or host."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, with a + where files differ from it; None outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,94 @@
+"""The Flower ServerApp: one run, from its configuration to its folder."""
+
+from __future__ import annotations
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from snnfl.config import Config, unflatten
+from snnfl.protocol import train_metrics
+from snnfl.workspace import Workspace, workspace
+from strategies.bases import build_base
+from strategies.cohort import Cohort
+from strategies.figures import plot_accuracy
+from strategies.guarded import Guarded
+from strategies.recorder import Observer, Recorder
+from strategies.run_directory import ANN_FILE, FIGURE_FILES, SNN_FILE, RunDirectory, read_metrics
+from strategies.spiking import Spiking
+from strategies.update import UpdateSpec, ann_specs
+
+
+def server_app(observer: Observer = lambda row: None) -> ServerApp:
+    """Make a ServerApp that tells each round's row to ``observer``."""
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        run(grid, unflatten(context.run_config), observer)
+
+    return made
+
+
+def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> None:
+    """Run a federation and write its folder.
+
+    Args:
+        grid: Of the engine.
+        config: Of the run.
+        observer: Told the row of each round.
+
+    Raises:
+        ConfigError: For a configuration that cannot run, before anything is sent or written.
+        CohortError: If the nodes don't fit it.
+    """
+    work = workspace(config)
+    strategy, arrays = build_strategy(work)
+    cohort = Cohort(grid)
+    cohort.assemble(config.data.clients, timeout=config.strategy.timeout)
+    directory = RunDirectory.create(config)
+    result = strategy.start(
+        grid=cohort,
+        initial_arrays=arrays,
+        num_rounds=config.run.rounds,
+        timeout=config.strategy.timeout,
+        evaluate_fn=Recorder(work, strategy, cohort, directory, observer),
+    )
+    _finish(directory, config, strategy, result.arrays if len(result.arrays) else arrays)
+
+
+def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
+    """Build the strategy of a run and the arrays that it starts from.
+
+    In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels.
+    """
+    config, state = work.config, work.initial_state
+    base = build_base(config.strategy)
+    metrics, seed, minimum = train_metrics(config), config.run.seed, config.strategy.minimum_replies
+    if not config.strategy.spiking:
+        spec = UpdateSpec(arrays=ann_specs(state), metrics=metrics)
+        return Guarded(base, spec, seed=seed, minimum_replies=minimum), ArrayRecord(dict(state))
+    strategy = Spiking(
+        base,
+        work.graph,
+        state,
+        config.conversion,
+        metrics=metrics,
+        bias_back=config.strategy.bias_back,
+        seed=seed,
+        minimum_replies=minimum,
+    )
+    private = () if config.strategy.bias_back else work.biases
+    return strategy, ArrayRecord({name: array for name, array in state.items() if name not in private})
+
+
+def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
+    about = {"format": "snnfl", "schema": "1", "model": config.model.name, "rounds": str(config.run.rounds)}
+    directory.save_arrays(ANN_FILE, arrays.to_torch_state_dict(), {**about, "kind": "ann"})
+    if isinstance(strategy, Spiking) and strategy.network is not None:
+        spiking = {"kind": "snn", "initial_potential": strategy.network.initial_potential}
+        steps = {"steps": str(config.conversion.steps)}
+        directory.save_arrays(SNN_FILE, strategy.network.parameters, {**about, **spiking, **steps})
+    plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
+
+
+app = server_app()

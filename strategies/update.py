@@ -1,0 +1,168 @@
+"""What a valid update looks like, and the check of everything that a client sends.
+
+An update is hostile input. It is decoded without pickle, and only after its size has been compared with what the
+model allows; it enters an aggregate only if names, shapes, types and ranges are exactly the expected ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.protocol import ARRAYS, EXAMPLES, METRICS
+from snnfl.spiking import SpikingGraph
+
+HEADER_BYTES = 4096
+"""More than any NumPy header of an array of a few dimensions."""
+
+MAXIMUM_EXAMPLES = 10**9
+"""No client holds more samples; a larger claim would only drown the others in a weighted average."""
+
+
+class UpdateRefused(ValueError):
+    """A reply that doesn't fit; says in one line what was expected and what was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """An expected array: its shape and the range of its values. The type is always float32."""
+
+    shape: tuple[int, ...]
+    values: Literal["finite", "non-negative", "positive"] = "finite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSpec:
+    """Every array by name, and the metrics that come with them."""
+
+    arrays: Mapping[str, ArraySpec]
+    metrics: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average."""
+
+    arrays: dict[str, Tensor]
+    metrics: dict[str, float]
+
+    @property
+    def examples(self) -> int:
+        """Number of training samples that the client claims."""
+        return int(self.metrics[EXAMPLES])
+
+
+def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
+    """Describe the update of a plain client: the exchanged arrays of the ANN."""
+    return {
+        name: ArraySpec(shape=tuple(array.shape), values="non-negative" if name.endswith("running_var") else "finite")
+        for name, array in state.items()
+    }
+
+
+def spiking_specs(graph: SpikingGraph, state: Mapping[str, Tensor], *, per_channel: bool) -> dict[str, ArraySpec]:
+    """Describe the update of an S-client: folded weights, calibrated biases, thresholds and batch normalisation.
+
+    Args:
+        graph: Structure of the network.
+        state: An ANN state, for the shapes.
+        per_channel: Whether a threshold belongs to a channel, not to a layer.
+    """
+    specs: dict[str, ArraySpec] = {}
+    for node in graph.affines:
+        weight = state[f"{node.name}.weight"]
+        specs[f"{node.name}.weight"] = ArraySpec(shape=tuple(weight.shape))
+        specs[f"{node.name}.bias"] = ArraySpec(shape=(len(weight),))
+        if node.norm is not None:
+            for field in NORM_FIELDS:
+                values: Literal["finite", "non-negative"] = "non-negative" if field == "var" else "finite"
+                specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
+    for spike in graph.spikes:
+        shape = (graph.channels(spike.name, state) if per_channel else 1,)
+        specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
+    return specs
+
+
+def check_update(message: Message, spec: UpdateSpec) -> Update:
+    """Decode a reply and check it against what the model allows.
+
+    Raises:
+        UpdateRefused: For a missing or surplus record, array or metric, a wrong shape, type, size or serialisation,
+            a value that isn't finite or out of range, or an absurd number of examples.
+    """
+    content = message.content
+    arrays, metrics = content.get(ARRAYS), content.get(METRICS)
+    if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
+        raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")
+    checked = _check_metrics(metrics, spec.metrics)
+    _check_names("array", arrays.keys(), spec.arrays.keys())
+    decoded = {name: _decode(name, arrays[name], array_spec) for name, array_spec in spec.arrays.items()}
+    return Update(arrays=decoded, metrics=checked)
+
+
+def check_metrics(message: Message, names: frozenset[str]) -> dict[str, float]:
+    """Check the metrics of a reply that carries nothing else.
+
+    Raises:
+        UpdateRefused: As :func:`check_update`.
+    """
+    metrics = message.content.get(METRICS)
+    if not isinstance(metrics, MetricRecord) or len(message.content) != 1:
+        raise UpdateRefused(f"expected the record '{METRICS}', found {_names(message.content)}")
+    return _check_metrics(metrics, names)
+
+
+def array_bytes(content: RecordDict) -> int:
+    """Count the bytes of all serialised arrays of a message: what travels, less the framing."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
+def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
+    expected = int(np.prod(spec.shape, dtype=np.int64)) * 4
+    if len(array.data) > expected + HEADER_BYTES:
+        raise UpdateRefused(f"{name}: {len(array.data)} bytes for an array of {expected}")
+    try:
+        values = array.numpy()
+    except Exception as error:  # whatever a crafted header makes NumPy raise
+        raise UpdateRefused(f"{name}: cannot be decoded ({type(error).__name__})") from None
+    if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.shape != spec.shape:
+        found = f"{getattr(values, 'dtype', type(values).__name__)}{list(getattr(values, 'shape', []))}"
+        raise UpdateRefused(f"{name}: expected float32{list(spec.shape)}, found {found}")
+    if not np.isfinite(values).all():
+        raise UpdateRefused(f"{name}: holds NaN or infinity")
+    if spec.values == "positive" and not (values > 0).all():
+        raise UpdateRefused(f"{name}: expected positive values, the smallest is {values.min():g}")
+    if spec.values == "non-negative" and not (values >= 0).all():
+        raise UpdateRefused(f"{name}: expected no negative value, the smallest is {values.min():g}")
+    return torch.from_numpy(values.copy())
+
+
+def _check_metrics(metrics: MetricRecord, names: frozenset[str]) -> dict[str, float]:
+    _check_names("metric", metrics.keys(), names)
+    checked: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, list) or not np.isfinite(value):
+            raise UpdateRefused(f"metric {name}: expected one finite number, found {str(value)[:40]}")
+        checked[name] = float(value)
+    examples = checked[EXAMPLES]
+    if not 1 <= examples <= MAXIMUM_EXAMPLES or examples != int(examples):
+        raise UpdateRefused(f"{EXAMPLES}: expected a whole number from 1 to {MAXIMUM_EXAMPLES}, found {examples:g}")
+    return checked
+
+
+def _check_names(kind: str, found: object, expected: object) -> None:
+    missing, surplus = set(expected) - set(found), set(found) - set(expected)  # type: ignore[call-overload]
+    if missing or surplus:
+        what = f"{kind} {min(missing)!r} is missing" if missing else f"{kind} {min(surplus)[:80]!r} is unknown"
+        raise UpdateRefused(f"{what} ({len(missing)} missing, {len(surplus)} unknown)")
+
+
+def _names(content: RecordDict) -> str:
+    return ", ".join(repr(name[:40]) for name in list(content)[:5]) or "none"

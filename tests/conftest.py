@@ -1,0 +1,33 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+
+def pytest_configure() -> None:
+    # One thread: results do not depend on the machine, and two OpenMP threads on a busy machine are far slower.
+    torch.set_num_threads(1)
+    # No deadline, since the first example pays for imports; in CI the same examples every time.
+    hypothesis.settings.register_profile(
+        "snnfl", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI"))
+    )
+    hypothesis.settings.load_profile("snnfl")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real, downloaded data sets; skips where there is none."""
+    root = Path(os.environ.get("SNNFL_DATA", "/tmp/snnfl-data"))
+    if root.is_dir():
+        return root
+    if "SNNFL_DATA" in os.environ:
+        pytest.fail(f"SNNFL_DATA={root}: no such folder")
+    pytest.skip(
+        "no downloaded data sets here; type: export SNNFL_DATA=~/snnfl-data; .venv/bin/snnfl data fetch fashion_mnist"
+    )

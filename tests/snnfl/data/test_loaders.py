@@ -1,0 +1,131 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnfl import data, rng
+from snnfl.config import ConfigError, DataConfig
+
+
+def numbered(count, name="numbered", **changes):
+    """Make a data set whose example i has every feature equal to i, and label i modulo 5."""
+    values, labels = torch.arange(count, dtype=torch.float32)[:, None].expand(-1, 2), torch.arange(count) % 5
+    fields = {
+        "name": name,
+        "train_images": values,
+        "train_labels": labels,
+        "test_images": values,
+        "test_labels": labels,
+        "class_names": tuple("abcde"),
+        "mean": torch.zeros(2),
+        "std": torch.ones(2),
+    }
+    return data.Dataset(**{**fields, **changes})
+
+
+def pictures(flip):
+    images = torch.full((50, 1, 8, 8), 200, dtype=torch.uint8)
+    images[..., 4:] = 100
+    labels = torch.zeros(50, dtype=torch.int64)
+    one = {"mean": torch.tensor([0.5]), "std": torch.tensor([0.25])}
+    return numbered(
+        50, train_images=images, train_labels=labels, test_images=images, test_labels=labels, flip=flip, **one
+    )
+
+
+@given(count=st.integers(1, 60), batch_size=st.integers(1, 20), seed=st.integers(0, 100))
+def test_an_epoch_has_every_example_once_with_its_label(count, batch_size, seed):
+    indices = torch.randperm(100, generator=rng.generator(seed, "indices"))[:count]
+    generator = rng.generator(seed, "batches")
+    epoch = list(data.batches(numbered(100), indices, batch_size, generator=generator, augment=False))
+    seen = torch.cat([images[:, 0] for images, _ in epoch]).long()
+    assert sorted(seen.tolist()) == sorted(indices.tolist())
+    assert torch.equal(torch.cat([labels for _, labels in epoch]), seen % 5)
+    sizes = [len(labels) for _, labels in epoch]
+    if batch_size > 1 and count > 1:
+        assert min(sizes) > 1
+    assert max(sizes) <= batch_size + 1
+    assert all(size == batch_size for size in sizes[:-1])
+
+
+def test_the_generator_decides_the_order():
+    def order(generator):
+        epoch = data.batches(numbered(40), torch.arange(40), 8, generator=generator, augment=False)
+        return torch.cat([images[:, 0] for images, _ in epoch]).tolist()
+
+    generator = rng.generator(0, "a")
+    first, second = order(generator), order(generator)
+    assert order(rng.generator(0, "a")) == first
+    assert first != second
+    assert first != sorted(first)
+
+
+def test_what_is_padded_is_black_before_normalisation():
+    dataset = pictures(flip=False)
+    epoch = data.batches(dataset, torch.arange(50), 50, generator=rng.generator(0, "a"), augment=True)
+    images, _ = next(epoch)
+    assert images.dtype == torch.float32
+    black, left, right = ((value / 255 - 0.5) / 0.25 for value in (0, 200, 100))
+    found = torch.tensor(sorted(images.unique().tolist()))
+    torch.testing.assert_close(found, torch.tensor([black, right, left]))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_pictures_are_mirrored_only_where_the_source_says_so(flip):
+    dataset = pictures(flip)
+    epoch = data.batches(dataset, torch.arange(50), 10, generator=rng.generator(0, "a"), augment=True)
+    images = torch.cat([images for images, _ in epoch])[:, 0, 4]  # a row that no shift can make black
+    brighter_to_the_right = (images.diff(dim=1) > 0) & (images[:, :-1] > -1)  # not out of the black margin
+    assert brighter_to_the_right.any() == flip
+
+
+def test_tables_cannot_be_augmented():
+    with pytest.raises(ConfigError, match=r"data.augment=true: iris .*set data.augment=false"):
+        data.batches(
+            data.load(DataConfig(source="iris")),
+            torch.arange(9),
+            3,
+            generator=rng.generator(0, "a"),
+            augment=True,
+        )
+
+
+@given(batch_size=st.integers(1, 50))
+def test_the_whole_test_split_comes_in_order(batch_size):
+    epoch = list(data.test_batches(numbered(43), batch_size))
+    assert torch.cat([images[:, 0] for images, _ in epoch]).tolist() == list(range(43))
+    assert torch.cat([labels for _, labels in epoch]).tolist() == [number % 5 for number in range(43)]
+
+
+def subset(dataset, limit, batch_size=7):
+    return torch.cat([images[:, 0] for images, _ in data.test_batches(dataset, batch_size, limit)]).tolist()
+
+
+def test_a_limited_test_is_a_fixed_part_that_depends_on_the_name_alone():
+    chosen = subset(numbered(100), 30)
+    assert len(set(chosen)) == 30
+    assert chosen == subset(numbered(100), 30, batch_size=30)
+    assert chosen[:10] == subset(numbered(100), 10)
+    assert chosen != subset(numbered(100, name="other"), 30)
+    assert len(subset(numbered(20), 30)) == 20
+
+
+def test_a_limited_test_mixes_classes_that_lie_in_blocks():
+    dataset = numbered(100, test_labels=torch.arange(100) // 20)
+    labels = torch.cat([labels for _, labels in data.test_batches(dataset, 50, 30)])
+    assert (torch.bincount(labels, minlength=5) >= 2).all()
+
+
+@given(count=st.integers(1, 60), seed=st.integers(0, 50))
+def test_a_calibration_batch_is_drawn_from_the_client_without_replacement(count, seed):
+    indices = torch.arange(10, 40)
+    batch = data.calibration_batch(numbered(100), indices, count, rng.generator(seed, "calibration"))
+    drawn = batch[:, 0].tolist()
+    assert len(drawn) == len(set(drawn)) == min(count, 30)
+    assert set(drawn) <= set(map(float, indices))
+
+
+def test_a_calibration_batch_is_normalised_and_not_augmented():
+    dataset = pictures(flip=True)
+    batch = data.calibration_batch(dataset, torch.arange(50), 5, rng.generator(0, "calibration"))
+    assert torch.equal(batch, dataset.normalise(dataset.train_images[:5]))

@@ -1,0 +1,301 @@
+"""Round trips between the four places a configuration is written, and one line for every mistake."""
+
+import dataclasses
+import json
+import math
+import typing
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from snnfl.config import Config, ConfigError, compose, flatten, nearest, options, to_yaml, unflatten, validate
+
+FIELDS = {key: (item, kind) for key, item, kind in options()}
+NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
+FOLDER_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and "/" not in name)
+
+
+def in_range(key):
+    """Values that the option accepts, extremes included."""
+    item, kind = FIELDS[key]
+    low, high, above = (item.metadata[bound] for bound in ("low", "high", "above"))
+    if key == "run.name":
+        return FOLDER_NAMES
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(typing.get_args(kind))
+    if kind is int:
+        return st.integers(low, 2**40 if high is None else int(high))
+    if kind is float:
+        low = above if low is None else low
+        return st.floats(low, high, exclude_min=above is not None, allow_nan=False, allow_infinity=False)
+    return {
+        bool: st.booleans(),
+        str: TEXT,
+        str | None: st.none() | TEXT,
+        tuple[int, ...]: st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
+    }[kind]
+
+
+@st.composite
+def configs(draw):
+    """Configurations with some options changed."""
+    config = Config()
+    for key in draw(st.lists(st.sampled_from(list(FIELDS)), unique=True, max_size=len(FIELDS))):
+        section, name = key.split(".")
+        changed = dataclasses.replace(getattr(config, section), **{name: draw(in_range(key))})
+        config = dataclasses.replace(config, **{section: changed})
+    return config
+
+
+def one_line(error, *parts):
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    assert all(part in message for part in parts), message
+
+
+@settings(max_examples=15, deadline=None)
+@given(configs())
+def test_unflatten_undoes_flatten(config):
+    flat = flatten(config)
+    assert set(flat) == set(FIELDS)
+    assert all(type(value) in (bool, int, float, str) for value in flat.values())
+    assert unflatten(flat) == config
+
+
+@settings(max_examples=15, deadline=None)
+@given(config=configs())
+def test_compose_reads_what_to_yaml_writes(config, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert compose(path) == config
+
+
+@settings(max_examples=15, deadline=None)
+@given(configs())
+def test_every_option_can_be_overridden(config):
+    default = dataclasses.asdict(Config())
+    overrides = [
+        f"{section}.{name}={json.dumps(value, ensure_ascii=False)}"  # JSON is YAML
+        for section, fields in dataclasses.asdict(config).items()
+        for name, value in fields.items()
+        if value != default[section][name]
+    ]
+    assert compose(overrides=overrides) == config
+
+
+def test_later_layers_win(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {clients: 3, beta: 0.1}\n")
+    config = compose(path, ["data.clients=5", "data.clients=7"])
+    assert (config.data.clients, config.data.beta, config.run) == (7, 0.1, Config().run)
+
+
+def test_defaults_are_valid_and_documented():
+    validate(Config())
+    assert compose() == Config()
+    assert all(item.metadata["doc"] for item, _ in FIELDS.values())
+
+
+@settings(deadline=None)
+@given(st.sampled_from(NUMBERS), st.data())
+def test_out_of_range_names_key_value_and_bound(key, data):
+    item, kind = FIELDS[key]
+    low, high, above = (item.metadata[bound] for bound in ("low", "high", "above"))
+    wrong = []
+    if low is not None:
+        wrong.append(st.integers(max_value=int(low) - 1).map(lambda v: (kind(v), f"at least {low}")))
+    if above is not None:
+        wrong.append(st.integers(max_value=int(above)).map(lambda v: (kind(v), f"more than {above}")))
+    if high is not None:
+        wrong.append(st.integers(int(high) + 1, int(high) + 10**6).map(lambda v: (kind(v), f"at most {high}")))
+    assume(wrong)
+    value, words = data.draw(st.one_of(wrong))
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=[f"{key}={value}"])
+    one_line(error, f"{key}={value}", words, item.metadata["doc"])
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if FIELDS[key][1] is float])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_must_be_finite(key, value):
+    section, name = key.split(".")
+    changed = dataclasses.replace(getattr(Config(), section), **{name: value})
+    with pytest.raises(ConfigError) as error:
+        validate(dataclasses.replace(Config(), **{section: changed}))
+    one_line(error, f"{key}={value}", "finite")
+
+
+@pytest.mark.parametrize("key", [key for key, (_, kind) in FIELDS.items() if kind not in (str, str | None)])
+def test_wrong_type_names_key_value_and_kind(key):
+    item, kind = FIELDS[key]
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        tuple[int, ...]: "a list of whole numbers",
+    }
+    is_choice = typing.get_origin(kind) is typing.Literal
+    expected = typing.get_args(kind) if is_choice else (words[kind], item.metadata["doc"])
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=[f"{key}=zebra"])
+    one_line(error, f"{key}=zebra", *expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("data.cleints=3", ["'data.cleints'", "3", "did you mean 'clients'?"]),
+        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, classes_per_client, clients"]),
+        ("dta.clients=3", ["'dta'", "did you mean 'data'?"]),
+        ("clients=3", ["'clients'", "3", "known: conversion, data, evaluation"]),
+        ("run=3", ["run=3", "expected a section", "run.name=run"]),
+        ("data.clients=2.5", ["data.clients=2.5", "a whole number"]),
+        ("data.clients=null", ["data.clients=None", "a whole number"]),
+        ("data.clients={a: 1}", ["data.clients={'a': 1}", "a whole number"]),
+        ("data.clients.x=3", ["data.clients={'x': 3}", "a whole number"]),
+        ("data.partition=dirichle", ["data.partition=dirichle", "iid, dirichlet", "did you mean 'dirichlet'?"]),
+        ("training.milestones=[1,x]", ["training.milestones=[1, 'x']", "a list of whole numbers"]),
+        ("training.milestones=7", ["training.milestones=7", "a list of whole numbers"]),
+        ("data.clients", ["'data.clients'", "expected key=value"]),
+        ("=3", ["'=3'", "expected key=value"]),
+        ("run.name=[", ["'run.name=['", "not a YAML value"]),
+        ("run.name=a/b", ["run.name='a/b'", "plain folder name"]),
+        ("run.name=.", ["run.name='.'", "plain folder name"]),
+        ("run.name=", ["run.name", "text"]),
+        ("run.seed=${run.rounds", ["run.seed=${run.rounds", "not a YAML value"]),
+        ("run.name=${run.nam}", ["run.name", "run.nam"]),
+        ("data.=1", ["'data.'"]),
+    ],
+)
+def test_mistakes_on_the_command_line(override, parts):
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=[override])
+    one_line(error, *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"- a\n- b\n", ["expected a mapping"]),
+        (b"data: [1\n", ["cannot be read as YAML"]),
+        (b"data: {clients: 3\x00}", ["cannot be read as YAML"]),
+        (b"\xff\xfe\xfa", ["cannot be read as YAML"]),
+        (b"data:\n  clients: 3\n  clients: 4\n", ["cannot be read as YAML"]),
+        (b"just text", ["unknown section 'just text'"]),
+        (b"5", ["cannot be read as YAML"]),
+        (b"data: 5\n", ["data=5", "expected a section"]),
+        (b"data:\n", ["data=None", "expected a section"]),
+        (b"1: {a: 2}\n", ["unknown section"]),
+        (b"data: {1: 2}\n", ["unknown key"]),
+        (b"data: {clients: many}\n", ["data.clients=many", "a whole number"]),
+    ],
+)
+def test_mistakes_in_a_file(content, parts, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        compose(path)
+    one_line(error, *parts)
+
+
+def test_missing_file_names_its_neighbour(tmp_path):
+    (tmp_path / "demo.yaml").touch()
+    with pytest.raises(ConfigError) as error:
+        compose(tmp_path / "dmeo.yaml")
+    one_line(error, "dmeo.yaml: no such file", "did you mean", "demo.yaml")
+    with pytest.raises(ConfigError) as error:
+        compose(tmp_path / "nowhere" / "demo.yaml")
+    one_line(error, "no such file")
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.touch()
+    assert compose(path) == Config()
+
+
+YAML = st.text(st.sampled_from("ab1.[]{}:,'#&*!|>%@?-= $~"), max_size=14)  # the characters that mean something
+
+
+def explanation(read, *arguments):
+    """The message of the ConfigError that the call raised, or "" where it understood its arguments."""
+    try:
+        read(*arguments)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@settings(deadline=None)
+@given(YAML)
+def test_any_override_is_understood_or_explained(text):
+    assert len(explanation(compose, None, [text]).splitlines()) <= 1
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(set(FIELDS) - {"training.milestones"})), YAML)
+def test_any_value_is_understood_or_explained(key, text):
+    message = explanation(compose, None, [f"{key}={text}"])
+    assert len(message.splitlines()) <= 1
+    assert not message or key in message
+
+
+@settings(deadline=None)
+@given(st.sampled_from(list(FIELDS)), st.none() | st.booleans() | st.integers() | st.floats() | TEXT)
+def test_any_run_config_value_is_understood_or_explained(key, value):
+    assume("${" not in str(value))
+    message = explanation(unflatten, {key: value})
+    assert len(message.splitlines()) <= 1
+    assert not message or key in message
+
+
+@pytest.mark.xfail(reason="reported to the lead: config.py")
+@pytest.mark.parametrize(
+    ("run_config", "parts"),
+    [
+        ({"run.name": ".."}, ["run.name='..'", "plain folder name"]),  # would write next to the runs
+        ({"training.milestones": '{"a": 1}'}, ["training.milestones={'a': 1}", "a list of whole numbers"]),  # TypeError
+        ({"run.seed": "${"}, ["run.seed=${", "a whole number"]),  # GrammarParseError
+        ({"[x": 1}, ["[x"]),  # IndexError
+        ({"data.clients": "1\n2"}, ["data.clients=", "a whole number"]),  # two lines
+        ({"clients": 3}, ["'clients'", "data.clients"]),  # names the sections, but not the key that was meant
+    ],
+)
+def test_mistakes_in_a_run_config(run_config, parts):
+    with pytest.raises(ConfigError) as error:
+        unflatten(run_config)
+    one_line(error, *parts)
+
+
+@pytest.mark.xfail(reason="reported to the lead: unflatten reads every 'null' as None, text as well")
+def test_text_may_be_null():
+    config = compose(overrides=["run.name='null'"])
+    assert unflatten(flatten(config)) == config
+
+
+def test_unflatten_explains_unknown_keys():
+    with pytest.raises(ConfigError) as error:
+        unflatten({"training.epoch": 3})
+    one_line(error, "training.epoch", "did you mean 'epochs'?")
+    with pytest.raises(ConfigError) as error:
+        unflatten({"lr": 0.1})
+    one_line(error, "'lr'", "0.1")
+
+
+def test_unflatten_keeps_the_defaults_of_what_is_absent():
+    assert unflatten({}) == Config()
+    assert unflatten({"data.clients": 3}).data.clients == 3
+
+
+def test_nearest_names_one_or_all():
+    assert nearest("fedavgg", ["fedavg", "fedprox"]) == "; did you mean 'fedavg'?"
+    assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+    assert nearest("zzz", ["b", "a"], listing=False) == ""
+
+
+def test_the_yaml_is_plain():
+    loaded = OmegaConf.to_container(OmegaConf.create(to_yaml(Config())))
+    assert set(loaded) == {field.name for field in dataclasses.fields(Config)}
