@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 FlatValue: TypeAlias = bool | int | float | str
 """What Flower's ``run_config`` can carry."""
@@ -75,7 +74,7 @@ class DataConfig:
     beta: float = option(0.5, above=0.0, doc="concentration of either Dirichlet; smaller is more unbalanced")
     classes_per_client: int = option(2, low=1, doc="of the pathological partition")
     minimum_samples: int = option(10, low=1, doc="a client with fewer training samples is an error")
-    augment: bool = option(False, doc="random crop (padding 4) and horizontal flip of training images")
+    augment: bool = option(False, doc="random crop (padding 4, digits 1) and, of photographs, horizontal flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +180,13 @@ def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Co
     Raises:
         ConfigError: For a missing or malformed file, an unknown key, a wrong type or a value out of range.
     """
-    layers = [] if path is None else [_read(Path(path))]
+    layers = [] if path is None else [_raw(_read(Path(path)))]
     for item in overrides:
         key, separator, _ = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5")
         try:
-            layers.append(OmegaConf.from_dotlist([item]))
+            layers.append(_raw(OmegaConf.from_dotlist([item])))
         except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises
             raise ConfigError(f"override {item!r}: not a YAML value ({_first_line(error)})") from None
     return _merge(layers)
@@ -203,23 +202,35 @@ def flatten(config: Config) -> dict[str, FlatValue]:
 
 
 def unflatten(run_config: Mapping[str, Any]) -> Config:
-    """Read a configuration back from Flower's flat ``run_config``.
+    """Read a configuration back from Flower's flat ``run_config``, which a server sends to its clients.
+
+    Values are taken as they stand: an interpolation such as ``${oc.env:HOME}`` would read this machine's environment
+    on behalf of whoever sent it, so it is refused.
 
     Raises:
         ConfigError: As :func:`compose`.
     """
     kinds = {key: kind for key, _, kind in options()}
-    layer: DictConfig = OmegaConf.create({})
+    layer: dict[str, Any] = {}
     for key, value in run_config.items():
-        is_text = kinds.get(key) in (str, str | None) or typing.get_origin(kinds.get(key)) is Literal
-        decoded = None if value == "null" else value
-        if isinstance(value, str) and not is_text:
-            try:
-                decoded = json.loads(value)
-            except json.JSONDecodeError:
-                decoded = value
-        OmegaConf.update(layer, key, decoded, force_add=True)
+        if "${" in f"{key}{value}" or value == "???":
+            raise ConfigError(f"{_show(key)}={_show(value)}: a run config holds plain values, no interpolation")
+        section, separator, name = key.partition(".")
+        if not separator:
+            layer[key] = value
+            continue
+        is_text = kinds.get(key) is str or typing.get_origin(kinds.get(key)) is Literal
+        decoded = value if is_text or not isinstance(value, str) else _decode(value)
+        layer.setdefault(section, {})[name] = decoded
     return _merge([layer])
+
+
+def _decode(text: str) -> Any:
+    """Read JSON text; other text stands for itself, as the path in ``data.root``."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def to_yaml(config: Config) -> str:
@@ -244,7 +255,7 @@ def validate(config: Config) -> None:
         ):
             if bound is not None and not holds(value, bound):
                 raise ConfigError(f"{key}={value}: expected {words} {bound} ({item.metadata['doc']})")
-    if not config.run.name or Path(config.run.name).name != config.run.name:
+    if config.run.name in ("", "..") or Path(config.run.name).name != config.run.name:
         raise ConfigError(f"run.name={config.run.name!r}: expected a plain folder name, without '/'")
 
 
@@ -277,24 +288,34 @@ def _read(path: Path) -> DictConfig:
     return loaded
 
 
-def _merge(layers: Sequence[DictConfig]) -> Config:
-    schema: Any = OmegaConf.structured(Config)
+def _raw(layer: DictConfig) -> dict[str, Any]:
+    return typing.cast(dict[str, Any], OmegaConf.to_container(layer, resolve=False))
+
+
+def _merge(layers: Sequence[dict[str, Any]]) -> Config:
     for layer in layers:
-        raw = typing.cast(dict[str, Any], OmegaConf.to_container(layer, resolve=False))
-        _check_keys(raw)
-        for key, item, kind in options():
-            section, _, name = key.partition(".")
-            if section in raw and name in raw[section]:
-                try:
-                    schema = OmegaConf.merge(schema, {section: {name: raw[section][name]}})
-                except (OmegaConfBaseException, ValueError):
-                    raise _explain(key, raw[section][name], item, kind) from None
+        _check_keys(layer)
+    schema = OmegaConf.structured(Config)
     try:
-        config = typing.cast(Config, OmegaConf.to_object(schema))
-    except OmegaConfBaseException as error:  # a missing value, or an interpolation that leads nowhere
-        raise ConfigError(f"{getattr(error, 'full_key', '')}: {_first_line(error)}") from None
+        config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, *layers)))
+    except Exception as error:  # OmegaConf raises its own, ValueError, TypeError and its grammar's errors
+        raise _first_mistake(layers, error) from None
     validate(config)
     return config
+
+
+def _first_mistake(layers: Sequence[dict[str, Any]], error: Exception) -> ConfigError:
+    """Find the option that OmegaConf stumbled over, which its errors don't always name."""
+    for layer in layers:
+        for key, item, kind in options():
+            section, _, name = key.partition(".")
+            if name in layer.get(section, {}):
+                value = layer[section][name]
+                try:
+                    OmegaConf.merge(OmegaConf.structured(Config), {section: {name: value}})
+                except Exception:  # as above
+                    return _explain(key, value, item, kind)
+    return ConfigError(f"{getattr(error, 'full_key', None) or 'configuration'}: {_first_line(error)}")
 
 
 def _check_keys(layer: dict[str, Any]) -> None:
@@ -302,21 +323,32 @@ def _check_keys(layer: dict[str, Any]) -> None:
     sections = sorted({key.partition(".")[0] for key in known})
     for section, content in layer.items():
         if section not in sections:
-            raise ConfigError(f"unknown section '{section}' with value {content}{nearest(str(section), sections)}")
+            meant = [key for key in known if key.endswith(f".{section}")]
+            hint = f"; did you mean {meant[0]!r}?" if meant else nearest(str(section), sections)
+            raise ConfigError(f"unknown section '{_show(section)}' with value {_show(content)}{hint}")
         if not isinstance(content, dict):
             example = next(entry for entry in options() if entry[0].startswith(f"{section}."))
-            raise ConfigError(f"{section}={content}: expected a section, as in {example[0]}={example[1].default}")
+            found = f"{section}={_show(content)}"
+            raise ConfigError(f"{found}: expected a section, as in {example[0]}={example[1].default}")
         names = [key.partition(".")[2] for key in known if key.startswith(f"{section}.")]
         for name, value in content.items():
             if name not in names:
-                raise ConfigError(f"unknown key '{section}.{name}' with value {value}{nearest(str(name), names)}")
+                hint = nearest(str(name), names)
+                raise ConfigError(f"unknown key '{section}.{_show(name)}' with value {_show(value)}{hint}")
 
 
 def _explain(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> ConfigError:
     if typing.get_origin(kind) is not Literal:
-        return ConfigError(f"{key}={value}: expected {_type_name(kind)} ({item.metadata['doc']})")
+        return ConfigError(f"{key}={_show(value)}: expected {_type_name(kind)} ({item.metadata['doc']})")
     names = [str(name) for name in typing.get_args(kind)]
-    return ConfigError(f"{key}={value}: expected one of {', '.join(names)}{nearest(str(value), names, listing=False)}")
+    hint = nearest(str(value), names, listing=False)
+    return ConfigError(f"{key}={_show(value)}: expected one of {', '.join(names)}{hint}")
+
+
+def _show(value: Any) -> str:
+    """Write a value in one line of moderate length."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
 
 
 def _type_name(kind: Any) -> str:

@@ -51,7 +51,7 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     return convert_state(trace(model), model.state_dict(), images, config)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def convert_state(
     graph: SpikingGraph, state: Mapping[str, Tensor], images: Tensor, config: ConversionConfig
 ) -> SpikingNetwork:

@@ -29,7 +29,7 @@ def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> 
     """
     if not bool(torch.isfinite(activations).all()) or bool((activations < 0).any()):
         raise ValueError("activations must be finite and not negative: take them behind a ReLU")
-    ordered = activations.sort(dim=1).values
+    ordered = activations.contiguous().sort(dim=1).values
     maxima = ordered[:, -1:]
     grid = maxima * (1 - 0.01 * torch.arange(candidates, dtype=ordered.dtype, device=ordered.device))
     errors = torch.stack([_squared_error(ordered, grid, steps, row) for row in range(len(ordered))])
@@ -45,11 +45,11 @@ def _squared_error(ordered: Tensor, grid: Tensor, steps: int, row: int) -> Tenso
     ``sum_k S(k)``, ``S(k)`` the sum of all ``a >= k theta/T``; likewise ``k^2`` into ``2k - 1``.
     """
     values = ordered[row]
-    level = grid[row].double() / steps
+    theta = grid[row].double()
     k = torch.arange(1, steps + 1, device=values.device, dtype=torch.float64)
-    edges = (k * level[:, None]).to(values.dtype)
+    edges = (k * theta[:, None] / steps).to(values.dtype)
     below = torch.searchsorted(values, edges.contiguous())
     total = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
     count_above = (len(values) - below).double()
     sum_above = total[-1] - total[below]
-    return (level**2) * ((2 * k - 1) * count_above).sum(1) - 2 * level * sum_above.sum(1)
+    return (theta / steps) ** 2 * ((2 * k - 1) * count_above).sum(1) - 2 * theta / steps * sum_above.sum(1)

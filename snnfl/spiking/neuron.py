@@ -34,7 +34,7 @@ def integrate_and_fire(current: Tensor, threshold: Tensor, potential: Tensor, *,
 
 
 def broadcast(per_channel: Tensor, shape: torch.Size) -> Tensor:
-    """View ``[1]`` or ``[C]`` as ``[C, *space]``'s broadcastable ``[C or 1, 1, ...]``, for ``shape = [N, C, *space]``."""
+    """Give ``[1]`` or ``[C]`` trailing axes, so that it broadcasts over ``shape = [N, C, *space]``."""
     return per_channel.view(-1, *[1] * (len(shape) - 2))
 
 

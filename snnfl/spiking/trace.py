@@ -61,12 +61,13 @@ def trace(model: nn.Module) -> SpikingGraph:
             f"{type(model).__name__} cannot be traced by torch.fx ({str(error).splitlines()[0]}); "
             "write its forward without control flow that depends on data"
         ) from error
-    return _Tracer(traced).graph()
+    return _Tracer(traced, [name for name, _ in model.named_parameters()]).graph()
 
 
 @dataclass
 class _Tracer:
     module: fx.GraphModule
+    parameters: list[str]
 
     def graph(self) -> SpikingGraph:
         self.values: dict[fx.Node, str] = {}
@@ -192,7 +193,7 @@ class _Tracer:
 
     def _check_parameters(self) -> None:
         used = {owner for node in self.nodes.values() if isinstance(node, Affine) for owner in (node.name, node.norm)}
-        unused = [name for name, _ in self.module.named_parameters() if name.rpartition(".")[0] not in used]
+        unused = [name for name in self.parameters if name.rpartition(".")[0] not in used]
         if unused:
             raise ConversionError(f"parameter {unused[0]} belongs to no layer that the forward calls; remove it")
 

@@ -73,9 +73,8 @@ def train_locally(
         ValueError: If there is no epoch, or an epoch has no batch.
     """
     rate = learning_rate(config, server_round)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
-        trainable, lr=rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        model.parameters(), lr=rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
     model.train()
     result, steps = None, 0

@@ -1,0 +1,89 @@
+"""Small networks that tests of conversion share: every supported structure, with random trained state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Plain(nn.Module):
+    """Convolution, average pooling, linear; biases, no batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.pool = nn.AvgPool2d(2)
+        self.hidden = nn.Linear(4 * 3 * 3, 8)
+        self.relu_hidden = nn.ReLU()
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu(self.conv(x)))
+        return self.head(self.relu_hidden(self.hidden(torch.flatten(x, 1))))
+
+
+class Residual(nn.Module):
+    """Two residual blocks, one with a projection, an average pooling that spikes, and batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=True)
+        self.norm1 = nn.BatchNorm2d(4)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False)
+        self.norm2 = nn.BatchNorm2d(6)
+        self.project = nn.Sequential(nn.Conv2d(4, 6, 1, stride=2, bias=False), nn.BatchNorm2d(6))
+        self.relu2 = nn.ReLU()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.relu_pool = nn.ReLU()
+        self.drop = nn.Dropout(0.5)
+        self.hidden = nn.Linear(6, 5, bias=False)
+        self.norm3 = nn.BatchNorm1d(5)
+        self.relu3 = nn.ReLU()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.relu1(self.norm1(self.conv1(x)) + x)
+        x = self.relu2(self.norm2(self.conv2(x)) + self.project(x))
+        x = self.relu_pool(self.pool(x))
+        return self.head(self.relu3(self.norm3(self.hidden(self.drop(x.view(x.size(0), -1))))))
+
+
+class Joined(nn.Module):
+    """Concatenation of a constant and a spiking branch, an addition of the image's own, functional ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(2, 3, 1)
+        self.right = nn.Conv2d(2, 2, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.mix = nn.Conv2d(5, 4, 1)
+        self.head = nn.Linear(4 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([self.left(x), self.relu(self.right(x) + x)], dim=1)
+        return self.head(torch.relu(self.mix(joined)).reshape(-1, 4 * 36))
+
+
+def trained(network: type[nn.Module], seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Build a network with random weights and statistics, gamma of both signs, in evaluation mode."""
+    draw = torch.Generator().manual_seed(seed)
+    model = network().to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * (0.5 if parameter.dim() == 1 else 0.35))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.running_mean.copy_(torch.randn(len(module.running_mean), generator=draw) * 0.3)
+                module.running_var.copy_(torch.rand(len(module.running_var), generator=draw) + 0.2)
+                signs = torch.sign(torch.randn(len(module.weight), generator=draw))
+                module.weight.copy_((torch.rand(len(module.weight), generator=draw) + 0.5) * signs)
+    return model
+
+
+def images(count: int = 6, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Draw images of the shape that these networks take, ``[count, 2, 6, 6]``."""
+    return torch.randn(count, 2, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import networks
+import pytest
+import torch
+from torch import Tensor
+
+from snnfl.conversion import ConversionConfig, convert
+from snnfl.spiking import Spike, SpikingNetwork
+from snnfl.spiking import network as network_module
+from snnfl.torchvision_guard import guard
+
+NETWORKS = [networks.Plain, networks.Residual, networks.Joined]
+
+
+def converted(network: type, **options: object) -> SpikingNetwork:
+    return convert(networks.trained(network), networks.images(8), ConversionConfig(steps=16, **options))
+
+
+def step_by_step(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Simulate with spikingjelly's IF neurons, the whole graph at each step: an independent, literal oracle."""
+    guard()
+    from spikingjelly.activation_based.neuron import IFNode
+
+    neurons: dict[tuple[str, int], IFNode] = {}
+    counts: dict[str, Tensor] = {}
+    total = torch.zeros(())
+    for _ in range(steps):
+        values = {network.graph.input: images}
+        for node in network.graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if not isinstance(node, Spike):
+                values[node.name] = node.apply(inputs, network.parameters)
+                continue
+            level = network.thresholds[node.name]
+            spikes = torch.empty_like(inputs[0])
+            for channel in range(inputs[0].shape[1]):  # an IFNode has one threshold
+                theta = level[channel % len(level)].item()
+                start = 0.0 if network.initial_potential == "zero" else theta / 2
+                key = (node.name, channel)
+                if key not in neurons:
+                    neurons[key] = IFNode(v_threshold=theta, v_reset=None, step_mode="s")
+                    neurons[key].v = torch.full_like(inputs[0][:, channel], start)
+                spikes[:, channel] = neurons[key](inputs[0][:, channel])
+            counts[node.name] = counts.get(node.name, torch.zeros_like(spikes)) + spikes
+            values[node.name] = spikes * level.view(-1, *[1] * (spikes.dim() - 2))
+        total = total + values[network.graph.output]
+    return total / steps, counts
+
+
+def spike_counts(network: SpikingNetwork, images: Tensor, steps: int) -> dict[str, Tensor]:
+    """Count the engine's own spikes: what left each neuron, over its threshold."""
+    counts: dict[str, Tensor] = {}
+    original = network_module.integrate_and_fire
+    names = iter([node.name for node in network.graph.spikes] * steps)
+
+    def counting(current: Tensor, threshold: Tensor, potential: Tensor) -> Tensor:
+        spikes = original(current, threshold, potential)
+        name = next(names)
+        counts[name] = counts.get(name, 0) + (spikes != 0).sum(0).to(current.dtype)
+        return spikes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_module, "integrate_and_fire", counting)
+        network.simulate(images, steps=steps)
+    return counts
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("thresholds", ["layer_mmse", "channel_mmse"])
+@pytest.mark.parametrize("initial_potential", ["zero", "half"])
+def test_spikes_equal_spikingjellys_one_by_one_in_float64(network, thresholds, initial_potential):
+    spiking = converted(network, thresholds=thresholds, initial_potential=initial_potential)
+    images = networks.images(5, seed=9)
+    expected, expected_counts = step_by_step(spiking, images, 16)
+    counts = spike_counts(spiking, images, 16)
+    assert counts.keys() == expected_counts.keys()
+    assert all(torch.equal(counts[name], expected_counts[name]) for name in counts)
+    assert all(count.sum() > 0 for count in counts.values()), "a silent layer proves nothing"
+    torch.testing.assert_close(spiking.simulate(images, steps=16)[16], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_curve_equals_separate_runs(network):
+    spiking, images = converted(network), networks.images(5, seed=9)
+    curve = spiking.simulate(images, steps=16, curve=(1, 3, 8, 11))
+    assert sorted(curve) == [1, 3, 8, 11, 16]
+    for steps, logits in curve.items():
+        torch.testing.assert_close(logits, spiking.simulate(images, steps=steps)[steps], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_chunks_change_nothing(network, monkeypatch):
+    spiking, images = converted(network), networks.images(7, seed=9)
+    expected = spiking.simulate(images, steps=16)[16]
+    for size, steps in ((1, 1), (2**12, 3), (2**30, 16)):
+        monkeypatch.setattr(network_module, "CHUNK_BYTES", size)
+        monkeypatch.setattr(network_module, "CHUNK_STEPS", steps)
+        torch.testing.assert_close(spiking.simulate(images, steps=16)[16], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("curve", [(0,), (17,), (-1, 4)])
+def test_a_length_outside_the_simulation_is_refused(curve):
+    with pytest.raises(ValueError, match="between 1 and steps=16"):
+        converted(networks.Plain).simulate(networks.images(2), steps=16, curve=curve)
+
+
+def test_the_rate_code_converges_to_the_analog_twin():
+    """With thresholds above every activation nothing is clipped, and the error of a rate is at most one spike in T."""
+    spiking, images = converted(networks.Plain, calibration="none"), networks.images(8)
+    wide = {name: value * 3 if name.endswith("threshold") else value for name, value in spiking.parameters.items()}
+    spiking = SpikingNetwork(spiking.graph, wide)
+    twin = spiking.analog(images)
+    errors = [(spiking.simulate(images, steps=steps)[steps] - twin).abs().mean() for steps in (16, 64, 256, 1024)]
+    assert all(later < earlier / 2 for earlier, later in pairwise(errors)), errors

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from snnfl.spiking import neuron
+from snnfl.spiking.neuron import integrate_and_fire
+
+
+def literal(current: Tensor, threshold: Tensor, potential: Tensor) -> tuple[list[float], list[float]]:
+    """SNFL equation 5 in plain Python, one neuron and one step at a time."""
+    steps, images, channels, space = current.shape
+    state = potential.tolist()
+    spikes = []
+    for t in range(steps):
+        for n in range(images):
+            for c in range(channels):
+                level = threshold[c % len(threshold)].item()
+                for j in range(space):
+                    state[n][c][j] += current[t, n, c, j].item()
+                    fired = state[n][c][j] >= level
+                    if fired:
+                        state[n][c][j] -= level
+                    spikes.append(level if fired else 0.0)
+    return spikes, [v for image in state for channel in image for v in channel]
+
+
+def draw_case(seed: int, per_channel: bool, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    steps, images, channels, space = (int(torch.randint(1, high, (), generator=draw)) for high in (7, 4, 5, 6))
+    current = torch.randn(steps, images, channels, space, generator=draw, dtype=torch.float64)
+    threshold = torch.rand(channels if per_channel else 1, generator=draw, dtype=torch.float64) + 0.1
+    potential = torch.randn(images, channels, space, generator=draw, dtype=torch.float64)
+    return current.to(dtype), threshold.to(dtype), potential.to(dtype)
+
+
+@pytest.mark.parametrize("scan", [neuron._scan_numba, neuron._scan_torch])
+@given(seed=st.integers(0, 2**20), per_channel=st.booleans())
+def test_scan_equals_the_equation(scan, seed, per_channel):
+    current, threshold, potential = draw_case(seed, per_channel)
+    expected, final = literal(current, threshold, potential)
+    binary_potential = potential.clone()
+    spikes = scan(current, threshold, potential, False)
+    assert spikes.flatten().tolist() == expected
+    assert potential.flatten().tolist() == final
+    binary = scan(current, threshold, binary_potential, True)
+    assert binary.dtype == torch.uint8
+    assert torch.equal(binary.bool(), spikes != 0)
+    assert torch.equal(binary_potential, potential)
+
+
+@given(seed=st.integers(0, 2**20), per_channel=st.booleans())
+def test_backends_agree_spike_for_spike_in_float32(seed, per_channel):
+    current, threshold, potential = draw_case(seed, per_channel, torch.float32)
+    other = potential.clone()
+    assert torch.equal(
+        neuron._scan_numba(current, threshold, potential, False), neuron._scan_torch(current, threshold, other, False)
+    )
+    assert torch.equal(potential, other)
+
+
+@given(seed=st.integers(0, 2**20), cut=st.integers(0, 6))
+def test_chunks_of_time_continue_each_other(seed, cut):
+    current, threshold, potential = draw_case(seed, per_channel=True)
+    whole_potential = potential.clone()
+    whole = integrate_and_fire(current, threshold, whole_potential)
+    parts = [integrate_and_fire(part, threshold, potential) for part in (current[:cut], current[cut:]) if len(part)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(potential, whole_potential)
+
+
+def test_charge_is_conserved():
+    current, threshold, potential = draw_case(3, per_channel=True)
+    charge = potential + current.sum(0)
+    spikes = integrate_and_fire(current, threshold, potential)
+    torch.testing.assert_close(spikes.sum(0) + potential, charge)
+
+
+def test_many_neurons_and_views():
+    """More neurons than a block, and a current that is a constant expanded in time."""
+    current = torch.rand(1, 2, 3, neuron.BLOCK, generator=torch.Generator().manual_seed(0)).expand(9, -1, -1, -1)
+    threshold = torch.tensor([0.7, 1.1, 0.9])
+    potential, other = torch.zeros(2, 3, neuron.BLOCK), torch.zeros(2, 3, neuron.BLOCK)
+    assert torch.equal(
+        integrate_and_fire(current, threshold, potential), neuron._scan_torch(current, threshold, other, False)
+    )
