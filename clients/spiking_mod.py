@@ -28,13 +28,14 @@ PRIVATE_BIASES = "private-biases"
 def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Complete what comes in with private biases; convert what goes out. Plain runs pass through."""
     work = run_workspace(context)
-    if not work.config.strategy.spiking or message.metadata.message_type == MessageType.QUERY:
+    kind = message.metadata.message_type.partition(".")[0]  # Flower routes "train.default" as it does "train"
+    if not work.config.strategy.spiking or kind == MessageType.QUERY:
         return call_next(message, context)
     received = message.content.array_records[ARRAYS]
     if not work.config.strategy.bias_back:
         message.content[ARRAYS] = ArrayRecord({**received, **_private_biases(context, work)})
     reply = call_next(message, context)
-    if message.metadata.message_type != MessageType.TRAIN or reply.has_error():
+    if kind != MessageType.TRAIN or reply.has_error():
         return reply
     start = time.perf_counter()
     trained = reply.content.array_records[ARRAYS].to_torch_state_dict()

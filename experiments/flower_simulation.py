@@ -110,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         help="`client_resources`: num_cpus and num_gpus of each client (default: 1 CPU, so that a two-core machine "
         "runs two clients at a time; Flower's default is 2), and `init_args`: arguments of ray.init",
     )
-    add("--verbose", action="store_true", help="show debug messages, and what the workers print")
+    add(
+        "--verbose",
+        action="store_true",
+        help="show debug messages, tracebacks of clients that fail, and what workers print",
+    )
     return parser
 
 
@@ -175,16 +179,17 @@ def _run_config(
 def _parse_override(item: str) -> dict[str, Any]:
     """Parse one ``key=value ...`` or the name of a TOML file by Flower's rules, which ignore what they can't read."""
     try:
-        if not item.endswith(".toml"):
-            stray = next((word for word in shlex.split(item) if not word.partition("=")[1]), None)
-            if stray is not None:
-                raise UsageError(f"--run-config {item!r}: expected key=value, found {stray!r}")
-        return parse_config_args([item])
+        words = [] if item.endswith(".toml") else shlex.split(item)
+        parsed = parse_config_args([item])
     except click.ClickException as error:
         hint = "text needs quotes, as in 'key=\"text\"'"
         raise UsageError(f"--run-config {item!r}: not TOML ({_one_line(error.__cause__)}); {hint}") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"--run-config {item!r}: {_one_line(error)}") from None
+    for word in words:
+        if word.partition("=")[0] not in parsed:
+            raise UsageError(f"--run-config {item!r}: expected key=value, found {word!r}")
+    return parsed
 
 
 def _backend_config(text: str) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from snnfl.protocol import METRICS, PARTITION
 from snnfl.rng import derive_seed
-from strategies.update import array_bytes
+from strategies.update import array_bytes, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Cohort(Grid):
     grid: Grid
     partitions: dict[int, int] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    _asked: dict[str, int] = field(default_factory=dict)
 
     def assemble(self, clients: int, *, timeout: float) -> None:
         """Wait until ``clients`` nodes are connected and learn which partition each one holds.
@@ -70,8 +71,8 @@ class Cohort(Grid):
             )
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
         for reply in self.grid.send_and_receive(queries, timeout=timeout):
-            if reply.has_error():
-                raise CohortError(f"node {reply.metadata.src_node_id} cannot take part: {reply.error.reason}")
+            if not reply.has_content():
+                raise CohortError(f"node {reply.metadata.src_node_id} cannot take part: {failure(reply)}")
             record = reply.content.get(METRICS)
             partition = record.get(PARTITION) if isinstance(record, MetricRecord) else None
             self.partitions[reply.metadata.src_node_id] = partition if isinstance(partition, int) else -1
@@ -81,9 +82,13 @@ class Cohort(Grid):
                 f"{clients - 1} once (data.clients={clients})"
             )
 
-    def partition_of(self, message: Message) -> int:
-        """Return the partition of the client that a message comes from; past the last for an unknown node."""
-        return self.partitions.get(message.metadata.src_node_id, len(self.partitions))
+    def node_of(self, reply: Message) -> int:
+        """Return the node that was asked: for one that is gone the SuperLink answers, under an id of its own."""
+        return self._asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+
+    def partition_of(self, reply: Message) -> int:
+        """Return the partition of the client that a reply comes from; past the last for an unknown node."""
+        return self.partitions.get(self.node_of(reply), len(self.partitions))
 
     def take_traffic(self) -> Traffic:
         """Return what was counted and start anew."""
@@ -99,8 +104,10 @@ class Cohort(Grid):
         outgoing = sorted(messages, key=lambda m: self.partitions.get(m.metadata.dst_node_id, -1))
         self.traffic.down += sum(array_bytes(message.content) for message in outgoing)
         start = time.perf_counter()
-        replies = sorted(self.grid.send_and_receive(outgoing, timeout=timeout), key=self.partition_of)
+        received = list(self.grid.send_and_receive(outgoing, timeout=timeout))
         self.traffic.seconds += time.perf_counter() - start
+        self._asked = {message.metadata.message_id: message.metadata.dst_node_id for message in outgoing}
+        replies = sorted(received, key=self.partition_of)
         self.traffic.up += sum(array_bytes(reply.content) for reply in replies if reply.has_content())
         return replies
 
@@ -124,6 +131,11 @@ class Cohort(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pass on, in the order of partitions."""
         return sorted(self.grid.pull_messages(message_ids), key=self.partition_of)
+
+
+def failure(reply: Message) -> str:
+    """Say in one line why a reply has no content, in the words of whoever sent it."""
+    return one_line(reply.error.reason or "no reason given") if reply.has_error() else "it sent no content"
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from snnfl.protocol import EVALUATE_METRICS
-from strategies.cohort import Cohort, seeded_sampling
-from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update
+from strategies.cohort import Cohort, failure, seeded_sampling
+from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -112,19 +112,20 @@ class Guarded(Strategy):
         for reply in replies:
             if reply.has_error():
                 failed += 1
-                self._log(server_round, reply, "failed", reply.error.reason or "no reason given")
+                self._log(server_round, reply, "failed", failure(reply))
                 continue
             try:
                 results.append(check(reply))
                 valid.append(reply)
             except UpdateRefused as error:
                 refused += 1
-                self._log(server_round, reply, "refused", str(error))
+                self._log(server_round, reply, "refused", one_line(str(error)))
         self.report = replace(self.report, refused=self.report.refused + refused, failed=self.report.failed + failed)
         return valid, results
 
     def _log(self, server_round: int, reply: Message, verdict: str, reason: str) -> None:
-        node = reply.metadata.src_node_id
-        partition = self._grid.partition_of(reply) if isinstance(self._grid, Cohort) else "unknown"
-        line = " ".join(reason.split())[:300]
-        logger.warning("round %d: reply of partition %s (node %d) %s: %s", server_round, partition, node, verdict, line)
+        grid, node, partition = self._grid, reply.metadata.src_node_id, "unknown"
+        if isinstance(grid, Cohort):
+            node, partition = grid.node_of(reply), str(grid.partition_of(reply))
+        message = "round %d: reply of partition %s (node %d) %s: %s"
+        logger.warning(message, server_round, partition, node, verdict, reason)

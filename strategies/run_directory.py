@@ -49,10 +49,10 @@ class RunDirectory:
         """
         path = Path(config.run.directory).expanduser().resolve() / config.run.name
         run = cls(path)
-        if (path / CONFIG_FILE).exists() and not config.run.overwrite:
-            way_out = "choose another name, or set run.overwrite=true"
-            raise ConfigError(f"run.name={config.run.name}: {path} holds an earlier run; {way_out}")
         try:
+            if (path / CONFIG_FILE).exists() and not config.run.overwrite:
+                way_out = "choose another name, or set run.overwrite=true"
+                raise ConfigError(f"run.name={config.run.name}: {path} holds an earlier run; {way_out}")
             path.mkdir(parents=True, exist_ok=True)
             for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, *FIGURE_FILES):
                 (path / name).unlink(missing_ok=True)
@@ -75,10 +75,14 @@ class RunDirectory:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / name)
 
-    def save_arrays(self, name: str, arrays: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-        """Write arrays as safetensors, in one step, with a description of strings."""
+    def save_arrays(self, name: str, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Write arrays as safetensors, in one step, with a description as JSON text under the key ``snnfl``.
+
+        It is one key because safetensors writes several in an order of its own, and equal runs shall give equal files.
+        """
         temporary = self.path / f".{name}.tmp"
-        save_file({key: array.detach().cpu().contiguous() for key, array in arrays.items()}, temporary, dict(about))
+        plain = {key: array.detach().cpu().contiguous() for key, array in arrays.items()}
+        save_file(plain, temporary, {"snnfl": json.dumps(about)})
         temporary.replace(self.path / name)
 
 

@@ -82,12 +82,11 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
-    about = {"format": "snnfl", "schema": "1", "model": config.model.name, "rounds": str(config.run.rounds)}
+    about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds}
     directory.save_arrays(ANN_FILE, arrays.to_torch_state_dict(), {**about, "kind": "ann"})
     if isinstance(strategy, Spiking) and strategy.network is not None:
-        spiking = {"kind": "snn", "initial_potential": strategy.network.initial_potential}
-        steps = {"steps": str(config.conversion.steps)}
-        directory.save_arrays(SNN_FILE, strategy.network.parameters, {**about, **spiking, **steps})
+        spiking = {"initial_potential": strategy.network.initial_potential, "steps": config.conversion.steps}
+        directory.save_arrays(SNN_FILE, strategy.network.parameters, {**about, "kind": "snn", **spiking})
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 
 

@@ -1,26 +1,33 @@
 """What a valid update looks like, and the check of everything that a client sends.
 
-An update is hostile input. It is decoded without pickle, and only after its size has been compared with what the
-model allows; it enters an aggregate only if names, shapes, types and ranges are exactly the expected ones.
+An update is hostile input. It is decoded without pickle, and only after its header and size have been compared with
+what the model allows; it enters an aggregate only if names, shapes, types and ranges are exactly the expected ones.
 """
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.conversion.folding import NORM_FIELDS
-from snnfl.protocol import ARRAYS, EXAMPLES, METRICS
+from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, METRICS
 from snnfl.spiking import SpikingGraph
 
-HEADER_BYTES = 4096
-"""More than any NumPy header of an array of a few dimensions."""
+HEADER_BYTES = 512
+"""More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
+
+MAXIMUM_VALUE = 1e12
+"""Beyond any weight, statistic or loss of a network that trains. Larger values, though finite, would overflow when they
+are divided by a small scale, squared or summed, and put infinity into an aggregate."""
 
 MAXIMUM_EXAMPLES = 10**9
 """No client holds more samples; a larger claim would only drown the others in a weighted average."""
@@ -97,7 +104,7 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
         UpdateRefused: For a missing or surplus record, array or metric, a wrong shape, type, size or serialisation,
             a value that isn't finite or out of range, or an absurd number of examples.
     """
-    content = message.content
+    content = _content(message)
     arrays, metrics = content.get(ARRAYS), content.get(METRICS)
     if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
         raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")
@@ -113,9 +120,10 @@ def check_metrics(message: Message, names: frozenset[str]) -> dict[str, float]:
     Raises:
         UpdateRefused: As :func:`check_update`.
     """
-    metrics = message.content.get(METRICS)
-    if not isinstance(metrics, MetricRecord) or len(message.content) != 1:
-        raise UpdateRefused(f"expected the record '{METRICS}', found {_names(message.content)}")
+    content = _content(message)
+    metrics = content.get(METRICS)
+    if not isinstance(metrics, MetricRecord) or len(content) != 1:
+        raise UpdateRefused(f"expected the record '{METRICS}', found {_names(content)}")
     return _check_metrics(metrics, names)
 
 
@@ -124,19 +132,25 @@ def array_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """Make what a client wrote fit for a log: one line of printable characters, no terminal commands."""
+    line = " ".join(text[:limit].split())
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+def _content(message: Message) -> RecordDict:
+    if not message.has_content():
+        raise UpdateRefused("expected content, found none")
+    return message.content
+
+
 def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
-    expected = int(np.prod(spec.shape, dtype=np.int64)) * 4
-    if len(array.data) > expected + HEADER_BYTES:
-        raise UpdateRefused(f"{name}: {len(array.data)} bytes for an array of {expected}")
     try:
-        values = array.numpy()
+        values = _read(array, spec.shape)
     except Exception as error:  # whatever a crafted header makes NumPy raise
-        raise UpdateRefused(f"{name}: cannot be decoded ({type(error).__name__})") from None
-    if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.shape != spec.shape:
-        found = f"{getattr(values, 'dtype', type(values).__name__)}{list(getattr(values, 'shape', []))}"
-        raise UpdateRefused(f"{name}: expected float32{list(spec.shape)}, found {found}")
-    if not np.isfinite(values).all():
-        raise UpdateRefused(f"{name}: holds NaN or infinity")
+        raise UpdateRefused(f"{name}: {one_line(str(error)) or type(error).__name__}") from None
+    if not (np.abs(values) <= MAXIMUM_VALUE).all():
+        raise UpdateRefused(f"{name}: holds NaN, infinity or a value beyond {MAXIMUM_VALUE:g}")
     if spec.values == "positive" and not (values > 0).all():
         raise UpdateRefused(f"{name}: expected positive values, the smallest is {values.min():g}")
     if spec.values == "non-negative" and not (values >= 0).all():
@@ -144,13 +158,30 @@ def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
+def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values."""
+    stream = io.BytesIO(array.data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not in the format that numpy.save writes")
+    found, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER_BYTES)
+    if found != shape or dtype != np.float32:
+        raise ValueError(f"expected float32{list(shape)}, found {dtype}{list(found)}")
+    if (array.dtype, array.shape) != ("float32", shape):
+        raise ValueError(f"declared as {array.dtype[:20]}{list(array.shape[:8])}, but holds float32{list(shape)}")
+    if (size := len(array.data) - stream.tell()) != 4 * math.prod(shape):
+        raise ValueError(f"{size} bytes instead of {math.prod(shape)} float32 values")
+    return array.numpy()
+
+
 def _check_metrics(metrics: MetricRecord, names: frozenset[str]) -> dict[str, float]:
     _check_names("metric", metrics.keys(), names)
     checked: dict[str, float] = {}
     for name, value in metrics.items():
-        if isinstance(value, list) or not np.isfinite(value):
-            raise UpdateRefused(f"metric {name}: expected one finite number, found {str(value)[:40]}")
+        if isinstance(value, list) or not abs(value) <= MAXIMUM_VALUE:
+            raise UpdateRefused(f"metric {name}: expected one number within ±{MAXIMUM_VALUE:g}")
         checked[name] = float(value)
+    if not 0 <= checked.get(ACCURACY, 0.0) <= 1:
+        raise UpdateRefused(f"metric {ACCURACY}: expected 0 to 1, found {checked[ACCURACY]:g}")
     examples = checked[EXAMPLES]
     if not 1 <= examples <= MAXIMUM_EXAMPLES or examples != int(examples):
         raise UpdateRefused(f"{EXAMPLES}: expected a whole number from 1 to {MAXIMUM_EXAMPLES}, found {examples:g}")

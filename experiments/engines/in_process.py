@@ -39,7 +39,8 @@ AnyRecord: TypeAlias = ArrayRecord | MetricRecord | ConfigRecord
 class InProcessGrid(Grid):
     """Virtual nodes that live in this process and take their messages one at a time, in the order given.
 
-    A node costs nothing until it is sent a message, so a population may be large.
+    A node costs nothing until it is sent a message, so a population may be large. Nothing is ever in transit, so the
+    time to live of a message has no effect.
     """
 
     def __init__(
@@ -166,7 +167,7 @@ def call_client(client_app: ClientApp, message: Message, context: Context) -> Me
 
     Returns:
         The reply. That of a failure has the code ``CLIENT_APP_RAISED_EXCEPTION`` and, as the reason, one line with the
-        exception's type and text; the traceback goes to Flower's log at level DEBUG.
+        exception's type and text; the traceback goes to Flower's log at level DEBUG (``FLWR_LOG_LEVEL=DEBUG``).
     """
     message_id = message.metadata.message_id
     own = dataclasses.replace(context, state=_copy(context.state), run_config=dict(context.run_config))

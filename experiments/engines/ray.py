@@ -1,8 +1,8 @@
 """Run a Flower app on Flower's simulation runtime: clients in Ray worker processes, several at a time.
 
 Flower's public ``run_simulation`` cannot pass a run config: a context gets its own from an installed app bundle only
-(``flwr/compat/client/run_info_store.py``). So both apps are wrapped in apps that fill it in. A client
-that fails is answered as in process (:func:`experiments.engines.in_process.call_client`).
+(``flwr/compat/client/run_info_store.py``). So both apps are wrapped in apps that fill it in. A client that fails is
+answered as in process (:func:`experiments.engines.in_process.call_client`).
 
 Replies arrive in any order and node ids are random, so a server that wants one result on every engine sorts replies by
 partition before it sums them.
@@ -69,7 +69,7 @@ def run_on_ray(
             run at a time, not what each one uses.
         num_gpus_per_client: GPUs that a client occupies; 0.25 lets four share one. Clients of 0 see no GPU.
         backend_config: Overrides in Flower's format: ``client_resources`` and ``init_args`` (of ``ray.init``).
-        verbose: Show Flower's debug messages, and what workers print.
+        verbose: Show Flower's debug messages, the tracebacks of clients that fail, and what workers print.
 
     Returns:
         The server's context.
@@ -165,6 +165,8 @@ def _ray(init_args: Mapping[str, Any], *, verbose: bool) -> Iterator[None]:
         raise RayError("Ray is already running in this process: call ray.shutdown() first")
     environment = {name: os.environ.get(name, default) for name, default in WORKER_DEFAULTS.items()}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # so that workers find what this process finds
+    if verbose:
+        environment["FLWR_LOG_LEVEL"] = "DEBUG"
     options = {"include_dashboard": False, "log_to_driver": verbose, "logging_level": "WARNING", **init_args}
     runtime_env = dict(options.pop("runtime_env", {}))
     runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}

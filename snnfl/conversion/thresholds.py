@@ -48,6 +48,7 @@ def _squared_error(ordered: Tensor, grid: Tensor, steps: int, row: int) -> Tenso
     theta = grid[row].double()
     k = torch.arange(1, steps + 1, device=values.device, dtype=torch.float64)
     edges = (k * theta[:, None] / steps).to(values.dtype)
+    edges[:, -1] = grid[row]  # exactly: the largest activation reaches the top level of its own candidate
     below = torch.searchsorted(values, edges.contiguous())
     total = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
     count_above = (len(values) - below).double()

@@ -63,6 +63,7 @@ class SpikingNetwork:
         points = sorted({*curve, steps})
         if points[0] < 1 or points[-1] > steps:
             raise ValueError(f"curve={list(curve)}: every length must lie between 1 and steps={steps}")
+        images = in_fast_layout(images)
         per_image = _widest(self.graph, self.parameters, images[:1])
         block = max(1, CHUNK_BYTES // (CHUNK_STEPS * per_image))
         parts = [self._simulate_block(part, points) for part in torch.split(images, block)]
@@ -71,17 +72,17 @@ class SpikingNetwork:
     @torch.inference_mode()
     def analog(self, images: Tensor) -> Tensor:
         """Compute the logits of the analog twin: the same weights and biases, with ReLU in place of the neurons."""
-        values = {self.graph.input: images}
+        values = {self.graph.input: in_fast_layout(images)}
         for node in self.graph.nodes:
             values[node.name] = analog_value(node, values, self.parameters)
             for name in self.graph.freed_after[node.name]:
                 del values[name]
         return values[self.graph.output]
 
-    def rest(self, layer: str, shape: torch.Size) -> Tensor:
-        """Return the membrane potential of a spiking layer before the first step, of ``shape = [N, C, *space]``."""
-        level = broadcast(self.parameters[f"{layer}.threshold"], shape)
-        return (level * (0.0 if self.initial_potential == "zero" else 0.5)).expand(shape).clone()
+    def rest(self, layer: str, like: Tensor) -> Tensor:
+        """Return a layer's membrane potential before the first step, of the shape and layout of its current."""
+        level = broadcast(self.parameters[f"{layer}.threshold"], like.shape)
+        return torch.empty_like(like).copy_(level * (0.0 if self.initial_potential == "zero" else 0.5))
 
     def _simulate_block(self, images: Tensor, points: Sequence[int]) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
@@ -105,7 +106,7 @@ class SpikingNetwork:
             if isinstance(node, Spike):
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
                 if node.name not in potentials:
-                    potentials[node.name] = self.rest(node.name, current.shape[1:])
+                    potentials[node.name] = self.rest(node.name, current[0])
                 spikes = integrate_and_fire(current, self.parameters[f"{node.name}.threshold"], potentials[node.name])
                 values[node.name] = spikes.flatten(0, 1)
             else:
@@ -115,6 +116,11 @@ class SpikingNetwork:
             for name in graph.freed_after[node.name]:
                 del values[name]
         return sums
+
+
+def in_fast_layout(images: Tensor) -> Tensor:
+    """Lay pictures out channels last: convolutions of few channels run up to twice as fast, and keep the layout."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 def analog_value(node: Affine | LinearMap | Spike, values: Mapping[str, Tensor], parameters: Parameters) -> Tensor:

@@ -23,14 +23,14 @@ def integrate_and_fire(current: Tensor, threshold: Tensor, potential: Tensor, *,
         current: Input current, shape ``[T, N, C, *space]``.
         threshold: ``V_th > 0``, shape ``[1]`` (one for the layer) or ``[C]`` (one per channel).
         potential: Membrane potential before the first step, shape ``[N, C, *space]``; updated in place to that
-            after the last step, so that a simulation may go on in chunks of time.
+            after the last step, so that a simulation may go on in chunks of time. Spikes take its memory format.
         binary: Return spikes as uint8 0 or 1, not as ``current``'s type with amplitude ``V_th``.
 
     Returns:
         Spikes ``s``, of the shape of ``current``.
     """
-    scan = _scan_numba if current.device.type == "cpu" and current.dtype in _NUMBA_TYPES else _scan_torch
-    return scan(current.contiguous(), threshold, potential, binary)
+    numba_can = current.device.type == "cpu" and current.dtype in (torch.float32, torch.float64)
+    return (_scan_numba if numba_can else _scan_torch)(current, threshold, potential, binary)
 
 
 def broadcast(per_channel: Tensor, shape: torch.Size) -> Tensor:
@@ -49,22 +49,22 @@ def _scan_torch(current: Tensor, threshold: Tensor, potential: Tensor, binary: b
     return spikes
 
 
-_NUMBA_TYPES = (torch.float32, torch.float64)
-
-
 def _scan_numba(current: Tensor, threshold: Tensor, potential: Tensor, binary: bool) -> Tensor:
-    spikes = torch.empty_like(current, dtype=torch.uint8 if binary else current.dtype)
-    steps, images = current.shape[:2]
-    level = broadcast(threshold, potential.shape).expand(potential.shape[1:]).contiguous().flatten()
-    amplitude = torch.ones_like(level, dtype=torch.uint8) if binary else level
+    level = broadcast(threshold, potential.shape).expand(potential.shape[1:])
+    state = potential
+    channels_last = not potential.is_contiguous()
+    if channels_last:  # all tensors in the order of the membrane potentials in memory
+        current, level, state = current.movedim(2, -1), level.movedim(0, -1), potential.movedim(1, -1)
+    level = level.contiguous().flatten()
+    spikes = torch.empty(current.shape, dtype=torch.uint8 if binary else current.dtype)
     _fused(
-        current.view(steps, images, -1).numpy(),
+        current.contiguous().view(*current.shape[:2], -1).numpy(),
         level.numpy(),
-        amplitude.numpy(),
-        potential.view(images, -1).numpy(),
-        spikes.view(steps, images, -1).numpy(),
+        torch.ones_like(level, dtype=torch.uint8).numpy() if binary else level.numpy(),
+        state.view(len(state), -1).numpy(),
+        spikes.view(*spikes.shape[:2], -1).numpy(),
     )
-    return spikes
+    return spikes.movedim(-1, 2) if channels_last else spikes
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
