@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from snnfl.config import Config, ConfigError, compose, to_yaml
 from snnfl.conversion import ConversionError
@@ -112,7 +111,10 @@ def plot(
     work = Workspace(resolved)
     counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
     title = f"{resolved.data.source}, {resolved.data.partition}, {resolved.data.clients} clients"
-    plot_partition(counts, work.dataset.class_names, title, output)
+    try:
+        plot_partition(counts, work.dataset.class_names, title, output)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
     typer.echo(
         f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} images"
     )
@@ -124,8 +126,10 @@ def run_and_show(config: Config, console: Console) -> list[dict[str, Any]]:
     from experiments.engines.in_process import run_in_process
     from experiments.progress import RoundProgress, WatchedClientApp
     from snnfl.config import flatten
+    from snnfl.workspace import workspace
     from strategies.server_app import server_app
 
+    _ = workspace(config).partitions  # here a mistake is one error, later one for each client
     rows: list[dict[str, Any]] = []
     with RoundProgress(config, console) as progress:
 
@@ -163,11 +167,23 @@ def _fail(line: str, status: int) -> None:
     sys.exit(status)
 
 
+class _ConsoleHandler(logging.Handler):
+    """Print log messages above the progress bar, each in a line of its own."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message as it is."""
+        style = "yellow" if record.levelno >= logging.WARNING else None
+        self.console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def _console(verbose: bool) -> Console:
     """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
     console = Console()
-    handler = RichHandler(console=console, show_path=False, show_time=False, rich_tracebacks=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.INFO if verbose else logging.ERROR)
     return console

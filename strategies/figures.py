@@ -41,6 +41,7 @@ def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequen
     axes.set_ylabel("test accuracy (%)")
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    if axes.lines:  # none where every round failed
+        axes.legend(fontsize="small")
     for path in paths:
         figure.savefig(path, dpi=150)

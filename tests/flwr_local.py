@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 BINARIES = Path(sys.executable).parent
-TIMEOUT = 150  # seconds that one command may take
+TIMEOUT = 400  # seconds that one command may take
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in Linux's /proc")
 

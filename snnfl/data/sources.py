@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from snnfl.config import ConfigError, DataConfig, nearest
-from snnfl.data.dataset import Dataset
+from snnfl.data.dataset import DataNotFoundError, Dataset
 
 Source: TypeAlias = Callable[[Path], Dataset]
 """Reads a data set from the folder that holds all data sets."""
@@ -78,4 +78,7 @@ def load(config: DataConfig) -> Dataset:
 
 @functools.cache
 def _load(name: str, root: Path) -> Dataset:
-    return _SOURCES[name](root)
+    try:
+        return _SOURCES[name](root)
+    except FileNotFoundError as error:  # of a source that doesn't look for itself
+        raise DataNotFoundError(f"data.source={name}: {error.filename} is missing (data.root={root})") from None

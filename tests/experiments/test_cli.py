@@ -1,0 +1,131 @@
+"""The command ``snnfl``: what it does, and what a user's mistake looks like."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+from snnfl.config import compose
+
+DEMO = "experiments/conf/demo.yaml"
+SMALL = ["run.rounds=1", "training.epochs=1", "conversion.steps=4", "data.clients=3"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "CONFIGURATIONS", cli.CONFIGURATIONS.resolve())
+    monkeypatch.setenv("COLUMNS", "120")
+    repository = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").symlink_to(repository / "experiments")
+
+
+def snnfl(*arguments: str) -> int:
+    """Run the command in this process; return its exit status."""
+    handlers = logging.getLogger().handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["snnfl", *arguments])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    logging.getLogger().handlers[:] = handlers
+    return int(done.value.code or 0)
+
+
+def test_a_run_prints_a_line_per_round_and_a_table(capsys, tmp_path):
+    assert snnfl("run", DEMO, *SMALL, "run.name=small", "run.rounds=2") == 0
+    out = capsys.readouterr().out
+    assert "S-FedAvg round 1/2  server SNN" in out
+    assert "S-FedAvg round 2/2  server SNN" in out
+    assert "clients' ANN" in out
+    assert {path.name for path in (tmp_path / "runs" / "small").iterdir()} == {
+        "accuracy.png",
+        "accuracy.svg",
+        "config.yaml",
+        "environment.json",
+        "final_ann.safetensors",
+        "final_snn.safetensors",
+        "metrics.jsonl",
+    }
+
+
+def test_the_demo_compares_both_algorithms(capsys, tmp_path):
+    assert snnfl("demo", *SMALL) == 0
+    out = capsys.readouterr().out
+    rows = {
+        name: json.loads((tmp_path / "runs" / name / "metrics.jsonl").read_text()) for name in ("demo", "demo_fedavg")
+    }
+    assert rows["demo"]["server_snn_accuracy"] is not None
+    assert rows["demo_fedavg"]["server_snn_accuracy"] is None
+    for row in rows.values():
+        assert f"{100 * row['server_ann_accuracy']:.2f} %" in out
+    assert (tmp_path / "runs" / "demo" / "comparison.png").stat().st_size > 1000
+    assert snnfl("demo", *SMALL) == 0, "a second demo replaces the first"
+
+
+def test_print_config_resolves_and_runs_nothing(capsys, tmp_path):
+    assert snnfl("run", DEMO, "data.beta=0.25", "--print-config") == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert compose(tmp_path / "printed.yaml") == compose(DEMO, ["data.beta=0.25"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_partition_is_drawn(capsys, tmp_path):
+    assert snnfl("data", "plot", DEMO, "--output", "who.svg") == 0
+    assert "who.svg: 10 clients" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "who.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "experiments/conf/dmo.yaml"], ["no such file", "demo.yaml"]),
+        (["run", DEMO, "data.clints=5"], ["data.clints", "5", "clients"]),
+        (["run", DEMO, "data.clients=many"], ["data.clients=many", "a whole number"]),
+        (["run", DEMO, "data.clients=0"], ["data.clients=0", "at least 1"]),
+        (["run", DEMO, "data.source=cifar"], ["data.source=cifar", "cifar10"]),
+        (["run", DEMO, "data.source=cifar10", "data.root=/nowhere"], ["/nowhere", "snnfl data fetch cifar10"]),
+        (["run", DEMO, "model.name=lenet"], ["model.name=lenet", "lenet5"]),
+        (["run", DEMO, "model.name=vgg16"], ["vgg16", "32"]),
+        (["run", DEMO, "strategy.name=fedavgg"], ["strategy.name=fedavgg", "fedavg"]),
+        (["run", DEMO, "run.device=cuda:9"], ["run.device=cuda:9", "cpu"]),
+        (["run", DEMO, "data.clients=1000"], ["data.", "minimum_samples"]),
+        (["data", "fetch", "digits"], ["digits", "no download"]),
+        (["data", "plot", DEMO, "--output", "x.docx"], ["x.docx", "png"]),
+        (["data", "plot", DEMO, "--output", "/dev/null/x.png"], ["/dev/null/x.png", "cannot be written"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_path):
+    assert snnfl(*arguments) == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    assert all(word in captured.err for word in words), captured.err
+    assert "Traceback" not in captured.err + captured.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(capsys):
+    assert snnfl("run", DEMO, *SMALL, "run.name=once", "run.overwrite=false") == 0
+    capsys.readouterr()
+    assert snnfl("run", DEMO, *SMALL, "run.name=once", "run.overwrite=false") == 2
+    assert "run.overwrite=true" in capsys.readouterr().err
+
+
+def test_a_run_in_which_every_client_fails_says_so(capsys, tmp_path):
+    assert snnfl("run", DEMO, *SMALL, "run.name=wild", "training.learning_rate=1e20") == 1
+    captured = capsys.readouterr()
+    assert "lower training.learning_rate" in captured.out
+    assert "no client sent a valid update" in captured.err
+    row = json.loads((tmp_path / "runs" / "wild" / "metrics.jsonl").read_text())
+    assert row["failed"] == 3
+    assert row["server_snn_accuracy"] is None
+
+
+@pytest.mark.parametrize("arguments", [[], ["run", "--help"], ["data", "--help"], ["demo", "--help"]])
+def test_help_teaches(arguments, capsys):
+    snnfl(*arguments)
+    captured = capsys.readouterr()
+    assert "Usage" in captured.out + captured.err

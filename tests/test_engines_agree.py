@@ -1,0 +1,81 @@
+"""The repository itself as a Flower app: the same weights in process, by ``flower-simulation`` and by ``flwr run``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from flwr_local import BINARIES, TIMEOUT, flwr_run, local_superlink, needs_proc, processes_with
+from safetensors.torch import load_file
+
+from clients.client_app import app as client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.config import compose, flatten
+from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
+from strategies.server_app import app as server_app
+
+REPOSITORY = Path(__file__).parents[1]
+OVERRIDES = ["run.rounds=2", "training.epochs=1", "conversion.steps=8", "data.partition=dirichlet", "data.clients=3"]
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that the others must equal."""
+    folder = tmp_path_factory.mktemp("in-process")
+    config = compose(None, [*OVERRIDES, f"run.directory={folder}"])
+    run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
+    return folder / "run"
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    """Both final networks are equal bit for bit, and so is what was measured of them."""
+    for name in (ANN_FILE, SNN_FILE):
+        ours, theirs = load_file(found / name), load_file(expected / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    measured = ("round", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean", "bytes_up")
+    rows, wanted = ([{key: row[key] for key in measured} for row in read_metrics(run)] for run in (found, expected))
+    assert rows == wanted
+    assert [row["round"] for row in rows] == [1, 2]
+
+
+def toml(overrides: list[str]) -> str:
+    """Write overrides as Flower reads them: text in quotes."""
+    pairs = (item.split("=", 1) for item in overrides)
+    return " ".join(f'{key}="{value}"' if not value.isdigit() else f"{key}={value}" for key, value in pairs)
+
+
+@pytest.mark.ray
+@pytest.mark.flwr
+@needs_proc
+def test_flower_simulation_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "SNNFL_TEST": str(tmp_path)}
+    command = [BINARIES / "flower-simulation", "--app", str(REPOSITORY), "--num-supernodes", "3"]
+    config = toml([*OVERRIDES[:-1], f"run.directory={tmp_path}"])
+    done = subprocess.run(
+        [*command, "--run-config", config], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_runs(tmp_path / "run", in_process)
+    assert not processes_with("SNNFL_TEST", str(tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.flwr
+@needs_proc
+def test_flwr_run_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
+    with local_superlink(tmp_path, 3) as env:
+        flwr_run(REPOSITORY, env, toml([*OVERRIDES, f"run.directory={tmp_path}"]))
+    assert_equal_runs(tmp_path / "run", in_process)
+    assert not processes_with("FLWR_HOME", str(tmp_path / "flwr-home"))
+
+
+def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:
+    config = compose(None, [*OVERRIDES, f"run.directory={tmp_path}"])
+    run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
+    assert_equal_runs(tmp_path / "run", in_process)
+    for name in (ANN_FILE, SNN_FILE):
+        assert (tmp_path / "run" / name).read_bytes() == (in_process / name).read_bytes()
