@@ -62,8 +62,9 @@ def spiking_update(
         server_round: Decides, with the partition, which images.
 
     Returns:
-        Folded weights ``<layer>.weight``, calibrated biases ``<layer>.bias``, ``<layer>.threshold`` and batch
-        normalisation ``<norm>.gamma``, ``.beta``, ``.mean``, ``.var``.
+        Folded weights ``<layer>.weight``, calibrated biases ``<layer>.bias``, ``<layer>.threshold``, ``.potential`` or
+        ``.time_bias`` where those are calibrated, and batch normalisation ``<norm>.gamma``, ``.beta``, ``.mean`` and
+        ``.var``.
     """
     draw = rng.generator(work.config.run.seed, "calibration", server_round, partition)
     indices = work.partitions[partition]

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from snnfl.config import Config, ConfigError, to_yaml
+from snnfl.spiking.storage import write_bytes
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 METRICS_FILE = "metrics.jsonl"
 ANN_FILE = "final_ann.safetensors"
 SNN_FILE = "final_snn.safetensors"
+NIR_FILE = "final_snn.nir"
 FIGURE_FILES = ("accuracy.png", "accuracy.svg")
 
 _PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
@@ -47,14 +47,17 @@ class RunDirectory:
         Raises:
             ConfigError: If an earlier run lies there and ``run.overwrite`` is off, or the folder cannot be written.
         """
-        path = Path(config.run.directory).expanduser().resolve() / config.run.name
+        try:
+            path = Path(config.run.directory).expanduser().resolve() / config.run.name
+        except (RuntimeError, ValueError) as error:  # no such user, or a character that no path has
+            raise ConfigError(f"run.directory={config.run.directory!r}: not a folder's name ({error})") from None
         run = cls(path)
         try:
             if (path / CONFIG_FILE).exists() and not config.run.overwrite:
                 way_out = "choose another name, or set run.overwrite=true"
                 raise ConfigError(f"run.name={config.run.name}: {path} holds an earlier run; {way_out}")
             path.mkdir(parents=True, exist_ok=True)
-            for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, *FIGURE_FILES):
+            for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, NIR_FILE, *FIGURE_FILES):
                 (path / name).unlink(missing_ok=True)
             run.write_text(ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
             run.write_text(CONFIG_FILE, to_yaml(config))
@@ -71,19 +74,7 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file in one step: either the old content is there or the new one."""
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
-
-    def save_arrays(self, name: str, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Write arrays as safetensors, in one step, with a description as JSON text under the key ``snnfl``.
-
-        It is one key because safetensors writes several in an order of its own, and equal runs shall give equal files.
-        """
-        temporary = self.path / f".{name}.tmp"
-        plain = {key: array.detach().cpu().contiguous() for key, array in arrays.items()}
-        save_file(plain, temporary, {"snnfl": json.dumps(about)})
-        temporary.replace(self.path / name)
+        write_bytes(self.path / name, text.encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

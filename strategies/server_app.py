@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from snnfl.config import Config, unflatten
 from snnfl.protocol import train_metrics
+from snnfl.spiking import SpikingGraph
+from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
 from strategies.bases import build_base
 from strategies.cohort import Cohort
@@ -16,6 +20,8 @@ from strategies.recorder import Observer, Recorder
 from strategies.run_directory import ANN_FILE, FIGURE_FILES, SNN_FILE, RunDirectory, read_metrics
 from strategies.spiking import Spiking
 from strategies.update import UpdateSpec, ann_specs
+
+logger = logging.getLogger(__name__)
 
 
 def server_app(observer: Observer = lambda row: None) -> ServerApp:
@@ -42,6 +48,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         CohortError: If the nodes don't fit it.
     """
     work = workspace(config)
+    _ = work.partitions  # a partition that cannot be made is the user's mistake, not a failure of every client
     strategy, arrays = build_strategy(work)
     cohort = Cohort(grid)
     cohort.assemble(config.data.clients, timeout=config.strategy.timeout)
@@ -77,16 +84,29 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         seed=seed,
         minimum_replies=minimum,
     )
+    if exposed := exposed_biases(work.graph, config.conversion.calibration):
+        logger.warning(
+            "conversion.calibration=%s shifts no bias of %s: an update holds these private biases as they are, or "
+            "folded with its own batch normalisation",
+            config.conversion.calibration,
+            ", ".join(exposed),
+        )
     private = () if config.strategy.bias_back else work.biases
     return strategy, ArrayRecord({name: array for name, array in state.items() if name not in private})
 
 
+def exposed_biases(graph: SpikingGraph, calibration: str) -> tuple[str, ...]:
+    """Name the layers whose private bias the server can read off an update, because calibration doesn't shift it."""
+    sites = [graph.calibration_site(name) for name in (*(node.inputs[0] for node in graph.spikes), graph.output)]
+    shifted = {site.name for site in sites if site is not None} if calibration in ("bias", "bias_potential") else set()
+    return tuple(node.name for node in graph.affines if node.has_bias and node.name not in shifted)
+
+
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
-    about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds}
-    directory.save_arrays(ANN_FILE, arrays.to_torch_state_dict(), {**about, "kind": "ann"})
+    about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
+    write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
     if isinstance(strategy, Spiking) and strategy.network is not None:
-        spiking = {"initial_potential": strategy.network.initial_potential, "steps": config.conversion.steps}
-        directory.save_arrays(SNN_FILE, strategy.network.parameters, {**about, "kind": "snn", **spiking})
+        strategy.network.save(directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 
 

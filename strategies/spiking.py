@@ -11,8 +11,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from snnfl.config import ConversionConfig
+from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import recover
+from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.protocol import ARRAYS, METRICS
 from snnfl.spiking import SpikingGraph, SpikingNetwork
 from strategies.guarded import Guarded
@@ -22,10 +23,11 @@ from strategies.update import Update, UpdateSpec, spiking_specs
 class Spiking(Guarded):
     """Aggregate spiking updates by any base strategy.
 
-    Clients send folded weights ``W_S``, calibrated biases ``b'``, thresholds ``V`` and batch normalisation. The
-    server averages the spiking network, weighted by examples, and keeps it in :attr:`network`. From each update it
-    recovers the ANN weights ``W_A = W_S sigma/gamma``; these, with the batch normalisation, are the replies that
-    the base strategy aggregates as if no conversion had been. Biases aren't among them: clients keep their own.
+    Clients send folded weights ``W_S``, calibrated biases ``b'``, thresholds ``V`` and batch normalisation, and what
+    else the conversion calibrates: initial potentials, or biases in time. The server averages the spiking network,
+    weighted by examples, and keeps it in :attr:`network`. From each update it recovers the ANN weights
+    ``W_A = W_S sigma/gamma``; these, with the batch normalisation, are the replies that the base strategy aggregates
+    as if no conversion had been. Biases aren't among them: clients keep their own.
 
     With ``bias_back`` the server also infers each client's biases from ``b'`` and the batch normalisation and
     returns their aggregate (SNFL, Table 3).
@@ -39,6 +41,9 @@ class Spiking(Guarded):
         bias_back: Whether biases are returned.
         seed: Seed of the run.
         minimum_replies: Valid replies below which nothing is aggregated.
+
+    Raises:
+        ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
     """
 
     def __init__(
@@ -53,7 +58,19 @@ class Spiking(Guarded):
         seed: int = 0,
         minimum_replies: int = 1,
     ) -> None:
-        arrays = spiking_specs(graph, state, per_channel=conversion.thresholds == "channel_mmse")
+        in_time = conversion.calibration == "time_bias"
+        if in_time and conversion.calibration_length < conversion.steps:
+            raise ConfigError(
+                f"conversion.calibration_steps={conversion.calibration_steps}: calibration=time_bias needs a bias for "
+                f"each of the conversion.steps={conversion.steps}; give as many, or null"
+            )
+        arrays = spiking_specs(
+            graph,
+            state,
+            per_channel=conversion.thresholds == "channel_mmse",
+            potentials=conversion.calibration in ("potential", "bias_potential"),
+            time_biases=conversion.calibration_length if in_time else 0,
+        )
         spec = UpdateSpec(arrays=arrays, metrics=metrics)
         super().__init__(base, spec, seed=seed, minimum_replies=minimum_replies)
         self.graph = graph
@@ -77,11 +94,10 @@ class Spiking(Guarded):
         return [self._recovered(message, update) for message, update in zip(valid, updates, strict=True)]
 
     def _average(self, updates: list[Update]) -> dict[str, Tensor]:
-        """Average weights, biases and thresholds by examples (SNFL, "Server Aggregation"; FedAvg, eq. 2)."""
+        """Average the spiking network's arrays by examples (SNFL, "Server Aggregation"; FedAvg, eq. 2)."""
         total = sum(update.examples for update in updates)
-        names = [node.name for node in self.graph.affines]
-        wanted = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
-        wanted += [f"{node.name}.threshold" for node in self.graph.spikes]
+        norms = {f"{node.norm}.{name}" for node in self.graph.affines for name in NORM_FIELDS if node.norm}
+        wanted = [name for name in self.spec.arrays if name not in norms]
         parts = [(update.examples / total, update.arrays) for update in updates]
         return {name: torch.stack([share * arrays[name] for share, arrays in parts]).sum(0) for name in wanted}
 

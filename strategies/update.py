@@ -74,13 +74,22 @@ def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
     }
 
 
-def spiking_specs(graph: SpikingGraph, state: Mapping[str, Tensor], *, per_channel: bool) -> dict[str, ArraySpec]:
+def spiking_specs(
+    graph: SpikingGraph,
+    state: Mapping[str, Tensor],
+    *,
+    per_channel: bool,
+    potentials: bool = False,
+    time_biases: int = 0,
+) -> dict[str, ArraySpec]:
     """Describe the update of an S-client: folded weights, calibrated biases, thresholds and batch normalisation.
 
     Args:
         graph: Structure of the network.
         state: An ANN state, for the shapes.
         per_channel: Whether a threshold belongs to a channel, not to a layer.
+        potentials: Whether initial potentials are calibrated.
+        time_biases: Number of time steps that have a calibrated bias of their own.
     """
     specs: dict[str, ArraySpec] = {}
     for node in graph.affines:
@@ -92,8 +101,13 @@ def spiking_specs(graph: SpikingGraph, state: Mapping[str, Tensor], *, per_chann
                 values: Literal["finite", "non-negative"] = "non-negative" if field == "var" else "finite"
                 specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
     for spike in graph.spikes:
-        shape = (graph.channels(spike.name, state) if per_channel else 1,)
+        channels = graph.channels(spike.name, state) if per_channel or potentials or time_biases else 1
+        shape = (channels if per_channel else 1,)
         specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
+        if potentials:
+            specs[f"{spike.name}.potential"] = ArraySpec(shape=(channels,))
+        if time_biases:
+            specs[f"{spike.name}.time_bias"] = ArraySpec(shape=(time_biases, channels))
     return specs
 
 

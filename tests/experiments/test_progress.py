@@ -1,0 +1,137 @@
+"""What a person sees of a run."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
+from rich.console import Console
+
+from experiments.engines.in_process import restored_task_identity
+from experiments.progress import RoundProgress, WatchedClientApp, algorithm, percent, results_table
+from snnfl.config import compose
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=160, force_terminal=terminal, color_system=None)
+
+
+def written(target: Console) -> str:
+    file = target.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def row(**values: Any) -> dict[str, Any]:
+    return {
+        "round": 2,
+        "server_snn_accuracy": 0.9125,
+        "server_ann_accuracy": 0.5,
+        "client_ann_accuracy_mean": 0.75,
+        "client_ann_accuracy_std": 0.0312,
+        "train_loss": 0.25,
+        "refused": 0,
+        "failed": 0,
+        "bytes_up": 2_340_000,
+        "seconds_round": 1.26,
+        **values,
+    }
+
+
+def progress(target: Console, *overrides: str) -> RoundProgress:
+    return RoundProgress(compose(None, ["run.rounds=10", "data.clients=20", *overrides]), target)
+
+
+def test_each_finished_round_is_one_line() -> None:
+    target = console()
+    with progress(target) as shown:
+        for values in ({}, {"server_snn_accuracy": None, "train_loss": None}, {"refused": 3, "failed": 1, "round": 10}):
+            shown.round_done(row(**values))
+    lines = written(target).strip().splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "S-FedAvg round  2/10  server SNN 91.25 %  server ANN 50.00 %  loss 0.250  1.3 s",
+        "S-FedAvg round  2/10  server ANN 50.00 %  1.3 s",
+        "S-FedAvg round 10/10  server SNN 91.25 %  server ANN 50.00 %  loss 0.250  3 refused, 1 failed  1.3 s",
+    ]
+
+
+@pytest.mark.parametrize(("fraction", "selected"), [(1.0, 20), (0.5, 10), (0.13, 2), (0.01, 1)])
+def test_the_bar_has_as_many_steps_as_clients_are_selected(fraction: float, selected: int) -> None:
+    with progress(console(terminal=True), f"strategy.fraction_train={fraction}") as shown:
+        [task] = shown.progress.tasks
+        assert (task.total, task.completed, task.description) == (selected, 0, "round 1/10")
+        shown.client_done()
+        assert task.completed == 1
+        shown.round_done(row(round=1))
+        assert (task.total, task.completed, task.description) == (selected, 0, "round 2/10")
+        shown.round_done(row(round=10))
+        assert task.description == "round 10/10"
+
+
+def test_training_a_client_advances_the_bar_and_nothing_else_does() -> None:
+    replies: list[Message] = []
+
+    class App(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            replies.append(Message(RecordDict(), reply_to=message))
+            return replies[-1]
+
+    with restored_task_identity(), progress(console(terminal=True)) as shown:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        watched = WatchedClientApp(App(), shown)
+        context = Context(1, 2, {}, RecordDict(), {})
+        done = []
+        for kind in ("query", "train", "evaluate", "train"):
+            assert watched(Message(RecordDict(), 2, kind), context) is replies[-1]
+            done.append(shown.progress.tasks[0].completed)
+    assert done == [0, 1, 1, 2]
+
+
+def test_an_error_ends_the_drawing() -> None:
+    shown = progress(console(terminal=True))
+
+    def fail() -> None:
+        with shown:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert not shown.progress.live.is_started
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "S-FedAvg"),
+        (["strategy.spiking=false"], "FedAvg"),
+        (["strategy.name=fedprox"], "S-fedprox"),
+    ],
+)
+def test_algorithms_are_called_as_in_the_papers(overrides: list[str], name: str) -> None:
+    assert algorithm(compose(None, overrides)) == name
+
+
+def test_percentages() -> None:
+    assert [percent(value) for value in (0.0, 0.12345, 1.0, None)] == ["0.00 %", "12.35 %", "100.00 %", "–"]
+
+
+def test_the_table_holds_the_last_rounds_side_by_side() -> None:
+    config = compose(None, ["run.rounds=2"])
+    plain = compose(None, ["run.rounds=2", "strategy.spiking=false"])
+    runs = [
+        (config, [row(round=1, seconds_round=9.6), row()]),
+        (plain, [row(server_snn_accuracy=None, client_ann_accuracy_mean=None, client_ann_accuracy_std=None)]),
+    ]
+    target = console()
+    target.print(results_table(runs))
+    text = written(target)
+    assert "digits, 10 clients, 2 rounds" in text
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    assert cells == [
+        ["S-FedAvg", "91.25 %", "50.00 %", "75.00 % ± 3.12", "2.34", "11"],
+        ["FedAvg", "–", "50.00 %", "–", "2.34", "1"],
+    ]

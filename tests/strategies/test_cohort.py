@@ -1,0 +1,251 @@
+"""The cohort: one order of clients everywhere, whatever the engine does."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import sample_nodes
+
+from strategies.cohort import Cohort, CohortError, Traffic, seeded_sampling
+from strategies.update import array_bytes
+
+NODES = {901: 2, 17: 0, 2**63 - 1: 1, 3: 3}  # node: partition
+
+Scripted = Callable[..., Any]
+
+
+def holding(partitions: dict[int, object]) -> Callable[[Message], Message]:
+    """Answer a query with the partition of the node."""
+
+    def answer(message: Message) -> Message:
+        content = RecordDict({"metrics": MetricRecord({"partition-id": partitions[message.metadata.dst_node_id]})})
+        return Message(content, reply_to=message)
+
+    return answer
+
+
+def echo(message: Message) -> Message:
+    return Message(message.content, reply_to=message)
+
+
+def assembled(scripted: Scripted, answer: Callable[[Message], Message] = echo) -> Cohort:
+    cohort = Cohort(scripted(list(NODES), holding(NODES)))
+    cohort.assemble(4, timeout=9.0)
+    cohort.grid.answer = answer
+    return cohort
+
+
+def messages(cohort: Cohort, content: RecordDict | None = None) -> list[Message]:
+    return [Message(content or RecordDict(), node, "train") for node in sorted(NODES)]
+
+
+def test_nodes_are_shown_in_the_order_of_their_partitions(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    assert cohort.partitions == NODES
+    assert list(cohort.get_node_ids()) == [17, 2**63 - 1, 901, 3]
+    assert {message.metadata.message_type for message in cohort.grid.asked} == {"query"}
+    assert cohort.grid.timeouts == [9.0]
+    assert cohort.traffic == Traffic()  # a query carries no arrays, and its seconds aren't a round's
+
+
+def test_nodes_that_come_and_go(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    cohort.grid.nodes = [3, 55, 17]  # 55 is new, two are gone
+    assert list(cohort.get_node_ids()) == [17, 3]
+
+
+def test_messages_go_and_replies_come_in_the_order_of_partitions(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    cohort.grid.asked.clear()
+    replies = cohort.send_and_receive(messages(cohort), timeout=4.0)  # the grid answers in reverse
+    assert [message.metadata.dst_node_id for message in cohort.grid.asked] == [17, 2**63 - 1, 901, 3]
+    assert [reply.metadata.src_node_id for reply in replies] == [17, 2**63 - 1, 901, 3]
+    assert [cohort.partition_of(reply) for reply in replies] == [0, 1, 2, 3]
+    assert cohort.grid.timeouts[-1] == 4.0
+
+    names = cohort.push_messages(messages(cohort))
+    assert [reply.metadata.src_node_id for reply in cohort.pull_messages(names)] == [17, 2**63 - 1, 901, 3]
+
+
+def test_the_superlinks_answer_for_a_dead_node_belongs_to_that_node(scripted: Scripted) -> None:
+    # Flower answers under the SuperLink's own id, 1 (flwr/server/superlink/linkstate/utils.py).
+    def answer(message: Message) -> Message:
+        if message.metadata.dst_node_id != 901:
+            return echo(message)
+        reply = Message(Error(5, "Node Unavailable"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = 1
+        return reply
+
+    cohort = assembled(scripted, answer)
+    replies = list(cohort.send_and_receive(messages(cohort)))
+    assert [(cohort.partition_of(reply), cohort.node_of(reply)) for reply in replies] == [
+        (0, 17),
+        (1, 2**63 - 1),
+        (2, 901),
+        (3, 3),
+    ]
+    assert replies[2].has_error()
+
+
+def test_a_reply_that_answers_nothing_comes_last(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    stranger = Message(RecordDict(), reply_to=Message(RecordDict(), 12345, "train"))
+    assert (cohort.partition_of(stranger), cohort.node_of(stranger)) == (4, 12345)
+
+
+@pytest.mark.parametrize(
+    ("partitions", "found"),
+    [
+        ({5: 0, 6: 0}, r"\[0, 0\]"),
+        ({5: 1, 6: 2}, r"\[1, 2\]"),
+        ({5: -1, 6: 0}, r"\[-1, 0\]"),
+        ({5: 0.0, 6: 1}, r"\[-1, 1\]"),
+        ({5: [0], 6: 1}, r"\[-1, 1\]"),
+    ],
+)
+def test_wrong_partitions_are_an_error(scripted: Scripted, partitions: dict[int, Any], found: str) -> None:
+    cohort = Cohort(scripted(list(partitions), holding(partitions)))
+    with pytest.raises(CohortError, match=rf"hold the partitions {found}; expected each of 0 to 1 once"):
+        cohort.assemble(2, timeout=1.0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"metrics": ConfigRecord({"partition-id": 0})}),
+        RecordDict({"metrics": MetricRecord({"partition": 0})}),
+        RecordDict({"other": MetricRecord({"partition-id": 0})}),
+    ],
+)
+def test_an_answer_without_a_partition_is_an_error(scripted: Scripted, content: RecordDict) -> None:
+    cohort = Cohort(scripted([5], lambda message: Message(content, reply_to=message)))
+    with pytest.raises(CohortError, match=r"hold the partitions \[-1\]"):
+        cohort.assemble(1, timeout=1.0)
+
+
+def test_a_node_that_does_not_answer_is_an_error(scripted: Scripted) -> None:
+    grid = scripted([5, 6], holding({5: 0, 6: 1}))
+    answer = grid.send_and_receive
+    grid.send_and_receive = lambda messages, timeout: answer(messages, timeout=timeout)[:1]
+    with pytest.raises(CohortError, match=r"hold the partitions \[1\]; expected each of 0 to 1"):
+        Cohort(grid).assemble(2, timeout=1.0)
+
+
+def test_a_node_that_cannot_take_part_is_named_with_its_reason(
+    scripted: Scripted, reply: Callable[..., Message]
+) -> None:
+    attack = "ConfigError: data.root\x1b[2J\nsnnfl: all is well" + "x" * 10**6
+
+    def answer(message: Message) -> Message:
+        return Message(Error(0, attack), reply_to=message)
+
+    with pytest.raises(CohortError, match=r"^node 5 cannot take part: ConfigError: data.root") as error:
+        Cohort(scripted([5], answer)).assemble(1, timeout=1.0)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400
+    with pytest.raises(CohortError, match=r"^node 11 cannot take part: it sent no content$"):
+        Cohort(scripted([11], lambda message: reply(None))).assemble(1, timeout=1.0)
+
+
+def test_too_many_nodes_are_an_error(scripted: Scripted) -> None:
+    with pytest.raises(CohortError, match=r"3 nodes are connected, but data.clients=2"):
+        Cohort(scripted([1, 2, 3], echo)).assemble(2, timeout=1.0)
+
+
+def test_too_few_nodes_are_waited_for(scripted: Scripted) -> None:
+    with pytest.raises(CohortError, match=r"1 of data.clients=2 nodes connected within 0.1 s"):
+        Cohort(scripted([1], echo)).assemble(2, timeout=0.1)
+
+    class Late(list[int]):
+        connected = time.monotonic() + 0.3
+
+        def __iter__(self) -> Any:
+            return iter([5, 6] if time.monotonic() > self.connected else [5])
+
+    grid = scripted(Late(), holding({5: 1, 6: 0}))
+    cohort = Cohort(grid)
+    cohort.assemble(2, timeout=30.0)
+    assert list(cohort.get_node_ids()) == [6, 5]
+
+
+def test_every_byte_of_every_array_is_counted(scripted: Scripted) -> None:
+    down = RecordDict(
+        {"arrays": ArrayRecord({"w": Array(np.zeros((10, 10), np.float32))}), "config": ConfigRecord({"a": 1})}
+    )
+    up = {node: b"x" * (100 + node % 50) for node in NODES}
+
+    def answer(message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        if node == 3:
+            return Message(Error(0, "no luck"), reply_to=message)
+        records = {"a": ArrayRecord({"w": Array("float32", (1,), "numpy.ndarray", up[node])})}
+        return Message(RecordDict({**records, "b": ArrayRecord({"v": Array(np.zeros(3))})}), reply_to=message)
+
+    cohort = assembled(scripted, answer)
+    cohort.send_and_receive(messages(cohort, down))
+    one_down, vector = 128 + 400, 128 + 24  # NumPy's header has 128 bytes
+    assert array_bytes(down) == one_down
+    assert cohort.traffic.down == 4 * one_down
+    assert cohort.traffic.up == sum(len(raw) + vector for node, raw in up.items() if node != 3)
+    assert cohort.traffic.seconds > 0
+    cohort.send_and_receive(messages(cohort, down)[:1])
+    taken = cohort.take_traffic()
+    assert taken.down == 5 * one_down
+    assert cohort.take_traffic() == Traffic()
+
+
+def test_the_rest_of_the_grid_is_passed_on(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    cohort.set_run("a run")
+    assert cohort.run == "a run"
+    made = cohort.create_message(RecordDict(), 17, "train")
+    assert made.metadata.dst_node_id == 17
+
+
+def sampled(seed: int, server_round: int, purpose: str, cohort: Cohort) -> list[int]:
+    with seeded_sampling(seed, server_round, purpose):
+        return sample_nodes(cohort, 1, 3)[0]
+
+
+def test_sampling_is_a_function_of_seed_round_and_purpose(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    draws = {
+        (seed, n, purpose): sampled(seed, n, purpose, cohort)
+        for seed in (0, 1)
+        for n in range(1, 11)
+        for purpose in ("train selection", "evaluate selection")
+    }
+    random.random()  # whoever else draws from the global generator has no influence
+    assert all(sampled(*key, cohort) == draw for key, draw in draws.items())
+    for fixed in ((0, "train selection"), (1, "train selection"), (0, "evaluate selection")):
+        series = [draw for (seed, _, purpose), draw in draws.items() if (seed, purpose) == fixed]
+        assert len({tuple(draw) for draw in series}) > 5
+    assert [draws[0, n, "train selection"] for n in range(1, 11)] != [
+        draws[1, n, "train selection"] for n in range(1, 11)
+    ]
+    assert [draws[0, n, "train selection"] for n in range(1, 11)] != [
+        draws[0, n, "evaluate selection"] for n in range(1, 11)
+    ]
+
+
+def test_sampling_puts_pythons_generator_back() -> None:
+    before = random.getstate()
+    with seeded_sampling(0, 1, "train selection"):
+        random.random()
+    assert random.getstate() == before
+
+    def fail() -> None:
+        with seeded_sampling(0, 1, "train selection"):
+            random.random()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert random.getstate() == before

@@ -1,0 +1,101 @@
+"""The server app: from a configuration to a strategy, and what goes wrong before anything is sent or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+
+from clients import client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.config import ConfigError, compose, flatten
+from snnfl.workspace import Workspace
+from strategies.cohort import CohortError
+from strategies.guarded import Guarded
+from strategies.server_app import app, build_strategy, exposed_biases, run, server_app
+from strategies.spiking import Spiking
+
+
+@pytest.mark.parametrize("bias_back", [True, False])
+def test_an_s_run_starts_without_biases_unless_they_come_back(bias_back: bool) -> None:
+    config = compose(None, [f"strategy.bias_back={bias_back}", "run.seed=3", "strategy.minimum_replies=2"])
+    work = Workspace(config)
+    strategy, arrays = build_strategy(work)
+    assert isinstance(strategy, Spiking)
+    assert (strategy.bias_back, strategy.seed, strategy.minimum_replies) == (bias_back, 3, 2)
+    assert strategy.conversion == config.conversion
+    biases = {"fc3.bias", "fc4.bias", "fc5.bias"}
+    assert work.initial_state.keys() - arrays.keys() == (set() if bias_back else biases)
+    assert all(torch.equal(torch.from_numpy(a.numpy()), work.initial_state[name]) for name, a in arrays.items())
+
+
+def test_a_plain_run_starts_with_everything() -> None:
+    work = Workspace(compose(None, ["strategy.spiking=false", "run.seed=3", "strategy.minimum_replies=2"]))
+    strategy, arrays = build_strategy(work)
+    assert type(strategy) is Guarded
+    assert (strategy.seed, strategy.minimum_replies) == (3, 2)
+    assert arrays.keys() == work.initial_state.keys() == strategy.spec.arrays.keys()
+
+
+def test_the_flower_app_is_the_server_app() -> None:
+    assert isinstance(app, ServerApp)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategy.name=fedavgg", r"strategy.name=fedavgg: unknown strategy; did you mean 'fedavg'"),
+        ("model.name=lenet", r"model.name=lenet"),
+        ("data.source=digit", r"data.source=digit"),
+        ("run.device=cuda:99", r"run.device=cuda:99: not available on this machine"),
+        ("data.clients=2000", r"data.clients=2000"),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_an_error_before_anything_is_sent(
+    tmp_path: Path, scripted: Callable[..., Any], override: str, message: str
+) -> None:
+    grid = scripted([2], lambda message: Message(RecordDict(), reply_to=message))
+    config = compose(None, [f"run.directory={tmp_path}", "strategy.timeout=1", override])
+    with pytest.raises(ConfigError, match=message):
+        run(grid, config)
+    assert not grid.asked
+    assert not list(tmp_path.iterdir())
+
+
+def test_nodes_that_do_not_fit_leave_no_folder(tmp_path: Path) -> None:
+    config = compose(None, [f"run.directory={tmp_path}", "data.clients=3"])
+    with pytest.raises(CohortError, match=r"4 nodes are connected, but data.clients=3"):
+        run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_run_is_found_before_training(tmp_path: Path) -> None:
+    config = compose(None, [f"run.directory={tmp_path}", "data.clients=2", "run.rounds=1", "training.epochs=1"])
+    rows: list[Any] = []
+    run_in_process(server_app(rows.append), client_app.app, run_config=flatten(config), clients=2)
+    with pytest.raises(ConfigError, match="holds an earlier run"):
+        run_in_process(server_app(rows.append), client_app.app, run_config=flatten(config), clients=2)
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "exposed"),
+    [
+        (["conversion.calibration=bias"], ()),
+        (["conversion.calibration=none"], ("fc3", "fc4", "fc5")),
+        (["conversion.calibration=time_bias", "model.batch_norm=false"], ("conv1", "conv2", "fc3", "fc4", "fc5")),
+    ],
+)
+def test_biases_that_no_calibration_shifts_are_named(overrides, exposed, caplog):
+    work = Workspace(compose(None, overrides))
+    found = exposed_biases(work.graph, work.config.conversion.calibration)
+    assert found == exposed
+    build_strategy(work)
+    lines = [record.getMessage() for record in caplog.records if record.name == "strategies.server_app"]
+    assert len(lines) == bool(exposed)
+    assert all(name in line for line in lines for name in exposed)

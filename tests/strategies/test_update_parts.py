@@ -1,0 +1,151 @@
+"""What a valid update looks like follows from the model; and the small parts of the check."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from hypothesis import given
+
+from snnfl.config import ConversionConfig, ModelConfig
+from snnfl.conversion import convert
+from snnfl.models import build_model
+from snnfl.spiking import trace
+from snnfl.training import exchangeable
+from strategies.update import (
+    UpdateRefused,
+    UpdateSpec,
+    ann_specs,
+    array_bytes,
+    check_metrics,
+    check_update,
+    one_line,
+    spiking_specs,
+)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "mlp"])
+@pytest.mark.parametrize(
+    ("thresholds", "calibration"),
+    [
+        ("layer_mmse", "bias"),
+        ("channel_mmse", "bias"),
+        ("layer_mmse", "potential"),
+        ("channel_mmse", "bias_potential"),
+        ("layer_mmse", "time_bias"),
+    ],
+)
+def test_spiking_specs_describe_what_conversion_yields(name: str, thresholds: str, calibration: str) -> None:
+    config = ModelConfig(name=name, conv_bias=True)
+    model = build_model(config, input_shape=(1, 8, 8), classes=5, generator=torch.Generator().manual_seed(0))
+    graph, state = trace(model), exchangeable(model)
+    conversion = ConversionConfig(steps=4, thresholds=thresholds, calibration=calibration, candidates=5)
+    network = convert(model, torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), conversion)
+    specs = spiking_specs(
+        graph,
+        state,
+        per_channel=thresholds == "channel_mmse",
+        potentials="potential" in calibration,
+        time_biases=4 if calibration == "time_bias" else 0,
+    )
+    norms = {layer.norm: len(network.parameters[f"{layer.name}.weight"]) for layer in graph.affines if layer.norm}
+    expected = {key: tuple(array.shape) for key, array in network.parameters.items()}
+    expected |= {f"{norm}.{short}": (n,) for norm, n in norms.items() for short in ("gamma", "beta", "mean", "var")}
+    assert {key: spec.shape for key, spec in specs.items()} == expected
+    assert {key for key, spec in specs.items() if spec.values == "positive"} == {
+        f"{spike.name}.threshold" for spike in graph.spikes
+    }
+    assert {key for key, spec in specs.items() if spec.values == "non-negative"} == {f"{norm}.var" for norm in norms}
+
+
+def test_ann_specs_describe_the_exchanged_arrays() -> None:
+    model = build_model(ModelConfig(), input_shape=(1, 8, 8), classes=5, generator=torch.Generator())
+    specs = ann_specs(exchangeable(model))
+    assert {name: spec.shape for name, spec in specs.items()} == {
+        name: tuple(array.shape) for name, array in exchangeable(model).items()
+    }
+    assert {name for name, spec in specs.items() if spec.values == "non-negative"} == {
+        "norm1.running_var",
+        "norm2.running_var",
+    }
+
+
+def test_metrics_alone(reply: Callable[..., Message], update_reply: Callable[..., Message]) -> None:
+    names, values = frozenset({"num-examples", "accuracy", "loss"}), {"num-examples": 4, "accuracy": 0.5, "loss": 1.0}
+    assert check_metrics(reply(RecordDict({"metrics": MetricRecord({**values})})), names) == values
+    for content in (RecordDict(), RecordDict({"metrics": ConfigRecord()}), update_reply({}).content):
+        with pytest.raises(UpdateRefused, match="expected the record 'metrics', found"):
+            check_metrics(reply(content), names)
+    with pytest.raises(UpdateRefused, match="expected content, found none"):
+        check_metrics(reply(None), names)
+    with pytest.raises(UpdateRefused, match=r"'loss' is missing"):
+        check_metrics(reply(RecordDict({"metrics": MetricRecord({"num-examples": 1, "accuracy": 0.5})})), names)
+
+
+def test_array_bytes_are_those_of_all_records() -> None:
+    values = Array(np.zeros((3, 4), np.float32))
+    raw = Array("int8", (7,), "numpy.ndarray", b"1234567")
+    content = RecordDict({"a": ArrayRecord({"v": values, "w": values}), "b": ArrayRecord({"x": raw})})
+    assert array_bytes(content) == 2 * (128 + 48) + 7
+    assert array_bytes(RecordDict({"metrics": MetricRecord({"a": 1})})) == 0
+
+
+@given(st.text())
+def test_one_line_is_printable_and_short(text: str) -> None:
+    line = one_line(text * 50, 40)
+    assert line.isprintable()
+    assert len(line) <= 40
+
+
+def test_one_line_removes_terminal_commands_and_keeps_words() -> None:
+    assert (
+        one_line("ValueError: \x1b[2Jgone\r\n  forged line\t\u202eevil é") == "ValueError: ?[2Jgone forged line ?evil é"
+    )
+
+
+def test_a_large_surplus_is_refused_quickly(update_reply: Callable[..., Message]) -> None:
+    spec = UpdateSpec(arrays={}, metrics=frozenset({"num-examples", "loss", "accuracy", "seconds-train"}))
+    many = update_reply({}, **{f"m{number}": 1.0 for number in range(20_000)})
+    long = update_reply({"x" * 10**6: torch.zeros(1)})
+    start = time.perf_counter()
+    with pytest.raises(UpdateRefused, match=r"'m0' is unknown \(0 missing, 20000 unknown\)"):
+        check_update(many, spec)
+    with pytest.raises(UpdateRefused, match=r"is unknown \(0 missing, 1 unknown\)") as refusal:
+        check_update(long, spec)
+    assert len(str(refusal.value)) < 200
+    assert time.perf_counter() - start < 1
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (self.path, "w"))
+
+
+def test_flowers_decoding_never_unpickles(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    raw = pickle.dumps(Payload(executed))
+    pickle.loads(raw).close()
+    assert executed.exists()  # the payload works
+    executed.unlink()
+    saved, zipped = io.BytesIO(), io.BytesIO()
+    np.save(saved, np.array([Payload(executed)], dtype=object), allow_pickle=True)
+    np.savez(zipped, a=np.array([Payload(executed)], dtype=object), allow_pickle=True)
+    for data in (raw, saved.getvalue()):
+        with pytest.raises(ValueError, match="allow_pickle"):
+            Array("object", (1,), "numpy.ndarray", data).numpy()
+    Array("object", (1,), "numpy.ndarray", zipped.getvalue()).numpy()  # an archive is opened, not read
+    assert not executed.exists()
