@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -83,6 +83,33 @@ def demo(overrides: OverridesArgument = None) -> None:
     console.print(f"results: {folder}/ (S-FedAvg, comparison.png) and {folder}_fedavg/", highlight=False)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="a run's folder, or a file of a spiking network", metavar="RUN")],
+    kind: Annotated[Literal["nir"], typer.Option("--format", help="format of the file")] = "nir",
+    output: Annotated[Path | None, typer.Option(help="file to write; default: beside the network's")] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="shape of an image, such as 1,28,28; default: that of the run's data")
+    ] = None,
+) -> None:
+    """Write a run's spiking network for other tools: snnfl export runs/demo --format nir."""
+    from snnfl.spiking import SpikingNetwork
+    from snnfl.spiking.export_nir import to_nir
+    from strategies.run_directory import SNN_FILE
+
+    path = run / SNN_FILE if run.is_dir() else run
+    if run.is_dir() and not path.exists():
+        raise ConfigError(f"{run}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
+    network = SpikingNetwork.load(path)
+    target = output or path.with_suffix(f".{kind}")
+    shape = _image_shape(path.parent, input_shape)
+    try:
+        to_nir(network, shape, target)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+    typer.echo(f"{target}: {len(network.graph.spikes)} spiking layers, images of shape {','.join(map(str, shape))}")
+
+
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100")],
@@ -126,10 +153,8 @@ def run_and_show(config: Config, console: Console) -> list[dict[str, Any]]:
     from experiments.engines.in_process import run_in_process
     from experiments.progress import RoundProgress, WatchedClientApp
     from snnfl.config import flatten
-    from snnfl.workspace import workspace
     from strategies.server_app import server_app
 
-    _ = workspace(config).partitions  # here a mistake is one error, later one for each client
     rows: list[dict[str, Any]] = []
     with RoundProgress(config, console) as progress:
 
@@ -148,13 +173,30 @@ class RunFailedError(RuntimeError):
     """A run that ended without training anything."""
 
 
+def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
+    """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
+    from snnfl import data
+    from strategies.run_directory import CONFIG_FILE
+
+    if given is not None:
+        sizes = given.split(",")
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            raise ConfigError(f"--input-shape={given}: expected whole numbers, such as 1,28,28")
+        return tuple(map(int, sizes))
+    if not (folder / CONFIG_FILE).exists():
+        raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
+    return data.load(compose(folder / CONFIG_FILE).data).input_shape
+
+
 def main() -> None:
     """Run the command; a user's mistake is one line on the standard error and exit status 2."""
+    from snnfl.spiking.export import ExportError
+    from snnfl.spiking.storage import NetworkFileError
     from strategies.cohort import CohortError
 
     try:
         app()
-    except (ConfigError, ConversionError, CohortError) as error:
+    except (ConfigError, ConversionError, CohortError, ExportError, NetworkFileError) as error:
         _fail(str(error), 2)
     except RunFailedError as error:
         _fail(str(error), 1)

@@ -54,7 +54,7 @@ class RunConfig:
     overwrite: bool = option(False, doc="replace the results of an earlier run of the same name")
     seed: int = option(0, low=0, high=2**32 - 1, doc="decides partitions, initial weights, batches and selection")
     rounds: int = option(10, low=1, doc="global communication rounds")
-    threads: int = option(1, low=1, doc="torch threads per process; results are bit-identical for equal numbers only")
+    threads: int = option(1, low=1, high=1024, doc="torch threads per process; only equal numbers give equal bits")
     device: str = option("cpu", doc="torch device of every client and the server: cpu, cuda, cuda:0, ...")
 
 
@@ -101,21 +101,49 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionConfig:
-    """How a client turns its ANN into a spiking network (SNFL, Algorithm 1, ANN-TO-SNN)."""
+    """How a client turns its ANN into a spiking network (SNFL, Algorithm 1, ANN-TO-SNN).
+
+    The defaults are the paper's mode. For few time steps there is :meth:`fast`; in a YAML file it is written out as
+    ``conversion: {steps: 32, thresholds: channel_mmse, initial_potential: half, calibration: bias}``.
+    """
 
     steps: int = option(32, low=1, doc="simulation length T")
-    thresholds: Literal["layer_mmse", "channel_mmse"] = option(
-        "layer_mmse", doc="one threshold per layer (the paper) or per channel, by grid search of the MMSE"
+    thresholds: Literal["layer_mmse", "channel_mmse", "layer_max", "percentile"] = option(
+        "layer_mmse",
+        doc="one per layer (the paper) or per channel, by grid search of the MMSE; largest activation; its percentile",
     )
-    candidates: int = option(95, low=1, high=99, doc="thresholds tried: max * (1 - 0.01 i)")
-    calibration: Literal["none", "bias"] = option("bias", doc="whether biases absorb the conversion error (eq. 6)")
-    initial_potential: Literal["zero", "half"] = option(
-        "zero", doc="membrane potential at t=0: zero (the paper) or half a threshold"
+    candidates: int = option(95, low=1, high=99, doc="thresholds that the MMSE search tries: max * (1 - 0.01 i)")
+    percentile: float = option(99.9, above=0.0, high=100.0, doc="percentage of a layer's activations, zeros included")
+    calibration: Literal["none", "bias", "potential", "bias_potential", "time_bias"] = option(
+        "bias",
+        doc="what absorbs the conversion error: biases (eq. 6), initial potentials, both, or a bias per time step",
+    )
+    initial_potential: Literal["zero", "half", "drip"] = option(
+        "zero", doc="membrane potential at t=0: zero (the paper), half a threshold, or half of one dripped in over T"
     )
     calibration_images: int = option(128, low=1, doc="private images of the client that calibrate")
+    calibration_steps: int | None = option(
+        None, low=1, doc="length that thresholds and calibration are computed for; null: steps"
+    )
+    max_bytes: int = option(
+        900_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
+    )
     minimum_scale: float = option(
         1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"
     )
+
+    @classmethod
+    def fast(cls, steps: int = 32) -> ConversionConfig:
+        """Return the options that reach the ANN's accuracy at T of 16 to 32, where the paper's mode needs hundreds.
+
+        A threshold per channel, a start at half of it, and calibrated biases. Measured: see docs/performance.md.
+        """
+        return cls(steps=steps, thresholds="channel_mmse", initial_potential="half", calibration="bias")
+
+    @property
+    def calibration_length(self) -> int:
+        """Time steps that thresholds and calibration are computed for."""
+        return self.steps if self.calibration_steps is None else self.calibration_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,14 +247,16 @@ def unflatten(run_config: Mapping[str, Any]) -> Config:
         if not separator:
             layer[key] = value
             continue
-        is_text = kinds.get(key) is str or typing.get_origin(kinds.get(key)) is Literal
-        decoded = value if is_text or not isinstance(value, str) else _decode(value)
-        layer.setdefault(section, {})[name] = decoded
+        layer.setdefault(section, {})[name] = _decode(value, kinds.get(key)) if isinstance(value, str) else value
     return _merge([layer])
 
 
-def _decode(text: str) -> Any:
-    """Read JSON text; other text stands for itself, as the path in ``data.root``."""
+def _decode(text: str, kind: Any) -> Any:
+    """Read the JSON text of a list, a number or null; an option that is text takes it as it is, but for null."""
+    if kind is str or typing.get_origin(kind) is Literal:
+        return text
+    if kind == str | None:
+        return None if text == "null" else text
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -253,10 +283,14 @@ def validate(config: Config) -> None:
             (item.metadata["high"], operator.le, "at most"),
             (item.metadata["above"], operator.gt, "more than"),
         ):
-            if bound is not None and not holds(value, bound):
+            if bound is not None and value is not None and not holds(value, bound):
                 raise ConfigError(f"{key}={value}: expected {words} {bound} ({item.metadata['doc']})")
-    if config.run.name in ("", "..") or Path(config.run.name).name != config.run.name:
-        raise ConfigError(f"run.name={config.run.name!r}: expected a plain folder name, without '/'")
+    name = config.run.name
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
+        raise ConfigError(f"run.name={name!r}: expected a plain folder name, without '/'")
+    needed, clients = config.strategy.minimum_replies, config.data.clients
+    if needed > clients:
+        raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")
 
 
 def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:
@@ -352,7 +386,14 @@ def _show(value: Any) -> str:
 
 
 def _type_name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", str | None: "text or null"}
+    names = {
+        int: "a whole number",
+        int | None: "a whole number or null",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        str | None: "text or null",
+    }
     return names.get(kind, "a list of whole numbers")
 
 

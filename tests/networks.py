@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -66,6 +67,51 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         joined = torch.cat([self.left(x), self.relu(self.right(x) + x)], dim=1)
         return self.head(torch.relu(self.mix(joined)).reshape(-1, 4 * 36))
+
+
+class Dense(nn.Module):
+    """Batch normalisation that folds into no layer: of a value that others read, of a concatenation, of a pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(3)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(3, 2, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(5)
+        self.clip = nn.ReLU6()
+        self.conv2 = nn.Conv2d(5, 4, 1)
+        self.pool = nn.AvgPool2d(2)
+        self.norm3 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.conv1(self.relu1(self.norm1(x)))], 1)
+        x = self.pool(self.conv2(self.clip(self.norm2(x))))
+        return self.head(torch.relu(self.norm3(x)).mean([2, 3]))
+
+
+class MaxPooled(nn.Module):
+    """Max pooling behind a ReLU, as module and function, and in front of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(4)
+        self.relu1 = nn.ReLU()
+        self.pool1 = nn.MaxPool2d(3, 1, padding=1)
+        self.conv2 = nn.Conv2d(4, 5, 3, padding=1)
+        self.relu2 = nn.ReLU6()
+        self.conv3 = nn.Conv2d(5, 6, 2)
+        self.pool3 = nn.MaxPool2d(2, ceil_mode=True)
+        self.relu3 = nn.ReLU()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool1(self.relu1(self.norm1(self.conv1(x))))
+        x = F.max_pool2d(self.relu2(self.conv2(x)), 2)
+        return self.head(self.relu3(self.pool3(self.conv3(x))).flatten(1))
 
 
 def trained(network: type[nn.Module], seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -9,37 +9,40 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.config import ConversionConfig
+from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_time
 from snnfl.conversion.folding import fold
-from snnfl.conversion.thresholds import mmse_threshold
+from snnfl.conversion.memory import MemoryPlan, plan_memory, value_bytes
+from snnfl.conversion.replay import CurrentStore, Replay
+from snnfl.conversion.thresholds import find_thresholds
+from snnfl.conversion.trains import Neurons, SpikeTrain
 from snnfl.spiking.graph import Spike, SpikingGraph
-from snnfl.spiking.network import (
-    CHUNK_BYTES,
-    SpikingNetwork,
-    analog_value,
-    constant_values,
-    in_fast_layout,
-    linear_value,
-    over_time,
-)
-from snnfl.spiking.neuron import broadcast, integrate_and_fire
+from snnfl.spiking.network import SpikingNetwork, add_drive, analog_value, constant_values, in_fast_layout
 from snnfl.spiking.trace import trace
-
-STORED_CURRENT_BYTES = 512 * 2**20
-"""Largest input current of one layer that is kept between the two scans; a larger one is computed twice."""
 
 
 def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> SpikingNetwork:
     """Convert a trained network to a calibrated spiking one.
 
     Layers are converted in order. Of each, the ANN's activations on ``images`` give the threshold, the spikes that
-    the layers before it emit in ``config.steps`` steps give its input current, and the difference between activation
-    and spike rate gives the shift of its bias, ``b <- b + mean(a) - mean(s)`` (equation 6). A layer's spike train is
-    kept for the next, so the cost is linear in depth; the current is linear in the bias, so one pass of convolutions
-    serves the uncalibrated and the calibrated run.
+    the layers before it emit give its input current, and the difference between activation and spike rate is what
+    calibration takes back, channel by channel, over ``T = config.calibration_length`` steps:
+
+    - ``bias``: ``b <- b + mean(a) - mean(s)`` (SNFL equation 6; Li et al. 2021, "bias correction"). The readout is
+      calibrated likewise. A layer without a bias of its own, such as one behind a pooling, is left as it is.
+    - ``potential``: ``v(0) <- v(0) + T (mean(a) - mean(s))`` (Li et al. 2021, section 4.3, "potential correction").
+      They take the mean over images alone, for each neuron; here it is over space too, so that an update's size doesn't
+      depend on the images and a server may average it, as it does biases.
+    - ``bias_potential``: the bias first, then the potential for the error that is left.
+    - ``time_bias``: :func:`~snnfl.conversion.calibration.correct_in_time`, step by step.
+
+    A layer's spike train is kept for the next, so the cost is linear in depth; the current is linear in the bias, so
+    one pass of convolutions serves the uncalibrated and the calibrated run where the currents fit into
+    ``config.max_bytes``. That ceiling covers activations, spike trains (eight steps to a byte), currents and buffers,
+    but neither the model, nor what PyTorch's own kernels use while they run.
 
     Args:
         model: The ANN, taken in evaluation mode; neither its parameters nor its mode are changed.
-        images: Calibration images, shape ``[N, ...]``, normalised as in training.
+        images: Calibration images, shape ``[N, ...]``, normalised as in training, of the model's type and device.
         config: Steps, thresholds and calibration.
 
     Returns:
@@ -47,7 +50,7 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
 
     Raises:
         ConversionError: If the model doesn't convert.
-        ValueError: If the images are empty or not finite.
+        ValueError: If the images are empty, not finite, or don't fit the model, or ``max_bytes`` is too low.
     """
     return convert_state(trace(model), model.state_dict(), images, config)
 
@@ -57,11 +60,22 @@ def convert_state(
     graph: SpikingGraph, state: Mapping[str, Tensor], images: Tensor, config: ConversionConfig
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
-    if len(images) == 0:
+    parameters = fold(graph, state)
+    _check_images(images, next(iter(parameters.values())))
+    sizes = value_bytes(graph, parameters, images)
+    plan = plan_memory(graph, sizes, images=len(images), itemsize=images.element_size(), config=config)
+    return _Conversion(graph, parameters, in_fast_layout(images), config, plan).run()
+
+
+def _check_images(images: Tensor, weight: Tensor) -> None:
+    if images.dim() == 0 or len(images) == 0:
         raise ValueError("no calibration images: give at least one")
+    if images.dtype != weight.dtype:
+        raise ValueError(f"calibration images are {images.dtype}, the model's weights {weight.dtype}: convert either")
+    if images.device != weight.device:
+        raise ValueError(f"calibration images are on {images.device}, the model on {weight.device}: move either")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("calibration images hold NaN or infinity: check the data and its normalisation")
-    return _Conversion(graph, fold(graph, state), in_fast_layout(images), config).run()
 
 
 @dataclass
@@ -72,118 +86,134 @@ class _Conversion:
     parameters: dict[str, Tensor]
     images: Tensor
     config: ConversionConfig
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    trains: dict[str, Tensor] = field(default_factory=dict)
+    plan: MemoryPlan
     means: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> SpikingNetwork:
-        uncalibrated = dict(self.parameters)  # what the ANN's activations are computed from
+        original = dict(self.parameters)  # what the ANN's activations are computed from
+        self.steps = self.config.calibration_length
+        self.replay = Replay(self.graph, self.parameters, self._constants())
+        self.store = CurrentStore(self.plan.stored, self.images)
         analog = {self.graph.input: self.images}
-        self.constants = constant_values(self.graph, self.parameters, self.images)
         for node in self.graph.nodes:
-            analog[node.name] = analog_value(node, analog, uncalibrated)
+            analog[node.name] = analog_value(node, analog, original)
             if isinstance(node, Spike):
                 self._convert_layer(node, analog[node.name])
             for name in self.graph.freed_after[node.name]:
                 del analog[name]
-        if self.config.calibration == "bias":
+        if self._calibrates("bias"):
             self._calibrate_readout(analog[self.graph.output])
         return self._network()
+
+    def _calibrates(self, what: str) -> bool:
+        """Tell whether the error of a layer's mean rate goes into its bias or its initial potential."""
+        return self.config.calibration in (what, "bias_potential")
 
     def _network(self) -> SpikingNetwork:
         return SpikingNetwork(self.graph, self.parameters, self.config.initial_potential)
 
+    def _constants(self) -> dict[str, Tensor]:
+        return constant_values(self.graph, self.parameters, self.images)
+
     def _convert_layer(self, node: Spike, activation: Tensor) -> None:
-        """Find a layer's threshold, calibrate the bias in front of it and record its spike train."""
-        source = node.inputs[0]
-        rows = activation.flatten()[None] if self.config.thresholds == "layer_mmse" else _by_channel(activation)
-        threshold = mmse_threshold(rows, self.config.steps, candidates=self.config.candidates)
-        self.parameters[f"{node.name}.threshold"] = threshold
-        site = self.graph.calibration_site(source) if self.config.calibration == "bias" else None
-        currents = None if site is None else self._calibrate(node, site.name, activation)
-        potential = self._network().rest(node.name, activation)
-        train = torch.empty_like(activation.expand(self.config.steps, *activation.shape), dtype=torch.uint8)
-        done = 0
-        for current in currents or self._currents(source, activation):
-            train[done : done + len(current)] = integrate_and_fire(current, threshold, potential, binary=True)
-            done += len(current)
+        """Find a layer's thresholds, calibrate what flows into it and record its spike train."""
+        self.parameters[f"{node.name}.threshold"] = find_thresholds(activation, self.steps, self.config)
+        if self.config.calibration == "time_bias":
+            self._record_with_time_bias(node, activation)
+            return
+        self.store.clear()
+        target = channel_mean(activation)
+        site = self.graph.calibration_site(node.inputs[0]) if self._calibrates("bias") else None
+        shift = None if site is None else (target - self._mean_rate(node, activation, None)).to(activation)
+        if self._calibrates("potential"):
+            error = target - self._mean_rate(node, activation, shift)
+            self.parameters[f"{node.name}.potential"] = (self.steps * error).to(activation)
+        self._record(node, activation, shift)
+        if site is not None and shift is not None:
+            self._shift_bias(site.name, shift)
+
+    def _mean_rate(self, node: Spike, activation: Tensor, shift: Tensor | None) -> Tensor:
+        """Run a layer; return each channel's mean spikes per step, times the threshold, as float64 ``[C]``.
+
+        Charge is conserved: what flowed in has left as spikes or is still on the membrane.
+        """
+        neurons, everything = self._neurons(node, activation, shift), slice(None)
+        charge = torch.zeros(activation.shape[1], dtype=torch.float64, device=activation.device)
+        for images in self._blocks(node):
+            potential = self._network().rest(node.name, activation[images])
+            charge += channel_sum(potential, 1)
+            forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], neurons)
+            for _, current in self._currents(node, images):
+                charge += channel_sum(current, 2)
+                forgotten.fire(everything, 0, current, potential)
+            charge -= channel_sum(potential, 1)
+        rate = charge / (self.steps * (activation.numel() // len(charge)))
+        return rate if neurons.drive is None else rate + neurons.drive
+
+    def _record(self, node: Spike, activation: Tensor, shift: Tensor | None) -> None:
+        """Run a layer and keep its spikes."""
+        train = SpikeTrain.silent(self.steps, activation, self._neurons(node, activation, shift))
+        for images in self._blocks(node):
+            potential = self._network().rest(node.name, activation[images])
+            for start, current in self._currents(node, images):
+                train.fire(images, start, current, potential)
         self._keep(node, train)
 
-    def _calibrate(self, node: Spike, site: str, activation: Tensor) -> list[Tensor] | None:
-        """Shift a bias by the layer's mean conversion error; return the shifted currents where they are stored."""
-        source, threshold = node.inputs[0], self.parameters[f"{node.name}.threshold"]
-        fits = activation.nbytes * self.config.steps <= STORED_CURRENT_BYTES
-        stored = list(self._currents(source, activation)) if fits and source not in self.constants else None
-        potential = self._network().rest(node.name, activation)
-        charge = _channel_mean(potential, 1)
-        for current in stored or self._currents(source, activation):
-            charge += _channel_mean(current, 2) * len(current)
-            integrate_and_fire(current, threshold, potential, binary=True)
-        # Charge is conserved: what flowed in has left as spikes or is still on the membrane.
-        rate = (charge - _channel_mean(potential, 1)) / self.config.steps
-        shift = _channel_mean(activation, 1) - rate
-        self._shift_bias(site, shift)
-        for current in stored or ():
-            current += broadcast(shift, activation.shape)
-        return stored
+    def _record_with_time_bias(self, node: Spike, activation: Tensor) -> None:
+        """Find a layer's bias at each time step, and keep the spikes that it then fires."""
+        neurons, network = self._neurons(node, activation, None), self._network()
+        train, target = SpikeTrain.silent(self.steps, activation, neurons), channel_mean(activation)
+        potential, everything = network.rest(node.name, activation), slice(None)
+        biases = []
+        for step in range(self.steps):
+            current = self.replay.current(node.inputs[0], everything, step, step + 1)
+            current = add_drive(current, None if neurons.drive is None else neurons.drive[None])
+            bias, spikes = correct_in_time(current, neurons.threshold, potential, target)
+            train.record(everything, step, spikes)
+            biases.append(bias)
+        self.parameters[f"{node.name}.time_bias"] = torch.stack(biases)
+        self._keep(node, train)
 
-    def _currents(self, source: str, like: Tensor) -> Iterator[Tensor]:
-        """Yield the input current of a layer, ``[length, N, ...]``, in chunks of time."""
-        length = max(1, CHUNK_BYTES // like.nbytes)
-        for start in range(0, self.config.steps, length):
-            stop = min(start + length, self.config.steps)
-            current = self._value(source, start, stop, dict(self.constants))
-            yield over_time(current, source in self.constants, stop - start)
+    def _neurons(self, node: Spike, activation: Tensor, shift: Tensor | None) -> Neurons:
+        """Make a layer's neurons, into which a drip and the shift of a bias flow at each step."""
+        drip = self._network().drive(node.name, 0, 1, self.steps)
+        drive = shift if drip is None else drip[0] if shift is None else drip[0] + shift
+        return Neurons(self.parameters[f"{node.name}.threshold"], drive, torch.empty_like(activation[:1]))
 
-    def _value(self, name: str, start: int, stop: int, values: dict[str, Tensor]) -> Tensor:
-        """Compute a value from the spike trains behind it, for the steps ``start..stop``."""
-        if name not in values:
-            node = self.graph.by_name[name]
-            if isinstance(node, Spike):
-                values[name] = self._scaled(name, self.trains[name][start:stop]).flatten(0, 1)
-            else:
-                for source in node.inputs:
-                    self._value(source, start, stop, values)
-                values[name] = linear_value(node, values, self.constants, self.parameters, stop - start)
-        return values[name]
+    def _blocks(self, node: Spike) -> Iterator[slice]:
+        size = self.plan.chunks[node.name][0]
+        return (slice(start, start + size) for start in range(0, len(self.images), size))
 
-    def _scaled(self, name: str, train: Tensor) -> Tensor:
-        """Give binary spikes their amplitude; a copy and a product in place are 4 times faster than uint8 * float."""
-        level = broadcast(self.parameters[f"{name}.threshold"], train.shape[1:])
-        return torch.empty_like(train, dtype=level.dtype).copy_(train).mul_(level)
+    def _currents(self, node: Spike, images: slice) -> Iterator[tuple[int, Tensor]]:
+        """Yield the current of some images in chunks of time, each with its first step."""
+        source, length = node.inputs[0], self.plan.chunks[node.name][1]
+        for start in range(0, self.steps, length):
+            key = (images.start, start)
+            current = self.store.get(key)
+            if current is None:
+                current = self.replay.current(source, images, start, min(start + length, self.steps))
+                if source in self.graph.varying:
+                    self.store.put(key, current)
+            yield start, current
 
-    def _keep(self, node: Spike, train: Tensor) -> None:
-        """Keep a new train, its mean where the readout reads it, and of the old ones those that are still read."""
-        behind = self.graph.trains_behind
-        if node.name in behind[self.graph.output]:
-            level = broadcast(self.parameters[f"{node.name}.threshold"], train.shape[1:])
-            self.means[node.name] = train.mean(0, dtype=level.dtype) * level
-        self.trains[node.name] = train
-        later = self.graph.spikes[self.graph.spikes.index(node) + 1 :]
-        read = frozenset().union(*(behind[layer.inputs[0]] for layer in later))
-        self.trains = {name: kept for name, kept in self.trains.items() if name in read}
+    def _keep(self, node: Spike, train: SpikeTrain) -> None:
+        """Keep a layer's train for later layers, and its mean where the readout reads it."""
+        self.replay.keep(node.name, train)
+        if node.name in self.graph.trains_behind[self.graph.output]:
+            self.means[node.name] = train.mean(self.steps)
 
     def _shift_bias(self, layer: str, shift: Tensor) -> None:
         self.parameters[f"{layer}.bias"] = self.parameters[f"{layer}.bias"] + shift
-        if layer in self.constants:
-            self.constants = constant_values(self.graph, self.parameters, self.images)
+        if layer in self.replay.constants:
+            self.replay.constants = self._constants()
 
     def _calibrate_readout(self, activation: Tensor) -> None:
         """Calibrate the last, analog layer likewise: its output over T steps is that of the mean spikes."""
         site = self.graph.calibration_site(self.graph.output)
         if site is not None:
-            values = {**self.constants, **self.means}
+            values = {**self.replay.constants, **self.means}
             for node in self.graph.nodes:
                 if node.name not in values and self.graph.trains_behind[node.name] <= self.means.keys():
                     values[node.name] = analog_value(node, values, self.parameters)
-            self._shift_bias(site.name, _channel_mean(activation - values[self.graph.output], 1))
-
-
-def _by_channel(value: Tensor) -> Tensor:
-    """View ``[N, C, *space]`` as ``[C, N * space]``."""
-    return value.transpose(0, 1).flatten(1)
-
-
-def _channel_mean(value: Tensor, channel: int) -> Tensor:
-    """Average over every dimension but ``channel``."""
-    return value.mean([dim for dim in range(value.dim()) if dim != channel])
+            error = channel_mean(activation) - channel_mean(values[self.graph.output])
+            self._shift_bias(site.name, error.to(activation))

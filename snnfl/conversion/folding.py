@@ -105,6 +105,8 @@ def fold(graph: SpikingGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     parameters = {}
     for node in graph.affines:
         weight, bias = state[f"{node.name}.weight"], state.get(f"{node.name}.bias")
+        if node.op == "scale":  # these are gamma and beta: there is no layer but the batch normalisation
+            weight, bias = torch.ones_like(weight), None
         if node.norm is None:
             bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device) if bias is None else bias
             weight, bias = weight.clone(), bias.clone()
@@ -142,6 +144,9 @@ def recover(
         weight, bias = update[f"{node.name}.weight"], update[f"{node.name}.bias"]
         if node.norm is not None:
             arrays = {field: update[f"{node.norm}.{field}"] for field in NORM_FIELDS}
+            state |= {f"{node.norm}.{NORM_FIELDS[field]}": array for field, array in arrays.items()}
+            if node.op == "scale":
+                continue
             norm = BatchNormState(**arrays, eps=node.epsilon)
             known = None if fallback is None else fallback[f"{node.name}.weight"]
             try:
@@ -149,7 +154,6 @@ def recover(
             except UnrecoverableError as error:
                 raise UnrecoverableError(f"{node.name}: {error}") from None
             bias = recover_bias(bias, norm, minimum_scale=minimum_scale)
-            state |= {f"{node.norm}.{NORM_FIELDS[field]}": array for field, array in arrays.items()}
         state[f"{node.name}.weight"] = weight
         if biases and node.has_bias:
             state[f"{node.name}.bias"] = bias

@@ -1,9 +1,46 @@
-"""Firing thresholds that minimise the squared error of rate coding, by grid search."""
+"""Firing thresholds: what a neuron's spike is worth, found from the activations that it stands for."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from snnfl.config import ConversionConfig
+
+GRID = 100
+"""Candidates are hundredths of the largest activation."""
+
+PART = 2**16
+"""Activations that are sorted into a histogram at once: their float64 copies stay in the second-level cache."""
+
+
+def find_thresholds(activation: Tensor, steps: int, config: ConversionConfig) -> Tensor:
+    """Find the thresholds of one layer.
+
+    ``layer_mmse`` and ``channel_mmse``: :func:`mmse_threshold` (Li et al. 2021, section 4.1). ``layer_max``: the
+    largest activation (Diehl et al. 2015, "model-based normalisation" from data). ``percentile``: of all activations of
+    the layer, zeros included (Rueckauer et al. 2017, section 2.2.2).
+
+    Args:
+        activation: The ANN's activations of the layer, ``[N, C, *space]``, not negative.
+        steps: Simulation length T, which the MMSE depends on.
+        config: The kind of threshold and its options.
+
+    Returns:
+        Shape ``[1]``, or ``[C]`` for ``channel_mmse``; positive, 1 where no activation is.
+
+    Raises:
+        ValueError: If an activation is negative or not finite.
+    """
+    if config.thresholds == "channel_mmse":
+        return mmse_threshold(activation.transpose(0, 1).flatten(1), steps, candidates=config.candidates)
+    row = in_memory_order(activation)[None]
+    if config.thresholds == "layer_mmse":
+        return mmse_threshold(row, steps, candidates=config.candidates)
+    check_activations(activation)
+    return _or_one(row.amax(1) if config.thresholds == "layer_max" else percentile_threshold(row, config.percentile))
 
 
 def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> Tensor:
@@ -12,9 +49,9 @@ def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> 
     ``theta* = argmin mean((a - clip(floor(a T / theta), 0, T) theta / T)^2)`` over ``theta = max(a) (1 - 0.01 i)``,
     ``i = 0 .. candidates - 1`` (Li et al. 2021, section 4.1; SNFL Algorithm 1, "Get MMSE threshold").
 
-    An activation between two levels ``k theta/T`` and ``(k+1) theta/T`` is rounded down to the first. So with the
-    row sorted and its sums of ``a`` and ``a^2`` accumulated, a candidate's error needs one look-up per level, not one
-    operation per activation: O(n log n + candidates T log n) instead of O(candidates n), and nothing is sampled.
+    An activation between two levels ``k theta/T`` and ``(k+1) theta/T`` is rounded down to the first, and the levels of
+    all candidates lie on one grid, of spacing ``max(a) / 100T``. So one histogram of counts and sums over that grid
+    gives every candidate's error: O(n + candidates T) instead of O(candidates n), and nothing is sampled.
 
     Args:
         activations: Non-negative, shape ``[rows, n]``: one row for a layer, or one per channel.
@@ -27,30 +64,76 @@ def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> 
     Raises:
         ValueError: If an activation is negative or not finite.
     """
-    if not bool(torch.isfinite(activations).all()) or bool((activations < 0).any()):
+    check_activations(activations)
+    factors = 1 - 0.01 * torch.arange(candidates, dtype=activations.dtype, device=activations.device)
+    best = [_best_candidate(*_histogram(row, GRID * steps), candidates, steps) for row in activations]
+    return _or_one(activations.amax(1) * factors[torch.stack(best)])
+
+
+def percentile_threshold(activations: Tensor, percentile: float) -> Tensor:
+    """Return a percentile of each row, linear between the two nearest values, as NumPy's; 100 is the maximum.
+
+    Args:
+        activations: Non-negative, shape ``[rows, n]``.
+        percentile: Above 0, at most 100.
+
+    Returns:
+        Shape ``[rows]``.
+    """
+    position = (activations.shape[1] - 1) * percentile / 100
+    low, high = (activations.kthvalue(1 + index, dim=1).values for index in (math.floor(position), math.ceil(position)))
+    return low + (high - low) * (position - math.floor(position))
+
+
+def search_bytes(size: int, itemsize: int, config: ConversionConfig) -> int:
+    """Bound the memory that :func:`find_thresholds` needs beside activations of ``size`` bytes."""
+    copies = 1 + 8 / itemsize if config.thresholds == "percentile" else 1  # a selection and its indices, or channels
+    tables = 64 * config.calibration_length * (GRID + config.candidates)
+    return int(copies * size) + 40 * min(PART, size // itemsize) + tables
+
+
+def check_activations(activations: Tensor) -> None:
+    """Check that activations are finite and not negative.
+
+    Raises:
+        ValueError: If they aren't.
+    """
+    low, high = activations.aminmax()  # NaN if there is any
+    if not (float(low) >= 0 and float(high) < math.inf):
         raise ValueError("activations must be finite and not negative: take them behind a ReLU")
-    ordered = activations.contiguous().sort(dim=1).values
-    maxima = ordered[:, -1:]
-    grid = maxima * (1 - 0.01 * torch.arange(candidates, dtype=ordered.dtype, device=ordered.device))
-    errors = torch.stack([_squared_error(ordered, grid, steps, row) for row in range(len(ordered))])
-    best = grid.gather(1, errors.argmin(1, keepdim=True)).squeeze(1)
-    return torch.where(maxima.squeeze(1) > 0, best, torch.ones_like(best))
 
 
-def _squared_error(ordered: Tensor, grid: Tensor, steps: int, row: int) -> Tensor:
-    """Sum ``(a - q(a))^2`` of one row for each candidate, ``[candidates]``, up to the constant sum of ``a^2``.
+def in_memory_order(value: Tensor) -> Tensor:
+    """Flatten a dense tensor in whatever order its values lie in memory, without a copy."""
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    return value.permute(order).flatten()
+
+
+def _or_one(thresholds: Tensor) -> Tensor:
+    return torch.where(thresholds > 0, thresholds, torch.ones_like(thresholds))
+
+
+def _histogram(row: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Count and sum the values that are at least ``j max/bins``, for ``j = 0 .. bins``, in units of ``max/bins``."""
+    count, total = torch.zeros(2, bins + 1, dtype=torch.float64, device=row.device)
+    largest = row.amax(0, keepdim=True).double()
+    if largest > 0:
+        for part in torch.split(row, PART):
+            values = (part / largest).mul_(bins)  # float64, and exactly `bins` for the largest
+            index = values.long()
+            count += torch.bincount(index, minlength=bins + 1)
+            total += torch.bincount(index, values, minlength=bins + 1)
+    return count.flip(0).cumsum(0).flip(0), total.flip(0).cumsum(0).flip(0)
+
+
+def _best_candidate(count: Tensor, total: Tensor, candidates: int, steps: int) -> Tensor:
+    """Return the index of the candidate with the smallest ``sum (a - q(a))^2``, from :func:`_histogram`.
 
     With ``q = k theta/T`` for ``a`` in the k-th bin: ``sum a^2 - 2 theta/T sum_k k A_k + (theta/T)^2 sum_k k^2 N_k``,
     where ``A_k`` and ``N_k`` are the bin's sum and count. Summation by parts turns ``sum_k k A_k`` into
     ``sum_k S(k)``, ``S(k)`` the sum of all ``a >= k theta/T``; likewise ``k^2`` into ``2k - 1``.
     """
-    values = ordered[row]
-    theta = grid[row].double()
-    k = torch.arange(1, steps + 1, device=values.device, dtype=torch.float64)
-    edges = (k * theta[:, None] / steps).to(values.dtype)
-    edges[:, -1] = grid[row]  # exactly: the largest activation reaches the top level of its own candidate
-    below = torch.searchsorted(values, edges.contiguous())
-    total = torch.cat([values.new_zeros(1, dtype=torch.float64), values.double().cumsum(0)])
-    count_above = (len(values) - below).double()
-    sum_above = total[-1] - total[below]
-    return (theta / steps) ** 2 * ((2 * k - 1) * count_above).sum(1) - 2 * theta / steps * sum_above.sum(1)
+    k = torch.arange(1, steps + 1, device=count.device)
+    level = GRID - torch.arange(candidates, device=count.device)  # theta/T in units of the grid
+    edges = k * level[:, None]
+    return (level**2 * (count[edges] @ (2.0 * k - 1).double()) - 2 * level * total[edges].sum(1)).argmin()

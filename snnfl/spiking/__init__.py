@@ -1,14 +1,16 @@
 """Spiking networks: neurons as pure functions, the spiking graph, its simulation."""
 
-from snnfl.spiking.graph import Affine, LinearMap, Spike, SpikingGraph
+from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike, SpikingGraph
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.neuron import integrate_and_fire
-from snnfl.spiking.trace import ConversionError, trace
+from snnfl.spiking.operations import ConversionError
+from snnfl.spiking.trace import trace
 
 __all__ = [
     "Affine",
     "ConversionError",
     "LinearMap",
+    "MaxPool",
     "Spike",
     "SpikingGraph",
     "SpikingNetwork",

@@ -1,8 +1,9 @@
 """The spiking graph: what is left of a network when ReLU becomes an integrate-and-fire layer.
 
-Three kinds of node are enough. An :class:`Affine` layer (convolution or linear, with the batch normalisation
-that was folded into it) and a parameter-free :class:`LinearMap` (pooling, addition, concatenation, reshaping) are
-linear in their input, so they may act on every time step apart or on a sum over time. A :class:`Spike` layer is not.
+Four kinds of node are enough. An :class:`Affine` layer (convolution or linear, with the batch normalisation
+that was folded into it, or one that stands alone) and a parameter-free :class:`LinearMap` (pooling, addition,
+concatenation, reshaping) are linear in their input, so they may act on every time step apart or on a sum over time. A
+:class:`Spike` layer and the :class:`MaxPool` in front of one are not.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Affine(Node):
-    """A convolution or linear layer, whose folded parameters are ``<name>.weight`` and ``<name>.bias``.
+    """A layer ``W x + b``, whose folded parameters are ``<name>.weight`` and ``<name>.bias``.
 
     Attributes:
-        op: A key of :data:`AFFINE_OPS`.
+        op: A key of :data:`AFFINE_OPS`. A ``"scale"`` is a batch normalisation that folds into no other layer: name
+            and norm are both its own, its weight and bias have one value per channel.
         arguments: Stride, padding, dilation and groups.
         norm: Name of the batch normalisation folded into it, if any.
         epsilon: Of that batch normalisation.
@@ -46,7 +48,13 @@ class Affine(Node):
     has_bias: bool = True
 
     def apply(self, values: Sequence[Tensor], parameters: Parameters) -> Tensor:
-        """Compute ``W x + b`` of a batch."""
+        """Compute ``W x + b`` of a batch.
+
+        Raises:
+            ValueError: If a linear layer gets a value that isn't ``[N, features]``: its outputs were no channels.
+        """
+        if self.op == "linear" and values[0].dim() != 2:
+            raise ValueError(f"{self.name}: linear on {list(values[0].shape)}; flatten all but the batch before it")
         weight, bias = parameters[f"{self.name}.weight"], parameters[f"{self.name}.bias"]
         return AFFINE_OPS[self.op](*values, weight, bias, **self.arguments)
 
@@ -65,10 +73,58 @@ class LinearMap(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class Spike(Node):
-    """A layer of integrate-and-fire neurons, where the ANN has a ReLU. Its threshold is ``<name>.threshold``."""
+    """A layer of integrate-and-fire neurons, where the ANN has a ReLU. Its threshold is ``<name>.threshold``.
+
+    Attributes:
+        ceiling: Of a clipped ReLU, such as 6 of ReLU6: no activation exceeds it, so neither does a threshold found
+            from activations, and a rate code is clipped at its threshold.
+    """
+
+    ceiling: float | None = None
+
+    def analog(self, value: Tensor) -> Tensor:
+        """Compute the ReLU that the neurons stand for."""
+        return F.relu(value) if self.ceiling is None else value.clamp(0, self.ceiling)
 
 
-AFFINE_OPS: dict[str, Callable[..., Tensor]] = {"conv1d": F.conv1d, "conv2d": F.conv2d, "linear": F.linear}
+@dataclass(frozen=True, kw_only=True)
+class MaxPool(Node):
+    """A maximum over windows of the current in front of a spiking layer: ``op`` is a key of :data:`MAX_OPS`.
+
+    ``max(relu(x)) = relu(max(x))``, so the analog twin is exact. The spiking network is an approximation: it takes the
+    maximum of the current at each time step, which is not linear in time, where the ANN takes that of the mean.
+    Only spiking layers, or another maximum, read one; so it is never part of the tail.
+    """
+
+    op: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, values: Sequence[Tensor], parameters: Parameters) -> Tensor:
+        """Map a batch to a batch."""
+        return MAX_OPS[self.op](*values, **self.arguments)
+
+
+GraphNode: TypeAlias = Affine | LinearMap | MaxPool | Spike
+
+
+def _scale(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    axes = [1] * (value.dim() - 2)
+    return torch.addcmul(bias.view(-1, *axes), value, weight.view(-1, *axes))
+
+
+AFFINE_OPS: dict[str, Callable[..., Tensor]] = {
+    "conv1d": F.conv1d,
+    "conv2d": F.conv2d,
+    "linear": F.linear,
+    "scale": _scale,
+}
+
+MAX_OPS: dict[str, Callable[..., Tensor]] = {
+    "max_pool1d": F.max_pool1d,
+    "max_pool2d": F.max_pool2d,
+    "adaptive_max_pool1d": F.adaptive_max_pool1d,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d,
+}
 
 LINEAR_OPS: dict[str, Callable[..., Tensor]] = {
     "avg_pool1d": F.avg_pool1d,
@@ -78,6 +134,7 @@ LINEAR_OPS: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "concatenate": lambda *values, dim: torch.cat(values, dim=dim),
     "flatten": torch.flatten,
+    "mean": torch.mean,
     "reshape": lambda value, shape: value.reshape(len(value), *shape),
 }
 
@@ -90,7 +147,7 @@ class SpikingGraph:
     server's network and every client's.
     """
 
-    nodes: tuple[Affine | LinearMap | Spike, ...]
+    nodes: tuple[GraphNode, ...]
     input: str = "input"
 
     @property
@@ -109,15 +166,18 @@ class SpikingGraph:
         return tuple(node for node in self.nodes if isinstance(node, Spike))
 
     @cached_property
-    def by_name(self) -> dict[str, Affine | LinearMap | Spike]:
+    def by_name(self) -> dict[str, GraphNode]:
         """Nodes by name."""
         return {node.name: node for node in self.nodes}
 
     @cached_property
     def consumers(self) -> dict[str, tuple[Node, ...]]:
         """Nodes that read each value."""
-        names = [self.input, *self.by_name]
-        return {name: tuple(node for node in self.nodes if name in node.inputs) for name in names}
+        found: dict[str, list[Node]] = {name: [] for name in (self.input, *self.by_name)}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                found[name].append(node)
+        return {name: tuple(readers) for name, readers in found.items()}
 
     @cached_property
     def freed_after(self) -> dict[str, tuple[str, ...]]:
@@ -145,7 +205,7 @@ class SpikingGraph:
         return frozenset(found)
 
     @cached_property
-    def body(self) -> tuple[Affine | LinearMap | Spike, ...]:
+    def body(self) -> tuple[GraphNode, ...]:
         """Nodes that have to be computed at every time step: those that vary and have spikes behind them."""
         return tuple(node for node in self.nodes if node.name in self.varying and node.name not in self.tail)
 
@@ -159,7 +219,7 @@ class SpikingGraph:
 
     @cached_property
     def trains_behind(self) -> dict[str, frozenset[str]]:
-        """Spiking layers that each value is a linear function of, together with the image."""
+        """Spiking layers whose trains each value is computed from, together with the image."""
         found: dict[str, frozenset[str]] = {self.input: frozenset()}
         for node in self.nodes:
             behind = frozenset().union(*(found[name] for name in node.inputs))
@@ -183,13 +243,14 @@ class SpikingGraph:
     def calibration_site(self, name: str) -> Affine | None:
         """Return the affine layer whose bias shifts the value ``name`` by a constant per channel, and nothing else.
 
-        The walk back goes through additions alone: a bias shift passes an addition unchanged, and one of its terms
-        suffices. A layer whose value is also read elsewhere doesn't qualify.
+        The walk back goes through additions and maxima alone: a bias shift passes them unchanged, and of an addition
+        one term suffices. A layer whose value is also read elsewhere doesn't qualify.
         """
         node = self.by_name.get(name)
+        if node is None or sum(reader.inputs.count(name) for reader in self.consumers[name]) > 1:
+            return None
         if isinstance(node, Affine):
             return node
-        if not isinstance(node, LinearMap) or node.op != "add":
-            return None
-        exclusive = (term for term in node.inputs if len(self.consumers[term]) == 1)
-        return next((site for term in exclusive if (site := self.calibration_site(term)) is not None), None)
+        if isinstance(node, MaxPool) or (isinstance(node, LinearMap) and node.op == "add"):
+            return next((site for term in node.inputs if (site := self.calibration_site(term)) is not None), None)
+        return None

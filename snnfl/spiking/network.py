@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import GraphModule
 
-from snnfl.spiking.graph import Affine, LinearMap, Parameters, Spike, SpikingGraph
+from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.neuron import broadcast, integrate_and_fire
 
-CHUNK_BYTES = 16 * 2**20
-"""Size of the widest tensor of a chunk of time. glibc reuses memory below 32 MB and maps every larger tensor anew."""
+CHUNK_BYTES = 6 * 2**20
+"""Size of the widest tensor of a chunk of time: a few such tensors stay in a third-level cache, which makes a third of
+the speed, and glibc reuses their memory, where it maps every tensor above 32 MB anew."""
 
 CHUNK_STEPS = 8
 """Time steps per chunk: enough that reading and writing the membrane potential once per chunk costs little."""
@@ -27,14 +29,17 @@ class SpikingNetwork:
     Attributes:
         graph: The structure.
         parameters: ``<layer>.weight`` and ``<layer>.bias`` of every affine layer, ``<layer>.threshold`` (shape
-            ``[1]`` or ``[C]``, positive) of every spiking one.
+            ``[1]`` or ``[C]``, positive) of every spiking one. A spiking layer may also have a ``<layer>.potential``
+            (``[C]``), which is added to its membrane potential at t=0, and a ``<layer>.time_bias`` (``[T, C]``), whose
+            row ``t`` is added to its current at step ``t``.
         initial_potential: Membrane potential at t=0: zero, or half a threshold, which centres the conversion error
-            (Deng & Gu 2020).
+            (Deng & Gu 2020). ``"drip"`` spreads that half evenly over a simulation, as the code of Li et al. (2021)
+            does: each step adds ``V_th / 2T`` to the current, T being the ``steps`` that :meth:`simulate` is asked for.
     """
 
     graph: SpikingGraph
     parameters: Parameters
-    initial_potential: Literal["zero", "half"] = "zero"
+    initial_potential: Literal["zero", "half", "drip"] = "zero"
 
     @property
     def thresholds(self) -> dict[str, Tensor]:
@@ -52,14 +57,16 @@ class SpikingNetwork:
         Args:
             images: Shape ``[N, ...]``.
             steps: Simulation length T.
-            curve: Earlier lengths whose logits are wanted too.
+            curve: Earlier lengths whose logits are wanted too. They are points of this one run: a drip is that of
+                ``steps`` at all of them, so only with it do they differ from runs of their own.
 
         Returns:
             Logits ``[N, classes]``, averaged over time, for ``steps`` and every length in ``curve``.
 
         Raises:
-            ValueError: If a length isn't in ``1..steps``.
+            ValueError: If a length isn't in ``1..steps``, or there are fewer biases in time than steps.
         """
+        self._check_steps(steps)
         points = sorted({*curve, steps})
         if points[0] < 1 or points[-1] > steps:
             raise ValueError(f"curve={list(curve)}: every length must lie between 1 and steps={steps}")
@@ -79,10 +86,67 @@ class SpikingNetwork:
                 del values[name]
         return values[self.graph.output]
 
+    def save(self, path: str | Path) -> None:
+        """Write the network as safetensors, in one step; equal networks give equal files."""
+        from snnfl.spiking.storage import save_network
+
+        save_network(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SpikingNetwork:
+        """Read a network that :meth:`save` wrote, such as a run's ``final_snn.safetensors``, without pickle.
+
+        Raises:
+            NetworkFileError: Naming the file and what is wrong with it.
+        """
+        from snnfl.spiking.storage import load_network
+
+        return load_network(path)
+
+    def to_spikingjelly(self) -> GraphModule:
+        """Build a stateful module of spikingjelly's neurons, whose forward takes one time step.
+
+        Raises:
+            ExportError: If spikingjelly is not installed, or its neurons cannot express the network.
+        """
+        from snnfl.spiking.export_spikingjelly import to_spikingjelly
+
+        return to_spikingjelly(self)
+
     def rest(self, layer: str, like: Tensor) -> Tensor:
         """Return a layer's membrane potential before the first step, of the shape and layout of its current."""
-        level = broadcast(self.parameters[f"{layer}.threshold"], like.shape)
-        return torch.empty_like(like).copy_(level * (0.0 if self.initial_potential == "zero" else 0.5))
+        potential = self.parameters[f"{layer}.threshold"] * (0.5 if self.initial_potential == "half" else 0.0)
+        if (calibrated := self.parameters.get(f"{layer}.potential")) is not None:
+            potential = potential + calibrated
+        return torch.empty_like(like).copy_(broadcast(potential, like.shape))
+
+    def drive(self, layer: str, start: int, stop: int, steps: int) -> Tensor | None:
+        """Return what flows into a layer beside its input: drip and biases in time.
+
+        Args:
+            layer: A spiking layer.
+            start: First time step.
+            stop: Time step after the last.
+            steps: Length of the whole simulation.
+
+        Returns:
+            Shape ``[1 or stop - start, 1 or C]``, or ``None`` for nothing.
+        """
+        bias = self.parameters.get(f"{layer}.time_bias")
+        rows = None if bias is None else bias[start:stop]
+        if self.initial_potential != "drip":
+            return rows
+        drip = self.parameters[f"{layer}.threshold"][None] * (0.5 / steps)
+        return drip if rows is None else rows + drip
+
+    def _check_steps(self, steps: int) -> None:
+        for node in self.graph.spikes:
+            bias = self.parameters.get(f"{node.name}.time_bias")
+            if bias is not None and len(bias) < steps:
+                raise ValueError(
+                    f"steps={steps}: {node.name} has biases for {len(bias)} time steps; simulate at most as many, or "
+                    f"convert with calibration_steps={steps}"
+                )
 
     def _simulate_block(self, images: Tensor, points: Sequence[int]) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
@@ -91,22 +155,25 @@ class SpikingNetwork:
         results, done = dict[int, Tensor](), 0
         for point in points:
             while done < point:
-                length = min(CHUNK_STEPS, point - done)
-                for name, total in self._advance(constants, potentials, length).items():
+                stop = min(done + CHUNK_STEPS, point)
+                for name, total in self._advance(constants, potentials, done, stop, points[-1]).items():
                     sums[name] = sums[name] + total if name in sums else total
-                done += length
+                done = stop
             means = {name: total / point for name, total in sums.items()}
             results[point] = readout(self.graph, self.parameters, {**constants, **means})
         return results
 
-    def _advance(self, constants: Parameters, potentials: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-        """Compute ``length`` steps of every layer before the readout; return the sums over time that it reads."""
-        graph, values, sums = self.graph, dict(constants), dict[str, Tensor]()
+    def _advance(
+        self, constants: Parameters, potentials: dict[str, Tensor], start: int, stop: int, steps: int
+    ) -> dict[str, Tensor]:
+        """Compute some of ``steps`` steps of every layer before the readout; return the sums that it reads."""
+        graph, values, sums, length = self.graph, dict(constants), dict[str, Tensor](), stop - start
         for node in graph.body:
             if isinstance(node, Spike):
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
                 if node.name not in potentials:
                     potentials[node.name] = self.rest(node.name, current[0])
+                current = add_drive(current, self.drive(node.name, start, stop, steps))
                 spikes = integrate_and_fire(current, self.parameters[f"{node.name}.threshold"], potentials[node.name])
                 values[node.name] = spikes.flatten(0, 1)
             else:
@@ -118,15 +185,20 @@ class SpikingNetwork:
         return sums
 
 
+def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
+    """Add ``[1 or T, 1 or C]``, or nothing, to a current ``[T, N, C, *space]``."""
+    return current if drive is None else current + drive.view(len(drive), 1, -1, *[1] * (current.dim() - 3))
+
+
 def in_fast_layout(images: Tensor) -> Tensor:
     """Lay pictures out channels last: convolutions of few channels run up to twice as fast, and keep the layout."""
     return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
-def analog_value(node: Affine | LinearMap | Spike, values: Mapping[str, Tensor], parameters: Parameters) -> Tensor:
+def analog_value(node: GraphNode, values: Mapping[str, Tensor], parameters: Parameters) -> Tensor:
     """Compute one value of the analog twin."""
     inputs = [values[name] for name in node.inputs]
-    return F.relu(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+    return node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
 
 
 def constant_values(graph: SpikingGraph, parameters: Parameters, images: Tensor) -> dict[str, Tensor]:
@@ -144,7 +216,7 @@ def over_time(value: Tensor, constant: bool, length: int) -> Tensor:
 
 
 def linear_value(
-    node: Affine | LinearMap,
+    node: Affine | LinearMap | MaxPool,
     values: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
     parameters: Parameters,

@@ -1,227 +1,249 @@
 """From a PyTorch module to a spiking graph, by ``torch.fx``.
 
-Every supported operation is a row of a table. Anything else is a :class:`ConversionError` that names the node and
-says what to use instead.
+Every call in the traced forward becomes a node of the graph by the table in :mod:`snnfl.spiking.operations`, or a
+:class:`ConversionError` that names the call, its line and what to use instead. Batch normalisation is then folded and
+max pooling moved in front of the neurons.
 """
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, replace
-from typing import Any, cast
+import re
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from snnfl.spiking.graph import Affine, LinearMap, Spike, SpikingGraph
+from snnfl.spiking.graph import Affine, GraphNode, MaxPool, SpikingGraph
+from snnfl.spiking.operations import BATCH, BY_TARGET, ConversionError, Operation, average_of, operation_of, way_out
+from snnfl.spiking.rewrite import fold_norms, needed, pool_before_spikes, stray_maximum
+
+MaxPooling: TypeAlias = Literal["error", "average", "pre_spike"]
 
 
-class ConversionError(ValueError):
-    """A network that has no spiking counterpart here: names the layer and the way out."""
-
-
-_RELU = {torch.relu, F.relu, "relu", "relu_"}
-_IDENTITY = {F.dropout, F.dropout2d, "contiguous", "clone"}
-_ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_CONCATENATE = {torch.cat, torch.concat, torch.concatenate}
-_RESHAPE = {"view", "reshape", torch.reshape}
-_SUPPORTED = (
-    "convolution, linear, batch norm after either, ReLU, average pooling, addition, concatenation, flatten, "
-    "reshape, dropout and identity"
-)
-_INSTEAD: dict[type[nn.Module], str] = {
-    nn.MaxPool2d: "use nn.AvgPool2d: a maximum of spike trains is not the spike train of the maximum",
-    nn.MaxPool1d: "use nn.AvgPool1d: a maximum of spike trains is not the spike train of the maximum",
-    nn.GELU: "use nn.ReLU: an integrate-and-fire rate is never negative",
-    nn.Sigmoid: "use nn.ReLU: an integrate-and-fire rate is linear in its input",
-    nn.Tanh: "use nn.ReLU: an integrate-and-fire rate is never negative",
-    nn.LayerNorm: "use batch normalisation, which is affine after training",
-    nn.GroupNorm: "use batch normalisation, which is affine after training",
-}
-
-
-def trace(model: nn.Module) -> SpikingGraph:
-    """Trace a model into a spiking graph; the model isn't changed.
+def trace(model: nn.Module, *, max_pooling: MaxPooling = "error") -> SpikingGraph:
+    """Trace a model, as it is in evaluation mode, into a spiking graph; the model isn't changed.
 
     Args:
         model: A module of one tensor argument that ``torch.fx`` can trace.
+        max_pooling: What becomes of max pooling, for the maximum of spike trains is not the spike train of the maximum.
+            ``"error"`` refuses it; ``"average"`` takes the average over the same windows, which the model should be
+            trained with; ``"pre_spike"`` takes the maximum of the current in front of the neurons at each time step,
+            an approximation (:class:`~snnfl.spiking.graph.MaxPool`; ``pre_spike_maxpool`` of spikingjelly).
 
     Returns:
-        Its graph, with batch normalisation folded into the affine layer before it and dropout removed. Nodes are
-        named after the modules of the model.
+        Its graph, with each batch normalisation folded into the affine layer before it, where nothing else reads that
+        layer, and dropout removed. Nodes are named after the modules of the model.
 
     Raises:
-        ConversionError: Naming the first operation that doesn't convert.
+        ConversionError: Naming the first operation that doesn't convert, its line in the model's source and the way
+            out.
     """
+    modes = {module: module.training for module in model.modules()}
+    recorder = _Recorder()
     try:
-        traced = fx.symbolic_trace(model)
+        traced = recorder.trace(model.eval())
     except Exception as error:  # whatever the model's forward raises on a proxy
+        frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConversionError(
-            f"{type(model).__name__} cannot be traced by torch.fx ({str(error).splitlines()[0]}); "
+            f"{type(model).__name__}{_place(frames)}: torch.fx cannot trace it ({reason}); "
             "write its forward without control flow that depends on data"
         ) from error
-    return _Tracer(traced, [name for name, _ in model.named_parameters()]).graph()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return _Walk(model, traced, max_pooling).graph()
+
+
+class _Recorder(fx.Tracer):
+    """Keeps each call's line, and ``x += y`` as what it is: a change of ``x`` that other names of ``x`` see too."""
+
+    record_stack_traces = True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+class _Proxy(fx.Proxy):
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
 
 
 @dataclass
-class _Tracer:
-    module: fx.GraphModule
-    parameters: list[str]
+class _Walk:
+    """One walk over the traced calls.
+
+    Attributes:
+        model: What was traced.
+        traced: Its calls, in order.
+        max_pooling: As in :func:`trace`.
+        values: Name of the value that each call returned.
+        memory: First call whose result each call's result shares memory with, which a change in place changes, too.
+        sizes: Calls that return no tensor but a shape (``"shape"``), its first entry (:data:`BATCH`) or another number.
+        nodes: What was made of them.
+        labels: How an error names each node.
+    """
+
+    model: nn.Module
+    traced: fx.Graph
+    max_pooling: MaxPooling
+    values: dict[fx.Node, str] = field(default_factory=dict)
+    memory: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    sizes: dict[fx.Node, str] = field(default_factory=dict)
+    nodes: dict[str, GraphNode] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     def graph(self) -> SpikingGraph:
-        self.values: dict[fx.Node, str] = {}
-        self.nodes: dict[str, Affine | LinearMap | Spike] = {}
-        inputs = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        self.modules = dict(self.model.named_modules())
+        inputs = [node for node in self.traced.nodes if node.op == "placeholder"]
         if len(inputs) != 1:
-            raise ConversionError(f"expected a model of one input, found {len(inputs)}")
-        for node in self.module.graph.nodes:
-            self.visit(node)
-        self._check_parameters()
-        graph = SpikingGraph(tuple(self.nodes.values()))
+            names = ", ".join(str(node.target) for node in inputs)
+            raise ConversionError(
+                f"expected a model of one input, found {len(inputs)} ({names}); "
+                "wrap it in a module that takes the image"
+            )
+        self.values[inputs[0]] = image = self._unused("input")
+        self.memory[inputs[0]] = inputs[0]
+        for node in self.traced.nodes:
+            try:
+                self._visit(node)
+            except ConversionError as error:
+                raise ConversionError(f"{self._label(node)}: {error}") from None
+        nodes = needed([*self.nodes.values()], self.output)
+        self._check_parameters(nodes)
+        nodes = pool_before_spikes(fold_norms(nodes))
+        if (pool := stray_maximum(nodes)) is not None:
+            raise ConversionError(
+                f"{self.labels[pool.name]}: pre-spike max pooling needs a ReLU right before it that nothing else "
+                "reads, or right behind it; use nn.AvgPool2d or max_pooling='average'"
+            )
+        graph = SpikingGraph(tuple(nodes), input=image)
         if not graph.spikes:
-            raise ConversionError("the model has no ReLU, so no layer of it spikes")
+            raise ConversionError("the model has no ReLU, so no layer of it spikes; put nn.ReLU behind its layers")
         return graph
 
-    def visit(self, node: fx.Node) -> None:
-        if node.op == "placeholder":
-            self.values[node] = "input"
-        elif node.op == "output":
+    def _visit(self, node: fx.Node) -> None:
+        if node.op == "output":
             result = node.args[0]
-            if not isinstance(result, fx.Node) or self.values.get(result) != next(reversed(self.nodes), None):
-                raise ConversionError("expected a model that returns one tensor, the last one that it computes")
-        elif node.op == "call_module":
-            self._call_module(node, self.module.get_submodule(str(node.target)))
-        elif node.op in ("call_function", "call_method"):
-            self._call_function(node, node.target)
-        else:
-            raise ConversionError(
-                f"{node.name}: a tensor of the model's own ({node.target}) has no spiking counterpart"
-            )
-
-    def _call_module(self, node: fx.Node, module: nn.Module) -> None:
-        name = str(node.target)
-        if isinstance(module, nn.ReLU):
-            self._emit(node, Spike(name=self._unused(name, node), inputs=self._inputs(node)))
-        elif isinstance(module, nn.Identity | nn.Dropout | nn.Dropout1d | nn.Dropout2d):
-            self._alias(node)
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            self._fold(node, name, module)
-        elif (affine := _affine(name, module)) is not None:
-            if name in self.nodes:
-                raise ConversionError(f"{name} is called twice: give each call a layer of its own")
-            self._emit(node, replace(affine, inputs=self._inputs(node)))
-        elif (pooling := _pooling(name, module)) is not None:
-            self._emit(node, replace(pooling, name=self._unused(name, node), inputs=self._inputs(node)))
-        else:
-            kind = type(module).__name__
-            hint = next((text for base, text in _INSTEAD.items() if isinstance(module, base)), f"use {_SUPPORTED}")
-            raise ConversionError(f"{name} ({kind}) does not convert to a spiking layer; {hint}")
-
-    def _call_function(self, node: fx.Node, target: Any) -> None:
-        if target in _RELU:
-            self._emit(node, Spike(name=node.name, inputs=self._inputs(node)))
-        elif target in _IDENTITY:
-            self._alias(node)
-        elif target in _ADD:
-            if len(node.all_input_nodes) != len(node.args) or node.kwargs:
-                raise ConversionError(f"{node.name}: only tensors of the network can be added, found {node.args}")
-            self._emit(node, LinearMap(name=node.name, inputs=self._inputs(node), op="add"))
-        elif target in _CONCATENATE:
-            dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            if dim != 1:
+            if not isinstance(result, fx.Node) or result not in self.values:
                 raise ConversionError(
-                    f"{node.name}: concatenation along dimension {dim}; only channels (1) can be joined"
+                    "expected a model that returns one tensor; wrap it in a module that returns the logits"
                 )
-            self._emit(
-                node, LinearMap(name=node.name, inputs=self._inputs(node), op="concatenate", arguments={"dim": 1})
-            )
-        elif target in (torch.flatten, "flatten"):
-            self._emit(node, self._flatten(node))
-        elif target in _RESHAPE:
-            self._emit(node, self._reshape(node))
-        elif target in ("size", getattr) or (target is operator.getitem and node.args[0] not in self.values):
-            return  # a shape, which a reshape reads from the traced graph itself
-        else:
-            name = getattr(target, "__name__", target)
-            raise ConversionError(f"{node.name} ({name}) does not convert to a spiking layer; use {_SUPPORTED}")
+            self.output = self.values[result]
+        elif node.op == "get_attr":
+            raise ConversionError("a tensor of the model's own does not convert; make it the weight of a layer")
+        elif node.op == "call_module":
+            module = self.modules[str(node.target)]
+            row = operation_of(module)
+            if row is None:
+                raise ConversionError(f"does not convert to a spiking layer; {way_out(type(module).__name__)}")
+            if node.kwargs:
+                raise ConversionError("is called with keywords; give it its tensor alone")
+            self._call(node, row, list(node.args), row.of_module(module))
+        elif node.op != "placeholder" and not self._is_size(node):
+            row = BY_TARGET.get(node.target)
+            if row is None:
+                raise ConversionError(f"does not convert to a spiking layer; {way_out(_kind(node))}")
+            tensors, options = row.of_call(node)
+            self._call(node, row, tensors, dict(fx.map_arg(options, self._size)))
 
-    def _fold(self, node: fx.Node, name: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        (source,) = self._inputs(node)
-        before = self.nodes.get(source)
-        read_once = len(node.all_input_nodes[0].users) == 1
-        if not isinstance(before, Affine) or before.norm is not None or not read_once:
+    def _call(self, node: fx.Node, row: Operation, tensors: list[Any], options: dict[str, Any]) -> None:
+        """Make the node of a call and note what its result is called and shares memory with."""
+        inputs = tuple(self._value(tensor) for tensor in tensors)
+        in_place = options.pop("inplace", False) or _works_in_place(node)
+        made = row.build(self._name(node), inputs, options)
+        if isinstance(made, MaxPool):
+            made = self._pooled(made)
+        if isinstance(made, Affine) and made.name in self.nodes:
+            raise ConversionError("is called twice; give each call a layer of its own")
+        self.values[node] = inputs[0] if made is None else made.name
+        self.memory[node] = self.memory[tensors[0]] if row.view or in_place else node
+        if made is not None:
+            self.nodes[made.name] = made
+            self.labels[made.name] = self._label(node)
+            if in_place:
+                self._change(tensors[0], node)
+
+    def _change(self, source: fx.Node, result: fx.Node) -> None:
+        """Let every name of a value that was changed in place stand for the result; other views of it are lost."""
+        before = self.values[source]
+        for node in [node for node in self.values if self.memory[node] is self.memory[result]]:
+            if self.values[node] == before:
+                self.values[node] = self.values[result]
+            elif node is not result:
+                del self.values[node]
+
+    def _value(self, tensor: Any) -> str:
+        if not isinstance(tensor, fx.Node) or tensor in self.sizes:
+            raise ConversionError(f"takes {tensor}, no tensor of the network; put constants into the layer before it")
+        if tensor not in self.values:
+            raise ConversionError(f"reads {tensor}, a view of what was changed in place; change that out of place")
+        return self.values[tensor]
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """Note a call that returns no tensor but numbers read from a tensor's shape."""
+        index = node.args[1:]
+        if node.target == "size" or (node.target is getattr and index == ("shape",)):
+            self.sizes[node] = {(): "shape", ("shape",): "shape", (0,): BATCH}.get(index, "a size of the image")
+        elif node.all_input_nodes and all(source in self.sizes for source in node.all_input_nodes):
+            first = node.target is operator.getitem and index == (0,) and self.sizes[node.all_input_nodes[0]] == "shape"
+            self.sizes[node] = BATCH if first else "a size of the image"
+        return node in self.sizes
+
+    def _size(self, node: fx.Node) -> str:
+        if self.sizes.get(node) != BATCH:
+            raise ConversionError(f"{node} depends on the image's size; use flatten(1) or adaptive pooling instead")
+        return BATCH
+
+    def _pooled(self, pool: MaxPool) -> GraphNode:
+        if self.max_pooling == "error":
             raise ConversionError(
-                f"{name}: batch normalisation converts only right after a layer that nothing else reads"
+                "a maximum of spike trains is not the spike train of the maximum; use nn.AvgPool2d, or trace with "
+                "max_pooling='average' or 'pre_spike'"
             )
-        if module.running_var is None or not module.affine:
-            raise ConversionError(f"{name}: batch normalisation needs running statistics and affine parameters")
-        self.nodes[source] = replace(before, norm=name, epsilon=module.eps)
-        self.values[node] = source
+        return pool if self.max_pooling == "pre_spike" else average_of(pool)
 
-    def _flatten(self, node: fx.Node) -> LinearMap:
-        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-        stop = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
-        if start != 1 or stop != -1:
-            raise ConversionError(
-                f"{node.name}: flatten from {start} to {stop}; only flatten(1), all but the batch, converts"
-            )
-        return LinearMap(name=node.name, inputs=self._inputs(node), op="flatten", arguments={"start_dim": 1})
+    def _name(self, node: fx.Node) -> str:
+        """Name a node after its module; a layer without parameters may be called again, under another name."""
+        path = str(node.target)
+        if node.op == "call_module" and (path not in self.nodes or isinstance(self.nodes[path], Affine)):
+            return path
+        return self._unused(node.name)
 
-    def _reshape(self, node: fx.Node) -> LinearMap:
-        shape = node.args[1:] if not isinstance(node.args[1], tuple | list) else node.args[1]
-        batch, *rest = cast("tuple[Any, ...]", shape)
-        if not all(isinstance(size, int) for size in rest) or (isinstance(batch, int) and batch != -1):
-            raise ConversionError(
-                f"{node.name}: the first size must be the batch's own, the others numbers; found {shape}"
-            )
-        source = (self.values[cast(fx.Node, node.args[0])],)
-        return LinearMap(name=node.name, inputs=source, op="reshape", arguments={"shape": rest})
+    def _unused(self, name: str) -> str:
+        while name in self.nodes or name in self.modules:
+            name += "_"
+        return name
 
-    def _inputs(self, node: fx.Node) -> tuple[str, ...]:
-        return tuple(self.values[source] for source in node.all_input_nodes if source in self.values)
+    def _label(self, node: fx.Node) -> str:
+        kind = type(self.modules[str(node.target)]).__name__ if node.op == "call_module" else _kind(node)
+        name = node.target if node.op == "call_module" else node.name
+        frames = re.findall(r'File "(.+?)", line (\d+)', node.stack_trace or "")
+        return f"{name} ({kind}){_place(frames)}"
 
-    def _alias(self, node: fx.Node) -> None:
-        (self.values[node],) = self._inputs(node)
-
-    def _emit(self, node: fx.Node, made: Affine | LinearMap | Spike) -> None:
-        self.nodes[made.name] = made
-        self.values[node] = made.name
-
-    def _unused(self, name: str, node: fx.Node) -> str:
-        return name if name not in self.nodes else node.name
-
-    def _check_parameters(self) -> None:
-        used = {owner for node in self.nodes.values() if isinstance(node, Affine) for owner in (node.name, node.norm)}
-        unused = [name for name in self.parameters if name.rpartition(".")[0] not in used]
+    def _check_parameters(self, nodes: Iterable[GraphNode]) -> None:
+        layers = [node.name for node in nodes if isinstance(node, Affine)]
+        known = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
+        unused = [name for name, _ in self.model.named_parameters() if name not in known]
         if unused:
             raise ConversionError(f"parameter {unused[0]} belongs to no layer that the forward calls; remove it")
 
 
-def _affine(name: str, module: nn.Module) -> Affine | None:
-    if isinstance(module, nn.Linear):
-        return Affine(name=name, inputs=(), op="linear", has_bias=module.bias is not None)
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        if module.padding_mode != "zeros":
-            raise ConversionError(f"{name}: padding_mode={module.padding_mode!r}; only zero padding converts")
-        arguments = {key: getattr(module, key) for key in ("stride", "padding", "dilation", "groups")}
-        op = "conv1d" if isinstance(module, nn.Conv1d) else "conv2d"
-        return Affine(name=name, inputs=(), op=op, arguments=arguments, has_bias=module.bias is not None)
-    return None
+def _works_in_place(node: fx.Node) -> bool:
+    return node.op != "call_module" and (node.target is operator.iadd or _kind(node).endswith("_"))
 
 
-_POOLS: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
-    nn.AvgPool1d: ("avg_pool1d", ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
-    nn.AvgPool2d: ("avg_pool2d", ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
-    nn.AdaptiveAvgPool1d: ("adaptive_avg_pool1d", ("output_size",)),
-    nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", ("output_size",)),
-}
+def _kind(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
 
 
-def _pooling(name: str, module: nn.Module) -> LinearMap | None:
-    if isinstance(module, nn.Flatten):
-        if module.start_dim != 1 or module.end_dim != -1:
-            raise ConversionError(f"{name}: only nn.Flatten(1), all but the batch, converts")
-        return LinearMap(name=name, inputs=(), op="flatten", arguments={"start_dim": 1})
-    op, keys = _POOLS.get(type(module), ("", ()))
-    return LinearMap(name=name, inputs=(), op=op, arguments={key: getattr(module, key) for key in keys}) if op else None
+def _place(frames: Iterable[tuple[str, Any]]) -> str:
+    """Say where in the model's source a call stands: the innermost line that is neither PyTorch's nor ours."""
+    torchs = Path(torch.__file__).parent
+    lines = [f", {file}:{line}" for file, line in frames if file != __file__ and not Path(file).is_relative_to(torchs)]
+    return lines[-1] if lines else ""

@@ -15,7 +15,7 @@ from snnfl.config import Config, ConfigError, compose, flatten, nearest, options
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
-FOLDER_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and "/" not in name)
+FOLDER_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and "/" not in name and name.isprintable())
 
 
 def in_range(key):
@@ -34,6 +34,7 @@ def in_range(key):
     return {
         bool: st.booleans(),
         str: TEXT,
+        int | None: st.none() | st.integers(low, 2**40),
         str | None: st.none() | TEXT,
         tuple[int, ...]: st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
     }[kind]
@@ -47,6 +48,7 @@ def configs(draw):
         section, name = key.split(".")
         changed = dataclasses.replace(getattr(config, section), **{name: draw(in_range(key))})
         config = dataclasses.replace(config, **{section: changed})
+    assume(config.strategy.minimum_replies <= config.data.clients)
     return config
 
 
@@ -84,6 +86,12 @@ def test_every_option_can_be_overridden(config):
         if value != default[section][name]
     ]
     assert compose(overrides=overrides) == config
+
+
+def test_more_replies_than_clients_cannot_be_asked_for():
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=["data.clients=3", "strategy.minimum_replies=4"])
+    one_line(error, "strategy.minimum_replies=4", "data.clients=3")
 
 
 def test_later_layers_win(tmp_path):
@@ -133,6 +141,7 @@ def test_wrong_type_names_key_value_and_kind(key):
     item, kind = FIELDS[key]
     words = {
         int: "a whole number",
+        int | None: "a whole number or null",
         float: "a number",
         bool: "true or false",
         tuple[int, ...]: "a list of whole numbers",

@@ -1,102 +1,184 @@
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 
 import networks
 import pytest
 import torch
 from torch import Tensor, nn
 
-from snnfl.conversion import ConversionConfig, convert, fold, mmse_threshold, trace
-from snnfl.spiking import Spike
+from snnfl.conversion import ConversionConfig, convert, convert_state, fold, mmse_threshold, trace
+from snnfl.conversion.calibration import TIME_BIAS_CORRECTIONS, TIME_BIAS_RATE
+from snnfl.spiking import Spike, SpikingGraph
+from snnfl.spiking.graph import Parameters
 
-convert_module = importlib.import_module("snnfl.conversion.convert")
-NETWORKS = [networks.Plain, networks.Residual, networks.Joined]
+memory_module = importlib.import_module("snnfl.conversion.memory")
+NETWORKS = [networks.Plain, networks.Residual, networks.Joined, networks.Dense, networks.MaxPooled]
+
+
+def run(
+    graph: SpikingGraph, parameters: Parameters, images: Tensor, upto: str, *, steps: int, total: int, initial: str
+) -> Tensor:
+    """Run the whole network step by step; return the outputs of one layer, ``[steps, N, ...]``."""
+    outputs, potentials = [], {}
+    for step in range(steps):
+        values = {graph.input: images}
+        for node in graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if not isinstance(node, Spike):
+                values[node.name] = node.apply(inputs, parameters)
+            else:
+                axes = (-1, *[1] * (inputs[0].dim() - 2))
+                level = parameters[f"{node.name}.threshold"].view(axes)
+                start = level * (0.5 if initial == "half" else 0) + torch.zeros_like(inputs[0])
+                start = start + parameters.get(f"{node.name}.potential", torch.zeros(1)).view(axes)
+                v = potentials.get(node.name, start) + inputs[0]
+                if initial == "drip":
+                    v = v + level * 0.5 / total
+                biases = parameters.get(f"{node.name}.time_bias", ())
+                if step < len(biases):
+                    v = v + biases[step].view(axes)
+                spikes = (v >= level) * level
+                potentials[node.name] = v - spikes
+                values[node.name] = spikes
+            if node.name == upto:
+                break
+        outputs.append(values[upto])
+    return torch.stack(outputs)
+
+
+def activation(graph: SpikingGraph, parameters: Parameters, images: Tensor, upto: str) -> Tensor:
+    values = {graph.input: images}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        values[node.name] = node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+    return values[upto]
+
+
+def channel_mean(value: Tensor) -> Tensor:
+    return value.transpose(0, 1).flatten(1).mean(1)
 
 
 def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[str, Tensor]:
     """Algorithm 1 as it stands: for every layer, rerun the whole network, step by step (O(L^2 T))."""
-    graph = trace(model)
+    graph = trace(model, max_pooling="pre_spike")
     original = fold(graph, model.state_dict())
     parameters = dict(original)
+    length = config.calibration_length
 
-    def run(upto: str, *, spiking: bool) -> Tensor:
-        """Return the mean over time of a layer's output, or the activation of the ANN."""
-        total, potentials = 0, {}
-        for _ in range(config.steps if spiking else 1):
-            values = {graph.input: images}
-            for node in graph.nodes:
-                inputs = [values[name] for name in node.inputs]
-                if not isinstance(node, Spike):
-                    values[node.name] = node.apply(inputs, parameters if spiking else original)
-                elif not spiking:
-                    values[node.name] = inputs[0].relu()
-                else:
-                    level = parameters[f"{node.name}.threshold"].view(-1, *[1] * (inputs[0].dim() - 2))
-                    start = level * (0.5 if config.initial_potential == "half" else 0) + torch.zeros_like(inputs[0])
-                    v = potentials.get(node.name, start) + inputs[0]
-                    spikes = (v >= level) * level
-                    potentials[node.name] = v - spikes
-                    values[node.name] = spikes
-                if node.name == upto:
-                    break
-            total = total + values[upto]
-        return total / (config.steps if spiking else 1)
-
-    def channel_mean(value: Tensor) -> Tensor:
-        return value.transpose(0, 1).flatten(1).mean(1)
+    def spikes(name: str, steps: int = length) -> Tensor:
+        return run(graph, parameters, images, name, steps=steps, total=length, initial=config.initial_potential)
 
     for node in [*graph.spikes, graph.by_name[graph.output]]:
-        activation = run(node.name, spiking=False)
+        target = activation(graph, original, images, node.name)
         source = node.name
         if isinstance(node, Spike):
             source = node.inputs[0]
-            layerwise = config.thresholds == "layer_mmse"
-            rows = activation.flatten()[None] if layerwise else activation.transpose(0, 1).flatten(1)
-            parameters[f"{node.name}.threshold"] = mmse_threshold(rows, config.steps)
+            rows = target.transpose(0, 1).flatten(1) if config.thresholds == "channel_mmse" else target.flatten()[None]
+            parameters[f"{node.name}.threshold"] = {
+                "layer_mmse": lambda rows: mmse_threshold(rows, length),
+                "channel_mmse": lambda rows: mmse_threshold(rows, length),
+                "layer_max": lambda rows: rows.amax(1),
+                "percentile": lambda rows: rows.quantile(config.percentile / 100, dim=1),
+            }[config.thresholds](rows)
         site = graph.calibration_site(source)
-        if config.calibration == "bias" and site is not None:
-            error = channel_mean(activation) - channel_mean(run(node.name, spiking=True))
+        if config.calibration in ("bias", "bias_potential") and site is not None:
+            error = channel_mean(target) - channel_mean(spikes(node.name).mean(0))
             parameters[f"{site.name}.bias"] = parameters[f"{site.name}.bias"] + error
+        if config.calibration in ("potential", "bias_potential") and isinstance(node, Spike):
+            error = channel_mean(target) - channel_mean(spikes(node.name).mean(0))
+            parameters[f"{node.name}.potential"] = length * error
+        if config.calibration == "time_bias" and isinstance(node, Spike):
+            rows = torch.zeros(length, target.shape[1], dtype=target.dtype)
+            parameters[f"{node.name}.time_bias"] = rows
+            for step in range(length):
+                for _ in range(TIME_BIAS_CORRECTIONS):
+                    fired = spikes(node.name, step + 1)[step]
+                    rows[step] += TIME_BIAS_RATE * (channel_mean(target) - channel_mean(fired))
     return parameters
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("calibration", ["none", "bias"])
-@pytest.mark.parametrize(("thresholds", "initial"), [("layer_mmse", "zero"), ("channel_mmse", "half")])
-def test_conversion_equals_the_literal_algorithm(network, calibration, thresholds, initial):
+def assert_equal_to_the_literal_algorithm(network: type[nn.Module], config: ConversionConfig) -> None:
     model, images = networks.trained(network), networks.images(7)
-    config = ConversionConfig(steps=12, thresholds=thresholds, calibration=calibration, initial_potential=initial)
     expected = literal(model, images, config)
-    spiking = convert(model, images, config)
+    spiking = convert_state(trace(model, max_pooling="pre_spike"), model.state_dict(), images, config)
     assert spiking.parameters.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(spiking.parameters[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+    # And the network that comes out simulates as the literal run does.
+    graph, length = spiking.graph, config.calibration_length
+    outputs = run(graph, expected, images, graph.output, steps=length, total=length, initial=config.initial_potential)
+    torch.testing.assert_close(spiking.simulate(images, steps=length)[length], outputs.mean(0), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("calibration", ["none", "bias", "potential", "bias_potential"])
+@pytest.mark.parametrize(("thresholds", "initial"), [("layer_mmse", "zero"), ("channel_mmse", "half")])
+def test_conversion_equals_the_literal_algorithm(network, calibration, thresholds, initial):
+    assert_equal_to_the_literal_algorithm(
+        network,
+        ConversionConfig(steps=12, thresholds=thresholds, calibration=calibration, initial_potential=initial),
+    )
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("initial", ["half", "drip"])
+def test_biases_in_time_equal_the_literal_algorithm(network, initial):
+    config = ConversionConfig(steps=5, thresholds="channel_mmse", calibration="time_bias", initial_potential=initial)
+    assert_equal_to_the_literal_algorithm(network, config)
+
+
+@pytest.mark.parametrize("thresholds", ["layer_max", "percentile"])
+@pytest.mark.parametrize("calibration", ["bias", "bias_potential"])
+@pytest.mark.parametrize("network", [networks.Residual, networks.Dense])
+def test_the_other_thresholds_and_the_drip_equal_the_literal_algorithm(network, calibration, thresholds):
+    config = ConversionConfig(
+        steps=99,
+        calibration_steps=9,
+        thresholds=thresholds,
+        percentile=90,
+        calibration=calibration,
+        initial_potential="drip",
+    )
+    assert_equal_to_the_literal_algorithm(network, config)
+
+
+@pytest.mark.parametrize("calibration", ["none", "bias", "potential", "time_bias"])
+def test_only_what_calibrates_moves(calibration):
+    model = networks.trained(networks.Residual)
+    spiking = convert(model, networks.images(7), ConversionConfig(steps=6, calibration=calibration))
     folded = fold(spiking.graph, model.state_dict())
-    moved = [name for name, tensor in folded.items() if not torch.equal(tensor, spiking.parameters[name])]
-    assert bool(moved) == (calibration == "bias")
-    assert all(name.endswith(".bias") for name in moved)
+    moved = {name for name, tensor in folded.items() if not torch.equal(tensor, spiking.parameters[name])}
+    added = {name.rpartition(".")[2] for name in spiking.parameters.keys() - folded.keys()} - {"threshold"}
+    assert {name.rpartition(".")[2] for name in moved} | added == {calibration} - {"none"}
 
 
-def test_storing_currents_and_chunks_change_nothing(monkeypatch):
-    model, images = networks.trained(networks.Residual), networks.images(7)
-    config = ConversionConfig(steps=12)
+@pytest.mark.parametrize("calibration", ["bias", "bias_potential", "time_bias"])
+@pytest.mark.parametrize("network", [networks.Residual, networks.Joined])
+def test_chunks_and_memory_change_nothing(network, calibration, monkeypatch):
+    model, images = networks.trained(network), networks.images(7)
+    config = ConversionConfig(steps=13, calibration=calibration)
     expected = convert(model, images, config).parameters
-    for stored, chunk in ((0, 2**30), (0, 1), (2**30, 1), (2**30, 10_000)):
-        monkeypatch.setattr(convert_module, "STORED_CURRENT_BYTES", stored)
-        monkeypatch.setattr(convert_module, "CHUNK_BYTES", chunk)
-        found = convert(model, images, config).parameters
+    with pytest.raises(ValueError, match="needs at least") as error:
+        convert(model, images, ConversionConfig(steps=13, calibration=calibration, max_bytes=1))
+    smallest = int(str(error.value).split("at least ")[1].split()[0])
+    for extra, chunk in ((0, 2**30), (1_000, 2**30), (30_000, 2**30), (10**9, 1), (10**9, 4_000)):
+        monkeypatch.setattr(memory_module, "CHUNK_BYTES", chunk)
+        limited = ConversionConfig(steps=13, calibration=calibration, max_bytes=smallest + extra)
+        found = convert(model, images, limited).parameters
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12)
 
 
-def test_calibration_reduces_the_conversion_error():
+@pytest.mark.parametrize("calibration", ["bias", "potential", "time_bias"])
+def test_calibration_reduces_the_conversion_error(calibration):
     model, images = networks.trained(networks.Residual), networks.images(64)
     errors = {}
-    for calibration in ("none", "bias"):
-        spiking = convert(model, images, ConversionConfig(steps=8, calibration=calibration))
-        errors[calibration] = (spiking.simulate(images, steps=8)[8] - model(images)).abs().mean().item()
-    assert errors["bias"] < 0.9 * errors["none"]
+    for kind in ("none", calibration):
+        spiking = convert(model, images, ConversionConfig(steps=8, calibration=kind))
+        errors[kind] = (spiking.simulate(images, steps=8)[8] - model(images)).abs().mean().item()
+    assert errors[calibration] < 0.9 * errors["none"], errors
 
 
 def test_calibration_makes_the_mean_output_exact():
@@ -106,30 +188,59 @@ def test_calibration_makes_the_mean_output_exact():
     torch.testing.assert_close(spiking.simulate(images, steps=8)[8].mean(0), model(images).mean(0))
 
 
+def test_the_fast_preset_is_closer_to_the_ann_in_few_steps():
+    model, images = networks.trained(networks.Residual), networks.images(64)
+    configs = {"paper": ConversionConfig(steps=16), "fast": ConversionConfig.fast(16)}
+    errors = {
+        name: (convert(model, images, config).simulate(images, steps=16)[16] - model(images)).abs().mean()
+        for name, config in configs.items()
+    }
+    assert errors["fast"] < 0.8 * errors["paper"], errors
+
+
 def test_the_model_is_left_alone():
     model, images = networks.trained(networks.Residual).train(), networks.images(8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seen = images.clone()
     spiking = convert(model, images, ConversionConfig(steps=4))
     for tensor in spiking.parameters.values():
         tensor.add_(1)
     assert model.training
+    assert torch.equal(images, seen)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+GOOD = networks.images(2)
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
-    [(torch.empty(0, 2, 6, 6), "no calibration images"), (torch.full((2, 2, 6, 6), float("nan")), "NaN or infinity")],
+    [
+        (GOOD[:0], ["no calibration images"]),
+        (torch.full_like(GOOD, float("nan")), ["NaN or infinity"]),
+        (GOOD[:, :1], ["[2, 1, 6, 6]", "conv1"]),
+        (GOOD[0], ["[2, 6, 6]", "conv1", "4 dimensions"]),
+        (GOOD[..., :4, :4], ["[2, 2, 4, 4]", "hidden"]),
+        (GOOD.float(), ["torch.float32", "torch.float64"]),
+        ((GOOD * 255).to(torch.uint8), ["torch.uint8", "torch.float64"]),
+        (GOOD.to("meta"), ["meta", "cpu"]),
+    ],
 )
 def test_a_wrong_calibration_batch_is_an_error(images, words):
-    with pytest.raises(ValueError, match=words):
-        convert(networks.trained(networks.Plain), images.double(), ConversionConfig())
+    layers = [("conv1", nn.Conv2d(2, 4, 3, padding=1)), ("relu1", nn.ReLU()), ("flatten", nn.Flatten())]
+    model = nn.Sequential(OrderedDict([*layers, ("hidden", nn.Linear(4 * 36, 3))])).double()
+    with pytest.raises(ValueError, match=r"^.*$") as error:
+        convert(model, images, ConversionConfig())
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_layer_that_is_silent_on_the_calibration_images_converts():
     model = networks.trained(networks.Plain)
     with torch.no_grad():
         model.conv.bias[:] = -100
-    spiking = convert(model, networks.images(4), ConversionConfig(steps=4))
-    assert spiking.thresholds["relu"].tolist() == [1.0]
-    assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()
+    for thresholds in ("layer_mmse", "channel_mmse", "layer_max", "percentile"):
+        spiking = convert(model, networks.images(4), ConversionConfig(steps=4, thresholds=thresholds))
+        assert set(spiking.thresholds["relu"].tolist()) == {1.0}
+        assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()

@@ -99,7 +99,7 @@ def test_channel_counts_must_agree():
         fold_batch_norm(torch.ones(2, 2), None, random_norm(3, seed=0))
 
 
-@pytest.mark.parametrize("network", [networks.Plain, networks.Residual])
+@pytest.mark.parametrize("network", [networks.Plain, networks.Residual, networks.Dense])
 @pytest.mark.parametrize("biases", [True, False])
 def test_a_networks_arrays_are_recovered(network, biases):
     model = networks.trained(network)

@@ -27,7 +27,7 @@ def step_by_step(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[T
     neurons: dict[tuple[str, int], IFNode] = {}
     counts: dict[str, Tensor] = {}
     total = torch.zeros(())
-    for _ in range(steps):
+    for step in range(steps):
         values = {network.graph.input: images}
         for node in network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
@@ -38,12 +38,18 @@ def step_by_step(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[T
             spikes = torch.empty_like(inputs[0])
             for channel in range(inputs[0].shape[1]):  # an IFNode has one threshold
                 theta = level[channel % len(level)].item()
-                start = 0.0 if network.initial_potential == "zero" else theta / 2
+                start = theta / 2 if network.initial_potential == "half" else 0.0
+                start += network.parameters.get(f"{node.name}.potential", torch.zeros(99))[channel].item()
+                current = inputs[0][:, channel]
+                if network.initial_potential == "drip":
+                    current = current + theta / 2 / steps
+                if (biases := network.parameters.get(f"{node.name}.time_bias")) is not None:
+                    current = current + biases[step, channel]
                 key = (node.name, channel)
                 if key not in neurons:
                     neurons[key] = IFNode(v_threshold=theta, v_reset=None, step_mode="s")
-                    neurons[key].v = torch.full_like(inputs[0][:, channel], start)
-                spikes[:, channel] = neurons[key](inputs[0][:, channel])
+                    neurons[key].v = torch.full_like(current, start)
+                spikes[:, channel] = neurons[key](current)
             counts[node.name] = counts.get(node.name, torch.zeros_like(spikes)) + spikes
             values[node.name] = spikes * level.view(-1, *[1] * (spikes.dim() - 2))
         total = total + values[network.graph.output]
@@ -69,10 +75,19 @@ def spike_counts(network: SpikingNetwork, images: Tensor, steps: int) -> dict[st
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("thresholds", ["layer_mmse", "channel_mmse"])
-@pytest.mark.parametrize("initial_potential", ["zero", "half"])
-def test_spikes_equal_spikingjellys_one_by_one_in_float64(network, thresholds, initial_potential):
-    spiking = converted(network, thresholds=thresholds, initial_potential=initial_potential)
+@pytest.mark.parametrize(
+    ("thresholds", "initial_potential", "calibration"),
+    [
+        ("layer_mmse", "zero", "bias"),
+        ("layer_mmse", "half", "bias"),
+        ("channel_mmse", "half", "bias"),
+        ("layer_mmse", "zero", "bias_potential"),
+        ("channel_mmse", "drip", "bias"),
+        ("channel_mmse", "drip", "time_bias"),
+    ],
+)
+def test_spikes_equal_spikingjellys_one_by_one_in_float64(network, thresholds, initial_potential, calibration):
+    spiking = converted(network, thresholds=thresholds, initial_potential=initial_potential, calibration=calibration)
     images = networks.images(5, seed=9)
     expected, expected_counts = step_by_step(spiking, images, 16)
     counts = spike_counts(spiking, images, 16)
@@ -99,6 +114,30 @@ def test_chunks_change_nothing(network, monkeypatch):
         monkeypatch.setattr(network_module, "CHUNK_BYTES", size)
         monkeypatch.setattr(network_module, "CHUNK_STEPS", steps)
         torch.testing.assert_close(spiking.simulate(images, steps=16)[16], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_drip_is_that_of_the_whole_run_at_every_point_of_the_curve():
+    spiking, images = converted(networks.Residual, initial_potential="drip"), networks.images(5, seed=9)
+    point = spiking.simulate(images, steps=16, curve=(4,))[4]
+    biases = {node.name: torch.full((4, 1), 0.5 / 16) * spiking.thresholds[node.name] for node in spiking.graph.spikes}
+    explicit = {**spiking.parameters, **{f"{name}.time_bias": bias for name, bias in biases.items()}}
+    torch.testing.assert_close(SpikingNetwork(spiking.graph, explicit).simulate(images, steps=4)[4], point)
+    assert not torch.allclose(spiking.simulate(images, steps=4)[4], point)
+
+
+def test_half_a_threshold_is_an_initial_potential():
+    spiking, images = converted(networks.Plain, initial_potential="half"), networks.images(5, seed=9)
+    channels = {"relu": 4, "relu_hidden": 8}
+    halves = {f"{name}.potential": spiking.thresholds[name].expand(n) / 2 for name, n in channels.items()}
+    explicit = SpikingNetwork(spiking.graph, {**spiking.parameters, **halves})
+    assert torch.equal(explicit.simulate(images, steps=9)[9], spiking.simulate(images, steps=9)[9])
+
+
+def test_more_steps_than_biases_in_time_are_refused():
+    spiking, images = converted(networks.Plain, calibration="time_bias", calibration_steps=12), networks.images(2)
+    assert sorted(spiking.simulate(images, steps=12, curve=(3,))) == [3, 12]
+    with pytest.raises(ValueError, match=r"steps=13: relu has biases for 12 time steps; .* calibration_steps=13"):
+        spiking.simulate(images, steps=13)
 
 
 @pytest.mark.parametrize("curve", [(0,), (17,), (-1, 4)])

@@ -1,21 +1,194 @@
 from __future__ import annotations
 
+import linecache
+import re
+from collections.abc import Callable
+
 import networks
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from snnfl.conversion import fold
-from snnfl.spiking import Affine, ConversionError, LinearMap, Spike, SpikingNetwork, trace
+from snnfl.spiking import Affine, ConversionError, LinearMap, MaxPool, Spike, SpikingGraph, SpikingNetwork, trace
 
 
-@pytest.mark.parametrize("network", [networks.Plain, networks.Residual, networks.Joined])
+class Calls(nn.Module):
+    """A forward given as a function of the module and the image, with layers to call."""
+
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.calls = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.calls(self, x)
+
+
+def twin_of(model: nn.Module, graph: SpikingGraph) -> SpikingNetwork:
+    return SpikingNetwork(graph, fold(graph, model.state_dict()))
+
+
+@pytest.mark.parametrize("network", [networks.Plain, networks.Residual, networks.Joined, networks.Dense])
 def test_the_analog_twin_is_the_model(network):
     """Folding, aliases, shapes and order are right if the graph with ReLU computes what the model computes."""
     model, images = networks.trained(network), networks.images()
-    graph = trace(model)
-    twin = SpikingNetwork(graph, fold(graph, model.state_dict()))
-    torch.testing.assert_close(twin.analog(images), model(images), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(twin_of(model, trace(model)).analog(images), model(images), rtol=1e-12, atol=1e-12)
+
+
+def shared_and_in_place(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    other = y
+    y += x.clone()
+    m.relu(y)  # changes y and other, whose result nobody uses
+    return torch.relu(m.relu(other + y) + m.drop(y))
+
+
+def in_place_on_a_clone(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    z = y.clone()
+    return F.relu_(z) + y.add_(z).relu_() + torch.relu_(torch.cat([y], 1))
+
+
+def repeated_terms(m: nn.Module, x: Tensor) -> Tensor:
+    x = torch.relu(m.conv(x))
+    return torch.relu(m.mix(torch.cat([x, x + x, x], dim=1)))
+
+
+def names_that_collide(m: nn.Module, x: Tensor) -> Tensor:
+    return m.relu(m.input(torch.relu(m.relu(m.conv(x)))) + m.relu_1(x))
+
+
+def functions(m: nn.Module, x: Tensor) -> Tensor:
+    x = F.avg_pool2d(F.relu6(m.conv(x), inplace=True), 3, stride=1, padding=1)
+    x = F.adaptive_avg_pool2d(F.dropout(x.contiguous(), 0.5, training=m.training), (3, None))
+    x = torch.cat([m.seen(F.relu(x)), x], 1).mean((2, 3), keepdim=True)
+    return F.hardtanh(x, 0.0, 2.0).flatten(start_dim=1).reshape(-1, 4)
+
+
+def batch_size_of_the_shape(m: nn.Module, x: Tensor) -> Tensor:
+    n, *_ = (x.shape[0], 0)
+    return torch.relu(torch.reshape(m.conv(x), (n, -1))).view(x.size()[0], 2, -1)
+
+
+def dead_ends(m: nn.Module, x: Tensor) -> Tensor:
+    torch.relu(x)
+    x = m.norm(m.conv(x))  # alone read by what counts
+    torch.relu(x)
+    return torch.relu(x)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "conv": lambda: nn.Conv2d(2, 2, 3, padding="same", dilation=2),
+    "mix": lambda: nn.Conv2d(6, 2, 1),
+    "input": lambda: nn.Conv2d(2, 2, 1, groups=2),
+    "relu_1": lambda: nn.Conv2d(2, 2, 1),
+    "relu": lambda: nn.ReLU(inplace=True),
+    "drop": lambda: nn.Dropout2d(),
+    "seen": lambda: nn.Identity(),
+    "norm": lambda: nn.BatchNorm2d(2),
+}
+
+
+@pytest.mark.parametrize(
+    ("forward", "layers"),
+    [
+        (shared_and_in_place, ["conv", "relu", "drop"]),
+        (in_place_on_a_clone, ["conv"]),
+        (repeated_terms, ["conv", "mix"]),
+        (names_that_collide, ["conv", "input", "relu_1", "relu"]),
+        (functions, ["conv", "seen"]),
+        (batch_size_of_the_shape, ["conv"]),
+        (dead_ends, ["conv", "norm"]),
+    ],
+)
+def test_the_analog_twin_of_unusual_calls(forward, layers):
+    """Changes in place show under every name of a tensor, and two layers never share a name."""
+    model = networks.trained(lambda: Calls(forward, **{name: LAYERS[name]() for name in layers}))
+    graph, images = trace(model), networks.images()
+    expected = model(images.clone())
+    torch.testing.assert_close(twin_of(model, graph).analog(images), expected, rtol=1e-12, atol=1e-12)
+    assert len(graph.by_name) == len(graph.nodes)
+    assert graph.input not in graph.by_name
+
+
+def test_batch_normalisation_that_folds_into_no_layer_is_a_layer():
+    graph = trace(networks.trained(networks.Dense))
+    norms = {node.name: (node.op, node.norm) for node in graph.affines}
+    assert norms == {
+        "stem": ("conv2d", None),
+        "norm1": ("scale", "norm1"),
+        "conv1": ("conv2d", None),
+        "norm2": ("scale", "norm2"),
+        "conv2": ("conv2d", None),
+        "norm3": ("scale", "norm3"),
+        "head": ("linear", None),
+    }
+    sites = [graph.calibration_site(node.inputs[0]) for node in graph.spikes]
+    assert [site.name for site in sites if site] == ["norm1", "norm2", "norm3"]
+
+
+def test_a_layer_under_two_names_is_read_by_whoever_reads_either():
+    """An identity hides that the convolution is read twice; its batch normalisation must not fold into it."""
+    model = networks.trained(
+        lambda: Calls(
+            lambda m, x: torch.relu((y := m.conv(x)) + m.norm(m.seen(y))),
+            **{name: LAYERS[name]() for name in ("conv", "norm", "seen")},
+        )
+    )
+    graph, images = trace(model), networks.images()
+    assert [node.op for node in graph.affines] == ["conv2d", "scale"]
+    torch.testing.assert_close(twin_of(model, graph).analog(images), model(images), rtol=1e-12, atol=1e-12)
+
+
+def test_a_clipped_relu_keeps_its_ceiling():
+    graph = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU6(), nn.Linear(2, 2), nn.Hardtanh(0, 3), nn.ReLU()))
+    assert [node.ceiling for node in graph.spikes] == [6.0, 3.0, None]
+
+
+def test_max_pooling_moves_before_the_neurons():
+    """Of one maximum right before a ReLU, one right behind and one behind a clipped ReLU, the analog twin is exact."""
+    model, images = networks.trained(networks.MaxPooled), networks.images()
+    graph = trace(model, max_pooling="pre_spike")
+    kinds = [type(node) for node in graph.nodes]
+    assert kinds == [Affine, MaxPool, Spike, Affine, MaxPool, Spike, Affine, MaxPool, Spike, LinearMap, Affine]
+    assert [node.name for node in graph.spikes] == ["relu1", "relu2", "relu3"]
+    torch.testing.assert_close(twin_of(model, graph).analog(images), model(images), rtol=1e-12, atol=1e-12)
+    pools = {node.name for node in graph.nodes if isinstance(node, MaxPool)}
+    assert pools == {"pool1", "max_pool2d", "pool3"}
+    assert not pools & graph.tail
+    # A shift of a bias passes a maximum unchanged.
+    assert [graph.calibration_site(node.inputs[0]).name for node in graph.spikes] == ["conv1", "conv2", "conv3"]
+    assert all(graph.channels(pool, fold(graph, model.state_dict())) in (4, 5, 6) for pool in pools)
+
+
+def test_max_pooling_becomes_average_pooling():
+    model, images = networks.trained(networks.MaxPooled), networks.images()
+    graph = trace(model, max_pooling="average")
+    assert all(isinstance(node, Affine | LinearMap | Spike) for node in graph.nodes)
+    model.pool1 = nn.AvgPool2d(3, 1, padding=1, count_include_pad=False)
+    model.pool3 = nn.AvgPool2d(2, ceil_mode=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "max_pool2d", F.avg_pool2d)
+        expected = model(images)
+    torch.testing.assert_close(twin_of(model, graph).analog(images), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("average", "most"), [(nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d), (nn.AvgPool1d, nn.MaxPool1d)]
+)
+def test_pooling_in_one_dimension(average, most):
+    def build(pool: type[nn.Module]) -> nn.Module:
+        layers = (nn.Conv1d(2, 4, 3, stride=2, groups=2), nn.BatchNorm1d(4), nn.ReLU(), pool(3), nn.Flatten())
+        return networks.trained(lambda: nn.Sequential(*layers))
+
+    images = networks.images().flatten(2)
+    averaged, maximum = build(average), build(most)
+    for model, expected, pooling in ((maximum, averaged, "average"), (maximum, maximum, "pre_spike")):
+        twin = twin_of(model, trace(model, max_pooling=pooling))
+        torch.testing.assert_close(twin.analog(images), expected(images), rtol=1e-12, atol=1e-12)
 
 
 def test_nodes_carry_the_modules_names():
@@ -37,6 +210,15 @@ def test_calibration_sites():
     names = {spike: site.name if site else None for spike, site in sites.items()}
     # The pooling layer has no bias in front of it; through an addition, its first term that nothing else reads.
     assert names == {"stem.2": "stem.0", "relu1": "conv1", "relu2": "conv2", "relu_pool": None, "relu3": "hidden"}
+
+
+def test_a_bias_that_shifts_other_values_too_calibrates_nothing():
+    layers = {name: LAYERS[name]() for name in ("conv", "input")}
+    graph = trace(Calls(lambda m, x: torch.relu(y := m.conv(x)) + torch.relu(m.input(y)), **layers))
+    sites = [graph.calibration_site(node.inputs[0]) for node in graph.spikes]
+    assert [site and site.name for site in sites] == [None, "input"]
+    doubled = trace(Calls(lambda m, x: torch.relu((y := m.conv(x)) + y), conv=LAYERS["conv"]()))
+    assert doubled.calibration_site("add") is None
 
 
 def test_what_varies_and_what_is_computed_once():
@@ -67,70 +249,111 @@ def test_a_relu_module_may_be_shared():
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ([nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2)], ["2", "MaxPool2d", "AvgPool2d"]),
-        ([nn.Linear(4, 4), nn.GELU()], ["1", "GELU", "nn.ReLU"]),
-        ([nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU()], ["1", "LayerNorm", "batch normalisation"]),
-        ([nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2)], ["1", "right after a layer"]),
-        ([nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU()], ["1", "affine parameters"]),
-        ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.ReLU()], ["1", "running statistics"]),
+        ([nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2)], ["2 (MaxPool2d)", "AvgPool2d", "'average' or 'pre_spike'"]),
+        ([nn.Linear(4, 4), nn.GELU()], ["1 (GELU)", "nn.ReLU"]),
+        ([nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU()], ["1 (LayerNorm)", "batch normalisation"]),
+        ([nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU()], ["1 (BatchNorm1d)", "affine parameters"]),
+        ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.ReLU()], ["running statistics"]),
         ([nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU()], ["0", "reflect", "zero padding"]),
-        ([nn.ReLU(), nn.Flatten(2)], ["1", "nn.Flatten(1)"]),
-        ([nn.Linear(4, 2)], ["no ReLU"]),
-        ([nn.ReLU(), nn.Softmax(1)], ["1", "Softmax", "convolution"]),
+        ([nn.ReLU(), nn.Flatten(2)], ["1 (Flatten)", "from 2 to -1", "flatten(1)"]),
+        ([nn.ReLU(), nn.AvgPool2d(2, divisor_override=3)], ["1 (AvgPool2d)", "divisor_override", "leave it out"]),
+        ([nn.ReLU(), nn.MaxPool2d(2, return_indices=True)], ["1 (MaxPool2d)", "return_indices", "maxima alone"]),
+        ([nn.ReLU(), nn.Hardtanh(-1, 1)], ["1 (Hardtanh)", "nn.Hardtanh(0, 1)"]),
+        ([nn.Linear(4, 2)], ["no ReLU", "put nn.ReLU"]),
+        ([nn.ReLU(), nn.Softmax(1)], ["1 (Softmax)", "a product of two activations"]),
+        ([nn.Conv2d(2, 3, 3), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3)], ["2 (ConvTranspose2d)", "use what converts"]),
     ],
 )
 def test_what_does_not_convert_is_named(layers, words):
     with pytest.raises(ConversionError) as error:
         trace(nn.Sequential(*layers))
     assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_layer_called_twice_and_a_forward_that_branches_are_named():
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.relu = nn.Linear(4, 4), nn.ReLU()
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda m, x: F.gelu(m.layer(x)), ["gelu (gelu)", "nn.ReLU"]),
+        (lambda m, x: m.attention(x, x, x)[0], ["attention (MultiheadAttention)", "product of two activations"]),
+        (lambda m, x: m.lstm(x)[0], ["lstm (LSTM)", "gates"]),
+        (lambda m, x: F.softmax(x, 1), ["softmax (softmax)", "product of two activations"]),
+        (lambda m, x: x @ x.T, ["getattr", "use what converts"]),
+        (lambda m, x: torch.matmul(x, x), ["matmul (matmul)", "product of two activations"]),
+        (lambda m, x: x if x.sum() > 0 else -x, ["Calls", "control flow that depends on data"]),
+        (lambda m, x: m.layer(m.layer(x)), ["layer (Linear)", "called twice", "a layer of its own"]),
+        (lambda m, x: m.layer(input=x), ["layer (Linear)", "keywords"]),
+        (lambda m, x: torch.relu(x) * 2, ["mul (mul)", "put constants into"]),
+        (lambda m, x: torch.relu(x) + 1, ["add (add)", "takes 1", "put constants into"]),
+        (lambda m, x: torch.add(x, x, alpha=2), ["add (add)", "'alpha'", "leave it out"]),
+        (lambda m, x: torch.relu(x) + m.constant, ["constant", "the weight of a layer"]),
+        (lambda m, x: torch.cat([x, x]), ["cat (cat)", "dimension 0", "join channels"]),
+        (lambda m, x: x.mean(1), ["mean (mean)", "[1]", "2 and 3"]),
+        (lambda m, x: x.mean(), ["mean (mean)", "all", "2 and 3"]),
+        (lambda m, x: x.view(x.size(1), -1), ["view (view)", "size", "flatten(1)"]),
+        (lambda m, x: x.view(3, -1), ["view (view)", "(3, -1)", "the batch's own"]),
+        (lambda m, x: x.view(-1, x.shape[1] * x.shape[2]), ["view (view)", "image's size", "flatten(1)"]),
+        (lambda m, x: F.avg_pool2d(x, x.size()[2:]), ["avg_pool2d", "image's size", "adaptive pooling"]),
+        (lambda m, x: (x.flatten(1), x.relu_())[0] + x, ["add (add)", "changed in place"]),
+        (lambda m, x: (x, x), ["output", "one tensor"]),
+    ],
+)
+def test_a_call_that_does_not_convert_is_named_with_its_line(forward, words):
+    layers = {"layer": nn.Linear(4, 4), "attention": nn.MultiheadAttention(4, 2), "lstm": nn.LSTM(4, 4)}
+    model = Calls(forward, **layers)
+    model.register_buffer("constant", torch.ones(4))
+    with pytest.raises(ConversionError) as error:
+        trace(model)
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    if "output" not in words:
+        line = linecache.getline(__file__, int(re.search(rf"{re.escape(__file__)}:(\d+): ", message)[1]))
+        assert words[0] in line, (message, line)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.relu(self.layer(self.layer(x)))
 
-    class Branching(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x if x.sum() > 0 else -x
+def test_a_model_of_two_inputs_and_unused_or_unusual_parameters_are_named():
+    class Two(nn.Module):
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return torch.relu(left + right)
 
-    class Unused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.relu(self.used(x))
-
-    class Scaled(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.relu(x) * 2
-
-    class Shifted(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.relu(x) + 1
-
-    for model, word in (
-        (Twice(), "layer is called twice"),
-        (Branching(), "control flow"),
-        (Unused(), "unused.weight"),
-        (Scaled(), "mul"),
-        (Shifted(), "add"),
-    ):
+    unused = Calls(lambda m, x: torch.relu(m.used(x)), used=nn.Linear(4, 4), unused=nn.Linear(4, 4))
+    with pytest.warns(FutureWarning):
+        unusual = nn.utils.weight_norm(nn.Linear(4, 4))
+    for model, word in ((Two(), "left, right"), (unused, "unused.weight"), (nn.Sequential(unusual), "0.weight_g")):
         with pytest.raises(ConversionError, match=word):
             trace(model)
 
 
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: F.max_pool2d(x, 2).relu().mean([2, 3]) + F.max_pool2d(x, 6).flatten(1),
+        lambda m, x: F.max_pool2d(y := torch.relu(x), 1) + y,
+        lambda m, x: F.max_pool2d(F.avg_pool2d(torch.relu(x), 2), 2),
+    ],
+)
+def test_max_pooling_without_neurons_of_its_own_is_named(forward):
+    with pytest.raises(ConversionError, match=r"max_pool2d.*test_trace\.py:\d+: pre-spike .*AvgPool2d"):
+        trace(Calls(forward), max_pooling="pre_spike")
+
+
+def test_a_linear_layer_on_channels_that_are_not_its_outputs_is_an_error():
+    model = networks.trained(lambda: nn.Sequential(nn.Linear(6, 6), nn.ReLU()))
+    with pytest.raises(ValueError, match=r"0: linear on \[6, 2, 6, 6\]; flatten"):
+        twin_of(model, trace(model)).analog(networks.images())
+
+
 def test_tracing_leaves_the_model_alone():
-    model = networks.trained(networks.Residual)
+    """A graph is that of evaluation mode whatever mode each module is in, and stays in."""
+    model = Calls(lambda m, x: torch.sigmoid(x) if m.training else m.net(x), net=networks.trained(networks.Residual))
+    model.net.drop.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trace(model)
-    assert not model.training
+    assert len(trace(model).spikes) == 5
+    assert [name for name, module in model.named_modules() if module.training] == ["", "net.drop"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ConversionError):
+        trace(Calls(lambda m, x: x if x.sum() > 0 else -x).train())
 
 
 def test_kinds_of_node():

@@ -1,0 +1,149 @@
+"""The memory of a conversion: what it will hold at each layer, worked out before the first is converted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snnfl.config import ConversionConfig
+from snnfl.conversion.replay import read_after
+from snnfl.conversion.thresholds import search_bytes
+from snnfl.conversion.trains import STEPS
+from snnfl.spiking.graph import Affine, GraphNode, Parameters, Spike, SpikingGraph
+from snnfl.spiking.network import CHUNK_BYTES, analog_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """How the memory is divided.
+
+    Attributes:
+        chunks: Images and time steps that are computed at once in front of each spiking layer.
+        stored: Bytes left for currents between two runs of a layer; what doesn't fit is computed again.
+    """
+
+    chunks: Mapping[str, tuple[int, int]]
+    stored: int
+
+
+def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor) -> dict[str, int]:
+    """Compute the bytes of every value of one image, without computing a value.
+
+    Raises:
+        ValueError: If the images don't fit the network, naming the first layer that they don't fit.
+    """
+    shadows = {name: array.to("meta") for name, array in parameters.items()}
+    values = {graph.input: images[:1].to("meta")}
+    for node in graph.nodes:
+        try:
+            if isinstance(node, Affine) and node.op.startswith("conv"):
+                _check_dimensions(values[node.inputs[0]], shadows[f"{node.name}.weight"])
+            values[node.name] = analog_value(node, values, shadows)
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"calibration images of shape {list(images.shape)} do not fit the model: {node.name}: {reason}"
+            ) from None
+    return {name: value.nbytes for name, value in values.items()}
+
+
+def plan_memory(
+    graph: SpikingGraph, sizes: Mapping[str, int], *, images: int, itemsize: int, config: ConversionConfig
+) -> MemoryPlan:
+    """Divide ``config.max_bytes`` among activations, spike trains, chunks and stored currents.
+
+    Args:
+        graph: Structure of the network.
+        sizes: Bytes of each value of one image, from :func:`value_bytes`.
+        images: Number of calibration images.
+        itemsize: Bytes of an activation.
+        config: Steps, calibration and ceiling.
+
+    Returns:
+        The plan, with stored currents filling what the rest leaves.
+
+    Raises:
+        ValueError: If the ceiling is too low, saying how much is needed.
+    """
+    account = _Account(graph, sizes, images, itemsize, config)
+    chunks, peak = {}, 0
+    for held, node in account.held():
+        needed = held
+        if isinstance(node, Spike):
+            chunks[node.name], needed = account.chunk(node, held)
+        peak = max(peak, needed)
+    if peak > config.max_bytes:
+        raise ValueError(
+            f"max_bytes={config.max_bytes}: the conversion of {images} images in {config.calibration_length} time "
+            f"steps needs at least {peak} bytes; raise it, or give fewer images or steps"
+        )
+    stored = 0
+    if config.calibration in ("bias", "potential", "bias_potential"):  # which run a layer more than once
+        widest = max(sizes[node.inputs[0]] for node in graph.spikes)
+        stored = min(config.max_bytes - peak, widest * images * config.calibration_length)
+    return MemoryPlan(chunks=chunks, stored=stored)
+
+
+@dataclass(frozen=True)
+class _Account:
+    """The bytes of everything that a conversion holds, layer by layer, as :mod:`snnfl.conversion.convert` goes."""
+
+    graph: SpikingGraph
+    sizes: Mapping[str, int]
+    images: int
+    itemsize: int
+    config: ConversionConfig
+
+    def held(self) -> Iterator[tuple[int, GraphNode]]:
+        """Yield each node with the bytes of activations, constants, trains and means while it is converted."""
+        graph, sizes = self.graph, self.sizes
+        constant = sum(sizes[node.name] for node in graph.nodes if node.name not in graph.varying)
+        alive, trains, means = {graph.input}, frozenset[str](), 0
+        for node in graph.nodes:
+            alive.add(node.name)
+            if isinstance(node, Spike) and node.name in graph.trains_behind[graph.output]:
+                means += sizes[node.name]
+            floats = constant + means + sum(sizes[name] for name in alive)
+            yield self.images * floats + sum(self._train(name) for name in trains), node
+            alive.difference_update(graph.freed_after[node.name])
+            if isinstance(node, Spike):
+                trains = (trains | {node.name}) & read_after(graph, node.name)
+
+    def chunk(self, layer: Spike, held: int) -> tuple[tuple[int, int], int]:
+        """Choose a layer's images and time steps per chunk; return the bytes of its conversion with them too."""
+        size = self.images * self.sizes[layer.name]
+        search = held + search_bytes(size, self.itemsize, self.config)
+        held += self._train(layer.name)
+        unit, widest = self._values(layer.inputs[0])
+        if self.config.calibration == "time_bias":  # all images at each step, their potentials before and after
+            chunk, held = (self.images, 1), held + 3 * size
+        else:
+            room = max(1, (self.config.max_bytes - held) // unit)
+            count = max(1, min(self.images, CHUNK_BYTES // (STEPS * widest), room // STEPS))
+            chunk = (count, next(length for length in (STEPS, 4, 2, 1) if length * count <= room))
+        return chunk, max(search, held + math.prod(chunk) * unit)
+
+    def _train(self, layer: str) -> int:
+        return self.images * self.sizes[layer] // self.itemsize * -(-self.config.calibration_length // STEPS)
+
+    def _values(self, source: str) -> tuple[int, int]:
+        """Return the bytes of all values from the trains to ``source``, and of the widest, per image and time step."""
+        found, waiting = set[str](), [source]
+        while waiting:
+            name = waiting.pop()
+            node = self.graph.by_name.get(name)
+            if name not in found and node is not None and not isinstance(node, Spike) and name in self.graph.varying:
+                waiting += node.inputs
+            found.add(name)
+        # A current is copied with what is added to it, made dense, and gives bytes and the potential.
+        sizes = [self.sizes[name] for name in found]
+        return sum(sizes) + 4 * self.sizes[source], max(sizes)
+
+
+def _check_dimensions(value: Tensor, weight: Tensor) -> None:
+    """A convolution takes a value without a batch dimension for one image."""
+    if value.dim() != weight.dim():
+        raise ValueError(f"expected {weight.dim()} dimensions, images first, found {value.dim()}")

@@ -1,0 +1,88 @@
+"""What the converted part of a network feeds into its next layer, replayed from recorded spike trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from snnfl.conversion.trains import SpikeTrain
+from snnfl.spiking.graph import Spike, SpikingGraph
+from snnfl.spiking.network import linear_value, over_time
+
+
+@dataclass
+class Replay:
+    """The recorded trains, and the values of the layers behind them at any time step.
+
+    Attributes:
+        graph: Structure of the network.
+        parameters: Folded weights, calibrated biases and thresholds so far; the conversion goes on to change them.
+        constants: The image and every value in front of the first spikes.
+        trains: Spike trains by layer, of those that a later layer reads.
+    """
+
+    graph: SpikingGraph
+    parameters: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    trains: dict[str, SpikeTrain] = field(default_factory=dict)
+
+    def current(self, source: str, images: slice, start: int, stop: int) -> Tensor:
+        """Compute the value ``source`` at the steps ``start..stop``, within a byte of the trains.
+
+        Returns:
+            Shape ``[stop - start, n, C, *space]``; a constant value is expanded, not repeated.
+        """
+        values = {name: value[images] for name, value in self.constants.items()}
+        return over_time(self._value(source, images, start, stop, values), source in self.constants, stop - start)
+
+    def keep(self, layer: str, train: SpikeTrain) -> None:
+        """Keep a new train, and of the old ones those that are still read."""
+        read = read_after(self.graph, layer)
+        self.trains = {name: kept for name, kept in {**self.trains, layer: train}.items() if name in read}
+
+    def _value(self, name: str, images: slice, start: int, stop: int, values: dict[str, Tensor]) -> Tensor:
+        if name not in values:
+            node = self.graph.by_name[name]
+            if isinstance(node, Spike):
+                values[name] = self.trains[name].replay(images, start, stop).flatten(0, 1)
+            else:
+                for source in node.inputs:
+                    self._value(source, images, start, stop, values)
+                values[name] = linear_value(node, values, self.constants, self.parameters, stop - start)
+        return values[name]
+
+
+def read_after(graph: SpikingGraph, layer: str) -> frozenset[str]:
+    """Name the spiking layers whose trains a spiking layer after ``layer`` reads."""
+    names = [node.name for node in graph.spikes]
+    later = graph.spikes[names.index(layer) + 1 :]
+    return frozenset().union(*(graph.trains_behind[node.inputs[0]] for node in later))
+
+
+class CurrentStore:
+    """Currents kept between two runs of a layer, in memory that all layers use in turn; what doesn't fit is refused.
+
+    Memory that is mapped anew for each layer would cost more than the convolutions of a narrow network.
+    """
+
+    def __init__(self, nbytes: int, like: Tensor) -> None:
+        self._memory = torch.empty(nbytes // like.element_size(), dtype=like.dtype, device=like.device)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._used = 0
+
+    def get(self, key: tuple[int, int]) -> Tensor | None:
+        """Return what was put under a key, if it fitted."""
+        return self._kept.get(key)
+
+    def put(self, key: tuple[int, int], current: Tensor) -> None:
+        """Copy a dense current, if there is room."""
+        if self._used + current.numel() <= len(self._memory):
+            kept = self._memory.as_strided(current.shape, current.stride(), self._used)
+            self._kept[key] = kept.copy_(current)
+            self._used += current.numel()

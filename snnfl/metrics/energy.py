@@ -1,0 +1,246 @@
+"""Spikes, synaptic operations and energy of a spiking network, beside those of its ANN.
+
+**Accumulations (AC).** Each spike costs one accumulation per synapse that it passes: per output of the next
+affine layer that it reaches. Averaging in between belongs to the synapses, whose weights absorb it: a spike costs one
+accumulation per path through the windows that hold it. A spike that reaches a neuron without an affine layer, over a
+shortcut or a pooling layer that spikes, costs one per path, too. Borders are counted exactly: a spike has fewer
+synapses there. Biases, membrane updates and comparisons are not counted, as usual (Merolla et al. 2014, "synaptic
+operations").
+
+**Multiply-accumulates (MAC).** Layers that read the analog image cost ``outputs * inputs per output``, once per image
+and not per time step: the image is constant in time, so its current is computed once, as ``simulate`` does. Layers that
+read real values which vary in time, behind another affine layer without neurons in between, cost it at every step.
+Inputs that are padding count, as in every published number of MACs.
+
+**Energy.** 4.6 pJ per MAC and 0.9 pJ per AC: 32-bit floating point in 45 nm (Horowitz 2014, ISSCC, figure 1.1.9). With
+memory: each operation reads its weight, each output its bias whenever it is computed, and each neuron reads and writes
+its potential at every step, at 3.12 pJ per bit, nothing being cached. These are the model and the constants of
+spikingjelly 2.0's ``SimpleEnergyProfiler``. The ANN's activations and the spikes' routing are outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnfl.spiking.graph import AFFINE_OPS, LINEAR_OPS, Affine, LinearMap, Spike
+from snnfl.spiking.network import SpikingNetwork, analog_value
+
+MAC_PICOJOULES = 4.6
+AC_PICOJOULES = 0.9
+WORD_PICOJOULES = 3.12 * 32
+
+IMAGES_AT_ONCE = 16
+"""Images whose spikes are held at once: a large network has millions of neurons."""
+
+IMAGE, SPIKES, ANALOG = "image", "spikes", "analog"
+"""What a value is made of: the constant image, spikes, or real values that vary in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Energy:
+    """Energy of one image in picojoules: of arithmetic, and of reading and writing memory."""
+
+    compute: float
+    memory: float
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.compute + self.memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCount:
+    """What one layer does for one image in all time steps, on average over the images.
+
+    Attributes:
+        layer: Name of the layer.
+        neurons: Its neurons; 0 for an affine layer.
+        spikes: Spikes that they emit.
+        rate: Spikes per neuron and time step.
+        acs: Accumulations.
+        macs: Multiply-accumulates.
+        words: 32-bit words that it reads from memory or writes.
+        ann_macs: Multiply-accumulates of the same layer in the ANN.
+        ann_words: 32-bit words that it reads there.
+    """
+
+    layer: str
+    neurons: int = 0
+    spikes: float = 0.0
+    rate: float = 0.0
+    acs: float = 0.0
+    macs: int = 0
+    words: float = 0.0
+    ann_macs: int = 0
+    ann_words: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeCount:
+    """Counts of every layer, in order, for one image in ``steps`` time steps."""
+
+    steps: int
+    layers: tuple[LayerCount, ...]
+
+    @property
+    def total(self) -> LayerCount:
+        """Sums over the layers; the rate is that of all neurons."""
+        sums = {key: sum(row[key] for row in self.rows()) for key in asdict(self.layers[0]) if key != "layer"}
+        return LayerCount(**{**sums, "layer": "total", "rate": sums["spikes"] / (sums["neurons"] * self.steps)})
+
+    @property
+    def energy(self) -> Energy:
+        """Energy of the spiking network."""
+        total = self.total
+        compute = MAC_PICOJOULES * total.macs + AC_PICOJOULES * total.acs
+        return Energy(compute=compute, memory=WORD_PICOJOULES * total.words)
+
+    @property
+    def ann_energy(self) -> Energy:
+        """Energy of the ANN."""
+        total = self.total
+        return Energy(compute=MAC_PICOJOULES * total.ann_macs, memory=WORD_PICOJOULES * total.ann_words)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dictionary per layer, for a table."""
+        return [asdict(layer) for layer in self.layers]
+
+
+def count_spikes(network: SpikingNetwork, images: Tensor, *, steps: int) -> SpikeCount:
+    """Simulate a network and count what each of its layers does.
+
+    Args:
+        network: The spiking network; its simulation isn't changed.
+        images: Shape ``[N, ...]``, at least one.
+        steps: Simulation length T.
+
+    Returns:
+        Counts of every affine and spiking layer, per image.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    if len(images) == 0:
+        raise ValueError("no images: give at least one")
+    values = {network.graph.input: images[:1]}
+    for node in network.graph.nodes:
+        values[node.name] = analog_value(node, values, network.parameters)
+    shapes = {name: value.shape for name, value in values.items()}
+    spikes = {name: count / len(images) for name, count in _spikes(network, images, steps, shapes).items()}
+    return SpikeCount(steps=steps, layers=tuple(_layers(network, spikes, shapes, steps)))
+
+
+def _spikes(network: SpikingNetwork, images: Tensor, steps: int, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Count the spikes of each neuron over all images and steps.
+
+    A readout of all spikes is put behind the network: its output is their mean over time. So this is the simulation of
+    :meth:`SpikingNetwork.simulate`, which has nothing to do for those who don't count.
+    """
+    thresholds = network.thresholds
+    sizes = [shapes[name].numel() for name in thresholds]
+    flat = [
+        LinearMap(name=f"{name}, flat", inputs=(name,), op="flatten", arguments={"start_dim": 1}) for name in thresholds
+    ]
+    names = tuple(node.name for node in flat)
+    readout = LinearMap(name="all spikes", inputs=names, op="concatenate", arguments={"dim": 1})
+    probe = replace(network, graph=replace(network.graph, nodes=(*network.graph.nodes, *flat, readout)))
+    levels = [
+        level.repeat_interleave(size // len(level)) for level, size in zip(thresholds.values(), sizes, strict=True)
+    ]
+    one = torch.cat(levels).double() / steps  # what one spike adds to the mean over time
+    parts = torch.split(images, IMAGES_AT_ONCE)
+    counts = torch.stack([(probe.simulate(part, steps=steps)[steps] / one).round().sum(0) for part in parts]).sum(0)
+    per_layer = torch.split(counts.cpu(), sizes)
+    return {name: count.view(shapes[name]) for name, count in zip(thresholds, per_layer, strict=True)}
+
+
+def _layers(
+    network: SpikingNetwork, spikes: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], steps: int
+) -> Iterator[LayerCount]:
+    """Follow the spikes from neuron to synapse, in one walk for all time steps: every count is linear in the spikes."""
+    nothing = torch.zeros((), dtype=torch.float64)
+    events = {network.graph.input: nothing.expand(shapes[network.graph.input])}
+    kinds = {network.graph.input: frozenset({IMAGE})}
+    for node in network.graph.nodes:
+        read = [events[name] for name in node.inputs]
+        kind = frozenset[str]().union(*(kinds[name] for name in node.inputs))
+        events[node.name] = nothing.expand(shapes[node.name])
+        kinds[node.name] = kind if kind == {IMAGE} else frozenset({ANALOG})
+        if isinstance(node, LinearMap):
+            events[node.name], kinds[node.name] = _paths(node, read), kind
+        elif isinstance(node, Affine):
+            weight = network.parameters[f"{node.name}.weight"]
+            yield _affine(node, weight, read[0], kind, shapes[node.name].numel(), steps)
+        elif isinstance(node, Spike):
+            events[node.name], kinds[node.name] = spikes[node.name], frozenset({SPIKES})
+            yield _neurons(node.name, spikes[node.name], float(read[0].sum()), steps)
+        else:
+            yield LayerCount(layer=node.name, acs=float(read[0].sum()), words=float(read[0].sum()))
+
+
+def _affine(node: Affine, weight: Tensor, events: Tensor, kind: frozenset[str], outputs: int, steps: int) -> LayerCount:
+    dense = outputs * weight[0].numel()
+    macs = dense * steps if ANALOG in kind else dense * (IMAGE in kind)
+    acs = 0.0 if ANALOG in kind else _synapses(node, weight, events)
+    words = acs + macs + outputs * (1 if kind == {IMAGE} else steps)
+    return LayerCount(layer=node.name, acs=acs, macs=macs, words=words, ann_macs=dense, ann_words=dense + outputs)
+
+
+def _neurons(name: str, spikes: Tensor, acs: float, steps: int) -> LayerCount:
+    neurons, total = spikes.numel(), float(spikes.sum())
+    return LayerCount(
+        layer=name,
+        neurons=neurons,
+        spikes=total,
+        rate=total / (neurons * steps),
+        acs=acs,
+        words=acs + 2 * neurons * steps,
+    )
+
+
+def _synapses(node: Affine, weight: Tensor, events: Tensor) -> float:
+    """Count the outputs that events reach: the layer with weights of one; its outputs, group by group, are alike."""
+    if node.op == "scale":
+        return float(events.sum())
+    groups: int = node.arguments.get("groups", 1)
+    ones = torch.ones(groups, *weight.shape[1:], dtype=torch.float64)
+    reached = AFFINE_OPS[node.op](events, ones, torch.zeros(groups, dtype=torch.float64), **node.arguments)
+    return float(reached.sum()) * (len(weight) // groups)
+
+
+def _paths(node: LinearMap, events: list[Tensor]) -> Tensor:
+    """Count the events that reach each element; through a window, all that lie in it."""
+    arguments = dict(node.arguments)
+    if node.op == "mean":
+        return events[0].sum(**arguments)
+    if node.op.startswith("adaptive"):
+        reached = LINEAR_OPS[node.op](events[0], **arguments)
+        for axis in range(2, reached.dim()):
+            sizes = _window_sizes(events[0].shape[axis], reached.shape[axis])
+            reached = reached * sizes.view(-1, *[1] * (reached.dim() - 1 - axis))
+        return reached
+    if node.op.startswith("avg"):
+        arguments.pop("count_include_pad", None)
+        if node.op == "avg_pool1d":  # only the pooling of pictures takes a divisor
+            windows = {
+                key: (value[0] if isinstance(value, tuple | list) else value, int(key != "padding"))
+                for key, value in arguments.items()
+                if key != "ceil_mode"
+            }
+            wide = F.avg_pool2d(events[0][..., None], **{**arguments, **windows}, divisor_override=1)
+            return wide[..., 0]
+        return F.avg_pool2d(events[0], **arguments, divisor_override=1)
+    return LINEAR_OPS[node.op](*events, **arguments)
+
+
+def _window_sizes(size: int, outputs: int) -> Tensor:
+    """Return the sizes of an adaptive pooling's windows: from ``floor(i size / outputs)`` on."""
+    i = torch.arange(outputs)
+    return -(-(i + 1) * size // outputs) - i * size // outputs

@@ -1,0 +1,108 @@
+"""What the exports to other libraries share: there a spike is worth 1, here it is worth the threshold."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from snnfl.spiking.graph import Affine, GraphNode, LinearMap, Spike, SpikingGraph
+from snnfl.spiking.network import SpikingNetwork
+
+
+class ExportError(ValueError):
+    """A network that a library or format cannot express, or a library that is missing: names it and the way out."""
+
+
+def optional_library(name: str, requirement: str) -> ModuleType:
+    """Import a library that only an export needs.
+
+    Raises:
+        ExportError: If it isn't installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(f"{name} cannot be imported ({error}); type: pip install '{requirement}'") from None
+
+
+def unit_spikes(network: SpikingNetwork) -> tuple[SpikingGraph, dict[str, Tensor]]:
+    """Rewrite a network for neurons whose spikes are worth 1: equal currents, equal spikes.
+
+    The thresholds, which spikes are worth here, go into the weights of the affine layers that read them, directly or
+    through pooling and flattening: ``W (V_th s) = (W V_th) s``. Where neurons are read otherwise, as by a residual
+    addition or by other neurons, a node ``<value>.amplitude`` multiplies by the threshold (an affine ``scale``).
+    Currents equal those of :meth:`SpikingNetwork.simulate` up to rounding: products are rounded before they are added.
+
+    Args:
+        network: The spiking network.
+
+    Returns:
+        The graph and its parameters; thresholds are unchanged.
+    """
+    rewrite = _Rewrite(network.graph, dict(network.parameters))
+    for node in network.graph.nodes:
+        rewrite.visit(node)
+    return rewrite.finish()
+
+
+@dataclass
+class _Rewrite:
+    graph: SpikingGraph
+    parameters: dict[str, Tensor]
+    nodes: list[GraphNode] = field(default_factory=list)
+    amplitudes: dict[str, Tensor] = field(default_factory=dict)
+    """What a value has to be multiplied by, ``[1]`` or ``[C]``; of a flattened value, by channel of what it was."""
+
+    def visit(self, node: GraphNode) -> None:
+        if isinstance(node, Affine):
+            if node.inputs[0] in self.amplitudes:
+                weight = self.parameters[f"{node.name}.weight"]
+                self.parameters[f"{node.name}.weight"] = _scaled(node, weight, self.amplitudes[node.inputs[0]])
+        elif isinstance(node, LinearMap) and self._passes(node):
+            if node.inputs[0] in self.amplitudes:
+                self.amplitudes[node.name] = self.amplitudes[node.inputs[0]]
+        else:
+            node = replace(node, inputs=tuple(self._multiplied(name) for name in node.inputs))
+        self.nodes.append(node)
+        if isinstance(node, Spike):
+            self.amplitudes[node.name] = self.parameters[f"{node.name}.threshold"]
+
+    def finish(self) -> tuple[SpikingGraph, dict[str, Tensor]]:
+        self._multiplied(self.graph.output)  # the last node is the output
+        return SpikingGraph(tuple(self.nodes), input=self.graph.input), self.parameters
+
+    def _passes(self, node: LinearMap) -> bool:
+        """Tell whether a map of one value commutes with the factor, and whoever reads it can take the factor."""
+        if len(node.inputs) > 1:
+            return False
+        if node.op not in ("flatten", "reshape") or len(self.amplitudes.get(node.inputs[0], ())) <= 1:
+            return True
+        flat = node.op == "flatten" or len(node.arguments["shape"]) == 1
+        readers = self.graph.consumers[node.name]
+        return flat and bool(readers) and all(isinstance(r, Affine) and r.op == "linear" for r in readers)
+
+    def _multiplied(self, name: str) -> str:
+        """Return the name of a value with its factor, for a reader that cannot take the factor itself."""
+        if name not in self.amplitudes:
+            return name
+        made = f"{name}.amplitude"
+        if f"{made}.weight" not in self.parameters:
+            amplitude = self.amplitudes[name]
+            self.nodes.append(Affine(name=made, inputs=(name,), op="scale"))
+            self.parameters[f"{made}.weight"] = amplitude
+            self.parameters[f"{made}.bias"] = torch.zeros_like(amplitude)
+        return made
+
+
+def _scaled(node: Affine, weight: Tensor, amplitude: Tensor) -> Tensor:
+    """Multiply the columns of a weight that read each channel; behind a flatten several columns read one."""
+    if node.op == "scale":
+        return weight * amplitude
+    groups = node.arguments.get("groups", 1)
+    columns = amplitude.repeat_interleave(weight.shape[1] * groups // len(amplitude))
+    by_output = columns.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+    return weight * by_output.view(*by_output.shape, *[1] * (weight.dim() - 2))

@@ -1,0 +1,198 @@
+"""A spiking network as a file of NIR, the neuromorphic intermediate representation (Pedersen et al. 2024).
+
+What NIR leaves open, and what is written here:
+
+* **Time.** NIR's neurons are continuous, ``dv/dt = R I``. The unit of time is our step and ``R = 1``, so that one Euler
+  step is ``v <- v + I``; read with ``dt=1``.
+* **Threshold.** NIR fires at ``v > v_threshold``, we at ``v >= V_th``: they differ where both are equal in every bit.
+* **Reset.** NIR sets ``v`` to ``v_reset``, here 0. In continuous time ``v`` never exceeds the threshold, so that this
+  is the same as subtracting it (neuromorphs/NIR, discussion of pull request 63). In time steps it is not: our network
+  needs **reset by subtraction**, for which NIR has no word; it is up to the reader.
+* **Amplitude.** NIR's spikes are worth 1. Ours are worth the threshold, which goes into the weights behind
+  (:func:`snnfl.spiking.export.unit_spikes`).
+
+How others read it (November 2026): spikingjelly 2.0 resets to ``v_reset``; with ``v_reset=None`` set on its neurons
+after reading, spikes are equal. snnTorch 1.0 reads ``IF`` as a leaky neuron and loses its state (its issue 416); with
+``beta=1``, ``init_hidden=True`` and ``reset_delay=True`` set on its neurons, spikes are equal; its ``Flatten`` joins
+the images of a batch, so it takes one at a time. Both refuse thresholds that differ within a layer. sinabs 3.1 bounds
+potentials below and lets a neuron fire several times a step; norse 1.1 resets to zero.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnfl.spiking.export import ExportError, optional_library, unit_spikes
+from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
+from snnfl.spiking.network import SpikingNetwork, analog_value
+from snnfl.spiking.storage import write_bytes
+
+
+def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path) -> None:
+    """Write a network as a NIR file of convolutions, affine layers, average pooling, flattening and IF neurons.
+
+    An addition becomes several edges into one node, grouped convolutions are written with their zeros, and a factor per
+    channel as a convolution with a 1x1 kernel: every tool reads these.
+
+    Args:
+        network: The spiking network; its neurons must start at zero.
+        input_shape: Shape of one image, ``[C, H, W]`` or another that the network takes.
+        path: File to write, in one step.
+
+    Raises:
+        ExportError: Naming the node that NIR cannot express, or the package ``nir`` if it isn't installed.
+    """
+    nir = optional_library("nir", "snnfl[export]")
+    for neurons in network.graph.spikes:
+        driven = {f"{neurons.name}.potential", f"{neurons.name}.time_bias"} & network.parameters.keys()
+        if network.initial_potential != "zero" or driven:
+            raise ExportError(
+                f"{neurons.name}: NIR's neurons start at zero and get no other current; convert with "
+                "initial_potential=zero and calibration=bias or none"
+            )
+    graph, parameters = unit_spikes(network)
+    writer = _Writer(nir, parameters, _shapes(graph, parameters, input_shape))
+    writer.add(graph.input, nir.Input(np.array(input_shape)), [])
+    for node in graph.nodes:
+        writer.visit(node)
+    name = "output" if "output" not in writer.nodes else "network_output"
+    writer.add(name, nir.Output(np.array(writer.shapes[graph.output])), writer.sources[graph.output])
+    file = io.BytesIO()
+    nir.write(file, nir.NIRGraph(writer.nodes, writer.edges))
+    write_bytes(path, file.getvalue())
+
+
+def _shapes(graph: SpikingGraph, parameters: Parameters, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    like = next(iter(parameters.values()))
+    values = {graph.input: like.new_zeros(1, *input_shape)}
+    for node in graph.nodes:
+        try:
+            values[node.name] = analog_value(node, values, parameters)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ExportError(f"{node.name}: an image of shape {tuple(input_shape)} does not fit ({reason})") from None
+    return {name: tuple(value.shape[1:]) for name, value in values.items()}
+
+
+@dataclass
+class _Writer:
+    nir: Any
+    parameters: Parameters
+    shapes: dict[str, tuple[int, ...]]
+    nodes: dict[str, Any] = field(default_factory=dict)
+    edges: list[tuple[str, str]] = field(default_factory=list)
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    """Nodes of NIR whose sum is a value of ours."""
+
+    def add(self, name: str, made: Any, sources: Sequence[str]) -> None:
+        """Add a node that reads the sum of others; whoever reads its value reads it."""
+        self.nodes[name] = made
+        self.edges += [(source, name) for source in sources]
+        self.sources[name] = [name]
+
+    def visit(self, node: GraphNode) -> None:
+        """Add what a node of ours becomes.
+
+        Raises:
+            ExportError: If NIR cannot express it.
+        """
+        sources = [source for name in node.inputs for source in self.sources[name]]
+        shape = self.shapes[node.inputs[0]]
+        if isinstance(node, Affine):
+            self.add(node.name, self._affine(node, shape), sources)
+        elif isinstance(node, Spike):
+            self.add(node.name, self._neurons(node, shape), sources)
+        elif isinstance(node, LinearMap) and node.op == "add":
+            if len(set(sources)) < len(sources):
+                raise ExportError(f"{node.name}: adds a value to itself, and NIR has one edge between two nodes")
+            self.sources[node.name] = sources
+        elif isinstance(node, LinearMap) and node.op in ("flatten", "reshape") and len(self.shapes[node.name]) == 1:
+            self.add(node.name, self.nir.Flatten({"input": np.array(shape)}, 0, -1), sources)
+        elif isinstance(node, LinearMap) and len(shape) == 3 and node.op not in ("concatenate", "reshape"):
+            self._pool(node, shape, sources)
+        else:
+            kind = "MaxPool" if isinstance(node, MaxPool) else node.op
+            raise ExportError(f"{node.name}: NIR has no {kind} of values of shape {list(shape)}")
+
+    def _affine(self, node: Affine, shape: tuple[int, ...]) -> Any:
+        weight, bias = self.parameters[f"{node.name}.weight"], self.parameters[f"{node.name}.bias"]
+        op = node.op
+        if op == "scale":  # as a layer whose matrix is diagonal
+            op = {1: "linear", 2: "conv1d", 3: "conv2d"}[len(shape)]
+            weight = torch.diag(weight.expand(shape[0])).view(shape[0], shape[0], *[1] * (len(shape) - 1))
+            bias = bias.expand(shape[0])
+        if op == "linear":
+            return self.nir.Affine(_array(weight), _array(bias))
+        if len({*weight.shape[2:]}) > 1:
+            raise ExportError(
+                f"{node.name}: nir infers no shape behind a kernel of {list(weight.shape[2:])}; use a square"
+            )
+        dims = len(shape) - 1
+        stride, padding, dilation = (
+            _per_axis(node.arguments.get(key, default), dims)
+            for key, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+        )
+        kind = self.nir.Conv1d if dims == 1 else self.nir.Conv2d
+        size = shape[1] if dims == 1 else shape[1:]
+        dense = _array(_without_groups(weight, node.arguments.get("groups", 1)))
+        return kind(size, dense, stride, padding, dilation, 1, _array(bias))
+
+    def _neurons(self, node: Spike, shape: tuple[int, ...]) -> Any:
+        level = _array(self.parameters[f"{node.name}.threshold"])
+        threshold = np.ascontiguousarray(np.broadcast_to(level.reshape(-1, *[1] * (len(shape) - 1)), shape))
+        return self.nir.IF(np.ones_like(threshold), threshold, np.zeros_like(threshold))
+
+    def _pool(self, node: LinearMap, shape: tuple[int, ...], sources: list[str]) -> None:
+        """Add an average over windows of equal size, which is all that NIR has, where it computes the same."""
+        arguments, result = node.arguments, self.shapes[node.name]
+        kernel, padding = shape[1:], (0, 0)
+        if node.op == "adaptive_avg_pool2d":
+            kernel = tuple(max(1, size // outputs) for size, outputs in zip(shape[1:], result[1:], strict=True))
+        elif node.op == "avg_pool2d":
+            kernel = _per_axis(arguments["kernel_size"], 2)
+            padding = _per_axis(arguments.get("padding", 0), 2)
+        stride = _per_axis(arguments.get("stride", kernel), 2)
+        probe = torch.arange(math.prod(shape), dtype=torch.float64).sin().view(1, *shape)
+        expected, found = node.apply([probe], {}), F.avg_pool2d(probe, kernel, stride, padding)
+        if found.numel() != expected.numel() or not torch.allclose(found.flatten(), expected.flatten()):
+            raise ExportError(
+                f"{node.name}: NIR's average pooling has windows of one size, padding included; "
+                f"{node.op} from {list(shape)} to {list(result)} has not"
+            )
+        self.add(node.name, self.nir.AvgPool2d(np.array(kernel), np.array(stride), np.array(padding)), sources)
+        if len(result) == 1:
+            flat = self.nir.Flatten({"input": np.array(found.shape[1:])}, 0, -1)
+            self.add(f"{node.name}.flat", flat, [node.name])
+            self.sources[node.name] = [f"{node.name}.flat"]
+
+
+def _per_axis(value: Any, dims: int) -> Any:
+    """Write an argument as NIR wants it: words as they are, a number in one dimension, else a number per axis."""
+    if isinstance(value, str):
+        return value
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    values = values * dims if len(values) == 1 else values
+    return values[0] if dims == 1 else values
+
+
+def _without_groups(weight: Tensor, groups: int) -> Tensor:
+    """Write out the zeros of a grouped convolution: most tools cannot read groups, nir's shape inference included."""
+    same = torch.eye(groups, dtype=weight.dtype, device=weight.device)
+    same = same.repeat_interleave(len(weight) // groups, dim=0).repeat_interleave(weight.shape[1], dim=1)
+    axes = [1] * (weight.dim() - 2)
+    return weight.repeat(1, groups, *axes) * same.view(*same.shape, *axes)
+
+
+def _array(value: Tensor) -> NDArray[np.floating]:
+    return (value if value.dtype == torch.float64 else value.float()).detach().cpu().contiguous().numpy()

@@ -1,0 +1,126 @@
+"""A spiking network as a module of spikingjelly neurons."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from snnfl.spiking.export import ExportError, optional_library, unit_spikes
+from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike
+from snnfl.spiking.network import SpikingNetwork
+from snnfl.spiking.neuron import broadcast
+from snnfl.torchvision_guard import guard
+
+
+def to_spikingjelly(network: SpikingNetwork) -> fx.GraphModule:
+    """Build a stateful module of spikingjelly's ``IFNode`` whose forward takes one time step.
+
+    Layers keep their names, convolutions and linear layers are torch's own, and neurons emit 0 or 1: amplitudes are
+    folded as :func:`snnfl.spiking.export.unit_spikes` tells, so that spikingjelly's counters see binary spikes. An
+    ``IFNode`` has one threshold. Where there is one per channel, the current is divided by it (``<layer>.current``) and
+    the neurons' is 1, which rounds the membrane potential. Neurons start at the network's initial potential whenever
+    ``functional.reset_net`` was called.
+
+    Args:
+        network: The spiking network.
+
+    Returns:
+        A module that maps an image ``[N, ...]`` to the logits of this step; their mean over T calls with the same image
+        is what :meth:`SpikingNetwork.simulate` returns. It shares no memory with the network.
+
+    Raises:
+        ExportError: If spikingjelly is not installed, or neurons get a current that varies with time or its length.
+    """
+    guard()
+    library = optional_library("spikingjelly.activation_based.neuron", "spikingjelly>=2.0")
+    graph, parameters = unit_spikes(network)
+    built, modules = fx.Graph(), dict[str, nn.Module]()
+    values = {graph.input: built.placeholder("image")}
+    for node in graph.nodes:
+        inputs = tuple(values[name] for name in node.inputs)
+        if isinstance(node, Spike):
+            level = parameters[f"{node.name}.threshold"]
+            if len(level) > 1:
+                modules[f"{node.name}.current"] = _Divide(level)
+                inputs = (built.call_module(f"{node.name}.current", inputs),)
+            modules[node.name] = _neurons(library.IFNode, network, node)
+        elif isinstance(node, Affine):
+            modules[node.name] = _layer(node, parameters[f"{node.name}.weight"], parameters[f"{node.name}.bias"])
+        else:
+            modules[node.name] = _Map(node)
+        values[node.name] = built.call_module(node.name, inputs)
+    built.output(values[graph.output])
+    return fx.GraphModule(modules, built)
+
+
+class _Map(nn.Module):
+    """Pooling, addition, concatenation and reshaping."""
+
+    def __init__(self, node: LinearMap | MaxPool) -> None:
+        super().__init__()
+        self.node = node
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.node.apply(values, {})
+
+
+class _Scale(nn.Module):
+    """A factor and a shift per channel."""
+
+    def __init__(self, node: Affine, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.node = node
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+
+    def forward(self, value: Tensor) -> Tensor:
+        name = self.node.name
+        return self.node.apply([value], {f"{name}.weight": self.weight, f"{name}.bias": self.bias})
+
+
+class _Divide(nn.Module):
+    """Division by the threshold of each channel."""
+
+    threshold: Tensor
+
+    def __init__(self, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold.clone())
+
+    def forward(self, current: Tensor) -> Tensor:
+        return current / broadcast(self.threshold, current.shape)
+
+
+def _layer(node: Affine, weight: Tensor, bias: Tensor) -> nn.Module:
+    if node.op == "scale":
+        return _Scale(node, weight, bias)
+    kind = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "linear": nn.Linear}[node.op]
+    inputs = weight.shape[1] * node.arguments.get("groups", 1)
+    kernel = {} if node.op == "linear" else {"kernel_size": tuple(weight.shape[2:])}
+    # Built without values, so that no random state is touched.
+    layer: nn.Module = nn.utils.skip_init(kind, inputs, len(weight), **kernel, **node.arguments)  # type: ignore[no-untyped-call]
+    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    return layer
+
+
+def _neurons(kind: Any, network: SpikingNetwork, node: Spike) -> nn.Module:
+    level = network.thresholds[node.name]
+    if network.initial_potential == "drip" or f"{node.name}.time_bias" in network.parameters:
+        raise ExportError(
+            f"{node.name}: spikingjelly's neurons get no current that varies with time or its length; convert with "
+            "initial_potential=half in place of drip, and calibration=bias in place of time_bias"
+        )
+    channels = max(len(level), len(network.parameters.get(f"{node.name}.potential", level)))
+    potential = network.rest(node.name, level.new_empty(1, channels))[0]
+    if len(level) > 1:
+        potential, level = potential / level, level.new_ones(1)
+    neurons: nn.Module = kind(v_threshold=level.item(), v_reset=None, step_mode="s")
+    neurons.register_forward_pre_hook(partial(_start, potential))
+    return neurons
+
+
+def _start(potential: Tensor, neurons: Any, inputs: tuple[Tensor]) -> None:
+    """Set the membrane potential before the first step: spikingjelly then holds a number, not yet a tensor."""
+    if not isinstance(neurons.v, Tensor):
+        neurons.v = broadcast(potential, inputs[0].shape).to(inputs[0]).expand_as(inputs[0]).clone()

@@ -1,0 +1,186 @@
+"""Spiking networks as files: safetensors with the graph as JSON beside the arrays, read without pickle."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from snnfl.spiking.graph import Affine, LinearMap, Spike, SpikingGraph
+from snnfl.spiking.graph_json import decode_graph, encode_graph, show
+from snnfl.spiking.network import SpikingNetwork
+
+SCHEMA = 1
+KEY = "snnfl"
+"""The one key of the metadata: safetensors writes several in an order of its own, and equal networks shall give equal
+files."""
+
+WEIGHT_DIMENSIONS = {"conv1d": 3, "conv2d": 4, "linear": 2, "scale": 1}
+DTYPES = ("F16", "BF16", "F32", "F64")
+
+
+class NetworkFileError(ValueError):
+    """A file that holds no valid spiking network: names the file and what is wrong with it."""
+
+
+def save_network(network: SpikingNetwork, path: str | Path) -> None:
+    """Write a spiking network in one step; equal networks give equal files."""
+    names = [*_required(network.graph), *(name for name in _optional(network.graph) if name in network.parameters)]
+    arrays = {name: network.parameters[name] for name in names}
+    about = {
+        "schema": SCHEMA,
+        "kind": "snn",
+        "initial_potential": network.initial_potential,
+        "graph": encode_graph(network.graph),
+        # A convolution may round otherwise in another layout, even where both layouts are the same bytes.
+        "channels_last": [
+            node.name for node in network.graph.affines if _is_channels_last(arrays[f"{node.name}.weight"])
+        ],
+    }
+    write_arrays(path, arrays, about)
+
+
+def load_network(path: str | Path) -> SpikingNetwork:
+    """Read a spiking network, which simulates bit for bit as the one that was saved.
+
+    Raises:
+        NetworkFileError: If the file is missing, damaged, of another schema, or holds anything but a spiking network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = _description(file.metadata())
+            graph = decode_graph(about.get("graph"))
+            _check_arrays(graph, {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
+            convolutions = (node.name for node in graph.affines if node.op == "conv2d")
+            channels_last = {f"{name}.weight" for name in convolutions if name in about["channels_last"]}
+            # Cloned, for the file's own memory is mapped and would change with it.
+            parameters = {
+                name: file.get_tensor(name).clone(
+                    memory_format=torch.channels_last if name in channels_last else torch.contiguous_format
+                )
+                for name in file.keys()  # noqa: SIM118
+            }
+        for node in graph.spikes:
+            threshold = parameters[f"{node.name}.threshold"]
+            if not bool(((threshold > 0) & threshold.isfinite()).all()):
+                raise ValueError(f"{show(node.name)} has a threshold that is not positive and finite")
+        return SpikingNetwork(graph, parameters, about["initial_potential"])
+    except (ValueError, SafetensorError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NetworkFileError(f"{path}: {' '.join(reason.split())}") from None
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write arrays as safetensors, in one step, described by JSON text under the one key ``snnfl``."""
+    # Cloned, for safetensors refuses arrays that share memory, as one threshold for all layers may.
+    plain = {name: array.detach().cpu().clone(memory_format=torch.contiguous_format) for name, array in arrays.items()}
+    write_bytes(path, save(plain, {KEY: json.dumps(about, sort_keys=True)}))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file in one step: either the old content is there or the new one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Read what the file says about itself."""
+    if metadata is None or KEY not in metadata:
+        raise ValueError(f"not written by snnfl: its metadata lack {KEY!r}")
+    try:
+        about = json.loads(metadata[KEY])
+    except (ValueError, RecursionError):
+        raise ValueError(f"the metadata {KEY!r} are not JSON") from None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        found = about.get("schema") if isinstance(about, dict) else about
+        raise ValueError(f"schema {show(found)}, but this version of snnfl reads schema {SCHEMA}")
+    if about.get("kind") != "snn":
+        raise ValueError(f"kind {show(about.get('kind'))}, not a spiking network ('snn')")
+    allowed = typing.get_args(typing.get_type_hints(SpikingNetwork)["initial_potential"])
+    if about.get("initial_potential") not in allowed:
+        raise ValueError(f"initial_potential={show(about.get('initial_potential'))}; known: {', '.join(allowed)}")
+    if not isinstance(about.get("channels_last"), list):
+        raise ValueError(f"channels_last={show(about.get('channels_last'))} is no list of layers")
+    return about
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    """Tell by the strides, for a 1x1 kernel is contiguous in either layout."""
+    last = weight.is_contiguous(memory_format=torch.channels_last)
+    return last and weight.stride() != torch.empty(weight.shape, device="meta").stride()
+
+
+def _required(graph: SpikingGraph) -> list[str]:
+    affine = [f"{node.name}.{kind}" for node in graph.affines for kind in ("weight", "bias")]
+    return affine + [f"{node.name}.threshold" for node in graph.spikes]
+
+
+def _optional(graph: SpikingGraph) -> list[str]:
+    return [f"{node.name}.{kind}" for node in graph.spikes for kind in ("potential", "time_bias")]
+
+
+def _check_arrays(graph: SpikingGraph, arrays: Mapping[str, Any]) -> None:
+    """Compare the arrays' names, types and shapes with what the graph needs; channels are followed through it."""
+    lacking, surplus = set(_required(graph)) - arrays.keys(), arrays.keys() - {*_required(graph), *_optional(graph)}
+    for problem, names in (("lacks", lacking), ("has surplus", surplus)):
+        if names:
+            raise ValueError(f"{problem} array {show(min(names))}")
+    dtypes = sorted({array.get_dtype() for array in arrays.values()})
+    if len(dtypes) != 1 or dtypes[0] not in DTYPES:
+        raise ValueError(f"arrays of type {', '.join(dtypes)}; expected one of {', '.join(DTYPES)} for all")
+    shapes = {name: tuple(array.get_shape()) for name, array in arrays.items()}
+    channels: dict[str, int | None] = {graph.input: None}  # None: they depend on the size of the image
+    for node in graph.nodes:
+        read = [channels[name] for name in node.inputs]
+        channels[node.name] = read[0]
+        if isinstance(node, Affine):
+            channels[node.name] = _affine_channels(node, read[0], shapes)
+        elif isinstance(node, LinearMap):
+            channels[node.name] = _map_channels(node, read)
+        elif isinstance(node, Spike):
+            _check_neurons(node, read[0], shapes)
+
+
+def _affine_channels(node: Affine, read: int | None, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    weight, bias = shapes[f"{node.name}.weight"], shapes[f"{node.name}.bias"]
+    name, groups = show(node.name), node.arguments.get("groups", 1)
+    if len(weight) != WEIGHT_DIMENSIONS[node.op] or min(weight) == 0 or weight[0] % groups:
+        raise ValueError(f"weight of {name} has shape {list(weight)}, which {node.op} (groups={groups}) cannot use")
+    if bias != weight[:1]:
+        raise ValueError(f"bias of {name} has shape {list(bias)}, expected {list(weight[:1])}")
+    wanted = weight[0] if node.op == "scale" else weight[1] * groups
+    if read not in (None, wanted):
+        raise ValueError(f"weight of {name} has shape {list(weight)}, but its input has {read} channels")
+    return weight[0]
+
+
+def _check_neurons(node: Spike, read: int | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for kind, dimensions in (("threshold", 1), ("potential", 1), ("time_bias", 2)):
+        shape = shapes.get(f"{node.name}.{kind}")
+        if shape is None:
+            continue
+        if len(shape) != dimensions or 0 in shape or (shape[-1] != 1 and read not in (None, shape[-1])):
+            raise ValueError(f"{kind} of {show(node.name)} has shape {list(shape)}, but its input has {read} channels")
+
+
+def _map_channels(node: LinearMap, read: list[int | None]) -> int | None:
+    if node.op in ("flatten", "reshape"):
+        return None
+    known = [count for count in read if count is not None]
+    if node.op == "concatenate":
+        return sum(known) if len(known) == len(read) else None
+    if len(set(known) - {1}) > 1:
+        raise ValueError(f"node {show(node.name)} adds values of {' and '.join(map(str, known))} channels")
+    return max(known, default=None)

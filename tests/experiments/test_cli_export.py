@@ -1,0 +1,88 @@
+"""``snnfl export``: a run's network, written for other tools."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import nir
+import pytest
+
+from experiments import cli
+from snnfl.config import compose
+from snnfl.data import load
+from snnfl.spiking import SpikingNetwork
+from strategies.run_directory import SNN_FILE, read_metrics
+
+DEMO = Path("experiments/conf/demo.yaml").resolve()
+SMALL = ["run.rounds=1", "training.epochs=1", "conversion.steps=4", "data.clients=3"]
+
+
+def snnfl(*arguments: str | Path) -> int:
+    """Run the command in this process; return its exit status."""
+    handlers = logging.getLogger().handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["snnfl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+    logging.getLogger().handlers[:] = handlers
+    return int(done.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small S-run."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert snnfl("run", DEMO, *SMALL, f"run.directory={folder}", "run.name=small") == 0
+    return folder / "small"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a command that is wrong; return the one line that it prints."""
+    assert snnfl("export", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("snnfl: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_runs_network_is_loaded_and_is_as_accurate_as_measured(run):
+    network, data = SpikingNetwork.load(run / SNN_FILE), load(compose(run / "config.yaml").data)
+    right = network.simulate(data.normalise(data.test_images), steps=4)[4].argmax(1) == data.test_labels
+    assert right.float().mean().item() == pytest.approx(read_metrics(run)[-1]["server_snn_accuracy"], abs=1e-6)
+
+
+def test_a_run_is_exported_beside_its_network(run, capsys):
+    assert snnfl("export", run, "--format", "nir") == 0
+    network = SpikingNetwork.load(run / SNN_FILE)
+    path = run / "final_snn.nir"
+    assert capsys.readouterr().out == f"{path}: {len(network.graph.spikes)} spiking layers, images of shape 1,8,8\n"
+    graph = nir.read(path)
+    assert graph.nodes["input"].output_type["output"].tolist() == [1, 8, 8]
+    neurons = [name for name, node in graph.nodes.items() if isinstance(node, nir.IF)]
+    assert sorted(neurons) == sorted(network.thresholds)
+
+
+def test_a_file_alone_needs_the_shape_of_an_image(run, tmp_path, capsys):
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((run / SNN_FILE).read_bytes())
+    assert "--input-shape 1,28,28" in refused(capsys, alone)
+    assert snnfl("export", alone, "--input-shape", "1,8,8", "--output", tmp_path / "here.nir") == 0
+    assert nir.read(tmp_path / "here.nir").nodes["output"].output_type["output"].tolist() == [10]
+
+
+def test_a_mistake_is_one_line(run, tmp_path, capsys):
+    assert "absent" in refused(capsys, tmp_path / "absent")
+    assert "strategy.spiking=true" in refused(capsys, tmp_path)
+    (tmp_path / "wrong.safetensors").write_bytes(b"wrong")
+    assert "wrong.safetensors" in refused(capsys, tmp_path / "wrong.safetensors")
+    assert "kind 'ann'" in refused(capsys, run / "final_ann.safetensors")
+    for shape in ("8", "1,8", "1,x,8", "1,8,0", ""):
+        assert "8" in refused(capsys, run, "--input-shape", shape)
+    assert "No such file" in refused(capsys, run, "--output", tmp_path / "no folder" / "here.nir")
+    network = SpikingNetwork.load(run / SNN_FILE)
+    half = SpikingNetwork(network.graph, network.parameters, "half")
+    half.save(tmp_path / "half.safetensors")
+    assert "initial_potential=zero" in refused(capsys, tmp_path / "half.safetensors", "--input-shape", "1,8,8")
+    assert not list(tmp_path.glob("*.nir"))

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import networks
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from snnfl.conversion import ConversionConfig, convert, fold, trace
+from snnfl.conversion.memory import plan_memory, value_bytes
+
+IMAGES = torch.randn(16, 2, 24, 24, generator=torch.Generator().manual_seed(0))
+
+
+class Wide(nn.Module):
+    """Few channels and large maps, a residual: what it holds while it is converted dwarfs the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(2, 16, 3, padding=1), nn.ReLU()
+        self.conv2, self.relu2 = nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
+        self.conv3, self.relu3 = nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
+        self.head = nn.Linear(16 * 24 * 24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.conv1(x))
+        x = self.relu3(self.conv3(self.relu2(self.conv2(x))) + x)
+        return self.head(x.flatten(1))
+
+
+def smallest(model: nn.Module, images: Tensor, **options: object) -> int:
+    with pytest.raises(ValueError, match=r"max_bytes=1: .* at least \d+ bytes") as error:
+        convert(model, images, ConversionConfig(max_bytes=1, **options))
+    return int(str(error.value).split("at least ")[1].split()[0])
+
+
+def peak_bytes(model: nn.Module, config: ConversionConfig) -> int:
+    """Measure the most that PyTorch had allocated at any moment of a conversion."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        convert(model, IMAGES, config)
+    events = recorded.profiler.kineto_results.events()
+    allocated = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("calibration", "thresholds"),
+    [("none", "layer_mmse"), ("bias_potential", "percentile"), ("bias", "channel_mmse"), ("time_bias", "layer_max")],
+)
+def test_the_ceiling_is_kept(calibration, thresholds):
+    model, options = Wide(), {"steps": 20, "calibration": calibration, "thresholds": thresholds}
+    least = smallest(model, IMAGES, **options)
+    peaks = {
+        ceiling: peak_bytes(model, ConversionConfig(max_bytes=ceiling, **options))
+        for ceiling in (least, 2 * least, 20 * least)
+    }
+    assert all(peak <= ceiling for ceiling, peak in peaks.items()), peaks
+    assert peaks[least] > least / 2, "the least is far from what is needed"
+    with pytest.raises(ValueError, match="needs at least"):
+        convert(model, IMAGES, ConversionConfig(max_bytes=least - 1, **options))
+
+
+def test_more_memory_is_used_for_currents_and_no_more_than_they_take():
+    model = Wide()
+    graph = trace(model)
+    sizes = value_bytes(graph, fold(graph, model.state_dict()), IMAGES)
+    least = smallest(model, IMAGES, steps=20)
+
+    def stored(ceiling: int, calibration: str) -> int:
+        config = ConversionConfig(steps=20, max_bytes=ceiling, calibration=calibration)
+        return plan_memory(graph, sizes, images=16, itemsize=4, config=config).stored
+
+    assert 0 <= stored(least, "bias") < stored(4 * least, "bias") < stored(10**9, "bias")
+    assert stored(10**9, "bias") == stored(10**10, "bias") == 20 * 16 * 16 * 24 * 24 * 4
+    assert stored(10**9, "none") == stored(10**9, "time_bias") == 0  # they run each layer once
+
+
+@pytest.mark.parametrize("network", [networks.Plain, networks.Residual, networks.Joined, networks.Dense])
+def test_sizes_are_those_of_the_values(network):
+    model, images = networks.trained(network), networks.images(3)
+    graph = trace(model)
+    parameters = fold(graph, model.state_dict())
+    values = {graph.input: images}
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        values[node.name] = inputs[0].relu() if node in graph.spikes else node.apply(inputs, parameters)
+    sizes = value_bytes(graph, parameters, images)
+    assert {name: 3 * size for name, size in sizes.items()} == {name: value.nbytes for name, value in values.items()}

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import networks
+import nir
+import numpy as np
+import pytest
+import torch
+from snntorch import Leaky
+from snntorch.import_nir import import_from_nir as snntorch_from_nir
+from torch import Tensor, nn
+
+from snnfl.conversion import ConversionConfig, convert, convert_state
+from snnfl.spiking import Affine, Spike, SpikingGraph, SpikingNetwork, trace
+from snnfl.spiking.export import ExportError, unit_spikes
+from snnfl.spiking.export_nir import to_nir
+from snnfl.torchvision_guard import guard
+
+guard()
+
+from spikingjelly.activation_based import functional  # noqa: E402  (torchvision must be guarded first)
+from spikingjelly.activation_based.neuron import IFNode  # noqa: E402
+from spikingjelly.activation_based.nir_exchange import import_from_nir as spikingjelly_from_nir  # noqa: E402
+
+NETWORKS = [networks.Plain, networks.Residual, networks.Joined, networks.Dense, networks.MaxPooled]
+STEPS = 16
+
+
+class Perceptron(nn.Sequential):
+    """Flattening and linear layers alone."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+def converted(kind: type[nn.Module], **options: Any) -> SpikingNetwork:
+    model, config = networks.trained(kind), ConversionConfig(steps=STEPS, **options)
+    graph = trace(model, max_pooling="pre_spike")
+    return convert_state(graph, model.state_dict(), networks.images(8), config)
+
+
+def trains(network: SpikingNetwork, images: Tensor, steps: int = STEPS) -> dict[str, Tensor]:
+    """Simulate literally, ``v += I; s = v >= V; v -= s V``; return each layer's spikes, 0 or 1, ``[T, N, ...]``."""
+    potentials: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {node.name: [] for node in network.graph.spikes}
+    for _ in range(steps):
+        values = {network.graph.input: images}
+        for node in network.graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if not isinstance(node, Spike):
+                values[node.name] = node.apply(inputs, network.parameters)
+                continue
+            level = network.thresholds[node.name].view(-1, *[1] * (inputs[0].dim() - 2))
+            charged = potentials.get(node.name, network.rest(node.name, inputs[0])) + inputs[0]
+            spikes = (charged >= level).to(charged.dtype)
+            potentials[node.name], values[node.name] = charged - spikes * level, spikes * level
+            found[node.name].append(spikes)
+    return {name: torch.stack(spikes) for name, spikes in found.items()}
+
+
+def recorded(module: nn.Module, kind: type[nn.Module], step: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Call ``step`` for each time step; return the mean of what it returns, and the spikes of the neurons by name."""
+    found: dict[str, list[Tensor]] = {name: [] for name, each in module.named_modules() if isinstance(each, kind)}
+    hooks = [
+        each.register_forward_hook(
+            lambda m, i, output, name=name: found[name].append(output[0] if isinstance(output, tuple) else output)
+        )
+        for name, each in module.named_modules()
+        if name in found
+    ]
+    with torch.no_grad():
+        mean = torch.stack([step() for _ in range(STEPS)]).mean(0)
+    for hook in hooks:
+        hook.remove()
+    return mean, {name: torch.stack(spikes) for name, spikes in found.items()}
+
+
+def assert_equal_trains(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, spikes in expected.items():
+        assert torch.equal(found[name].view_as(spikes), spikes), name
+        assert spikes.any(), f"a silent layer proves nothing: {name}"
+
+
+@pytest.mark.parametrize("kind", [*NETWORKS, Perceptron])
+@pytest.mark.parametrize("thresholds", ["layer_mmse", "channel_mmse"])
+@pytest.mark.parametrize(
+    "options", [{}, {"initial_potential": "half"}, {"calibration": "bias_potential"}], ids=["zero", "half", "potential"]
+)
+def test_spikingjellys_neurons_spike_as_ours(kind, thresholds, options):
+    network, images = converted(kind, thresholds=thresholds, **options), networks.images(5, seed=9)
+    module, expected = network.to_spikingjelly(), trains(network, images)
+    for _ in range(2):  # the second run shows that a reset restores the initial potential
+        functional.reset_net(module)
+        mean, found = recorded(module, IFNode, lambda: module(images))
+        assert_equal_trains(found, expected)
+        torch.testing.assert_close(mean, network.simulate(images, steps=STEPS)[STEPS], rtol=1e-12, atol=1e-12)
+
+
+def test_the_module_is_torchs_and_spikingjellys_own_and_shares_nothing():
+    network, before = converted(networks.Residual), torch.get_rng_state()
+    module = network.to_spikingjelly()
+    assert torch.equal(torch.get_rng_state(), before)
+    kinds = {name: type(each).__name__ for name, each in module.named_modules() if name in network.graph.by_name}
+    assert kinds["stem.0"] == kinds["conv2"] == "Conv2d"
+    assert (kinds["hidden"], kinds["relu_pool"]) == ("Linear", "IFNode")
+    neurons = {name: each for name, each in module.named_modules() if isinstance(each, IFNode)}
+    assert {name: each.v_threshold for name, each in neurons.items()} == {
+        name: level.item() for name, level in network.thresholds.items()
+    }
+    assert all(each.v_reset is None and each.step_mode == "s" for each in neurons.values())
+    copies = {name: array.clone() for name, array in network.parameters.items()}
+    with torch.no_grad():
+        for array in (*module.parameters(), *module.buffers()):
+            array.fill_(7.0)
+    assert all(torch.equal(array, copies[name]) for name, array in network.parameters.items())
+
+
+def test_a_gradient_flows_through_the_module():
+    module, images = converted(networks.Residual).to_spikingjelly(), networks.images(4)
+    torch.stack([module(images) for _ in range(STEPS)]).mean(0).square().sum().backward()
+    assert all(bool((each.grad != 0).any()) for each in module.parameters() if each.dim() > 1)
+
+
+@pytest.mark.parametrize("options", [{"initial_potential": "drip"}, {"calibration": "time_bias"}])
+def test_what_spikingjelly_lacks_is_named(options):
+    with pytest.raises(ExportError, match=r"^relu: .*initial_potential=half"):
+        converted(networks.Plain, **options).to_spikingjelly()
+
+
+def test_a_missing_library_is_one_line(monkeypatch, tmp_path):
+    network = converted(networks.Plain)
+    monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.neuron", None)
+    monkeypatch.setitem(sys.modules, "nir", None)
+    with pytest.raises(ExportError, match=r"^spikingjelly.*pip install 'spikingjelly>=2.0'$"):
+        network.to_spikingjelly()
+    with pytest.raises(ExportError, match=r"^nir.*pip install 'snnfl\[export\]'$"):
+        to_nir(network, (2, 6, 6), tmp_path / "network.nir")
+
+
+def test_thresholds_go_into_the_weights_behind():
+    network = converted(networks.Plain, thresholds="channel_mmse")
+    graph, parameters = unit_spikes(network)
+    assert graph == network.graph
+    level = network.thresholds["relu"]
+    expected = network.parameters["hidden.weight"].view(8, 4, 3, 3) * level.view(1, 4, 1, 1)
+    assert torch.equal(parameters["hidden.weight"], expected.flatten(1))
+    assert torch.equal(parameters["conv.weight"], network.parameters["conv.weight"])
+
+
+def test_groups_take_their_own_thresholds():
+    network = converted(networks.Residual, thresholds="channel_mmse")
+    graph, parameters = unit_spikes(network)
+    weight, level = network.parameters["conv2.weight"], network.thresholds["relu1"]
+    expected = torch.cat([weight[:3] * level[:2].view(1, 2, 1, 1), weight[3:] * level[2:].view(1, 2, 1, 1)])
+    assert torch.equal(parameters["conv2.weight"], expected)
+    added = [node for node in graph.nodes if node not in network.graph.nodes and isinstance(node, Affine)]
+    assert [(node.name, node.op, node.inputs) for node in added] == [
+        ("stem.2.amplitude", "scale", ("stem.2",)),
+        ("pool.amplitude", "scale", ("pool",)),
+    ]
+    assert torch.equal(parameters["stem.2.amplitude.weight"], network.thresholds["stem.2"])
+
+
+def test_a_network_that_ends_in_neurons_gets_its_amplitude():
+    spike = Spike(name="relu", inputs=("layer",))
+    graph = SpikingGraph((Affine(name="layer", inputs=("input",), op="linear"), spike))
+    parameters = {
+        "layer.weight": torch.eye(2),
+        "layer.bias": torch.zeros(2),
+        "relu.threshold": torch.tensor([0.5, 4.0]),
+    }
+    network, images = SpikingNetwork(graph, parameters), torch.tensor([[0.5, 1.0]])
+    module = network.to_spikingjelly()
+    mean = torch.stack([module(images) for _ in range(8)]).mean(0)
+    assert torch.equal(mean, torch.tensor([[0.5, 1.0]]))
+    assert torch.equal(mean, network.simulate(images, steps=8)[8])
+
+
+def written(network: SpikingNetwork, path: Path) -> nir.NIRGraph:
+    """Write a NIR file and read it back, types checked by nir."""
+    to_nir(network, (2, 6, 6), path / "network.nir")
+    assert [each.name for each in path.iterdir()] == ["network.nir"]
+    return nir.read(path / "network.nir")
+
+
+def test_the_nir_file_says_what_the_network_is(tmp_path):
+    network = converted(networks.Plain)
+    graph = written(network, tmp_path)
+    names = ["input", "conv", "relu", "pool", "flatten", "hidden", "relu_hidden", "head", "output"]
+    assert graph.edges == list(pairwise(names))
+    kinds = {name: type(node).__name__ for name, node in graph.nodes.items()}
+    assert [kinds[name] for name in names] == [
+        *("Input", "Conv2d", "IF", "AvgPool2d", "Flatten", "Affine", "IF", "Affine", "Output")
+    ]
+    conv, neurons, pool = (graph.nodes[name] for name in ("conv", "relu", "pool"))
+    assert np.array_equal(conv.weight, network.parameters["conv.weight"])
+    assert (tuple(conv.input_shape), tuple(conv.stride), tuple(conv.padding), conv.groups) == (
+        (6, 6),
+        (1, 1),
+        (1, 1),
+        1,
+    )
+    level = network.thresholds["relu"].item()
+    assert neurons.v_threshold.shape == (4, 6, 6)
+    assert np.all(neurons.v_threshold == level)
+    assert np.all(neurons.r == 1)
+    assert np.all(neurons.v_reset == 0)
+    assert (tuple(pool.kernel_size), tuple(pool.stride), tuple(pool.padding)) == ((2, 2), (2, 2), (0, 0))
+    assert np.array_equal(graph.nodes["hidden"].weight, network.parameters["hidden.weight"] * level)
+    assert np.array_equal(graph.nodes["head"].bias, network.parameters["head.bias"])
+
+
+def test_thresholds_per_channel_are_written_per_neuron(tmp_path):
+    network = converted(networks.Plain, thresholds="channel_mmse")
+    threshold = written(network, tmp_path).nodes["relu"].v_threshold
+    assert np.array_equal(threshold[:, 2, 5], network.thresholds["relu"])
+    assert np.array_equal(threshold[:, 0, 0], network.thresholds["relu"])
+
+
+READABLE = [networks.Plain, networks.Residual, Perceptron]
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_spikingjelly_reads_the_file_and_spikes_as_we_do(kind, tmp_path):
+    network, images = converted(kind), networks.images(5, seed=9)
+    written(network, tmp_path)
+    module = spikingjelly_from_nir(tmp_path / "network.nir", dt=1.0, dtype=torch.float64)
+    for each in module.modules():
+        if isinstance(each, IFNode):
+            each.v_reset = None  # NIR cannot say: reset by subtraction
+    state: Any = None
+
+    def step() -> Tensor:
+        nonlocal state
+        logits, state = module(images, state)
+        return logits
+
+    wrapper = next(type(each) for each in module.modules() if isinstance(getattr(each, "module", None), IFNode))
+    mean, found = recorded(module, wrapper, step)
+    assert_equal_trains(found, {name.replace(".", "_"): spikes for name, spikes in trains(network, images).items()})
+    torch.testing.assert_close(mean, network.simulate(images, steps=STEPS)[STEPS], rtol=1e-12, atol=1e-12)
+
+
+def in_few_bits(network: SpikingNetwork) -> SpikingNetwork:
+    """Round weights to 8 bits and thresholds to 11, whose products single precision holds.
+
+    So snnTorch, which reads single precision, loses nothing, and both may compute in double precision.
+    """
+    rounded = {
+        name: (array.half() if name.endswith("threshold") else array.bfloat16()).double()
+        for name, array in network.parameters.items()
+    }
+    return replace(network, parameters=rounded)
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_snntorch_reads_the_file_and_spikes_as_we_do(kind, tmp_path):
+    network, images = in_few_bits(converted(kind)), networks.images(5, seed=9)
+    module = snntorch_from_nir(written(network, tmp_path)).double()
+    for each in module.modules():
+        if isinstance(each, Leaky):
+            assert each.threshold.item() in {float(level) for level in network.thresholds.values()}
+            each.beta.fill_(1)  # snnTorch 1.0 reads IF as a leaky neuron (jeshraghian/snntorch, issue 416) ...
+            each.init_hidden, each.reset_delay = True, True  # ... and loses its state between steps
+            each.register_forward_hook(lambda m, i, spikes: spikes.double())  # they are single precision always
+    expected = {name.replace(".", "_"): spikes for name, spikes in trains(network, images).items()}
+    logits = network.simulate(images, steps=STEPS)[STEPS]
+    for number, image in enumerate(images):  # one at a time, for its Flatten takes the batch along
+        for each in module.modules():
+            if isinstance(each, Leaky):
+                each.reset_mem()
+        mean, found = recorded(module, Leaky, lambda image=image: module(image[None])[0])
+        torch.testing.assert_close(mean.flatten(), logits[number], rtol=1e-12, atol=1e-12)
+        for name, spikes in expected.items():
+            assert torch.equal(found[name].flatten(), spikes[:, number].flatten()), name
+    assert all(spikes.any() for spikes in expected.values())
+
+
+def pooled(pool: nn.Module) -> SpikingNetwork:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), pool, nn.Flatten(), nn.LazyLinear(2)).double()
+    draw = torch.Generator().manual_seed(0)
+    model(networks.images(1))
+    for array in model.parameters():
+        nn.init.normal_(array, generator=draw)
+    return convert(model, networks.images(8), ConversionConfig(steps=STEPS))
+
+
+@pytest.mark.parametrize(
+    ("pool", "kernel", "stride", "padding"),
+    [
+        (nn.AdaptiveAvgPool2d(1), (6, 6), (6, 6), (0, 0)),
+        (nn.AdaptiveAvgPool2d((3, 2)), (2, 3), (2, 3), (0, 0)),
+        (nn.AvgPool2d(3, 1, padding=1), (3, 3), (1, 1), (1, 1)),
+        (nn.AvgPool2d(2, ceil_mode=True), (2, 2), (2, 2), (0, 0)),
+    ],
+)
+def test_pooling_that_nir_can_express(pool, kernel, stride, padding, tmp_path):
+    node = written(pooled(pool), tmp_path).nodes["2"]
+    assert (tuple(node.kernel_size), tuple(node.stride), tuple(node.padding)) == (kernel, stride, padding)
+
+
+def test_a_mean_over_the_picture_is_a_pooling(tmp_path):
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean([2, 3])
+
+    graph = written(pooled(Mean()), tmp_path)
+    pool = next(node for node in graph.nodes.values() if isinstance(node, nir.AvgPool2d))
+    assert tuple(pool.kernel_size) == (6, 6)
+
+
+class Doubled(nn.Module):
+    """Adds a value to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Linear(72, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.relu(x + x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (lambda: pooled(nn.AdaptiveAvgPool2d(4)), "2: .*windows of one size.*adaptive_avg_pool2d"),
+        (lambda: pooled(nn.AvgPool2d(4, ceil_mode=True)), "2: .*windows of one size"),
+        (lambda: pooled(nn.AvgPool2d(2, padding=1, count_include_pad=False)), "2: .*padding included"),
+        (lambda: pooled(nn.Conv2d(3, 3, (3, 1))), r"2: .*kernel of \[3, 1\]"),
+        (lambda: converted(networks.Joined), "cat: NIR has no concatenate"),
+        (lambda: converted(networks.MaxPooled), "NIR has no MaxPool"),
+        (lambda: converted(Doubled), "add: adds a value to itself"),
+        (lambda: converted(networks.Plain, initial_potential="half"), "relu: .*initial_potential=zero"),
+        (lambda: converted(networks.Plain, calibration="potential"), "relu: .*calibration=bias"),
+        (lambda: converted(networks.Plain, calibration="time_bias"), "relu: .*calibration=bias"),
+    ],
+)
+def test_what_nir_cannot_express_is_named(network, words, tmp_path):
+    with pytest.raises(ExportError, match=words) as error:
+        to_nir(network(), (2, 6, 6), tmp_path / "network.nir")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_that_does_not_fit_is_named(tmp_path):
+    with pytest.raises(ExportError, match=r"^hidden: an image of shape \(2, 8, 8\) does not fit"):
+        to_nir(converted(networks.Plain), (2, 8, 8), tmp_path / "network.nir")
+
+
+def test_convolutions_in_one_dimension(tmp_path):
+    model = nn.Sequential(nn.Conv1d(2, 4, 3, 2, padding=2), nn.ReLU(), nn.Conv1d(4, 4, 3, groups=2), nn.ReLU())
+    model.append(nn.Flatten()).append(nn.Linear(8, 3)).double()
+    draw = torch.Generator().manual_seed(0)
+    for array in model.parameters():
+        nn.init.normal_(array, generator=draw)
+    images = torch.randn(6, 2, 5, generator=draw, dtype=torch.float64)
+    network = convert(model, images, ConversionConfig(steps=STEPS))
+    to_nir(network, (2, 5), tmp_path / "network.nir")
+    conv = nir.read(tmp_path / "network.nir").nodes["0"]
+    assert (int(conv.stride), int(conv.padding), int(conv.input_shape)) == (2, 2, 5)
+    module = spikingjelly_from_nir(tmp_path / "network.nir", dt=1.0, dtype=torch.float64)
+    for each in module.modules():
+        if isinstance(each, IFNode):
+            each.v_reset = None
+    state: Any = None
+    total = torch.zeros(6, 3, dtype=torch.float64)
+    with torch.no_grad():
+        for _ in range(STEPS):
+            logits, state = module(images, state)
+            total += logits / STEPS
+    torch.testing.assert_close(total, network.simulate(images, steps=STEPS)[STEPS], rtol=1e-12, atol=1e-12)
