@@ -102,8 +102,8 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
     """Lay the last rounds of several runs side by side."""
     config = runs[0][0]
     table = Table(title=f"{config.data.source}, {config.data.clients} clients, {config.run.rounds} rounds")
-    for name in ("", "server SNN", "server ANN", "clients' ANN", "MB up / round", "seconds"):
-        table.add_column(name, justify="left" if not name else "right")
+    for name in ("", "server SNN", "server ANN", "clients' ANN", "MB up", "seconds"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:
         last = rows[-1]
         deviation = last["client_ann_accuracy_std"]

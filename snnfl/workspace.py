@@ -80,7 +80,7 @@ class Workspace:
     @cached_property
     def graph(self) -> SpikingGraph:
         """The model's spiking graph."""
-        return trace(self.model)
+        return trace(self.model, max_pooling=self.config.conversion.max_pooling)
 
     def test_images(self, server_round: int) -> int:
         """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""

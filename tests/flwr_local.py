@@ -100,6 +100,14 @@ def processes_with(variable: str, value: str) -> set[int]:
     return found - {os.getpid()}
 
 
+def lingering_processes(variable: str, value: str) -> set[int]:
+    """Return those of :func:`processes_with` that live on for 30 s: Ray's helpers end a little after their master."""
+    deadline = time.monotonic() + 30
+    while (remaining := processes_with(variable, value)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return remaining
+
+
 def kill_processes(variable: str, value: str) -> None:
     """Kill the processes that were started with ``variable=value``, and those they start meanwhile."""
     deadline = time.monotonic() + 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr_local import BINARIES, TIMEOUT, flwr_run, local_superlink, needs_proc, processes_with
+from flwr_local import BINARIES, TIMEOUT, flwr_run, lingering_processes, local_superlink, needs_proc
 from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
@@ -60,7 +60,7 @@ def test_flower_simulation_gives_the_same_weights(in_process: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_equal_runs(tmp_path / "run", in_process)
-    assert not processes_with("SNNFL_TEST", str(tmp_path))
+    assert not lingering_processes("SNNFL_TEST", str(tmp_path))
 
 
 @pytest.mark.ray
@@ -70,7 +70,7 @@ def test_flwr_run_gives_the_same_weights(in_process: Path, tmp_path: Path) -> No
     with local_superlink(tmp_path, 3) as env:
         flwr_run(REPOSITORY, env, toml([*OVERRIDES, f"run.directory={tmp_path}"]))
     assert_equal_runs(tmp_path / "run", in_process)
-    assert not processes_with("FLWR_HOME", str(tmp_path / "flwr-home"))
+    assert not lingering_processes("FLWR_HOME", str(tmp_path / "flwr-home"))
 
 
 def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:

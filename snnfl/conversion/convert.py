@@ -52,7 +52,7 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
         ConversionError: If the model doesn't convert.
         ValueError: If the images are empty, not finite, or don't fit the model, or ``max_bytes`` is too low.
     """
-    return convert_state(trace(model), model.state_dict(), images, config)
+    return convert_state(trace(model, max_pooling=config.max_pooling), model.state_dict(), images, config)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr_local import kill_processes, needs_proc, processes_with
+from flwr_local import kill_processes, lingering_processes, needs_proc
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ def test_the_command_runs_an_app_and_leaves_no_process(tmp_path: Path) -> None:
             timeout=120,
         )
         assert completed.returncode == 0, completed.stderr
-        assert not processes_with("SNNFL_TEST", mark)
+        assert not lingering_processes("SNNFL_TEST", mark)
     finally:
         kill_processes("SNNFL_TEST", mark)
     result = json.loads(output.read_text())

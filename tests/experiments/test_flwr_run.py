@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr_local import flwr_run, local_superlink, needs_proc, processes_with
+from flwr_local import flwr_run, lingering_processes, local_superlink, needs_proc, processes_with
 
 MEAN_APP = Path(__file__).parents[1] / "toy_apps" / "mean"
 
@@ -28,4 +28,4 @@ def test_a_run_succeeds_a_failure_is_told_and_no_process_stays(tmp_path: Path) -
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["clients"] == 3
     np.testing.assert_allclose(result["vector"], [1.0] * 3)  # mean (0*1 + 1*2 + 2*3)/6, three quarters of the way
-    assert not processes_with("FLWR_HOME", str(tmp_path / "flwr-home"))
+    assert not lingering_processes("FLWR_HOME", str(tmp_path / "flwr-home"))

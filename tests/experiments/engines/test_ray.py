@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray
 from flwr.app import Context
-from flwr_local import needs_proc, processes_with
+from flwr_local import lingering_processes, needs_proc
 
 from experiments.engines.in_process import run_in_process
 from experiments.engines.ray import RayError, _check_resources, run_on_ray
@@ -62,7 +62,7 @@ def test_ray_gives_what_the_process_gives(mean_app: ModuleType, mark: str, monke
         assert remote["cached"], "the app's module was pickled by value: what it caches is lost after each message"
         assert (remote["threads"], remote["telemetry"]) == ("1", "0")
     assert not ray.is_initialized()
-    assert not processes_with("SNNFL_TEST", mark)
+    assert not lingering_processes("SNNFL_TEST", mark)
 
 
 @pytest.mark.ray
@@ -72,7 +72,7 @@ def test_an_error_of_the_server_reaches_the_caller_and_ray_is_shut_down(mean_app
     with pytest.raises(ValueError, match="the server failed"):
         run_on_ray(mean_app.server_app, mean_app.client_app, run_config=config, clients=CLIENTS)
     assert not ray.is_initialized()
-    assert not processes_with("SNNFL_TEST", mark)
+    assert not lingering_processes("SNNFL_TEST", mark)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snnfl.conversion import ConversionConfig, convert, convert_state, fold, mmse_threshold, trace
+from snnfl.conversion import ConversionConfig, ConversionError, convert, convert_state, fold, mmse_threshold, trace
 from snnfl.conversion.calibration import TIME_BIAS_CORRECTIONS, TIME_BIAS_RATE
 from snnfl.spiking import Spike, SpikingGraph
 from snnfl.spiking.graph import Parameters
@@ -244,3 +244,14 @@ def test_a_layer_that_is_silent_on_the_calibration_images_converts():
         spiking = convert(model, networks.images(4), ConversionConfig(steps=4, thresholds=thresholds))
         assert set(spiking.thresholds["relu"].tolist()) == {1.0}
         assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()
+
+
+def test_max_pooling_converts_on_request_only():
+    model, images = networks.trained(networks.MaxPooled), networks.images(4)
+    with pytest.raises(ConversionError, match="max_pooling='average'"):
+        convert(model, images, ConversionConfig(steps=4))
+    for choice in ("average", "pre_spike"):
+        spiking = convert(model, images, ConversionConfig(steps=4, max_pooling=choice))
+        kinds = {type(node).__name__ for node in spiking.graph.nodes}
+        assert ("MaxPool" in kinds) == (choice == "pre_spike")
+        assert torch.isfinite(spiking.simulate(images, steps=4)[4]).all()

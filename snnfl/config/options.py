@@ -1,23 +1,16 @@
-"""One frozen dataclass per concept, merged from YAML and ``key=value`` by OmegaConf.
-
-A configuration is written in four places that must agree: this file, a YAML file, the command line, and
-Flower's flat ``run_config``. This module is the only one that converts between them.
-"""
+"""One frozen dataclass per concept, each option with its documentation and its range."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import operator
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-
-from omegaconf import DictConfig, OmegaConf
 
 FlatValue: TypeAlias = bool | int | float | str
 """What Flower's ``run_config`` can carry."""
@@ -128,6 +121,9 @@ class ConversionConfig:
     max_bytes: int = option(
         900_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
     )
+    max_pooling: Literal["error", "average", "pre_spike"] = option(
+        "error", doc="refused; replaced by average pooling; or moved before the spikes (approximate)"
+    )
     minimum_scale: float = option(
         1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"
     )
@@ -195,79 +191,6 @@ def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, datacl
             yield f"{prefix}{item.name}", item, hints[item.name]
 
 
-def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Merge the defaults, a YAML file and ``key=value`` overrides.
-
-    Args:
-        path: YAML file, or ``None`` for the defaults.
-        overrides: For example ``["data.clients=5", "training.milestones=[10,20]"]``.
-
-    Returns:
-        The validated configuration.
-
-    Raises:
-        ConfigError: For a missing or malformed file, an unknown key, a wrong type or a value out of range.
-    """
-    layers = [] if path is None else [_raw(_read(Path(path)))]
-    for item in overrides:
-        key, separator, _ = item.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5")
-        try:
-            layers.append(_raw(OmegaConf.from_dotlist([item])))
-        except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises
-            raise ConfigError(f"override {item!r}: not a YAML value ({_first_line(error)})") from None
-    return _merge(layers)
-
-
-def flatten(config: Config) -> dict[str, FlatValue]:
-    """Write a configuration as Flower's flat ``run_config``: lists and nulls become JSON text."""
-
-    def encode(value: Any) -> FlatValue:
-        return json.dumps(value) if value is None or isinstance(value, tuple) else value
-
-    return {key: encode(_get(config, key)) for key, _, _ in options()}
-
-
-def unflatten(run_config: Mapping[str, Any]) -> Config:
-    """Read a configuration back from Flower's flat ``run_config``, which a server sends to its clients.
-
-    Values are taken as they stand: an interpolation such as ``${oc.env:HOME}`` would read this machine's environment
-    on behalf of whoever sent it, so it is refused.
-
-    Raises:
-        ConfigError: As :func:`compose`.
-    """
-    kinds = {key: kind for key, _, kind in options()}
-    layer: dict[str, Any] = {}
-    for key, value in run_config.items():
-        if "${" in f"{key}{value}" or value == "???":
-            raise ConfigError(f"{_show(key)}={_show(value)}: a run config holds plain values, no interpolation")
-        section, separator, name = key.partition(".")
-        if not separator:
-            layer[key] = value
-            continue
-        layer.setdefault(section, {})[name] = _decode(value, kinds.get(key)) if isinstance(value, str) else value
-    return _merge([layer])
-
-
-def _decode(text: str, kind: Any) -> Any:
-    """Read the JSON text of a list, a number or null; an option that is text takes it as it is, but for null."""
-    if kind is str or typing.get_origin(kind) is Literal:
-        return text
-    if kind == str | None:
-        return None if text == "null" else text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def to_yaml(config: Config) -> str:
-    """Write a configuration as YAML that :func:`compose` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
 def validate(config: Config) -> None:
     """Check every option's range.
 
@@ -275,7 +198,7 @@ def validate(config: Config) -> None:
         ConfigError: Naming the key, the value and the range.
     """
     for key, item, _ in options():
-        value = _get(config, key)
+        value = value_of(config, key)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key}={value}: expected a finite number")
         for bound, holds, words in (
@@ -301,101 +224,9 @@ def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:
     return f"; known: {', '.join(sorted(known))}" if listing else ""
 
 
-def _get(config: Config, key: str) -> Any:
+def value_of(config: Config, key: str) -> Any:
+    """Return an option's value by its dotted key."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part)
     return value
-
-
-def _read(path: Path) -> DictConfig:
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.0)
-        raise ConfigError(f"{path}: no such file" + (f"; did you mean {close[0]}?" if close else ""))
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # YAML, encoding and permission errors alike are the file's fault
-        raise ConfigError(f"{path}: cannot be read as YAML ({_first_line(error)})") from None
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path}: expected a mapping of sections such as run, data and model, found a list")
-    return loaded
-
-
-def _raw(layer: DictConfig) -> dict[str, Any]:
-    return typing.cast(dict[str, Any], OmegaConf.to_container(layer, resolve=False))
-
-
-def _merge(layers: Sequence[dict[str, Any]]) -> Config:
-    for layer in layers:
-        _check_keys(layer)
-    schema = OmegaConf.structured(Config)
-    try:
-        config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, *layers)))
-    except Exception as error:  # OmegaConf raises its own, ValueError, TypeError and its grammar's errors
-        raise _first_mistake(layers, error) from None
-    validate(config)
-    return config
-
-
-def _first_mistake(layers: Sequence[dict[str, Any]], error: Exception) -> ConfigError:
-    """Find the option that OmegaConf stumbled over, which its errors don't always name."""
-    for layer in layers:
-        for key, item, kind in options():
-            section, _, name = key.partition(".")
-            if name in layer.get(section, {}):
-                value = layer[section][name]
-                try:
-                    OmegaConf.merge(OmegaConf.structured(Config), {section: {name: value}})
-                except Exception:  # as above
-                    return _explain(key, value, item, kind)
-    return ConfigError(f"{getattr(error, 'full_key', None) or 'configuration'}: {_first_line(error)}")
-
-
-def _check_keys(layer: dict[str, Any]) -> None:
-    known = [key for key, _, _ in options()]
-    sections = sorted({key.partition(".")[0] for key in known})
-    for section, content in layer.items():
-        if section not in sections:
-            meant = [key for key in known if key.endswith(f".{section}")]
-            hint = f"; did you mean {meant[0]!r}?" if meant else nearest(str(section), sections)
-            raise ConfigError(f"unknown section '{_show(section)}' with value {_show(content)}{hint}")
-        if not isinstance(content, dict):
-            example = next(entry for entry in options() if entry[0].startswith(f"{section}."))
-            found = f"{section}={_show(content)}"
-            raise ConfigError(f"{found}: expected a section, as in {example[0]}={example[1].default}")
-        names = [key.partition(".")[2] for key in known if key.startswith(f"{section}.")]
-        for name, value in content.items():
-            if name not in names:
-                hint = nearest(str(name), names)
-                raise ConfigError(f"unknown key '{section}.{_show(name)}' with value {_show(value)}{hint}")
-
-
-def _explain(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> ConfigError:
-    if typing.get_origin(kind) is not Literal:
-        return ConfigError(f"{key}={_show(value)}: expected {_type_name(kind)} ({item.metadata['doc']})")
-    names = [str(name) for name in typing.get_args(kind)]
-    hint = nearest(str(value), names, listing=False)
-    return ConfigError(f"{key}={_show(value)}: expected one of {', '.join(names)}{hint}")
-
-
-def _show(value: Any) -> str:
-    """Write a value in one line of moderate length."""
-    line = " ".join(str(value).split())
-    return line if len(line) <= 80 else f"{line[:77]}..."
-
-
-def _type_name(kind: Any) -> str:
-    names = {
-        int: "a whole number",
-        int | None: "a whole number or null",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-        str | None: "text or null",
-    }
-    return names.get(kind, "a list of whole numbers")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

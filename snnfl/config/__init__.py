@@ -1,0 +1,38 @@
+"""The configuration of a run: frozen dataclasses, and how YAML, command line and Flower's run config become them."""
+
+from snnfl.config.merging import compose, flatten, to_yaml, unflatten
+from snnfl.config.options import (
+    Config,
+    ConfigError,
+    ConversionConfig,
+    DataConfig,
+    EvaluationConfig,
+    FlatValue,
+    ModelConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainingConfig,
+    nearest,
+    options,
+    validate,
+)
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ConversionConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "FlatValue",
+    "ModelConfig",
+    "RunConfig",
+    "StrategyConfig",
+    "TrainingConfig",
+    "compose",
+    "flatten",
+    "nearest",
+    "options",
+    "to_yaml",
+    "unflatten",
+    "validate",
+]
