@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.spiking.neuron import integrate_and_fire
+from snnfl.spiking.network import add_drive
+from snnfl.spiking.neuron import broadcast, integrate_and_fire
 
 TIME_BIAS_RATE = 0.5
 """Part of an error that one correction of a bias in time takes back, as in the code of Wu et al. (2024)."""
@@ -40,11 +41,10 @@ def correct_in_time(current: Tensor, threshold: Tensor, potential: Tensor, targe
     Returns:
         The bias, shape ``[C]``, and the binary spikes of this step, shape ``[1, N, C, *space]``.
     """
-    shape = (-1, *[1] * (potential.dim() - 2))
-    bias = torch.zeros_like(target)
+    bias, charged = torch.zeros_like(target), potential + current[0]
+    fired = torch.empty_like(charged)
     for _ in range(TIME_BIAS_CORRECTIONS):
-        trial = potential.clone()
-        spikes = integrate_and_fire(current + bias.to(current).view(shape), threshold, trial, binary=True)
-        bias += TIME_BIAS_RATE * (target - channel_mean(spikes, 2) * threshold)
-    bias = bias.to(current)
-    return bias, integrate_and_fire(current + bias.view(shape), threshold, potential, binary=True)
+        torch.ge(charged, broadcast((threshold - bias).to(charged), charged.shape), out=fired)
+        bias += TIME_BIAS_RATE * (target - channel_mean(fired) * threshold)
+    bias = bias.to(charged)
+    return bias, integrate_and_fire(add_drive(current, bias[None]), threshold, potential, binary=True)

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.neuron import broadcast, integrate_and_fire
 
-CHUNK_BYTES = 6 * 2**20
+CHUNK_BYTES = 2 * 2**20
 """Size of the widest tensor of a chunk of time: a few such tensors stay in a third-level cache, which makes a third of
 the speed, and glibc reuses their memory, where it maps every tensor above 32 MB anew."""
+
+WEIGHT_BYTES = 16 * 2**20
+"""Chunks grow up to this size with the largest weight, which is read anew for each chunk."""
 
 CHUNK_STEPS = 8
 """Time steps per chunk: enough that reading and writing the membrane potential once per chunk costs little."""
@@ -72,8 +76,10 @@ class SpikingNetwork:
             raise ValueError(f"curve={list(curve)}: every length must lie between 1 and steps={steps}")
         images = in_fast_layout(images)
         per_image = _widest(self.graph, self.parameters, images[:1])
-        block = max(1, CHUNK_BYTES // (CHUNK_STEPS * per_image))
-        parts = [self._simulate_block(part, points) for part in torch.split(images, block)]
+        weights = max(self.parameters[f"{node.name}.weight"].nbytes for node in self.graph.affines)
+        block = max(1, max(CHUNK_BYTES, min(WEIGHT_BYTES, weights)) // (CHUNK_STEPS * per_image))
+        layers = event_layers(self.graph, self.parameters)
+        parts = [self._simulate_block(part, points, layers) for part in torch.split(images, block)]
         return {point: torch.cat([part[point] for part in parts]) for point in points}
 
     @torch.inference_mode()
@@ -148,7 +154,9 @@ class SpikingNetwork:
                     f"convert with calibration_steps={steps}"
                 )
 
-    def _simulate_block(self, images: Tensor, points: Sequence[int]) -> dict[int, Tensor]:
+    def _simulate_block(
+        self, images: Tensor, points: Sequence[int], layers: Mapping[str, EventLayer]
+    ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
         potentials: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
@@ -156,7 +164,7 @@ class SpikingNetwork:
         for point in points:
             while done < point:
                 stop = min(done + CHUNK_STEPS, point)
-                for name, total in self._advance(constants, potentials, done, stop, points[-1]).items():
+                for name, total in self._advance(constants, potentials, done, stop, points[-1], layers).items():
                     sums[name] = sums[name] + total if name in sums else total
                 done = stop
             means = {name: total / point for name, total in sums.items()}
@@ -164,7 +172,13 @@ class SpikingNetwork:
         return results
 
     def _advance(
-        self, constants: Parameters, potentials: dict[str, Tensor], start: int, stop: int, steps: int
+        self,
+        constants: Parameters,
+        potentials: dict[str, Tensor],
+        start: int,
+        stop: int,
+        steps: int,
+        layers: Mapping[str, EventLayer],
     ) -> dict[str, Tensor]:
         """Compute some of ``steps`` steps of every layer before the readout; return the sums that it reads."""
         graph, values, sums, length = self.graph, dict(constants), dict[str, Tensor](), stop - start
@@ -172,12 +186,12 @@ class SpikingNetwork:
             if isinstance(node, Spike):
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
                 if node.name not in potentials:
-                    potentials[node.name] = self.rest(node.name, current[0])
+                    potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
                 spikes = integrate_and_fire(current, self.parameters[f"{node.name}.threshold"], potentials[node.name])
                 values[node.name] = spikes.flatten(0, 1)
             else:
-                values[node.name] = linear_value(node, values, constants, self.parameters, length)
+                values[node.name] = linear_value(node, values, constants, self.parameters, length, layers)
             if node.name in graph.readout_inputs:
                 sums[node.name] = over_time(values[node.name], False, length).sum(0)
             for name in graph.freed_after[node.name]:
@@ -221,10 +235,16 @@ def linear_value(
     constants: Mapping[str, Tensor],
     parameters: Parameters,
     length: int,
+    layers: Mapping[str, EventLayer] | None = None,
 ) -> Tensor:
-    """Compute a varying value for ``length`` steps, ``[length * N, ...]``; constant inputs are repeated in time."""
+    """Compute a varying value for ``length`` steps, ``[length * N, ...]``; constant inputs are repeated in time.
+
+    A layer in ``layers`` is driven by events, unless there are too many.
+    """
     inputs = [over_time(values[name], name in constants, length).flatten(0, 1) for name in node.inputs]
-    return node.apply(inputs, parameters)
+    sparse = layers.get(node.name) if layers is not None else None
+    found = None if sparse is None else sparse.apply(inputs[0], parameters[f"{node.name}.bias"])
+    return node.apply(inputs, parameters) if found is None else found
 
 
 def readout(graph: SpikingGraph, parameters: Parameters, means: Mapping[str, Tensor]) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -79,11 +81,46 @@ def test_charge_is_conserved():
     torch.testing.assert_close(spikes.sum(0) + potential, charge)
 
 
-def test_many_neurons_and_views():
-    """More neurons than a block, and a current that is a constant expanded in time."""
-    current = torch.rand(1, 2, 3, neuron.BLOCK, generator=torch.Generator().manual_seed(0)).expand(9, -1, -1, -1)
-    threshold = torch.tensor([0.7, 1.1, 0.9])
-    potential, other = torch.zeros(2, 3, neuron.BLOCK), torch.zeros(2, 3, neuron.BLOCK)
-    assert torch.equal(
-        integrate_and_fire(current, threshold, potential), neuron._scan_torch(current, threshold, other, False)
-    )
+def cases(device: str) -> list[tuple[Tensor, Tensor, Tensor, bool]]:
+    """More neurons than a block, pictures in both layouts, thresholds of both kinds, currents constant in time."""
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        moving = torch.randn(9, 2, 3, 40, 40, generator=draw, dtype=torch.float64).to(device, dtype)
+        potential = torch.rand(2, 3, 40, 40, generator=draw, dtype=torch.float64).to(device, dtype)
+        for current in (
+            moving,
+            moving.movedim(2, -1).contiguous().movedim(-1, 2),
+            moving[:1].expand(9, -1, -1, -1, -1),
+        ):
+            for start in (potential, potential.contiguous(memory_format=torch.channels_last)):
+                for threshold in ([0.7], [0.7, 1.1, 0.9]):
+                    level = torch.tensor(threshold, device=device, dtype=dtype)
+                    found += [(current, level, start.clone(), binary) for binary in (False, True)]
+    return found
+
+
+def assert_scans_agree(device: str) -> None:
+    for current, threshold, potential, binary in cases(device):
+        expected_potential = potential.clone()
+        expected = neuron._scan_torch(current, threshold, expected_potential, binary)
+        layout = potential.stride()
+        spikes = integrate_and_fire(current, threshold, potential, binary=binary)
+        assert expected.any()
+        assert torch.equal(spikes, expected)
+        assert spikes.dtype == expected.dtype
+        assert spikes[0].stride() == layout
+        assert torch.equal(potential, expected_potential)
+
+
+def test_every_layout_on_the_cpu():
+    assert neuron.BLOCK < 2 * 3 * 40 * 40
+    assert_scans_agree("cpu")
+    assert "snnfl.spiking.scan_triton" not in sys.modules
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.skipif(not neuron._has_triton(), reason="Triton is not installed; PyTorch for CUDA brings it")
+def test_every_layout_on_cuda():
+    assert_scans_agree("cuda")
+    assert "snnfl.spiking.scan_triton" in sys.modules

@@ -1,0 +1,67 @@
+"""The scan of integrate-and-fire neurons for CUDA, in Triton, which comes with PyTorch for CUDA and with no other."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+triton: Any = importlib.import_module("triton")
+tl: Any = importlib.import_module("triton.language")
+
+BLOCK = 256
+"""Neurons of one program."""
+
+
+def scan(threshold: Tensor, amplitude: Tensor, current: Tensor, potential: Tensor, spikes: Tensor, inner: int) -> None:
+    """Run the neurons, as ``_fused`` of :mod:`snnfl.spiking.neuron` does: potentials and spikes are written in place.
+
+    Args:
+        threshold: Shape ``[1]`` or ``[C]``.
+        amplitude: What a spike is worth, of the shape of ``threshold`` and the type of ``spikes``.
+        current: Shape ``[T, N, neurons]``, or ``[1, N, neurons]`` if it is constant in time; contiguous, as are all.
+        potential: Shape ``[N, neurons]``.
+        spikes: Shape ``[T, N, neurons]``.
+        inner: Neurons of one channel that lie side by side.
+    """
+    total = potential.numel()
+    stride = 0 if len(current) == 1 else total
+    channels = len(threshold)
+    with torch.cuda.device_of(current):  # type: ignore[no-untyped-call]
+        _scan[(triton.cdiv(total, BLOCK),)](
+            threshold, amplitude, current, potential, spikes, len(spikes), stride, total, inner, channels, BLOCK=BLOCK
+        )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _scan(
+    threshold: Any,
+    amplitude: Any,
+    current: Any,
+    potential: Any,
+    spikes: Any,
+    steps: Any,
+    stride: Any,
+    total: Any,
+    inner: Any,
+    channels: Any,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Each program keeps the potentials of ``BLOCK`` neurons in registers while time runs."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = index < total
+    channel = index // inner % channels
+    level = tl.load(threshold + channel, mask=inside)
+    spike = tl.load(amplitude + channel, mask=inside)
+    v = tl.load(potential + index, mask=inside)
+    source, target = current + index, spikes + index
+    for _ in range(steps):
+        v += tl.load(source, mask=inside)
+        fired = v >= level
+        v = tl.where(fired, v - level, v)
+        tl.store(target, tl.where(fired, spike, tl.zeros_like(spike)), mask=inside)
+        source += stride
+        target += total
+    tl.store(potential + index, v, mask=inside)
