@@ -4,11 +4,14 @@
 #   PIP_INSTALL_ARGS=…     more arguments for pip, for example the index of CPU-only torch builds (0.2 GB instead of several):
 #                          make install PIP_INSTALL_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST_ARGS=…          more arguments for pytest, for example PYTEST_ARGS="-k partitions -x"
+#   BENCH_ARGS=…           arguments for each benchmark: --quick, --device cuda, --json FILE, --markdown docs/performance.md
 
 PYTHON ?= python3
 PIP_INSTALL_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
+BENCHMARKS := accuracy conversion spiking_inference
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -56,8 +59,8 @@ test: lint ## lint, then every test and doctest
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(STAMP) ## every benchmark, one line each
-	@for file in benchmarks/*.py; do $(BIN)/python "$$file"; done
+bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down
+	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
 
 .PHONY: clean
 clean: ## remove what make made (.venv and caches), never runs/

@@ -45,9 +45,7 @@ def measure_network(name: str, options: Options) -> list[Result]:
     data = None if options.quick else find_data(source)
     model = build_model(ModelConfig(name=name), input_shape=shape, classes=10, generator=generator(0, "weights"))
     pictures, origin = train(model, data, shape, steps=300)
-    network = convert(model, pictures[128:], ConversionConfig(steps=steps))
-    parameters = {key: value.to(options.device) for key, value in network.parameters.items()}
-    network = SpikingNetwork(network.graph, parameters, network.initial_potential)
+    network = convert(model, pictures[128:], ConversionConfig(steps=steps)).to(options.device)
     images = engine.in_fast_layout(pictures[:count].to(options.device))
 
     dense, arithmetic, density = record(network, images, steps)

@@ -11,7 +11,6 @@ from flwr.app import ArrayRecord, MetricRecord
 
 from snnfl import protocol
 from snnfl.data import test_batches
-from snnfl.spiking import SpikingNetwork
 from snnfl.training import Batch, accuracy, evaluate, learning_rate, load_arrays
 from snnfl.workspace import Workspace
 from strategies.cohort import Cohort
@@ -82,11 +81,7 @@ class Recorder:
         network, steps = self.strategy.network, work.config.conversion.steps
         if network is None:
             return None, None
-        network = SpikingNetwork(
-            network.graph,
-            {name: array.to(work.device) for name, array in network.parameters.items()},
-            network.initial_potential,
-        )
+        network = network.to(work.device)
         snn = accuracy(lambda images: network.simulate(images, steps=steps)[steps], self._batches(size, limit))
         return snn, accuracy(network.analog, self._batches(size, limit))
 

@@ -119,7 +119,7 @@ class ConversionConfig:
         None, low=1, doc="length that thresholds and calibration are computed for; null: steps"
     )
     max_bytes: int = option(
-        900_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
+        800_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
     )
     max_pooling: Literal["error", "average", "pre_spike"] = option(
         "error", doc="refused; replaced by average pooling; or moved before the spikes (approximate)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from snnfl.conversion.trains import SpikeTrain
+from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import Spike, SpikingGraph
 from snnfl.spiking.network import linear_value, over_time
 
@@ -27,6 +29,9 @@ class Replay:
     parameters: dict[str, Tensor]
     constants: dict[str, Tensor]
     trains: dict[str, SpikeTrain] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._layers: Mapping[str, EventLayer] = event_layers(self.graph, self.parameters)
 
     def current(self, source: str, images: slice, start: int, stop: int) -> Tensor:
         """Compute the value ``source`` at the steps ``start..stop``, within a byte of the trains.
@@ -50,7 +55,7 @@ class Replay:
             else:
                 for source in node.inputs:
                     self._value(source, images, start, stop, values)
-                values[name] = linear_value(node, values, self.constants, self.parameters, stop - start)
+                values[name] = linear_value(node, values, self.constants, self.parameters, stop - start, self._layers)
         return values[name]
 
 

@@ -103,7 +103,7 @@ class EventLayer:
         weight, target = self.weight.view(-1).numpy(), out.view(-1).numpy()
         eighths = (0,) * (lanes // 8)
         _gather(numbers, first, where, weight, bias.numpy(), target, shape, window, (rows, columns, depth), eighths)
-        result = out[..., : self.channels]
+        result = out[..., : self.channels].contiguous()
         return result.permute(0, 3, 1, 2) if value.dim() == 4 else result[:, 0, 0]
 
 

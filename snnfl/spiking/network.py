@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -92,6 +92,15 @@ class SpikingNetwork:
                 del values[name]
         return values[self.graph.output]
 
+    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> SpikingNetwork:
+        """Return the network on another device or in another precision; it takes images of the same.
+
+        In ``torch.bfloat16`` a simulation is an approximation, meant for GPUs: weights, currents and spikes have 8
+        significant bits, so that some neurons fire at another step or not at all. Membrane potentials and sums over
+        time stay float32. Measured: see docs/performance.md.
+        """
+        return replace(self, parameters={name: array.to(device, dtype) for name, array in self.parameters.items()})
+
     def save(self, path: str | Path) -> None:
         """Write the network as safetensors, in one step; equal networks give equal files."""
         from snnfl.spiking.storage import save_network
@@ -124,7 +133,7 @@ class SpikingNetwork:
         potential = self.parameters[f"{layer}.threshold"] * (0.5 if self.initial_potential == "half" else 0.0)
         if (calibrated := self.parameters.get(f"{layer}.potential")) is not None:
             potential = potential + calibrated
-        return torch.empty_like(like).copy_(broadcast(potential, like.shape))
+        return torch.empty_like(like, dtype=_accumulating(like)).copy_(broadcast(potential, like.shape))
 
     def drive(self, layer: str, start: int, stop: int, steps: int) -> Tensor | None:
         """Return what flows into a layer beside its input: drip and biases in time.
@@ -167,7 +176,7 @@ class SpikingNetwork:
                 for name, total in self._advance(constants, potentials, done, stop, points[-1], layers).items():
                     sums[name] = sums[name] + total if name in sums else total
                 done = stop
-            means = {name: total / point for name, total in sums.items()}
+            means = {name: (total / point).to(images.dtype) for name, total in sums.items()}
             results[point] = readout(self.graph, self.parameters, {**constants, **means})
         return results
 
@@ -193,7 +202,8 @@ class SpikingNetwork:
             else:
                 values[node.name] = linear_value(node, values, constants, self.parameters, length, layers)
             if node.name in graph.readout_inputs:
-                sums[node.name] = over_time(values[node.name], False, length).sum(0)
+                value = values[node.name]
+                sums[node.name] = over_time(value, False, length).sum(0, dtype=_accumulating(value))
             for name in graph.freed_after[node.name]:
                 del values[name]
         return sums
@@ -254,6 +264,11 @@ def readout(graph: SpikingGraph, parameters: Parameters, means: Mapping[str, Ten
         if node.name in graph.tail and node.name in graph.varying:
             values[node.name] = analog_value(node, values, parameters)
     return values[graph.output]
+
+
+def _accumulating(value: Tensor) -> torch.dtype:
+    """Return the type that sums over time have: of a short type hundreds of terms would drop their low bits."""
+    return torch.promote_types(value.dtype, torch.float32)
 
 
 def _widest(graph: SpikingGraph, parameters: Parameters, image: Tensor) -> int:

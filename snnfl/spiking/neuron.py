@@ -29,16 +29,16 @@ def integrate_and_fire(current: Tensor, threshold: Tensor, potential: Tensor, *,
         current: Input current, shape ``[T, N, C, *space]``. One that is constant in time may be expanded.
         threshold: ``V_th > 0``, shape ``[1]`` (one for the layer) or ``[C]`` (one per channel).
         potential: Membrane potential before the first step, shape ``[N, C, *space]``; updated in place to that
-            after the last step, so that a simulation may go on in chunks of time. Spikes take its memory format.
+            after the last step, so that a simulation may go on in chunks of time. Spikes take its memory format. It
+            may be of a longer type than the current.
         binary: Return spikes as uint8 0 or 1, not as ``current``'s type with amplitude ``V_th``.
 
     Returns:
         Spikes ``s``, of the shape of ``current``.
     """
-    fused = current.dtype in (torch.float32, torch.float64)
-    if fused and current.device.type == "cpu":
+    if current.device.type == "cpu" and current.dtype in (torch.float32, torch.float64):
         return _scan_numba(current, threshold, potential, binary)
-    if fused and current.device.type == "cuda" and _has_triton():
+    if current.device.type == "cuda" and _has_triton():
         return _scan_triton(current, threshold, potential, binary)
     return _scan_torch(current, threshold, potential, binary)
 
@@ -55,7 +55,8 @@ def _has_triton() -> bool:
 
 def _scan_torch(current: Tensor, threshold: Tensor, potential: Tensor, binary: bool) -> Tensor:
     level = broadcast(threshold, potential.shape)
-    spikes = torch.empty_like(current, dtype=torch.uint8 if binary else current.dtype)
+    like = potential.expand(len(current), *potential.shape)
+    spikes = torch.empty_like(like, dtype=torch.uint8 if binary else current.dtype)
     for step in range(len(current)):
         potential += current[step]
         fired = potential >= level

@@ -43,6 +43,7 @@ def test_equals_the_dense_convolution(seed, batch, inputs, channels, size, kerne
         assert expected.shape[3] < layer.together or value.count_nonzero() > events.MAX_DENSITY * value.numel() - 1
     else:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -125,6 +125,20 @@ def test_a_drip_is_that_of_the_whole_run_at_every_point_of_the_curve():
     assert not torch.allclose(spiking.simulate(images, steps=4)[4], point)
 
 
+def test_bfloat16_approximates():
+    """Its potentials and sums over time are float32; with 8 bits of both, 300 steps would be off by a third."""
+    network = converted(networks.Residual, initial_potential="half").to(dtype=torch.float32)
+    images, short = networks.images(5, seed=9, dtype=torch.float32), network.to(dtype=torch.bfloat16)
+    assert {array.dtype for array in network.parameters.values()} == {torch.float32}
+    current = torch.zeros(5, 3, 6, 6, dtype=torch.bfloat16)
+    assert short.rest(network.graph.spikes[0].name, current[:, :1]).dtype == torch.float32
+    expected = network.simulate(images, steps=300)[300]
+    found = short.simulate(images.bfloat16(), steps=300)[300]
+    assert found.dtype == torch.bfloat16
+    error = (found.float() - expected).abs().max() / expected.abs().max()
+    assert 0 < error < 0.05
+
+
 def test_half_a_threshold_is_an_initial_potential():
     spiking, images = converted(networks.Plain, initial_potential="half"), networks.images(5, seed=9)
     channels = {"relu": 4, "relu_hidden": 8}

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -81,13 +85,17 @@ def test_charge_is_conserved():
     torch.testing.assert_close(spikes.sum(0) + potential, charge)
 
 
+Scan = Callable[..., Tensor]
+
+
 def cases(device: str) -> list[tuple[Tensor, Tensor, Tensor, bool]]:
     """More neurons than a block, pictures in both layouts, thresholds of both kinds, currents constant in time."""
     draw = torch.Generator().manual_seed(0)
     found = []
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
         moving = torch.randn(9, 2, 3, 40, 40, generator=draw, dtype=torch.float64).to(device, dtype)
-        potential = torch.rand(2, 3, 40, 40, generator=draw, dtype=torch.float64).to(device, dtype)
+        longer = torch.promote_types(dtype, torch.float32)
+        potential = torch.rand(2, 3, 40, 40, generator=draw, dtype=torch.float64).to(device, longer)
         for current in (
             moving,
             moving.movedim(2, -1).contiguous().movedim(-1, 2),
@@ -100,12 +108,12 @@ def cases(device: str) -> list[tuple[Tensor, Tensor, Tensor, bool]]:
     return found
 
 
-def assert_scans_agree(device: str) -> None:
+def assert_scans_agree(device: str, scan: Scan = integrate_and_fire) -> None:
     for current, threshold, potential, binary in cases(device):
         expected_potential = potential.clone()
         expected = neuron._scan_torch(current, threshold, expected_potential, binary)
         layout = potential.stride()
-        spikes = integrate_and_fire(current, threshold, potential, binary=binary)
+        spikes = scan(current, threshold, potential, binary=binary)
         assert expected.any()
         assert torch.equal(spikes, expected)
         assert spikes.dtype == expected.dtype
@@ -119,8 +127,21 @@ def test_every_layout_on_the_cpu():
     assert "snnfl.spiking.scan_triton" not in sys.modules
 
 
+needs_triton = pytest.mark.skipif(
+    not neuron._has_triton(), reason="Triton is not installed: PyTorch for CUDA brings it, or pip install triton"
+)
+
+
+@needs_triton
+def test_every_layout_by_the_interpreter_of_triton():
+    """Runs the CUDA kernel without a GPU; in its own process, for Triton reads the variable when it is imported."""
+    code = "import test_neuron; test_neuron.assert_scans_agree('cpu', test_neuron.neuron._scan_triton)"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, check=True)
+
+
+@needs_triton
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.skipif(not neuron._has_triton(), reason="Triton is not installed; PyTorch for CUDA brings it")
 def test_every_layout_on_cuda():
     assert_scans_agree("cuda")
     assert "snnfl.spiking.scan_triton" in sys.modules

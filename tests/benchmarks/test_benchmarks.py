@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "harness")
+
+
+def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_runs_and_writes_down_what_it_prints(name, tmp_path):
+    document = tmp_path / "performance.md"
+    begin, end = f"<!-- begin {name}.py: generated, don't edit -->", f"<!-- end {name}.py -->"
+    document.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    done = run(name, "--json", str(tmp_path / "results.json"), "--markdown", str(document))
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["benchmark"] == name
+    assert any(result["bar"] for result in written["results"])
+    for result in written["results"]:
+        assert result["name"] in done.stdout
+        assert f"| {result['name']} |" in document.read_text()
+    assert document.read_text().startswith("before\n")
+    assert document.read_text().endswith("\nafter\n")
+    assert "old" not in document.read_text().splitlines()
+
+
+def test_make_bench_runs_all_of_them():
+    makefile = (BENCHMARKS.parent / "Makefile").read_text()
+    (line,) = [line for line in makefile.splitlines() if line.startswith("BENCHMARKS := ")]
+    assert sorted(line.removeprefix("BENCHMARKS := ").split()) == NAMES
+
+
+def test_a_document_without_markers_is_an_error_that_says_what_to_write(tmp_path):
+    document = tmp_path / "performance.md"
+    document.write_text("nothing\n")
+    done = run("accuracy", "--markdown", str(document))
+    assert done.returncode == 1
+    assert "begin accuracy.py" in done.stderr
+    assert "Traceback" not in done.stderr
