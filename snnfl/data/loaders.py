@@ -12,6 +12,9 @@ from snnfl.config import ConfigError
 from snnfl.data import augmentation
 from snnfl.data.dataset import Dataset
 
+NORMALISED_AT_ONCE = 256
+"""Examples: for small batches of small images the calls cost more than the arithmetic."""
+
 
 def batches(
     dataset: Dataset, indices: Tensor, batch_size: int, *, generator: torch.Generator, augment: bool
@@ -46,11 +49,22 @@ def _batches(
     chunks = list(torch.split(order, batch_size))
     if batch_size > 1 and len(chunks) > 1 and len(chunks[-1]) == 1:
         chunks[-2:] = [torch.cat(chunks[-2:])]
-    for chunk in chunks:
-        images = dataset.train_images[chunk]
-        if augment:
+    if augment:
+        for chunk in chunks:
+            images = dataset.train_images[chunk]
             images = augmentation.augment(images, generator, padding=dataset.padding, flip=dataset.flip)
-        yield dataset.normalise(images), dataset.train_labels[chunk]
+            yield dataset.normalise(images), dataset.train_labels[chunk]
+        return
+    for some in _groups(chunks, NORMALISED_AT_ONCE):
+        together, sizes = torch.cat(some), list(map(len, some))
+        images, labels = dataset.normalise(dataset.train_images[together]), dataset.train_labels[together]
+        yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+
+
+def _groups(chunks: list[Tensor], examples: int) -> Iterator[list[Tensor]]:
+    """Join consecutive chunks to groups of about so many examples; a larger chunk is a group of its own."""
+    step = max(1, examples // len(chunks[0])) if chunks else 1
+    return (chunks[start : start + step] for start in range(0, len(chunks), step))
 
 
 def test_batches(

@@ -1,6 +1,6 @@
 """The networks that clients train, by name."""
 
-from snnfl.models import convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
+from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
 from snnfl.models.initialisation import initialise
 from snnfl.models.registry import build_model, check_model, image_shape, names, register
 

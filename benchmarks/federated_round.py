@@ -1,0 +1,379 @@
+"""The cost of a federated round: this project's engines, pfl-research, and the SGD steps alone.
+
+A cohort of 50 of 1,000 clients, each with 50 images of CIFAR-10, trains for 5 steps of batch 10. The bare loop runs the
+same steps on images that are already normalised, and averages. A round is timed from the end of one to the end of the
+next, so that what happens once doesn't count; evaluation is one test image. Candidates take turns.
+
+pfl-research is optional, for its pins are not ours:
+``pip install --target DIR --no-deps pfl==0.6.0 dp-accounting==0.5.1 dm-tree prv-accountant multiprocess dill wrapt
+mpmath absl-py attrs``, then ``PYTHONPATH=DIR``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout, suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from harness import Bar, Options, Result, find_data, main, ratios
+from torch import Tensor, nn
+
+from clients.client_app import app as client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.config import (
+    Config,
+    ConversionConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainingConfig,
+    flatten,
+)
+from snnfl.workspace import workspace
+from strategies.server_app import server_app
+
+COHORT, BATCH, IMAGES = 50, 10, 50
+RATE, MOMENTUM = 0.05, 0.9
+PFL = "pfl-research 0.6.0"
+Clock = Callable[[], float]
+
+
+class EnoughError(Exception):
+    """Stops a run that has been timed."""
+
+
+def measure(options: Options) -> list[Result]:
+    """Measure rounds of both models, the price of the S-variant, and the start."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in ("lenet5", "cnn"):
+            results += measure_rounds(model, folder, options)
+        results += measure_spiking(folder, options)
+        results.append(measure_start(folder, options))
+    return results
+
+
+def configuration(folder: str, options: Options, **sections: Any) -> Config:
+    """Describe a run on CIFAR-10, or on digits for a quick look."""
+    data = sections.pop("data")
+    source = "digits" if options.quick else "cifar10"
+    root = os.environ.get("SNNFL_DATA", "/tmp/snnfl-data")
+    return Config(
+        run=RunConfig(name="bench", directory=folder, overwrite=True, rounds=10_000, device=options.device.type),
+        data=DataConfig(source=source, root=root, minimum_samples=1, **data),
+        evaluation=EvaluationConfig(images=1, clients=False),
+        **sections,
+    )
+
+
+def measure_rounds(model: str, folder: str, options: Options) -> list[Result]:
+    """Compare a FedAvg round on every engine."""
+    if not options.quick and find_data("cifar10") is None:
+        sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
+    clients, cohort = (20, 5) if options.quick else (50_000 // IMAGES, COHORT)
+    config = configuration(
+        folder,
+        options,
+        data={"clients": clients},
+        model=ModelConfig(name=model, batch_norm=False),
+        training=TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, momentum=MOMENTUM),
+        strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=cohort / clients),
+    )
+    work = workspace(config)
+    users = [
+        (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
+        for chosen in work.partitions[:cohort]
+    ]
+    initial = {name: array.clone() for name, array in work.initial_state.items()}
+    candidates: dict[str, Callable[[int, Clock], list[float]]] = {
+        "the SGD steps alone": lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock),
+        "in process": lambda rounds, clock: timed_run(config, rounds, clock, _in_process),
+        "on Ray": lambda rounds, clock: timed_run(config, rounds, clock, _on_ray),
+    }
+    if importlib.util.find_spec("pfl") is not None:
+        candidates[PFL] = lambda rounds, clock: pfl_rounds(work.model, users, config, rounds, clock)
+    else:
+        sys.stderr.write("pfl-research is not installed, its rows are left out; this file's docstring says how\n")
+    turns, rounds = (1, 2) if options.quick else (3, 4)
+    cpu, wall = (dict[str, list[float]]() for _ in range(2))
+    for _ in range(turns):
+        for name, run in candidates.items():
+            cpu_seconds, wall_seconds = zip(*pairwise_seconds(run, rounds), strict=True)
+            cpu.setdefault(name, []).extend(cpu_seconds)
+            wall.setdefault(name, []).extend(wall_seconds)
+    what = f"{model}: a round of {cohort} clients x {IMAGES // BATCH} steps"
+    rows = [
+        Result(
+            name=f"{what}, {name}",
+            samples=tuple(1000 * value for value in cpu[name]),
+            unit="CPU ms",
+            note=f"{1000 * sorted(wall[name])[len(wall[name]) // 2]:.0f} ms by the clock",
+        )
+        for name in candidates
+    ]
+    ours, floor = cpu["in process"], cpu["the SGD steps alone"]
+    bar = Bar(limit=1.15 if model == "lenet5" else 1.08, at_most=True)
+    rows.append(Result(name=f"{model}: in process over the SGD steps", samples=ratios(ours, floor), unit="x", bar=bar))
+    if PFL in cpu:
+        bar = Bar(limit=1, at_most=True)
+        rows.append(Result(name=f"{model}: in process over {PFL}", samples=ratios(ours, cpu[PFL]), unit="x", bar=bar))
+    return rows
+
+
+def pairwise_seconds(run: Callable[[int, Clock], list[float]], rounds: int) -> list[tuple[float, float]]:
+    """Run some rounds after one that doesn't count; return CPU and wall seconds of each."""
+    walls: list[float] = []
+
+    def clock() -> float:
+        walls.append(time.perf_counter())
+        return tree_seconds()
+
+    ticks = run(rounds + 1, clock)
+    return [(b - a, d - c) for (a, b), (c, d) in zip(pairwise(ticks), pairwise(walls), strict=True)]
+
+
+def tree_seconds() -> float:
+    """Sum the CPU seconds of this process and all its descendants: Ray's workers are grandchildren."""
+    ticks, total, parents = os.sysconf("SC_CLK_TCK"), time.process_time(), dict[int, list[tuple[int, float]]]()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        seconds = (int(fields[11]) + int(fields[12])) / ticks
+        parents.setdefault(int(fields[1]), []).append((int(stat.parent.name), seconds))
+    waiting = [os.getpid()]
+    while waiting:
+        for child, seconds in parents.get(waiting.pop(), []):
+            total += seconds
+            waiting.append(child)
+    return total
+
+
+def bare_rounds(
+    model: nn.Module,
+    initial: Mapping[str, Tensor],
+    users: Iterable[tuple[Tensor, Tensor]],
+    config: Config,
+    rounds: int,
+    clock: Clock,
+) -> list[float]:
+    """Run the SGD steps of a cohort and average its weights, with nothing around; return the clock after each round."""
+    parameters = dict(model.named_parameters())
+    weights, ticks = {name: initial[name].clone() for name in parameters}, []
+    for _ in range(rounds):
+        total = {name: torch.zeros_like(array) for name, array in weights.items()}
+        examples = 0
+        for images, labels in users:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(weights[name])
+            training = config.training
+            optimizer = torch.optim.SGD(
+                model.parameters(),
+                lr=training.learning_rate,
+                momentum=training.momentum,
+                weight_decay=training.weight_decay,
+                fused=True,
+            )
+            model.train()
+            for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            examples += len(labels)
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    total[name].add_(parameter, alpha=len(labels))
+        weights = {name: array / examples for name, array in total.items()}
+        ticks.append(clock())
+    return ticks
+
+
+def timed_run(config: Config, rounds: int, clock: Clock, engine: Callable[[Any, Config], None]) -> list[float]:
+    """Run some rounds on an engine; return the clock after each."""
+    ticks: list[float] = []
+
+    def observe(row: dict[str, Any]) -> None:
+        ticks.append(clock())
+        if len(ticks) == rounds:
+            raise EnoughError
+
+    with suppress(EnoughError):
+        engine(server_app(observe), config)
+    return ticks
+
+
+def _in_process(app: Any, config: Config) -> None:
+    run_in_process(app, client_app, run_config=flatten(config), clients=config.data.clients)
+
+
+def _on_ray(app: Any, config: Config) -> None:
+    from experiments.engines.ray import run_on_ray
+
+    run_on_ray(app, client_app, run_config=flatten(config), clients=config.data.clients)
+
+
+def pfl_rounds(
+    model: nn.Module, users: list[tuple[Tensor, Tensor]], config: Config, rounds: int, clock: Clock
+) -> list[float]:
+    """Run pfl-research's federated averaging on the same users and model, without evaluation."""
+    from pfl.aggregate.simulate import SimulatedBackend  # type: ignore[import-not-found]
+    from pfl.algorithm.base import NNAlgorithmParams  # type: ignore[import-not-found]
+    from pfl.algorithm.federated_averaging import FederatedAveraging  # type: ignore[import-not-found]
+    from pfl.callback.base import TrainingProcessCallback  # type: ignore[import-not-found]
+    from pfl.data.dataset import Dataset  # type: ignore[import-not-found]
+    from pfl.data.federated_dataset import FederatedDataset  # type: ignore[import-not-found]
+    from pfl.data.sampling import get_user_sampler  # type: ignore[import-not-found]
+    from pfl.hyperparam import NNTrainHyperParams  # type: ignore[import-not-found]
+    from pfl.metrics import Metrics  # type: ignore[import-not-found]
+    from pfl.model.pytorch import PyTorchModel  # type: ignore[import-not-found]
+
+    ticks: list[float] = []
+
+    class Ticker(TrainingProcessCallback):  # type: ignore[misc]
+        def after_central_iteration(self, *arguments: object, **keywords: object) -> tuple[bool, Any]:
+            ticks.append(clock())
+            return len(ticks) == rounds, Metrics()
+
+    model.loss = lambda x, y, **_: F.cross_entropy(model(x), y)  # type: ignore[assignment]
+    model.metrics = lambda *_, **__: {}  # type: ignore[assignment]
+    training = config.training
+    dataset = FederatedDataset(
+        lambda user: Dataset(raw_data=list(users[user]), user_id=str(user)),
+        get_user_sampler("minimize_reuse", list(range(len(users)))),
+    )
+    wrapped = PyTorchModel(
+        model,
+        local_optimizer_create=lambda parameters, lr: torch.optim.SGD(
+            parameters, lr=lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
+        ),
+        central_optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+    )
+    with redirect_stdout(io.StringIO()):  # it prints metrics
+        FederatedAveraging().run(
+            algorithm_params=NNAlgorithmParams(
+                central_num_iterations=rounds,
+                evaluation_frequency=10**9,
+                train_cohort_size=len(users),
+                val_cohort_size=0,
+            ),
+            backend=SimulatedBackend(training_data=dataset, val_data=dataset),
+            model=wrapped,
+            model_train_params=NNTrainHyperParams(
+                local_num_epochs=1, local_learning_rate=training.learning_rate, local_batch_size=BATCH
+            ),
+            callbacks=[Ticker()],
+        )
+    return ticks
+
+
+def measure_spiking(folder: str, options: Options) -> list[Result]:
+    """Compare S-FedAvg's round with FedAvg's: one client, He's ResNet-20, 5 epochs of 2,000 images."""
+    clients, epochs = (10, 1) if options.quick else (25, 5)
+    plain = configuration(
+        folder,
+        options,
+        data={"clients": clients},
+        model=ModelConfig(name="lenet5" if options.quick else "resnet20"),
+        training=TrainingConfig(epochs=epochs, batch_size=64),
+        conversion=ConversionConfig(steps=32, calibration_images=128),
+        strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=1 / clients),
+    )
+    variants = {"FedAvg": plain, "S-FedAvg": replace(plain, strategy=replace(plain.strategy, spiking=True))}
+    cpu: dict[str, list[float]] = {name: [] for name in variants}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    for _ in range(1 if options.quick else 3):
+        for name, config in variants.items():
+            ticks: list[float] = []
+
+            def observe(row: dict[str, Any], name: str = name, ticks: list[float] = ticks) -> None:
+                rows[name].append(row)
+                ticks.append(time.process_time())
+                if len(ticks) == 2:
+                    raise EnoughError
+
+            with suppress(EnoughError):
+                _in_process(server_app(observe), config)
+            cpu[name].append(ticks[1] - ticks[0])
+    last = {name: each[-1] for name, each in rows.items()}
+    results = [
+        Result(name=f"{name}: a client's round", samples=tuple(values), unit="CPU s", note=_phases(last[name]))
+        for name, values in cpu.items()
+    ]
+    images = 50_000 // clients
+    return [
+        *results,
+        Result(
+            name="S-FedAvg's round over FedAvg's",
+            samples=ratios(cpu["S-FedAvg"], cpu["FedAvg"]),
+            unit="x",
+            note=f"ResNet-20, {epochs} epochs of {images} images, T=32, 128 calibration images; one test image",
+            bar=Bar(limit=1.25, at_most=True),
+        ),
+    ]
+
+
+def _phases(row: Mapping[str, Any]) -> str:
+    seconds = {
+        "train": row["seconds_train"],
+        "convert": row["seconds_convert"],
+        "aggregate": row["seconds_aggregate"],
+        "evaluate": row["seconds_server_evaluate"],
+    }
+    return ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items()) + f", upload {row['bytes_up']} bytes"
+
+
+def measure_start(folder: str, options: Options) -> Result:
+    """Start a run of 10 clients in a process of its own; time from the call to the first training step."""
+    code = f"import federated_round; federated_round.report_start({folder!r}, {options.quick})"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    return Result(
+        name="start of a 10-client run to the first training step",
+        samples=(float(run.stdout.splitlines()[-1]),),
+        unit="s",
+        note="by the clock, after import; ResNet-20 on CIFAR-10 read from disk, S-FedAvg",
+        bar=Bar(limit=3, at_most=True),
+    )
+
+
+def report_start(folder: str, quick: bool) -> None:
+    """Print the seconds to the first training step."""
+    from clients import client_app as module
+
+    torch.set_num_threads(1)
+    options = Options(quick=quick, device=torch.device("cpu"))
+    model = ModelConfig(name="lenet5" if quick else "resnet20")
+    config = configuration(folder, options, data={"clients": 10}, model=model)
+    seconds: list[float] = []
+
+    def first_step(*arguments: object, **keywords: object) -> None:
+        seconds.append(time.perf_counter() - start)
+        os.write(1, f"{seconds[0]}\n".encode())
+        os._exit(0)
+
+    module.train_locally = first_step  # type: ignore[assignment]
+    start = time.perf_counter()
+    _in_process(server_app(), config)
+
+
+if __name__ == "__main__":
+    main("federated_round", measure)

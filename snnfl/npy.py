@@ -1,0 +1,48 @@
+"""Arrays as messages carry them: float32 in NumPy's file format, written and read without parsing.
+
+Flower serialises with ``numpy.save``, which writes its header as Python source, and ``numpy.load`` compiles that source
+for each array: longer than a small layer's training step. Where the shape is known, the header is known too, so a
+comparison of bytes both reads and checks it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@lru_cache(maxsize=1024)
+def header(shape: tuple[int, ...]) -> bytes:
+    """Return what ``numpy.save`` writes in front of a float32 array in C order."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def dumps(tensor: Tensor) -> bytes:
+    """Serialise a float32 tensor as ``numpy.save`` would, in C order whatever its memory format.
+
+    Raises:
+        TypeError: If it isn't float32.
+    """
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"expected a float32 tensor, found {tensor.dtype}; convert it first")
+    return header(tuple(tensor.shape)) + tensor.detach().cpu().numpy().tobytes()
+
+
+def loads(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Read a float32 array of a known shape.
+
+    Returns:
+        A read-only view of ``data``. ``None`` if that is anything but the array that :func:`dumps` writes, to the byte.
+    """
+    start = header(shape)
+    if len(data) != len(start) + 4 * math.prod(shape) or not data.startswith(start):
+        return None
+    return np.frombuffer(data, np.float32, offset=len(start)).reshape(shape)
