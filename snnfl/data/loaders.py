@@ -58,7 +58,7 @@ def _batches(
     for some in _groups(chunks, NORMALISED_AT_ONCE):
         together, sizes = torch.cat(some), list(map(len, some))
         images, labels = dataset.normalise(dataset.train_images[together]), dataset.train_labels[together]
-        yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+        yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
 def _groups(chunks: list[Tensor], examples: int) -> Iterator[list[Tensor]]:
