@@ -8,13 +8,16 @@ replies over in that order, so that one seed gives one result everywhere.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
-from flwr.app import Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from snnfl.protocol import METRICS, PARTITION
@@ -39,6 +42,14 @@ class Traffic:
     seconds: float = 0.0
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A grid that put the partitions on its nodes itself, so that nobody has to ask them."""
+
+    def partition_by_node(self) -> Mapping[int, int]:
+        """Return the partition of every node by its id."""
+
+
 @dataclass
 class Cohort(Grid):
     """A grid whose nodes are in the order of their partitions.
@@ -47,19 +58,41 @@ class Cohort(Grid):
         grid: Flower's grid of the engine.
         partitions: Partition by node id.
         traffic: Counted since the last :meth:`take_traffic`.
+        timeout: Seconds that a strategy may wait for more nodes than are connected.
     """
 
     grid: Grid
     partitions: dict[int, int] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
+    timeout: float = math.inf
     _asked: dict[str, int] = field(default_factory=dict)
+    _choosing_since: float | None = None
+    _shown: tuple[set[int], list[int]] = field(default_factory=lambda: (set(), []))
 
-    def assemble(self, clients: int, *, timeout: float) -> None:
+    def assemble(self, clients: int, *, timeout: float, minimum_replies: int = 1) -> None:
         """Wait until ``clients`` nodes are connected and learn which partition each one holds.
 
+        A node that fails at the question, or doesn't answer in time, takes no part in the run: one line in the log
+        says so, and its partition is nobody's. The run goes on if ``minimum_replies`` nodes are left.
+
         Raises:
-            CohortError: If they don't connect in time, or don't hold the partitions ``0 .. clients - 1``.
+            CohortError: If they don't connect in time, too few answer, or two hold one partition or one beyond
+                ``clients - 1``.
         """
+        self.timeout = timeout
+        nodes = self._connected(clients, timeout)
+        if isinstance(self.grid, Placed):
+            self.partitions = dict(self.grid.partition_by_node())
+        else:
+            self.partitions = self._ask(nodes, timeout, minimum_replies)
+        held = sorted(self.partitions.values())
+        if len(set(held)) < len(held) or not 0 <= held[0] <= held[-1] < clients:
+            raise CohortError(
+                f"the nodes hold the partitions {held[:20]}; expected each of 0 to {clients - 1} once "
+                f"(data.clients={clients})"
+            )
+
+    def _connected(self, clients: int, timeout: float) -> list[int]:
         deadline = time.monotonic() + timeout
         while len(nodes := sorted(self.grid.get_node_ids())) < clients:
             if time.monotonic() > deadline:
@@ -69,18 +102,29 @@ class Cohort(Grid):
             raise CohortError(
                 f"{len(nodes)} nodes are connected, but data.clients={clients}: set one of them to the other"
             )
+        return nodes
+
+    def _ask(self, nodes: Iterable[int], timeout: float, minimum_replies: int) -> dict[int, int]:
+        """Ask nodes for their partitions; leave out those that fail or are silent."""
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
-        for reply in self.grid.send_and_receive(queries, timeout=timeout):
-            if not reply.has_content():
-                raise CohortError(f"node {reply.metadata.src_node_id} cannot take part: {failure(reply)}")
-            record = reply.content.get(METRICS)
+        held: dict[int, int] = {}
+        complaints: list[str] = []
+        for reply in self._exchange(queries, timeout):
+            record = reply.content.get(METRICS) if reply.has_content() else None
             partition = record.get(PARTITION) if isinstance(record, MetricRecord) else None
-            self.partitions[reply.metadata.src_node_id] = partition if isinstance(partition, int) else -1
-        if sorted(self.partitions.values()) != list(range(clients)):
+            if isinstance(partition, int):
+                held[self.node_of(reply)] = partition
+            else:
+                reason = "it named no partition" if reply.has_content() else failure(reply)
+                complaints.append(f"node {self.node_of(reply)} cannot take part: {reason}")
+        if len(held) < minimum_replies:
             raise CohortError(
-                f"the nodes hold the partitions {sorted(self.partitions.values())[:20]}; expected each of 0 to "
-                f"{clients - 1} once (data.clients={clients})"
+                f"{len(held)} of {len(queries)} nodes can take part, fewer than "
+                f"strategy.minimum_replies={minimum_replies}; {complaints[0]}"
             )
+        for complaint in complaints:
+            logger.warning("%s", complaint)
+        return held
 
     def node_of(self, reply: Message) -> int:
         """Return the node that was asked: for one that is gone the SuperLink answers, under an id of its own."""
@@ -96,20 +140,49 @@ class Cohort(Grid):
         return taken
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes of the cohort that are connected, in the order of their partitions."""
-        return sorted(set(self.grid.get_node_ids()) & self.partitions.keys(), key=self.partitions.__getitem__)
+        """Return the nodes of the cohort that are connected, in the order of their partitions.
+
+        Raises:
+            CohortError: If a strategy has asked for :attr:`timeout` seconds without sending anything: Flower's own wait
+                for more nodes for ever (``sample_nodes`` in ``flwr/serverapp/strategy/strategy_utils.py``).
+        """
+        connected = set(self.grid.get_node_ids()) & self.partitions.keys()
+        if connected != self._shown[0]:
+            self._shown = connected, sorted(connected, key=self.partitions.__getitem__)
+        now = time.monotonic()
+        self._choosing_since = now if self._choosing_since is None else self._choosing_since
+        if now - self._choosing_since > self.timeout:
+            raise CohortError(
+                f"{len(connected)} of {len(self.partitions)} nodes are connected, and the strategy has waited "
+                f"strategy.timeout={self.timeout:g} s for more"
+            )
+        return list(self._shown[1])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send in the order of partitions; return the replies in that order, whenever they arrived."""
+        """Send in the order of partitions; return one reply per message in that order, whenever they arrived.
+
+        Where none arrived in time, it is an error reply that says so.
+        """
         outgoing = sorted(messages, key=lambda m: self.partitions.get(m.metadata.dst_node_id, -1))
+        self._choosing_since = None
         self.traffic.down += sum(array_bytes(message.content) for message in outgoing)
         start = time.perf_counter()
-        received = list(self.grid.send_and_receive(outgoing, timeout=timeout))
+        replies = sorted(self._exchange(outgoing, timeout), key=self.partition_of)
         self.traffic.seconds += time.perf_counter() - start
-        self._asked = {message.metadata.message_id: message.metadata.dst_node_id for message in outgoing}
-        replies = sorted(received, key=self.partition_of)
         self.traffic.up += sum(array_bytes(reply.content) for reply in replies if reply.has_content())
         return replies
+
+    def _exchange(self, outgoing: list[Message], timeout: float | None) -> list[Message]:
+        """Send and receive; put an error reply in the place of each that didn't come, and drop a second one."""
+        received = list(self.grid.send_and_receive(outgoing, timeout=timeout))
+        self._asked = {message.metadata.message_id: message.metadata.dst_node_id for message in outgoing}
+        answers = {reply.metadata.reply_to_message_id: reply for reply in reversed(received)}
+        late = f"no reply within {timeout:g} s" if timeout is not None else "no reply"
+        return [
+            answers.get(message.metadata.message_id)
+            or Message(Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, late), reply_to=message)
+            for message in outgoing
+        ]
 
     def set_run(self, run: object) -> None:
         """Pass on."""

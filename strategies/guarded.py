@@ -29,7 +29,8 @@ class RoundReport:
         updates: The checked updates, in the order of partitions.
         evaluations: Metrics of the clients that evaluated the received model, likewise.
         refused: Replies that failed the check.
-        failed: Replies that carried an error.
+        failed: Replies that carried an error, or didn't come in time.
+        aggregated: Whether the round has new weights; with too few valid replies it keeps the old ones.
         seconds: Spent on checking and aggregating.
     """
 
@@ -37,6 +38,7 @@ class RoundReport:
     evaluations: tuple[dict[str, float], ...] = ()
     refused: int = 0
     failed: int = 0
+    aggregated: bool = False
     seconds: float = 0.0
 
 
@@ -80,7 +82,8 @@ class Guarded(Strategy):
             logger.warning(message, server_round, len(valid), self.minimum_replies)
             return None, None
         aggregate = self.base.aggregate_train(server_round, self.prepare(valid, updates))
-        self.report = replace(self.report, updates=tuple(updates), seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.report = replace(self.report, updates=tuple(updates), aggregated=aggregate[0] is not None, seconds=seconds)
         return aggregate
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
@@ -96,7 +99,9 @@ class Guarded(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the valid metrics."""
-        valid, metrics = self._examine(server_round, replies, lambda reply: check_metrics(reply, EVALUATE_METRICS))
+        valid, metrics = self._examine(
+            server_round, replies, lambda reply: check_metrics(reply, EVALUATE_METRICS, self.spec.test_examples)
+        )
         self.report = replace(self.report, evaluations=tuple(metrics))
         return self.base.aggregate_evaluate(server_round, valid) if valid else None
 

@@ -66,7 +66,7 @@ class Recorder:
         self.directory.append_metrics(row)
         self.observer(row)
         self._round_started = time.perf_counter()
-        return MetricRecord({key: value for key, value in row.items() if isinstance(value, int | float)})
+        return MetricRecord({key: value for key, value in row.items() if type(value) in (int, float)})
 
     def _server_accuracies(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
         """Return the accuracy of the server's spiking network and of its ANN.
@@ -112,6 +112,7 @@ def client_columns(strategy: Guarded) -> Row:
         "replies": len(report.updates),
         "refused": report.refused,
         "failed": report.failed,
+        "aggregated": report.aggregated,
         "seconds_train": _total(report.updates, protocol.SECONDS_TRAIN),
         "seconds_convert": _total(report.updates, protocol.SECONDS_CONVERT),
         "seconds_client_evaluate": _total(report.updates, protocol.SECONDS_EVALUATE),

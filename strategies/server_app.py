@@ -48,10 +48,11 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         CohortError: If the nodes don't fit it.
     """
     work = workspace(config)
-    _ = work.partitions  # a partition that cannot be made is the user's mistake, not a failure of every client
     strategy, arrays = build_strategy(work)
     cohort = Cohort(grid)
-    cohort.assemble(config.data.clients, timeout=config.strategy.timeout)
+    cohort.assemble(
+        config.data.clients, timeout=config.strategy.timeout, minimum_replies=config.strategy.minimum_replies
+    )
     directory = RunDirectory.create(config)
     result = strategy.start(
         grid=cohort,
@@ -71,8 +72,9 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     config, state = work.config, work.initial_state
     base = build_base(config.strategy)
     metrics, seed, minimum = train_metrics(config), config.run.seed, config.strategy.minimum_replies
+    examples, test_examples = max(map(len, work.partitions)), len(work.dataset.test_labels)
     if not config.strategy.spiking:
-        spec = UpdateSpec(arrays=ann_specs(state), metrics=metrics)
+        spec = UpdateSpec(arrays=ann_specs(state), metrics=metrics, examples=examples, test_examples=test_examples)
         return Guarded(base, spec, seed=seed, minimum_replies=minimum), ArrayRecord(dict(state))
     strategy = Spiking(
         base,
@@ -83,6 +85,8 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         bias_back=config.strategy.bias_back,
         seed=seed,
         minimum_replies=minimum,
+        examples=examples,
+        test_examples=test_examples,
     )
     if exposed := exposed_biases(work.graph, config.conversion.calibration):
         logger.warning(

@@ -17,7 +17,7 @@ from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.protocol import ARRAYS, METRICS
 from snnfl.spiking import SpikingGraph, SpikingNetwork
 from strategies.guarded import Guarded
-from strategies.update import Update, UpdateSpec, spiking_specs
+from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, spiking_specs
 
 
 class Spiking(Guarded):
@@ -41,6 +41,8 @@ class Spiking(Guarded):
         bias_back: Whether biases are returned.
         seed: Seed of the run.
         minimum_replies: Valid replies below which nothing is aggregated.
+        examples: Most training examples that a client may claim.
+        test_examples: Most test examples.
 
     Raises:
         ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
@@ -57,6 +59,8 @@ class Spiking(Guarded):
         bias_back: bool = False,
         seed: int = 0,
         minimum_replies: int = 1,
+        examples: int = MAXIMUM_EXAMPLES,
+        test_examples: int = MAXIMUM_EXAMPLES,
     ) -> None:
         in_time = conversion.calibration == "time_bias"
         if in_time and conversion.calibration_length < conversion.steps:
@@ -71,7 +75,7 @@ class Spiking(Guarded):
             potentials=conversion.calibration in ("potential", "bias_potential"),
             time_biases=conversion.calibration_length if in_time else 0,
         )
-        spec = UpdateSpec(arrays=arrays, metrics=metrics)
+        spec = UpdateSpec(arrays=arrays, metrics=metrics, examples=examples, test_examples=test_examples)
         super().__init__(base, spec, seed=seed, minimum_replies=minimum_replies)
         self.graph = graph
         self.conversion = conversion

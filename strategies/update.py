@@ -30,7 +30,7 @@ MAXIMUM_VALUE = 1e12
 are divided by a small scale, squared or summed, and put infinity into an aggregate."""
 
 MAXIMUM_EXAMPLES = 10**9
-"""No client holds more samples; a larger claim would only drown the others in a weighted average."""
+"""The bound where a spec names none."""
 
 
 class UpdateRefused(ValueError):
@@ -47,10 +47,20 @@ class ArraySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSpec:
-    """Every array by name, and the metrics that come with them."""
+    """Every array by name, and the metrics that come with them.
+
+    Attributes:
+        arrays: Exactly these.
+        metrics: Exactly these.
+        examples: Most training examples that a client may claim: more than anyone holds would drown the others in an
+            average that weighs by examples.
+        test_examples: Most test examples, likewise.
+    """
 
     arrays: Mapping[str, ArraySpec]
     metrics: frozenset[str]
+    examples: int = MAXIMUM_EXAMPLES
+    test_examples: int = MAXIMUM_EXAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +132,19 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
     arrays, metrics = content.get(ARRAYS), content.get(METRICS)
     if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
         raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")
-    checked = _check_metrics(metrics, spec.metrics)
+    checked = _check_metrics(metrics, spec.metrics, spec.examples)
     _check_names("array", arrays.keys(), spec.arrays.keys())
     decoded = {name: _decode(name, arrays[name], array_spec) for name, array_spec in spec.arrays.items()}
     return Update(arrays=decoded, metrics=checked)
 
 
-def check_metrics(message: Message, names: frozenset[str]) -> dict[str, float]:
+def check_metrics(message: Message, names: frozenset[str], examples: int = MAXIMUM_EXAMPLES) -> dict[str, float]:
     """Check the metrics of a reply that carries nothing else.
+
+    Args:
+        message: The reply.
+        names: Of the metrics, no more and no fewer.
+        examples: Most examples that a client may claim.
 
     Raises:
         UpdateRefused: As :func:`check_update`.
@@ -138,7 +153,7 @@ def check_metrics(message: Message, names: frozenset[str]) -> dict[str, float]:
     metrics = content.get(METRICS)
     if not isinstance(metrics, MetricRecord) or len(content) != 1:
         raise UpdateRefused(f"expected the record '{METRICS}', found {_names(content)}")
-    return _check_metrics(metrics, names)
+    return _check_metrics(metrics, names, examples)
 
 
 def array_bytes(content: RecordDict) -> int:
@@ -187,7 +202,7 @@ def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
     return array.numpy()
 
 
-def _check_metrics(metrics: MetricRecord, names: frozenset[str]) -> dict[str, float]:
+def _check_metrics(metrics: MetricRecord, names: frozenset[str], most: int) -> dict[str, float]:
     _check_names("metric", metrics.keys(), names)
     checked: dict[str, float] = {}
     for name, value in metrics.items():
@@ -197,8 +212,8 @@ def _check_metrics(metrics: MetricRecord, names: frozenset[str]) -> dict[str, fl
     if not 0 <= checked.get(ACCURACY, 0.0) <= 1:
         raise UpdateRefused(f"metric {ACCURACY}: expected 0 to 1, found {checked[ACCURACY]:g}")
     examples = checked[EXAMPLES]
-    if not 1 <= examples <= MAXIMUM_EXAMPLES or examples != int(examples):
-        raise UpdateRefused(f"{EXAMPLES}: expected a whole number from 1 to {MAXIMUM_EXAMPLES}, found {examples:g}")
+    if not 1 <= examples <= most or examples != int(examples):
+        raise UpdateRefused(f"{EXAMPLES}: expected a whole number from 1 to {most}, found {examples:g}")
     return checked
 
 

@@ -8,6 +8,9 @@ simulation runtime grants it (``flwr/server/superlink/fleet/vce/vce_api.py``):
   metadata) are copied on the way in and on the way out: neither side can alter what the other holds.
 - ``context.state`` is a client's own and lives as long as the grid. What a client that raises wrote to it is discarded.
 - Whatever else a client changes in its context, ``run_config`` included, is forgotten when it returns.
+
+What one process cannot grant is protection from a client that ends it (``os._exit``, a crash of a library): the run
+ends too, and is resumed from its last round. On Ray and in a deployment such a client loses its own process only.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import DEBUG, WARNING
 from typing import Any, TypeAlias
 
@@ -29,6 +32,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from experiments.engines.deadline import DeadlinePassed, interrupted_after
 
 FIRST_NODE_ID = SUPERLINK_NODE_ID + 1
 """Node id of partition 0; partition ``i`` is node ``FIRST_NODE_ID + i``. Flower's own nodes have random ids."""
@@ -85,6 +90,10 @@ class InProcessGrid(Grid):
         """Return the node ids, in the order of the partitions."""
         return list(range(FIRST_NODE_ID, FIRST_NODE_ID + self._clients))
 
+    def partition_by_node(self) -> dict[int, int]:
+        """Return the partition of each node: a server that knows it needn't ask ten thousand clients."""
+        return {FIRST_NODE_ID + partition: partition for partition in range(self._clients)}
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Accept messages; their clients run when the replies are pulled.
 
@@ -110,7 +119,8 @@ class InProcessGrid(Grid):
         Args:
             messages: To be answered one after another.
             timeout: Seconds for all of them together, ``None`` for no limit. As in Flower, a reply that comes later is
-                absent. No client starts after the deadline, but one that is running cannot be interrupted in process.
+                absent. At the deadline the client that runs is interrupted, where
+                :func:`~experiments.engines.deadline.interrupted_after` can, and no other starts.
 
         Raises:
             ValueError: If a message is for a node that doesn't exist.
@@ -122,9 +132,10 @@ class InProcessGrid(Grid):
         replies: list[Message] = []
         for message in accepted:
             if time.monotonic() < deadline:
-                reply = self._answer(message)
-                if time.monotonic() < deadline:
-                    replies.append(reply)
+                with suppress(DeadlinePassed), interrupted_after(deadline - time.monotonic()):
+                    reply = self._answer(message)
+                    if time.monotonic() < deadline:
+                        replies.append(reply)
         if len(replies) < len(accepted):
             log(WARNING, "%d of %d clients answered within %g s", len(replies), len(accepted), timeout)
         return replies

@@ -169,6 +169,31 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where the run takes place. What the named engine doesn't use must stay at its default."""
+
+    name: Literal["in_process", "ray", "deployment"] = option(
+        "in_process", doc="one client after another in this process; several in Ray workers; a Flower SuperLink"
+    )
+    cpus_per_client: float = option(
+        1.0, above=0.0, doc="ray: CPUs that a client occupies; on four, 1 runs four clients"
+    )
+    gpus_per_client: float = option(0.0, low=0.0, doc="ray: GPUs that a client occupies; 0.25 lets four share one")
+    address: str | None = option(None, doc="ray: address of a cluster, such as ray://HOST:10001; null: this machine")
+    connection: str | None = option(
+        None, doc="deployment: connection of Flower's config.toml, as in flwr run . CONNECTION; null: its default"
+    )
+
+
+_USED_BY = {
+    "engine.cpus_per_client": "ray",
+    "engine.gpus_per_client": "ray",
+    "engine.address": "ray",
+    "engine.connection": "deployment",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a run."""
 
@@ -179,6 +204,7 @@ class Config:
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
 def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -214,6 +240,21 @@ def validate(config: Config) -> None:
     needed, clients = config.strategy.minimum_replies, config.data.clients
     if needed > clients:
         raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")
+    _check_engine(config)
+
+
+def _check_engine(config: Config) -> None:
+    engine, device = config.engine, config.run.device
+    for key, item, _ in options():
+        value, user = value_of(config, key), _USED_BY.get(key, engine.name)
+        if user != engine.name and value != item.default:
+            raise ConfigError(
+                f"{key}={value}: only engine.name={user} uses it, and engine.name={engine.name}; leave it out"
+            )
+    if engine.name == "ray" and device != "cpu" and engine.gpus_per_client == 0:
+        raise ConfigError(
+            f"run.device={device}: on Ray a client of engine.gpus_per_client=0 sees no GPU; set it, or cpu"
+        )
 
 
 def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:

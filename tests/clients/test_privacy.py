@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clients import client_app
 from clients.spiking_mod import PRIVATE_BIASES, spiking_mod
-from experiments.engines.in_process import run_in_process
+from experiments.engines.in_process import InProcessGrid, run_in_process
 from snnfl.config import ModelConfig, compose, flatten
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.models import build_model
@@ -91,7 +91,9 @@ OVERRIDES = [
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     config = compose(None, [*OVERRIDES, f"run.directory={tmp_path_factory.mktemp('runs')}"])
     seen = Watched()
-    run_in_process(server_app(), seen.app(), run_config=flatten(config), clients=CLIENTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(InProcessGrid, "partition_by_node")  # so that clients are asked, as on every other engine
+        run_in_process(server_app(), seen.app(), run_config=flatten(config), clients=CLIENTS)
     assert len(seen.sent) == len(seen.received) == CLIENTS * (1 + 2 * ROUNDS)  # a query; train and evaluate per round
     assert len(seen.kept) == len(seen.trained_to) == CLIENTS * ROUNDS
     return seen

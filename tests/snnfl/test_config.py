@@ -15,6 +15,7 @@ from snnfl.config import Config, ConfigError, compose, flatten, nearest, options
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
+RAY_OPTIONS = {"cpus_per_client", "gpus_per_client", "address"}
 FOLDER_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and "/" not in name and name.isprintable())
 
 
@@ -49,7 +50,11 @@ def configs(draw):
         changed = dataclasses.replace(getattr(config, section), **{name: draw(in_range(key))})
         config = dataclasses.replace(config, **{section: changed})
     assume(config.strategy.minimum_replies <= config.data.clients)
-    return config
+    unused = {"ray": {"connection"}, "deployment": RAY_OPTIONS}.get(config.engine.name, {"connection", *RAY_OPTIONS})
+    defaults = {name: getattr(Config().engine, name) for name in unused}
+    config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, **defaults))
+    seen = config.engine.name != "ray" or config.engine.gpus_per_client > 0
+    return config if seen else dataclasses.replace(config, run=dataclasses.replace(config.run, device="cpu"))
 
 
 def one_line(error, *parts):
@@ -92,6 +97,30 @@ def test_more_replies_than_clients_cannot_be_asked_for():
     with pytest.raises(ConfigError) as error:
         compose(overrides=["data.clients=3", "strategy.minimum_replies=4"])
     one_line(error, "strategy.minimum_replies=4", "data.clients=3")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["engine.cpus_per_client=2"], ["engine.cpus_per_client=2.0", "engine.name=ray", "engine.name=in_process"]),
+        (["engine.name=deployment", "engine.address=auto"], ["engine.address=auto", "only engine.name=ray uses it"]),
+        (
+            ["engine.name=ray", "engine.connection=lab"],
+            ["engine.connection=lab", "only engine.name=deployment uses it"],
+        ),
+        (["engine.name=ray", "run.device=cuda"], ["run.device=cuda", "engine.gpus_per_client=0"]),
+        (["engine.name=rai"], ["engine.name=rai", "did you mean 'ray'"]),
+    ],
+)
+def test_an_option_that_the_engine_does_not_use_is_refused(overrides, parts):
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=overrides)
+    one_line(error, *parts)
+
+
+def test_the_options_of_an_engine_are_accepted():
+    assert compose(overrides=["engine.name=ray", "engine.gpus_per_client=0.5", "run.device=cuda"]).engine.name == "ray"
+    assert compose(overrides=["engine.name=deployment", "engine.connection=lab"]).engine.connection == "lab"
 
 
 def test_later_layers_win(tmp_path):

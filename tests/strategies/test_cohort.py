@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import strategy_utils
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from strategies.cohort import Cohort, CohortError, Traffic, seeded_sampling
@@ -105,8 +107,6 @@ def test_a_reply_that_answers_nothing_comes_last(scripted: Scripted) -> None:
         ({5: 0, 6: 0}, r"\[0, 0\]"),
         ({5: 1, 6: 2}, r"\[1, 2\]"),
         ({5: -1, 6: 0}, r"\[-1, 0\]"),
-        ({5: 0.0, 6: 1}, r"\[-1, 1\]"),
-        ({5: [0], 6: 1}, r"\[-1, 1\]"),
     ],
 )
 def test_wrong_partitions_are_an_error(scripted: Scripted, partitions: dict[int, Any], found: str) -> None:
@@ -124,34 +124,115 @@ def test_wrong_partitions_are_an_error(scripted: Scripted, partitions: dict[int,
         RecordDict({"other": MetricRecord({"partition-id": 0})}),
     ],
 )
-def test_an_answer_without_a_partition_is_an_error(scripted: Scripted, content: RecordDict) -> None:
+def test_an_answer_without_a_partition_is_no_part(scripted: Scripted, content: RecordDict) -> None:
     cohort = Cohort(scripted([5], lambda message: Message(content, reply_to=message)))
-    with pytest.raises(CohortError, match=r"hold the partitions \[-1\]"):
+    with pytest.raises(CohortError, match=r"^0 of 1 nodes can take part, .*node 5 .*: it named no partition$"):
         cohort.assemble(1, timeout=1.0)
 
 
-def test_a_node_that_does_not_answer_is_an_error(scripted: Scripted) -> None:
-    grid = scripted([5, 6], holding({5: 0, 6: 1}))
-    answer = grid.send_and_receive
-    grid.send_and_receive = lambda messages, timeout: answer(messages, timeout=timeout)[:1]
-    with pytest.raises(CohortError, match=r"hold the partitions \[1\]; expected each of 0 to 1"):
-        Cohort(grid).assemble(2, timeout=1.0)
+def raising(message: Message) -> Message:
+    return Message(Error(0, "ValueError: no data\nhere"), reply_to=message)
 
 
-def test_a_node_that_cannot_take_part_is_named_with_its_reason(
-    scripted: Scripted, reply: Callable[..., Message]
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (raising, "ValueError: no data here"),
+        (None, "no reply within 9 s"),
+        (holding({5: 0.5}), "it named no partition"),
+        (holding({5: [0]}), "it named no partition"),
+    ],
+)
+def test_the_others_go_on_without_a_node_that_fails_or_is_silent(
+    scripted: Scripted, bad: Callable[[Message], Message] | None, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    class Silent(type(scripted([], echo))):
+        def send_and_receive(self, messages: list[Message], *, timeout: float | None = None) -> list[Message]:
+            return [reply for reply in super().send_and_receive(messages, timeout=timeout) if reply is not None]
+
+    good = holding({6: 1, 7: 2})
+
+    def answer(message: Message) -> Message | None:
+        if message.metadata.dst_node_id != 5:
+            return good(message)
+        return None if bad is None else bad(message)
+
+    cohort = Cohort(Silent([5, 6, 7], answer))
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        cohort.assemble(3, timeout=9.0, minimum_replies=2)
+    assert caplog.messages == [f"node 5 cannot take part: {reason}"]
+    assert cohort.partitions == {6: 1, 7: 2}
+    assert list(cohort.get_node_ids()) == [6, 7]
+    with pytest.raises(CohortError, match=rf"^2 of 3 nodes can take part, fewer than .*=3; node 5 .*: {reason}$"):
+        cohort.assemble(3, timeout=9.0, minimum_replies=3)
+
+
+def test_a_grid_that_placed_the_partitions_is_not_asked(scripted: Scripted) -> None:
+    class PlacedGrid(type(scripted([], echo))):
+        def partition_by_node(self) -> dict[int, int]:
+            return dict(NODES)
+
+    cohort = Cohort(PlacedGrid(list(NODES), echo))
+    cohort.assemble(4, timeout=9.0)
+    assert cohort.partitions == NODES
+    assert cohort.grid.asked == []
+
+
+def test_a_reply_that_does_not_come_is_a_failed_one(scripted: Scripted) -> None:
+    cohort = assembled(scripted)
+    answer = cohort.grid.send_and_receive
+
+    def partly(messages: list[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = answer(messages, timeout=timeout)
+        stranger = Message(RecordDict(), reply_to=Message(RecordDict(), 77, "train"))
+        return [*(reply for reply in replies if reply.metadata.src_node_id != 901), replies[0], stranger]
+
+    cohort.grid.send_and_receive = partly
+    replies = cohort.send_and_receive(messages(cohort), timeout=2.5)
+    assert [cohort.node_of(reply) for reply in replies] == [17, 2**63 - 1, 901, 3]
+    assert [reply.error.reason if reply.has_error() else None for reply in replies] == [
+        None,
+        None,
+        "no reply within 2.5 s",
+        None,
+    ]
+
+
+def test_waiting_for_more_nodes_is_bounded(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = assembled(scripted)
+    cohort.grid.nodes = [3]
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(strategy_utils, "sleep", sleep)
+    with pytest.raises(CohortError, match=r"^1 of 4 nodes are connected, .* waited strategy.timeout=9 s for more$"):
+        sample_nodes(cohort, 2, 2)
+    cohort.send_and_receive([])  # whoever sends has not been waiting
+    assert list(cohort.get_node_ids()) == [3]
+
+
+def test_a_node_that_cannot_take_part_is_named_with_its_reason(scripted: Scripted) -> None:
     attack = "ConfigError: data.root\x1b[2J\nsnnfl: all is well" + "x" * 10**6
 
     def answer(message: Message) -> Message:
         return Message(Error(0, attack), reply_to=message)
 
-    with pytest.raises(CohortError, match=r"^node 5 cannot take part: ConfigError: data.root") as error:
+    with pytest.raises(CohortError, match=r"; node 5 cannot take part: ConfigError: data.root") as error:
         Cohort(scripted([5], answer)).assemble(1, timeout=1.0)
     assert str(error.value).isprintable()
-    assert len(str(error.value)) < 400
-    with pytest.raises(CohortError, match=r"^node 11 cannot take part: it sent no content$"):
-        Cohort(scripted([11], lambda message: reply(None))).assemble(1, timeout=1.0)
+    assert len(str(error.value)) < 500
+
+    def empty(message: Message) -> Message:
+        answer = Message(RecordDict(), reply_to=message)
+        answer.__dict__["_content"] = None
+        return answer
+
+    with pytest.raises(CohortError, match=r"; node 11 cannot take part: it sent no content$"):
+        Cohort(scripted([11], empty)).assemble(1, timeout=1.0)
 
 
 def test_too_many_nodes_are_an_error(scripted: Scripted) -> None:

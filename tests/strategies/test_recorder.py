@@ -48,6 +48,7 @@ KEYS = {
     "replies",
     "refused",
     "failed",
+    "aggregated",
     "learning_rate",
     "test_images",
 }
@@ -164,8 +165,9 @@ def test_a_round_without_valid_replies_is_recorded_with_nulls(tmp_path: Path) ->
     first, second = rows
     nulls = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean", "train_loss")
     assert [first[key] for key in nulls] == [None] * 4
-    assert (first["replies"], first["refused"], first["failed"]) == (0, 2, 2)
-    assert (second["replies"], second["refused"], second["failed"]) == (3, 0, 1)
+    counted = ("replies", "refused", "failed", "aggregated")
+    assert [first[key] for key in counted] == [0, 2, 2, False]
+    assert [second[key] for key in counted] == [3, 0, 1, True]
     assert None not in [second[key] for key in nulls]
     assert (path / SNN_FILE).exists()
 
@@ -185,7 +187,7 @@ def test_too_few_replies_keep_the_network(tmp_path: Path) -> None:
     clients = Clients({(2, 0): "fail"})
     _, rows, _ = run(tmp_path, f"strategy.minimum_replies={CLIENTS}", clients=clients)
     assert rows[1]["server_snn_accuracy"] == rows[0]["server_snn_accuracy"]
-    assert (rows[1]["replies"], rows[1]["train_loss"]) == (0, None)
+    assert (rows[1]["replies"], rows[1]["train_loss"], rows[1]["aggregated"]) == (0, None, False)
 
 
 def test_columns_of_given_reports() -> None:
@@ -198,6 +200,7 @@ def test_columns_of_given_reports() -> None:
         evaluations=({"accuracy": 0.2}, {"accuracy": 0.6}),
         refused=1,
         failed=2,
+        aggregated=True,
     )
     assert client_columns(SimpleNamespace(report=report)) == pytest.approx(
         {
@@ -209,6 +212,7 @@ def test_columns_of_given_reports() -> None:
             "replies": 3,
             "refused": 1,
             "failed": 2,
+            "aggregated": True,
             "seconds_train": 2.75,
             "seconds_convert": 0.0,
             "seconds_client_evaluate": 0.0,

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from experiments.engines.in_process import FIRST_NODE_ID, InProcessGrid, run_in_process
+from strategies.cohort import Placed
 
 Client = Callable[[Message, Context], Message]
 Server = Callable[[Grid], None]
@@ -190,6 +191,40 @@ def test_no_client_starts_after_the_deadline_and_a_late_reply_is_absent() -> Non
         assert len(list(grid.send_and_receive(queries(grid)[:1], timeout=60.0))) == 1
 
     run(client, server)
+
+
+def test_a_client_that_hangs_is_interrupted_and_its_state_discarded() -> None:
+    calls: list[int] = []
+
+    def client(message: Message, context: Context) -> Message:
+        calls.append(partition_of(context))
+        assert "written" not in context.state
+        context.state["written"] = MetricRecord({"n": 1})
+        if len(calls) == 2:
+            try:
+                time.sleep(30)
+            except Exception:
+                return answer(message, caught=1)
+        return answer(message, n=1)
+
+    def server(grid: Grid) -> None:
+        first, hanging, last = queries(grid)
+        start = time.monotonic()
+        [reply] = grid.send_and_receive([first, hanging, last], timeout=0.3)
+        assert time.monotonic() - start < 5
+        assert reply.metadata.src_node_id == FIRST_NODE_ID
+        assert calls == [0, 1]
+        assert len(list(grid.send_and_receive([hanging, last], timeout=30.0))) == 2  # neither kept a state
+
+    run(client, server)
+
+
+def test_the_grid_knows_who_holds_which_partition() -> None:
+    def server(grid: Grid) -> None:
+        assert isinstance(grid, Placed)
+        assert grid.partition_by_node() == {node: number for number, node in enumerate(grid.get_node_ids())}
+
+    run(echo, server)
 
 
 def test_pushed_messages_are_answered_once() -> None:
