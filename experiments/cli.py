@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,10 +43,11 @@ def run(
     print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved options and stop")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show Flower's own log")] = False,
 ) -> None:
-    """Run one federation in this process; results go to runs/NAME/.
+    """Run one federation, in this process or where engine.name says; results go to runs/NAME/.
 
     \b
     snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five
+    snnfl run experiments/conf/demo.yaml engine.name=ray engine.cpus_per_client=2
     snnfl run experiments/conf/demo.yaml --print-config
     """  # noqa: D301  (\b keeps typer from joining the lines)
     resolved = compose(config, overrides or [])
@@ -52,7 +55,7 @@ def run(
         typer.echo(to_yaml(resolved), nl=False)
         return
     console = _console(verbose)
-    rows = run_and_show(resolved, console)
+    rows = run_and_show(resolved, console, verbose=verbose)
     from experiments.progress import results_table
 
     console.print(results_table([(resolved, rows)]))
@@ -147,26 +150,63 @@ def plot(
     )
 
 
-def run_and_show(config: Config, console: Console) -> list[dict[str, Any]]:
-    """Run a federation in this process with a progress bar; return the rows of its ``metrics.jsonl``."""
+def run_and_show(config: Config, console: Console, *, verbose: bool = False) -> list[dict[str, Any]]:
+    """Run a federation on the engine that its configuration names; return the rows of its ``metrics.jsonl``.
+
+    A SuperLink's log is printed as it comes; the other engines show a bar per round.
+    """
+    deployed = config.engine.name == "deployment"
+    rows = _run_deployed(config, console) if deployed else _run_here(config, console, verbose)
+    if not any(row["replies"] for row in rows):
+        raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
+    return rows
+
+
+def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str, Any]]:
     from clients.client_app import app as client_app
-    from experiments.engines.in_process import run_in_process
     from experiments.progress import RoundProgress, WatchedClientApp
     from snnfl.config import flatten
     from strategies.server_app import server_app
 
     rows: list[dict[str, Any]] = []
+    engine, run_config, clients = config.engine, flatten(config), config.data.clients
     with RoundProgress(config, console) as progress:
 
         def observe(row: dict[str, Any]) -> None:
             rows.append(row)
             progress.round_done(row)
 
-        watched = WatchedClientApp(client_app, progress)
-        run_in_process(server_app(observe), watched, run_config=flatten(config), clients=config.data.clients)
-    if not any(row["replies"] for row in rows):
-        raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
+        if engine.name == "ray":
+            from experiments.engines.ray import run_on_ray  # importing Ray takes a second
+
+            run_on_ray(
+                server_app(observe),
+                client_app,
+                run_config=run_config,
+                clients=clients,
+                num_cpus_per_client=engine.cpus_per_client,
+                num_gpus_per_client=engine.gpus_per_client,
+                backend_config={"init_args": {"address": engine.address}} if engine.address else None,
+                verbose=verbose,
+            )
+        else:
+            from experiments.engines.in_process import run_in_process
+
+            watched = WatchedClientApp(client_app, progress)
+            run_in_process(server_app(observe), watched, run_config=run_config, clients=clients)
     return rows
+
+
+def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
+    from experiments.engines.deployment import run_deployed
+    from strategies.run_directory import METRICS_FILE, read_metrics
+
+    path = Path(config.run.directory).expanduser() / config.run.name
+    start = time.time()
+    run_deployed(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    if not (path / METRICS_FILE).exists() or (path / METRICS_FILE).stat().st_mtime < start:
+        raise RunFailedError(f"the run completed, but left nothing in {path}; look on the machine of its ServerApp")
+    return read_metrics(path)
 
 
 class RunFailedError(RuntimeError):
@@ -190,6 +230,7 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
 
 def main() -> None:
     """Run the command; a user's mistake is one line on the standard error and exit status 2."""
+    from experiments.engines import EngineError
     from snnfl.spiking.export import ExportError
     from snnfl.spiking.storage import NetworkFileError
     from strategies.cohort import CohortError
@@ -198,10 +239,12 @@ def main() -> None:
         app()
     except (ConfigError, ConversionError, CohortError, ExportError, NetworkFileError) as error:
         _fail(str(error), 2)
-    except RunFailedError as error:
+    except (EngineError, RunFailedError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; finished rounds stand in the run's metrics.jsonl", 130)
+        sys.stderr.write("snnfl: interrupted; finished rounds stand in the run's metrics.jsonl\n")
+        sys.stderr.flush()
+        os._exit(130)  # an exit in good order would wait for Flower's threads, which wait for their Ray clients
 
 
 def _fail(line: str, status: int) -> None:

@@ -26,7 +26,9 @@ class RoundProgress:
     def __init__(self, config: Config, console: Console) -> None:
         self.config = config
         self.rounds = config.run.rounds
-        self.selected = max(1, int(config.data.clients * config.strategy.fraction_train))
+        # Of clients in other processes nobody hears before the round is over: their bar only moves.
+        here = config.engine.name == "in_process"
+        self.selected = max(1, int(config.data.clients * config.strategy.fraction_train)) if here else None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clients"))
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
         self.task = self.progress.add_task("connecting", total=self.selected)

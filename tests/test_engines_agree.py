@@ -1,14 +1,15 @@
-"""The repository itself as a Flower app: the same weights in process, by ``flower-simulation`` and by ``flwr run``."""
+"""The repository itself as a Flower app: the same weights on every engine, and by ``flower-simulation``."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from flwr_local import BINARIES, TIMEOUT, flwr_run, lingering_processes, local_superlink, needs_proc
+from flwr_local import BINARIES, TIMEOUT, lingering_processes, local_superlink, needs_proc
 from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
@@ -63,13 +64,35 @@ def test_flower_simulation_gives_the_same_weights(in_process: Path, tmp_path: Pa
     assert not lingering_processes("SNNFL_TEST", str(tmp_path))
 
 
+def snnfl_run(env: Mapping[str, str], folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run ``snnfl run`` in a process of its own, with an empty configuration file and these options."""
+    (folder / "config.yaml").write_text("")
+    command = [BINARIES / "snnfl", "run", "config.yaml", *OVERRIDES, *overrides]
+    environment = {**env, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+@pytest.mark.ray
+@needs_proc
+def test_the_ray_engine_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "SNNFL_TEST": str(tmp_path)}
+    done = snnfl_run(env, tmp_path, "engine.name=ray", "engine.cpus_per_client=1", "run.directory=here")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "S-FedAvg round 2/2  server SNN" in done.stdout
+    assert_equal_runs(tmp_path / "here" / "run", in_process)
+    assert not lingering_processes("SNNFL_TEST", str(tmp_path))
+
+
 @pytest.mark.ray
 @pytest.mark.flwr
 @needs_proc
-def test_flwr_run_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
+def test_the_deployment_engine_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
     with local_superlink(tmp_path, 3) as env:
-        flwr_run(REPOSITORY, env, toml([*OVERRIDES, f"run.directory={tmp_path}"]))
-    assert_equal_runs(tmp_path / "run", in_process)
+        done = snnfl_run(env, tmp_path, "engine.name=deployment", "engine.connection=local", "run.directory=here")
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert "Successfully started run" in done.stdout
+        assert "results: here/run/" in done.stdout
+    assert_equal_runs(tmp_path / "here" / "run", in_process)
     assert not lingering_processes("FLWR_HOME", str(tmp_path / "flwr-home"))
 
 

@@ -2,7 +2,9 @@
 
 Flower's public ``run_simulation`` cannot pass a run config: a context gets its own from an installed app bundle only
 (``flwr/compat/client/run_info_store.py``). So both apps are wrapped in apps that fill it in. A client that fails is
-answered as in process (:func:`experiments.engines.in_process.call_client`).
+answered as in process (:func:`experiments.engines.in_process.call_client`); one that ends its process, or hangs past
+the server's timeout, costs an actor, which is replaced (:mod:`experiments.engines.ray_actors`). The first timeout
+includes the start of the workers.
 
 Replies arrive in any order and node ids are random, so a server that wants one result on every engine sorts replies by
 partition before it sums them.
@@ -27,7 +29,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from flwr.supercore import telemetry
 
+from experiments.engines import EngineError
 from experiments.engines.in_process import call_client, restored_task_identity
+from experiments.engines.ray_actors import renewing_actors, set_deadline
 
 WORKER_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
@@ -40,7 +44,7 @@ One torch thread each: where workers already fill the cores, more threads make t
 """
 
 
-class RayError(RuntimeError):
+class RayError(EngineError):
     """Ray cannot run this here; the text is one line."""
 
 
@@ -87,7 +91,7 @@ def run_on_ray(
     resources = {**defaults, **overrides.get("client_resources", {})}
     server = _ConfiguredServerApp(server_app, run_config, clients)
     client = _ConfiguredClientApp(client_app, run_config)
-    with restored_task_identity(), _ray(overrides.get("init_args", {}), verbose=verbose):
+    with restored_task_identity(), renewing_actors(), _ray(overrides.get("init_args", {}), verbose=verbose):
         _check_resources(resources)
         try:
             _simulate(server, client, clients, resources, verbose)
@@ -124,7 +128,16 @@ class _ConfiguredServerApp(ServerApp):
         self._context: Context | None = None
 
     def __call__(self, grid: Grid, context: Context) -> None:
-        pull = grid.pull_messages
+        pull, exchange = grid.pull_messages, grid.send_and_receive
+
+        def exchange_until(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            outgoing = list(messages)
+            if timeout is not None:
+                for message in outgoing:
+                    set_deadline(message, timeout)
+            return exchange(outgoing, timeout=timeout)
+
+        grid.send_and_receive = exchange_until  # type: ignore[method-assign]
 
         def pull_until_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
             if self._stopped.is_set():

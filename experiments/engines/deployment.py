@@ -1,0 +1,99 @@
+"""Run the repository's Flower app on a SuperLink, by the real ``flwr run``.
+
+The SuperLink gets the app's source and the run config; where its ServerApp and the SuperNodes run, there the run
+directory and the data lie. ``flwr run --stream`` shows the ServerApp's log and ends with status 0 however the run
+ended, so its status is asked for afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.engines import EngineError
+from snnfl.config import Config, FlatValue, flatten
+
+APP = Path(__file__).parents[2]
+"""The Flower app: the folder of our ``pyproject.toml``."""
+
+
+class DeploymentError(EngineError):
+    """The run was not accepted, or did not complete; the text is one line."""
+
+
+def run_deployed(config: Config, show: Callable[[str], None]) -> None:
+    """Submit a run and follow it to its end.
+
+    A relative ``run.directory`` or ``data.root`` means this working directory, as on the other engines. An interrupted
+    caller leaves the run going.
+
+    Args:
+        config: Of the run; ``engine.connection`` names the SuperLink, which has ``data.clients`` SuperNodes.
+        show: Told each line that ``flwr run`` prints, the ServerApp's log among them.
+
+    Raises:
+        DeploymentError: If there is no app here, ``flwr`` refuses the run, or it ends otherwise than completed.
+    """
+    if not (APP / "pyproject.toml").is_file():
+        raise DeploymentError(f"engine.name=deployment: {APP} holds no Flower app; run it from a source tree of snnfl")
+    connection = [] if config.engine.connection is None else [config.engine.connection]
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = Path(folder) / "run-config.toml"
+        overrides.write_text(to_toml(flatten(with_absolute_paths(config))), encoding="utf-8")
+        lines = _flwr(["run", str(APP), *connection, "--stream", "--run-config", str(overrides)], show)
+    started = re.search(r"Successfully started run (\d+)", "\n".join(lines))
+    if started is None:
+        raise DeploymentError(f"flwr run started no run: {_last(lines)}")
+    listing = "\n".join(_flwr(["list", *connection, "--run-id", started[1], "--format", "json"]))
+    try:
+        run = json.loads(listing[listing.index("{") :])["runs"][0]
+        status, details = str(run["status"]), " ".join(str(run["status-details"]).split())
+    except (ValueError, LookupError, TypeError):
+        raise DeploymentError(f"run {started[1]}: flwr list doesn't tell how it ended: {_last([listing])}") from None
+    if status != "finished:completed":
+        raise DeploymentError(f"run {started[1]}: {status}{': ' * bool(details)}{details}")
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Resolve relative paths here: the apps run in a working directory that is the SuperLink's."""
+    folder = str(Path(config.run.directory).expanduser().absolute())
+    root = config.data.root and str(Path(config.data.root).expanduser().absolute())
+    return replace(config, run=replace(config.run, directory=folder), data=replace(config.data, root=root))
+
+
+def to_toml(run_config: Mapping[str, FlatValue]) -> str:
+    """Write a run config as TOML, whose text, numbers and truth values are JSON's."""
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in run_config.items())
+
+
+def _flwr(arguments: Sequence[str], show: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Run Flower's command of this Python; return the lines that it prints.
+
+    Raises:
+        DeploymentError: If it fails, with the last line.
+    """
+    binaries = str(Path(sys.executable).parent)  # a local SuperLink is started from the PATH
+    environment = {**os.environ, "PATH": os.pathsep.join([binaries, os.environ.get("PATH", "")])}
+    command = [sys.executable, "-m", "flwr.cli.app", *arguments]
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            show(lines[-1])
+    if process.returncode != 0:
+        raise DeploymentError(f"flwr {arguments[0]} exits with status {process.returncode}: {_last(lines)}")
+    return lines
+
+
+def _last(lines: Sequence[str]) -> str:
+    said = [" ".join(line.split()) for line in "\n".join(lines).splitlines() if line.strip()]
+    return said[-1][:300] if said else "it printed nothing"

@@ -1,0 +1,122 @@
+"""Submitting to a SuperLink: what is sent, and how the end of a run is told (for real: tests/test_engines_agree.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from flwr.common.config import parse_config_args
+from hypothesis import given
+
+from experiments.engines import deployment
+from experiments.engines.deployment import DeploymentError, run_deployed, to_toml, with_absolute_paths
+from snnfl.config import Config, compose, flatten, unflatten
+
+CONFIG = compose(None, ["engine.name=deployment", "engine.connection=lab", "run.seed=7"])
+STARTED = "Successfully started run 4711"
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")))
+
+
+def listing(status: str, details: str = "") -> str:
+    return "note\n" + json.dumps({"runs": [{"status": status, "status-details": details}]})
+
+
+Fake = Callable[..., Path]
+
+
+@pytest.fixture
+def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Put a program in the place of Flower's command; return the file of the calls that it gets."""
+
+    def fake(*, run: str = STARTED, listed: str = "", status: int = 0) -> Path:
+        calls = tmp_path / "calls"
+        program = (
+            "import json, pathlib, shutil, sys\n"
+            f"file = pathlib.Path({str(calls)!r})\n"
+            "file.open('a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
+            f"if sys.argv[1] == 'run': shutil.copy(sys.argv[-1], {str(tmp_path / 'sent.toml')!r})\n"
+            f"print({run!r} if sys.argv[1] == 'run' else {listed!r})\n"
+            f"sys.exit({status})\n"
+        )
+        (tmp_path / "flwr" / "cli").mkdir(parents=True)
+        (tmp_path / "flwr" / "cli" / "app.py").write_text(program)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # before the real package, which has an __init__.py
+        for folder in ("flwr", "flwr/cli"):
+            (tmp_path / folder / "__init__.py").touch()
+        return calls
+
+    return fake
+
+
+def test_a_run_is_submitted_followed_and_asked_for(flwr: Fake, tmp_path: Path) -> None:
+    calls = flwr(run=f"{STARTED}\n\x1b[32mround 1\x1b[0m  done", listed=listing("finished:completed"))
+    shown: list[str] = []
+    run_deployed(CONFIG, shown.append)
+    assert shown == [STARTED, "\x1b[32mround 1\x1b[0m  done"]
+    run, listed = map(json.loads, calls.read_text().splitlines())
+    assert run[:-1] == ["run", str(deployment.APP), "lab", "--stream", "--run-config"]
+    assert listed == ["list", "lab", "--run-id", "4711", "--format", "json"]
+    sent = unflatten(parse_config_args([str(tmp_path / "sent.toml")]))
+    assert sent == with_absolute_paths(CONFIG)
+    assert sent.run.directory == str(Path.cwd() / "runs")
+    assert not Path(run[-1]).exists()
+
+
+def test_without_a_connection_flower_takes_its_default(flwr: Fake) -> None:
+    calls = flwr(listed=listing("finished:completed"))
+    run_deployed(compose(None, ["engine.name=deployment"]), lambda line: None)
+    run, listed = map(json.loads, calls.read_text().splitlines())
+    assert run[:3] == ["run", str(deployment.APP), "--stream"]
+    assert listed[:2] == ["list", "--run-id"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "complaint"),
+    [
+        (
+            {"listed": listing("finished:failed", "the server\nfailed")},
+            r"run 4711: finished:failed: the server failed$",
+        ),
+        ({"listed": listing("finished:stopped")}, r"run 4711: finished:stopped$"),
+        ({"listed": "{}"}, r"run 4711: flwr list doesn't tell how it ended: \{\}$"),
+        ({"listed": "no JSON"}, r"run 4711: flwr list doesn't tell how it ended: no JSON$"),
+        ({"run": "Loading\nno such connection\n\n"}, r"flwr run started no run: no such connection$"),
+        ({"run": "", "status": 3}, r"flwr run exits with status 3: it printed nothing$"),
+    ],
+)
+def test_a_run_that_does_not_complete_is_an_error_in_one_line(
+    flwr: Fake, answers: dict[str, str], complaint: str
+) -> None:
+    flwr(**answers)
+    with pytest.raises(DeploymentError, match=complaint) as error:
+        run_deployed(CONFIG, lambda line: None)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_outside_a_source_tree_there_is_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "APP", tmp_path)
+    with pytest.raises(DeploymentError, match="holds no Flower app"):
+        run_deployed(CONFIG, lambda line: None)
+
+
+@given(directory=TEXT, root=st.none() | TEXT, beta=st.floats(1e-300, 1e300))
+def test_flower_reads_what_is_written(
+    directory: str, root: str | None, beta: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    flat = flatten(compose(None, [])) | {"run.directory": directory, "data.beta": beta}
+    if root not in (None, "null"):
+        flat["data.root"] = root
+    path = tmp_path_factory.mktemp("toml") / "run.toml"
+    path.write_text(to_toml(flat), encoding="utf-8")
+    assert parse_config_args([str(path)]) == flat
+
+
+def test_paths_mean_this_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = with_absolute_paths(compose(None, ["run.directory=there", "data.root=../data"]))
+    assert config.run.directory == str(tmp_path / "there")
+    assert Path(config.data.root).resolve() == (tmp_path / "../data").resolve()
+    assert with_absolute_paths(Config()).data.root is None

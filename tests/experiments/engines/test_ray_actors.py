@@ -1,0 +1,58 @@
+"""A client that ends its process, or hangs, costs its own reply and nothing of the later rounds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.server.superlink.fleet.vce.backend import raybackend
+from flwr.simulation.ray_transport.ray_actor import BasicActorPool
+from flwr.supercore.task_identity import TaskIdentity
+from flwr_local import needs_proc
+
+from experiments.engines.in_process import restored_task_identity
+from experiments.engines.ray import run_on_ray
+from experiments.engines.ray_actors import RenewingActorPool, renewing_actors, seconds_left, set_deadline
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@needs_proc
+def test_a_dead_and_a_hanging_client_cost_their_own_replies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "toy_apps")
+    app = importlib.import_module("faults_app")
+    config = {"timeouts": "120 12 120", "output": str(tmp_path / "rounds.json"), "data.clients": 6}
+    start = time.monotonic()
+    run_on_ray(app.server_app, app.client_app, run_config=config, clients=6)
+    before, faults, after = json.loads((tmp_path / "rounds.json").read_text())
+    assert before["calls"] == {str(partition): 1 for partition in range(6)}
+    assert faults["calls"] == {str(partition): 2 for partition in range(2, 6)}
+    assert "its process died (ActorDiedError)" in faults["reasons"]
+    assert set(faults["reasons"]) <= {"its process died (ActorDiedError)", "interrupted at the deadline"}
+    # Everybody is back, without a trace of the failed calls, and nobody waits for the one that hangs.
+    assert after["calls"] == {str(partition): 2 if partition < 2 else 3 for partition in range(6)}
+    assert after["reasons"] == []
+    assert time.monotonic() - start < 200
+    assert raybackend.BasicActorPool is BasicActorPool
+
+
+def test_flowers_pool_is_put_back() -> None:
+    with renewing_actors():
+        assert raybackend.BasicActorPool is RenewingActorPool
+    assert raybackend.BasicActorPool is BasicActorPool
+
+
+def test_a_deadline_counts_from_now() -> None:
+    with restored_task_identity():
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        message = Message(RecordDict(), 2, "train")
+    assert seconds_left(message) > 3600
+    message.metadata.created_at -= 100.0
+    set_deadline(message, 5.0)
+    assert 4.0 < seconds_left(message) <= 5.0
+    set_deadline(message, -1.0)
+    assert seconds_left(message) < 0
