@@ -59,6 +59,8 @@ class RoundProgress:
             parts.append(f"loss {row['train_loss']:.3f}")
         if row["refused"] or row["failed"]:
             parts.append(f"[red]{row['refused']} refused, {row['failed']} failed[/red]")
+        if not row["aggregated"]:
+            parts.append("[red]old weights kept[/red]")
         parts.append(f"{row['seconds_round']:.1f} s")
         self.progress.console.print("  ".join(parts), highlight=False)
         self._begin(row["round"] + 1)

@@ -36,6 +36,7 @@ def row(**values: Any) -> dict[str, Any]:
         "train_loss": 0.25,
         "refused": 0,
         "failed": 0,
+        "aggregated": True,
         "bytes_up": 2_340_000,
         "seconds_round": 1.26,
         **values,
@@ -49,13 +50,15 @@ def progress(target: Console, *overrides: str) -> RoundProgress:
 def test_each_finished_round_is_one_line() -> None:
     target = console()
     with progress(target) as shown:
-        for values in ({}, {"server_snn_accuracy": None, "train_loss": None}, {"refused": 3, "failed": 1, "round": 10}):
+        faulty = {"refused": 3, "failed": 1, "aggregated": False, "round": 10}
+        for values in ({}, {"server_snn_accuracy": None, "train_loss": None}, faulty):
             shown.round_done(row(**values))
     lines = written(target).strip().splitlines()
     assert [line.rstrip() for line in lines] == [
         "S-FedAvg round  2/10  server SNN 91.25 %  server ANN 50.00 %  loss 0.250  1.3 s",
         "S-FedAvg round  2/10  server ANN 50.00 %  1.3 s",
-        "S-FedAvg round 10/10  server SNN 91.25 %  server ANN 50.00 %  loss 0.250  3 refused, 1 failed  1.3 s",
+        "S-FedAvg round 10/10  server SNN 91.25 %  server ANN 50.00 %  loss 0.250  3 refused, 1 failed  "
+        "old weights kept  1.3 s",
     ]
 
 
