@@ -11,7 +11,7 @@ PIP_INSTALL_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-BENCHMARKS := accuracy conversion spiking_inference
+BENCHMARKS := accuracy conversion spiking_inference scale
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

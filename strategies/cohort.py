@@ -132,7 +132,8 @@ class Cohort(Grid):
 
     def partition_of(self, reply: Message) -> int:
         """Return the partition of the client that a reply comes from; past the last for an unknown node."""
-        return self.partitions.get(self.node_of(reply), len(self.partitions))
+        found = self.partitions.get(self.node_of(reply))
+        return max(self.partitions.values(), default=-1) + 1 if found is None else found
 
     def take_traffic(self) -> Traffic:
         """Return what was counted and start anew."""
