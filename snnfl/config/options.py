@@ -179,9 +179,7 @@ class EngineConfig:
         1.0, above=0.0, doc="ray: CPUs that a client occupies; on four, 1 runs four clients"
     )
     gpus_per_client: float = option(0.0, low=0.0, doc="ray: GPUs that a client occupies; 0.25 lets four share one")
-    address: str | None = option(
-        None, doc="ray: address of a running cluster, HOST:PORT; null: Ray starts on this machine"
-    )
+    address: str | None = option(None, doc="ray: address of a running cluster, HOST:PORT; null: start Ray here")
     connection: str | None = option(
         None, doc="deployment: connection of Flower's config.toml, as in flwr run . CONNECTION; null: its default"
     )
