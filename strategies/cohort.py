@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
@@ -139,14 +140,18 @@ def failure(reply: Message) -> str:
 
 
 @contextmanager
-def seeded_sampling(seed: int, server_round: int, purpose: str) -> Iterator[None]:
-    """Make Flower's node sampling, which draws from Python's global generator, a function of seed and round.
+def seeded_draws(seed: int, server_round: int, purpose: str) -> Iterator[None]:
+    """Make what Flower draws from the global generators a function of seed and round.
 
-    The generator's state is put back, so that nothing else notices.
+    It samples nodes by Python's and noise for differential privacy by NumPy's. Their states are put back, so that
+    nothing else notices.
     """
-    before = random.getstate()
-    random.setstate(random.Random(derive_seed(seed, purpose, server_round)).getstate())
+    python, numpy = random.getstate(), np.random.get_state()
+    drawn = derive_seed(seed, purpose, server_round)
+    random.setstate(random.Random(drawn).getstate())
+    np.random.set_state(np.random.RandomState([drawn >> 32, drawn & 0xFFFFFFFF]).get_state())
     try:
         yield
     finally:
-        random.setstate(before)
+        random.setstate(python)
+        np.random.set_state(numpy)

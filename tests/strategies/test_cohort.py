@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
-from strategies.cohort import Cohort, CohortError, Traffic, seeded_sampling
+from strategies.cohort import Cohort, CohortError, Traffic, seeded_draws
 from strategies.update import array_bytes
 
 NODES = {901: 2, 17: 0, 2**63 - 1: 1, 3: 3}  # node: partition
@@ -210,7 +210,7 @@ def test_the_rest_of_the_grid_is_passed_on(scripted: Scripted) -> None:
 
 
 def sampled(seed: int, server_round: int, purpose: str, cohort: Cohort) -> list[int]:
-    with seeded_sampling(seed, server_round, purpose):
+    with seeded_draws(seed, server_round, purpose):
         return sample_nodes(cohort, 1, 3)[0]
 
 
@@ -237,12 +237,12 @@ def test_sampling_is_a_function_of_seed_round_and_purpose(scripted: Scripted) ->
 
 def test_sampling_puts_pythons_generator_back() -> None:
     before = random.getstate()
-    with seeded_sampling(0, 1, "train selection"):
+    with seeded_draws(0, 1, "train selection"):
         random.random()
     assert random.getstate() == before
 
     def fail() -> None:
-        with seeded_sampling(0, 1, "train selection"):
+        with seeded_draws(0, 1, "train selection"):
             random.random()
             raise LookupError
 
