@@ -30,8 +30,8 @@ def with_projection_head(model: nn.Module, name: str) -> nn.Module:
     output = layers.pop(last, None)
     if not isinstance(model, nn.Sequential) or not isinstance(output, nn.Linear):
         raise ConfigError(
-            f"model.projection_head=true: model.name={name} is no nn.Sequential that ends in a linear layer; make it one, "
-            "or set false"
+            f"model.projection_head=true: model.name={name} is no nn.Sequential that ends in a linear layer; set "
+            "false, or make it one"
         )
     head = {
         "projection1": nn.Linear(output.in_features, output.in_features),
