@@ -67,8 +67,8 @@ def private(base: Strategy, config: Config, sampled: int) -> Strategy:
         wrapped: Strategy = WRAPPERS[clipping](base, num_sampled_clients=sampled, **values)
     except ValueError as error:
         raise ConfigError(
-            f"privacy.noise_multiplier={values['noise_multiplier']}: too large for "
-            f"privacy.clipped_count_stddev={config.privacy.clipped_count_stddev} with {sampled} clients per round "
-            f"({error})"
-        ) from None
+            f"privacy.noise_multiplier={values['noise_multiplier']}: must be less than twice the noise of the count of "
+            f"clipped updates, privacy.clipped_count_stddev={values['clipped_count_stddev']} (null: {sampled}/20); "
+            "raise that, or lower the multiplier"
+        ) from error
     return wrapped

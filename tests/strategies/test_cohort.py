@@ -249,3 +249,18 @@ def test_sampling_puts_pythons_generator_back() -> None:
     with pytest.raises(LookupError):
         fail()
     assert random.getstate() == before
+
+
+def test_numpys_global_generator_is_seeded_likewise_and_put_back() -> None:
+    def noise(*key: Any) -> list[float]:
+        np.random.random()
+        before = np.random.get_state()
+        with seeded_draws(*key):
+            drawn = np.random.normal(size=3).tolist()
+        assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), before, strict=True))
+        return drawn
+
+    keys = [(0, 1, "aggregation"), (1, 1, "aggregation"), (0, 2, "aggregation"), (0, 1, "train selection")]
+    first = [noise(*key) for key in keys]
+    assert [noise(*key) for key in keys] == first
+    assert len({tuple(drawn) for drawn in first}) == 4
