@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from flwr.serverapp import strategy as flower
@@ -104,6 +105,15 @@ def test_the_names_are_those_of_the_options_documentation() -> None:
     doc = StrategyConfig.__dataclass_fields__["name"].metadata["doc"]
     assert sorted(re.findall(r"\w+", doc.partition("(")[0].replace(" or ", ", "))) == sorted(bases.names())
     assert sorted(EXPECTED) == sorted(bases.names())
+
+
+def test_the_table_of_the_documentation_holds_names_and_defaults() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("## Differential")[0], re.MULTILINE))
+    assert sorted(rows) == sorted(bases.names())
+    for name in ("fedprox", "moon", "fedavgm", "fedadam", "fedadagrad", "qfedavg", "fedtrimmedavg"):
+        for parameter, default in bases.find(name).defaults.items():
+            assert f"`{parameter}` {default:g}" in rows[name]
 
 
 PARAMETERS = sorted({name for _, _, changes, _ in EXPECTED.values() for name in changes})
