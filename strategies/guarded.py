@@ -151,7 +151,7 @@ class Guarded(Strategy):
             if name.endswith("running_var"):
                 values = np.maximum(values, 0)
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
-                values = values.astype(np.float32)
+                values = values.astype(np.float32, copy=False)
             if not np.isfinite(values).all():
                 message = "round %d: the aggregate of %s isn't finite; the old weights are kept"
                 logger.warning(message, server_round, name)
