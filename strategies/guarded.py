@@ -131,9 +131,11 @@ class Guarded(Strategy):
 
     def _takes_part(self, server_round: int, node: int) -> bool:
         """Draw whether a client takes part, from the seed, the round and the client's partition."""
+        if self.participation == 1:
+            return True
         partition = self._grid.partitions[node] if isinstance(self._grid, Cohort) else node
         draw = torch.rand((), generator=rng.generator(self.seed, "participation", server_round, partition))
-        return self.participation == 1 or draw.item() < self.participation
+        return draw.item() < self.participation
 
     def _sound(self, server_round: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
         """Return an aggregate as it may be sent: float32, finite, without negative variances; else ``None``.
