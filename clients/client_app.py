@@ -1,24 +1,41 @@
 """The Flower ClientApp: train on the client's partition, evaluate on the test set, answer who it is.
 
-The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one.
+The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
+:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.clipping_mod` clips updates.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
+from clients.clipping_mod import clipping_mod
 from clients.participant import partition_of, run_workspace
+from clients.private_state import keep_own_model, own_model
+from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
 from snnfl import protocol, rng
-from snnfl.data import batches, test_batches
-from snnfl.training import Batch, Evaluation, evaluate, exchangeable, load_arrays, train_locally
+from snnfl.data import batches, test_batches, training_batches
+from snnfl.training import (
+    Batch,
+    Evaluation,
+    Objective,
+    cross_entropy,
+    evaluate,
+    exchangeable,
+    load_arrays,
+    model_contrastive,
+    proximal,
+    train_locally,
+)
 from snnfl.workspace import Workspace
 
-app = ClientApp(mods=[spiking_mod])
+app = ClientApp(mods=[solo_mod, spiking_mod, clipping_mod])
 
 
 @app.train()
@@ -27,8 +44,10 @@ def train(message: Message, context: Context) -> Message:
     work, server_round = _load(message, context)
     config = work.config
     partition = partition_of(context, config.data.clients)
-    draw = rng.generator(config.run.seed, "batches", server_round, partition)
     indices = work.partitions[partition]
+    metrics = _received_loss(work, indices)
+    objective = _objective(message, context, work)
+    draw = rng.generator(config.run.seed, "batches", server_round, partition)
     start = time.perf_counter()
     epochs = (
         _on(
@@ -37,8 +56,8 @@ def train(message: Message, context: Context) -> Message:
         )
         for _ in range(config.training.epochs)
     )
-    result = train_locally(work.model, epochs, config.training, server_round=server_round)
-    metrics: dict[str, int | float | list[int] | list[float]] = {
+    result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
+    metrics |= {
         protocol.EXAMPLES: result.samples,
         protocol.LOSS: result.loss,
         protocol.SECONDS_TRAIN: time.perf_counter() - start,
@@ -48,6 +67,8 @@ def train(message: Message, context: Context) -> Message:
         metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
     arrays = ArrayRecord(exchangeable(work.model))
+    if protocol.CONTRASTIVE_MU in message.content.config_records[protocol.CONFIG]:
+        keep_own_model(context, arrays)
     return Message(RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)}), reply_to=message)
 
 
@@ -68,6 +89,30 @@ def who(message: Message, context: Context) -> Message:
     work = run_workspace(context)
     record = MetricRecord({protocol.PARTITION: partition_of(context, work.config.data.clients)})
     return Message(RecordDict({protocol.METRICS: record}), reply_to=message)
+
+
+def _objective(message: Message, context: Context, work: Workspace) -> Objective:
+    """Return what the server asks the client to minimise, about the model that has just been loaded.
+
+    The message says it, not the run's configuration: that is how Flower's FedProx tells its clients, so one place
+    decides.
+    """
+    asked: Mapping[str, Any] = message.content.config_records[protocol.CONFIG]
+    if protocol.PROXIMAL_MU in asked:
+        return proximal(work.model, asked[protocol.PROXIMAL_MU])
+    if protocol.CONTRASTIVE_MU in asked:
+        previous = own_model(context, work).to_torch_state_dict()
+        mu, temperature = asked[protocol.CONTRASTIVE_MU], asked[protocol.TEMPERATURE]
+        return model_contrastive(work.model, previous, mu=mu, temperature=temperature)
+    return cross_entropy
+
+
+def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | list[int] | list[float]]:
+    """Measure the received model's loss on the client's data, which weighs the client in q-FedAvg."""
+    if work.config.strategy.name != "qfedavg":
+        return {}
+    pairs = training_batches(work.dataset, indices, work.config.evaluation.batch_size)
+    return {protocol.RECEIVED_LOSS: evaluate(work.model, _on(work, pairs)).loss}
 
 
 def _load(message: Message, context: Context) -> tuple[Workspace, int]:

@@ -26,20 +26,23 @@ PRIVATE_BIASES = "private-biases"
 
 
 def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Complete what comes in with private biases; convert what goes out. Plain runs pass through."""
+    """Complete what comes in with private biases; convert what goes out. Plain runs and SOLO pass through."""
     work = run_workspace(context)
     kind = message.metadata.message_type.partition(".")[0]  # Flower routes "train.default" as it does "train"
-    if not work.config.strategy.spiking or kind == MessageType.QUERY:
+    strategy = work.config.strategy
+    if not strategy.spiking or strategy.name == "solo" or kind == MessageType.QUERY:
         return call_next(message, context)
     received = message.content.array_records[ARRAYS]
-    if not work.config.strategy.bias_back:
-        message.content[ARRAYS] = ArrayRecord({**received, **_private_biases(context, work)})
+    if not strategy.bias_back:
+        complete = {**received, **_private_biases(context, work)}
+        in_order = {name: complete[name] for name in work.initial_state if name in complete}
+        message.content[ARRAYS] = ArrayRecord(in_order | complete)
     reply = call_next(message, context)
     if kind != MessageType.TRAIN or reply.has_error():
         return reply
     start = time.perf_counter()
     trained = reply.content.array_records[ARRAYS].to_torch_state_dict()
-    if not work.config.strategy.bias_back:
+    if not strategy.bias_back:
         context.state[PRIVATE_BIASES] = ArrayRecord({name: trained[name] for name in work.biases})
     server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
     reply.content[ARRAYS] = ArrayRecord(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from snnfl.config import Config, ConfigError, compose, to_yaml
+from snnfl.config import Config, ConfigError, StrategyConfig, compose, to_yaml
 from snnfl.conversion import ConversionError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app = typer.Typer(
 data_app = typer.Typer(help="Download data sets and look at partitions.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
+STRATEGIES = f"strategy.name is {StrategyConfig.__dataclass_fields__['name'].metadata['doc']}."
+
 CONFIGURATIONS = Path(__file__).parent / "conf"
 
 ConfigArgument = Annotated[
@@ -36,7 +38,7 @@ OverridesArgument = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog=STRATEGIES)
 def run(
     config: ConfigArgument,
     overrides: OverridesArgument = None,

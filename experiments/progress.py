@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from snnfl.config import Config
+from strategies.bases import find
 
 
 class RoundProgress:
@@ -54,7 +55,10 @@ class RoundProgress:
         parts = [f"{algorithm(self.config)} round {row['round']:>{len(str(self.rounds))}}/{self.rounds}"]
         if row["server_snn_accuracy"] is not None:
             parts.append(f"server SNN {percent(row['server_snn_accuracy'])}")
-        parts.append(f"server ANN {percent(row['server_ann_accuracy'])}")
+        if row["server_ann_accuracy"] is not None or row["client_ann_accuracy_mean"] is None:
+            parts.append(f"server ANN {percent(row['server_ann_accuracy'])}")
+        else:  # SOLO has no server model
+            parts.append(f"clients' ANN {percent(row['client_ann_accuracy_mean'])}")
         if row["train_loss"] is not None:
             parts.append(f"loss {row['train_loss']:.3f}")
         if row["refused"] or row["failed"]:
@@ -92,9 +96,9 @@ class WatchedClientApp(ClientApp):
 
 
 def algorithm(config: Config) -> str:
-    """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg."""
-    names = {"fedavg": "FedAvg"}
-    return ("S-" if config.strategy.spiking else "") + names.get(config.strategy.name, config.strategy.name)
+    """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg."""
+    private = "" if config.privacy.clipping == "none" else "DP-"
+    return ("S-" if config.strategy.spiking else "") + private + find(config.strategy.name).title
 
 
 def percent(value: float | None) -> str:

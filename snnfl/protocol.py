@@ -12,13 +12,22 @@ CONFIG = "config"
 SERVER_ROUND = "server-round"
 """What Flower's strategies put into the config record: the round, counted from 1."""
 
+PROXIMAL_MU = "proximal-mu"
+CONTRASTIVE_MU = "contrastive-mu"
+TEMPERATURE = "temperature"
+"""What the server puts there to say which objective is to be minimised: FedProx (Flower's name) or MOON."""
+
 EXAMPLES = "num-examples"
 LOSS = "loss"
+RECEIVED_LOSS = "received-loss"
 ACCURACY = "accuracy"
+SNN_ACCURACY = "snn-accuracy"
+NORM_BIT = "norm_bit"
 SECONDS_TRAIN = "seconds-train"
 SECONDS_EVALUATE = "seconds-evaluate"
 SECONDS_CONVERT = "seconds-convert"
-"""Metrics of a reply. Accuracy is that of the client's own model on test images, in [0, 1]."""
+"""Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]. The received loss is
+that of the received model on the client's training images. The norm bit (Flower's name) is 1 for a clipped update."""
 
 PARTITION = "partition-id"
 """The client's answer to a query."""
@@ -34,4 +43,10 @@ def train_metrics(config: Config) -> frozenset[str]:
         names |= {ACCURACY, SECONDS_EVALUATE}
     if config.strategy.spiking:
         names |= {SECONDS_CONVERT}
+    if config.strategy.name == "qfedavg":
+        names |= {RECEIVED_LOSS}
+    if config.strategy.name == "solo" and config.strategy.spiking and config.evaluation.clients:
+        names |= {SNN_ACCURACY}
+    if config.privacy.clipping == "client_adaptive":
+        names |= {NORM_BIT}
     return frozenset(names)

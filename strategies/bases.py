@@ -1,30 +1,77 @@
-"""Base strategies by name: Flower's own, to be wrapped by :class:`Guarded` or :class:`Spiking`."""
+"""Federated algorithms by name: Flower's strategies and our own, to be wrapped by :class:`Guarded` or :class:`Spiking`.
+
+docs/strategies.md lists names, papers, parameters and what they mean in an S-run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
 
-from snnfl.config import ConfigError, StrategyConfig, nearest
+from snnfl.config import Config, ConfigError, nearest
+from snnfl.protocol import RECEIVED_LOSS
+from strategies.own import MomentumAvg, Moon, Solo
 
-Builder: TypeAlias = Callable[[StrategyConfig], Strategy]
+Builder: TypeAlias = Callable[..., Strategy]
+"""``(config, **parameters) -> strategy``: the parameters are those that it was registered with, as configured."""
 
-_BUILDERS: dict[str, Builder] = {}
+Quorum: TypeAlias = Callable[[Mapping[str, Any]], int]
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Make a builder known as ``strategy.name=NAME``.
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """What is known of an algorithm.
+
+    Attributes:
+        title: What the papers call it.
+        build: Makes the strategy.
+        defaults: Its parameters, which are fields of :class:`~snnfl.config.StrategyConfig`, with their defaults.
+        quorum: How many updates it needs to do what it promises, given its parameters.
+        robust: Whether it withstands updates that lie, for which an average over the spiking networks would fall.
+    """
+
+    title: str
+    build: Builder
+    defaults: Mapping[str, float | None]
+    quorum: Quorum
+    robust: bool
+
+
+_ALGORITHMS: dict[str, Algorithm] = {}
+
+
+def register(
+    name: str, title: str | None = None, *, quorum: Quorum = lambda p: 1, robust: bool = False, **defaults: Any
+) -> Callable[[Builder], Builder]:
+    """Make a builder known as ``strategy.name=NAME``; the other arguments are those of :class:`Algorithm`.
 
     Raises:
         ValueError: If the name is taken.
     """
 
     def decorate(builder: Builder) -> Builder:
-        if name in _BUILDERS:
+        if name in _ALGORITHMS:
             raise ValueError(f"strategy {name!r} is already registered")
-        _BUILDERS[name] = builder
+        _ALGORITHMS[name] = Algorithm(
+            title=title or name, build=builder, defaults=defaults, quorum=quorum, robust=robust
+        )
         return builder
 
     return decorate
@@ -32,36 +79,174 @@ def register(name: str) -> Callable[[Builder], Builder]:
 
 def names() -> tuple[str, ...]:
     """Return the known names, sorted."""
-    return tuple(sorted(_BUILDERS))
+    return tuple(sorted(_ALGORITHMS))
 
 
-def check_strategy(name: str) -> None:
-    """Check a name.
+def find(name: str) -> Algorithm:
+    """Find an algorithm by its name.
 
     Raises:
-        ConfigError: If no strategy has it, with the nearest that is known.
+        ConfigError: If none has it, with the nearest that is known.
     """
-    if name not in _BUILDERS:
+    if name not in _ALGORITHMS:
         raise ConfigError(f"strategy.name={name}: unknown strategy{nearest(name, names())}")
+    return _ALGORITHMS[name]
 
 
-def build_base(config: StrategyConfig) -> Strategy:
-    """Build the base strategy of a configuration.
+def parameters(config: Config) -> dict[str, Any]:
+    """Return the configured algorithm's parameters: what is set, else its defaults.
 
     Raises:
-        ConfigError: If its name is unknown.
+        ConfigError: If its name is unknown, or a parameter is set that it doesn't use.
     """
-    check_strategy(config.name)
-    return _BUILDERS[config.name](config)
+    algorithm = find(config.strategy.name)
+    for name in sorted({name for other in _ALGORITHMS.values() for name in other.defaults} - algorithm.defaults.keys()):
+        if (value := getattr(config.strategy, name)) is not None:
+            users = ", ".join(sorted(known for known, other in _ALGORITHMS.items() if name in other.defaults))
+            raise ConfigError(
+                f"strategy.{name}={value}: strategy.name={config.strategy.name} doesn't use it, only {users}; set null"
+            )
+    given = {name: getattr(config.strategy, name) for name in algorithm.defaults}
+    return {name: default if given[name] is None else given[name] for name, default in algorithm.defaults.items()}
 
 
-@register("fedavg")
-def fedavg(config: StrategyConfig) -> Strategy:
-    """Federated averaging (McMahan et al. 2017), by Flower."""
-    return FedAvg(
-        fraction_train=config.fraction_train,
-        fraction_evaluate=config.fraction_evaluate,
-        min_train_nodes=1,
-        min_evaluate_nodes=1,
-        min_available_nodes=1,
-    )
+def sampled_clients(config: Config) -> int:
+    """Return how many clients Flower selects per round."""
+    return max(1, int(config.data.clients * config.strategy.fraction_train))
+
+
+def quorum(config: Config) -> int:
+    """Return how many updates the algorithm needs to do what it promises.
+
+    Krum withstands f of n clients if ``n >= 2f + 3`` (Blanchard et al. 2017), Bulyan if ``n >= 4f + 3`` (El Mhamdi et
+    al. 2018); a median needs three values, and a trimmed mean as many that one is cut off at either end.
+    """
+    return find(config.strategy.name).quorum(parameters(config))
+
+
+def build_base(config: Config) -> Strategy:
+    """Build the strategy of a configuration, without differential privacy.
+
+    Raises:
+        ConfigError: As :func:`parameters`.
+    """
+    return find(config.strategy.name).build(config, **parameters(config))
+
+
+def _common(config: Config) -> dict[str, Any]:
+    """Return what every strategy is built with. One client is enough: how many must be there is the cohort's affair."""
+    return {
+        "fraction_train": config.strategy.fraction_train,
+        "fraction_evaluate": config.strategy.fraction_evaluate,
+        "min_train_nodes": 1,
+        "min_evaluate_nodes": 1,
+        "min_available_nodes": 1,
+    }
+
+
+@register("fedavg", "FedAvg")
+def fedavg(config: Config) -> Strategy:
+    """Federated averaging (McMahan et al. 2017)."""
+    return FedAvg(**_common(config))
+
+
+@register("fedprox", "FedProx", proximal_mu=0.01)
+def fedprox(config: Config, proximal_mu: float) -> Strategy:
+    """FedAvg with a proximal term in the local objective (Li et al. 2020)."""
+    return FedProx(**_common(config), proximal_mu=proximal_mu)
+
+
+@register("moon", "MOON", contrastive_mu=1.0, temperature=0.5)
+def moon(config: Config, contrastive_mu: float, temperature: float) -> Strategy:
+    """FedAvg with a model-contrastive term in the local objective (Li et al. 2021)."""
+    return Moon(**_common(config), contrastive_mu=contrastive_mu, temperature=temperature)
+
+
+@register("solo", "SOLO")
+def solo(config: Config) -> Strategy:
+    """Each client for itself (SNFL section 5.2)."""
+    return Solo(**_common(config))
+
+
+@register("fedavgm", "FedAvgM", server_learning_rate=1.0, server_momentum=0.9)
+def fedavgm(config: Config, server_learning_rate: float, server_momentum: float) -> Strategy:
+    """Server momentum (Hsu et al. 2019)."""
+    return MomentumAvg(**_common(config), server_learning_rate=server_learning_rate, server_momentum=server_momentum)
+
+
+@register("fedadam", "FedAdam", server_learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
+def fedadam(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
+    """Adam on the server (Reddi et al. 2021, algorithm 2)."""
+    return FedAdam(**_common(config), eta=server_learning_rate, **moments)
+
+
+@register("fedyogi", "FedYogi", server_learning_rate=0.01, beta_1=0.9, beta_2=0.99, tau=1e-3)
+def fedyogi(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
+    """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
+    return FedYogi(**_common(config), eta=server_learning_rate, **moments)
+
+
+@register("fedadagrad", "FedAdagrad", server_learning_rate=0.1, tau=1e-3)
+def fedadagrad(config: Config, server_learning_rate: float, tau: float) -> Strategy:
+    """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
+    return FedAdagrad(**_common(config), eta=server_learning_rate, tau=tau)
+
+
+@register("qfedavg", "q-FedAvg", q=0.1)
+def qfedavg(config: Config, q: float) -> Strategy:
+    """Weights by loss, for fairness (Li et al. 2020, algorithm 2); 1/L is the learning rate before its schedule."""
+    rate = config.training.learning_rate
+    return QFedAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **_common(config))
+
+
+@register("fedmedian", "FedMedian", quorum=lambda p: 3, robust=True)
+def fedmedian(config: Config) -> Strategy:
+    """Coordinate-wise median (Yin et al. 2018)."""
+    return FedMedian(**_common(config))
+
+
+@register(
+    "fedtrimmedavg",
+    "FedTrimmedAvg",
+    quorum=lambda p: math.ceil(1 / p["trimmed_fraction"]),
+    robust=True,
+    trimmed_fraction=0.2,
+)
+def fedtrimmedavg(config: Config, trimmed_fraction: float) -> Strategy:
+    """Coordinate-wise trimmed mean (Yin et al. 2018)."""
+    return FedTrimmedAvg(**_common(config), beta=trimmed_fraction)
+
+
+@register("krum", "Krum", quorum=lambda p: 2 * p["malicious_clients"] + 3, robust=True, malicious_clients=1)
+def krum(config: Config, malicious_clients: int) -> Strategy:
+    """The update that is closest to its neighbours (Blanchard et al. 2017)."""
+    return Krum(**_common(config), num_malicious_nodes=malicious_clients)
+
+
+@register(
+    "multikrum",
+    "Multi-Krum",
+    quorum=lambda p: 2 * p["malicious_clients"] + 3,
+    robust=True,
+    malicious_clients=1,
+    selected_clients=None,
+)
+def multikrum(config: Config, malicious_clients: int, selected_clients: int | None) -> Strategy:
+    """The mean of the updates that are closest to their neighbours (Blanchard et al. 2017).
+
+    Raises:
+        ConfigError: If more updates are to be averaged than clients are selected.
+    """
+    sampled = sampled_clients(config)
+    if selected_clients is not None and selected_clients > sampled:
+        raise ConfigError(
+            f"strategy.selected_clients={selected_clients}: expected at most the {sampled} clients of a round"
+        )
+    chosen = selected_clients or max(1, sampled - malicious_clients - 2)
+    return MultiKrum(**_common(config), num_malicious_nodes=malicious_clients, num_nodes_to_select=chosen)
+
+
+@register("bulyan", "Bulyan", quorum=lambda p: 4 * p["malicious_clients"] + 3, robust=True, malicious_clients=1)
+def bulyan(config: Config, malicious_clients: int) -> Strategy:
+    """Multi-Krum, then a trimmed mean about the median (El Mhamdi et al. 2018)."""
+    return Bulyan(**_common(config), num_malicious_nodes=malicious_clients)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -213,14 +214,18 @@ def failure(reply: Message) -> str:
 
 
 @contextmanager
-def seeded_sampling(seed: int, server_round: int, purpose: str) -> Iterator[None]:
-    """Make Flower's node sampling, which draws from Python's global generator, a function of seed and round.
+def seeded_draws(seed: int, server_round: int, purpose: str) -> Iterator[None]:
+    """Make what Flower draws from the global generators a function of seed and round.
 
-    The generator's state is put back, so that nothing else notices.
+    It samples nodes by Python's and noise for differential privacy by NumPy's. Their states are put back, so that
+    nothing else notices.
     """
-    before = random.getstate()
-    random.setstate(random.Random(derive_seed(seed, purpose, server_round)).getstate())
+    python, numpy = random.getstate(), np.random.get_state()
+    drawn = derive_seed(seed, purpose, server_round)
+    random.setstate(random.Random(drawn).getstate())
+    np.random.set_state(np.random.RandomState([drawn >> 32, drawn & 0xFFFFFFFF]).get_state())
     try:
         yield
     finally:
-        random.setstate(before)
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.protocol import EVALUATE_METRICS
-from strategies.cohort import Cohort, failure, seeded_sampling
+from snnfl import rng
+from snnfl.protocol import ARRAYS, EVALUATE_METRICS
+from strategies.cohort import Cohort, failure, seeded_draws
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
 
 logger = logging.getLogger(__name__)
@@ -46,20 +52,25 @@ class Guarded(Strategy):
     """Check every update, then let the base strategy do what it always does.
 
     A reply that carries an error, or fails :func:`~strategies.update.check_update`, is dropped with one line in the
-    log and counted in :attr:`report`. With fewer than ``minimum_replies`` left, the round keeps the old weights.
+    log and counted in :attr:`report`. With fewer than ``minimum_replies`` left, the round keeps the old weights, and so
+    does one whose aggregate is no finite number.
 
     Args:
         base: Any Flower strategy.
         spec: What a valid update looks like.
         seed: Seed of the run: node selection becomes a function of it and the round.
         minimum_replies: Valid replies below which nothing is aggregated.
+        participation: Probability that a selected client takes part in a round.
     """
 
-    def __init__(self, base: Strategy, spec: UpdateSpec, *, seed: int, minimum_replies: int = 1) -> None:
+    def __init__(
+        self, base: Strategy, spec: UpdateSpec, *, seed: int, minimum_replies: int = 1, participation: float = 1.0
+    ) -> None:
         self.base = base
         self.spec = spec
         self.seed = seed
         self.minimum_replies = minimum_replies
+        self.participation = participation
         self.report = RoundReport()
         self._grid: Grid | None = None
 
@@ -68,8 +79,9 @@ class Guarded(Strategy):
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         self._grid, self.report = grid, RoundReport()
-        with seeded_sampling(self.seed, server_round, "train selection"):
-            return list(self.base.configure_train(server_round, arrays, config, grid))
+        with seeded_draws(self.seed, server_round, "train selection"):
+            messages = list(self.base.configure_train(server_round, arrays, config, grid))
+        return [message for message in messages if self._takes_part(server_round, message.metadata.dst_node_id)]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -78,23 +90,36 @@ class Guarded(Strategy):
         start = time.perf_counter()
         valid, updates = self._examine(server_round, replies, lambda reply: check_update(reply, self.spec))
         if len(valid) < self.minimum_replies:
-            message = "round %d: %d valid replies, fewer than strategy.minimum_replies=%d; the old weights are kept"
+            message = "round %d: %d valid replies, %d are needed; the old weights are kept"
             logger.warning(message, server_round, len(valid), self.minimum_replies)
             return None, None
-        aggregate = self.base.aggregate_train(server_round, self.prepare(valid, updates))
+        with seeded_draws(self.seed, server_round, "aggregation"), cheap_collection():
+            arrays, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
+            arrays = self._sound(server_round, arrays)
+            if arrays is not None:
+                self.aggregated(server_round, valid, updates)
         seconds = time.perf_counter() - start
-        self.report = replace(self.report, updates=tuple(updates), aggregated=aggregate[0] is not None, seconds=seconds)
-        return aggregate
+        self.report = replace(self.report, updates=tuple(updates), aggregated=arrays is not None, seconds=seconds)
+        return arrays, metrics
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
-        """Return the replies that the base strategy aggregates; here the received ones as they are."""
-        return valid
+        """Return the replies that the base strategy aggregates; here the received ones.
+
+        They are shells of their own, with the arrays in the one order that is expected: some strategies of Flower empty
+        the records that they are given, others pair the arrays of two of them by position.
+        """
+        if not self.spec.arrays:
+            return valid
+        return [with_arrays(message, chosen(message, self.spec.arrays)) for message in valid]
+
+    def aggregated(self, server_round: int, valid: list[Message], updates: list[Update]) -> None:
+        """Do what else is to be done with the replies of a round once the base strategy has aggregated them."""
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
-        with seeded_sampling(self.seed, server_round, "evaluate selection"):
+        with seeded_draws(self.seed, server_round, "evaluate selection"):
             return list(self.base.configure_evaluate(server_round, arrays, config, grid))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -108,6 +133,38 @@ class Guarded(Strategy):
     def summary(self) -> None:
         """Log the base strategy's summary."""
         self.base.summary()
+
+    def _takes_part(self, server_round: int, node: int) -> bool:
+        """Draw whether a client takes part, from the seed, the round and the client's partition."""
+        if self.participation == 1:
+            return True
+        partition = self._grid.partitions[node] if isinstance(self._grid, Cohort) else node
+        draw = torch.rand((), generator=rng.generator(self.seed, "participation", server_round, partition))
+        return draw.item() < self.participation
+
+    def _sound(self, server_round: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
+        """Return an aggregate as it may be sent: float32, finite, without negative variances; else ``None``.
+
+        Noise and adaptive steps treat the running variance of batch normalisation as any weight and may make it
+        negative, which nobody can take the root of.
+        """
+        if arrays is None or not arrays:
+            if self.spec.arrays:
+                logger.warning("round %d: the strategy aggregated nothing; the old weights are kept", server_round)
+            return None
+        sound = dict(arrays)
+        for name, array in arrays.items():
+            values = array.numpy()
+            if name.endswith("running_var"):
+                values = np.maximum(values, 0)
+            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
+                values = values.astype(np.float32, copy=False)
+            if not np.isfinite(values).all():
+                message = "round %d: the aggregate of %s isn't finite; the old weights are kept"
+                logger.warning(message, server_round, name)
+                return None
+            sound[name] = Array(values)
+        return ArrayRecord(sound)
 
     def _examine(
         self, server_round: int, replies: Iterable[Message], check: Callable[[Message], Checked]
@@ -134,3 +191,29 @@ class Guarded(Strategy):
             node, partition = grid.node_of(reply), str(grid.partition_of(reply))
         message = "round %d: reply of partition %s (node %d) %s: %s"
         logger.warning(message, server_round, partition, node, verdict, reason)
+
+
+@contextmanager
+def cheap_collection() -> Iterator[None]:
+    """Set everything that lives now aside from garbage collection for a while.
+
+    Flower's q-FedAvg and Bulyan collect garbage once per reply, which takes 0.3 s each in a process that holds torch.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def chosen(message: Message, names: Iterable[str]) -> dict[str, Array]:
+    """Return the arrays of a reply that have these names, in the order of the names."""
+    arrays = message.content.array_records[ARRAYS]
+    return {name: arrays[name] for name in names}
+
+
+def with_arrays(message: Message, arrays: Mapping[str, Array]) -> Message:
+    """Return a reply with other arrays; the given one stays as it is for whoever recorded it."""
+    reply = copy.copy(message)
+    reply.content = RecordDict({**message.content, ARRAYS: ArrayRecord(dict(arrays))})
+    return reply

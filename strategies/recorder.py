@@ -71,8 +71,11 @@ class Recorder:
     def _server_accuracies(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
         """Return the accuracy of the server's spiking network and of its ANN.
 
-        In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network.
+        In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. In a
+        SOLO run it has neither.
         """
+        if not self.strategy.spec.arrays:
+            return None, None
         work, size = self.work, self.work.config.evaluation.batch_size
         limit = work.test_images(server_round)
         if not isinstance(self.strategy, Spiking):
@@ -102,10 +105,13 @@ def client_columns(strategy: Guarded) -> Row:
     """
     report = strategy.report
     accuracies = [u.metrics[protocol.ACCURACY] for u in report.updates if protocol.ACCURACY in u.metrics]
+    spiking = [u.metrics[protocol.SNN_ACCURACY] for u in report.updates if protocol.SNN_ACCURACY in u.metrics]
     received = [metrics[protocol.ACCURACY] for metrics in report.evaluations]
     return {
         "client_ann_accuracy_mean": statistics.fmean(accuracies) if accuracies else None,
         "client_ann_accuracy_std": statistics.pstdev(accuracies) if accuracies else None,
+        "client_snn_accuracy_mean": statistics.fmean(spiking) if spiking else None,
+        "client_snn_accuracy_std": statistics.pstdev(spiking) if spiking else None,
         "client_received_accuracy_mean": statistics.fmean(received) if received else None,
         "client_received_accuracy_std": statistics.pstdev(received) if received else None,
         "train_loss": _weighted_loss(report.updates),

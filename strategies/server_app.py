@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
@@ -12,8 +13,9 @@ from snnfl.protocol import train_metrics
 from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
-from strategies.bases import build_base
+from strategies.bases import build_base, find
 from strategies.cohort import Cohort
+from strategies.combinations import build_checked, minimum_replies
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.recorder import Observer, Recorder
@@ -67,15 +69,20 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
 def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     """Build the strategy of a run and the arrays that it starts from.
 
-    In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels.
+    In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels. In a SOLO run there are none.
     """
     config, state = work.config, work.initial_state
-    base = build_base(config.strategy)
-    metrics, seed, minimum = train_metrics(config), config.run.seed, config.strategy.minimum_replies
-    examples, test_examples = max(map(len, work.partitions)), len(work.dataset.test_labels)
-    if not config.strategy.spiking:
-        spec = UpdateSpec(arrays=ann_specs(state), metrics=metrics, examples=examples, test_examples=test_examples)
-        return Guarded(base, spec, seed=seed, minimum_replies=minimum), ArrayRecord(dict(state))
+    base, metrics = build_checked(config), train_metrics(config)
+    bounds = {"examples": max(map(len, work.partitions)), "test_examples": len(work.dataset.test_labels)}
+    options: dict[str, Any] = {
+        "seed": config.run.seed,
+        "minimum_replies": minimum_replies(config),
+        "participation": config.strategy.participation,
+    }
+    if not config.strategy.spiking or config.strategy.name == "solo":
+        arrays = {} if config.strategy.name == "solo" else dict(state)
+        spec = UpdateSpec(arrays=ann_specs(arrays), metrics=metrics, **bounds)
+        return Guarded(base, spec, **options), ArrayRecord(arrays)
     strategy = Spiking(
         base,
         work.graph,
@@ -83,10 +90,9 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         config.conversion,
         metrics=metrics,
         bias_back=config.strategy.bias_back,
-        seed=seed,
-        minimum_replies=minimum,
-        examples=examples,
-        test_examples=test_examples,
+        network_base=build_base(config) if find(config.strategy.name).robust else None,
+        **bounds,
+        **options,
     )
     if exposed := exposed_biases(work.graph, config.conversion.calibration):
         logger.warning(
@@ -107,8 +113,9 @@ def exposed_biases(graph: SpikingGraph, calibration: str) -> tuple[str, ...]:
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
-    about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
-    write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
+    if arrays:
+        about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
+        write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
     if isinstance(strategy, Spiking) and strategy.network is not None:
         strategy.network.save(directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
@@ -14,9 +13,8 @@ from torch import Tensor
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import recover
 from snnfl.conversion.folding import NORM_FIELDS
-from snnfl.protocol import ARRAYS, METRICS
 from snnfl.spiking import SpikingGraph, SpikingNetwork
-from strategies.guarded import Guarded
+from strategies.guarded import Guarded, chosen, with_arrays
 from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, spiking_specs
 
 
@@ -24,10 +22,13 @@ class Spiking(Guarded):
     """Aggregate spiking updates by any base strategy.
 
     Clients send folded weights ``W_S``, calibrated biases ``b'``, thresholds ``V`` and batch normalisation, and what
-    else the conversion calibrates: initial potentials, or biases in time. The server averages the spiking network,
-    weighted by examples, and keeps it in :attr:`network`. From each update it recovers the ANN weights
-    ``W_A = W_S sigma/gamma``; these, with the batch normalisation, are the replies that the base strategy aggregates
-    as if no conversion had been. Biases aren't among them: clients keep their own.
+    else the conversion calibrates: initial potentials, or biases in time. From each update the server recovers the ANN
+    weights ``W_A = W_S sigma/gamma``; these, with the batch normalisation, are the replies that the base strategy
+    aggregates as if no conversion had been. Biases aren't among them: clients keep their own.
+
+    The server also averages the spiking networks, weighted by examples, and keeps the result in :attr:`network`. Where
+    the base strategy is a robust one, a second instance of it does that: a liar whom the first one withstands must not
+    get into the spiking network.
 
     With ``bias_back`` the server also infers each client's biases from ``b'`` and the batch normalisation and
     returns their aggregate (SNFL, Table 3).
@@ -41,8 +42,10 @@ class Spiking(Guarded):
         bias_back: Whether biases are returned.
         seed: Seed of the run.
         minimum_replies: Valid replies below which nothing is aggregated.
+        participation: Probability that a selected client takes part in a round.
         examples: Most training examples that a client may claim.
         test_examples: Most test examples.
+        network_base: Aggregates the spiking networks; ``None`` averages them.
 
     Raises:
         ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
@@ -59,8 +62,10 @@ class Spiking(Guarded):
         bias_back: bool = False,
         seed: int = 0,
         minimum_replies: int = 1,
+        participation: float = 1.0,
         examples: int = MAXIMUM_EXAMPLES,
         test_examples: int = MAXIMUM_EXAMPLES,
+        network_base: Strategy | None = None,
     ) -> None:
         in_time = conversion.calibration == "time_bias"
         if in_time and conversion.calibration_length < conversion.steps:
@@ -76,7 +81,8 @@ class Spiking(Guarded):
             time_biases=conversion.calibration_length if in_time else 0,
         )
         spec = UpdateSpec(arrays=arrays, metrics=metrics, examples=examples, test_examples=test_examples)
-        super().__init__(base, spec, seed=seed, minimum_replies=minimum_replies)
+        super().__init__(base, spec, seed=seed, minimum_replies=minimum_replies, participation=participation)
+        self.network_base = network_base
         self.graph = graph
         self.conversion = conversion
         self.bias_back = bias_back
@@ -91,19 +97,22 @@ class Spiking(Guarded):
         return super().configure_train(server_round, arrays, config, grid)
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
-        """Average the spiking network and recover each client's ANN weights."""
-        self.network = SpikingNetwork(
-            self.graph, self._average(updates), initial_potential=self.conversion.initial_potential
-        )
+        """Recover each client's ANN weights, in the order in which the server sent them."""
         return [self._recovered(message, update) for message, update in zip(valid, updates, strict=True)]
 
-    def _average(self, updates: list[Update]) -> dict[str, Tensor]:
-        """Average the spiking network's arrays by examples (SNFL, "Server Aggregation"; FedAvg, eq. 2)."""
-        total = sum(update.examples for update in updates)
+    def aggregated(self, server_round: int, valid: list[Message], updates: list[Update]) -> None:
+        """Aggregate the spiking network too."""
         norms = {f"{node.norm}.{name}" for node in self.graph.affines for name in NORM_FIELDS if node.norm}
         wanted = [name for name in self.spec.arrays if name not in norms]
-        parts = [(update.examples / total, update.arrays) for update in updates]
-        return {name: torch.stack([share * arrays[name] for share, arrays in parts]).sum(0) for name in wanted}
+        if self.network_base is None:
+            parameters = _average(updates, wanted)
+        else:
+            replies = [with_arrays(message, chosen(message, wanted)) for message in valid]
+            arrays, _ = self.network_base.aggregate_train(server_round, replies)
+            if arrays is None:
+                return
+            parameters = dict(arrays.to_torch_state_dict())
+        self.network = SpikingNetwork(self.graph, parameters, initial_potential=self.conversion.initial_potential)
 
     def _recovered(self, message: Message, update: Update) -> Message:
         state = recover(
@@ -113,6 +122,11 @@ class Spiking(Guarded):
             minimum_scale=self.conversion.minimum_scale,
             fallback=self._sent,
         )
-        reply = copy.copy(message)  # the received message stays as it is for whoever recorded it
-        reply.content = RecordDict({ARRAYS: ArrayRecord(state), METRICS: MetricRecord({**update.metrics})})
-        return reply
+        return with_arrays(message, {name: Array(state[name]) for name in self._sent})
+
+
+def _average(updates: list[Update], names: list[str]) -> dict[str, Tensor]:
+    """Average the spiking network's arrays by examples (SNFL, "Server Aggregation"; FedAvg, eq. 2)."""
+    total = sum(update.examples for update in updates)
+    parts = [(update.examples / total, update.arrays) for update in updates]
+    return {name: torch.stack([share * arrays[name] for share, arrays in parts]).sum(0) for name in names}

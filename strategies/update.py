@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.conversion.folding import NORM_FIELDS
-from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, METRICS
+from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.spiking import SpikingGraph
 
 HEADER_BYTES = 512
@@ -47,7 +47,7 @@ class ArraySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSpec:
-    """Every array by name, and the metrics that come with them.
+    """Every array by name, none where weights don't travel, and the metrics that come with them.
 
     Attributes:
         arrays: Exactly these.
@@ -129,6 +129,8 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
             a value that isn't finite or out of range, or an absurd number of examples.
     """
     content = _content(message)
+    if not spec.arrays:
+        return Update(arrays={}, metrics=check_metrics(message, spec.metrics))
     arrays, metrics = content.get(ARRAYS), content.get(METRICS)
     if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
         raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")
@@ -209,8 +211,11 @@ def _check_metrics(metrics: MetricRecord, names: frozenset[str], most: int) -> d
         if isinstance(value, list) or not abs(value) <= MAXIMUM_VALUE:
             raise UpdateRefused(f"metric {name}: expected one number within ±{MAXIMUM_VALUE:g}")
         checked[name] = float(value)
-    if not 0 <= checked.get(ACCURACY, 0.0) <= 1:
-        raise UpdateRefused(f"metric {ACCURACY}: expected 0 to 1, found {checked[ACCURACY]:g}")
+    for name in (ACCURACY, SNN_ACCURACY):
+        if not 0 <= checked.get(name, 0.0) <= 1:
+            raise UpdateRefused(f"metric {name}: expected 0 to 1, found {checked[name]:g}")
+    if checked.get(RECEIVED_LOSS, 0.0) < 0:  # a power of it is a weight
+        raise UpdateRefused(f"metric {RECEIVED_LOSS}: expected no negative number, found {checked[RECEIVED_LOSS]:g}")
     examples = checked[EXAMPLES]
     if not 1 <= examples <= most or examples != int(examples):
         raise UpdateRefused(f"{EXAMPLES}: expected a whole number from 1 to {most}, found {examples:g}")

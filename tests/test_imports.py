@@ -30,8 +30,11 @@ LOCAL_RANDOMNESS = {
     "random.Random",
     *(f"numpy.random.{name}" for name in ("default_rng", "Generator", "SeedSequence", "PCG64", "RandomState")),
 }
-# Flower samples nodes from Python's global generator: one function sets its state for a selection and puts it back.
-GLOBAL_RANDOMNESS = {"strategies/cohort.py": {"random.getstate", "random.setstate"}}
+# Flower samples nodes from Python's global generator and noise from NumPy's: one function sets their state for a
+# selection or an aggregation and puts it back.
+GLOBAL_RANDOMNESS = {
+    "strategies/cohort.py": {"random.getstate", "random.setstate", "numpy.random.get_state", "numpy.random.set_state"}
+}
 TORCH_DRAWS = {
     f"torch.{name}"
     for name in ("bernoulli", "multinomial", "normal", "poisson", "rand", "randint", "randn", "randperm")

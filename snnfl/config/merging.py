@@ -174,6 +174,7 @@ def _type_name(kind: Any) -> str:
         int: "a whole number",
         int | None: "a whole number or null",
         float: "a number",
+        float | None: "a number or null",
         bool: "true or false",
         str: "text",
         str | None: "text or null",

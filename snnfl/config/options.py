@@ -77,6 +77,7 @@ class ModelConfig:
     name: str = option("lenet5", doc="lenet5, convnet, resnet20, resnet20_snfl, vgg16 or mlp")
     conv_bias: bool = option(False, doc="whether convolutions followed by batch normalisation have a bias")
     batch_norm: bool = option(True, doc="batch normalisation in lenet5, convnet and mlp")
+    projection_head: bool = option(False, doc="MOON's two linear layers, 256 wide at the end, before the output layer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +145,17 @@ class ConversionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
-    """What the server does with the updates."""
+    """The federated algorithm.
 
-    name: str = option("fedavg", doc="Flower strategy that aggregates")
+    A parameter that only some algorithms have is null by default, which is the algorithm's own default. Setting it for
+    an algorithm that doesn't use it is an error, so that no option is silently without effect.
+    """
+
+    name: str = option(
+        "fedavg",
+        doc="fedavg, fedprox, moon, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fedmedian, fedtrimmedavg, "
+        "krum, multikrum or bulyan (docs/strategies.md)",
+    )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")
     fraction_train: float = option(1.0, above=0.0, high=1.0, doc="part of the clients selected per round")
@@ -155,6 +164,52 @@ class StrategyConfig:
     )
     timeout: float = option(3600.0, above=0.0, doc="seconds that the server waits for the replies of a round")
     minimum_replies: int = option(1, low=1, doc="with fewer valid replies a round keeps the old weights")
+    participation: float = option(
+        1.0, above=0.0, high=1.0, doc="probability that a selected client takes part in a round (SNFL, appendix A.2)"
+    )
+    proximal_mu: float | None = option(None, low=0.0, doc="fedprox: weight of |w - w_t|^2 / 2; null: 0.01")
+    contrastive_mu: float | None = option(None, low=0.0, doc="moon: weight of the contrastive loss; null: 1")
+    temperature: float | None = option(None, above=0.0, doc="moon: temperature of the similarities; null: 0.5")
+    server_learning_rate: float | None = option(
+        None, above=0.0, doc="fedavgm, fedadam, fedyogi, fedadagrad; null: 1, 0.1, 0.01, 0.1"
+    )
+    server_momentum: float | None = option(None, low=0.0, high=1.0, doc="fedavgm; null: 0.9")
+    beta_1: float | None = option(None, low=0.0, high=0.999999, doc="fedadam, fedyogi: of the first moment; null: 0.9")
+    beta_2: float | None = option(None, low=0.0, high=0.999999, doc="fedadam, fedyogi: of the second one; null: 0.99")
+    tau: float | None = option(None, above=0.0, doc="fedadam, fedyogi, fedadagrad: adaptivity; null: 0.001")
+    q: float | None = option(None, low=0.0, high=100.0, doc="qfedavg: 0 is a plain mean, larger is fairer; null: 0.1")
+    trimmed_fraction: float | None = option(
+        None, above=0.0, high=0.499999, doc="fedtrimmedavg: part cut off at either end; null: 0.2"
+    )
+    malicious_clients: int | None = option(None, low=0, doc="krum, multikrum, bulyan: how many to withstand; null: 1")
+    selected_clients: int | None = option(
+        None, low=1, doc="multikrum: how many updates are averaged; null: selected - malicious_clients - 2"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """Central differential privacy of the aggregate, by Flower's wrappers (McMahan et al. 2018, Andrew et al. 2021).
+
+    As in :class:`StrategyConfig`, null is the default, and setting what the mechanism doesn't use is an error.
+    """
+
+    clipping: Literal["none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive"] = option(
+        "none", doc="who bounds the norm of an update, and whether the bound adapts; none: no differential privacy"
+    )
+    noise_multiplier: float | None = option(
+        None, low=0.0, doc="noise of the sum, in units of the clipping norm; null: 1"
+    )
+    clipping_norm: float | None = option(
+        None, above=0.0, doc="L2 bound of an update; of adaptive clipping the first one; null: 1"
+    )
+    target_clipped_quantile: float | None = option(
+        None, low=0.0, high=1.0, doc="adaptive: part of the updates that the bound should clip; null: 0.5"
+    )
+    clip_norm_lr: float | None = option(None, above=0.0, doc="adaptive: learning rate of the bound; null: 0.2")
+    clipped_count_stddev: float | None = option(
+        None, low=0.0, doc="adaptive: noise of the count of clipped updates; null: a 20th of the selected clients"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +258,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 

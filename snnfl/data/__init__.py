@@ -3,7 +3,7 @@
 from snnfl.data import embedded, folders, published  # importing them registers their sources
 from snnfl.data.augmentation import augment
 from snnfl.data.dataset import DataNotFoundError, Dataset
-from snnfl.data.loaders import batches, calibration_batch, test_batches
+from snnfl.data.loaders import batches, calibration_batch, test_batches, training_batches
 from snnfl.data.partitions import label_counts, partition
 from snnfl.data.published import fetch
 from snnfl.data.sources import check_source, data_root, load, names, register
@@ -26,4 +26,5 @@ __all__ = [
     "published",
     "register",
     "test_batches",
+    "training_batches",
 ]

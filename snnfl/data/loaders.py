@@ -67,6 +67,21 @@ def _groups(chunks: list[Tensor], examples: int) -> Iterator[list[Tensor]]:
     return (chunks[start : start + step] for start in range(0, len(chunks), step))
 
 
+def training_batches(dataset: Dataset, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go once through a client's training examples in their order, without augmentation: to evaluate on them.
+
+    Args:
+        dataset: Its training split is used.
+        indices: ``int64`` positions in the training split, shape ``[n]``.
+        batch_size: Examples per batch; the last batch may have fewer.
+
+    Yields:
+        Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
+    """
+    for chunk in torch.split(indices, batch_size):
+        yield dataset.normalise(dataset.train_images[chunk]), dataset.train_labels[chunk]
+
+
 def test_batches(
     dataset: Dataset,
     batch_size: int,

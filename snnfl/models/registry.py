@@ -10,6 +10,7 @@ from torch import nn
 
 from snnfl.config import ConfigError, ModelConfig, nearest
 from snnfl.models.initialisation import materialise
+from snnfl.models.projection import with_projection_head
 
 Builder: TypeAlias = Callable[[ModelConfig, tuple[int, ...], int], nn.Module]
 """``(config, input_shape, classes) -> model``; called on the meta device, so it costs no time and no random draw."""
@@ -65,7 +66,7 @@ def build_model(
         A module that maps ``[batch, *input_shape]`` to logits ``[batch, classes]``.
 
     Raises:
-        ConfigError: If the model is unknown, or does not fit the input.
+        ConfigError: If the model is unknown, does not fit the input, or takes no projection head.
 
     >>> from snnfl.rng import generator
     >>> model = build_model(ModelConfig(name="mlp"), input_shape=(4,), classes=3, generator=generator(0, "weights"))
@@ -75,6 +76,8 @@ def build_model(
     check_model(config.name)
     with torch.device("meta"):
         model = _BUILDERS[config.name](config, input_shape, classes)
+        if config.projection_head:
+            model = with_projection_head(model, config.name)
     materialise(model, generator)
     return model
 

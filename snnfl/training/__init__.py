@@ -2,7 +2,7 @@
 
 from snnfl.training.evaluation import Evaluation, accuracy, evaluate
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
-from snnfl.training.objectives import Batch, Objective, cross_entropy
+from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
 from snnfl.training.resident import exchangeable, load_arrays, private_biases
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "exchangeable",
     "learning_rate",
     "load_arrays",
+    "model_contrastive",
     "private_biases",
+    "proximal",
     "train_locally",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from snnfl.training.resident import load_arrays
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Inputs of shape ``[batch, *input_shape]`` and labels ``[batch]`` of dtype int64."""
@@ -18,3 +22,69 @@ Objective: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
 def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy ``-mean log softmax(model(inputs))[label]``, in nats."""
     return functional.cross_entropy(model(inputs), labels)
+
+
+def proximal(model: nn.Module, mu: float) -> Objective:
+    """Return FedProx's objective about the weights that a model has now.
+
+    ``cross-entropy + mu/2 |w - w_t|^2`` over all trainable parameters (Li et al., "Federated optimization in
+    heterogeneous networks", MLSys 2020, eq. 2). The running statistics of batch normalisation are no parameters.
+
+    Args:
+        model: Holds the received weights ``w_t``, which are copied.
+        mu: Weight of the proximal term, at least 0.
+    """
+    received = [parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad]
+
+    def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        distances = [(now - then).square().sum() for now, then in zip(trained, received, strict=True)]
+        return cross_entropy(model, inputs, labels) + mu / 2 * torch.stack(distances).sum()
+
+    return objective
+
+
+def model_contrastive(model: nn.Module, previous: Mapping[str, Tensor], *, mu: float, temperature: float) -> Objective:
+    """Return MOON's objective about the weights that a model has now, the received ones.
+
+    ``cross-entropy + mu l_con`` with
+    ``l_con = -log(exp(sim(z, z_glob)/tau) / (exp(sim(z, z_glob)/tau) + exp(sim(z, z_prev)/tau)))``, where ``z`` is what
+    the output layer receives and ``sim`` the cosine (Li et al., "Model-contrastive federated learning", CVPR 2021,
+    eq. 3 to 5). The received and the previous model are frozen and in evaluation mode, as in the authors' code.
+
+    Args:
+        model: ``nn.Sequential`` whose last module is its output layer; holds the received weights, which are copied.
+        previous: The client's arrays after its last local training, as :func:`~snnfl.training.exchangeable` names them.
+        mu: Weight of the contrastive term, at least 0.
+        temperature: ``tau``, positive.
+
+    Raises:
+        TypeError: If the model is no ``nn.Sequential``.
+        ValueError: If the previous arrays are not the model's.
+    """
+    received, past = _parts(_frozen(model))[0], _frozen(model)
+    load_arrays(past, previous)
+    past = _parts(past)[0]
+
+    def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        body, output = _parts(model)
+        z = body(inputs)
+        with torch.no_grad():
+            others = received(inputs), past(inputs)
+        similarities = torch.stack([functional.cosine_similarity(z, other, dim=1) for other in others], dim=1)
+        contrastive = functional.cross_entropy(similarities / temperature, torch.zeros_like(labels))
+        return functional.cross_entropy(output(z), labels) + mu * contrastive
+
+    return objective
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _parts(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    if not isinstance(model, nn.Sequential):
+        raise TypeError(
+            f"{type(model).__name__}: MOON compares what the last module receives; build the model as an nn.Sequential"
+        )
+    return model[:-1], model[-1]

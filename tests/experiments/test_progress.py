@@ -106,12 +106,27 @@ def test_an_error_ends_the_drawing() -> None:
     assert not shown.progress.live.is_started
 
 
+def test_without_a_server_model_the_clients_are_shown() -> None:
+    target = console()
+    with progress(target, "strategy.name=solo") as shown:
+        shown.round_done(row(server_snn_accuracy=None, server_ann_accuracy=None))
+        shown.round_done(row(server_snn_accuracy=None, server_ann_accuracy=None, client_ann_accuracy_mean=None))
+    lines = [line.rstrip() for line in written(target).strip().splitlines()]
+    assert lines == [
+        "S-SOLO round  2/10  clients' ANN 75.00 %  loss 0.250  1.3 s",
+        "S-SOLO round  2/10  server ANN –  loss 0.250  1.3 s",
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
         ([], "S-FedAvg"),
         (["strategy.spiking=false"], "FedAvg"),
-        (["strategy.name=fedprox"], "S-fedprox"),
+        (["strategy.name=fedprox"], "S-FedProx"),
+        (["strategy.name=moon"], "S-MOON"),
+        (["strategy.name=solo", "strategy.spiking=false"], "SOLO"),
+        (["strategy.name=fedavgm", "privacy.clipping=client_fixed"], "S-DP-FedAvgM"),
     ],
 )
 def test_algorithms_are_called_as_in_the_papers(overrides: list[str], name: str) -> None:

@@ -36,6 +36,8 @@ def in_range(key):
         bool: st.booleans(),
         str: TEXT,
         int | None: st.none() | st.integers(low, 2**40),
+        float | None: st.none()
+        | st.floats(above if low is None else low, high, exclude_min=above is not None).filter(math.isfinite),
         str | None: st.none() | TEXT,
         tuple[int, ...]: st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
     }[kind]
@@ -172,6 +174,7 @@ def test_wrong_type_names_key_value_and_kind(key):
         int: "a whole number",
         int | None: "a whole number or null",
         float: "a number",
+        float | None: "a number or null",
         bool: "true or false",
         tuple[int, ...]: "a list of whole numbers",
     }

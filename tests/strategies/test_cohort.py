@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.serverapp.strategy import strategy_utils
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
-from strategies.cohort import Cohort, CohortError, Traffic, seeded_sampling
+from strategies.cohort import Cohort, CohortError, Traffic, seeded_draws
 from strategies.update import array_bytes
 
 NODES = {901: 2, 17: 0, 2**63 - 1: 1, 3: 3}  # node: partition
@@ -291,7 +291,7 @@ def test_the_rest_of_the_grid_is_passed_on(scripted: Scripted) -> None:
 
 
 def sampled(seed: int, server_round: int, purpose: str, cohort: Cohort) -> list[int]:
-    with seeded_sampling(seed, server_round, purpose):
+    with seeded_draws(seed, server_round, purpose):
         return sample_nodes(cohort, 1, 3)[0]
 
 
@@ -318,15 +318,30 @@ def test_sampling_is_a_function_of_seed_round_and_purpose(scripted: Scripted) ->
 
 def test_sampling_puts_pythons_generator_back() -> None:
     before = random.getstate()
-    with seeded_sampling(0, 1, "train selection"):
+    with seeded_draws(0, 1, "train selection"):
         random.random()
     assert random.getstate() == before
 
     def fail() -> None:
-        with seeded_sampling(0, 1, "train selection"):
+        with seeded_draws(0, 1, "train selection"):
             random.random()
             raise LookupError
 
     with pytest.raises(LookupError):
         fail()
     assert random.getstate() == before
+
+
+def test_numpys_global_generator_is_seeded_likewise_and_put_back() -> None:
+    def noise(*key: Any) -> list[float]:
+        np.random.random()
+        before = np.random.get_state()
+        with seeded_draws(*key):
+            drawn = np.random.normal(size=3).tolist()
+        assert all(np.array_equal(now, then) for now, then in zip(np.random.get_state(), before, strict=True))
+        return drawn
+
+    keys = [(0, 1, "aggregation"), (1, 1, "aggregation"), (0, 2, "aggregation"), (0, 1, "train selection")]
+    first = [noise(*key) for key in keys]
+    assert [noise(*key) for key in keys] == first
+    assert len({tuple(drawn) for drawn in first}) == 4

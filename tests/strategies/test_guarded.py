@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 from hypothesis import HealthCheck, given, settings
 
 from strategies.cohort import Cohort
@@ -29,8 +29,8 @@ def averaging() -> FedAvg:
     return FedAvg(fraction_evaluate=0.5, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
 
 
-def guarded(minimum: int = 1, seed: int = 0) -> Guarded:
-    return Guarded(averaging(), SPEC, seed=seed, minimum_replies=minimum)
+def guarded(minimum: int = 1, seed: int = 0, base: Strategy | None = None, participation: float = 1.0) -> Guarded:
+    return Guarded(base or averaging(), SPEC, seed=seed, minimum_replies=minimum, participation=participation)
 
 
 def arrays(value: float) -> dict[str, torch.Tensor]:
@@ -59,18 +59,104 @@ def test_the_average_weighs_by_examples(update_reply: Callable[..., Message]) ->
     assert strategy.report.seconds > 0
 
 
-def test_the_base_strategy_gets_the_received_messages_unaltered(update_reply: Callable[..., Message]) -> None:
+def test_the_base_strategy_gets_the_arrays_in_one_order_and_the_received_messages_stay(
+    update_reply: Callable[..., Message],
+) -> None:
     class Base(FedAvg):
         def aggregate_train(self, server_round: int, replies: list[Message]) -> tuple[None, None]:
-            self.got = replies
+            self.got = [(reply.metadata, dict(reply.content)) for reply in replies]
+            self.arrays = [dict(reply.content["arrays"]) for reply in replies]
+            for reply in replies:
+                reply.content["arrays"].clear()  # as FedMedian does, array by array
             return None, None
 
-    replies = [update_reply(arrays(1.0), 1), failed(2), update_reply(arrays(2.0), 3)]
+    swapped = dict(reversed(arrays(2.0).items()))
+    replies = [update_reply(arrays(1.0), 1), failed(2), update_reply(swapped, 3)]
     before = [dict(reply.content["arrays"]) for reply in (replies[0], replies[2])]
     base = Base()
     Guarded(base, SPEC, seed=0).aggregate_train(1, replies)
-    assert [id(reply) for reply in base.got] == [id(replies[0]), id(replies[2])]
-    assert [dict(reply.content["arrays"]) for reply in base.got] == before
+    assert [metadata for metadata, _ in base.got] == [replies[0].metadata, replies[2].metadata]
+    assert [content["metrics"] for _, content in base.got] == [r.content["metrics"] for r in (replies[0], replies[2])]
+    assert base.arrays == before
+    assert [list(found) for found in base.arrays] == [["w", "b"], ["w", "b"]]
+    assert [dict(reply.content["arrays"]) for reply in (replies[0], replies[2])] == before
+
+
+def test_an_order_of_arrays_that_a_client_makes_up_changes_nothing(update_reply: Callable[..., Message]) -> None:
+    for order in (1, -1):
+        replies = [update_reply(dict(list(arrays(v).items())[::order]), n) for n, v in enumerate((1.0, 2.0, 9.0))]
+        result, _ = guarded(base=FedMedian()).aggregate_train(1, replies)
+        assert list(result) == ["w", "b"]
+        np.testing.assert_array_equal(result["w"].numpy(), arrays(2.0)["w"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_an_aggregate_that_is_no_number_is_not_sent(
+    update_reply: Callable[..., Message], caplog: pytest.LogCaptureFixture, value: float
+) -> None:
+    class Broken(FedAvg):
+        def aggregate_train(self, server_round: int, replies: list[Message]) -> tuple[ArrayRecord, None]:
+            return ArrayRecord({"w": Array(np.full((2, 3), value)), "b": Array(np.zeros(2))}), None
+
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        result, _ = guarded(base=Broken()).aggregate_train(3, [update_reply(arrays(1.0), 1)])
+    assert result is None
+    assert caplog.messages[-1] == "round 3: the aggregate of w isn't finite; the old weights are kept"
+
+
+def test_an_aggregate_is_sent_as_float32_and_without_negative_variances(update_reply: Callable[..., Message]) -> None:
+    spec = UpdateSpec(arrays={"n.running_var": ArraySpec(shape=(2,)), "w": ArraySpec(shape=(2,))}, metrics=METRICS)
+
+    class Double(FedAvg):
+        def aggregate_train(self, server_round: int, replies: list[Message]) -> tuple[ArrayRecord, None]:
+            values = np.array([-0.5, 0.25])
+            return ArrayRecord({"n.running_var": Array(values), "w": Array(values)}), None
+
+    reply = update_reply({"n.running_var": torch.ones(2), "w": torch.ones(2)}, 1)
+    result, _ = Guarded(Double(), spec, seed=0).aggregate_train(1, [reply])
+    assert {array.dtype for array in result.values()} == {"float32"}
+    assert result["n.running_var"].numpy().tolist() == [0, 0.25]
+    assert result["w"].numpy().tolist() == [-0.5, 0.25]
+
+
+def test_a_round_in_which_the_strategy_gives_up_says_so(
+    update_reply: Callable[..., Message], caplog: pytest.LogCaptureFixture
+) -> None:
+    class GivesUp(FedAvg):
+        def aggregate_train(self, server_round: int, replies: list[Message]) -> tuple[None, None]:
+            return None, None
+
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        assert guarded(base=GivesUp()).aggregate_train(2, [update_reply(arrays(1.0), 1)]) == (None, None)
+    assert caplog.messages[-1:] == ["round 2: the strategy aggregated nothing; the old weights are kept"]
+
+
+def test_participation_is_a_function_of_seed_round_and_partition(scripted: Callable[..., Cohort]) -> None:
+    def taking_part(seed: int, probability: float, nodes: dict[int, int], rounds: int = 200) -> list[set[int]]:
+        grid = Cohort(scripted(list(nodes), lambda message: message), partitions=nodes)
+        strategy = guarded(seed=seed, participation=probability)
+        asked = [strategy.configure_train(n, ArrayRecord(), ConfigRecord(), grid) for n in range(1, rounds + 1)]
+        return [{nodes[message.metadata.dst_node_id] for message in messages} for messages in asked]
+
+    elsewhere = {node + 7: partition for node, partition in NODES.items()}
+    drawn = taking_part(0, 0.3, NODES)
+    assert drawn == taking_part(0, 0.3, elsewhere)
+    assert drawn != taking_part(1, 0.3, NODES)
+    for partition in NODES.values():
+        assert 0.2 < sum(partition in chosen for chosen in drawn) / 200 < 0.4  # 0.3 ± 3 standard deviations
+    assert set() in drawn
+    assert all(few <= more for few, more in zip(drawn, taking_part(0, 0.6, NODES), strict=True))
+    assert taking_part(0, 1.0, NODES, rounds=5) == [set(NODES.values())] * 5
+
+
+def test_a_round_that_nobody_takes_part_in_keeps_the_old_weights(
+    cohort: Cohort, caplog: pytest.LogCaptureFixture
+) -> None:
+    strategy = guarded(participation=1e-9)
+    messages = strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        assert strategy.aggregate_train(1, cohort.send_and_receive(messages)) == (None, None)
+    assert caplog.messages[-1] == "round 1: 0 valid replies, 1 are needed; the old weights are kept"
 
 
 def test_refused_and_failed_replies_are_counted_and_logged(
@@ -130,7 +216,7 @@ def test_with_too_few_replies_the_old_weights_stay(
     with caplog.at_level(logging.WARNING, logger="strategies"):
         result, metrics = strategy.aggregate_train(7, replies)
     assert (result is not None) == (metrics is not None) == aggregated
-    line = f"round 7: {valid} valid replies, fewer than strategy.minimum_replies=2; the old weights are kept"
+    line = f"round 7: {valid} valid replies, 2 are needed; the old weights are kept"
     assert (line in caplog.messages) != aggregated
     assert len(strategy.report.updates) == (valid if aggregated else 0)
     assert strategy.report.failed == 3 - valid

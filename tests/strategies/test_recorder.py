@@ -32,6 +32,8 @@ KEYS = {
     "server_ann_accuracy",
     "client_ann_accuracy_mean",
     "client_ann_accuracy_std",
+    "client_snn_accuracy_mean",
+    "client_snn_accuracy_std",
     "train_loss",
     "bytes_up",
     "bytes_down",
@@ -192,7 +194,7 @@ def test_too_few_replies_keep_the_network(tmp_path: Path) -> None:
 
 def test_columns_of_given_reports() -> None:
     def update(examples: int, loss: float, accuracy: float | None, seconds: float) -> Update:
-        metrics = {"num-examples": examples, "loss": loss, "seconds-train": seconds}
+        metrics = {"num-examples": examples, "loss": loss, "seconds-train": seconds, "snn-accuracy": loss / 8 + 1 / 8}
         return Update(arrays={}, metrics=metrics if accuracy is None else {**metrics, "accuracy": accuracy})
 
     report = SimpleNamespace(
@@ -206,6 +208,8 @@ def test_columns_of_given_reports() -> None:
         {
             "client_ann_accuracy_mean": 0.7,
             "client_ann_accuracy_std": 0.2,
+            "client_snn_accuracy_mean": 0.5,
+            "client_snn_accuracy_std": math.sqrt(1 / 24),
             "client_received_accuracy_mean": 0.4,
             "client_received_accuracy_std": 0.2,
             "train_loss": (10 + 90 + 5) / 41,

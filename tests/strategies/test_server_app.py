@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import Message, RecordDict
 from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import Krum
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
@@ -17,8 +18,33 @@ from snnfl.config import ConfigError, compose, flatten
 from snnfl.workspace import Workspace
 from strategies.cohort import CohortError
 from strategies.guarded import Guarded
+from strategies.run_directory import ANN_FILE
 from strategies.server_app import app, build_strategy, exposed_biases, run, server_app
 from strategies.spiking import Spiking
+
+
+def test_stragglers_stay_away_and_the_run_goes_on(tmp_path: Path) -> None:
+    small = ["data.clients=4", "run.rounds=6", "training.epochs=1", "strategy.spiking=false", "evaluation.images=10"]
+    replies = []
+    for name in ("one", "two"):
+        options = [f"run.directory={tmp_path}", f"run.name={name}", "strategy.participation=0.3", *small]
+        rows: list[Any] = []
+        run_in_process(server_app(rows.append), client_app.app, run_config=flatten(compose(None, options)), clients=4)
+        replies.append([row["replies"] for row in rows])
+    assert replies[0] == replies[1]
+    assert 0 in replies[0]
+    assert any(replies[0])
+    one, two = ((tmp_path / name / ANN_FILE).read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_robust_s_run_aggregates_its_spiking_network_likewise() -> None:
+    for name, expected in (("krum", Krum), ("fedadam", type(None))):
+        strategy, _ = build_strategy(Workspace(compose(None, [f"strategy.name={name}"])))
+        assert isinstance(strategy, Spiking)
+        assert type(strategy.network_base) is expected
+        assert strategy.network_base is not strategy.base
+        assert strategy.minimum_replies == (5 if name == "krum" else 1)
 
 
 @pytest.mark.parametrize("bias_back", [True, False])

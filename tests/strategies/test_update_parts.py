@@ -22,6 +22,7 @@ from snnfl.models import build_model
 from snnfl.spiking import trace
 from snnfl.training import exchangeable
 from strategies.update import (
+    ArraySpec,
     UpdateRefused,
     UpdateSpec,
     ann_specs,
@@ -113,9 +114,10 @@ def test_one_line_removes_terminal_commands_and_keeps_words() -> None:
 
 
 def test_a_large_surplus_is_refused_quickly(update_reply: Callable[..., Message]) -> None:
-    spec = UpdateSpec(arrays={}, metrics=frozenset({"num-examples", "loss", "accuracy", "seconds-train"}))
-    many = update_reply({}, **{f"m{number}": 1.0 for number in range(20_000)})
-    long = update_reply({"x" * 10**6: torch.zeros(1)})
+    metrics = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
+    spec = UpdateSpec(arrays={"w": ArraySpec(shape=(1,))}, metrics=metrics)
+    many = update_reply({"w": torch.zeros(1)}, **{f"m{number}": 1.0 for number in range(20_000)})
+    long = update_reply({"w": torch.zeros(1), "x" * 10**6: torch.zeros(1)})
     start = time.perf_counter()
     with pytest.raises(UpdateRefused, match=r"'m0' is unknown \(0 missing, 20000 unknown\)"):
         check_update(many, spec)

@@ -1,0 +1,58 @@
+"""SOLO as a Flower mod: the client trains its own model on and on, and nothing but metrics leaves (SNFL section 5.2).
+
+The training function sees an ordinary round: the mod gives it the client's own model for the received one, and takes
+the trained one out of the reply. In an S-run it also converts that model, to report what its spiking network achieves.
+"""
+
+from __future__ import annotations
+
+import time
+
+from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.participant import partition_of, run_workspace
+from clients.private_state import keep_own_model, own_model
+from clients.spiking_mod import spiking_update
+from snnfl.data import test_batches
+from snnfl.protocol import ARRAYS, CONFIG, METRICS, SECONDS_CONVERT, SERVER_ROUND, SNN_ACCURACY
+from snnfl.spiking import SpikingNetwork
+from snnfl.training import accuracy
+from snnfl.workspace import Workspace
+
+
+def solo_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Train the client's own model and keep it; runs of other algorithms pass through."""
+    work = run_workspace(context)
+    kind = message.metadata.message_type.partition(".")[0]
+    if work.config.strategy.name != "solo" or kind == MessageType.QUERY:
+        return call_next(message, context)
+    message.content[ARRAYS] = own_model(context, work)
+    reply = call_next(message, context)
+    if reply.has_error() or kind != MessageType.TRAIN:
+        return reply
+    trained, metrics = reply.content.array_records[ARRAYS], reply.content.metric_records[METRICS]
+    keep_own_model(context, trained)
+    if work.config.strategy.spiking:
+        server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
+        partition = partition_of(context, work.config.data.clients)
+        metrics = MetricRecord({**metrics, **_spiking_metrics(work, trained, partition, server_round)})
+    reply.content = RecordDict({METRICS: metrics})
+    return reply
+
+
+def _spiking_metrics(work: Workspace, trained: ArrayRecord, partition: int, server_round: int) -> dict[str, float]:
+    """Convert a trained model as an S-client does; measure the time and, where clients evaluate, the accuracy."""
+    start = time.perf_counter()
+    update = spiking_update(work, trained.to_torch_state_dict(), partition, server_round)
+    metrics = {SECONDS_CONVERT: time.perf_counter() - start}
+    if work.config.evaluation.clients:
+        steps, size = work.config.conversion.steps, work.config.evaluation.batch_size
+        parameters = {name: array.to(work.device) for name, array in update.items()}
+        network = SpikingNetwork(work.graph, parameters, work.config.conversion.initial_potential)
+        pairs = (
+            (images.to(work.device), labels.to(work.device))
+            for images, labels in test_batches(work.dataset, size, work.test_images(server_round))
+        )
+        metrics[SNN_ACCURACY] = accuracy(lambda images: network.simulate(images, steps=steps)[steps], pairs)
+    return metrics

@@ -1,0 +1,83 @@
+"""Which options make no sense together, said before anything runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from flwr.serverapp.strategy import Strategy
+
+from snnfl.config import Config, ConfigError
+from strategies.bases import build_base, parameters, quorum, sampled_clients
+from strategies.privacy import private
+
+logger = logging.getLogger(__name__)
+
+_AVERAGES = ("fedavg", "fedprox", "moon")
+
+
+def build_checked(config: Config) -> Strategy:
+    """Build the strategy of a configuration, differential privacy included, after checking that its options agree.
+
+    Raises:
+        ConfigError: If they don't; with the reason, in one line.
+    """
+    for mistake in (*_solo_mistakes(config), *_count_mistakes(config), *_privacy_mistakes(config)):
+        raise ConfigError(mistake)
+    for line in _privacy_warnings(config):
+        logger.warning(line)
+    return private(build_base(config), config, sampled_clients(config))
+
+
+def minimum_replies(config: Config) -> int:
+    """Return below how many valid replies a round keeps the old weights."""
+    return max(config.strategy.minimum_replies, quorum(config))
+
+
+def _solo_mistakes(config: Config) -> Iterator[str]:
+    strategy = config.strategy
+    if strategy.name != "solo":
+        return
+    for key, wanted, reason in (
+        ("fraction_train", 1.0, "no server selects among clients that train alone"),
+        ("participation", 1.0, "a client that doesn't communicate cannot fail to"),
+        ("fraction_evaluate", 0.0, "clients receive no model to evaluate"),
+        ("bias_back", False, "nothing comes back from the server"),
+    ):
+        if (value := getattr(strategy, key)) != wanted:
+            yield f"strategy.{key}={value}: makes no sense with strategy.name=solo, for {reason}; set {wanted}"
+    if config.privacy.clipping != "none":
+        yield f"privacy.clipping={config.privacy.clipping}: strategy.name=solo sends no update to protect; set none"
+
+
+def _count_mistakes(config: Config) -> Iterator[str]:
+    needed, sampled = quorum(config), sampled_clients(config)
+    if needed > sampled:
+        given = ", ".join(f"{name}={value}" for name, value in parameters(config).items() if value is not None)
+        yield (
+            f"strategy.name={config.strategy.name}: needs {needed} updates per round{f' with {given}' if given else ''}"
+            f", but {sampled} clients are selected; raise data.clients or strategy.fraction_train"
+        )
+
+
+def _privacy_mistakes(config: Config) -> Iterator[str]:
+    if config.privacy.clipping != "none" and config.strategy.participation < 1:
+        yield (
+            f"strategy.participation={config.strategy.participation}: the noise of privacy.clipping="
+            f"{config.privacy.clipping} is computed for all selected clients, fewer would be protected less; set 1"
+        )
+
+
+def _privacy_warnings(config: Config) -> Iterator[str]:
+    if config.privacy.clipping == "none":
+        return
+    if config.strategy.name not in _AVERAGES:
+        yield (
+            f"privacy.clipping={config.privacy.clipping}: the noise is computed for an average; with "
+            f"strategy.name={config.strategy.name} one client moves the aggregate by more, so no guarantee follows"
+        )
+    if config.strategy.spiking:
+        yield (
+            f"privacy.clipping={config.privacy.clipping}: protects the weights that clients receive; the server's "
+            "spiking network is averaged without clipping and noise"
+        )

@@ -1,0 +1,110 @@
+"""What a server asks a client to minimise, and what MOON's client keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from flwr.app import Context, Message
+
+from clients.client_app import app
+from clients.private_state import OWN_MODEL, own_model
+from snnfl import rng
+from snnfl.config import Config
+from snnfl.data import batches
+from snnfl.training import Objective, exchangeable, load_arrays, model_contrastive, proximal, train_locally
+from snnfl.workspace import Workspace, workspace
+
+Configure = Callable[..., Config]
+ContextOf = Callable[..., Context]
+Ask = Callable[..., Message]
+
+
+def trained(config: Config, state: dict[str, torch.Tensor], objective: Callable[..., Objective]) -> Workspace:
+    """Train literally what partition 0 trains in round 1; the objective is made of the loaded model."""
+    work = Workspace(config)
+    load_arrays(work.model, state)
+    draw = rng.generator(0, "batches", 1, 0)
+    epoch = batches(work.dataset, work.partitions[0], config.training.batch_size, generator=draw, augment=False)
+    train_locally(work.model, [epoch], config.training, server_round=1, objective=objective(work.model))
+    return work
+
+
+def same(reply: Message, work: Workspace) -> bool:
+    arrays = reply.content["arrays"].to_torch_state_dict()
+    return all(torch.equal(arrays[name], array) for name, array in exchangeable(work.model).items())
+
+
+@pytest.mark.parametrize("name", ["fedprox", "fedavg"])
+def test_the_messages_mu_counts_not_the_configurations(
+    configure: Configure, context_of: ContextOf, ask: Ask, name: str
+) -> None:
+    overrides = ["strategy.proximal_mu=0.5"] if name == "fedprox" else []
+    config = configure("strategy.spiking=false", f"strategy.name={name}", *overrides)
+    state = workspace(config).initial_state
+    message = ask("train", state)
+    message.content["config"]["proximal-mu"] = 3.0
+    reply = app(message, context_of(config))
+    assert same(reply, trained(config, state, lambda model: proximal(model, 3.0)))
+    assert not same(reply, trained(config, state, lambda model: proximal(model, 0.5)))
+
+
+def test_moon_compares_with_the_model_that_the_client_kept(
+    configure: Configure, context_of: ContextOf, ask: Ask
+) -> None:
+    config = configure("strategy.spiking=false", "strategy.name=moon")
+    context, initial = context_of(config), workspace(config).initial_state
+
+    def train(state: dict[str, torch.Tensor], previous: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        message = ask("train", state)
+        message.content["config"].update({"contrastive-mu": 4.0, "temperature": 0.3})
+        reply = app(message, context)
+        assert same(
+            reply,
+            trained(config, state, lambda model: model_contrastive(model, previous, mu=4.0, temperature=0.3)),
+        )
+        assert set(reply.content) == {"arrays", "metrics"}
+        return dict(reply.content["arrays"].to_torch_state_dict())
+
+    assert own_model(context, workspace(config)).keys() == initial.keys()
+    first = train({name: array + 0.05 for name, array in initial.items()}, initial)
+    assert list(context.state) == [OWN_MODEL]
+    second = train({name: array + 0.1 for name, array in initial.items()}, first)
+    kept = context.state[OWN_MODEL].to_torch_state_dict()
+    assert all(torch.equal(kept[name], second[name]) for name in second)
+
+
+def test_in_an_s_run_moons_global_model_has_the_clients_own_biases(
+    configure: Configure, context_of: ContextOf, ask: Ask
+) -> None:
+    config = configure("strategy.name=moon", "strategy.spiking=true")
+    work, context = workspace(config), context_of(config)
+    public = {name: array for name, array in work.initial_state.items() if name not in work.biases}
+    biases: list[dict[str, torch.Tensor]] = []
+    for n in range(2):
+        message = ask("train", {name: array + 0.1 * n for name, array in public.items()}, n + 1)
+        message.content["config"].update({"contrastive-mu": 4.0, "temperature": 0.3})
+        reply = app(message, context)
+        received = message.content["arrays"].to_torch_state_dict()
+        assert list(received) == list(work.initial_state)  # in the model's order, which Flower's clipping relies on
+        kept = context.state[OWN_MODEL].to_torch_state_dict()
+        expected = work.initial_state if not biases else biases[-1]
+        assert all(torch.equal(received[name], expected[name]) for name in work.biases)
+        biases.append({name: kept[name] for name in work.biases})
+        # The previous model stays: what leaves is the spiking network of this round, without it.
+        assert set(reply.content) == {"arrays", "metrics"}
+        assert "fc5.potential" not in reply.content["arrays"]
+    assert set(context.state) == {OWN_MODEL, "private-biases"}
+
+
+def test_q_fedavg_weighs_by_the_received_models_loss(configure: Configure, context_of: ContextOf, ask: Ask) -> None:
+    config = configure("strategy.spiking=false", "strategy.name=qfedavg", "evaluation.batch_size=7")
+    work = Workspace(config)
+    reply = app(ask("train", workspace(config).initial_state), context_of(config, partition=2))
+    indices = work.partitions[2]
+    with torch.no_grad():
+        logits = work.model.eval()(work.dataset.normalise(work.dataset.train_images[indices]))
+    expected = torch.nn.functional.cross_entropy(logits, work.dataset.train_labels[indices]).item()
+    assert reply.content["metrics"]["received-loss"] == pytest.approx(expected, rel=1e-5)
+    assert reply.content["metrics"]["loss"] != reply.content["metrics"]["received-loss"]

@@ -1,0 +1,72 @@
+"""Options that make no sense together are refused with the reason; what is doubtful is said."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+
+from snnfl.config import ConfigError, compose
+from strategies.combinations import build_checked, minimum_replies
+
+DP = "privacy.clipping=server_fixed"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["strategy.name=solo", "strategy.fraction_train=0.5"], r"strategy.fraction_train=0.5: .*solo.*train alone"),
+        (["strategy.name=solo", "strategy.participation=0.5"], r"strategy.participation=0.5: .*doesn't communicate"),
+        (["strategy.name=solo", "strategy.fraction_evaluate=1"], r"strategy.fraction_evaluate=1.0: .*receive no model"),
+        (
+            ["strategy.name=solo", "strategy.bias_back=true"],
+            r"strategy.bias_back=True: .*nothing comes back.*set False",
+        ),
+        (["strategy.name=solo", DP], r"privacy.clipping=server_fixed: strategy.name=solo sends no update"),
+        (["strategy.name=solo", "strategy.q=1"], r"strategy.q=1.0: .* only qfedavg"),
+        (["strategy.name=krum", "data.clients=4"], r"krum: needs 5 updates per round with malicious_clients=1, but 4 "),
+        (["strategy.name=bulyan", "strategy.fraction_train=0.6"], r"bulyan: needs 7 .* but 6 clients are selected"),
+        (["strategy.name=fedmedian", "data.clients=2"], r"fedmedian: needs 3 updates per round, but 2 clients"),
+        (["strategy.name=fedtrimmedavg", "data.clients=4"], r"needs 5 .* with trimmed_fraction=0.2, but 4 clients"),
+        (
+            [DP, "strategy.participation=0.5"],
+            r"strategy.participation=0.5: the noise of .*server_fixed is computed for",
+        ),
+        (
+            ["privacy.noise_multiplier=1"],
+            r"privacy.noise_multiplier=1.0: privacy.clipping=none doesn't use it, only a ",
+        ),
+        ([DP, "privacy.clip_norm_lr=1"], r"privacy.clip_norm_lr=1.0: .*=server_fixed doesn't use it, only adaptive cl"),
+        (["privacy.clipping=client_adaptive"], r"noise_multiplier=1.0: .*twice .*stddev=None \(null: 10/20\)"),
+        (["strategy.name=fedavgg"], r"did you mean"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        build_checked(compose(None, overrides))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warnings"),
+    [
+        ([], []),
+        ([DP, "strategy.spiking=false"], []),
+        (
+            [DP],
+            ["protects the weights that clients receive; the server's spiking network is averaged without clipping"],
+        ),
+        ([DP, "strategy.spiking=false", "strategy.name=fedadam"], ["with strategy.name=fedadam one client moves the"]),
+    ],
+)
+def test_what_is_doubtful_is_said(caplog: pytest.LogCaptureFixture, overrides: list[str], warnings: list[str]) -> None:
+    base = build_checked(compose(None, overrides))
+    assert isinstance(base, DifferentialPrivacyServerSideFixedClipping if DP in overrides else FedAvg)
+    found = [record.getMessage() for record in caplog.records if record.name == "strategies.combinations"]
+    assert len(found) == len(warnings)
+    assert all(text in line for text, line in zip(warnings, found, strict=True))
+
+
+def test_a_robust_strategy_needs_its_quorum() -> None:
+    assert minimum_replies(compose(None, ["strategy.name=krum"])) == 5
+    assert minimum_replies(compose(None, ["strategy.name=krum", "strategy.minimum_replies=6"])) == 6
+    assert minimum_replies(compose(None, ["strategy.minimum_replies=3"])) == 3

@@ -1,0 +1,143 @@
+"""Each algorithm's run, against a literal version of its paper on the same data from the same weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from references import fedavg, fedprox, moon, qfedavg, server_optimisers, solo
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from clients import client_app
+from clients.private_state import OWN_MODEL
+from experiments.engines.in_process import run_in_process
+from snnfl import rng
+from snnfl.config import Config, compose, flatten
+from snnfl.data import batches, test_batches
+from snnfl.training import evaluate, exchangeable
+from snnfl.workspace import Workspace
+from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
+from strategies.server_app import server_app
+
+CLIENTS, ROUNDS, RATE = 5, 3, 0.05
+
+Epochs = list[list[tuple[Tensor, Tensor]]]
+
+
+def configuration(directory: Path, name: str, *overrides: str) -> Config:
+    federation = [f"data.clients={CLIENTS}", f"run.rounds={ROUNDS}", "data.partition=dirichlet", "data.beta=2"]
+    sgd = ["training.batch_size=32", "training.epochs=1", f"training.learning_rate={RATE}", "training.weight_decay=0"]
+    plain = ["strategy.spiking=false", f"strategy.name={name}", "evaluation.images=10"]
+    return compose(None, [f"run.directory={directory}", *federation, *sgd, *plain, *overrides])
+
+
+def problem(config: Config) -> tuple[nn.Module, dict[int, list[Epochs]]]:
+    """Return the initial model and each round's epochs of batches of each client: what every version starts from."""
+    work = Workspace(config)
+    data = {}
+    for t in range(1, ROUNDS + 1):
+        data[t] = []
+        for k, indices in enumerate(work.partitions):
+            draw = rng.generator(config.run.seed, "batches", t, k)
+            data[t].append(
+                [
+                    list(batches(work.dataset, indices, config.training.batch_size, generator=draw, augment=False))
+                    for _ in range(config.training.epochs)
+                ]
+            )
+    return copy.deepcopy(work.model), data
+
+
+def final(directory: Path) -> dict[str, Tensor]:
+    return load_file(directory / "run" / ANN_FILE)
+
+
+def assert_equal(found: dict[str, Tensor], model: nn.Module, before: nn.Module) -> None:
+    expected, initial = exchangeable(model), exchangeable(before)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        torch.testing.assert_close(found[name], array, rtol=1e-6, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    moved = max(float((array - initial[name]).abs().max()) for name, array in expected.items())
+    assert moved > 1e-2  # so that the equality says something
+
+
+PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = {
+    "fedavg": ([], fedavg.run, {}),
+    "fedprox": (["strategy.proximal_mu=0.5"], fedprox.run, {"mu": 0.5}),
+    "moon": (
+        ["strategy.contrastive_mu=5", "strategy.temperature=0.4", "model.projection_head=true"],
+        moon.run,
+        {"mu": 5, "temperature": 0.4},
+    ),
+    "fedavgm": (
+        ["strategy.server_learning_rate=0.8", "strategy.server_momentum=0.7", "model.batch_norm=false"],
+        server_optimisers.fedavgm,
+        {"server_rate": 0.8, "momentum": 0.7},
+    ),
+    "fedadam": (
+        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.8", "strategy.tau=0.01", "model.batch_norm=false"],
+        server_optimisers.adaptive,
+        {"kind": "adam", "server_rate": 0.02, "beta_1": 0.8, "beta_2": 0.99, "tau": 0.01},
+    ),
+    "fedyogi": (
+        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.5", "strategy.tau=0.05", "model.batch_norm=false"],
+        server_optimisers.adaptive,
+        {"kind": "yogi", "server_rate": 0.02, "beta_1": 0.5, "beta_2": 0.99, "tau": 0.05},
+    ),
+    "fedadagrad": (
+        ["strategy.server_learning_rate=0.02", "strategy.tau=0.05", "model.batch_norm=false"],
+        server_optimisers.adaptive,
+        {"kind": "adagrad", "server_rate": 0.02, "tau": 0.05},
+    ),
+    "qfedavg": (["strategy.q=0.5", "model.batch_norm=false"], qfedavg.run, {"q": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_run_is_the_papers_algorithm(tmp_path: Path, name: str) -> None:
+    overrides, literal, parameters = PAPERS[name]
+    config = configuration(tmp_path, name, *overrides)
+    initial, data = problem(config)
+    run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=CLIENTS)
+    expected = literal(copy.deepcopy(initial), data, ROUNDS, rate=RATE, **parameters)
+    assert_equal(final(tmp_path), expected, initial)
+    if name != "fedavg":  # and not FedAvg under another name
+        average = exchangeable(fedavg.run(copy.deepcopy(initial), data, ROUNDS, rate=RATE))
+        assert max(float((final(tmp_path)[n] - average[n]).abs().max()) for n in average) > 1e-3
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_solo_is_training_alone(tmp_path: Path, spiking: bool) -> None:
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    class Watched(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            received = len(message.content["arrays"]) if "arrays" in message.content else 0
+            reply = client_app.app(message, context)
+            if message.metadata.message_type == "train":
+                assert received == 0
+                assert set(reply.content) == {"metrics"}
+                partition = int(context.node_config["partition-id"])
+                kept[partition] = dict(context.state[OWN_MODEL].to_torch_state_dict())
+            return reply
+
+    config = configuration(tmp_path, "solo", f"strategy.spiking={spiking}", "conversion.steps=8")
+    initial, data = problem(config)
+    run_in_process(server_app(), Watched(), run_config=flatten(config), clients=CLIENTS)
+    accuracies = []
+    for k, expected in enumerate(solo.run(initial, data, ROUNDS, rate=RATE)):
+        assert_equal(kept[k], expected, initial)
+        accuracies.append(evaluate(expected, test_batches(Workspace(config).dataset, 256)).accuracy)
+    row = read_metrics(tmp_path / "run")[-1]
+    assert (row["bytes_up"], row["bytes_down"], row["replies"]) == (0, 0, CLIENTS)
+    assert (row["server_ann_accuracy"], row["server_snn_accuracy"]) == (None, None)
+    assert row["client_ann_accuracy_mean"] == pytest.approx(sum(accuracies) / CLIENTS, abs=1 / 360)
+    assert (row["client_snn_accuracy_mean"] is not None) == spiking
+    assert not any((tmp_path / "run" / name).exists() for name in (ANN_FILE, SNN_FILE))
