@@ -12,13 +12,14 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.participant import partition_of, run_workspace
+from clients.persistence import persistent_state
 from clients.spiking_mod import spiking_mod
 from snnfl import protocol, rng
 from snnfl.data import batches, test_batches
 from snnfl.training import Batch, Evaluation, evaluate, exchangeable, load_arrays, train_locally
 from snnfl.workspace import Workspace
 
-app = ClientApp(mods=[spiking_mod])
+app = ClientApp(mods=[persistent_state, spiking_mod])
 
 
 @app.train()

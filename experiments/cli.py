@@ -40,14 +40,18 @@ def run(
     overrides: OverridesArgument = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved options and stop")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show Flower's own log")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue a run that was killed, or one of fewer rounds")
+    ] = False,
 ) -> None:
     """Run one federation in this process; results go to runs/NAME/.
 
     \b
     snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five
     snnfl run experiments/conf/demo.yaml --print-config
+    snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five --resume
     """  # noqa: D301  (\b keeps typer from joining the lines)
-    resolved = compose(config, overrides or [])
+    resolved = compose(config, [*(overrides or []), *(["run.resume=true"] if resume else [])])
     if print_config:
         typer.echo(to_yaml(resolved), nl=False)
         return
@@ -148,22 +152,25 @@ def plot(
 
 
 def run_and_show(config: Config, console: Console) -> list[dict[str, Any]]:
-    """Run a federation in this process with a progress bar; return the rows of its ``metrics.jsonl``."""
+    """Run a federation in this process with a progress bar; return the rows of its ``metrics.jsonl``, old ones too."""
     from clients.client_app import app as client_app
     from experiments.engines.in_process import run_in_process
     from experiments.progress import RoundProgress, WatchedClientApp
     from snnfl.config import flatten
+    from snnfl.protocol import STATE_DIRECTORY
+    from strategies.run_directory import CLIENTS, read_metrics, run_path
     from strategies.server_app import server_app
 
-    rows: list[dict[str, Any]] = []
+    path = run_path(config)
     with RoundProgress(config, console) as progress:
-
-        def observe(row: dict[str, Any]) -> None:
-            rows.append(row)
-            progress.round_done(row)
-
-        watched = WatchedClientApp(client_app, progress)
-        run_in_process(server_app(observe), watched, run_config=flatten(config), clients=config.data.clients)
+        run_in_process(
+            server_app(progress.round_done),
+            WatchedClientApp(client_app, progress),
+            run_config=flatten(config),
+            clients=config.data.clients,
+            node_config={STATE_DIRECTORY: str(path / CLIENTS)},
+        )
+    rows = read_metrics(path)
     if not any(row["replies"] for row in rows):
         raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
     return rows
@@ -201,7 +208,7 @@ def main() -> None:
     except RunFailedError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; finished rounds stand in the run's metrics.jsonl", 130)
+        _fail("interrupted; the same command with --resume goes on after the last complete round", 130)
 
 
 def _fail(line: str, status: int) -> None:
@@ -226,6 +233,7 @@ def _console(verbose: bool) -> Console:
     """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
     console = Console()
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)
+    logging.getLogger("strategies").setLevel(logging.INFO)
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.INFO if verbose else logging.ERROR)
     return console

@@ -12,6 +12,15 @@ CONFIG = "config"
 SERVER_ROUND = "server-round"
 """What Flower's strategies put into the config record: the round, counted from 1."""
 
+RUN_TOKEN = "run-token"
+"""In the config record: a random name of the run, 32 hexadecimal digits, which a resumed run keeps."""
+
+RESUMED_AFTER = "resumed-after"
+"""In the config record: the last round that was complete when the run was resumed, 0 for a run that wasn't."""
+
+STATE_DIRECTORY = "state-directory"
+"""In a node's configuration: the folder in which its client keeps its private state."""
+
 EXAMPLES = "num-examples"
 LOSS = "loss"
 ACCURACY = "accuracy"

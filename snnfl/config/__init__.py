@@ -15,6 +15,7 @@ from snnfl.config.options import (
     nearest,
     options,
     validate,
+    value_of,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "to_yaml",
     "unflatten",
     "validate",
+    "value_of",
 ]
