@@ -80,7 +80,8 @@ class RunDirectory:
         path = run_path(config)
         run = cls(path)
         try:
-            lines = (path / METRICS_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+            rows = path / METRICS_FILE
+            lines = rows.read_text(encoding="utf-8").splitlines(keepends=True) if rows.exists() else []
             if len(lines) < completed:
                 raise ConfigError(
                     f"{path / METRICS_FILE} holds {len(lines)} rounds, but {completed} are complete; put the file "
@@ -88,7 +89,7 @@ class RunDirectory:
                 )
             run.write_text(METRICS_FILE, "".join(lines[:completed]))
             facts = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-            facts["resumed"] = [*facts.get("resumed", []), {"after_round": completed, **environment()}]
+            facts.setdefault("resumed", []).append({"after_round": completed, **environment()})
             run.write_text(ENVIRONMENT_FILE, json.dumps(facts, indent=2) + "\n")
             run.write_text(CONFIG_FILE, to_yaml(config))
         except OSError as error:

@@ -44,6 +44,8 @@ def test_a_run_prints_a_line_per_round_and_a_table(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "runs" / "small").iterdir()} == {
         "accuracy.png",
         "accuracy.svg",
+        "checkpoints",
+        "clients",
         "config.yaml",
         "environment.json",
         "final_ann.safetensors",
