@@ -208,7 +208,7 @@ def main() -> None:
     except RunFailedError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command with --resume goes on after the last complete round", 130)
+        _fail("interrupted; snnfl run with --resume continues a run after its last complete round", 130)
 
 
 def _fail(line: str, status: int) -> None:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,6 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 from snnfl.config import ConfigError
-from strategies.cohort import seeded_sampling
 from strategies.server_app import play_round
 from strategies.state import pack, restore, unpack
 
@@ -68,13 +68,14 @@ def train(message: Message) -> Message:
 
 def play(strategy: Strategy, grid: Any, server_round: int, arrays: ArrayRecord) -> ArrayRecord:
     """Play a round; Flower's sampling and noise, which come from global generators, are functions of its number."""
-    before = np.random.get_state()
+    before = random.getstate(), np.random.get_state()
+    random.seed(server_round)
     np.random.seed(server_round)
     try:
-        with seeded_sampling(0, server_round, "test"):
-            return play_round(strategy, grid, server_round, arrays, {}, timeout=1)
+        return play_round(strategy, grid, server_round, arrays, {}, timeout=1)
     finally:
-        np.random.set_state(before)
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
 
 def through_json(value: Any) -> Any:
