@@ -19,55 +19,59 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import partition_of, run_workspace
-from snnfl.protocol import CONFIG, RESUMED_AFTER, RUN_TOKEN, SERVER_ROUND, STATE_DIRECTORY
+from snnfl.protocol import CONFIG, RUN_TOKEN, SERVER_ROUND, STATE_DIRECTORY, keeps_state
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 
 logger = logging.getLogger(__name__)
 
 
 class StateLostError(RuntimeError):
-    """What the client kept in an earlier attempt of the run is no longer there."""
+    """A client keeps a state, but its node names no folder from which a resumed run could take it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "run.resume=true, but this node does not name the folder that its client's state lies in: start it with "
+            f"--node-config \"{STATE_DIRECTORY}='/var/lib/snnfl'\""
+        )
 
 
 def persistent_state(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Restore the client's state before a message, write it after training. A client that keeps nothing writes nothing.
 
     Raises:
-        StateLostError: If the run was resumed and the client keeps a state, but its node names no folder for it.
+        StateLostError: If the run is resumed and the client keeps a state, but its node names no folder for it.
         ValueError: If the server's name of the run is none.
     """
     kind = message.metadata.message_type.partition(".")[0]
     order = message.content.config_records.get(CONFIG, ConfigRecord())
-    keep = run_workspace(context).config.run.keep_checkpoints
-    if kind == MessageType.QUERY or RUN_TOKEN not in order or not keep:
+    config, directory = run_workspace(context).config, context.node_config.get(STATE_DIRECTORY)
+    lost = config.run.resume and directory is None
+    if kind == MessageType.QUERY and lost and keeps_state(config):  # before a round is spent
+        raise StateLostError
+    if kind == MessageType.QUERY or RUN_TOKEN not in order or not config.run.keep_checkpoints:
         return call_next(message, context)
-    folder, server_round = _folder(order, context), int(order[SERVER_ROUND])  # type: ignore[arg-type]
+    server_round = int(order[SERVER_ROUND])  # type: ignore[arg-type]
+    folder = None if directory is None else _folder(Path(str(directory)), order, context)
     if folder is not None:
         # A client evaluates what it holds after training in the same round.
         last = server_round if kind == MessageType.EVALUATE else server_round - 1
         context.state = _restore(path for n, path in reversed(round_files(folder).items()) if n <= last)
     reply = call_next(message, context)
     if kind == MessageType.TRAIN and not reply.has_error() and context.state:
+        if lost:
+            raise StateLostError
         if folder is not None:
             _write(folder, server_round, context.state)
-            _forget(folder, server_round - keep)
-        elif order.get(RESUMED_AFTER):
-            raise StateLostError(
-                f"the run was resumed, but this node does not name the folder where its client's state would lie: "
-                f"give it one from the start, as in --node-config \"{STATE_DIRECTORY}='/var/lib/snnfl'\""
-            )
+            _forget(folder, server_round - config.run.keep_checkpoints)
     return reply
 
 
-def _folder(order: ConfigRecord, context: Context) -> Path | None:
-    """Return the folder of this client in this run, ``None`` where the node names none."""
-    directory = context.node_config.get(STATE_DIRECTORY)
-    if directory is None:
-        return None
+def _folder(directory: Path, order: ConfigRecord, context: Context) -> Path:
+    """Return the folder of this client in this run."""
     token = str(order[RUN_TOKEN])
     if not re.fullmatch(r"[0-9a-f]{32}", token):  # it becomes part of a path
         raise ValueError(f"{RUN_TOKEN}={token[:80]!r}: expected 32 hexadecimal digits")
-    return Path(str(directory)) / token / str(partition_of(context, run_workspace(context).config.data.clients))
+    return directory / token / str(partition_of(context, run_workspace(context).config.data.clients))
 
 
 def _restore(newest_first: Iterable[Path]) -> RecordDict:

@@ -15,9 +15,6 @@ SERVER_ROUND = "server-round"
 RUN_TOKEN = "run-token"
 """In the config record: a random name of the run, 32 hexadecimal digits, which a resumed run keeps."""
 
-RESUMED_AFTER = "resumed-after"
-"""In the config record: the last round that was complete when the run was resumed, 0 for a run that wasn't."""
-
 STATE_DIRECTORY = "state-directory"
 """In a node's configuration: the folder in which its client keeps its private state."""
 
@@ -34,6 +31,11 @@ PARTITION = "partition-id"
 
 EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 """What a client answers to an evaluate message."""
+
+
+def keeps_state(config: Config) -> bool:
+    """Tell whether clients keep something private from round to round."""
+    return config.strategy.spiking and not config.strategy.bias_back
 
 
 def train_metrics(config: Config) -> frozenset[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
 from logging import INFO
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
@@ -13,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from snnfl.config import Config, unflatten
-from snnfl.protocol import RESUMED_AFTER, RUN_TOKEN, train_metrics
+from snnfl.protocol import RUN_TOKEN, train_metrics
 from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
@@ -84,10 +83,9 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
         arrays = checkpoint.arrays
     recorder = Recorder(work, strategy, cohort, directory, observer)
-    order: dict[str, int | str] = {RUN_TOKEN: token, RESUMED_AFTER: completed}
     strategy.summary()
     for server_round in range(completed + 1, config.run.rounds + 1):
-        arrays = play_round(strategy, cohort, server_round, arrays, order, timeout=config.strategy.timeout)
+        arrays = play_round(strategy, cohort, server_round, arrays, token, timeout=config.strategy.timeout)
         recorder(server_round, arrays)
         if keep := config.run.keep_checkpoints:  # with its checkpoint the round is complete
             folder = directory.path / CHECKPOINTS
@@ -100,7 +98,7 @@ def play_round(
     grid: Grid,
     server_round: int,
     arrays: ArrayRecord,
-    order: Mapping[str, int | str],
+    token: str,
     *,
     timeout: float,
 ) -> ArrayRecord:
@@ -111,17 +109,17 @@ def play_round(
         grid: Of the engine.
         server_round: Counted from 1.
         arrays: What the server sends.
-        order: Entries of the messages' config record, beside those of the strategy.
+        token: Of the run, sent along.
         timeout: Seconds to wait for the replies to train messages, and again for those to evaluate messages.
 
     Returns:
         What the server sends in the next round; with too few valid replies, the same as in this one.
     """
     log(INFO, "[ROUND %d]", server_round)
-    messages = strategy.configure_train(server_round, arrays, ConfigRecord(dict(order)), grid)
+    messages = strategy.configure_train(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
     aggregated, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages, timeout=timeout))
     arrays = arrays if aggregated is None else aggregated
-    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord(dict(order)), grid)
+    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
     strategy.aggregate_evaluate(server_round, grid.send_and_receive(messages, timeout=timeout))
     return arrays
 

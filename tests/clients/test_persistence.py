@@ -33,11 +33,10 @@ class Client:
             self.context.node_config["state-directory"] = str(self.node)
         return self.context
 
-    def message(self, kind: str, server_round: int, token: str = TOKEN, resumed: int = 0) -> list[int]:
+    def message(self, kind: str, server_round: int, token: str = TOKEN) -> list[int]:
         """Send a message; return the rounds that the client remembers when it answers."""
         message = self.ask(kind, {}, server_round)
         message.content["config"]["run-token"] = token
-        message.content["config"]["resumed-after"] = resumed
         seen: list[int] = []
 
         def work(message: Message, context: Context) -> Message:
@@ -150,8 +149,17 @@ def test_without_a_folder_the_state_stays_in_the_process(client: Callable[..., C
     one = client(node=None)
     assert one.message("train", 1) == []
     assert one.message("train", 2) == [1]
+
+
+def test_without_a_folder_a_run_is_not_resumed(client: Callable[..., Client]) -> None:
+    """At the question who it is, before a round is spent; and should it keep what nobody foresaw, after training."""
+    one = client("run.resume=true", "strategy.bias_back=true", node=None)
+    assert persistent_state(one.ask("query"), one.context, lambda message, context: message)
     with pytest.raises(StateLostError, match=r"does not name the folder .*--node-config \"state-directory="):
-        one.message("train", 3, resumed=2)
+        one.message("train", 3)
+    one = client("run.resume=true", node=None)
+    with pytest.raises(StateLostError):
+        persistent_state(one.ask("query"), one.context, lambda message, context: message)
 
 
 def test_a_run_without_checkpoints_writes_nothing(client: Callable[..., Client]) -> None:

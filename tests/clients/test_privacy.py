@@ -143,7 +143,6 @@ def test_nothing_but_numbers_travels_beside_the_arrays(watched: Watched) -> None
     assert {name for name, _ in watched.values} == {
         "server-round",
         "run-token",
-        "resumed-after",
         "partition-id",
         "num-examples",
         "loss",
