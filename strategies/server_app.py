@@ -70,10 +70,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     if checkpoint is not None:
         checkpoint.restore(strategy)
         if checkpoint.server_round >= config.run.rounds:
-            message = "nothing to do: %d rounds of %s are complete, and run.rounds=%d"
-            logger.warning(message, checkpoint.server_round, run_path(config), config.run.rounds)
-            if checkpoint.server_round == config.run.rounds:  # perhaps it was killed before it wrote its results
-                _finish(RunDirectory(run_path(config)), config, strategy, checkpoint.arrays)
+            _leave(checkpoint, config, strategy)
             return
     cohort = Cohort(grid)
     cohort.assemble(config.data.clients, timeout=config.strategy.timeout)
@@ -131,6 +128,15 @@ def _take_up(checkpoint: Checkpoint, config: Config) -> RunDirectory:
     message = "the run in %s goes on after round %d of %d"
     logger.info(message, directory.path, checkpoint.server_round, config.run.rounds)
     return directory
+
+
+def _leave(checkpoint: Checkpoint, config: Config, strategy: Guarded) -> None:
+    """Leave a run that has all its rounds as it is, but for results that it may have been killed before writing."""
+    directory = RunDirectory(run_path(config))
+    message = "nothing to do: %d rounds of %s are complete, and run.rounds=%d"
+    logger.warning(message, checkpoint.server_round, directory.path, config.run.rounds)
+    if checkpoint.server_round == config.run.rounds:
+        _finish(directory, config, strategy, checkpoint.arrays)
 
 
 def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
