@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -86,8 +87,13 @@ def _restore(newest_first: Iterable[Path]) -> RecordDict:
             continue
         return RecordDict(
             {
-                record: ArrayRecord({name: Array(arrays[f"{record}/{name}"]) for name in names})
-                for record, names in records.items()
+                record: ArrayRecord(
+                    {
+                        name: Array(dtype, tuple(shape), stype, arrays[f"{record}/{name}"].tobytes())
+                        for name, (dtype, shape, stype) in described.items()
+                    }
+                )
+                for record, described in records.items()
             }
         )
     return RecordDict()
@@ -100,13 +106,13 @@ def _write(folder: Path, server_round: int, state: RecordDict) -> None:
         raise TypeError(
             f"context.state[{other[0]!r}] is a {type(state[other[0]]).__name__}; only ArrayRecords are kept"
         )
+    records = state.array_records.items()
+    # As Flower has serialised them: to decode and encode them anew would take longer than the rest.
     arrays = {
-        f"{record}/{name}": array.numpy()
-        for record, values in state.array_records.items()
-        for name, array in values.items()
+        f"{record}/{name}": np.frombuffer(a.data, np.uint8) for record, values in records for name, a in values.items()
     }
+    about = {record: {name: (a.dtype, a.shape, a.stype) for name, a in values.items()} for record, values in records}
     folder.mkdir(parents=True, exist_ok=True)
-    about = {record: list(values) for record, values in state.array_records.items()}
     write_sealed(round_file(folder, server_round), arrays, about, sync=False)
 
 

@@ -48,6 +48,7 @@ def configs(draw):
         section, name = key.split(".")
         changed = dataclasses.replace(getattr(config, section), **{name: draw(in_range(key))})
         config = dataclasses.replace(config, **{section: changed})
+    assume(config.run.keep_checkpoints or not config.run.resume)
     assume(config.strategy.minimum_replies <= config.data.clients)
     return config
 
