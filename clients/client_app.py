@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clients.clipping_mod import clipping_mod
 from clients.participant import partition_of, run_workspace
+from clients.persistence import persistent_state
 from clients.private_state import keep_own_model, own_model
 from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
@@ -35,7 +36,7 @@ from snnfl.training import (
 )
 from snnfl.workspace import Workspace
 
-app = ClientApp(mods=[solo_mod, spiking_mod, clipping_mod])
+app = ClientApp(mods=[persistent_state, solo_mod, spiking_mod, clipping_mod])
 
 
 @app.train()

@@ -44,6 +44,9 @@ def run(
     overrides: OverridesArgument = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved options and stop")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show Flower's own log")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue a run that was killed, or one of fewer rounds")
+    ] = False,
 ) -> None:
     """Run one federation, in this process or where engine.name says; results go to runs/NAME/.
 
@@ -51,8 +54,9 @@ def run(
     snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five
     snnfl run experiments/conf/demo.yaml engine.name=ray engine.cpus_per_client=2
     snnfl run experiments/conf/demo.yaml --print-config
+    snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five --resume
     """  # noqa: D301  (\b keeps typer from joining the lines)
-    resolved = compose(config, overrides or [])
+    resolved = compose(config, [*(overrides or []), *(["run.resume=true"] if resume else [])])
     if print_config:
         typer.echo(to_yaml(resolved), nl=False)
         return
@@ -153,7 +157,7 @@ def plot(
 
 
 def run_and_show(config: Config, console: Console, *, verbose: bool = False) -> list[dict[str, Any]]:
-    """Run a federation on the engine that its configuration names; return the rows of its ``metrics.jsonl``.
+    """Run a federation on the engine that its configuration names; return all rows of its ``metrics.jsonl``.
 
     A SuperLink's log is printed as it comes; the other engines show a bar per round.
     """
@@ -168,24 +172,23 @@ def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str,
     from clients.client_app import app as client_app
     from experiments.progress import RoundProgress, WatchedClientApp
     from snnfl.config import flatten
+    from snnfl.protocol import STATE_DIRECTORY
+    from strategies.run_directory import CLIENTS, read_metrics, run_path
     from strategies.server_app import server_app
 
-    rows: list[dict[str, Any]] = []
-    engine, run_config, clients = config.engine, flatten(config), config.data.clients
+    engine, run_config, clients, path = config.engine, flatten(config), config.data.clients, run_path(config)
+    node_config = {STATE_DIRECTORY: str(path / CLIENTS)}
     with RoundProgress(config, console) as progress:
-
-        def observe(row: dict[str, Any]) -> None:
-            rows.append(row)
-            progress.round_done(row)
-
+        app = server_app(progress.round_done)
         if engine.name == "ray":
             from experiments.engines.ray import run_on_ray  # importing Ray takes a second
 
             run_on_ray(
-                server_app(observe),
+                app,
                 client_app,
                 run_config=run_config,
                 clients=clients,
+                node_config=node_config,
                 num_cpus_per_client=engine.cpus_per_client,
                 num_gpus_per_client=engine.gpus_per_client,
                 backend_config={"init_args": {"address": engine.address}} if engine.address else None,
@@ -195,7 +198,8 @@ def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str,
             from experiments.engines.in_process import run_in_process
 
             watched = WatchedClientApp(client_app, progress)
-            run_in_process(server_app(observe), watched, run_config=run_config, clients=clients)
+            run_in_process(app, watched, run_config=run_config, clients=clients, node_config=node_config)
+    rows = read_metrics(path)
     return rows
 
 
@@ -244,7 +248,7 @@ def main() -> None:
     except (EngineError, RunFailedError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        sys.stderr.write("snnfl: interrupted; finished rounds stand in the run's metrics.jsonl\n")
+        sys.stderr.write("snnfl: interrupted; snnfl run with --resume continues a run after its last complete round\n")
         sys.stderr.flush()
         os._exit(130)  # an exit in good order would wait for Flower's threads, which wait for their Ray clients
 
@@ -271,6 +275,7 @@ def _console(verbose: bool) -> Console:
     """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
     console = Console()
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)
+    logging.getLogger("strategies").setLevel(logging.INFO)
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.INFO if verbose else logging.ERROR)
     return console

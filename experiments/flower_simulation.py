@@ -22,7 +22,8 @@ from flwr.common.config import flatten_dict, get_project_config, parse_config_ar
 from flwr.serverapp import ServerApp
 from flwr.supercore.object_ref import load_app
 
-from snnfl.config import ConfigError, FlatValue, nearest
+from snnfl.config import Config, ConfigError, FlatValue, flatten, nearest, unflatten
+from snnfl.protocol import STATE_DIRECTORY
 
 EXAMPLES = """\
 examples:
@@ -57,13 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         backend_config = _backend_config(options.backend_config)
         app = _load(options)
+        run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
         run_on_ray(
             app.server,
             app.client,
-            run_config=_run_config(app.defaults, options.run_config, options.num_supernodes),
+            run_config=run_config,
             clients=options.num_supernodes,
             backend_config=backend_config,
             verbose=options.verbose,
+            node_config=_node_config(run_config),
         )
     except (UsageError, ConfigError, RayError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
@@ -174,6 +177,15 @@ def _run_config(
     if "data.clients" in merged:
         merged["data.clients"] = clients
     return merged
+
+
+def _node_config(run_config: Mapping[str, FlatValue]) -> dict[str, FlatValue]:
+    """Give the clients of our own app a place for their state, beside that of the server."""
+    if run_config.keys() != flatten(Config()).keys():
+        return {}
+    from strategies.run_directory import CLIENTS, run_path  # brings torch, which takes longer than showing the help
+
+    return {STATE_DIRECTORY: str(run_path(unflatten(run_config)) / CLIENTS)}
 
 
 def _parse_override(item: str) -> dict[str, Any]:

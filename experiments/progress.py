@@ -37,7 +37,10 @@ class RoundProgress:
     def __enter__(self) -> RoundProgress:
         """Start drawing."""
         self.progress.start()
-        self._begin(1)
+        if self.config.run.resume:  # with which round it goes on is not known yet
+            self.progress.update(self.task, description="resuming")
+        else:
+            self._begin(1)
         return self
 
     def __exit__(

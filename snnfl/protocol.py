@@ -17,6 +17,12 @@ CONTRASTIVE_MU = "contrastive-mu"
 TEMPERATURE = "temperature"
 """What the server puts there to say which objective is to be minimised: FedProx (Flower's name) or MOON."""
 
+RUN_TOKEN = "run-token"
+"""In the config record: a random name of the run, 32 hexadecimal digits, which a resumed run keeps."""
+
+STATE_DIRECTORY = "state-directory"
+"""In a node's configuration: the folder in which its client keeps its private state."""
+
 EXAMPLES = "num-examples"
 LOSS = "loss"
 RECEIVED_LOSS = "received-loss"
@@ -34,6 +40,11 @@ PARTITION = "partition-id"
 
 EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 """What a client answers to an evaluate message."""
+
+
+def keeps_state(config: Config) -> bool:
+    """Tell whether clients keep something private from round to round."""
+    return config.strategy.spiking and not config.strategy.bias_back
 
 
 def train_metrics(config: Config) -> frozenset[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord
 
 from snnfl import protocol
 from snnfl.data import test_batches
@@ -24,7 +24,7 @@ Observer: TypeAlias = Callable[[Row], None]
 
 
 class Recorder:
-    """Evaluate the server after each round and record the round: Flower's ``evaluate_fn``.
+    """Evaluate the server after each round and record the round.
 
     Args:
         work: Workspace of the server.
@@ -44,11 +44,8 @@ class Recorder:
         self.observer = observer
         self._round_started = time.perf_counter()
 
-    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Record a round; round 0, before any training, has nothing to record."""
-        if server_round == 0:
-            self._round_started = time.perf_counter()
-            return None
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
+        """Record a round, counted from 1."""
         start = time.perf_counter()
         snn, ann = self._server_accuracies(server_round, arrays)
         row = {
@@ -66,7 +63,6 @@ class Recorder:
         self.directory.append_metrics(row)
         self.observer(row)
         self._round_started = time.perf_counter()
-        return MetricRecord({key: value for key, value in row.items() if type(value) in (int, float)})
 
     def _server_accuracies(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
         """Return the accuracy of the server's spiking network and of its ANN.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ ANN_FILE = "final_ann.safetensors"
 SNN_FILE = "final_snn.safetensors"
 NIR_FILE = "final_snn.nir"
 FIGURE_FILES = ("accuracy.png", "accuracy.svg")
+CHECKPOINTS = "checkpoints"
+CLIENTS = "clients"
+"""Folders: what the server needs to go on, and what the clients of a simulation keep to themselves."""
 
 _PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
 
@@ -45,24 +49,51 @@ class RunDirectory:
         """Make the folder and write the resolved configuration and the environment.
 
         Raises:
-            ConfigError: If an earlier run lies there and ``run.overwrite`` is off, or the folder cannot be written.
+            ConfigError: If an earlier run lies there and neither ``run.overwrite`` nor ``run.resume`` is on, or the
+                folder cannot be written.
         """
-        try:
-            path = Path(config.run.directory).expanduser().resolve() / config.run.name
-        except (RuntimeError, ValueError) as error:  # no such user, or a character that no path has
-            raise ConfigError(f"run.directory={config.run.directory!r}: not a folder's name ({error})") from None
+        path = run_path(config)
         run = cls(path)
         try:
-            if (path / CONFIG_FILE).exists() and not config.run.overwrite:
-                way_out = "choose another name, or set run.overwrite=true"
+            if (path / CONFIG_FILE).exists() and not (config.run.overwrite or config.run.resume):
+                way_out = "choose another name, or set run.overwrite=true, or run.resume=true to continue it"
                 raise ConfigError(f"run.name={config.run.name}: {path} holds an earlier run; {way_out}")
             path.mkdir(parents=True, exist_ok=True)
             for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, NIR_FILE, *FIGURE_FILES):
                 (path / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, CLIENTS):
+                if (path / name).exists():
+                    shutil.rmtree(path / name)
             run.write_text(ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
             run.write_text(CONFIG_FILE, to_yaml(config))
         except OSError as error:
-            raise ConfigError(f"run.directory={config.run.directory}: cannot write {path} ({error.strerror})") from None
+            raise _cannot_write(config, path, error) from None
+        return run
+
+    @classmethod
+    def reopen(cls, config: Config, completed: int) -> RunDirectory:
+        """Take up an earlier run: forget the rounds after the last complete one, note where it goes on.
+
+        Raises:
+            ConfigError: If ``metrics.jsonl`` lacks one of the ``completed`` rounds, or the folder cannot be written.
+        """
+        path = run_path(config)
+        run = cls(path)
+        try:
+            rows = path / METRICS_FILE
+            lines = rows.read_text(encoding="utf-8").splitlines(keepends=True) if rows.exists() else []
+            if len(lines) < completed:
+                raise ConfigError(
+                    f"{path / METRICS_FILE} holds {len(lines)} rounds, but {completed} are complete; put the file "
+                    "back, or set run.overwrite=true and run.resume=false to start anew"
+                )
+            run.write_text(METRICS_FILE, "".join(lines[:completed]))
+            facts = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+            facts.setdefault("resumed", []).append({"after_round": completed, **environment()})
+            run.write_text(ENVIRONMENT_FILE, json.dumps(facts, indent=2) + "\n")
+            run.write_text(CONFIG_FILE, to_yaml(config))
+        except OSError as error:
+            raise _cannot_write(config, path, error) from None
         return run
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
@@ -75,6 +106,18 @@ class RunDirectory:
     def write_text(self, name: str, text: str) -> None:
         """Write a file in one step: either the old content is there or the new one."""
         write_bytes(self.path / name, text.encode())
+
+
+def run_path(config: Config) -> Path:
+    """Return the folder of a run, absolute.
+
+    Raises:
+        ConfigError: If ``run.directory`` names none.
+    """
+    try:
+        return Path(config.run.directory).expanduser().resolve() / config.run.name
+    except (RuntimeError, ValueError) as error:  # no such user, or a character that no path has
+        raise ConfigError(f"run.directory={config.run.directory!r}: not a folder's name ({error})") from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -95,6 +138,10 @@ def environment() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _cannot_write(config: Config, path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"run.directory={config.run.directory}: cannot write {path} ({error.strerror})")
 
 
 def _version(name: str) -> str | None:

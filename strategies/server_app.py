@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import logging
+import secrets
+from logging import INFO
 from typing import Any
 
-from flwr.app import ArrayRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore import log
 
 from snnfl.config import Config, unflatten
-from snnfl.protocol import train_metrics
+from snnfl.protocol import RUN_TOKEN, train_metrics
 from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
 from strategies.bases import build_base, find
+from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
 from strategies.cohort import Cohort
 from strategies.combinations import build_checked, minimum_replies
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.recorder import Observer, Recorder
-from strategies.run_directory import ANN_FILE, FIGURE_FILES, SNN_FILE, RunDirectory, read_metrics
+from strategies.resume import find_checkpoint
+from strategies.run_directory import (
+    ANN_FILE,
+    CHECKPOINTS,
+    FIGURE_FILES,
+    SNN_FILE,
+    RunDirectory,
+    read_metrics,
+    run_path,
+)
 from strategies.spiking import Spiking
 from strategies.update import UpdateSpec, ann_specs
 
@@ -51,19 +65,81 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     """
     work = workspace(config)
     strategy, arrays = build_strategy(work)
+    if config.run.keep_checkpoints:
+        check_state(strategy)
+    checkpoint = find_checkpoint(config) if config.run.resume else None
+    if checkpoint is not None:
+        checkpoint.restore(strategy)
+        if checkpoint.server_round >= config.run.rounds:
+            _leave(checkpoint, config, strategy)
+            return
     cohort = Cohort(grid)
     cohort.assemble(
         config.data.clients, timeout=config.strategy.timeout, minimum_replies=config.strategy.minimum_replies
     )
-    directory = RunDirectory.create(config)
-    result = strategy.start(
-        grid=cohort,
-        initial_arrays=arrays,
-        num_rounds=config.run.rounds,
-        timeout=config.strategy.timeout,
-        evaluate_fn=Recorder(work, strategy, cohort, directory, observer),
-    )
-    _finish(directory, config, strategy, result.arrays if len(result.arrays) else arrays)
+    if checkpoint is None:
+        directory, token, completed = RunDirectory.create(config), secrets.token_hex(16), 0
+    else:
+        directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
+        arrays = checkpoint.arrays
+    recorder = Recorder(work, strategy, cohort, directory, observer)
+    strategy.summary()
+    for server_round in range(completed + 1, config.run.rounds + 1):
+        arrays = play_round(strategy, cohort, server_round, arrays, token, timeout=config.strategy.timeout)
+        recorder(server_round, arrays)
+        if keep := config.run.keep_checkpoints:  # with its checkpoint the round is complete
+            folder = directory.path / CHECKPOINTS
+            write_checkpoint(folder, strategy, server_round=server_round, token=token, arrays=arrays, keep=keep)
+    _finish(directory, config, strategy, arrays)
+
+
+def play_round(
+    strategy: Strategy,
+    grid: Grid,
+    server_round: int,
+    arrays: ArrayRecord,
+    token: str,
+    *,
+    timeout: float,
+) -> ArrayRecord:
+    """Play one round as Flower's ``Strategy.start`` does, which can only begin with the first.
+
+    Args:
+        strategy: Configures and aggregates.
+        grid: Of the engine.
+        server_round: Counted from 1.
+        arrays: What the server sends.
+        token: Of the run, sent along.
+        timeout: Seconds to wait for the replies to train messages, and again for those to evaluate messages.
+
+    Returns:
+        What the server sends in the next round; with too few valid replies, the same as in this one.
+    """
+    log(INFO, "[ROUND %d]", server_round)
+    messages = strategy.configure_train(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
+    aggregated, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages, timeout=timeout))
+    arrays = arrays if aggregated is None else aggregated
+    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
+    strategy.aggregate_evaluate(server_round, grid.send_and_receive(messages, timeout=timeout))
+    return arrays
+
+
+def _take_up(checkpoint: Checkpoint, config: Config) -> RunDirectory:
+    """Bring a run's folder back to where it was after a round."""
+    directory = RunDirectory.reopen(config, checkpoint.server_round)
+    discard_newer(directory.path / CHECKPOINTS, checkpoint.server_round)
+    message = "the run in %s goes on after round %d of %d"
+    logger.info(message, directory.path, checkpoint.server_round, config.run.rounds)
+    return directory
+
+
+def _leave(checkpoint: Checkpoint, config: Config, strategy: Guarded) -> None:
+    """Leave a run that has all its rounds as it is, but for results that it may have been killed before writing."""
+    directory = RunDirectory(run_path(config))
+    message = "nothing to do: %d rounds of %s are complete, and run.rounds=%d"
+    logger.warning(message, checkpoint.server_round, directory.path, config.run.rounds)
+    if checkpoint.server_round == config.run.rounds:
+        _finish(directory, config, strategy, checkpoint.arrays)
 
 
 def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:

@@ -49,7 +49,13 @@ class InProcessGrid(Grid):
     """
 
     def __init__(
-        self, client_app: ClientApp, *, run: Run, run_config: Mapping[str, bool | int | float | str], clients: int
+        self,
+        client_app: ClientApp,
+        *,
+        run: Run,
+        run_config: Mapping[str, bool | int | float | str],
+        clients: int,
+        node_config: Mapping[str, bool | int | float | str] | None = None,
     ) -> None:
         """Create the nodes.
 
@@ -58,6 +64,7 @@ class InProcessGrid(Grid):
             run: Run that the server's messages belong to.
             run_config: Given to each client in its context.
             clients: Number of nodes, one per partition.
+            node_config: Given to each client beside its partition.
 
         Raises:
             ValueError: If there is no client.
@@ -68,6 +75,7 @@ class InProcessGrid(Grid):
         self._run = run
         self._run_config = dict(run_config)
         self._clients = clients
+        self._node_config = {**(node_config or {}), NUM_PARTITIONS_KEY: clients}
         self._states: dict[int, RecordDict] = {}
         self._pending: dict[str, Message] = {}
 
@@ -162,7 +170,7 @@ class InProcessGrid(Grid):
         return Context(
             run_id=self._run.run_id,
             node_id=node_id,
-            node_config={PARTITION_ID_KEY: node_id - FIRST_NODE_ID, NUM_PARTITIONS_KEY: self._clients},
+            node_config={**self._node_config, PARTITION_ID_KEY: node_id - FIRST_NODE_ID},
             state=self._states.get(node_id, RecordDict()),
             run_config=self._run_config,
         )
@@ -202,6 +210,7 @@ def run_in_process(
     *,
     run_config: Mapping[str, bool | int | float | str],
     clients: int,
+    node_config: Mapping[str, bool | int | float | str] | None = None,
 ) -> Context:
     """Run a Flower app to its end in this process.
 
@@ -210,6 +219,7 @@ def run_in_process(
         client_app: Called for each message of the server.
         run_config: Given to the server and to every client.
         clients: Number of nodes; node ``FIRST_NODE_ID + i`` has partition ``i`` of ``clients`` in its ``node_config``.
+        node_config: Given to each client beside its partition.
 
     Returns:
         The server's context.
@@ -219,7 +229,7 @@ def run_in_process(
         Exception: Whatever the ServerApp raises, unchanged.
     """
     run = Run.create_empty(run_id=uuid.uuid4().int >> 65)
-    grid = InProcessGrid(client_app, run=run, run_config=run_config, clients=clients)
+    grid = InProcessGrid(client_app, run=run, run_config=run_config, clients=clients, node_config=node_config)
     context = Context(run.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config))
     with restored_task_identity():
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, SUPERLINK_NODE_ID

@@ -58,6 +58,7 @@ def run_on_ray(
     num_gpus_per_client: float = 0.0,
     backend_config: Mapping[str, Mapping[str, Any]] | None = None,
     verbose: bool = False,
+    node_config: Mapping[str, bool | int | float | str] | None = None,
 ) -> Context:
     """Run a Flower app to its end on Ray, and shut Ray down.
 
@@ -75,6 +76,8 @@ def run_on_ray(
         backend_config: Overrides in Flower's format: ``client_resources`` and ``init_args`` (of ``ray.init``).
         verbose: Show Flower's debug messages, the tracebacks of clients that fail, and what workers print.
 
+        node_config: Given to each client beside its partition.
+
     Returns:
         The server's context.
 
@@ -90,7 +93,7 @@ def run_on_ray(
     defaults = {"num_cpus": num_cpus_per_client, "num_gpus": num_gpus_per_client}
     resources = {**defaults, **overrides.get("client_resources", {})}
     server = _ConfiguredServerApp(server_app, run_config, clients)
-    client = _ConfiguredClientApp(client_app, run_config)
+    client = _ConfiguredClientApp(client_app, run_config, node_config or {})
     with restored_task_identity(), renewing_actors(), _ray(overrides.get("init_args", {}), verbose=verbose):
         _check_resources(resources)
         try:
@@ -101,15 +104,22 @@ def run_on_ray(
 
 
 class _ConfiguredClientApp(ClientApp):
-    """Calls a ClientApp with the run config in its context."""
+    """Calls a ClientApp with the run config, and more of a node's configuration, in its context."""
 
-    def __init__(self, app: ClientApp, run_config: Mapping[str, bool | int | float | str]) -> None:
+    def __init__(
+        self,
+        app: ClientApp,
+        run_config: Mapping[str, bool | int | float | str],
+        node_config: Mapping[str, bool | int | float | str],
+    ) -> None:
         super().__init__()
         self._app = app
         self._run_config = dict(run_config)
+        self._node_config = dict(node_config)
 
     def __call__(self, message: Message, context: Context) -> Message:
-        configured = dataclasses.replace(context, run_config=self._run_config)
+        node_config = {**self._node_config, **context.node_config}
+        configured = dataclasses.replace(context, run_config=self._run_config, node_config=node_config)
         reply = call_client(self._app, message, configured)
         context.state = configured.state  # the run config of `context` itself must stay as Flower made it
         return reply

@@ -17,6 +17,7 @@ from snnfl.config.options import (
     nearest,
     options,
     validate,
+    value_of,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "to_yaml",
     "unflatten",
     "validate",
+    "value_of",
 ]

@@ -45,6 +45,10 @@ class RunConfig:
     name: str = option("run", doc="results are written to DIRECTORY/NAME")
     directory: str = option("runs", doc="folder that holds the runs")
     overwrite: bool = option(False, doc="replace the results of an earlier run of the same name")
+    resume: bool = option(False, doc="continue the run that lies there after its last complete round")
+    keep_checkpoints: int = option(
+        2, low=0, doc="complete rounds that a run can be resumed after, the last ones; 0: it cannot be resumed"
+    )
     seed: int = option(0, low=0, high=2**32 - 1, doc="decides partitions, initial weights, batches and selection")
     rounds: int = option(10, low=1, doc="global communication rounds")
     threads: int = option(1, low=1, high=1024, doc="torch threads per process; only equal numbers give equal bits")
@@ -293,6 +297,8 @@ def validate(config: Config) -> None:
     name = config.run.name
     if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise ConfigError(f"run.name={name!r}: expected a plain folder name, without '/'")
+    if config.run.resume and not config.run.keep_checkpoints:
+        raise ConfigError("run.keep_checkpoints=0: expected at least 1 with run.resume=true")
     needed, clients = config.strategy.minimum_replies, config.data.clients
     if needed > clients:
         raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")

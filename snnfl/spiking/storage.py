@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,15 +85,38 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Tensor], about: Mapping[
     write_bytes(path, save(plain, {KEY: json.dumps(about, sort_keys=True)}))
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file in one step: either the old content is there or the new one."""
+def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
+    """Write a file in one step: either the old content is there or the new one.
+
+    Args:
+        path: File to write; its folder is there.
+        content: All of it.
+        sync: Whether it is on the disk when this returns. Without, a power cut may leave a damaged file.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if sync:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """See a new name to the disk, where the system can open a folder."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def test_no_message_holds_a_private_bias(watched: Watched, work: Workspace) -> N
 def test_nothing_but_numbers_travels_beside_the_arrays(watched: Watched) -> None:
     assert {name for name, _ in watched.values} == {
         "server-round",
+        "run-token",
         "partition-id",
         "num-examples",
         "loss",
@@ -152,7 +153,8 @@ def test_nothing_but_numbers_travels_beside_the_arrays(watched: Watched) -> None
         "seconds-evaluate",
         "seconds-convert",
     }
-    assert all(isinstance(value, int | float) for _, value in watched.values)
+    assert all(isinstance(value, int | float) for name, value in watched.values if name != "run-token")
+    assert len({value for name, value in watched.values if name == "run-token"}) == 1
 
 
 def test_the_server_sends_no_bias(watched: Watched, work: Workspace) -> None:

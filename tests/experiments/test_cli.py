@@ -44,6 +44,8 @@ def test_a_run_prints_a_line_per_round_and_a_table(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "runs" / "small").iterdir()} == {
         "accuracy.png",
         "accuracy.svg",
+        "checkpoints",
+        "clients",
         "config.yaml",
         "environment.json",
         "final_ann.safetensors",
@@ -129,3 +131,20 @@ def test_help_teaches(arguments, capsys):
     snnfl(*arguments)
     captured = capsys.readouterr()
     assert "Usage" in captured.out + captured.err
+
+
+def test_a_run_is_resumed_by_its_flag(capsys, tmp_path):
+    arguments = ["run", DEMO, *SMALL, "run.name=longer", "run.overwrite=false"]
+    assert snnfl(*arguments) == 0
+    capsys.readouterr()
+    assert snnfl(*arguments, "run.rounds=2", "--resume") == 0
+    out = capsys.readouterr().out
+    assert "longer goes on after round 1 of 2" in out.replace("\n", "")
+    assert "round 1/2" not in out
+    assert "S-FedAvg round 2/2" in out
+    rows = (tmp_path / "runs" / "longer" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["round"] for row in rows] == [1, 2]
+    assert snnfl(*arguments, "run.rounds=2", "--resume") == 0
+    assert "nothing to do: 2 rounds" in capsys.readouterr().out
+    assert snnfl(*arguments, "training.epochs=3", "--resume") == 2
+    assert "training.epochs=3, but the run was started with training.epochs=1" in capsys.readouterr().err

@@ -75,6 +75,14 @@ def test_the_bar_has_as_many_steps_as_clients_are_selected(fraction: float, sele
         assert task.description == "round 10/10"
 
 
+def test_a_resumed_run_begins_with_a_round_that_is_not_known_yet() -> None:
+    with progress(console(terminal=True), "run.resume=true") as shown:
+        [task] = shown.progress.tasks
+        assert (task.total, task.completed, task.description) == (20, 0, "resuming")
+        shown.round_done(row(round=7))
+        assert task.description == "round 8/10"
+
+
 def test_training_a_client_advances_the_bar_and_nothing_else_does() -> None:
     replies: list[Message] = []
 

@@ -51,6 +51,7 @@ def configs(draw):
         section, name = key.split(".")
         changed = dataclasses.replace(getattr(config, section), **{name: draw(in_range(key))})
         config = dataclasses.replace(config, **{section: changed})
+    assume(config.run.keep_checkpoints or not config.run.resume)
     assume(config.strategy.minimum_replies <= config.data.clients)
     unused = {"ray": {"connection"}, "deployment": RAY_OPTIONS}.get(config.engine.name, {"connection", *RAY_OPTIONS})
     defaults = {name: getattr(Config().engine, name) for name in unused}

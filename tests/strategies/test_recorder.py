@@ -20,7 +20,15 @@ from snnfl.spiking import SpikingNetwork
 from snnfl.training import evaluate, load_arrays, private_biases
 from snnfl.workspace import Workspace
 from strategies.recorder import Row, client_columns
-from strategies.run_directory import ANN_FILE, CONFIG_FILE, ENVIRONMENT_FILE, FIGURE_FILES, SNN_FILE, read_metrics
+from strategies.run_directory import (
+    ANN_FILE,
+    CHECKPOINTS,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    FIGURE_FILES,
+    SNN_FILE,
+    read_metrics,
+)
 from strategies.server_app import server_app
 from strategies.update import Update
 
@@ -127,7 +135,7 @@ def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
         assert (row["replies"], row["refused"], row["failed"]) == (CLIENTS, 0, 0)
 
     assert load_file(path / ANN_FILE).keys() == state.keys()  # no biases
-    expected = {CONFIG_FILE, ENVIRONMENT_FILE, "metrics.jsonl", ANN_FILE, SNN_FILE, *FIGURE_FILES}
+    expected = {CONFIG_FILE, ENVIRONMENT_FILE, "metrics.jsonl", ANN_FILE, SNN_FILE, *FIGURE_FILES, CHECKPOINTS}
     assert {entry.name for entry in path.iterdir()} == expected
     assert compose(path / CONFIG_FILE) == config
 

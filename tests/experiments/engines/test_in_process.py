@@ -344,3 +344,21 @@ def test_the_identity_of_the_task_is_restored() -> None:
     run(echo, lambda grid: None)
     with pytest.raises(RuntimeError, match="run_id is not set"):
         _ = TaskIdentity.run_id
+
+
+def test_nodes_have_the_configuration_that_they_are_given() -> None:
+    seen: list[dict[str, object]] = []
+    client, server = ClientApp(), ServerApp()
+
+    @client.query()
+    def who(message: Message, context: Context) -> Message:
+        seen.append(dict(context.node_config))
+        return Message(RecordDict(), reply_to=message)
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        list(grid.send_and_receive([Message(RecordDict(), node, "query") for node in grid.get_node_ids()]))
+
+    given = {"state-directory": "/state", "partition-id": 99}
+    run_in_process(server, client, run_config={}, clients=2, node_config=given)
+    assert seen == [{"state-directory": "/state", "partition-id": n, "num-partitions": 2} for n in (0, 1)]

@@ -1,0 +1,128 @@
+"""A client's private state on its own disk, as a Flower mod: what it keeps outlives its process and the server's.
+
+Flower forgets ``context.state`` when a run ends or is killed. This mod writes it after each training, to a file of its
+own for each round, and before each message puts back what the client held at that point of the run. So the state is a
+function of partition and round, whatever happened in an attempt that was killed.
+
+The folder is the one that the node's configuration names, with a folder of its own for each run: a server
+says which run it is, not where its clients write. Nothing of it ever travels.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.participant import partition_of, run_workspace
+from snnfl.protocol import CONFIG, RUN_TOKEN, SERVER_ROUND, STATE_DIRECTORY, keeps_state
+from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
+
+logger = logging.getLogger(__name__)
+
+
+class StateLostError(RuntimeError):
+    """A client keeps a state, but its node names no folder from which a resumed run could take it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "run.resume=true, but this node does not name the folder that its client's state lies in: start it with "
+            f"--node-config \"{STATE_DIRECTORY}='/var/lib/snnfl'\""
+        )
+
+
+def persistent_state(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Restore the client's state before a message, write it after training. A client that keeps nothing writes nothing.
+
+    Raises:
+        StateLostError: If the run is resumed and the client keeps a state, but its node names no folder for it.
+        ValueError: If the server's name of the run is none.
+    """
+    kind = message.metadata.message_type.partition(".")[0]
+    order = message.content.config_records.get(CONFIG, ConfigRecord())
+    config, directory = run_workspace(context).config, context.node_config.get(STATE_DIRECTORY)
+    lost = config.run.resume and directory is None
+    if kind == MessageType.QUERY and lost and keeps_state(config):  # before a round is spent
+        raise StateLostError
+    if kind == MessageType.QUERY or RUN_TOKEN not in order or not config.run.keep_checkpoints:
+        return call_next(message, context)
+    server_round = int(order[SERVER_ROUND])  # type: ignore[arg-type]
+    folder = None if directory is None else _folder(Path(str(directory)), order, context)
+    if folder is not None:
+        # A client evaluates what it holds after training in the same round.
+        last = server_round if kind == MessageType.EVALUATE else server_round - 1
+        context.state = _restore(path for n, path in reversed(round_files(folder).items()) if n <= last)
+    reply = call_next(message, context)
+    if kind == MessageType.TRAIN and not reply.has_error() and context.state:
+        if lost:
+            raise StateLostError
+        if folder is not None:
+            _write(folder, server_round, context.state)
+            _forget(folder, server_round - config.run.keep_checkpoints)
+    return reply
+
+
+def _folder(directory: Path, order: ConfigRecord, context: Context) -> Path:
+    """Return the folder of this client in this run."""
+    token = str(order[RUN_TOKEN])
+    if not re.fullmatch(r"[0-9a-f]{32}", token):  # it becomes part of a path
+        raise ValueError(f"{RUN_TOKEN}={token[:80]!r}: expected 32 hexadecimal digits")
+    return directory / token / str(partition_of(context, run_workspace(context).config.data.clients))
+
+
+def _restore(newest_first: Iterable[Path]) -> RecordDict:
+    """Read the newest intact version; without any the state is empty, as before the first training."""
+    for path in newest_first:
+        try:
+            arrays, records = read_sealed(path)
+        except DamagedFileError as error:
+            logger.warning(
+                "%s; the client takes the version before it, so the run may differ from an undisturbed one", error
+            )
+            continue
+        return RecordDict(
+            {
+                record: ArrayRecord(
+                    {
+                        name: Array(dtype, tuple(shape), stype, arrays[f"{record}/{name}"].tobytes())
+                        for name, (dtype, shape, stype) in described.items()
+                    }
+                )
+                for record, described in records.items()
+            }
+        )
+    return RecordDict()
+
+
+def _write(folder: Path, server_round: int, state: RecordDict) -> None:
+    """Write the state as it is after a round; not synced, which would cost a small model more than its training."""
+    other = [name for name, record in state.items() if not isinstance(record, ArrayRecord)]
+    if other:
+        raise TypeError(
+            f"context.state[{other[0]!r}] is a {type(state[other[0]]).__name__}; only ArrayRecords are kept"
+        )
+    records = state.array_records.items()
+    # As Flower has serialised them: to decode and encode them anew would take longer than the rest.
+    arrays = {
+        f"{record}/{name}": np.frombuffer(a.data, np.uint8) for record, values in records for name, a in values.items()
+    }
+    about = {record: {name: (a.dtype, a.shape, a.stype) for name, a in values.items()} for record, values in records}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sealed(round_file(folder, server_round), arrays, about, sync=False)
+
+
+def _forget(folder: Path, oldest: int) -> None:
+    """Delete what no resumed run can ask for: a client may not have trained for many rounds before ``oldest``.
+
+    Args:
+        folder: Of the client.
+        oldest: Round of the oldest checkpoint that the server may still have. The newest version up to it stays.
+    """
+    obsolete = [path for server_round, path in round_files(folder).items() if server_round <= oldest][:-1]
+    for path in obsolete:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,253 @@
+"""A run that ends early and goes on: the same weights and the same metrics as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients import client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.config import ConfigError, compose, flatten
+from snnfl.sealed import round_file, round_files
+from strategies.cohort import CohortError
+from strategies.resume import find_checkpoint
+from strategies.run_directory import (
+    ANN_FILE,
+    CHECKPOINTS,
+    CLIENTS,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    SNN_FILE,
+    RunDirectory,
+    read_metrics,
+)
+from strategies.server_app import server_app
+
+ROUNDS = 5
+SMALL = [
+    f"run.rounds={ROUNDS}",
+    "data.clients=3",
+    "data.partition=dirichlet",
+    "training.epochs=1",
+    "training.learning_rate=0.05",
+    "training.milestones=[4]",
+    "model.name=mlp",
+    "conversion.steps=4",
+    "conversion.calibration_images=16",
+    "evaluation.images=50",
+    "strategy.fraction_train=0.7",
+    "strategy.fraction_evaluate=1.0",
+]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Fragile(ClientApp):
+    """The client app; dies in a round when so many clients have been trained in it."""
+
+    def __init__(self, server_round: int, trained: int) -> None:
+        super().__init__()
+        self.server_round, self.trained = server_round, trained
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind == "train" and message.content["config"]["server-round"] == self.server_round:
+            if not self.trained:
+                raise Killed
+            self.trained -= 1
+        return client_app.app(message, context)
+
+
+def play(
+    directory: Path,
+    *overrides: str,
+    clients: ClientApp = client_app.app,
+    observer: Callable[[dict[str, Any]], None] = lambda row: None,
+    durable: bool = True,
+) -> Path:
+    config = compose(None, [*SMALL, f"run.directory={directory}", *overrides])
+    node = {"state-directory": str(directory / "run" / CLIENTS)} if durable else {}
+    run_in_process(server_app(observer), clients, run_config=flatten(config), clients=3, node_config=node)
+    return directory / "run"
+
+
+def assert_same(run: Path, expected: Path) -> None:
+    for name in (ANN_FILE, SNN_FILE):
+        assert (run / name).read_bytes() == (expected / name).read_bytes(), name
+    assert rows(run) == rows(expected)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in read_metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return play(tmp_path_factory.mktemp("uninterrupted"))
+
+
+def die_at(server_round: int) -> Callable[[dict[str, Any]], None]:
+    """Die when a round's row is written and its checkpoint isn't."""
+
+    def observe(row: dict[str, Any]) -> None:
+        if row["round"] == server_round:
+            raise Killed
+
+    return observe
+
+
+def test_a_run_that_dies_five_times_ends_as_if_nothing_had_been(tmp_path: Path, uninterrupted: Path) -> None:
+    deaths: list[dict[str, Any]] = [
+        {"observer": die_at(1)},
+        {"clients": Fragile(2, 1)},
+        {"clients": Fragile(4, 0)},
+        {"clients": Fragile(4, 1)},
+        {"observer": die_at(5)},
+    ]
+    for death in deaths:
+        with pytest.raises(Killed):
+            play(tmp_path, "run.resume=true", **death)
+    run = play(tmp_path, "run.resume=true")
+    assert_same(run, uninterrupted)
+    facts = json.loads((run / ENVIRONMENT_FILE).read_text())
+    assert [each["after_round"] for each in facts["resumed"]] == [1, 3, 3, 4]
+
+
+def test_private_biases_are_what_is_at_stake(tmp_path: Path, uninterrupted: Path) -> None:
+    """Without the clients' files a run ends otherwise; without a folder for them it isn't resumed."""
+    with pytest.raises(Killed):
+        play(tmp_path, clients=Fragile(4, 1))
+    for path in (tmp_path / "run" / CLIENTS).rglob("*.safetensors"):
+        path.unlink()
+    run = play(tmp_path, "run.resume=true")
+    assert rows(run)[:3] == rows(uninterrupted)[:3]
+    assert (run / SNN_FILE).read_bytes() != (uninterrupted / SNN_FILE).read_bytes()
+    with pytest.raises(Killed):
+        play(tmp_path, "run.overwrite=true", clients=Fragile(4, 1))
+    with pytest.raises(CohortError, match=r"cannot take part: StateLostError: run.resume=true, but this"):
+        play(tmp_path, "run.resume=true", durable=False)
+    assert_same(play(tmp_path, "run.resume=true"), uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_a_round_and_nothing_else(tmp_path: Path, uninterrupted: Path, caplog: Any) -> None:
+    with pytest.raises(Killed):
+        play(tmp_path, clients=Fragile(5, 1))
+    path = round_file(tmp_path / "run" / CHECKPOINTS, 4)
+    path.write_bytes(path.read_bytes()[:-1])
+    run = play(tmp_path, "run.resume=true")
+    assert_same(run, uninterrupted)
+    lines = [record.getMessage() for record in caplog.records if record.name == "strategies.checkpoint"]
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+
+
+def test_a_finished_run_goes_on_to_more_rounds(tmp_path: Path, uninterrupted: Path) -> None:
+    run = play(tmp_path, "run.rounds=3")
+    play(tmp_path, "run.resume=true")
+    assert (run / ANN_FILE).read_bytes() == (uninterrupted / ANN_FILE).read_bytes()
+    assert (run / SNN_FILE).read_bytes() == (uninterrupted / SNN_FILE).read_bytes()
+    assert rows(run)[3:] == rows(uninterrupted)[3:]
+    assert [row["test_images"] for row in rows(run)] == [50, 50, 360, 50, 360]  # the third was the last one once
+
+
+def test_there_may_be_nothing_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = play(tmp_path, "run.rounds=2")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (run / ANN_FILE).unlink()  # as if it had been killed just before it was written
+    for rounds in (2, 1):
+        caplog.clear()
+        play(tmp_path, f"run.rounds={rounds}", "run.resume=true", clients=Fragile(3, 0))
+        lines = [r.getMessage() for r in caplog.records if r.name == "strategies.server_app"]
+        assert lines == [f"nothing to do: 2 rounds of {run} are complete, and run.rounds={rounds}"]
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    figures = {run / "accuracy.svg", run / "accuracy.png"}
+    assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} <= figures
+
+
+def test_without_a_complete_round_it_starts_anew(tmp_path: Path, uninterrupted: Path, caplog: Any) -> None:
+    def said() -> list[str]:
+        lines = [r.getMessage() for r in caplog.records if r.name == "strategies.resume"]
+        caplog.clear()
+        return lines
+
+    with pytest.raises(Killed):
+        play(tmp_path, "run.resume=true", clients=Fragile(1, 1))
+    assert said() == [f"run.resume=true: there is no run in {tmp_path / 'run'}; it starts anew"]
+    (token,) = (path.name for path in (tmp_path / "run" / CLIENTS).iterdir())
+    with pytest.raises(Killed):
+        play(tmp_path, "run.resume=true", observer=die_at(1))
+    assert said() == [f"run.resume=true: no round of {tmp_path / 'run'} has an intact checkpoint; the run starts anew"]
+    assert token not in {path.name for path in (tmp_path / "run" / CLIENTS).iterdir()}
+    assert_same(play(tmp_path, "run.resume=true"), uninterrupted)
+
+
+def test_a_new_run_forgets_the_old_one(tmp_path: Path) -> None:
+    run = play(tmp_path, "run.rounds=2")
+    tokens = set((run / CLIENTS).iterdir())
+    play(tmp_path, "run.rounds=1", "run.overwrite=true", "run.seed=1")
+    assert list(round_files(run / CHECKPOINTS)) == [1]
+    assert not tokens & set((run / CLIENTS).iterdir())
+    play(tmp_path, "run.rounds=1", "run.overwrite=true", "run.keep_checkpoints=0")
+    assert not (run / CHECKPOINTS).exists()
+    assert not (run / CLIENTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("run.seed=4", "run.seed=4, but the run was started with run.seed=0"),
+        ("training.milestones=[3]", r"training.milestones=\(3,\), but .* training.milestones=\(4,\)"),
+        ("run.threads=2", "run.threads=2, but"),
+        ("strategy.spiking=false", "strategy.spiking=False, but"),
+    ],
+)
+def test_another_configuration_is_refused(tmp_path: Path, override: str, words: str) -> None:
+    RunDirectory.create(compose(None, [*SMALL, f"run.directory={tmp_path}"]))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=words):
+        play(tmp_path, "run.resume=true", override)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_changes_no_weight_may_differ(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    overrides = ["run.rounds=9", "run.keep_checkpoints=1", "run.overwrite=true", "run.resume=true", "data.root=/else"]
+    RunDirectory.create(compose(None, [*SMALL, f"run.directory={tmp_path}"]))
+    assert find_checkpoint(compose(None, [*SMALL, f"run.directory={tmp_path}/link", *overrides])) is None
+
+
+def test_a_finished_run_without_checkpoints_is_not_repeated_unasked(tmp_path: Path) -> None:
+    directory = RunDirectory.create(compose(None, [*SMALL, f"run.directory={tmp_path}", "run.keep_checkpoints=0"]))
+    directory.write_text(ANN_FILE, "results")
+    again = [*SMALL, f"run.directory={tmp_path}", "run.resume=true"]
+    with pytest.raises(ConfigError, match=r"is finished and left no checkpoint; set run.overwrite=true"):
+        find_checkpoint(compose(None, again))
+    assert find_checkpoint(compose(None, [*again, "run.overwrite=true"])) is None
+
+
+def test_resuming_needs_checkpoints() -> None:
+    with pytest.raises(ConfigError, match=r"run.keep_checkpoints=0: expected at least 1 with run.resume=true"):
+        compose(None, ["run.resume=true", "run.keep_checkpoints=0"])
+
+
+def test_half_a_row_is_forgotten_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
+    config = compose(None, [*SMALL, f"run.directory={tmp_path}"])
+    directory = RunDirectory.create(config)
+    for n in (1, 2):
+        directory.append_metrics({"round": n})
+    with (directory.path / METRICS_FILE).open("a") as file:
+        file.write('{"round": 3, "lo')
+    assert read_metrics(RunDirectory.reopen(config, 2).path) == [{"round": 1}, {"round": 2}]
+    with pytest.raises(ConfigError, match=r"metrics.jsonl holds 2 rounds, but 3 are complete"):
+        RunDirectory.reopen(config, 3)
+    (directory.path / METRICS_FILE).unlink()
+    with pytest.raises(ConfigError, match=r"metrics.jsonl holds 0 rounds, but 2 are complete"):
+        RunDirectory.reopen(config, 2)
