@@ -199,8 +199,7 @@ def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str,
 
             watched = WatchedClientApp(client_app, progress)
             run_in_process(app, watched, run_config=run_config, clients=clients, node_config=node_config)
-    rows = read_metrics(path)
-    return rows
+    return read_metrics(path)
 
 
 def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
@@ -210,7 +209,8 @@ def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
     path = Path(config.run.directory).expanduser() / config.run.name
     start = time.time()
     run_deployed(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-    if not (path / METRICS_FILE).exists() or (path / METRICS_FILE).stat().st_mtime < start:
+    untouched = not (path / METRICS_FILE).exists() or (path / METRICS_FILE).stat().st_mtime < start
+    if untouched and not config.run.resume:  # a run that was complete has nothing to write
         raise RunFailedError(f"the run completed, but left nothing in {path}; look on the machine of its ServerApp")
     return read_metrics(path)
 

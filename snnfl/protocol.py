@@ -44,7 +44,8 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    return config.strategy.spiking and not config.strategy.bias_back
+    biases = config.strategy.spiking and not config.strategy.bias_back
+    return biases or config.strategy.name in ("moon", "solo")
 
 
 def train_metrics(config: Config) -> frozenset[str]:

@@ -78,7 +78,7 @@ class DataConfig:
 class ModelConfig:
     """The network that clients train."""
 
-    name: str = option("lenet5", doc="lenet5, convnet, resnet20, resnet20_snfl, vgg16 or mlp")
+    name: str = option("lenet5", doc="lenet5, convnet, cnn, resnet20, resnet20_snfl, vgg16 or mlp")
     conv_bias: bool = option(False, doc="whether convolutions followed by batch normalisation have a bias")
     batch_norm: bool = option(True, doc="batch normalisation in lenet5, convnet and mlp")
     projection_head: bool = option(False, doc="MOON's two linear layers, 256 wide at the end, before the output layer")

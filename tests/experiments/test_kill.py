@@ -49,7 +49,7 @@ OPTIONS = [
     "conversion.calibration_images=16",
     "evaluation.images=50",
     "strategy.fraction_train=0.7",
-    "strategy.name=fedavg",
+    "strategy.name=fedadam",
 ]
 
 
