@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
 from clients.participant import partition_of, run_workspace
 from clients.persistence import persistent_state
@@ -67,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
         start = time.perf_counter()
         metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
-    arrays = ArrayRecord(exchangeable(work.model))
+    arrays = to_record(exchangeable(work.model))
     if protocol.CONTRASTIVE_MU in message.content.config_records[protocol.CONFIG]:
         keep_own_model(context, arrays)
     return Message(RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)}), reply_to=message)
@@ -102,7 +103,7 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     if protocol.PROXIMAL_MU in asked:
         return proximal(work.model, asked[protocol.PROXIMAL_MU])
     if protocol.CONTRASTIVE_MU in asked:
-        previous = own_model(context, work).to_torch_state_dict()
+        previous = to_tensors(own_model(context, work))
         mu, temperature = asked[protocol.CONTRASTIVE_MU], asked[protocol.TEMPERATURE]
         return model_contrastive(work.model, previous, mu=mu, temperature=temperature)
     return cross_entropy
@@ -119,7 +120,7 @@ def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | 
 def _load(message: Message, context: Context) -> tuple[Workspace, int]:
     """Load the message's arrays into the resident model; return the workspace and the round."""
     work = run_workspace(context)
-    load_arrays(work.model, message.content.array_records[protocol.ARRAYS].to_torch_state_dict())
+    load_arrays(work.model, to_tensors(message.content.array_records[protocol.ARRAYS]))
     return work, int(message.content.config_records[protocol.CONFIG][protocol.SERVER_ROUND])  # type: ignore[arg-type]
 
 

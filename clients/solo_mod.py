@@ -11,6 +11,7 @@ import time
 from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from clients.arrays import to_tensors
 from clients.participant import partition_of, run_workspace
 from clients.private_state import keep_own_model, own_model
 from clients.spiking_mod import spiking_update
@@ -44,7 +45,7 @@ def solo_mod(message: Message, context: Context, call_next: ClientAppCallable) -
 def _spiking_metrics(work: Workspace, trained: ArrayRecord, partition: int, server_round: int) -> dict[str, float]:
     """Convert a trained model as an S-client does; measure the time and, where clients evaluate, the accuracy."""
     start = time.perf_counter()
-    update = spiking_update(work, trained.to_torch_state_dict(), partition, server_round)
+    update = spiking_update(work, to_tensors(trained), partition, server_round)
     metrics = {SECONDS_CONVERT: time.perf_counter() - start}
     if work.config.evaluation.clients:
         steps, size = work.config.conversion.steps, work.config.evaluation.batch_size

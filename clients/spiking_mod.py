@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
+from clients.arrays import to_record, to_tensors
 from clients.participant import partition_of, run_workspace
 from snnfl import rng
 from snnfl.conversion import convert_state
@@ -41,11 +42,11 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
     if kind != MessageType.TRAIN or reply.has_error():
         return reply
     start = time.perf_counter()
-    trained = reply.content.array_records[ARRAYS].to_torch_state_dict()
+    trained = to_tensors(reply.content.array_records[ARRAYS])
     if not strategy.bias_back:
-        context.state[PRIVATE_BIASES] = ArrayRecord({name: trained[name] for name in work.biases})
+        context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in work.biases})
     server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
-    reply.content[ARRAYS] = ArrayRecord(
+    reply.content[ARRAYS] = to_record(
         spiking_update(work, trained, partition_of(context, work.config.data.clients), server_round)
     )
     metrics = reply.content.metric_records[METRICS]

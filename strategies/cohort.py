@@ -70,11 +70,12 @@ class Cohort(Grid):
     _choosing_since: float | None = None
     _shown: tuple[set[int], list[int]] = field(default_factory=lambda: (set(), []))
 
-    def assemble(self, clients: int, *, timeout: float, minimum_replies: int = 1) -> None:
+    def assemble(self, clients: int, *, timeout: float, minimum_replies: int = 1, ask: bool = False) -> None:
         """Wait until ``clients`` nodes are connected and learn which partition each one holds.
 
         A node that fails at the question, or doesn't answer in time, takes no part in the run: one line in the log
-        says so, and its partition is nobody's. The run goes on if ``minimum_replies`` nodes are left.
+        says so, and its partition is nobody's. The run goes on if ``minimum_replies`` nodes are left. Nodes whose
+        partitions the grid knows are asked only with ``ask``, to hear whether they can take part.
 
         Raises:
             CohortError: If they don't connect in time, too few answer, or two hold one partition or one beyond
@@ -82,7 +83,7 @@ class Cohort(Grid):
         """
         self.timeout = timeout
         nodes = self._connected(clients, timeout)
-        if isinstance(self.grid, Placed):
+        if isinstance(self.grid, Placed) and not ask:
             self.partitions = dict(self.grid.partition_by_node())
         else:
             self.partitions = self._ask(nodes, timeout, minimum_replies)

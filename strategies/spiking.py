@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
@@ -14,7 +14,7 @@ from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import recover
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.spiking import SpikingGraph, SpikingNetwork
-from strategies.guarded import Guarded, chosen, with_arrays
+from strategies.guarded import Guarded, with_tensors
 from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, spiking_specs
 
 
@@ -107,7 +107,8 @@ class Spiking(Guarded):
         if self.network_base is None:
             parameters = _average(updates, wanted)
         else:
-            replies = [with_arrays(message, chosen(message, wanted)) for message in valid]
+            pairs = zip(valid, updates, strict=True)
+            replies = [with_tensors(message, update.arrays, wanted) for message, update in pairs]
             arrays, _ = self.network_base.aggregate_train(server_round, replies)
             if arrays is None:
                 return
@@ -122,7 +123,7 @@ class Spiking(Guarded):
             minimum_scale=self.conversion.minimum_scale,
             fallback=self._sent,
         )
-        return with_arrays(message, {name: Array(state[name]) for name in self._sent})
+        return with_tensors(message, state, self._sent)
 
 
 def _average(updates: list[Update], names: list[str]) -> dict[str, Tensor]:

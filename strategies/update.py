@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnfl import npy
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.spiking import SpikingGraph
@@ -65,7 +66,10 @@ class UpdateSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average."""
+    """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average.
+
+    The arrays are views of the bytes that were received: read them, never write to them.
+    """
 
     arrays: dict[str, Tensor]
     metrics: dict[str, float]
@@ -180,17 +184,23 @@ def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
         values = _read(array, spec.shape)
     except Exception as error:  # whatever a crafted header makes NumPy raise
         raise UpdateRefused(f"{name}: {one_line(str(error)) or type(error).__name__}") from None
-    if not (np.abs(values) <= MAXIMUM_VALUE).all():
+    tensor = npy.as_tensor(values)  # fresh memory for all replies of a round would cost more than checking them
+    smallest, largest = (bound.item() for bound in tensor.aminmax()) if tensor.numel() else (1.0, 1.0)
+    if not (smallest >= -MAXIMUM_VALUE and largest <= MAXIMUM_VALUE):  # either is NaN if any value is
         raise UpdateRefused(f"{name}: holds NaN, infinity or a value beyond {MAXIMUM_VALUE:g}")
-    if spec.values == "positive" and not (values > 0).all():
-        raise UpdateRefused(f"{name}: expected positive values, the smallest is {values.min():g}")
-    if spec.values == "non-negative" and not (values >= 0).all():
-        raise UpdateRefused(f"{name}: expected no negative value, the smallest is {values.min():g}")
-    return torch.from_numpy(values.copy())
+    if spec.values == "positive" and not smallest > 0:
+        raise UpdateRefused(f"{name}: expected positive values, the smallest is {smallest:g}")
+    if spec.values == "non-negative" and not smallest >= 0:
+        raise UpdateRefused(f"{name}: expected no negative value, the smallest is {smallest:g}")
+    return tensor
 
 
 def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
     """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values."""
+    if (array.dtype, array.shape, array.stype) == ("float32", shape, SType.NUMPY):
+        values = npy.loads(array.data, shape)
+        if values is not None:
+            return values
     stream = io.BytesIO(array.data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("not in the format that numpy.save writes")
@@ -201,7 +211,7 @@ def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
         raise ValueError(f"declared as {array.dtype[:20]}{list(array.shape[:8])}, but holds float32{list(shape)}")
     if (size := len(array.data) - stream.tell()) != 4 * math.prod(shape):
         raise ValueError(f"{size} bytes instead of {math.prod(shape)} float32 values")
-    return array.numpy()
+    return np.ascontiguousarray(array.numpy())
 
 
 def _check_metrics(metrics: MetricRecord, names: frozenset[str], most: int) -> dict[str, float]:

@@ -67,6 +67,14 @@ def test_what_is_read_cannot_be_written_to():
         npy.loads(npy.dumps(torch.ones(3)), (3,))[0] = 2
 
 
+def test_a_tensor_is_a_view_and_nobody_is_warned(recwarn):
+    data = npy.dumps(torch.arange(3.0))
+    found = npy.as_tensor(npy.loads(data, (3,)))
+    assert found.tolist() == [0, 1, 2]
+    assert found.data_ptr() == npy.loads(data, (3,)).ctypes.data
+    assert not recwarn.list
+
+
 def test_only_float32_is_written():
     with pytest.raises(TypeError, match=r"torch\.float64"):
         npy.dumps(torch.ones(3, dtype=torch.float64))

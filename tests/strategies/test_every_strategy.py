@@ -19,8 +19,9 @@ from snnfl.protocol import train_metrics
 from strategies import bases
 from strategies.cohort import Cohort, seeded_draws
 from strategies.combinations import build_checked
-from strategies.guarded import Guarded, cheap_collection
+from strategies.guarded import Guarded
 from strategies.privacy import WRAPPERS
+from strategies.server_app import cheap_collection
 from strategies.spiking import Spiking
 from strategies.update import UpdateSpec, ann_specs
 

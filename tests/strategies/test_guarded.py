@@ -65,7 +65,7 @@ def test_the_base_strategy_gets_the_arrays_in_one_order_and_the_received_message
     class Base(FedAvg):
         def aggregate_train(self, server_round: int, replies: list[Message]) -> tuple[None, None]:
             self.got = [(reply.metadata, dict(reply.content)) for reply in replies]
-            self.arrays = [dict(reply.content["arrays"]) for reply in replies]
+            self.arrays = [{name: array.data for name, array in reply.content["arrays"].items()} for reply in replies]
             for reply in replies:
                 reply.content["arrays"].clear()  # as FedMedian does, array by array
             return None, None
@@ -77,7 +77,7 @@ def test_the_base_strategy_gets_the_arrays_in_one_order_and_the_received_message
     Guarded(base, SPEC, seed=0).aggregate_train(1, replies)
     assert [metadata for metadata, _ in base.got] == [replies[0].metadata, replies[2].metadata]
     assert [content["metrics"] for _, content in base.got] == [r.content["metrics"] for r in (replies[0], replies[2])]
-    assert base.arrays == before
+    assert base.arrays == [{name: array.data for name, array in arrays.items()} for arrays in before]
     assert [list(found) for found in base.arrays] == [["w", "b"], ["w", "b"]]
     assert [dict(reply.content["arrays"]) for reply in (replies[0], replies[2])] == before
 
