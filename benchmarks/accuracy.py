@@ -1,6 +1,6 @@
 """Accuracy that a trained network loses by conversion, on CIFAR-10's test images.
 
-The network is He's ResNet-20 as ``snnfl run benchmarks/resnet20_cifar10.yaml`` trains it. Differences are paired: both
+The network is He's ResNet-20 as ``benchmarks/checkpoints/train.py`` trains it. Differences are paired: both
 networks see the same images, so an interval comes from the images that only one of them gets right.
 """
 
@@ -26,7 +26,7 @@ from snnfl.spiking import SpikingNetwork
 from snnfl.torchvision_guard import guard
 from snnfl.training import load_arrays
 
-CHECKPOINT = Path(__file__).parent / "resnet20_cifar10.safetensors"
+CHECKPOINT = Path(__file__).parent / "checkpoints/resnet20_cifar10.safetensors"
 SHAPE = (3, 32, 32)
 CALIBRATION = 128
 BATCH = 250
