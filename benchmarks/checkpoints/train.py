@@ -1,8 +1,8 @@
 """Trains the checkpoint of ``benchmarks/accuracy.py``: He's ResNet-20 on CIFAR-10, 10 epochs, 26 minutes on one core.
 
 ``python benchmarks/checkpoints/train.py OUTPUT.safetensors`` with CIFAR-10 in ``SNNFL_DATA``. SGD with a one-cycle
-schedule; each batch is mirrored and shifted as a whole. The file beside this one was trained by an earlier version, with
-the same recipe and other random draws.
+schedule; each batch is mirrored and shifted as a whole. The file beside this one was trained by an earlier version,
+with the same recipe and other random draws.
 """
 
 from __future__ import annotations
