@@ -1,0 +1,89 @@
+"""The image of one victim from the first layer's gradient alone, without optimisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+
+from snnfl.attacks import biases
+from snnfl.attacks.labels import infer_labels
+from snnfl.attacks.local import cosine_distance, simulate
+from snnfl.attacks.networks import normalised_layers
+from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.audit.view import ServerView
+
+GRID = 64
+"""Scales that are tried before the best one is refined."""
+
+
+def _reads_images(view: ServerView) -> str | None:
+    layers = [module for module in view.model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    if not isinstance(layers[0], nn.Linear) or layers[0].in_features != math.prod(view.input_shape):
+        return "the first layer isn't linear on the image itself"
+    if view.knowledge.images != 1:
+        return "reconstructs one image, the round had more or an unknown number"
+    return None
+
+
+@register(
+    "closed_form",
+    source="Geiping et al. 2020, proposition 3.1; rank 1 without the bias gradient",
+    needs=("architecture", "loss", "images", "batch_size", "epochs"),
+    against="both",
+    requires=_reads_images,
+)
+def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Divide the first layer's weight gradient by its bias gradient, or take its only direction.
+
+    ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact, and least squares under noise.
+    An S-update has no bias gradient; there the first right singular vector of ``dL/dW`` is ``x`` up to a factor, which
+    is the one whose gradient of the whole network is nearest to the observed one.
+    """
+    return [_solve(view, generator) for view in views]
+
+
+def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
+    guess = biases.inferred(view) if view.spiking else None
+    problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, biases=guess)
+    labels = infer_labels(view, problem, generator)
+    layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
+    weight, bias = problem.target[f"{layer}.weight"].double(), problem.target.get(f"{layer}.bias")
+    if bias is not None:
+        image = (bias.double() @ weight / bias.double().square().sum().clamp_min(1e-300)).view(1, *problem.input_shape)
+        return _reconstruction(problem, image, labels)
+    _, _, directions = torch.linalg.svd(weight, full_matrices=False)
+    return _scaled(problem, directions[0].view(1, *problem.input_shape), labels)
+
+
+def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstruction:
+    """Find the factor of a direction: the one of the smallest gradient distance, first on a grid, then refined."""
+    reach = float(torch.maximum(problem.low.abs().max(), problem.high.abs().max()) * math.sqrt(direction.numel()))
+
+    def distance(factor: float) -> float:
+        return _distance(problem, factor * direction, labels)
+
+    factors = [reach * step / GRID for step in range(-GRID, GRID + 1) if step]
+    best = min(factors, key=distance)
+    width = reach / GRID
+    found = minimize_scalar(distance, bounds=(best - width, best + width), method="bounded", options={"xatol": 1e-9})
+    return _reconstruction(problem, float(found.x) * direction, labels)
+
+
+def _reconstruction(problem: Problem, image: Tensor, labels: Tensor) -> Reconstruction:
+    value = _distance(problem, image, labels)
+    return Reconstruction(images=image.float(), labels=labels, objective=value, curve=((0, value),))
+
+
+def _distance(problem: Problem, image: Tensor, labels: Tensor) -> float:
+    """Return the cosine distance of an image's gradient to the observed one, in double precision."""
+    exact = replace(problem, arrays={name: array.double() for name, array in problem.arrays.items()})
+    wanted = {name: array.double() for name, array in problem.target.items()}
+    targets = nn.functional.one_hot(labels, problem.classes).double()
+    found = simulate(exact.network, exact.arrays, tuple(wanted), image, targets, problem.local)
+    return float(cosine_distance(found, wanted))

@@ -1,0 +1,154 @@
+"""The published attacks on a plain update: DLG, iDLG, Inverting Gradients and the setting of Huang et al."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from snnfl.attacks.labels import infer_labels
+from snnfl.attacks.local import l2_distance, simulate
+from snnfl.attacks.matching import Matching, match
+from snnfl.attacks.networks import Arrays
+from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.audit.view import ServerView
+
+CONVERGED = 1e-7
+"""Share of a start's first objective below which DLG takes a further start for needless."""
+
+INNER_STEPS = 20
+"""Evaluations within a step of L-BFGS, as in the code of Zhu et al."""
+
+CANDIDATES = (1, 2, 4, 8, 16, 32)
+"""Batch sizes that an attacker who doesn't know it tries."""
+
+
+@register(
+    "dlg",
+    source="Zhu et al. 2019, algorithm 1",
+    needs=("architecture", "loss", "images", "batch_size", "epochs", "learning_rate", "optimizer"),
+    against="plain",
+)
+def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Minimise ``||g'(x', softmax(y')) - g||^2`` over images and labels together, by L-BFGS."""
+    return [_lbfgs(problem_of(view), None, budget, generator) for view in views]
+
+
+@register(
+    "idlg",
+    source="Zhao et al. 2020",
+    needs=("architecture", "loss", "images", "batch_size", "epochs", "learning_rate", "optimizer"),
+    against="plain",
+    requires=lambda view: None if view.knowledge.images == 1 else "infers the label of one image, the round had more",
+)
+def idlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Read the label off the last layer's gradient, then minimise as :func:`dlg` over the image alone."""
+    problems = [problem_of(view) for view in views]
+    pairs = zip(views, problems, strict=True)
+    return [_lbfgs(problem, infer_labels(view, problem, generator), budget, generator) for view, problem in pairs]
+
+
+@register(
+    "inverting_gradients",
+    source="Geiping et al. 2020, section 4",
+    needs=("architecture", "loss", "images", "batch_size", "epochs"),
+    against="plain",
+)
+def inverting_gradients(
+    views: Sequence[ServerView], budget: Budget, generator: torch.Generator
+) -> list[Reconstruction]:
+    """Minimise ``1 - cos(g', g) + a TV(x')`` by signed Adam, with the labels inferred before."""
+    problems = [problem_of(view) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return match(problems, labels, Matching(), budget, generator)
+
+
+@register(
+    "huang",
+    source="Huang et al. 2021, section 4: private batch statistics and batch size unknown",
+    needs=("architecture", "loss", "norm_statistics"),
+    against="plain",
+)
+def huang(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Invert with running statistics in place of the batch's own, and with the batch size guessed.
+
+    Each candidate is tried on the whole budget as one step, and the one of the smallest objective counts. The images
+    that it returns may be more or fewer than the client had.
+    """
+    known = views[0].knowledge.images
+    tried = [_guessed(views, count, budget, generator) for count in (CANDIDATES if known is None else (known,))]
+    return [min(guesses, key=lambda guess: guess.objective) for guesses in zip(*tried, strict=True)]
+
+
+def _guessed(
+    views: Sequence[ServerView], count: int, budget: Budget, generator: torch.Generator
+) -> list[Reconstruction]:
+    problems = [problem_of(view, norm_mode="eval", biases=_statistics(view), count=count) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return match(problems, labels, Matching(), budget, generator)
+
+
+def _statistics(view: ServerView) -> Arrays:
+    """Return the update's running statistics if they may be used; those that the server sent stand in otherwise."""
+    if view.knowledge.norm_statistics != "known":
+        return {}
+    statistics = ("running_mean", "running_var")
+    return {name: array for name, array in view.exchange.received.items() if name.endswith(statistics)}
+
+
+def _lbfgs(problem: Problem, labels: Tensor | None, budget: Budget, generator: torch.Generator) -> Reconstruction:
+    """Take the best of several starts; a start that converged is the last."""
+    best: Reconstruction | None = None
+    for _ in range(budget.restarts):
+        found, first = _descend(problem, labels, budget, generator)
+        if best is None or found.objective < best.objective:
+            best = found
+        if best.objective < CONVERGED * first:
+            break
+    if best is None:
+        raise ValueError("restarts=0: expected at least 1")
+    return best
+
+
+def _descend(
+    problem: Problem, labels: Tensor | None, budget: Budget, generator: torch.Generator
+) -> tuple[Reconstruction, float]:
+    """Run L-BFGS from one random start; return what it found and the objective of the start."""
+    shape = (problem.count, *problem.input_shape)
+    images = torch.randn(shape, generator=generator)
+    logits = torch.randn(problem.count, problem.classes, generator=generator)
+    free: Arrays = {"images": images, "logits": logits}
+    if labels is not None:
+        probabilities = torch.nn.functional.one_hot(labels, problem.classes).float()
+        del free["logits"]
+
+    def objective(found: Arrays) -> Tensor:
+        wanted = found["logits"].softmax(1) if labels is None else probabilities
+        dummy = simulate(problem.network, problem.arrays, tuple(problem.target), found["images"], wanted, problem.local)
+        return l2_distance(dummy, problem.target)
+
+    slope = grad_and_value(objective)
+
+    def closure() -> float:
+        gradient, value = slope(free)
+        for name, variable in free.items():
+            variable.grad = gradient[name]
+        return float(value)
+
+    optimizer = torch.optim.LBFGS(list(free.values()), lr=1.0, max_iter=INNER_STEPS)
+    first = least = closure()
+    best, curve = {name: variable.clone() for name, variable in free.items()}, [(0, first)]
+    for iteration in range(1, budget.iterations + 1):
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        value = closure()
+        if value < least:
+            least, best = value, {name: variable.clone() for name, variable in free.items()}
+        if budget.recorded(iteration):
+            curve.append((iteration, least))
+        if not value < 1e12 or least < CONVERGED * first:
+            break
+    found = best["logits"].argmax(1) if labels is None else labels
+    return Reconstruction(images=best["images"], labels=found, objective=least, curve=tuple(curve)), first

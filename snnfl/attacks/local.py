@@ -1,0 +1,102 @@
+"""A client's local training, simulated differentiably, and what its update says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from snnfl.attacks.networks import Arrays, Network, soft_cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """SGD as :func:`snnfl.training.train_locally` runs it, over a fixed order of batches.
+
+    Attributes:
+        batch_size: Images per step; the last batch of an epoch may be smaller.
+        epochs: Passes, in the same order each time. An attacker doesn't know the order; for one step there is none.
+        learning_rate: Above 0.
+        momentum: The buffer starts at the first gradient.
+        weight_decay: Times the weight, added to its gradient.
+    """
+
+    batch_size: int
+    epochs: int = 1
+    learning_rate: float = 1.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+def difference(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor], learning_rate: float) -> Arrays:
+    """Return ``(sent - returned) / learning_rate``: the gradient, if the client took one step without weight decay.
+
+    Args:
+        sent: Arrays before the local training.
+        returned: Arrays after it; those that aren't among ``sent`` are left out.
+        learning_rate: Of the local steps.
+    """
+    return {name: (sent[name] - array) / learning_rate for name, array in returned.items() if name in sent}
+
+
+def simulate(
+    network: Network,
+    arrays: Mapping[str, Tensor],
+    trained: tuple[str, ...],
+    inputs: Tensor,
+    targets: Tensor,
+    local: LocalTraining,
+) -> Arrays:
+    """Train on dummy images and return what :func:`difference` would see of it, differentiably.
+
+    ``g_k = grad L(w_k) + wd w_k``, ``v_0 = g_0``, ``v_k = m v_{k-1} + g_k``, ``w_{k+1} = w_k - lr v_k``; the result is
+    ``(w_0 - w_K) / lr = sum_k v_k`` (Geiping et al. 2020, section 6, for FedAvg; with one step it is the gradient).
+
+    Args:
+        network: What is trained.
+        arrays: Its arrays at the start.
+        trained: Those of them whose change was observed. All are trained, as far as it shows.
+        inputs: Dummy images, ``[N, ...]``.
+        targets: Their label probabilities, ``[N, classes]``.
+        local: How the client trains.
+    """
+    batches = list(zip(torch.split(inputs, local.batch_size), torch.split(targets, local.batch_size), strict=True))
+    batches *= local.epochs
+    statistics = ("running_mean", "running_var")
+    moving = [name for name in arrays if not name.endswith(statistics)] if len(batches) > 1 else trained
+    fixed = {name: array for name, array in arrays.items() if name not in moving}
+
+    def loss(weights: Arrays, some: Tensor, wanted: Tensor) -> Tensor:
+        return soft_cross_entropy(network({**fixed, **weights}, some), wanted)
+
+    weights: Arrays = {name: arrays[name] for name in moving}
+    velocity, total = dict[str, Tensor](), dict[str, Tensor]()
+    for some, wanted in batches:
+        gradient = grad(loss)(weights, some, wanted)
+        slope = {name: gradient[name] + local.weight_decay * weights[name] for name in weights}
+        velocity = {name: local.momentum * velocity[name] + slope[name] if velocity else slope[name] for name in slope}
+        weights = {name: weights[name] - local.learning_rate * velocity[name] for name in weights}
+        total = {name: total[name] + velocity[name] if total else velocity[name] for name in velocity}
+    return {name: total[name] for name in trained}
+
+
+def l2_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+    """Return ``sum_l ||g'_l - g_l||^2`` (Zhu et al. 2019, eq. 4; SNFL eq. 4)."""
+    return torch.stack([(found[name] - array).square().sum() for name, array in wanted.items()]).sum()
+
+
+def cosine_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+    """Return ``1 - <g', g> / (||g'|| ||g||)`` over all arrays together (Geiping et al. 2020, eq. 4)."""
+    inner = torch.stack([(found[name] * array).sum() for name, array in wanted.items()]).sum()
+    squares = [torch.stack([side[name].square().sum() for name in wanted]).sum() for side in (found, wanted)]
+    return 1 - inner / (squares[0] * squares[1]).clamp_min(1e-30).sqrt()
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Return the mean absolute difference of neighbouring pixels, down and across; zero for what has no picture."""
+    if images.dim() < 4:
+        return images.new_zeros(())
+    return images.diff(dim=-2).abs().mean() + images.diff(dim=-1).abs().mean()

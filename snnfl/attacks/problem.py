@@ -1,0 +1,132 @@
+"""From what a server holds to the problem that an inversion solves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from snnfl.attacks.local import LocalTraining, difference
+from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
+from snnfl.audit.view import Exchange, ServerView, ThreatModelError
+from snnfl.conversion import recover
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """Find images whose local training gives an observed update.
+
+    Attributes:
+        network: What the client trained, as a function.
+        arrays: Its arrays at the start of the round, as far as the attacker knows or guesses them.
+        target: Observed ``(sent - returned) / learning_rate`` of the arrays whose change was seen.
+        local: How the client trained.
+        count: Number of images.
+        input_shape: Of one of them.
+        classes: Number of labels.
+        low: Smallest normalised value of a pixel, shape ``[C, 1, 1]`` or ``[features]``.
+        high: Largest one.
+    """
+
+    network: Network
+    arrays: Arrays
+    target: Arrays
+    local: LocalTraining
+    count: int
+    input_shape: tuple[int, ...]
+    classes: int
+    low: Tensor
+    high: Tensor
+
+
+def problem_of(
+    view: ServerView,
+    *,
+    norm_mode: Literal["train", "eval"] | None = None,
+    biases: Mapping[str, Tensor] | None = None,
+    count: int | None = None,
+) -> Problem:
+    """Lay out the inversion of one update.
+
+    Args:
+        view: Of a plain or an S-run; of the latter the ANN's weights are recovered exactly.
+        norm_mode: How batch normalisation is differentiated; by default as the client ran it.
+        biases: The client's biases at the start of the round, where the server sent none.
+        count: Number of images, where the threat model doesn't tell; they are taken as one step's batch.
+
+    Raises:
+        ThreatModelError: If the number of images or, for several steps or weight decay, the learning rate is denied.
+    """
+    arrays = {name: array.detach().float() for name, array in {**view.exchange.sent, **(biases or {})}.items()}
+    local = local_training(view, count)
+    images = view.knowledge.images if count is None else count
+    if images is None:
+        raise ThreatModelError("needs images, which the threat model denies; use huang, which guesses")
+    zeros, ones = torch.zeros(view.input_shape), torch.ones(view.input_shape)
+    return Problem(
+        network=network_of(view.model, norm_mode or view.knowledge.norm_mode),
+        arrays=arrays,
+        target=observed(view, local.learning_rate),
+        local=local,
+        count=images,
+        input_shape=view.input_shape,
+        classes=classes_of(view.model),
+        low=view.inputs(zeros),
+        high=view.inputs(ones),
+    )
+
+
+def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
+    """Read the client's local training from the threat model.
+
+    One step needs no learning rate, for its gradient is known up to a factor; ``momentum`` doesn't act on it.
+
+    Args:
+        view: Of the attacked round.
+        count: If given, the round counts as one step on as many images.
+
+    Raises:
+        ThreatModelError: If what several steps depend on is denied.
+    """
+    known = view.knowledge
+    if count is None and known.steps is None:
+        raise ThreatModelError("needs images, batch_size and epochs, of which the threat model denies one")
+    several = count is None and known.steps != 1
+    if several and (known.learning_rate is None or known.momentum is None or known.weight_decay is None):
+        raise ThreatModelError("several local steps need learning_rate and optimizer, of which one is denied")
+    return LocalTraining(
+        batch_size=count or known.batch_size or 1,
+        epochs=1 if count else known.epochs or 1,
+        learning_rate=known.learning_rate or 1.0,
+        momentum=known.momentum or 0.0,
+        weight_decay=(known.weight_decay or 0.0) if known.learning_rate else 0.0,
+    )
+
+
+def returned_arrays(view: ServerView, exchange: Exchange) -> Mapping[str, Tensor]:
+    """Return the ANN's arrays after local training: as received, or recovered from a spiking update, without biases.
+
+    ``W_A = W_S sigma/gamma`` with the update's own batch normalisation (SNFL section 4.2, "Server Aggregation"), which
+    is exact. A channel that is too near zero to be divided keeps what was sent, as if it hadn't changed.
+    """
+    if view.graph is None or view.conversion is None:
+        return exchange.received
+    return recover(
+        view.graph,
+        exchange.received,
+        biases=False,
+        minimum_scale=view.conversion.minimum_scale,
+        fallback=exchange.sent,
+    )
+
+
+def observed(view: ServerView, learning_rate: float) -> Arrays:
+    """Return the update of the attacked round as a gradient, of trained parameters alone (no running statistics)."""
+    trained = {name for name, parameter in view.model.named_parameters() if parameter.requires_grad}
+    returned = {name: array for name, array in returned_arrays(view, view.exchange).items() if name in trained}
+    return {
+        name: array.detach().float() for name, array in difference(view.exchange.sent, returned, learning_rate).items()
+    }

@@ -1,0 +1,112 @@
+"""A received spiking network as a function that an attacker differentiates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from snnfl.attacks.networks import Arrays, Network
+from snnfl.attacks.problem import Problem, local_training
+from snnfl.audit.view import ServerView, ThreatModelError
+from snnfl.config import ConversionConfig
+from snnfl.conversion import fold
+from snnfl.conversion.folding import norm_state
+from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
+from snnfl.spiking.network import add_drive, constant_values, readout
+from snnfl.spiking.neuron import broadcast
+
+
+def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surrogate: bool) -> Network:
+    """Return a spiking network as a function of its arrays: logits averaged over ``config.steps`` time steps.
+
+    Args:
+        graph: The structure.
+        config: Steps and initial potential.
+        surrogate: Whether spikes have the gradient :func:`fire` gives them; their true one is zero.
+    """
+
+    def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        spiking = SpikingNetwork(graph, arrays, config.initial_potential)
+        constants = constant_values(graph, arrays, inputs)
+        potentials, sums = dict[str, Tensor](), dict[str, Tensor]()
+        for step in range(config.steps):
+            values = dict(constants)
+            for node in graph.body:
+                sources = [values[name] for name in node.inputs]
+                if isinstance(node, Spike):
+                    drive = spiking.drive(node.name, step, step + 1, config.steps)
+                    current = add_drive(sources[0][None], drive)[0]
+                    threshold = broadcast(arrays[f"{node.name}.threshold"], current.shape)
+                    before = potentials.get(node.name)
+                    charged = current + (_rest(spiking, node.name, current) if before is None else before)
+                    values[node.name] = fire(charged, threshold, surrogate=surrogate)
+                    potentials[node.name] = charged - values[node.name]
+                else:
+                    values[node.name] = node.apply(sources, arrays)
+            for name in graph.readout_inputs:
+                sums[name] = sums[name] + values[name] if name in sums else values[name]
+        return readout(graph, arrays, {**constants, **{name: total / config.steps for name, total in sums.items()}})
+
+    return network
+
+
+def fire(potential: Tensor, threshold: Tensor, *, surrogate: bool) -> Tensor:
+    """Return ``V_th [v >= V_th]``, whose derivative by ``v`` is ``max(0, 1 - |v - V_th| / V_th)`` or zero.
+
+    The derivative is that of PrivateSNN, eq. 5 (Kim et al. 2022). It is the exact one of a smooth step that is added
+    and taken away again, so that spikes can be differentiated twice.
+
+    Args:
+        potential: Membrane potential, of any shape.
+        threshold: Positive, of a shape that broadcasts to it.
+        surrogate: Whether to have the derivative.
+    """
+    spikes = (potential >= threshold) * threshold
+    if not surrogate:
+        return spikes.detach()
+    distance = (potential / threshold - 1).clamp(-1, 1)
+    smooth = threshold * torch.where(distance < 0, (1 + distance) ** 2 / 2, 1 - (1 - distance) ** 2 / 2)
+    return spikes.detach() + smooth - smooth.detach()
+
+
+def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surrogate: bool) -> Problem:
+    """Turn the inversion of a reconverted network into that of the spiking network itself.
+
+    Weights are those that the server sent, folded with the batch normalisation that it sent; biases, thresholds and
+    potentials are those received. A folded weight's gradient is that of the ANN's, divided by ``gamma/sigma``. The
+    round counts as one step on all images.
+
+    Args:
+        view: Of an S-run.
+        problem: Of the reconverted network, for shapes and target.
+        biases: Any, for the folding; the received ones replace them.
+        surrogate: As in :func:`spiking_network_of`.
+    """
+    if view.graph is None or view.conversion is None:
+        raise ThreatModelError("a plain update holds no spiking network")
+    sent = {**view.exchange.sent, **biases}
+    received = {name: array for name, array in view.exchange.received.items() if not name.endswith(".weight")}
+    target = {}
+    for node in view.graph.affines:
+        name = f"{node.name}.weight"
+        if node.op != "scale":
+            scale = torch.ones(len(sent[name])) if node.norm is None else norm_state(node, sent).scale
+            per_channel = scale.view(-1, *[1] * (sent[name].dim() - 1))
+            target[name] = problem.target[name] / torch.where(per_channel.abs() > 0, per_channel, torch.inf)
+    return replace(
+        problem,
+        network=spiking_network_of(view.graph, view.conversion, surrogate=surrogate),
+        arrays={**fold(view.graph, sent), **received},
+        target=target,
+        local=local_training(view, problem.count),
+    )
+
+
+def _rest(network: SpikingNetwork, layer: str, like: Tensor) -> Tensor:
+    """Return the potential before the first step, as :meth:`SpikingNetwork.rest` does, without writing in place."""
+    potential = network.parameters[f"{layer}.threshold"] * (0.5 if network.initial_potential == "half" else 0.0)
+    calibrated = network.parameters.get(f"{layer}.potential")
+    return broadcast(potential if calibrated is None else potential + calibrated, like.shape)

@@ -1,0 +1,23 @@
+"""What only scoring may know. Attack code must not import this module; a test walks its imports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroundTruth:
+    """A client's secrets of one round, exported by a simulation with consent.
+
+    Attributes:
+        images: In pixels of [0, 1], shape ``[N, C, H, W]``, as the client trained on them.
+        labels: Shape ``[N]``, int64.
+        biases: The client's own biases at the start of the round, by name.
+    """
+
+    images: Tensor
+    labels: Tensor
+    biases: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,120 @@
+"""One round of one client on real images, as its server sees it: what tests of attacks share."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from snnfl import rng
+from snnfl.audit.ground_truth import GroundTruth
+from snnfl.audit.view import Exchange, Knowledge, ServerView
+from snnfl.config import ConversionConfig, DataConfig, TrainingConfig
+from snnfl.conversion import convert_state
+from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.data import load
+from snnfl.models import initialise
+from snnfl.spiking import trace
+from snnfl.training import exchangeable, private_biases, train_locally
+
+SCALE = 16.0
+"""Digits are valued 0 to 16."""
+
+
+def digits(count: int, start: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images in pixels of [0, 1], labels, and mean and standard deviation of the normalisation."""
+    data = load(DataConfig(source="digits"))
+    images, labels = data.train_images[start : start + count], data.train_labels[start : start + count]
+    return images.float() / SCALE, labels, data.mean / SCALE, data.std / SCALE
+
+
+def small_mlp(hidden: int = 32) -> nn.Module:
+    return _drawn(
+        OrderedDict(flatten=nn.Flatten(), fc1=nn.Linear(64, hidden), relu=nn.ReLU(), fc2=nn.Linear(hidden, 10))
+    )
+
+
+def small_cnn(*, norm: bool = False, activation: type[nn.Module] = nn.ReLU, spread: float = 0.0) -> nn.Module:
+    """Build ``conv 8 - conv 8 - linear`` without pooling; uniform weights of +-``spread`` if it isn't zero."""
+    norms = (OrderedDict(norm1=nn.BatchNorm2d(8)), OrderedDict(norm2=nn.BatchNorm2d(8))) if norm else ({}, {})
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, 8, 3, padding=1), **norms[0], act1=activation(),
+        conv2=nn.Conv2d(8, 8, 3, padding=1), **norms[1], act2=activation(),
+        flatten=nn.Flatten(), fc=nn.Linear(8 * 64, 10),
+    )  # fmt: skip
+    model = _drawn(layers)
+    if spread:
+        draw = rng.generator(0, "spread")
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, -spread, spread, generator=draw)
+    return model
+
+
+def _drawn(layers: OrderedDict[str, nn.Module]) -> nn.Module:
+    model = nn.Sequential(layers)
+    initialise(model, rng.generator(0, "weights"))
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """What the server has and what only scoring may know."""
+
+    view: ServerView
+    truth: GroundTruth
+
+
+def attacked(
+    model: nn.Module,
+    *,
+    start: int = 0,
+    images: int = 1,
+    training: TrainingConfig | None = None,
+    conversion: ConversionConfig | None = None,
+    knowledge: Knowledge | None = None,
+    biases: dict[str, Tensor] | None = None,
+) -> Victim:
+    """Train a client for a round on digits, for real, and return both sides; with ``conversion`` of an S-run."""
+    training = training or TrainingConfig(
+        epochs=1, batch_size=images, learning_rate=0.1, momentum=0.0, weight_decay=0.0
+    )
+    pixels, labels, mean, std = digits(images, start)
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, array in (biases or {}).items():
+            model.get_parameter(name).copy_(array)
+    before = {name: array.clone() for name, array in exchangeable(model).items()}
+    parts = (torch.split(values, training.batch_size) for values in ((pixels - mean) / std, labels))
+    batches = list(zip(*parts, strict=True))
+    train_locally(model, [batches] * training.epochs, training, server_round=1)
+    after = {name: array.clone() for name, array in exchangeable(model).items()}
+    private = private_biases(model)
+    sent, graph = before, None
+    if conversion is not None:
+        graph = trace(model)
+        sent = {name: array for name, array in before.items() if name not in private}
+        calibrating, _, _, _ = digits(64, 500)
+        network = convert_state(graph, model.state_dict(), (calibrating - mean) / std, conversion)
+        norms = {
+            f"{node.norm}.{field}": after[f"{node.norm}.{name}"]
+            for node in graph.affines if node.norm for field, name in NORM_FIELDS.items()
+        }  # fmt: skip
+        after = {**network.parameters, **norms}
+    known = knowledge or Knowledge(
+        images=images,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    view = ServerView(
+        model=model, input_shape=(1, 8, 8), mean=mean, std=std, graph=graph, conversion=conversion,
+        exchange=Exchange(server_round=1, sent=sent, received=after),
+        knowledge=replace(known, biases=conversion is None), labels=labels if known.labels else None,
+    )  # fmt: skip
+    truth = GroundTruth(images=pixels, labels=labels, biases={name: before[name] for name in private})
+    return Victim(view=view, truth=truth)
