@@ -13,6 +13,7 @@ from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import problem_of
 from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
 from snnfl.attacks.surrogate import spiking_problem
 from snnfl.audit.view import Fact, ServerView
 from snnfl.training import private_biases
@@ -153,3 +154,20 @@ def reconverted_initial(
 def reconverted_train(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Reconvert to an ANN and differentiate in training mode, where only biases with no norm behind them matter."""
     return _reconverted(views, biases.inferred, budget, generator, norm_mode="train")
+
+
+@register(
+    "reconverted_statistics",
+    source="adaptive: running statistics travel in the clear, and tell the brightness that batch statistics cancel",
+    needs=(*NEEDS, "norm_statistics"),
+    against="spiking",
+    requires=lacks_statistics,
+)
+def reconverted_statistics(
+    views: Sequence[ServerView], budget: Budget, generator: torch.Generator
+) -> list[Reconstruction]:
+    """Differentiate in training mode, and let dummy batches have the statistics that the update tells."""
+    analog = [problem_of(view, norm_mode="train", biases=biases.inferred(view)) for view in views]
+    problems = [with_statistics(view, problem) for view, problem in zip(views, analog, strict=True)]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return match(problems, labels, Matching(statistics=STATISTICS), budget, generator)

@@ -14,6 +14,7 @@ from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.networks import Arrays
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
 from snnfl.audit.view import ServerView
 
 CONVERGED = 1e-7
@@ -64,6 +65,22 @@ def inverting_gradients(
     problems = [problem_of(view) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     return match(problems, labels, Matching(), budget, generator)
+
+
+@register(
+    "inverting_statistics",
+    source="Geiping et al. 2020 with the regulariser of Yin et al. 2021, eq. 6, on the update's own statistics",
+    needs=("architecture", "loss", "images", "batch_size", "epochs", "norm_statistics"),
+    against="plain",
+    requires=lacks_statistics,
+)
+def inverting_statistics(
+    views: Sequence[ServerView], budget: Budget, generator: torch.Generator
+) -> list[Reconstruction]:
+    """Invert as :func:`inverting_gradients`, and let dummy batches have the statistics that the update tells."""
+    problems = [with_statistics(view, problem_of(view)) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return match(problems, labels, Matching(statistics=STATISTICS), budget, generator)
 
 
 @register(

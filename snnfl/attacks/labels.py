@@ -57,7 +57,9 @@ def batch_labels(bias_gradient: Tensor, probabilities: Tensor, count: int) -> Te
         count: ``N``.
     """
     expected = (count * (probabilities - bias_gradient)).nan_to_num().clamp(0, count)
-    expected = expected * (count / expected.sum().clamp_min(1e-12))
+    if not expected.sum() > 0:  # a gradient that no batch has
+        expected = probabilities.nan_to_num(1.0)
+    expected = expected * (count / expected.sum())
     whole = expected.floor()
     left = count - int(whole.sum())
     whole[(expected - whole).argsort(descending=True)[:left]] += 1

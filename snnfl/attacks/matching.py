@@ -14,6 +14,7 @@ from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_va
 from snnfl.attacks.networks import Arrays
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.registry import Budget, Reconstruction
+from snnfl.attacks.statistics import statistics_distance
 
 IMAGES = "images"
 DISTANCES = {"cosine": cosine_distance, "l2": l2_distance}
@@ -29,6 +30,7 @@ class Matching:
         step: Of Adam on the images, in normalised units. It falls to a tenth after 3/8, 5/8 and 7/8 of the iterations.
         free: Arrays that are optimised with the images.
         free_step: Of Adam on them.
+        statistics: Weight of the distance to the private batches' statistics; zero for networks without any.
     """
 
     distance: Literal["cosine", "l2"] = "cosine"
@@ -36,6 +38,7 @@ class Matching:
     step: float = 0.1
     free: tuple[str, ...] = ()
     free_step: float = 0.01
+    statistics: float = 0.0
 
 
 def match(
@@ -67,16 +70,20 @@ def match(
     shape = (len(targets), first.count, *first.input_shape)
     noise = torch.randn(shape, generator=generator).to(first.low)
     variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
+    seen = _repeat([problem.seen for problem in problems], starts)
     variables |= {name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free}
 
-    def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor) -> Tensor:
-        free = {name: found[name] for name in matching.free}
-        dummy = simulate(first.network, {**fixed, **free}, tuple(wanted), found[IMAGES], probabilities, first.local)
-        return DISTANCES[matching.distance](dummy, wanted) + matching.variation * total_variation(found[IMAGES])
+    def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor) -> Tensor:
+        images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free}}
+        dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
+        value = DISTANCES[matching.distance](dummy, wanted) + matching.variation * total_variation(images)
+        if first.statistics is None:
+            return value
+        return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
-    slope = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0))
+    slope = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0))
     return _descend(
-        lambda found: slope(found, arrays, target, targets),
+        lambda found: slope(found, arrays, target, targets, seen),
         variables,
         (first.low, first.high),
         labels,

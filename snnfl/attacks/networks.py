@@ -55,12 +55,13 @@ def last_linear(model: nn.Module) -> str:
     Raises:
         ValueError: If there is none.
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
+    found: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not found:
         raise ValueError("the model has no linear layer, so its logits have no weights that tell labels")
-    return names[-1]
+    return found[-1]
 
 
 def classes_of(model: nn.Module) -> int:
     """Count a model's outputs."""
-    return model.get_parameter(f"{last_linear(model)}.weight").shape[0]
+    weight: Tensor = model.get_parameter(f"{last_linear(model)}.weight")
+    return len(weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -29,6 +29,8 @@ class Problem:
         classes: Number of labels.
         low: Smallest normalised value of a pixel, shape ``[C, 1, 1]`` or ``[features]``.
         high: Largest one.
+        statistics: What batch normalisation sees of a batch, where the private batches' own is to be met.
+        seen: That of the private batches; empty without.
     """
 
     network: Network
@@ -40,6 +42,8 @@ class Problem:
     classes: int
     low: Tensor
     high: Tensor
+    statistics: Network | None = None
+    seen: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def problem_of(

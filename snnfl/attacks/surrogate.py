@@ -69,7 +69,7 @@ def fire(potential: Tensor, threshold: Tensor, *, surrogate: bool) -> Tensor:
         return spikes.detach()
     distance = (potential / threshold - 1).clamp(-1, 1)
     smooth = threshold * torch.where(distance < 0, (1 + distance) ** 2 / 2, 1 - (1 - distance) ** 2 / 2)
-    return spikes.detach() + smooth - smooth.detach()
+    return spikes.detach() + (smooth - smooth.detach())
 
 
 def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surrogate: bool) -> Problem:

@@ -1,0 +1,103 @@
+"""What the running statistics of batch normalisation, which every update holds, say of the private batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from snnfl.attacks.local import LocalTraining
+from snnfl.attacks.networks import Arrays, Network, normalised_layers
+from snnfl.attacks.problem import Problem
+from snnfl.audit.view import ServerView
+
+STATISTICS = 0.1
+"""Weight of the statistics' distance beside a cosine distance."""
+
+FIELDS = {"running_mean": "mean", "running_var": "var"}
+"""Name in an ANN's update and in a spiking one, of what travels."""
+
+
+def batch_statistics_of(model: nn.Module) -> Network:
+    """Return what batch normalisation sees of a batch, as a function of the model's arrays.
+
+    The function's value has the shape ``[2, channels of all normalisations]``: means, and variances with the divisor
+    ``n - 1``, which is what PyTorch moves its running statistics by.
+    """
+    template = torch.func.replace_all_batch_norm_modules_(copy.deepcopy(model).eval())
+    names = {name for name, _ in template.named_parameters()}
+
+    def statistics(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        found: list[Tensor] = []
+
+        def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            value = arguments[0].transpose(0, 1).flatten(1)
+            found.append(torch.stack([value.mean(1), value.var(1)]))
+
+        norms = [module for module in template.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+        handles = [module.register_forward_pre_hook(note) for module in norms]
+        try:
+            given = {name: array for name, array in arrays.items() if name in names}
+            torch.func.functional_call(template, given, (inputs,))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.cat(found, dim=1)
+
+    return statistics
+
+
+def with_statistics(view: ServerView, problem: Problem) -> Problem:
+    """Add to a problem that the private batches' statistics are to be met, too."""
+    steps = problem.local.epochs * -(-problem.count // problem.local.batch_size)
+    return replace(problem, statistics=batch_statistics_of(view.model), seen=observed_statistics(view, steps))
+
+
+def lacks_statistics(view: ServerView) -> str | None:
+    """Say why a view tells nothing of its batches' statistics, or ``None`` if it does."""
+    if not normalised_layers(view.model):
+        return "the model has no batch normalisation"
+    if view.knowledge.norm_mode == "eval":
+        return "the client's batch normalisation ran in eval mode, which moves no running statistics"
+    return None if view.knowledge.norm_statistics == "known" else "the update's running statistics are denied"
+
+
+def observed_statistics(view: ServerView, steps: int) -> Tensor:
+    """Return the mean over the round's batches of their statistics, newer ones weighing more: exact for one step.
+
+    A step moves a running statistic by ``r <- (1 - m) r + m s``, so that after ``K`` steps
+    ``sum_k m (1 - m)^(K-1-k) s_k = r_K - (1 - m)^K r_0``; divided by ``1 - (1 - m)^K`` that is a weighted mean.
+
+    Args:
+        view: Of a plain or an S-run with batch normalisation.
+        steps: ``K``.
+
+    Returns:
+        As the value of :func:`batch_statistics_of`.
+    """
+    sent, received, columns = view.exchange.sent, view.exchange.received, []
+    for name, module in view.model.named_modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            kept = (1 - (module.momentum or 0.1)) ** steps
+            before = torch.stack([sent[f"{name}.{field}"] for field in FIELDS])
+            fields = FIELDS.values() if view.spiking else FIELDS
+            after = torch.stack([received[f"{name}.{field}"] for field in fields])
+            columns.append((after - kept * before) / (1 - kept))
+    return torch.cat(columns, dim=1)
+
+
+def statistics_distance(
+    statistics: Network, arrays: Arrays, images: Tensor, local: LocalTraining, seen: Tensor
+) -> Tensor:
+    """Compare the statistics of dummy batches, before any step, with those observed, in units of the observed variance.
+
+    ``mean((mu - mu*)^2 / var*) + mean((var/var* - 1)^2)`` over the channels of all normalisations: the regulariser of
+    GradInversion (Yin et al. 2021, eq. 6) with the private batch's statistics in place of a public data set's.
+    """
+    parts = [statistics(arrays, part) for part in torch.split(images, local.batch_size)]
+    found = torch.stack(parts).mean(0)
+    variance = seen[1].clamp_min(1e-12)
+    return ((found[0] - seen[0]).square() / variance).mean() + (found[1] / variance - 1).square().mean()

@@ -1,0 +1,203 @@
+"""Each attack where it must succeed, and where it must fail: an update that holds nothing of the image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+from victims import Victim, attacked, digits, small_cnn, small_mlp
+
+from snnfl.attacks import AttackResult, Budget, get_attack, names
+from snnfl.audit.view import Knowledge, ThreatModelError
+from snnfl.config import ConversionConfig, TrainingConfig
+from snnfl.metrics.images import floors, matched, psnr
+
+CONVERSION = ConversionConfig(steps=16)
+MANY = Budget(iterations=300)
+LEAKED = 18.0
+"""In dB. Of these digits the mean image, the best of the floors, scores 12."""
+
+
+def run(name: str, victim: Victim, budget: Budget = MANY) -> AttackResult:
+    return get_attack(name).run(victim.view, budget=budget, generator=torch.Generator().manual_seed(0))
+
+
+def score(found: AttackResult, victim: Victim) -> float:
+    truth = victim.truth.images
+    return float(psnr(found.images[matched(found.images, truth)], truth).mean())
+
+
+@cache
+def of(name: str) -> tuple[Victim, Budget]:
+    """Return a victim whom the attack must succeed against, and a budget."""
+    if name in ("dlg", "idlg"):
+        return attacked(small_cnn(activation=nn.Sigmoid, spread=0.5)), Budget(iterations=40, restarts=2)
+    if name == "closed_form":
+        return attacked(small_mlp()), MANY
+    if name in ("inverting_gradients", "huang"):
+        return attacked(small_cnn()), MANY
+    if name == "inverting_statistics":
+        return attacked(small_cnn(norm=True), images=2), Budget(iterations=300)
+    if name == "reconverted_statistics":
+        return attacked(small_cnn(norm=True), images=2, conversion=CONVERSION), Budget(iterations=300)
+    if name == "reconverted_train":
+        # Where the first layer isn't normalised, batch statistics cancel no brightness.
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)]
+        model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+        model.load_state_dict(renamed(small_cnn(norm=True).state_dict(), model))
+        return attacked(model, images=2, conversion=CONVERSION), Budget(iterations=300)
+    if name == "snn_surrogate":
+        return attacked(small_cnn(), conversion=ConversionConfig(steps=8)), Budget(iterations=120)
+    victim = attacked(small_mlp() if name == "reconverted_joint" else small_cnn(), conversion=CONVERSION)
+    if name == "reconverted_zero":
+        zeros = {key: torch.zeros_like(array) for key, array in victim.truth.biases.items()}
+        victim = attacked(small_cnn(spread=0.3), conversion=CONVERSION, biases=zeros)
+    initial = {**victim.view.exchange.sent, **victim.truth.biases}
+    return replace(victim, view=replace(victim.view, initial=initial, earlier=(victim.view.exchange,))), MANY
+
+
+def renamed(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Give a network's arrays another one's names: ``conv1, conv2, norm2, fc``."""
+    kept = [array for name, array in state.items() if not name.startswith("norm1")]
+    return dict(zip(model.state_dict(), kept, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "snn_naive"])
+def test_succeeds(name):
+    victim, budget = of(name)
+    found = run(name, victim, budget)
+    assert score(found, victim) > LEAKED
+    assert sorted(found.labels.tolist()) == sorted(victim.truth.labels.tolist())
+    assert found.setting == "realistic"
+
+
+def test_the_naive_attack_on_a_spiking_network_finds_labels_alone():
+    victim, budget = of("snn_naive")
+    found = run("snn_naive", victim, budget)
+    assert found.labels.tolist() == victim.truth.labels.tolist()
+    assert len({value for _, value in found.curve}) == 1  # no gradient, no progress
+    noise = torch.randn(1, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))[0]
+    torch.testing.assert_close(found.images, victim.view.pixels(noise))
+
+
+@pytest.mark.parametrize("name", names())
+def test_fails_on_a_random_update(name):
+    victim, _ = of(name)
+    exchange, draw = victim.view.exchange, torch.Generator().manual_seed(7)
+    before = {**exchange.received, **exchange.sent}  # of a spiking update, thresholds and statistics stay
+    trained = [key for key in exchange.received if key.endswith((".weight", ".bias"))]
+    noisy = {key: before[key] + 0.01 * torch.randn(before[key].shape, generator=draw) for key in trained}
+    noisy = {**exchange.received, **noisy}
+    if "statistics" in name:  # these tell of the images by themselves
+        noisy |= {
+            key: torch.ones_like(noisy[key]) for key in noisy if "running" in key or key.endswith(("mean", "var"))
+        }
+    random = replace(victim, view=replace(victim.view, exchange=replace(exchange, received=noisy)))
+    budget = Budget(iterations=40)
+    found = run(name, random, budget)
+    guess = floors(victim.truth.images, digits(200, 100)[0])["mean_image"]
+    assert score(found, random) < float(psnr(guess, victim.truth.images).mean())
+
+
+def test_several_steps_are_simulated():
+    training = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
+    victim = attacked(small_cnn(), images=2, training=training)
+    known = score(run("inverting_gradients", victim, Budget(iterations=120)), victim)
+    single = replace(victim.view.knowledge, batch_size=2, epochs=1)
+    ignored = replace(victim, view=replace(victim.view, knowledge=single))
+    assert known > LEAKED
+    assert score(run("inverting_gradients", ignored, Budget(iterations=120)), victim) < known
+
+
+def test_an_unknown_batch_size_is_guessed():
+    victim = attacked(small_cnn(), images=2, knowledge=Knowledge(learning_rate=0.1))
+    found = run("huang", victim, Budget(iterations=60))
+    assert len(found.images) >= 2
+    assert psnr(found.images[matched(found.images, victim.truth.images)], victim.truth.images).max() > LEAKED
+
+
+def test_several_victims_at_once_are_attacked_as_one_by_one():
+    victims = [attacked(small_cnn(), start=start, conversion=CONVERSION) for start in (0, 5)]
+    attack, budget = get_attack("reconverted_inferred"), Budget(iterations=60, restarts=2)
+    together = attack.run_many(
+        [victim.view for victim in victims], budget=budget, generator=torch.Generator().manual_seed(0)
+    )
+    draw = torch.Generator().manual_seed(0)
+    for victim, found in zip(victims, together, strict=True):
+        alone = attack.run(victim.view, budget=budget, generator=draw)
+        assert found.objective == pytest.approx(alone.objective, rel=0.1)
+        assert found.labels.tolist() == alone.labels.tolist() == victim.truth.labels.tolist()
+
+
+def test_restarts_never_raise_the_objective_and_the_curve_never_rises():
+    victim, _ = of("inverting_gradients")
+    one, three = (run("inverting_gradients", victim, Budget(iterations=30, restarts=count)) for count in (1, 3))
+    assert three.objective <= one.objective * 1.001  # several lanes round otherwise than one
+    values = [value for _, value in three.curve]
+    assert values == sorted(values, reverse=True)
+    assert three.curve[0][0] == 0
+    assert three.curve[-1] == (29, three.objective)
+
+
+def test_equal_generators_give_equal_results():
+    victim, _ = of("inverting_gradients")
+    first, second = (run("inverting_gradients", victim, Budget(iterations=5)) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+
+
+def test_given_labels_make_a_diagnosis():
+    flags = Knowledge(images=1, batch_size=1, epochs=1, learning_rate=0.1, labels=True, norm_mode="eval")
+    victim = attacked(small_mlp(), knowledge=flags)
+    found = run("closed_form", victim)
+    assert found.setting == "diagnostic"
+    assert found.reasons == ("the labels are given", "the client's batch normalisation ran in eval mode")
+
+
+def test_the_direction_of_a_rank_one_update_is_enough():
+    victim = attacked(small_mlp(), conversion=CONVERSION)
+    found = run("closed_form", victim)
+    assert score(found, victim) > 25
+    truth = victim.truth.images.flatten() - victim.truth.images.mean()
+    ours = found.images.flatten() - found.images.mean()
+    assert float(nn.functional.cosine_similarity(truth, ours, dim=0)) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "images", "spiking", "reason"),
+    [
+        ("closed_form", small_cnn, 1, False, "isn't linear on the image"),
+        ("closed_form", small_mlp, 2, False, "the round had more"),
+        ("idlg", small_mlp, 2, False, "the round had more"),
+        ("dlg", small_mlp, 1, True, "attacks updates of plain runs"),
+        ("reconverted_zero", small_mlp, 1, False, "attacks updates of spiking runs"),
+        ("reconverted_train", small_mlp, 1, True, "has no batch normalisation"),
+        ("reconverted_rounds", small_mlp, 1, True, "no earlier round"),
+        ("reconverted_initial", small_mlp, 1, True, "no initial weights"),
+        ("inverting_statistics", small_mlp, 1, False, "has no batch normalisation"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(name, model, images, spiking, reason):
+    victim = attacked(model(), images=images, conversion=CONVERSION if spiking else None)
+    with pytest.raises(ThreatModelError, match=reason):
+        run(name, victim)
+
+
+def test_statistics_that_the_threat_model_only_lets_estimate_are_refused():
+    victim = attacked(small_cnn(norm=True), images=2)
+    view = replace(victim.view, knowledge=replace(victim.view.knowledge, norm_statistics="estimated"))
+    assert get_attack("inverting_statistics").refusal(view) is not None
+
+
+def test_victims_of_different_knowledge_are_not_attacked_together():
+    views = [attacked(small_mlp()).view, attacked(small_mlp(), images=2).view]
+    with pytest.raises(ThreatModelError, match="different knowledge"):
+        get_attack("inverting_gradients").run_many(views, budget=Budget(iterations=1), generator=torch.Generator())
+
+
+@pytest.mark.parametrize("field", ["iterations", "restarts", "points"])
+def test_a_budget_of_nothing_is_an_error(field):
+    with pytest.raises(ValueError, match=f"{field}=0"):
+        Budget(**{field: 0})

@@ -1,0 +1,92 @@
+"""The simulated local training against the one that clients run, and the distances against literal formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+from victims import attacked, digits, small_cnn, small_mlp
+
+from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
+from snnfl.attacks.networks import network_of, soft_cross_entropy
+from snnfl.attacks.problem import problem_of
+from snnfl.config import ConversionConfig, TrainingConfig
+
+
+def one_hot(labels):
+    return functional.one_hot(labels, 10).float()
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    "training",
+    [
+        TrainingConfig(epochs=1, batch_size=5, learning_rate=0.1, momentum=0.9, weight_decay=0.0),
+        TrainingConfig(epochs=1, batch_size=5, learning_rate=0.1, momentum=0.0, weight_decay=0.01),
+        TrainingConfig(epochs=3, batch_size=2, learning_rate=0.05, momentum=0.9, weight_decay=0.01),
+    ],
+)
+def test_simulation_gives_the_update_of_the_clients_own_loop(norm, training):
+    victim = attacked(small_cnn(norm=norm), images=5, training=training)
+    problem = problem_of(victim.view)
+    inputs = victim.view.inputs(victim.truth.images)
+    found = simulate(
+        problem.network, problem.arrays, tuple(problem.target), inputs, one_hot(victim.truth.labels), problem.local
+    )
+    for name, array in problem.target.items():
+        torch.testing.assert_close(found[name], array, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_weights_of_an_s_update_are_recovered_exactly(norm):
+    plain = problem_of(attacked(small_cnn(norm=norm), images=4).view)
+    victim = attacked(small_cnn(norm=norm), images=4, conversion=ConversionConfig(steps=4))
+    spiking = problem_of(victim.view, biases=victim.truth.biases)
+    assert set(plain.target) - set(spiking.target) == set(victim.truth.biases)
+    for name, array in spiking.target.items():
+        torch.testing.assert_close(array, plain.target[name], rtol=1e-3, atol=2e-5)
+
+
+def test_batch_statistics_cancel_the_bias_before_them_and_running_ones_do_not():
+    model = small_cnn(norm=True)
+    arrays = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    arrays = {name: array.detach() for name, array in arrays.items() if array.is_floating_point()}
+    images = digits(4)[0]
+    shifted = {**arrays, "conv1.bias": arrays["conv1.bias"] + 1}
+    train, evaluation = network_of(model, "train"), network_of(model, "eval")
+    torch.testing.assert_close(train(arrays, images), train(shifted, images), rtol=1e-4, atol=1e-5)
+    assert (evaluation(arrays, images) - evaluation(shifted, images)).abs().max() > 0.1
+    torch.testing.assert_close(train(arrays, images), model.train()(images))
+
+
+def test_the_models_own_arrays_are_never_read():
+    model = small_mlp()
+    images = digits(2)[0]
+    arrays = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    network = network_of(model, "train")
+    with torch.no_grad():
+        expected = model(images)
+        for parameter in model.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(network(arrays, images), expected)
+
+
+def test_distances_are_those_of_the_flattened_gradients():
+    draw = torch.Generator().manual_seed(0)
+    one, other = ({"a": torch.randn(3, 2, generator=draw), "b": torch.randn(4, generator=draw)} for _ in range(2))
+    flat = [torch.cat([array.flatten() for array in side.values()]) for side in (one, other)]
+    torch.testing.assert_close(l2_distance(one, other), (flat[0] - flat[1]).square().sum())
+    torch.testing.assert_close(cosine_distance(one, other), 1 - functional.cosine_similarity(*flat, dim=0))
+
+
+def test_total_variation_is_the_literal_sum():
+    images = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    down = sum(float((images[:, :, i + 1] - images[:, :, i]).abs().sum()) for i in range(3)) / (2 * 3 * 3 * 5)
+    across = sum(float((images[..., i + 1] - images[..., i]).abs().sum()) for i in range(4)) / (2 * 3 * 4 * 4)
+    assert float(total_variation(images)) == pytest.approx(down + across, rel=1e-5)
+    assert float(total_variation(torch.rand(2, 3))) == 0
+
+
+def test_cross_entropy_of_certain_labels_is_pytorchs():
+    logits, labels = torch.randn(4, 10, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3, 9])
+    torch.testing.assert_close(soft_cross_entropy(logits, one_hot(labels)), functional.cross_entropy(logits, labels))

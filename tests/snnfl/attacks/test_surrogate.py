@@ -1,0 +1,57 @@
+"""The differentiable spiking network against the simulation, and its gradient against the formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import Joined, Plain, Residual, images, trained
+
+from snnfl.attacks.surrogate import fire, spiking_network_of
+from snnfl.config import ConversionConfig
+from snnfl.conversion import convert
+
+
+@pytest.mark.parametrize("network", [Plain, Residual, Joined])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"initial_potential": "half", "thresholds": "channel_mmse"},
+        {"initial_potential": "drip"},
+        {"calibration": "bias_potential"},
+        {"calibration": "time_bias"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("surrogate", [False, True])
+def test_logits_are_those_of_the_simulation(network, options, surrogate):
+    if network is Joined and options.get("calibration") in ("bias_potential", "time_bias"):
+        pytest.skip("its channels behind a reshape have no potentials of their own")
+    config = ConversionConfig(steps=7, **options)
+    spiking = convert(trained(network), images(8), config)
+    function = spiking_network_of(spiking.graph, config, surrogate=surrogate)
+    found = function(spiking.parameters, images(3, seed=2))
+    torch.testing.assert_close(found, spiking.simulate(images(3, seed=2), steps=7)[7])
+
+
+def test_the_derivative_is_the_triangle():
+    potential = torch.linspace(-1, 5, 101, dtype=torch.float64, requires_grad=True)
+    threshold = torch.tensor(1.5, dtype=torch.float64)
+    spikes = fire(potential, threshold, surrogate=True)
+    (slope,) = torch.autograd.grad(spikes.sum(), potential)
+    torch.testing.assert_close(slope, (1 - (potential.detach() - 1.5).abs() / 1.5).clamp_min(0))
+    assert torch.equal(spikes.detach(), (potential.detach() >= 1.5) * 1.5)
+    assert not fire(potential, threshold, surrogate=False).requires_grad
+
+
+def test_an_image_has_a_gradient_by_the_surrogate_alone():
+    config = ConversionConfig(steps=5)
+    spiking = convert(trained(Plain), images(8), config)
+
+    def slope(surrogate):
+        pictures = images(2).requires_grad_()
+        logits = spiking_network_of(spiking.graph, config, surrogate=surrogate)(spiking.parameters, pictures)
+        return torch.autograd.grad(logits.sum() + 0 * pictures.sum(), pictures)[0].abs().max()
+
+    assert slope(True) > 0
+    assert slope(False) == 0

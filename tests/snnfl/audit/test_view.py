@@ -1,0 +1,149 @@
+"""The threat model is checked, and attack code cannot reach the ground truth."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from victims import attacked, small_mlp
+
+from snnfl.attacks import names
+from snnfl.attacks.registry import get_attack
+from snnfl.audit.view import Knowledge, ThreatModelError
+from snnfl.config import ConfigError, ConversionConfig
+
+ROOT = Path(__file__).parents[3]
+SECRET = "snnfl.audit.ground_truth"
+
+
+def imports_of(path: Path) -> set[str]:
+    """Name every module that an import statement could load, packages on the way included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *filter(None, [node.module])])
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return {".".join(name.split(".")[:end]) for name in found for end in range(1, name.count(".") + 2)}
+
+
+def reachable(start: set[Path]) -> set[Path]:
+    seen, waiting = set[Path](), set(start)
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for name in imports_of(path):
+            place = ROOT / Path(*name.split("."))
+            waiting |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()} - seen
+    return seen
+
+
+def test_attack_code_cannot_import_the_ground_truth():
+    attacks = set((ROOT / "snnfl/attacks").glob("*.py"))
+    secret = ROOT / Path(*SECRET.split(".")).with_suffix(".py")
+    assert secret.is_file()
+    assert secret not in reachable(attacks)
+    assert ROOT / "snnfl/spiking/network.py" in reachable(attacks)  # the walk does go somewhere
+
+
+@pytest.mark.parametrize("source", [f"import {SECRET}", "from ..audit.ground_truth import GroundTruth"])
+def test_the_walk_would_find_it(source):
+    path = ROOT / "snnfl/attacks/walked.py"
+
+    class Fake(type(path)):  # a module that isn't on disk
+        def read_text(self, *arguments, **keywords):
+            return source
+
+    assert SECRET in imports_of(Fake(path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"images": 0}, "images=0"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0: expected a finite number of more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"momentum": -0.1}, "momentum=-0.1: expected a finite number of at least 0"),
+    ],
+)
+def test_a_flag_out_of_range_is_named(flags, message):
+    with pytest.raises(ThreatModelError, match=message):
+        Knowledge(**flags)
+
+
+def test_steps_follow_from_images_batches_and_epochs():
+    assert Knowledge(images=10, batch_size=4, epochs=2).steps == 6
+    assert Knowledge(images=10, batch_size=None, epochs=2).steps is None
+
+
+def test_a_view_holds_nothing_that_the_flags_deny():
+    plain = attacked(small_mlp()).view
+    spiking = attacked(small_mlp(), conversion=ConversionConfig(steps=4)).view
+    for view, changes, message in (
+        (spiking, {"knowledge": replace(spiking.knowledge, biases=True)}, "biases=True"),
+        (plain, {"labels": torch.tensor([1])}, "labels=False"),
+        (plain, {"knowledge": replace(plain.knowledge, labels=True)}, "labels=True"),
+        (plain, {"conversion": ConversionConfig()}, "both a graph and a conversion"),
+        (
+            plain,
+            {"initial": {}, "knowledge": replace(plain.knowledge, initial_weights=False)},
+            "initial_weights=False",
+        ),
+        (
+            plain,
+            {"earlier": (plain.exchange,), "knowledge": replace(plain.knowledge, earlier_rounds=False)},
+            "earlier_rounds=False",
+        ),
+    ):
+        with pytest.raises(ThreatModelError, match=message):
+            replace(view, **changes)
+
+
+def test_no_bias_is_in_the_view_of_an_s_run():
+    victim = attacked(small_mlp(), conversion=ConversionConfig(steps=4))
+    assert set(victim.truth.biases) == {"fc1.bias", "fc2.bias"}
+    assert not set(victim.truth.biases) & set(victim.view.exchange.sent)
+    for name, array in victim.truth.biases.items():
+        assert not torch.equal(victim.view.exchange.received[name], array)
+
+
+@pytest.mark.parametrize(
+    ("attack", "flag", "value", "fact"),
+    [
+        ("dlg", "learning_rate", None, "learning_rate"),
+        ("idlg", "loss", False, "loss"),
+        ("inverting_gradients", "architecture", False, "architecture"),
+        ("huang", "norm_statistics", "unknown", "norm_statistics"),
+        ("closed_form", "epochs", None, "epochs"),
+        ("snn_naive", "thresholds", False, "thresholds"),
+        ("snn_surrogate", "images", None, "images"),
+        ("reconverted_as_is", "batch_size", None, "batch_size"),
+        ("reconverted_zero", "loss", False, "loss"),
+        ("reconverted_inferred", "norm_statistics", "unknown", "norm_statistics"),
+        ("reconverted_joint", "architecture", False, "architecture"),
+        ("reconverted_rounds", "earlier_rounds", False, "earlier_rounds"),
+        ("reconverted_initial", "initial_weights", False, "initial_weights"),
+        ("reconverted_train", "loss", False, "loss"),
+    ],
+)
+def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
+    spiking = get_attack(attack).against == "spiking"
+    victim = attacked(small_mlp(), conversion=ConversionConfig(steps=4) if spiking else None)
+    view = replace(victim.view, knowledge=replace(victim.view.knowledge, **{flag: value}))
+    assert get_attack(attack).refusal(view) == f"{attack}: needs {fact}, which the threat model denies"
+
+
+def test_every_attack_is_refused_something_above():
+    marks = test_a_denied_flag_refuses_the_attack_with_the_reason.pytestmark
+    assert sorted(case[0] for case in marks[0].args[1]) == list(names())
+
+
+def test_an_unknown_attack_answers_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'closed_form'"):
+        get_attack("closed_from")
