@@ -25,8 +25,6 @@ from snnfl.conversion import convert
 )
 @pytest.mark.parametrize("surrogate", [False, True])
 def test_logits_are_those_of_the_simulation(network, options, surrogate):
-    if network is Joined and options.get("calibration") in ("bias_potential", "time_bias"):
-        pytest.skip("its channels behind a reshape have no potentials of their own")
     config = ConversionConfig(steps=7, **options)
     spiking = convert(trained(network), images(8), config)
     function = spiking_network_of(spiking.graph, config, surrogate=surrogate)
