@@ -11,7 +11,7 @@ PIP_INSTALL_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
-BENCHMARKS := spiking_inference conversion accuracy federated_round scale
+BENCHMARKS := spiking_inference conversion accuracy federated_round inversion scale
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
