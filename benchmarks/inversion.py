@@ -24,7 +24,8 @@ from harness import Bar, Options, Result, find_data, main, ratios, take_turns
 from torch import Tensor, nn
 
 from snnfl.attacks import Budget, get_attack
-from snnfl.attacks.matching import Matching
+from snnfl.attacks.matching import Matching, prepare
+from snnfl.attacks.problem import problem_of
 from snnfl.audit.view import Exchange, Knowledge, ServerView
 from snnfl.config import ModelConfig
 from snnfl.metrics.images import matched, psnr, ssim
@@ -72,7 +73,7 @@ def measure(options: Options) -> list[Result]:
     """Measure speed and quality of Inverting Gradients, then DLG and the closed form."""
     pictures = Pictures.of(options)
     results = []
-    for batch, victims in ((1, 8), (8, 4)):
+    for batch, victims in ((1, 8), (8, 8)):
         results += measure_matching(pictures, batch, victims, options)
     return [*results, measure_dlg(pictures, options), measure_closed_form(pictures, options)]
 
@@ -109,19 +110,17 @@ def measure_matching(pictures: Pictures, batch: int, victims: int, options: Opti
         return torch.cat([result.images for result in found])
 
     few, many, rounds = (2, 4, 1) if options.quick else (100, 1000, 3)
-    candidates: dict[str, Callable[[], object]] = {
-        "together": lambda: ours(few, cases),
-        "alone": lambda: ours(few, cases[:1]),
-    }
+    together_run, alone_run = (speed_of(some, few, compiled=not options.quick) for some in (cases, cases[:1]))
+    candidates: dict[str, Callable[[], object]] = {"together": together_run, "alone": alone_run}
     if theirs is not None:
         candidates["breaching"] = lambda: breach(theirs, cases[:1], few)
     seconds = take_turns(candidates, rounds=rounds, device=options.device)
     together = tuple(victims * few / spent for spent in seconds["together"])
     alone = tuple(few / spent for spent in seconds["alone"])
-    what = f"Inverting Gradients, LeNet-5, batch {batch}"
+    what, note = f"Inverting Gradients, LeNet-5, batch {batch}", "compiled before; quality below without"
     results = [
-        Result(name=f"{what}: {victims} victims at once", samples=together, unit="iterations/s"),
-        Result(name=f"{what}: one victim", samples=alone, unit="iterations/s"),
+        Result(name=f"{what}: {victims} victims at once", samples=together, unit="iterations/s", note=note),
+        Result(name=f"{what}: one victim", samples=alone, unit="iterations/s", note=note),
     ]
     truth = torch.cat([case.images for case in cases])
     quality = score(ours(many, cases), truth, what, many)
@@ -146,6 +145,13 @@ def measure_matching(pictures: Pictures, batch: int, victims: int, options: Opti
             bar=no_worse,
         ),
     ]
+
+
+def speed_of(cases: list[Case], iterations: int, *, compiled: bool) -> Callable[[], object]:
+    """Prepare Inverting Gradients on some cases; what is returned takes the steps alone."""
+    budget = Budget(iterations=iterations, compiled=compiled)
+    problems = [problem_of(case.view) for case in cases]
+    return prepare(problems, [case.labels for case in cases], Matching(), budget, generator(SEED, "starts")).run
 
 
 def score(found: Tensor, truth: Tensor, name: str, iterations: int) -> list[Result]:

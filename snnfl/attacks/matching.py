@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
 from snnfl.attacks.networks import Arrays
@@ -41,6 +42,53 @@ class Matching:
     statistics: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Descent:
+    """A prepared descent of all victims and starts, which :meth:`run` takes from its beginning.
+
+    Attributes:
+        slope: ``variables -> (their gradient, the objective of each lane)``.
+        start: Variables to start from, by name, a lane per victim and start.
+        box: Smallest and largest normalised pixel.
+        labels: Of each victim's images.
+        matching: The steps.
+        budget: Iterations and starts per victim.
+    """
+
+    slope: Callable[[Arrays], tuple[Arrays, Tensor]]
+    start: Arrays
+    box: tuple[Tensor, Tensor]
+    labels: Sequence[Tensor]
+    matching: Matching
+    budget: Budget
+
+    def run(self) -> list[Reconstruction]:
+        """Take the steps of all lanes; keep each lane's best images and its curve."""
+        matching, iterations = self.matching, self.budget.iterations
+        variables = {name: array.clone() for name, array in self.start.items()}
+        images, free = variables[IMAGES], [variables[name] for name in matching.free]
+        groups = [{"params": [images], "lr": matching.step}, {"params": free, "lr": matching.free_step}]
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        milestones = [iterations * eighths // 8 for eighths in (3, 5, 7)]
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+        best, least = images.clone(), images.new_full((len(images),), torch.inf)
+        curve: list[tuple[int, Tensor]] = []
+        for iteration in range(iterations):
+            gradient, value = self.slope(variables)
+            better = value < least  # never true for NaN
+            least = torch.where(better, value, least)
+            best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), images, best)
+            if self.budget.recorded(iteration):
+                curve.append((iteration, least))
+            images.grad = gradient[IMAGES].sign()
+            for name in matching.free:
+                variables[name].grad = gradient[name]
+            optimizer.step()
+            schedule.step()
+            torch.clamp(images, *self.box, out=images)
+        return _chosen(best, least, curve, self.labels, self.budget)
+
+
 def match(
     problems: Sequence[Problem],
     labels: Sequence[Tensor],
@@ -48,7 +96,18 @@ def match(
     budget: Budget,
     generator: torch.Generator,
 ) -> list[Reconstruction]:
-    """Minimise ``distance(simulate(x), target) + variation TV(x)`` over images, by Adam on the gradient's sign.
+    """Invert all problems at once: :func:`prepare`, and run."""
+    return prepare(problems, labels, matching, budget, generator).run()
+
+
+def prepare(
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    matching: Matching,
+    budget: Budget,
+    generator: torch.Generator,
+) -> Descent:
+    """Prepare to minimise ``distance(simulate(x), target) + variation TV(x)`` over images by signed Adam.
 
     Images start as Gaussian noise and stay within the pixels' range (Geiping et al. 2020, section 4). All victims and
     starts are lanes of one ``vmap``; arrays that all victims share are not copied.
@@ -61,7 +120,8 @@ def match(
         generator: Draws the starts, on the CPU.
 
     Returns:
-        Per victim the images with the smallest objective of all starts and iterations, in normalised units.
+        The descent; it finds per victim the images with the smallest objective of all starts and iterations, in
+        normalised units.
     """
     first, starts = problems[0], budget.restarts
     arrays, in_dims = _lanes([problem.arrays for problem in problems], starts)
@@ -81,47 +141,19 @@ def match(
             return value
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
-    slope = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0))
-    return _descend(
-        lambda found: slope(found, arrays, target, targets, seen),
-        variables,
-        (first.low, first.high),
-        labels,
-        matching,
-        budget,
+    # Traced once into one flat graph: differentiating twice under vmap costs as much again in Python, at every step.
+    slope = make_fx(vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0)))(
+        variables, arrays, target, targets, seen
     )
-
-
-def _descend(
-    slope: Callable[[Arrays], tuple[Arrays, Tensor]],
-    variables: Arrays,
-    box: tuple[Tensor, Tensor],
-    labels: Sequence[Tensor],
-    matching: Matching,
-    budget: Budget,
-) -> list[Reconstruction]:
-    """Take the steps of all lanes; keep each lane's best images and its curve."""
-    images, free = variables[IMAGES], [variables[name] for name in matching.free]
-    groups = [{"params": [images], "lr": matching.step}, {"params": free, "lr": matching.free_step}]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-    milestones = [budget.iterations * eighths // 8 for eighths in (3, 5, 7)]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
-    best, least = images.clone(), images.new_full((len(images),), torch.inf)
-    curve: list[tuple[int, Tensor]] = []
-    for iteration in range(budget.iterations):
-        gradient, value = slope(variables)
-        better = value < least  # never true for NaN
-        least = torch.where(better, value, least)
-        best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), images, best)
-        if budget.recorded(iteration):
-            curve.append((iteration, least))
-        images.grad = gradient[IMAGES].sign()
-        for name in matching.free:
-            variables[name].grad = gradient[name]
-        optimizer.step()
-        schedule.step()
-        torch.clamp(images, *box, out=images)
-    return _chosen(best, least, curve, labels, budget)
+    fast = torch.compile(slope) if budget.compiled else slope
+    return Descent(
+        slope=lambda found: fast(found, arrays, target, targets, seen),
+        start=variables,
+        box=(first.low, first.high),
+        labels=labels,
+        matching=matching,
+        budget=budget,
+    )
 
 
 def _chosen(

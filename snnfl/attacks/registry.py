@@ -21,11 +21,14 @@ class Budget:
         iterations: Evaluations of the objective's gradient per start; of DLG, steps of L-BFGS.
         restarts: Random starts per victim; the one with the smallest objective counts.
         points: Points of the recorded curve, at most.
+        compiled: Whether ``torch.compile`` may make gradient matching about twice as fast, after some ten seconds. It
+            needs a C++ compiler and pays from some thousand iterations on.
     """
 
     iterations: int = 300
     restarts: int = 1
     points: int = 50
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -119,6 +119,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("dlg", "learning_rate", None, "learning_rate"),
         ("idlg", "loss", False, "loss"),
         ("inverting_gradients", "architecture", False, "architecture"),
+        ("inverting_statistics", "norm_statistics", "unknown", "norm_statistics"),
         ("huang", "norm_statistics", "unknown", "norm_statistics"),
         ("closed_form", "epochs", None, "epochs"),
         ("snn_naive", "thresholds", False, "thresholds"),
@@ -130,6 +131,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("reconverted_rounds", "earlier_rounds", False, "earlier_rounds"),
         ("reconverted_initial", "initial_weights", False, "initial_weights"),
         ("reconverted_train", "loss", False, "loss"),
+        ("reconverted_statistics", "norm_statistics", "unknown", "norm_statistics"),
     ],
 )
 def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
