@@ -35,7 +35,7 @@ def _reconverted(
     joint: bool = False,
 ) -> list[Reconstruction]:
     """Invert the reconverted ANN with biases from a source."""
-    problems = [problem_of(view, norm_mode=norm_mode, biases=source(view)) for view in views]
+    problems = [problem_of(view, norm_mode=norm_mode, guesses=source(view)) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     free = private_biases(views[0].model) if joint else ()
     return match(problems, labels, Matching(free=free), budget, generator)
@@ -59,7 +59,7 @@ def _spiking(
     views: Sequence[ServerView], budget: Budget, generator: torch.Generator, *, surrogate: bool
 ) -> list[Reconstruction]:
     guesses = [biases.inferred(view) for view in views]
-    analog = [problem_of(view, norm_mode="eval", biases=guess) for view, guess in zip(views, guesses, strict=True)]
+    analog = [problem_of(view, norm_mode="eval", guesses=guess) for view, guess in zip(views, guesses, strict=True)]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, analog, strict=True)]
     problems = [
         spiking_problem(view, problem, guess, surrogate=surrogate)
@@ -167,7 +167,7 @@ def reconverted_statistics(
     views: Sequence[ServerView], budget: Budget, generator: torch.Generator
 ) -> list[Reconstruction]:
     """Differentiate in training mode, and let dummy batches have the statistics that the update tells."""
-    analog = [problem_of(view, norm_mode="train", biases=biases.inferred(view)) for view in views]
+    analog = [problem_of(view, norm_mode="train", guesses=biases.inferred(view)) for view in views]
     problems = [with_statistics(view, problem) for view, problem in zip(views, analog, strict=True)]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     return match(problems, labels, Matching(statistics=STATISTICS), budget, generator)

@@ -50,7 +50,7 @@ def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Ge
 
 def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
     guess = biases.inferred(view) if view.spiking else None
-    problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, biases=guess)
+    problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, guesses=guess)
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
     weight, bias = problem.target[f"{layer}.weight"].double(), problem.target.get(f"{layer}.bias")

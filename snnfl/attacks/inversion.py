@@ -103,7 +103,7 @@ def huang(views: Sequence[ServerView], budget: Budget, generator: torch.Generato
 def _guessed(
     views: Sequence[ServerView], count: int, budget: Budget, generator: torch.Generator
 ) -> list[Reconstruction]:
-    problems = [problem_of(view, norm_mode="eval", biases=_statistics(view), count=count) for view in views]
+    problems = [problem_of(view, norm_mode="eval", guesses=_statistics(view), count=count) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     return match(problems, labels, Matching(), budget, generator)
 

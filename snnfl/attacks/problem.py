@@ -50,7 +50,7 @@ def problem_of(
     view: ServerView,
     *,
     norm_mode: Literal["train", "eval"] | None = None,
-    biases: Mapping[str, Tensor] | None = None,
+    guesses: Mapping[str, Tensor] | None = None,
     count: int | None = None,
 ) -> Problem:
     """Lay out the inversion of one update.
@@ -58,13 +58,13 @@ def problem_of(
     Args:
         view: Of a plain or an S-run; of the latter the ANN's weights are recovered exactly.
         norm_mode: How batch normalisation is differentiated; by default as the client ran it.
-        biases: The client's biases at the start of the round, where the server sent none.
+        guesses: Arrays that the server didn't send, as biases in an S-run, or that stand in for those that it sent.
         count: Number of images, where the threat model doesn't tell; they are taken as one step's batch.
 
     Raises:
         ThreatModelError: If the number of images or, for several steps or weight decay, the learning rate is denied.
     """
-    arrays = {name: array.detach().float() for name, array in {**view.exchange.sent, **(biases or {})}.items()}
+    arrays = {name: array.detach().float() for name, array in {**view.exchange.sent, **(guesses or {})}.items()}
     local = local_training(view, count)
     images = view.knowledge.images if count is None else count
     if images is None:

@@ -50,7 +50,7 @@ def of(name: str) -> tuple[Victim, Budget]:
         model.load_state_dict(renamed(small_cnn(norm=True).state_dict(), model))
         return attacked(model, images=2, conversion=CONVERSION), Budget(iterations=300)
     if name == "snn_surrogate":
-        return attacked(small_cnn(), conversion=ConversionConfig(steps=8)), Budget(iterations=120)
+        return attacked(small_cnn(), conversion=ConversionConfig(steps=4)), Budget(iterations=100)
     victim = attacked(small_mlp() if name == "reconverted_joint" else small_cnn(), conversion=CONVERSION)
     if name == "reconverted_zero":
         zeros = {key: torch.zeros_like(array) for key, array in victim.truth.biases.items()}

@@ -44,7 +44,7 @@ def test_whatever_a_client_sends_gives_as_many_labels_as_images(values, count):
 @pytest.mark.parametrize("spiking", [False, True])
 def test_labels_of_batches_are_found(model, spiking):
     victim = attacked(model(), images=8, start=20, conversion=CONVERSION if spiking else None)
-    problem = problem_of(victim.view, biases=inferred(victim.view) if spiking else None)
+    problem = problem_of(victim.view, guesses=inferred(victim.view) if spiking else None)
     found = infer_labels(victim.view, problem, torch.Generator().manual_seed(0))
     assert label_accuracy(found, victim.truth.labels) >= 0.75
 

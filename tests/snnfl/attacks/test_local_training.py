@@ -41,7 +41,7 @@ def test_simulation_gives_the_update_of_the_clients_own_loop(norm, training):
 def test_the_weights_of_an_s_update_are_recovered_exactly(norm):
     plain = problem_of(attacked(small_cnn(norm=norm), images=4).view)
     victim = attacked(small_cnn(norm=norm), images=4, conversion=ConversionConfig(steps=4))
-    spiking = problem_of(victim.view, biases=victim.truth.biases)
+    spiking = problem_of(victim.view, guesses=victim.truth.biases)
     assert set(plain.target) - set(spiking.target) == set(victim.truth.biases)
     for name, array in spiking.target.items():
         torch.testing.assert_close(array, plain.target[name], rtol=1e-3, atol=2e-5)
