@@ -1,20 +1,18 @@
 """The configuration of a run: frozen dataclasses, and how YAML, command line and Flower's run config become them."""
 
+from snnfl.config.declaration import ConfigError, FlatValue, nearest
 from snnfl.config.merging import compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
     Config,
-    ConfigError,
     ConversionConfig,
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    FlatValue,
     ModelConfig,
     PrivacyConfig,
     RunConfig,
     StrategyConfig,
     TrainingConfig,
-    nearest,
     options,
     validate,
     value_of,

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from snnfl.config.options import Config, ConfigError, FlatValue, nearest, options, validate, value_of
+from snnfl.config.declaration import ConfigError, FlatValue, nearest
+from snnfl.config.options import Config, options, validate, value_of
 
 
 def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

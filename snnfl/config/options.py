@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import operator
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-FlatValue: TypeAlias = bool | int | float | str
-"""What Flower's ``run_config`` can carry."""
-
-
-class ConfigError(ValueError):
-    """A mistake in a configuration, in one line: the key, the value, what was expected, the nearest name."""
-
-
-def option(
-    default: Any, *, doc: str, low: float | None = None, high: float | None = None, above: float | None = None
-) -> Any:
-    """Declare a field with its documentation and its range.
-
-    Args:
-        default: Default value.
-        doc: One line, with the unit or the source.
-        low: Smallest value allowed.
-        high: Largest value allowed.
-        above: The value must be strictly larger than this.
-
-    Returns:
-        A dataclass field. :func:`validate` enforces the range.
-    """
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "above": above})
+from snnfl.config.declaration import ConfigError, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,14 +293,6 @@ def _check_engine(config: Config) -> None:
         raise ConfigError(
             f"run.device={device}: on Ray a client of engine.gpus_per_client=0 sees no GPU; set it, or cpu"
         )
-
-
-def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:
-    """Return ``"; did you mean 'x'?"`` for the most similar known name, else the list of all known names."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if listing else ""
 
 
 def value_of(config: Config, key: str) -> Any:
