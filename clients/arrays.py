@@ -16,14 +16,23 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     """Serialise float32 tensors, byte for byte as Flower does."""
     record = ArrayRecord()
     for name, tensor in state.items():
-        record[name] = Array(dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor))
+        record[name] = Serialised(tensor)
     return record
 
 
+class Serialised(Array):
+    """A float32 tensor's bytes, without the checks of arguments that take Flower's constructor longer than the copy."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__dict__.update(
+            dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True
+        )
+
+
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Read a record, whoever wrote it. The tensors own their memory."""
+    """Read a record, whoever wrote it. The tensors may be views of its bytes: read them, never write to them."""
     found = {}
     for name, array in record.items():
         values = npy.loads(array.data, array.shape)
-        found[name] = torch.from_numpy(array.numpy() if values is None else values.copy())
+        found[name] = torch.from_numpy(array.numpy()) if values is None else npy.as_tensor(values)
     return found

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from flwr.app import Context
 
-from snnfl.config import Config, ConfigError, FlatValue, unflatten
+from snnfl.config import ConfigError, FlatValue, unflatten
 from snnfl.workspace import Workspace, workspace
 
 
@@ -16,13 +16,13 @@ def run_workspace(context: Context) -> Workspace:
     Raises:
         ConfigError: If the run's configuration is invalid.
     """
-    return workspace(_parse(tuple(context.run_config.items())))
+    return _workspace(tuple(context.run_config.items()))
 
 
-@lru_cache(maxsize=4)
-def _parse(run_config: tuple[tuple[str, FlatValue], ...]) -> Config:
+@lru_cache(maxsize=1)
+def _workspace(run_config: tuple[tuple[str, FlatValue], ...]) -> Workspace:
     """Parse once per process: a message would wait for OmegaConf longer than for a small model's training."""
-    return unflatten(dict(run_config))
+    return workspace(unflatten(dict(run_config)))
 
 
 def partition_of(context: Context, clients: int) -> int:

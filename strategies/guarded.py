@@ -202,9 +202,11 @@ class KnownArray(Array):
         tensor: float32; never changed.
     """
 
+    tensor: Tensor
+
     def __init__(self, tensor: Tensor) -> None:
-        self.dtype, self.shape, self.stype = "float32", tuple(tensor.shape), SType.NUMPY
-        self.tensor = tensor
+        # Not by attributes: each would tell Flower's base class that something changed.
+        self.__dict__.update(dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, tensor=tensor)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]

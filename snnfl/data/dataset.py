@@ -79,6 +79,6 @@ class Dataset:
         Returns:
             ``float32`` of the same shape.
         """
-        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+        scaled = images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
         shape = [-1] + [1] * (images.dim() - 2)
-        return (scaled - self.mean.view(shape)) / self.std.view(shape)
+        return scaled.sub_(self.mean.view(shape)).div_(self.std.view(shape))

@@ -51,13 +51,16 @@ def _batches(
         chunks[-2:] = [torch.cat(chunks[-2:])]
     if augment:
         for chunk in chunks:
-            images = dataset.train_images[chunk]
+            images = dataset.train_images.index_select(0, chunk)
             images = augmentation.augment(images, generator, padding=dataset.padding, flip=dataset.flip)
             yield dataset.normalise(images), dataset.train_labels[chunk]
         return
     for some in _groups(chunks, NORMALISED_AT_ONCE):
         together, sizes = torch.cat(some), list(map(len, some))
-        images, labels = dataset.normalise(dataset.train_images[together]), dataset.train_labels[together]
+        images, labels = (
+            dataset.normalise(dataset.train_images.index_select(0, together)),
+            dataset.train_labels[together],
+        )
         yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
@@ -79,7 +82,7 @@ def training_batches(dataset: Dataset, indices: Tensor, batch_size: int) -> Iter
         Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
     """
     for chunk in torch.split(indices, batch_size):
-        yield dataset.normalise(dataset.train_images[chunk]), dataset.train_labels[chunk]
+        yield dataset.normalise(dataset.train_images.index_select(0, chunk)), dataset.train_labels[chunk]
 
 
 def test_batches(
@@ -121,4 +124,4 @@ def calibration_batch(dataset: Dataset, indices: Tensor, count: int, generator: 
         Normalised ``float32`` images, shape ``[min(count, n), *input_shape]``.
     """
     chosen = indices[torch.randperm(len(indices), generator=generator)[:count]]
-    return dataset.normalise(dataset.train_images[chosen])
+    return dataset.normalise(dataset.train_images.index_select(0, chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -99,13 +100,11 @@ def _mean_loss(losses: list[Tensor], sizes: list[int], where: str, rate: float) 
     """Average an epoch's losses by batch size, reading them from the device once."""
     if not losses:
         raise ValueError(f"{where}: no batch to train on; the client has no samples")
-    stacked = torch.stack(losses).double()
-    wrong = torch.nonzero(~torch.isfinite(stacked))
-    if len(wrong):
-        step = int(wrong[0])
-        raise TrainingDivergedError(
-            f"{where}, step {step + 1}: the loss is {float(stacked[step])} at learning rate {rate:g}; "
-            "lower training.learning_rate or training.momentum"
-        )
-    weights = torch.tensor(sizes, dtype=torch.float64, device=stacked.device)
-    return float(stacked @ weights / weights.sum())
+    values = torch.stack(losses).tolist()
+    for step, value in enumerate(values, start=1):
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"{where}, step {step}: the loss is {value} at learning rate {rate:g}; "
+                "lower training.learning_rate or training.momentum"
+            )
+    return math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
