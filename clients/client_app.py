@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
+from clients.consent_mod import consent_mod
 from clients.participant import partition_of, run_workspace
 from clients.persistence import persistent_state
 from clients.private_state import keep_own_model, own_model
@@ -37,7 +38,7 @@ from snnfl.training import (
 )
 from snnfl.workspace import Workspace
 
-app = ClientApp(mods=[persistent_state, solo_mod, spiking_mod, clipping_mod])
+app = ClientApp(mods=[persistent_state, solo_mod, spiking_mod, clipping_mod, consent_mod])
 
 
 @app.train()

@@ -23,7 +23,6 @@ from flwr.serverapp import ServerApp
 from flwr.supercore.object_ref import load_app
 
 from snnfl.config import Config, ConfigError, FlatValue, flatten, nearest, unflatten
-from snnfl.protocol import STATE_DIRECTORY
 
 EXAMPLES = """\
 examples:
@@ -183,9 +182,12 @@ def _node_config(run_config: Mapping[str, FlatValue]) -> dict[str, FlatValue]:
     """Give the clients of our own app a place for their state, beside that of the server."""
     if run_config.keys() != flatten(Config()).keys():
         return {}
-    from strategies.run_directory import CLIENTS, run_path  # brings torch, which takes longer than showing the help
+    from strategies.run_directory import (
+        node_folders,
+        run_path,
+    )  # brings torch, which takes longer than showing the help
 
-    return {STATE_DIRECTORY: str(run_path(unflatten(run_config)) / CLIENTS)}
+    return dict(node_folders(run_path(unflatten(run_config))))
 
 
 def _parse_override(item: str) -> dict[str, Any]:

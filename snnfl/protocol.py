@@ -23,6 +23,9 @@ RUN_TOKEN = "run-token"
 STATE_DIRECTORY = "state-directory"
 """In a node's configuration: the folder in which its client keeps its private state."""
 
+TRUTH_DIRECTORY = "truth-directory"
+"""In the configuration of a simulation's node: where a client that consents tells what attacks are scored against."""
+
 EXAMPLES = "num-examples"
 LOSS = "loss"
 RECEIVED_LOSS = "received-loss"

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
+from snnfl.audit.recording import TRUTH
 from snnfl.config import Config, ConfigError, to_yaml
+from snnfl.protocol import STATE_DIRECTORY, TRUTH_DIRECTORY
 from snnfl.spiking.storage import write_bytes
 
 CONFIG_FILE = "config.yaml"
@@ -29,7 +31,8 @@ NIR_FILE = "final_snn.nir"
 FIGURE_FILES = ("accuracy.png", "accuracy.svg")
 CHECKPOINTS = "checkpoints"
 CLIENTS = "clients"
-"""Folders: what the server needs to go on, and what the clients of a simulation keep to themselves."""
+AUDIT = "audit"
+"""Folders: what the server needs to go on, what the clients of a simulation keep to themselves, what an audit found."""
 
 _PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
 
@@ -61,7 +64,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, NIR_FILE, *FIGURE_FILES):
                 (path / name).unlink(missing_ok=True)
-            for name in (CHECKPOINTS, CLIENTS):
+            for name in (CHECKPOINTS, CLIENTS, AUDIT):
                 if (path / name).exists():
                     shutil.rmtree(path / name)
             run.write_text(ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
@@ -118,6 +121,11 @@ def run_path(config: Config) -> Path:
         return Path(config.run.directory).expanduser().resolve() / config.run.name
     except (RuntimeError, ValueError) as error:  # no such user, or a character that no path has
         raise ConfigError(f"run.directory={config.run.directory!r}: not a folder's name ({error})") from None
+
+
+def node_folders(path: Path) -> dict[str, str]:
+    """Return what the nodes of a simulation are configured with, besides their partitions: where clients may write."""
+    return {STATE_DIRECTORY: str(path / CLIENTS), TRUTH_DIRECTORY: str(path / AUDIT / TRUTH)}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

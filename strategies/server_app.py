@@ -20,6 +20,7 @@ from snnfl.protocol import RUN_TOKEN, train_metrics
 from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
+from strategies.audited import Audited, LiveAudit, recording_of
 from strategies.bases import build_base, find
 from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
 from strategies.cohort import Cohort
@@ -30,6 +31,7 @@ from strategies.recorder import Observer, Recorder
 from strategies.resume import find_checkpoint
 from strategies.run_directory import (
     ANN_FILE,
+    AUDIT,
     CHECKPOINTS,
     FIGURE_FILES,
     SNN_FILE,
@@ -89,11 +91,18 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
         arrays = checkpoint.arrays
     recorder = Recorder(work, strategy, cohort, directory, observer)
+    played: Strategy = strategy
+    live: LiveAudit | None = None
+    if config.audit.record:
+        played = Audited(strategy, recording_of(config, directory.path / AUDIT))
+        live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
     with cheap_collection():
         for server_round in range(completed + 1, config.run.rounds + 1):
-            arrays = play_round(strategy, cohort, server_round, arrays, token, timeout=config.strategy.timeout)
+            arrays = play_round(played, cohort, server_round, arrays, token, timeout=config.strategy.timeout)
             recorder(server_round, arrays)
+            if live is not None:
+                live(server_round)
             if keep := config.run.keep_checkpoints:  # with its checkpoint the round is complete
                 folder = directory.path / CHECKPOINTS
                 write_checkpoint(folder, strategy, server_round=server_round, token=token, arrays=arrays, keep=keep)

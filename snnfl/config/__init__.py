@@ -1,5 +1,6 @@
 """The configuration of a run: frozen dataclasses, and how YAML, command line and Flower's run config become them."""
 
+from snnfl.config.auditing import AuditConfig
 from snnfl.config.declaration import ConfigError, FlatValue, nearest
 from snnfl.config.merging import compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
@@ -19,6 +20,7 @@ from snnfl.config.options import (
 )
 
 __all__ = [
+    "AuditConfig",
     "Config",
     "ConfigError",
     "ConversionConfig",

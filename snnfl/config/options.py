@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from snnfl.config.auditing import AuditConfig, audit_mistake
 from snnfl.config.declaration import ConfigError, option
 
 
@@ -241,6 +242,7 @@ class Config:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
 
 def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -278,6 +280,8 @@ def validate(config: Config) -> None:
     needed, clients = config.strategy.minimum_replies, config.data.clients
     if needed > clients:
         raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")
+    if (mistake := audit_mistake(config.audit)) is not None:
+        raise ConfigError(mistake)
     _check_engine(config)
 
 

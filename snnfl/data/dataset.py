@@ -82,3 +82,12 @@ class Dataset:
         scaled = images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
         shape = [-1] + [1] * (images.dim() - 2)
         return scaled.sub_(self.mean.view(shape)).div_(self.std.view(shape))
+
+    @property
+    def scale(self) -> float:
+        """The stored value that a pixel of 1 has: 255 for ``uint8``, else the largest of the training split."""
+        return 255.0 if self.train_images.dtype == torch.uint8 else float(self.train_images.max())
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Turn stored values into pixels of [0, 1], which is how pictures are compared and shown."""
+        return images.float() / self.scale

@@ -1,0 +1,193 @@
+"""What a server sent and received, on disk: one folder per round and client, each file under a checksum.
+
+::
+
+    audit/recording/round-000003/sent.safetensors                      ANN arrays that every client of the round got
+    audit/recording/round-000003/partition-000007/received.safetensors the client's update, and its metrics
+    audit/truth/round-000003/partition-000007/truth.safetensors        with consent alone: what scoring may know
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnfl.audit.ground_truth import GroundTruth
+from snnfl.audit.view import Exchange
+from snnfl.sealed import DamagedFileError, read_sealed, write_sealed
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+RECORDING, TRUTH = "recording", "truth"
+SENT, RECEIVED, SECRET = "sent.safetensors", "received.safetensors", "truth.safetensors"
+_FOLDER = re.compile(r"(round|partition)-(\d{6,})")
+
+
+class RecordingError(ValueError):
+    """A recording that isn't there, lacks something or is damaged: names the file, in one line."""
+
+
+@dataclass
+class Recording:
+    """The recording of a run, written round by round.
+
+    It never disturbs the run: a full disk or a spent budget ends the recording, with one line in the log.
+
+    Attributes:
+        folder: ``runs/NAME/audit``.
+        max_bytes: Size at which it stops.
+        rounds: Those that are recorded; empty for all.
+        partitions: Those that are recorded; empty for all.
+    """
+
+    folder: Path
+    max_bytes: int
+    rounds: frozenset[int] = frozenset()
+    partitions: frozenset[int] = frozenset()
+    _size: int = field(init=False)
+    _stopped: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Count what an earlier attempt of a resumed run has left."""
+        self._size = sum(path.stat().st_size for path in (self.folder / RECORDING).rglob("*") if path.is_file())
+
+    def wants(self, server_round: int, partition: int | None = None) -> bool:
+        """Tell whether a round, or an update of it, is recorded."""
+        chosen = not self.rounds or server_round in self.rounds
+        if partition is not None:
+            chosen = chosen and (not self.partitions or partition in self.partitions)
+        return chosen and not self._stopped
+
+    def write_sent(self, server_round: int, arrays: Mapping[str, Tensor]) -> None:
+        """Record what the server sends to every client of a round."""
+        self._write(round_folder(self.folder / RECORDING, server_round) / SENT, arrays, {"round": server_round})
+
+    def write_received(
+        self, server_round: int, partition: int, arrays: Mapping[str, Tensor], metrics: Mapping[str, float]
+    ) -> None:
+        """Record a checked update."""
+        about = {"round": server_round, "partition": partition, "metrics": dict(metrics)}
+        self._write(client_folder(self.folder / RECORDING, server_round, partition) / RECEIVED, arrays, about)
+
+    def _write(self, path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        size = sum(array.numel() * array.element_size() for array in arrays.values())
+        if self._stopped or self._size + size > self.max_bytes:
+            self._stop(f"audit.max_bytes={self.max_bytes} is spent")
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _seal(path, arrays, about)
+            self._size += size
+        except OSError as error:
+            self._stop(f"{path} cannot be written ({error.strerror})")
+
+    def _stop(self, reason: str) -> None:
+        if not self._stopped:
+            logger.warning("the recording for the audit ends here, the run goes on: %s", reason)
+        self._stopped = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A recorded update.
+
+    Attributes:
+        server_round: Counted from 1.
+        partition: Of the client.
+        exchange: What went to it and came back.
+        metrics: That came with it.
+    """
+
+    server_round: int
+    partition: int
+    exchange: Exchange
+    metrics: Mapping[str, float]
+
+
+def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterator[Received]:
+    """Read a recording, in the order of rounds and partitions.
+
+    Args:
+        folder: ``runs/NAME/audit``.
+        rounds: Those to read; empty for all.
+
+    Raises:
+        RecordingError: If there is none, or a file is missing or damaged.
+    """
+    found = _numbered(folder / RECORDING, "round")
+    if not found:
+        raise RecordingError(f"{folder}: no recording; run with audit.record=true")
+    if missing := sorted(rounds - found.keys()):
+        raise RecordingError(f"{folder / RECORDING}: round {missing[0]} is not recorded, only {sorted(found)}")
+    for server_round, path in found.items():
+        if rounds and server_round not in rounds:
+            continue
+        sent, _ = _unseal(path / SENT)
+        for partition, client in _numbered(path, "partition").items():
+            received, about = _unseal(client / RECEIVED)
+            exchange = Exchange(server_round=server_round, sent=sent, received=received)
+            yield Received(server_round=server_round, partition=partition, exchange=exchange, metrics=about["metrics"])
+
+
+def write_truth(path: Path, truth: GroundTruth) -> None:
+    """Write a client's secrets of a round, on its own disk."""
+    biases = {f"biases/{name}": array for name, array in truth.biases.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _seal(path, {"images": truth.images, "labels": truth.labels, **biases}, {})
+
+
+def read_truth(folder: Path, server_round: int, partition: int) -> GroundTruth | None:
+    """Read what a simulated client consented to tell of a round; ``None`` if it told nothing.
+
+    Args:
+        folder: ``runs/NAME/audit``.
+        server_round: Counted from 1.
+        partition: Of the client.
+
+    Raises:
+        RecordingError: If the file is damaged.
+    """
+    path = client_folder(folder / TRUTH, server_round, partition) / SECRET
+    if not path.exists():
+        return None
+    arrays, _ = _unseal(path)
+    biases = {name.removeprefix("biases/"): array for name, array in arrays.items() if name.startswith("biases/")}
+    return GroundTruth(images=arrays["images"], labels=arrays["labels"], biases=biases)
+
+
+def round_folder(folder: Path, server_round: int) -> Path:
+    """Return a round's folder."""
+    return folder / f"round-{server_round:06d}"
+
+
+def client_folder(folder: Path, server_round: int, partition: int) -> Path:
+    """Return the folder of a client in a round."""
+    return round_folder(folder, server_round) / f"partition-{partition:06d}"
+
+
+def _numbered(folder: Path, kind: str) -> dict[int, Path]:
+    matches = ((_FOLDER.fullmatch(path.name), path) for path in folder.glob(f"{kind}-*"))
+    return dict(sorted((int(match[2]), path) for match, path in matches if match))
+
+
+def _seal(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    plain = {name: array.detach().cpu().contiguous().numpy() for name, array in arrays.items()}
+    write_sealed(path, plain, {"schema": SCHEMA, **about}, sync=False)
+
+
+def _unseal(path: Path) -> tuple[dict[str, Tensor], Any]:
+    try:
+        arrays, about = read_sealed(path)
+    except DamagedFileError as error:
+        raise RecordingError(f"{error}; record the run again, or move the folder away") from None
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        raise RecordingError(f"{path}: not a recording of schema {SCHEMA}, which this version of snnfl reads")
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}, about

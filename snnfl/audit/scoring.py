@@ -1,0 +1,116 @@
+"""How much of a victim's images a reconstruction shows, beside what a guess without any update shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snnfl.attacks import AttackResult
+from snnfl.attacks.networks import last_linear
+from snnfl.audit.ground_truth import GroundTruth
+from snnfl.metrics import images as metrics
+from snnfl.workspace import Workspace
+
+PUBLIC_IMAGES = 1000
+"""Test images that stand for what anybody may know of the data: their mean is a floor."""
+
+CANDIDATES = 2000
+"""Training images among which a reconstruction is to identify its own (IIP), the victim's among them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """Of one victim; each number is the mean over its images.
+
+    Attributes:
+        psnr: In dB.
+        ssim: At most 1.
+        registered_psnr: In dB, the best over small shifts.
+        mse: In squared pixels of [0, 1].
+        label_accuracy: Part of the labels that were found.
+        identified: Part of the images that are nearest to their own among :data:`CANDIDATES` (IIP).
+        lpips: Perceptual distance, or ``None`` where its weights aren't at hand.
+        floors: PSNR and SSIM of each guess that needs no update.
+        found: Reconstructions in the order of ``true``, pixels ``[N, C, H, W]``.
+        true: The victim's images.
+    """
+
+    psnr: float
+    ssim: float
+    registered_psnr: float
+    mse: float
+    label_accuracy: float
+    identified: float
+    lpips: float | None
+    floors: Mapping[str, tuple[float, float]]
+    found: Tensor
+    true: Tensor
+
+
+class Scorer:
+    """Score reconstructions of one run.
+
+    Args:
+        work: Of the run. Pictures for the floors are from the test split; the candidates of the identification are
+            from the training split, which no attack sees.
+    """
+
+    def __init__(self, work: Workspace) -> None:
+        data = work.dataset
+        self.work = work
+        self.public = data.pixels(data.test_images[:PUBLIC_IMAGES])
+        self.others = data.pixels(data.train_images[-CANDIDATES:])
+
+    def score(self, result: AttackResult, truth: GroundTruth, arrays: Mapping[str, Tensor]) -> Score:
+        """Score what an attack found of a victim.
+
+        Args:
+            result: Of the attack.
+            truth: The victim's secrets.
+            arrays: The victim's network, whose features identify images.
+        """
+        true = truth.images
+        chosen = metrics.matched(result.images, true)
+        grey = torch.full_like(true[:1], 0.5)  # for an image of which nothing was found
+        found = torch.cat([result.images[n : n + 1] if n >= 0 else grey for n in chosen.tolist()])
+        guesses = metrics.floors(true, self.public)
+        candidates = torch.cat([true, self.others])
+        own = torch.arange(len(true))
+        perceptual = metrics.lpips(found, true)
+        return Score(
+            psnr=float(metrics.psnr(found, true).mean()),
+            ssim=float(metrics.ssim(found, true).mean()),
+            registered_psnr=float(metrics.registered_psnr(found, true).mean()),
+            mse=float(metrics.mse(found, true).mean()),
+            label_accuracy=metrics.label_accuracy(result.labels, truth.labels),
+            identified=float(metrics.identified(found, candidates, own, self._features(arrays)).float().mean()),
+            lpips=None if isinstance(perceptual, str) else float(perceptual.mean()),
+            floors={
+                name: (float(metrics.psnr(guess, true).mean()), float(metrics.ssim(guess, true).mean()))
+                for name, guess in guesses.items()
+            },
+            found=found,
+            true=true,
+        )
+
+    def _features(self, arrays: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return what the run's own network puts into its last layer, as a function of pixels."""
+        model, data = self.work.model, self.work.dataset
+        layer = model.get_submodule(last_linear(model))
+        caught: list[Tensor] = []
+
+        def features(pixels: Tensor) -> Tensor:
+            caught.clear()
+            stored = pixels * data.scale
+            inputs = data.normalise(stored if data.scale != 255 else stored.round().to(torch.uint8))
+            handle = layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
+            try:
+                torch.func.functional_call(model.eval(), dict(arrays), (inputs,), strict=False)
+            finally:
+                handle.remove()
+            return caught[0].flatten(1)
+
+        return features

@@ -1,0 +1,161 @@
+"""From a recording to victims: what the server has of each client, and apart from it what scoring may know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnfl.audit.ground_truth import GroundTruth
+from snnfl.audit.recording import Received, RecordingError, read_recording, read_truth
+from snnfl.audit.view import Exchange, Fact, Knowledge, ServerView, ThreatModelError
+from snnfl.config import Config
+from snnfl.data import Dataset
+from snnfl.protocol import EXAMPLES
+from snnfl.training import learning_rate
+from snnfl.workspace import Workspace
+
+DENIED: Mapping[Fact, dict[str, Any]] = {
+    "architecture": {"architecture": False},
+    "loss": {"loss": False},
+    "labels": {"labels": False},
+    "images": {"images": None},
+    "batch_size": {"batch_size": None},
+    "epochs": {"epochs": None},
+    "learning_rate": {"learning_rate": None},
+    "optimizer": {"momentum": None, "weight_decay": None},
+    "norm_statistics": {"norm_statistics": "unknown"},
+    "biases": {"biases": False},
+    "thresholds": {"thresholds": False},
+    "initial_weights": {"initial_weights": False},
+    "earlier_rounds": {"earlier_rounds": False},
+}
+"""What denying a fact does to the threat model."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Victim:
+    """A client in a round.
+
+    Attributes:
+        server_round: Counted from 1.
+        partition: Of the client.
+        view: All that an attack gets.
+        truth: What its result is scored against; ``None`` where nobody consented.
+    """
+
+    server_round: int
+    partition: int
+    view: ServerView
+    truth: GroundTruth | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """Who is attacked, by an attacker who knows what.
+
+    Attributes:
+        rounds: Empty for all that are recorded. Earlier ones are known to the attacker all the same.
+        partitions: Empty for all.
+        labels: Whether the attacker is given the private labels, which makes its results a diagnosis.
+        denied: What the attacker is not to know.
+    """
+
+    rounds: frozenset[int] = frozenset()
+    partitions: frozenset[int] = frozenset()
+    labels: bool = False
+    denied: frozenset[Fact] = frozenset()
+
+    def __contains__(self, received: Received) -> bool:
+        """Tell whether an update is attacked."""
+        chosen = not self.rounds or received.server_round in self.rounds
+        return chosen and (not self.partitions or received.partition in self.partitions)
+
+
+def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
+    """Lay out the victims of a recorded run, in the order of rounds and partitions.
+
+    Args:
+        work: Of the run's configuration: what the server knows of model, data and conversion.
+        folder: ``runs/NAME/audit``.
+        scope: Rounds, clients and threat model.
+
+    Raises:
+        RecordingError: If the recording isn't there, is damaged or doesn't hold what is to be attacked.
+        ThreatModelError: If labels are granted that no client told.
+    """
+    earlier: dict[int, list[Exchange]] = {}
+    victims: list[Victim] = []
+    for received in read_recording(folder):
+        before = earlier.setdefault(received.partition, [])
+        if received in scope:
+            truth = read_truth(folder, received.server_round, received.partition)
+            if scope.labels and truth is None:
+                raise ThreatModelError("the labels cannot be given: the run has no ground truth (audit.ground_truth)")
+            labels = truth.labels if truth is not None and scope.labels else None
+            victims.append(
+                Victim(
+                    server_round=received.server_round,
+                    partition=received.partition,
+                    view=server_view(work, received, tuple(before), scope, labels),
+                    truth=truth,
+                )
+            )
+        before.append(received.exchange)
+    if not victims:
+        raise RecordingError(f"{folder}: no recorded update is among the rounds and clients that are asked for")
+    return victims
+
+
+def server_view(
+    work: Workspace, received: Received, earlier: tuple[Exchange, ...], scope: Scope, labels: Tensor | None
+) -> ServerView:
+    """Return what the server holds of a client, less what the threat model denies.
+
+    A client that never trained starts from the run's initial weights, and from what was sent where that was sent.
+    """
+    knowledge, config = knowledge_of(work.config, received, scope.labels, scope.denied), work.config
+    mean, std = pixel_statistics(work.dataset)
+    return ServerView(
+        model=work.model,
+        input_shape=work.dataset.input_shape,
+        mean=mean,
+        std=std,
+        exchange=received.exchange,
+        knowledge=knowledge,
+        labels=labels,
+        graph=work.graph if config.strategy.spiking else None,
+        conversion=config.conversion if config.strategy.spiking else None,
+        initial={**work.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
+        earlier=earlier if knowledge.earlier_rounds else (),
+    )
+
+
+def knowledge_of(config: Config, received: Received, labels: bool, denied: Iterable[Fact]) -> Knowledge:
+    """Return the threat model: what the server knows by running the federation, less the denied.
+
+    The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images.
+    """
+    training, images = config.training, int(received.metrics[EXAMPLES])
+    known = Knowledge(
+        labels=labels,
+        images=images,
+        batch_size=min(training.batch_size, images),
+        epochs=training.epochs,
+        learning_rate=learning_rate(training, received.server_round),
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        biases=not config.strategy.spiking,
+        thresholds=config.strategy.spiking,
+    )
+    return replace(known, **{name: value for fact in denied for name, value in DENIED[fact].items()})
+
+
+def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the public normalisation, in pixels of [0, 1]."""
+    unit = 1.0 if dataset.train_images.dtype == torch.uint8 else dataset.scale
+    return dataset.mean / unit, dataset.std / unit
