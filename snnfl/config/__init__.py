@@ -17,16 +17,19 @@ from snnfl.config.options import (
     validate,
     value_of,
 )
+from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 
 __all__ = [
     "Config",
     "ConfigError",
     "ConversionConfig",
     "DataConfig",
+    "DetectionConfig",
     "EngineConfig",
     "EvaluationConfig",
     "FlatValue",
     "ModelConfig",
+    "PoisoningConfig",
     "PrivacyConfig",
     "RunConfig",
     "StrategyConfig",

@@ -179,6 +179,7 @@ def _type_name(kind: Any) -> str:
         bool: "true or false",
         str: "text",
         str | None: "text or null",
+        tuple[str, ...]: "a list of names",
     }
     return names.get(kind, "a list of whole numbers")
 

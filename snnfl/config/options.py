@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snnfl.config.declaration import ConfigError, option
+from snnfl.config.poisoning import DetectionConfig, PoisoningConfig, poisoning_mistakes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +242,8 @@ class Config:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    poisoning: PoisoningConfig = field(default_factory=PoisoningConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
 
 
 def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -279,6 +282,8 @@ def validate(config: Config) -> None:
     if needed > clients:
         raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")
     _check_engine(config)
+    for mistake in poisoning_mistakes(config):
+        raise ConfigError(mistake)
 
 
 def _check_engine(config: Config) -> None:
