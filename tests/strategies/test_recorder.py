@@ -55,6 +55,10 @@ KEYS = {
     # beyond what is asked for
     "client_received_accuracy_mean",
     "client_received_accuracy_std",
+    "attack_success_snn",
+    "attack_success_ann",
+    "detection",
+    "excluded",
     "replies",
     "refused",
     "failed",
