@@ -10,6 +10,9 @@ from snnfl.detection.outliers import outliers
 from snnfl.detection.registry import Findings, register
 from snnfl.detection.view import RoundView
 
+ROUNDING = 1e-12
+"""A cosine distance below this is zero: what equal directions differ by when they are computed."""
+
 
 @register("norm", source="Sun et al. 2019, section 4: a backdoor that survives averaging needs a large update")
 def by_norm(view: RoundView) -> Findings:
@@ -22,7 +25,7 @@ def by_norm(view: RoundView) -> Findings:
 def by_cosine(view: RoundView) -> Findings:
     """Score by one minus the cosine between a change and the mean change, weighted by examples."""
     weights = torch.tensor(view.examples, dtype=torch.float64)
-    scores = 1 - torch.mv(unit(view.changes), unit((weights @ view.changes / weights.sum())[None])[0])
+    scores = cosine_distances(view.changes, (weights @ view.changes / weights.sum())[None])[:, 0]
     return Findings(scores=scores, flagged=outliers(scores))
 
 
@@ -47,8 +50,8 @@ def by_hdbscan(view: RoundView) -> Findings:
     As in FLAME: smallest cluster ``n/2 + 1``, one neighbour, a single cluster allowed. The score is the mean distance
     to the cluster's members. Where there is no cluster nobody is flagged, and everybody counts as a member.
     """
-    directions, count = unit(view.changes), len(view.changes)
-    distances = (1 - directions @ directions.T).clamp(min=0).fill_diagonal_(0)
+    count = len(view.changes)
+    distances = cosine_distances(view.changes, view.changes).fill_diagonal_(0)
     distances = (distances + distances.T) / 2
     clustering = HDBSCAN(
         min_cluster_size=count // 2 + 1, min_samples=1, allow_single_cluster=True, metric="precomputed", copy=True
@@ -57,6 +60,12 @@ def by_hdbscan(view: RoundView) -> Findings:
     if not members.any():
         members = torch.ones(count, dtype=torch.bool)
     return Findings(scores=distances[:, members].mean(dim=1), flagged=~members)
+
+
+def cosine_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return one minus the cosine between each row of either, ``[rows of one, rows of the other]``, from 0 to 2."""
+    distances = 1 - unit(one) @ unit(other).T
+    return torch.where(distances < ROUNDING, 0, distances)
 
 
 def unit(changes: Tensor) -> Tensor:

@@ -214,6 +214,7 @@ def test_columns_of_given_reports() -> None:
         evaluations=({"accuracy": 0.2}, {"accuracy": 0.6}),
         refused=1,
         failed=2,
+        excluded=3,
         aggregated=True,
     )
     assert client_columns(SimpleNamespace(report=report)) == pytest.approx(
@@ -228,6 +229,7 @@ def test_columns_of_given_reports() -> None:
             "replies": 3,
             "refused": 1,
             "failed": 2,
+            "excluded": 3,
             "aggregated": True,
             "seconds_train": 2.75,
             "seconds_convert": 0.0,
