@@ -6,6 +6,7 @@ They judge by the updates alone. Who attacks is the configuration's to know; her
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from snnfl.config import Config, ConfigError
 from snnfl.detection import RoundView, Verdict, get_detector
 from snnfl.spiking import SpikingGraph
 from strategies.update import Update
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,6 +93,8 @@ def build_detecting(config: Config, graph: SpikingGraph | None) -> Detecting | N
     detection = config.detection
     if not detection.detectors:
         return None
+    if detection.exclude is not None:
+        logger.warning("detection.exclude=%s: a defence; whom it flags is left out of the aggregate", detection.exclude)
     scale = config.conversion.minimum_scale
     return Detecting(detection.detectors, exclude=detection.exclude, graph=graph, minimum_scale=scale)
 
