@@ -10,6 +10,7 @@ import argparse
 import csv
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from rich.console import Console
 from clients import client_app
 from experiments.backdoor_tables import write_tables
 from experiments.engines.in_process import run_in_process
-from snnfl.config import Config, DataConfig, compose, flatten
+from snnfl.config import Config, ConfigError, DataConfig, compose, flatten
 from snnfl.data import Dataset, load, register
 from snnfl.poisoning import attacks_in
 from strategies.server_app import server_app
@@ -152,11 +153,27 @@ def main() -> None:
     )
     parser.add_argument("--document", type=Path, default=Path("docs/backdoor.md"), help="has the tables' markers")
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"argument --seeds: {arguments.seeds}, expected at least 1")
     logging.getLogger("flwr").setLevel(logging.ERROR)
     register(SOURCE)(tenth)
-    console, path = Console(highlight=False), arguments.csv
+    try:
+        study(arguments.seeds, arguments.csv, arguments.document)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+
+
+def study(seeds: int, path: Path, document: Path) -> None:
+    """Play the runs that a file lacks, append their rows to it, and rewrite a document's tables.
+
+    Raises:
+        ConfigError: If Fashion-MNIST isn't there, or the document has no markers.
+    """
+    console = Console(highlight=False)
     done = {(row["attack"], row["partition"], row["attackers"], row["seed"]) for row in read(path)}
-    missing = [case for case in cases(arguments.seeds) if case.key not in done]
+    missing = [case for case in cases(seeds) if case.key not in done]
     for number, case in enumerate(missing, start=1):
         rows = play(case, os.environ.get("SNNFL_DATA"))
         new = not path.exists()
@@ -167,8 +184,8 @@ def main() -> None:
             writer.writerows(rows)
         success = rows[-1]["attack_success_snn"]
         console.print(f"{number} of {len(missing)}: {' '.join(case.key)}: attack success {success}")
-    write_tables(read(path), arguments.document)
-    console.print(f"tables: {arguments.document}")
+    write_tables(read(path), document)
+    console.print(f"tables: {document}")
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,13 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerow({"a": 1, "b": ""})
     assert read(path) == [{"a": "1", "b": ""}]
+
+
+def test_a_missing_data_set_is_an_error_of_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.backdoor_study", "--seeds", "1", "--csv", str(tmp_path / "rows.csv")]
+    environment = {**os.environ, "SNNFL_DATA": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: data.source=")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
