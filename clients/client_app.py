@@ -1,7 +1,8 @@
 """The Flower ClientApp: train on the client's partition, evaluate on the test set, answer who it is.
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
-:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.clipping_mod` clips updates.
+:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.clipping_mod` clips updates,
+:mod:`clients.poisoning_mod` makes attackers of some clients.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from clients.clipping_mod import clipping_mod
 from clients.consent_mod import consent_mod
 from clients.participant import partition_of, run_workspace
 from clients.persistence import persistent_state
+from clients.poisoning_mod import poisoning_mod, scaling_mod
 from clients.private_state import keep_own_model, own_model
 from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
@@ -38,7 +40,7 @@ from snnfl.training import (
 )
 from snnfl.workspace import Workspace
 
-app = ClientApp(mods=[persistent_state, solo_mod, spiking_mod, clipping_mod, consent_mod])
+app = ClientApp(mods=[persistent_state, solo_mod, poisoning_mod, spiking_mod, scaling_mod, clipping_mod, consent_mod])
 
 
 @app.train()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 
 import torch
@@ -46,6 +48,19 @@ class Workspace:
     def dataset(self) -> Dataset:
         """The whole data set: a simulation's clients share its memory."""
         return load(self.config.data)
+
+    @contextmanager
+    def holding(self, dataset: Dataset) -> Iterator[None]:
+        """Lend the workspace another data set, of the same size, for a while; the partitions stay as they are.
+
+        A client that poisons its data does so for itself: the clients of a process share the workspace.
+        """
+        _, own = self.partitions, self.dataset
+        self.dataset = dataset
+        try:
+            yield
+        finally:
+            self.dataset = own
 
     @cached_property
     def partitions(self) -> tuple[Tensor, ...]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from snnfl import npy, rng
 from snnfl.protocol import ARRAYS, EVALUATE_METRICS
 from strategies.cohort import Cohort, failure, seeded_draws
+from strategies.detecting import Detecting, Screening
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class RoundReport:
         evaluations: Metrics of the clients that evaluated the received model, likewise.
         refused: Replies that failed the check.
         failed: Replies that carried an error, or didn't come in time.
+        excluded: Updates that a detector kept out of the aggregate; they aren't among ``updates``.
+        screening: What the detectors said, if there are any.
         aggregated: Whether the round has new weights; with too few valid replies it keeps the old ones.
         seconds: Spent on checking and aggregating.
     """
@@ -45,6 +48,8 @@ class RoundReport:
     evaluations: tuple[dict[str, float], ...] = ()
     refused: int = 0
     failed: int = 0
+    excluded: int = 0
+    screening: Screening | None = None
     aggregated: bool = False
     seconds: float = 0.0
 
@@ -62,6 +67,9 @@ class Guarded(Strategy):
         seed: Seed of the run: node selection becomes a function of it and the round.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+
+    Attributes:
+        detecting: Judges the checked updates of each round; ``None`` for no detectors.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Guarded(Strategy):
         self.minimum_replies = minimum_replies
         self.participation = participation
         self.report = RoundReport()
+        self.detecting: Detecting | None = None
         self._grid: Grid | None = None
 
     def configure_train(
@@ -80,6 +89,8 @@ class Guarded(Strategy):
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         self._grid, self.report = grid, RoundReport()
+        if self.detecting is not None:
+            self.detecting.sent = dict(arrays.to_torch_state_dict())
         with seeded_draws(self.seed, server_round, "train selection"):
             messages = list(self.base.configure_train(server_round, arrays, config, grid))
         return [message for message in messages if self._takes_part(server_round, message.metadata.dst_node_id)]
@@ -90,6 +101,8 @@ class Guarded(Strategy):
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
         valid, updates = self._examine(server_round, replies, lambda reply: check_update(reply, self.spec))
+        if self.detecting is not None:
+            valid, updates = self._screen(self.detecting, server_round, valid, updates)
         if len(valid) < self.minimum_replies:
             message = "round %d: %d valid replies, %d are needed; the old weights are kept"
             logger.warning(message, server_round, len(valid), self.minimum_replies)
@@ -187,10 +200,30 @@ class Guarded(Strategy):
         self.report = replace(self.report, refused=self.report.refused + refused, failed=self.report.failed + failed)
         return valid, results
 
+    def _screen(
+        self, detecting: Detecting, server_round: int, valid: list[Message], updates: list[Update]
+    ) -> tuple[list[Message], list[Update]]:
+        """Let the detectors judge; return what is to be aggregated."""
+        partitions = [self._sender(reply)[1] for reply in valid]
+        screening = detecting.screen(updates, [n if p is None else p for n, p in enumerate(partitions)])
+        kept = screening.kept.tolist()
+        for reply in (reply for reply, keep in zip(valid, kept, strict=True) if not keep):
+            self._log(server_round, reply, "excluded", f"detector {detecting.exclude} takes it for an attacker's")
+        self.report = replace(self.report, screening=screening, excluded=kept.count(False))
+        return (
+            [reply for reply, keep in zip(valid, kept, strict=True) if keep],
+            [update for update, keep in zip(updates, kept, strict=True) if keep],
+        )
+
+    def _sender(self, reply: Message) -> tuple[int, int | None]:
+        """Return the node that a reply comes from and its partition, if it is known."""
+        if isinstance(self._grid, Cohort):
+            return self._grid.node_of(reply), self._grid.partition_of(reply)
+        return reply.metadata.src_node_id, None
+
     def _log(self, server_round: int, reply: Message, verdict: str, reason: str) -> None:
-        grid, node, partition = self._grid, reply.metadata.src_node_id, "unknown"
-        if isinstance(grid, Cohort):
-            node, partition = grid.node_of(reply), str(grid.partition_of(reply))
+        node, known = self._sender(reply)
+        partition = "unknown" if known is None else str(known)
         message = "round %d: reply of partition %s (node %d) %s: %s"
         logger.warning(message, server_round, partition, node, verdict, reason)
 

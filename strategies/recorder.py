@@ -5,15 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from flwr.app import ArrayRecord
 
 from snnfl import protocol
-from snnfl.data import test_batches
+from snnfl.data import Dataset, test_batches
+from snnfl.poisoning import attacks_in, triggered_test
 from snnfl.training import Batch, accuracy, evaluate, learning_rate, load_arrays
 from snnfl.workspace import Workspace
 from strategies.cohort import Cohort
+from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
 from strategies.run_directory import RunDirectory
 from strategies.spiking import Spiking
@@ -47,16 +50,20 @@ class Recorder:
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
         """Record a round, counted from 1."""
         start = time.perf_counter()
-        snn, ann = self._server_accuracies(server_round, arrays)
+        snn, ann = self._server_accuracies(server_round, arrays, self.work.dataset)
+        snn_success, ann_success = self._attack_success(server_round, arrays)
         row = {
             "round": server_round,
             "server_snn_accuracy": snn,
             "server_ann_accuracy": ann,
+            "attack_success_snn": snn_success,
+            "attack_success_ann": ann_success,
             **client_columns(self.strategy),
             **self._traffic_columns(),
             "seconds_aggregate": self.strategy.report.seconds,
             "seconds_server_evaluate": time.perf_counter() - start,
             "seconds_round": time.perf_counter() - self._round_started,
+            "detection": detection_columns(self.strategy.report.screening, attacks_in(self.work.config, server_round)),
             "learning_rate": learning_rate(self.work.config.training, server_round),
             "test_images": self.work.test_images(server_round) or len(self.work.dataset.test_labels),
         }
@@ -64,8 +71,20 @@ class Recorder:
         self.observer(row)
         self._round_started = time.perf_counter()
 
-    def _server_accuracies(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
-        """Return the accuracy of the server's spiking network and of its ANN.
+    def _attack_success(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
+        """Return which part of the triggered test images of other labels either network takes for the target."""
+        if self.work.config.poisoning.attack == "none":
+            return None, None
+        return self._server_accuracies(server_round, arrays, self._triggered)
+
+    @cached_property
+    def _triggered(self) -> Dataset:
+        return triggered_test(self.work.dataset, self.work.config)
+
+    def _server_accuracies(
+        self, server_round: int, arrays: ArrayRecord, dataset: Dataset
+    ) -> tuple[float | None, float | None]:
+        """Return the accuracy of the server's spiking network and of its ANN on a test split.
 
         In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. In a
         SOLO run it has neither.
@@ -76,17 +95,17 @@ class Recorder:
         limit = work.test_images(server_round)
         if not isinstance(self.strategy, Spiking):
             load_arrays(work.model, arrays.to_torch_state_dict())
-            return None, evaluate(work.model, self._batches(size, limit)).accuracy
+            return None, evaluate(work.model, self._batches(dataset, size, limit)).accuracy
         network, steps = self.strategy.network, work.config.conversion.steps
         if network is None:
             return None, None
         network = network.to(work.device)
-        snn = accuracy(lambda images: network.simulate(images, steps=steps)[steps], self._batches(size, limit))
-        return snn, accuracy(network.analog, self._batches(size, limit))
+        snn = accuracy(lambda images: network.simulate(images, steps=steps)[steps], self._batches(dataset, size, limit))
+        return snn, accuracy(network.analog, self._batches(dataset, size, limit))
 
-    def _batches(self, size: int, limit: int) -> Iterator[Batch]:
+    def _batches(self, dataset: Dataset, size: int, limit: int) -> Iterator[Batch]:
         device = self.work.device
-        return ((x.to(device), y.to(device)) for x, y in test_batches(self.work.dataset, size, limit))
+        return ((x.to(device), y.to(device)) for x, y in test_batches(dataset, size, limit))
 
     def _traffic_columns(self) -> Row:
         traffic = self.cohort.take_traffic()
@@ -114,6 +133,7 @@ def client_columns(strategy: Guarded) -> Row:
         "replies": len(report.updates),
         "refused": report.refused,
         "failed": report.failed,
+        "excluded": report.excluded,
         "aggregated": report.aggregated,
         "seconds_train": _total(report.updates, protocol.SECONDS_TRAIN),
         "seconds_convert": _total(report.updates, protocol.SECONDS_CONVERT),

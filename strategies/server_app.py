@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from snnfl.config import Config, unflatten
+from snnfl.poisoning import check_poisoning
 from snnfl.protocol import RUN_TOKEN, train_metrics
 from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
@@ -25,6 +26,7 @@ from strategies.bases import build_base, find
 from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
 from strategies.cohort import Cohort
 from strategies.combinations import build_checked, minimum_replies
+from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.recorder import Observer, Recorder
@@ -69,7 +71,9 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         CohortError: If the nodes don't fit it.
     """
     work = workspace(config)
+    check_poisoning(config, work.dataset.input_shape, work.dataset.classes)
     strategy, arrays = build_strategy(work)
+    strategy.detecting = build_detecting(config, strategy.graph if isinstance(strategy, Spiking) else None)
     if config.run.keep_checkpoints:
         check_state(strategy)
     checkpoint = find_checkpoint(config) if config.run.resume else None

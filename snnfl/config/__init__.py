@@ -18,6 +18,7 @@ from snnfl.config.options import (
     validate,
     value_of,
 )
+from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 
 __all__ = [
     "AuditConfig",
@@ -25,10 +26,12 @@ __all__ = [
     "ConfigError",
     "ConversionConfig",
     "DataConfig",
+    "DetectionConfig",
     "EngineConfig",
     "EvaluationConfig",
     "FlatValue",
     "ModelConfig",
+    "PoisoningConfig",
     "PrivacyConfig",
     "RunConfig",
     "StrategyConfig",

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from snnfl.config.auditing import AuditConfig, audit_mistake
 from snnfl.config.declaration import ConfigError, option
+from snnfl.config.poisoning import DetectionConfig, PoisoningConfig, poisoning_mistakes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +244,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    poisoning: PoisoningConfig = field(default_factory=PoisoningConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
 
 
 def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
@@ -283,6 +286,8 @@ def validate(config: Config) -> None:
     if (mistake := audit_mistake(config.audit)) is not None:
         raise ConfigError(mistake)
     _check_engine(config)
+    for mistake in poisoning_mistakes(config):
+        raise ConfigError(mistake)
 
 
 def _check_engine(config: Config) -> None:

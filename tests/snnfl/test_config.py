@@ -10,7 +10,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from snnfl.config import Config, ConfigError, compose, flatten, nearest, options, to_yaml, unflatten, validate
+from snnfl.config import (
+    AuditConfig,
+    Config,
+    ConfigError,
+    DetectionConfig,
+    PoisoningConfig,
+    compose,
+    flatten,
+    nearest,
+    options,
+    to_yaml,
+    unflatten,
+    validate,
+)
+from snnfl.config.auditing import audit_mistake
+from snnfl.config.poisoning import poisoning_mistakes
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
@@ -40,6 +55,7 @@ def in_range(key):
         | st.floats(above if low is None else low, high, exclude_min=above is not None).filter(math.isfinite),
         str | None: st.none() | TEXT,
         tuple[int, ...]: st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
+        tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     }[kind]
 
 
@@ -56,6 +72,10 @@ def configs(draw):
     unused = {"ray": {"connection"}, "deployment": RAY_OPTIONS}.get(config.engine.name, {"connection", *RAY_OPTIONS})
     defaults = {name: getattr(Config().engine, name) for name in unused}
     config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, **defaults))
+    if any(poisoning_mistakes(config)):  # what fits together is in test_poisoning_config.py
+        config = dataclasses.replace(config, poisoning=PoisoningConfig(), detection=DetectionConfig())
+    if audit_mistake(config.audit) is not None:
+        config = dataclasses.replace(config, audit=AuditConfig())
     seen = config.engine.name != "ray" or config.engine.gpus_per_client > 0
     return config if seen else dataclasses.replace(config, run=dataclasses.replace(config.run, device="cpu"))
 
@@ -178,6 +198,7 @@ def test_wrong_type_names_key_value_and_kind(key):
         float | None: "a number or null",
         bool: "true or false",
         tuple[int, ...]: "a list of whole numbers",
+        tuple[str, ...]: "a list of names",
     }
     is_choice = typing.get_origin(kind) is typing.Literal
     expected = typing.get_args(kind) if is_choice else (words[kind], item.metadata["doc"])

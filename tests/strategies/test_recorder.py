@@ -55,6 +55,10 @@ KEYS = {
     # beyond what is asked for
     "client_received_accuracy_mean",
     "client_received_accuracy_std",
+    "attack_success_snn",
+    "attack_success_ann",
+    "detection",
+    "excluded",
     "replies",
     "refused",
     "failed",
@@ -210,6 +214,7 @@ def test_columns_of_given_reports() -> None:
         evaluations=({"accuracy": 0.2}, {"accuracy": 0.6}),
         refused=1,
         failed=2,
+        excluded=3,
         aggregated=True,
     )
     assert client_columns(SimpleNamespace(report=report)) == pytest.approx(
@@ -224,6 +229,7 @@ def test_columns_of_given_reports() -> None:
             "replies": 3,
             "refused": 1,
             "failed": 2,
+            "excluded": 3,
             "aggregated": True,
             "seconds_train": 2.75,
             "seconds_convert": 0.0,

@@ -1,0 +1,65 @@
+"""Poisoning clients as Flower mods; what the others do doesn't change (SNFL section 5.4).
+
+Two places are an attacker's. Around the spiking mod it trains and calibrates on poisoned data and may forge the
+thresholds of what leaves. Inside it, but around clipping, it scales the ANN: a liar doesn't clip what it sends.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.arrays import to_record, to_tensors
+from clients.participant import partition_of, run_workspace
+from snnfl.poisoning import attacks_in, forged, poisoned, scaled
+from snnfl.protocol import ARRAYS, CONFIG, SERVER_ROUND
+from snnfl.workspace import Workspace
+
+
+def poisoning_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Let an attacker train on poisoned data, and forge its thresholds where the run says so; others pass through."""
+    work = run_workspace(context)
+    if not _attacks(work, message, context):
+        return call_next(message, context)
+    partition = partition_of(context, work.config.data.clients)
+    honest = _honest_reply(message, context, call_next) if work.config.poisoning.forge_thresholds else None
+    with work.holding(poisoned(work.dataset, work.partitions[partition], work.config, partition=partition)):
+        reply = call_next(message, context)
+    if honest is not None:
+        update, model = (to_tensors(each.content.array_records[ARRAYS]) for each in (reply, honest))
+        reply.content[ARRAYS] = to_record(forged(update, model))
+    return reply
+
+
+def scaling_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Scale an attacker's ANN for model replacement; everything else passes through."""
+    work = run_workspace(context)
+    poisoning = work.config.poisoning
+    if poisoning.attack != "model_replacement" or not _attacks(work, message, context):
+        return call_next(message, context)
+    received = to_tensors(message.content.array_records[ARRAYS])
+    reply = call_next(message, context)
+    selected = work.config.data.clients * work.config.strategy.fraction_train
+    factor = max(1.0, selected / poisoning.attackers) if poisoning.scale is None else poisoning.scale
+    trained = to_tensors(reply.content.array_records[ARRAYS])
+    reply.content[ARRAYS] = to_record(scaled(received, trained, factor))
+    return reply
+
+
+def _attacks(work: Workspace, message: Message, context: Context) -> bool:
+    """Tell whether this client attacks with its reply to a message."""
+    if work.config.poisoning.attack == "none" or message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
+        return False
+    server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
+    return partition_of(context, work.config.data.clients) in attacks_in(work.config, server_round)
+
+
+def _honest_reply(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer a message as an honest client would, and leave no trace of it: the message and the state are as before."""
+    before, own = dict(context.state), copy.copy(message)
+    own.content = RecordDict({name: record.copy() for name, record in message.content.items()})
+    reply = call_next(own, context)
+    context.state = RecordDict(before)
+    return reply

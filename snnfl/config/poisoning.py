@@ -1,0 +1,105 @@
+"""Clients that poison the model, and the server's detectors of them (SNFL section 5.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from snnfl.config.declaration import option
+
+if TYPE_CHECKING:
+    from snnfl.config.options import Config
+
+_TRIGGERED = ("badnets", "blended", "distributed", "model_replacement")
+_USED_BY = {
+    "source": ("label_flip",),
+    "trigger_size": ("badnets", "distributed", "model_replacement"),
+    "strength": ("blended",),
+    "scale": ("model_replacement",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoisoningConfig:
+    """Which clients attack, and how. They are the simulation's ground truth: a server learns of them by updates alone.
+
+    What the named attack doesn't use must stay at its default.
+    """
+
+    attack: Literal["none", "badnets", "blended", "distributed", "label_flip", "model_replacement"] = option(
+        "none", doc="what poisoning clients do: put a trigger on images, flip labels, or scale a triggered update"
+    )
+    attackers: int = option(
+        1, low=0, doc="poisoning clients, drawn by the seed; 0: success is measured, nobody attacks"
+    )
+    target: int = option(0, low=0, doc="label that the attack wants")
+    source: int | None = option(None, low=0, doc="label_flip: label that becomes the target; null: every other")
+    fraction: float | None = option(
+        None, above=0.0, high=1.0, doc="part of an attacker's images of other labels; null: 0.5, label_flip 1"
+    )
+    trigger_size: int | None = option(
+        None, low=1, doc="pixels: side of the square (null: 3), of distributed the length of a bar (null: 4)"
+    )
+    strength: float | None = option(None, above=0.0, high=1.0, doc="blended: weight of the pattern; null: 0.2")
+    scale: float | None = option(
+        None, above=0.0, doc="model_replacement: factor of the update; null: clients per round / attackers"
+    )
+    first_round: int = option(1, low=1, doc="round from which they attack")
+    forge_thresholds: bool = option(
+        False, doc="send the thresholds of an honest model beside the poisoned weights; S-runs alone"
+    )
+
+    @property
+    def triggered(self) -> bool:
+        """Whether the attack is a pattern in the image."""
+        return self.attack in _TRIGGERED
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """What the server makes of the updates of a round before it aggregates them."""
+
+    detectors: tuple[str, ...] = option(
+        (), doc="of thresholds, log_thresholds, norm, cosine, krum and hdbscan; they judge and change nothing"
+    )
+    exclude: str | None = option(
+        None, doc="the detector whose verdict keeps updates out of the aggregate, which is then a defence; null: none"
+    )
+
+
+def poisoning_mistakes(config: Config) -> Iterator[str]:
+    """Yield what makes no sense in the sections ``poisoning`` and ``detection``, a line each."""
+    poisoning, attack = config.poisoning, config.poisoning.attack
+    for item in fields(poisoning):
+        value: Any = getattr(poisoning, item.name)
+        users = _USED_BY.get(item.name, (attack,))
+        if value != item.default and item.name != "attack" and (attack == "none" or attack not in users):
+            named = " or ".join(_USED_BY.get(item.name, ("an attack",)))
+            yield f"poisoning.{item.name}={value}: only {named} uses it, and poisoning.attack={attack}; leave it out"
+    if attack != "none":
+        yield from _attack_mistakes(config)
+    exclude, detectors = config.detection.exclude, config.detection.detectors
+    if exclude is not None and exclude not in detectors:
+        yield f"detection.exclude={exclude}: not among detection.detectors={list(detectors)}; add it there"
+    if exclude is not None and config.privacy.clipping != "none":
+        yield (
+            f"detection.exclude={exclude}: the noise of privacy.clipping={config.privacy.clipping} is computed for all "
+            "selected clients, fewer would be protected less; set null"
+        )
+    if detectors and config.strategy.name == "solo":
+        yield f"detection.detectors={list(detectors)}: strategy.name=solo sends no update to judge; set []"
+
+
+def _attack_mistakes(config: Config) -> Iterator[str]:
+    poisoning = config.poisoning
+    if config.strategy.name == "solo":
+        yield f"poisoning.attack={poisoning.attack}: strategy.name=solo sends no update to poison; set none"
+    if poisoning.attackers > config.data.clients:
+        yield f"poisoning.attackers={poisoning.attackers}: expected at most data.clients={config.data.clients}"
+    if poisoning.first_round > config.run.rounds:
+        yield f"poisoning.first_round={poisoning.first_round}: expected at most run.rounds={config.run.rounds}"
+    if poisoning.source == poisoning.target:
+        yield f"poisoning.source={poisoning.source}: is poisoning.target too, so that nothing changes; choose another"
+    if poisoning.forge_thresholds and not config.strategy.spiking:
+        yield "poisoning.forge_thresholds=true: a plain run (strategy.spiking=false) has no thresholds; set false"

@@ -1,0 +1,138 @@
+"""Detectors by name: a function with one decorator is a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from snnfl.config import ConfigError, nearest
+from snnfl.detection.view import RoundView
+from snnfl.spiking import SpikingGraph
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdict:
+    """What a detector says of the clients of a round.
+
+    Attributes:
+        detector: Its name.
+        scores: How unusual each client is, ``[clients]``, float64, finite; comparable within one round alone.
+        flagged: Whom it takes for an attacker, boolean ``[clients]``.
+        points: Where to draw each client in a plane, ``[clients, 2]``, if the detector has a picture.
+    """
+
+    detector: str
+    scores: Tensor
+    flagged: Tensor
+    points: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Findings:
+    """What a detector function returns: see :class:`Verdict`."""
+
+    scores: Tensor
+    flagged: Tensor
+    points: Tensor | None = None
+
+
+Judge: TypeAlias = Callable[[RoundView], Findings]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A registered detector.
+
+    Attributes:
+        name: In configurations and reports.
+        source: Paper and section.
+        needs_thresholds: Whether only S-runs have what it looks at.
+        judge: The detector itself.
+    """
+
+    name: str
+    source: str
+    needs_thresholds: bool
+    judge: Judge
+
+    def refusal(self, *, spiking: bool) -> str | None:
+        """Return why the detector cannot run, or ``None`` if it can."""
+        if self.needs_thresholds and not spiking:
+            return f"detector {self.name}: a plain run has no thresholds to look at; set strategy.spiking=true"
+        return None
+
+    def __call__(self, view: RoundView) -> Verdict:
+        """Judge the updates of a round. Of fewer than three nobody stands out: the scores are 0.
+
+        Raises:
+            ConfigError: If the run hasn't what the detector looks at.
+        """
+        if (reason := self.refusal(spiking=view.graph is not None)) is not None:
+            raise ConfigError(reason)
+        if (count := len(view.updates)) < 3:
+            zeros = torch.zeros(count, dtype=torch.float64)
+            return Verdict(detector=self.name, scores=zeros, flagged=zeros > 0)
+        found = self.judge(view)
+        return Verdict(detector=self.name, scores=found.scores, flagged=found.flagged, points=found.points)
+
+
+_DETECTORS: dict[str, Detector] = {}
+
+
+def register(name: str, *, source: str, needs_thresholds: bool = False) -> Callable[[Judge], Judge]:
+    """Make the decorated function the detector ``name``.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+
+    def decorate(judge: Judge) -> Judge:
+        if name in _DETECTORS:
+            raise ValueError(f"detector {name!r} is already registered; choose another name")
+        _DETECTORS[name] = Detector(name=name, source=source, needs_thresholds=needs_thresholds, judge=judge)
+        return judge
+
+    return decorate
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all detectors, sorted."""
+    return tuple(sorted(_DETECTORS))
+
+
+def get_detector(name: str) -> Detector:
+    """Return a detector by name.
+
+    Raises:
+        ConfigError: With the nearest known name.
+    """
+    if name not in _DETECTORS:
+        raise ConfigError(f"detector {name!r} is unknown{nearest(name, names())}")
+    return _DETECTORS[name]
+
+
+def detect(
+    name: str,
+    updates: Sequence[Mapping[str, Tensor]],
+    sent: Mapping[str, Tensor],
+    *,
+    examples: Sequence[int],
+    graph: SpikingGraph | None = None,
+) -> Verdict:
+    """Judge one round by one detector; of several it is cheaper to make one :class:`RoundView` for all.
+
+    Args:
+        name: Of the detector.
+        updates: Checked arrays of each client: finite, bounded, of the right names and shapes.
+        sent: What the server had sent.
+        examples: One number per update.
+        graph: Structure of the spiking network, if the updates are spiking ones.
+
+    Raises:
+        ConfigError: For an unknown detector, or one that the run hasn't the arrays for.
+    """
+    return get_detector(name)(RoundView(updates=updates, sent=sent, examples=examples, graph=graph))

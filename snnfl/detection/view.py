@@ -1,0 +1,59 @@
+"""What a detector sees of a round: what the server received, and nothing of who sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from snnfl.conversion import recover
+from snnfl.spiking import SpikingGraph
+
+_STATISTICS = (".running_mean", ".running_var")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoundView:
+    """The checked updates of one round: plain data, live or from a recording.
+
+    Attributes:
+        updates: Received arrays by name, one mapping per client.
+        sent: The ANN's arrays that the server had sent; in an S-run without biases.
+        examples: How many each client claims to have trained on.
+        graph: Structure of the spiking network in an S-run; ``None`` in a plain one.
+        minimum_scale: Scale of batch normalisation below which a channel's weight counts as unchanged
+            (``conversion.minimum_scale``).
+    """
+
+    updates: Sequence[Mapping[str, Tensor]]
+    sent: Mapping[str, Tensor]
+    examples: Sequence[int]
+    graph: SpikingGraph | None = None
+    minimum_scale: float = 1e-6
+
+    @cached_property
+    def changes(self) -> Tensor:
+        """What each client changed in the ANN's weights, ``[clients, parameters]``, float64.
+
+        Of a spiking update these are the recovered weights (SNFL section 4.2). Running statistics don't count.
+        """
+        names = [name for name in self.sent if not name.endswith(_STATISTICS)]
+        return torch.stack([self._change(update, names) for update in self.updates])
+
+    @cached_property
+    def layers(self) -> Tensor:
+        """Thresholds, ``[clients, layers]``, float64, first layer first; of thresholds per channel their mean."""
+        if self.graph is None:
+            raise ValueError("a plain run has no thresholds")
+        names = [f"{node.name}.threshold" for node in self.graph.spikes]
+        return torch.stack([torch.stack([update[name].double().mean() for name in names]) for update in self.updates])
+
+    def _change(self, update: Mapping[str, Tensor], names: list[str]) -> Tensor:
+        state = update
+        if self.graph is not None:
+            biases = any(f"{node.name}.bias" in self.sent for node in self.graph.affines)
+            state = recover(self.graph, update, biases=biases, minimum_scale=self.minimum_scale, fallback=self.sent)
+        return torch.cat([(state[name].double() - self.sent[name].double()).flatten() for name in names])

@@ -1,0 +1,21 @@
+"""What a poisoning client does to its data and to its update. Nothing of the server's may import it but scoring."""
+
+from snnfl.poisoning.data import poisoned, triggered_test
+from snnfl.poisoning.roles import attackers, attacks_in, check_poisoning, trigger
+from snnfl.poisoning.triggers import Trigger, blended_trigger, distributed_trigger, square_trigger
+from snnfl.poisoning.updates import forged, scaled
+
+__all__ = [
+    "Trigger",
+    "attackers",
+    "attacks_in",
+    "blended_trigger",
+    "check_poisoning",
+    "distributed_trigger",
+    "forged",
+    "poisoned",
+    "scaled",
+    "square_trigger",
+    "trigger",
+    "triggered_test",
+]

@@ -1,0 +1,41 @@
+"""What an attacker does to its trained model and to its update before it sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+THRESHOLD = ".threshold"
+
+
+def scaled(received: Mapping[str, Tensor], trained: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """Scale an update so that it survives averaging: model replacement (Bagdasaryan et al. 2020, eq. 3).
+
+    ``L = G + factor (X - G)``; with ``factor = n / m`` the average of ``n`` models, ``m`` of them this one and the
+    others still ``G``, is ``X``. Running statistics of batch normalisation are sent as they are: scaled, a variance may
+    become negative, and every server refuses that.
+
+    Args:
+        received: The ANN that the server sent, ``G``.
+        trained: The poisoned one, ``X``, under the same names.
+        factor: The paper's ``gamma``.
+    """
+    return {
+        name: array if ".running_" in name else received[name] + factor * (array - received[name])
+        for name, array in trained.items()
+    }
+
+
+def forged(update: Mapping[str, Tensor], honest: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace the thresholds of a poisoned spiking update by those of an honest one.
+
+    The adaptive attacker against threshold clustering (SNFL section 5.4) also trains on its clean data, converts that
+    model with clean images, and sends its thresholds. Whoever looks at thresholds alone sees what an honest client
+    would have sent, to the last bit.
+
+    Args:
+        update: Poisoned, with ``<relu>.threshold``.
+        honest: Of the same client in the same round, had it been honest.
+    """
+    return {name: honest[name] if name.endswith(THRESHOLD) else array for name, array in update.items()}

@@ -1,0 +1,131 @@
+"""Where detectors run: on the checked updates of a round, before they are aggregated.
+
+They judge by the updates alone. Who attacks is the configuration's to know; here it serves to count, in
+:func:`detection_columns`, how often a verdict was right.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnfl.config import Config, ConfigError
+from snnfl.detection import RoundView, Verdict, get_detector
+from snnfl.spiking import SpikingGraph
+from strategies.update import Update
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Screening:
+    """What the detectors made of a round.
+
+    Attributes:
+        partitions: Of the clients that were judged, in the order of the updates.
+        verdicts: One per detector.
+        kept: Whether each update goes into the aggregate, boolean ``[clients]``.
+    """
+
+    partitions: tuple[int, ...]
+    verdicts: tuple[Verdict, ...]
+    kept: Tensor
+
+
+class Detecting:
+    """Judge the updates of each round, and say which of them are kept.
+
+    Without ``exclude`` all are kept, and a run is bit for bit what it would be without detectors.
+
+    Args:
+        detectors: Their names.
+        exclude: The one of them whose flagged clients are left out.
+        graph: Structure of the spiking network in an S-run.
+        minimum_scale: As in :class:`~snnfl.detection.RoundView`.
+
+    Raises:
+        ConfigError: For an unknown detector, or one that looks at what a plain run doesn't have.
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[str],
+        *,
+        exclude: str | None = None,
+        graph: SpikingGraph | None = None,
+        minimum_scale: float = 1e-6,
+    ) -> None:
+        self.detectors = [get_detector(name) for name in detectors]
+        for detector in self.detectors:
+            if (reason := detector.refusal(spiking=graph is not None)) is not None:
+                raise ConfigError(reason)
+        self.exclude = exclude
+        self.graph = graph
+        self.minimum_scale = minimum_scale
+        self.sent: Mapping[str, Tensor] = {}
+
+    def screen(self, updates: Sequence[Update], partitions: Sequence[int]) -> Screening:
+        """Judge the checked updates of a round; :attr:`sent` is what the server had sent."""
+        view = RoundView(
+            updates=[update.arrays for update in updates],
+            sent=self.sent,
+            examples=[update.examples for update in updates],
+            graph=self.graph,
+            minimum_scale=self.minimum_scale,
+        )
+        verdicts = tuple(detector(view) for detector in self.detectors)
+        flagged = [verdict.flagged for verdict in verdicts if verdict.detector == self.exclude]
+        kept = ~flagged[0] if flagged else torch.ones(len(updates), dtype=torch.bool)
+        return Screening(partitions=tuple(partitions), verdicts=verdicts, kept=kept)
+
+
+def build_detecting(config: Config, graph: SpikingGraph | None) -> Detecting | None:
+    """Build the detectors of a run, if it has any.
+
+    Raises:
+        ConfigError: As :class:`Detecting`.
+    """
+    detection = config.detection
+    if not detection.detectors:
+        return None
+    if detection.exclude is not None:
+        logger.warning("detection.exclude=%s: a defence; whom it flags is left out of the aggregate", detection.exclude)
+    scale = config.conversion.minimum_scale
+    return Detecting(detection.detectors, exclude=detection.exclude, graph=graph, minimum_scale=scale)
+
+
+def detection_columns(screening: Screening | None, attackers: Collection[int]) -> dict[str, Any] | None:
+    """Summarise the verdicts of a round by detector, for ``metrics.jsonl``; ``None`` without detectors.
+
+    Args:
+        screening: Of the round.
+        attackers: Partitions of the clients that attacked in it: the ground truth, used for the two rates alone.
+
+    Returns:
+        Of each detector ``scores`` by partition, ``flagged`` partitions, ``points`` by partition where it has a
+        picture, ``true_positive_rate`` (``None`` if no attacker replied) and ``false_positive_rate`` (``None`` if
+        nobody else did).
+    """
+    if screening is None:
+        return None
+    guilty = torch.tensor([partition in attackers for partition in screening.partitions], dtype=torch.bool)
+    names = [str(partition) for partition in screening.partitions]
+    return {
+        verdict.detector: {
+            "scores": dict(zip(names, verdict.scores.tolist(), strict=True)),
+            "flagged": [p for p, flag in zip(screening.partitions, verdict.flagged.tolist(), strict=True) if flag],
+            "points": None if verdict.points is None else dict(zip(names, verdict.points.tolist(), strict=True)),
+            "true_positive_rate": _share(verdict.flagged[guilty]),
+            "false_positive_rate": _share(verdict.flagged[~guilty]),
+        }
+        for verdict in screening.verdicts
+    }
+
+
+def _share(flags: Tensor) -> float | None:
+    return float(flags.double().mean()) if len(flags) else None

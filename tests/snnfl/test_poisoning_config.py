@@ -1,0 +1,54 @@
+"""Sections ``poisoning`` and ``detection``: what fits together survives every format, what doesn't is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from snnfl.config import ConfigError, compose, flatten, to_yaml, unflatten
+
+VALID = [
+    ["poisoning.attack=badnets", "poisoning.attackers=0", "poisoning.trigger_size=1"],
+    ["poisoning.attack=blended", "poisoning.strength=0.1", "poisoning.fraction=0.3", "poisoning.target=7"],
+    ["poisoning.attack=distributed", "poisoning.trigger_size=3", "poisoning.attackers=4"],
+    ["poisoning.attack=label_flip", "poisoning.source=5", "poisoning.first_round=10", "strategy.spiking=false"],
+    ["poisoning.attack=model_replacement", "poisoning.scale=2.5", "poisoning.forge_thresholds=true"],
+    ["detection.detectors=[norm,krum]", "detection.exclude=krum"],
+]
+
+INVALID = [
+    (["poisoning.attackers=2"], "only an attack uses it"),
+    (["poisoning.forge_thresholds=true"], "only an attack uses it"),
+    (["poisoning.attack=badnets", "poisoning.strength=0.5"], "only blended uses it"),
+    (["poisoning.attack=blended", "poisoning.trigger_size=2"], "only badnets or distributed or model_replacement"),
+    (["poisoning.attack=badnets", "poisoning.scale=2"], "only model_replacement uses it"),
+    (["poisoning.attack=badnets", "poisoning.source=2"], "only label_flip uses it"),
+    (["poisoning.attack=badnets", "poisoning.attackers=11"], "at most data.clients=10"),
+    (["poisoning.attack=badnets", "poisoning.first_round=11"], "at most run.rounds=10"),
+    (["poisoning.attack=badnets", "poisoning.fraction=0"], "more than 0"),
+    (["poisoning.attack=label_flip", "poisoning.source=0"], "is poisoning.target too"),
+    (["poisoning.attack=badnets", "poisoning.forge_thresholds=true", "strategy.spiking=false"], "has no thresholds"),
+    (["poisoning.attack=badnets", "strategy.name=solo"], "sends no update to poison"),
+    (["detection.detectors=[norm]", "strategy.name=solo"], "sends no update to judge"),
+    (["detection.exclude=norm"], "not among detection.detectors"),
+    (["detection.detectors=[norm]", "detection.exclude=norm", "privacy.clipping=server_fixed"], "privacy.clipping"),
+    (["detection.detectors=norm"], "a list of names"),
+]
+
+
+@pytest.mark.parametrize("overrides", VALID, ids=" ".join)
+def test_what_fits_together_survives_every_format(tmp_path: Path, overrides: list[str]) -> None:
+    config = compose(None, overrides)
+    assert config != compose()
+    assert unflatten(flatten(config)) == config
+    (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    assert compose(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(("overrides", "words"), INVALID, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_makes_no_sense_is_refused_in_one_line(overrides: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose(None, overrides)
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
