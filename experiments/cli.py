@@ -93,6 +93,40 @@ def demo(overrides: OverridesArgument = None) -> None:
 
 
 @app.command()
+def audit(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs with audit.record=true", metavar="RUN_DIR...")],
+    attack: Annotated[
+        list[str] | None, typer.Option(help="attack by name, repeated for several; default: all that apply")
+    ] = None,
+    rounds: Annotated[list[int] | None, typer.Option("--round", help="round to attack; default: all recorded")] = None,
+    client: Annotated[list[int] | None, typer.Option(help="partition to attack; default: all recorded")] = None,
+    deny: Annotated[
+        list[str] | None, typer.Option(help="fact that the attacker lacks, such as norm_statistics", metavar="FACT")
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="give the private labels: a diagnosis")] = False,
+    iterations: Annotated[int, typer.Option(min=1, help="per start")] = 300,
+    restarts: Annotated[int, typer.Option(min=1, help="random starts per victim")] = 1,
+    noise: Annotated[bool, typer.Option(help="attack clipped and noised updates of plain runs too, for scale")] = True,
+    output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
+) -> None:
+    """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
+
+    \b
+    snnfl run experiments/conf/demo.yaml audit.record=true audit.ground_truth=true
+    snnfl audit runs/demo
+    snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
+    snnfl audit runs/demo --attack reconverted_train --deny norm_statistics
+    """  # noqa: D301
+    from experiments.audit.command import audit_runs
+    from snnfl.attacks import Budget
+    from snnfl.audit.victims import scope_of
+
+    scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
+    budget = Budget(iterations=iterations, restarts=restarts)
+    audit_runs(runs, attack or (), scope, budget, noise=noise, output=output, console=_console(verbose=False))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder, or a file of a spiking network", metavar="RUN")],
     kind: Annotated[Literal["nir"], typer.Option("--format", help="format of the file")] = "nir",
@@ -236,13 +270,23 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
 def main() -> None:
     """Run the command; a user's mistake is one line on the standard error and exit status 2."""
     from experiments.engines import EngineError
+    from snnfl.audit.recording import RecordingError
+    from snnfl.audit.view import ThreatModelError
     from snnfl.spiking.export import ExportError
     from snnfl.spiking.storage import NetworkFileError
     from strategies.cohort import CohortError
 
     try:
         app()
-    except (ConfigError, ConversionError, CohortError, ExportError, NetworkFileError) as error:
+    except (
+        ConfigError,
+        ConversionError,
+        CohortError,
+        ExportError,
+        NetworkFileError,
+        RecordingError,
+        ThreatModelError,
+    ) as error:
         _fail(str(error), 2)
     except (EngineError, RunFailedError) as error:
         _fail(str(error), 1)

@@ -98,6 +98,7 @@ def _entry(config: Config, outcome: Outcome) -> Entry:
         "lpips": _perceptual(scores),
         "rates": _rates(scores),
         "verdict": verdict if outcome.refusal is None else "refused",
+        "label_verdict": _label_verdict(scores),
     }
     return entry | {"verdict_text": _text(entry)}
 
@@ -146,6 +147,15 @@ def _judged(scores: Sequence[Score]) -> tuple[Entry, str]:
     return floor, "nothing seen" if all(gain is not None and gain[1] < 0 for gain in gains) else "unclear"
 
 
+def _label_verdict(scores: Sequence[Score]) -> str:
+    """Judge the labels as the images are judged."""
+    gains = [score.label_accuracy - score.label_floor for score in scores]
+    if not gains:
+        return "not scored"
+    low, high = interval(gains) or (0.0, 0.0)
+    return "leaks" if low > 0 else "nothing seen" if high < 0 else "unclear"
+
+
 def _text(entry: Entry) -> str:
     if entry["refusal"] is not None:
         return f"refused: {entry['refusal']}"
@@ -154,5 +164,6 @@ def _text(entry: Entry) -> str:
     ssim = entry["metrics"]["ssim"]["value"]
     return (
         f"{entry['verdict']}; {entry['victims']} victims, PSNR {entry['value']:.1f} dB, SSIM {ssim:.2f} "
-        f"(a guess without any update: {entry['floor']['psnr']:.1f} dB, {entry['floor']['ssim']:.2f})"
+        f"(a guess without any update: {entry['floor']['psnr']:.1f} dB, {entry['floor']['ssim']:.2f}); "
+        f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
     )

@@ -31,6 +31,7 @@ class Score:
         registered_psnr: In dB, the best over small shifts.
         mse: In squared pixels of [0, 1].
         label_accuracy: Part of the labels that were found.
+        label_floor: What labels spread evenly over the classes would have found.
         identified: Part of the images that are nearest to their own among :data:`CANDIDATES` (IIP).
         lpips: Perceptual distance, or ``None`` where its weights aren't at hand.
         floors: PSNR and SSIM of each guess that needs no update.
@@ -43,6 +44,7 @@ class Score:
     registered_psnr: float
     mse: float
     label_accuracy: float
+    label_floor: float
     identified: float
     lpips: float | None
     floors: Mapping[str, tuple[float, float]]
@@ -78,7 +80,7 @@ class Scorer:
         found = torch.cat([result.images[n : n + 1] if n >= 0 else grey for n in chosen.tolist()])
         guesses = metrics.floors(true, self.public)
         candidates = torch.cat([true, self.others])
-        own = torch.arange(len(true))
+        own, even = torch.arange(len(true)), torch.arange(len(truth.labels))
         perceptual = metrics.lpips(found, true)
         return Score(
             psnr=float(metrics.psnr(found, true).mean()),
@@ -86,6 +88,7 @@ class Scorer:
             registered_psnr=float(metrics.registered_psnr(found, true).mean()),
             mse=float(metrics.mse(found, true).mean()),
             label_accuracy=metrics.label_accuracy(result.labels, truth.labels),
+            label_floor=metrics.label_accuracy(even % self.work.dataset.classes, truth.labels),
             identified=float(metrics.identified(found, candidates, own, self._features(arrays)).float().mean()),
             lpips=None if isinstance(perceptual, str) else float(perceptual.mean()),
             floors={

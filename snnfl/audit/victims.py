@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from snnfl.audit.ground_truth import GroundTruth
 from snnfl.audit.recording import Received, RecordingError, read_recording, read_truth
 from snnfl.audit.view import Exchange, Fact, Knowledge, ServerView, ThreatModelError
-from snnfl.config import Config
+from snnfl.config import Config, ConfigError, nearest
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
 from snnfl.training import learning_rate
@@ -74,6 +75,18 @@ class Scope:
         """Tell whether an update is attacked."""
         chosen = not self.rounds or received.server_round in self.rounds
         return chosen and (not self.partitions or received.partition in self.partitions)
+
+
+def scope_of(*, rounds: Iterable[int], partitions: Iterable[int], labels: bool, denied: Iterable[str]) -> Scope:
+    """Check and collect what a person asked for; empty means all.
+
+    Raises:
+        ConfigError: For a fact that no threat model knows.
+    """
+    facts = typing.cast(frozenset[Fact], frozenset(denied))
+    for fact in sorted(facts - DENIED.keys()):
+        raise ConfigError(f"--deny {fact}: unknown fact{nearest(fact, list(DENIED))}")
+    return Scope(rounds=frozenset(rounds), partitions=frozenset(partitions), labels=labels, denied=facts)
 
 
 def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:

@@ -1,0 +1,1 @@
+"""The auditor's command: attacks recorded runs and writes the report."""

@@ -1,0 +1,76 @@
+"""The figures of an audit's report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+
+from snnfl.audit.detecting import Judged
+from snnfl.audit.scorecard import Entry
+from snnfl.audit.suite import BiasError, Outcome
+
+SIZE = (7.5, 3.6)
+
+
+def convergence(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw each attack's smallest objective so far over its first value, averaged over the victims of all rounds."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot(xlabel="iteration", ylabel="objective / first", yscale="log")
+    for name in dict.fromkeys(outcome.attack for outcome in outcomes):
+        curves = [f.result.curve for o in outcomes if o.attack == name for f in o.findings if len(f.result.curve) > 1]
+        length = min(map(len, curves), default=0)
+        if length:
+            values = torch.tensor([[value for _, value in curve[:length]] for curve in curves])
+            relative = (values / values[:, :1].clamp_min(1e-30)).mean(0)
+            axes.plot([iteration for iteration, _ in curves[0][:length]], relative.tolist(), label=name)
+    if axes.lines:
+        axes.legend(fontsize="small", ncols=2)
+    return figure
+
+
+def bias_curves(errors: Sequence[BiasError]) -> Figure:
+    """Draw the L2 distance of each guess by round, averaged over clients (SNFL, Figure 3A)."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot(xlabel="round", ylabel="L2 distance to the true biases")
+    for source in dict.fromkeys(error.source for error in errors):
+        rounds = sorted({error.server_round for error in errors if error.source == source})
+        found = [[e.distance for e in errors if e.source == source and e.server_round == n] for n in rounds]
+        axes.plot(rounds, [sum(values) / len(values) for values in found], marker="o", label=source)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def noise_curve(points: Sequence[tuple[float, Entry]]) -> Figure:
+    """Draw PSNR over the noise, with its interval and the floor."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot(xlabel="noise z (deviation / clipping norm)", ylabel="PSNR in dB", xscale="log")
+    scored = [(z, entry) for z, entry in points if entry["value"] is not None]
+    for server_round in sorted({entry["round"] for _, entry in scored}):
+        some = [(z, entry) for z, entry in scored if entry["round"] == server_round]
+        middle = [entry["value"] for _, entry in some]
+        low, high = (
+            [abs(entry["value"] - (entry["interval"] or (entry["value"],) * 2)[end]) for _, entry in some]
+            for end in (0, 1)
+        )
+        axes.errorbar([z for z, _ in some], middle, yerr=[low, high], marker="o", label=f"round {server_round}")
+        axes.axhline(some[0][1]["floor"]["psnr"], color="grey", linestyle=":")
+    if scored:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def threshold_scatter(judged: Judged, guilty: set[int]) -> Figure:
+    """Draw the thresholds of the last two layers, and each client's distance (SNFL, Figure 3B and C)."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    points, scores = judged.verdict.points, judged.verdict.scores
+    colours = ["C3" if partition in guilty else "C0" for partition in judged.partitions]
+    if points is not None:
+        left.scatter(points[:, 0].tolist(), points[:, 1].tolist(), c=colours)
+    left.set(xlabel="threshold, last layer but one", ylabel="threshold, last layer")
+    right.bar(range(len(scores)), scores.tolist(), color=colours)
+    right.set(xlabel="client", ylabel="distance to the cluster's centre")
+    right.set_xticks(range(len(scores)), [str(partition) for partition in judged.partitions], fontsize="small")
+    return figure

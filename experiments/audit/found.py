@@ -1,0 +1,38 @@
+"""What an audit found in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snnfl.audit.detecting import Judged
+from snnfl.audit.scorecard import Entry
+from snnfl.audit.suite import BiasError, Outcome
+from snnfl.config import Config
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """What was found in one run.
+
+    Attributes:
+        path: Of the run.
+        config: Of the run.
+        metrics: Its rows.
+        outcomes: Of the attacks.
+        entries: The scorecard's objects of them.
+        noise: Of the control curve: multiplier and scorecard object.
+        biases: How far each guess of the private biases was off.
+        judged: What the detectors of poisoned clients say.
+    """
+
+    path: Path
+    config: Config
+    metrics: Sequence[dict[str, Any]]
+    outcomes: Sequence[Outcome]
+    entries: Sequence[Entry]
+    noise: Sequence[tuple[float, Entry]]
+    biases: Sequence[BiasError]
+    judged: Sequence[Judged]

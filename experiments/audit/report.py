@@ -1,0 +1,189 @@
+"""``report.html``: what leaked, in the order in which an auditor asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from experiments.audit.figures import bias_curves, convergence, noise_curve, threshold_scatter
+from experiments.audit.found import Audit
+from experiments.html import Section, drawing, page, paragraph, picture, preformatted, table
+from snnfl.attacks import Budget
+from snnfl.audit.scorecard import SUCCESS, Entry
+from snnfl.config import to_yaml
+from snnfl.poisoning.roles import attacks_in
+from snnfl.spiking.storage import write_bytes
+from strategies.run_directory import ENVIRONMENT_FILE
+
+SHOWN = 8
+"""Victims in a grid, the first ones."""
+
+LEAD = (
+    "An honest-but-curious server follows the protocol and keeps what it sees. This page says what it could "
+    "reconstruct of its clients' images, against what anybody can guess without an update."
+)
+
+
+def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
+    """Write the report of one or several runs, in one step."""
+    sections = [
+        Section(title="Scorecard", body=_scorecard(audits)),
+        Section(title="How to read it", body=_reading(audits, budget)),
+        *[Section(title=f"Reconstructions: {audit.path.name}", body=_grids(audit)) for audit in audits],
+        Section(title="Convergence", body=Markup("").join(_convergence(audit) for audit in audits)),
+    ]
+    if any(audit.biases for audit in audits):
+        sections.append(Section(title="Private biases", body=Markup("").join(_biases(audit) for audit in audits)))
+    if any(audit.noise for audit in audits):
+        sections.append(Section(title="Noise for scale", body=_noise(audits)))
+    sections += [
+        Section(title="Thresholds and detectors", body=Markup("").join(_detection(audit) for audit in audits)),
+        Section(title="Runs", body=Markup("").join(_run(audit) for audit in audits)),
+    ]
+    write_bytes(path, page("Audit: " + ", ".join(audit.path.name for audit in audits), sections, lead=LEAD).encode())
+
+
+def _scorecard(audits: Sequence[Audit]) -> Markup:
+    head = ["run", "round", "attack", "verdict", "setting", "victims", "PSNR (95 %)", "floor", "SSIM", "floor"]
+    head += [f"≥ {SUCCESS['psnr']:g} dB", "labels", "IIP"]
+    rows = [_score_row(entry) for audit in audits for entry in audit.entries if entry["refusal"] is None]
+    refused = [
+        [entry["run"], entry["round"], entry["attack"], "refused", entry["refusal"]]
+        for audit in audits for entry in audit.entries if entry["refusal"] is not None
+    ]  # fmt: skip
+    shown = table(head, rows, caption="Who attacked, what leaked, against which floor, how sure.")
+    if refused:
+        shown += table(["run", "round", "attack", "", "why"], refused, caption="What the threat model denies.")
+    return shown
+
+
+def _score_row(entry: Entry) -> list[object]:
+    start = [entry["run"], entry["round"], entry["attack"], entry["verdict"], entry["setting"], entry["victims"]]
+    if entry["value"] is None:
+        return [*start, *["–"] * 7]
+    metrics, floor, rate = entry["metrics"], entry["floor"], entry["rates"]["psnr"]
+    return [
+        *start,
+        _with_interval(entry["value"], entry["interval"], ".1f"),
+        f"{floor['psnr']:.1f} ({floor['name']})",
+        _with_interval(metrics["ssim"]["value"], metrics["ssim"]["interval"], ".2f"),
+        f"{floor['ssim']:.2f}",
+        f"{rate['value']:.0%} ({rate['interval'][0]:.0%} to {rate['interval'][1]:.0%})",
+        f"{metrics['label_accuracy']['value']:.0%}, {entry['label_verdict']}",
+        f"{metrics['identified']['value']:.0%}",
+    ]
+
+
+def _with_interval(value: float, interval: Sequence[float] | None, form: str) -> str:
+    return format(value, form) + (f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else "")
+
+
+def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
+    texts = [
+        "leaks: the reconstruction is better than the best guess without any update, victim by victim, with 95 % "
+        "confidence, in PSNR or in SSIM. nothing seen: worse in both. unclear: neither. Many attacks are compared, so "
+        "of forty true equals one will look like a leak.",
+        "floor: of a grey image, the mean of public images and each target's own mean colour, the best on average. "
+        "IIP: the part of reconstructions that are nearest to their own among 2,000 training images.",
+        "labels: the part that was found, judged likewise against labels spread evenly over the classes.",
+        "realistic: a server of this federation can do it. diagnostic: the attacker was given what no server has.",
+        f"Budget: {budget.iterations} iterations, {budget.restarts} restarts per victim. An attack that fails with it "
+        "may succeed with more; one that succeeds has shown a leak.",
+    ]
+    perceptual = [entry["lpips"] for audit in audits for entry in audit.entries if entry["lpips"] == "not available"]
+    if perceptual:
+        texts.append("LPIPS: not available, for its weights aren't on this machine or the images have no colour.")
+    known = [
+        [entry["run"], entry["attack"], ", ".join(entry["threat_model"]["facts"]), entry["source"]]
+        for audit in audits for entry in audit.entries if entry["round"] == audit.entries[0]["round"]
+    ]  # fmt: skip
+    return Markup("").join(map(paragraph, texts)) + table(
+        ["run", "attack", "the attacker knows", "source"], known, caption="Threat models."
+    )
+
+
+def _grids(audit: Audit) -> Markup:
+    parts = []
+    for server_round in sorted({outcome.server_round for outcome in audit.outcomes}):
+        columns = [
+            (o.attack, {f.victim.partition: f for f in o.findings if f.score is not None})
+            for o in audit.outcomes if o.server_round == server_round and o.findings
+        ]  # fmt: skip
+        clients = sorted({partition for _, found in columns for partition in found})[:SHOWN]
+        if not clients:
+            parts.append(paragraph(f"Round {server_round}: nothing to compare with; set audit.ground_truth=true."))
+            continue
+        scores = {p: next(found[p].score for _, found in columns if p in found) for p in clients}
+        rows: list[list[object]] = [["original", *[picture(s.true[0]) for s in scores.values() if s is not None]]]
+        for name, found in columns:
+            shown = [found[p].score for p in clients if p in found]
+            rows.append([name, *[picture(score.found[0]) for score in shown if score is not None]])
+        head = ["", *[f"client {p}" for p in clients]]
+        parts.append(table(head, rows, caption=f"Round {server_round}: the first image of each client."))
+    return Markup("").join(parts)
+
+
+def _convergence(audit: Audit) -> Markup:
+    caption = f"{audit.path.name}: smallest objective so far, over its first value; mean over victims."
+    return drawing(convergence(audit.outcomes), caption)
+
+
+def _biases(audit: Audit) -> Markup:
+    if not audit.biases:
+        return paragraph(f"{audit.path.name}: a plain run sends its biases, or nobody told the true ones.")
+    sources = list(dict.fromkeys(error.source for error in audit.biases))
+    rows = []
+    for source in sources:
+        found = [error for error in audit.biases if error.source == source]
+        means = [sum(getattr(e, key) for e in found) / len(found) for key in ("distance", "relative", "equal")]
+        rows.append([source, f"{means[0]:.4g}", f"{means[1]:.1%}", f"{means[2]:.1%}", len(found)])
+    caption = (
+        f"{audit.path.name}: distance of the server's guess of a client's biases to the true ones (SNFL, Fig. 3A)."
+    )
+    head = ["guess", "L2 distance", "of the biases' norm", "met exactly", "updates"]
+    return table(head, rows, caption=caption) + drawing(bias_curves(audit.biases), caption)
+
+
+def _noise(audits: Sequence[Audit]) -> Markup:
+    rows = [
+        [entry["run"], entry["round"], f"{z:g}", _with_interval(entry["value"], entry["interval"], ".1f"),
+         f"{entry['metrics']['ssim']['value']:.2f}", entry["verdict"]]
+        for audit in audits for z, entry in audit.noise if entry["value"] is not None
+    ]  # fmt: skip
+    caption = "Plain updates, clipped to their median norm C, with Gaussian noise of z C on each weight."
+    parts = [table(["run", "round", "z", "PSNR (95 %)", "SSIM", "verdict"], rows, caption=caption)]
+    parts += [drawing(noise_curve(audit.noise), audit.path.name) for audit in audits if audit.noise]
+    return Markup("").join(parts)
+
+
+def _detection(audit: Audit) -> Markup:
+    rows = []
+    for judged in audit.judged:
+        guilty = set(attacks_in(audit.config, judged.server_round))
+        flagged = [p for p, flag in zip(judged.partitions, judged.verdict.flagged.tolist(), strict=True) if flag]
+        honest = [p for p in judged.partitions if p not in guilty]
+        present = [p for p in judged.partitions if p in guilty]
+        found = f"{len(set(flagged) & guilty)} of {len(present)}" if present else "–"
+        alarms = f"{len(set(flagged) - guilty)} of {len(honest)}"
+        rows.append([judged.server_round, judged.verdict.detector, ", ".join(map(str, flagged)) or "–", found, alarms])
+    caption = f"{audit.path.name}: clients that detectors take for poisoners, as far as they are recorded."
+    shown = table(["round", "detector", "flagged clients", "attackers found", "false alarms"], rows, caption=caption)
+    last = [judged for judged in audit.judged if judged.verdict.points is not None][-1:]
+    for judged in last:
+        guilty = set(attacks_in(audit.config, judged.server_round))
+        text = f"{audit.path.name}, round {judged.server_round}: thresholds of the last two layers; distances."
+        shown += drawing(threshold_scatter(judged, guilty), text)
+    return shown
+
+
+def _run(audit: Audit) -> Markup:
+    last = audit.metrics[-1] if audit.metrics else {}
+    keys = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
+    row = [f"{last[key]:.2%}" if last.get(key) is not None else "–" for key in keys]
+    accuracies = table([key.replace("_", " ") for key in keys], [row], caption=f"{audit.path.name}, last round.")
+    facts = audit.path / ENVIRONMENT_FILE
+    environment = json.dumps(json.loads(facts.read_text(encoding="utf-8")), indent=1) if facts.exists() else ""
+    return accuracies + preformatted(to_yaml(audit.config)) + preformatted(environment)

@@ -1,0 +1,58 @@
+"""Replay a recording through the detectors of poisoned clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from snnfl.audit.recording import read_recording
+from snnfl.detection import RoundView, Verdict, get_detector, names
+from snnfl.protocol import EXAMPLES
+from snnfl.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """A detector's verdict on a recorded round.
+
+    Attributes:
+        server_round: Counted from 1.
+        partitions: Of the clients, in the order of the verdict's scores.
+        verdict: Scores and flags.
+    """
+
+    server_round: int
+    partitions: tuple[int, ...]
+    verdict: Verdict
+
+
+def judge_recording(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -> list[Judged]:
+    """Let every detector that applies judge each recorded round, as far as its clients are recorded.
+
+    Args:
+        work: Of the run.
+        folder: ``runs/NAME/audit``.
+        rounds: Empty for all.
+
+    Raises:
+        RecordingError: If the recording isn't there or is damaged.
+    """
+    spiking = work.config.strategy.spiking
+    detectors = [get_detector(name) for name in names() if get_detector(name).refusal(spiking=spiking) is None]
+    judged: list[Judged] = []
+    for server_round, group in groupby(read_recording(folder, frozenset(rounds)), key=lambda r: r.server_round):
+        received = list(group)
+        view = RoundView(
+            updates=[r.exchange.received for r in received],
+            sent=received[0].exchange.sent,
+            examples=[int(r.metrics[EXAMPLES]) for r in received],
+            graph=work.graph if spiking else None,
+            minimum_scale=work.config.conversion.minimum_scale,
+        )
+        partitions = tuple(r.partition for r in received)
+        judged += [
+            Judged(server_round=server_round, partitions=partitions, verdict=detector(view)) for detector in detectors
+        ]
+    return judged
