@@ -11,10 +11,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
@@ -41,14 +40,6 @@ class Traffic:
     down: int = 0
     up: int = 0
     seconds: float = 0.0
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """A grid that put the partitions on its nodes itself, so that nobody has to ask them."""
-
-    def partition_by_node(self) -> Mapping[int, int]:
-        """Return the partition of every node by its id."""
 
 
 @dataclass
@@ -83,8 +74,9 @@ class Cohort(Grid):
         """
         self.timeout = timeout
         nodes = self._connected(clients, timeout)
-        if isinstance(self.grid, Placed) and not ask:
-            self.partitions = dict(self.grid.partition_by_node())
+        place: Callable[[], Mapping[int, int]] | None = getattr(self.grid, "partition_by_node", None)
+        if place is not None and not ask:  # our in-process grid has placed them itself
+            self.partitions = dict(place())
         else:
             self.partitions = self._ask(nodes, timeout, minimum_replies)
         held = sorted(self.partitions.values())

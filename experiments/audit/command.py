@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -64,7 +65,8 @@ def audit_runs(
     write_json(folder / "scorecard.json", [*found, *curve])
     write_bytes(folder / "scorecard.csv", as_csv(found).encode())
     write_report(folder / "report.html", audits, budget)
-    console.print(_table(found))
+    for table in _tables(found):
+        console.print(table)
     console.print(f"report: {folder / 'report.html'}; the same numbers: scorecard.json, scorecard.csv", highlight=False)
 
 
@@ -114,19 +116,18 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
-def _table(found: Sequence[Entry]) -> Table:
-    """Show one line per attack; what was refused stands in the report with its reason."""
-    table = Table("run", "round", title="Audit")
-    table.add_column("attack", no_wrap=True)
-    for name in ("images", "labels", "PSNR (floor)", "SSIM (floor)"):
-        table.add_column(name, no_wrap=True)
-    for entry in found:
-        row = [entry["run"], str(entry["round"]), entry["attack"], entry["verdict"]]
-        if entry["value"] is None:
-            table.add_row(*row)
-            continue
-        metrics, floor = entry["metrics"], entry["floor"]
-        label = f"{metrics['label_accuracy']['value']:.0%} {entry['label_verdict']}"
-        psnr = f"{entry['value']:.1f} ({floor['psnr']:.1f}) dB"
-        table.add_row(*row, label, psnr, f"{metrics['ssim']['value']:.2f} ({floor['ssim']:.2f})")
-    return table
+def _tables(found: Sequence[Entry]) -> Iterator[Table]:
+    """Show a table per run and round; what was refused stands in the report with its reason."""
+    for (run, server_round), group in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
+        table = Table(title=f"{run}, round {server_round}")
+        for name in ("attack", "images", "labels", "PSNR (floor)", "SSIM (floor)"):
+            table.add_column(name, no_wrap=True)
+        for entry in group:
+            if entry["value"] is None:
+                table.add_row(entry["attack"], entry["verdict"])
+                continue
+            metrics, floor = entry["metrics"], entry["floor"]
+            label = f"{metrics['label_accuracy']['value']:.0%} {entry['label_verdict']}"
+            psnr, ssim = f"{entry['value']:.1f} ({floor['psnr']:.1f})", f"{metrics['ssim']['value']:.2f}"
+            table.add_row(entry["attack"], entry["verdict"], label, psnr, f"{ssim} ({floor['ssim']:.2f})")
+        yield table

@@ -1,0 +1,104 @@
+"""An audit changes no bit of a run, keeps what the server saw and attacks it live."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clients.client_app import app as client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.audit.recording import read_recording, read_truth
+from snnfl.audit.victims import Scope, victims_of
+from snnfl.audit.view import ThreatModelError
+from snnfl.config import compose, flatten
+from snnfl.workspace import Workspace
+from strategies.run_directory import node_folders, read_metrics, run_path
+from strategies.server_app import server_app
+
+SMALL = [
+    "data.clients=500", "data.minimum_samples=1", "strategy.fraction_train=0.006", "run.rounds=2", "training.epochs=1",
+    "training.batch_size=4", "training.momentum=0", "training.weight_decay=0", "conversion.steps=4",
+    "evaluation.clients=false", "evaluation.images=20",
+]  # fmt: skip
+FULL = ["audit.record=true", "audit.ground_truth=true"]
+
+
+def run(tmp_path, name, *options):
+    config = compose(overrides=[*SMALL, f"run.directory={tmp_path}", f"run.name={name}", *options])
+    path = run_path(config)
+    run_in_process(
+        server_app(),
+        client_app,
+        run_config=flatten(config),
+        clients=config.data.clients,
+        node_config=node_folders(path),
+    )
+    return config, path
+
+
+@pytest.mark.parametrize("spiking", ["true", "false"])
+def test_an_audit_changes_no_bit(tmp_path, spiking):
+    _, plain = run(tmp_path, "plain", f"strategy.spiking={spiking}")
+    attack = "snn_naive" if spiking == "true" else "inverting_gradients"
+    options = [f"strategy.spiking={spiking}", *FULL, f"audit.attacks=[{attack}]", "audit.iterations=2"]
+    _, audited = run(tmp_path, "audited", *options)
+    first, second = (load_file(path / "final_ann.safetensors") for path in (plain, audited))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    unequal = {"seconds_train", "seconds_convert", "seconds_client_evaluate", "seconds_aggregate"}
+    for ours, theirs in zip(read_metrics(plain), read_metrics(audited), strict=True):
+        assert [ours[k] for k in ours if "seconds" not in k] == [theirs[k] for k in theirs if "seconds" not in k]
+    assert unequal <= read_metrics(plain)[0].keys()
+    entry = json.loads((audited / "audit/round-000002.json").read_text())[0]
+    assert entry["attack"] == attack
+    assert entry["victims"] == 3
+
+
+def test_the_recording_holds_what_travelled_and_not_the_biases(tmp_path):
+    config, path = run(tmp_path, "s", *FULL)
+    work = Workspace(config)
+    _ = work.initial_state
+    recorded = list(read_recording(path / "audit"))
+    assert len(recorded) == 6
+    assert not any(name in work.biases for name in recorded[0].exchange.sent)
+    for received in recorded:
+        truth = read_truth(path / "audit", received.server_round, received.partition)
+        assert set(truth.biases) == set(work.biases)
+        indices = work.partitions[received.partition]
+        assert torch.equal(truth.labels, work.dataset.train_labels[indices])
+        assert float(truth.images.max()) <= 1
+        if received.server_round == 1:  # before its first training a client has the common initial biases
+            assert all(torch.equal(truth.biases[name], work.initial_state[name]) for name in work.biases)
+
+
+def test_nobody_tells_the_truth_without_consent(tmp_path):
+    config, path = run(tmp_path, "quiet", "audit.record=true")
+    assert not (path / "audit/truth").exists()
+    victims = victims_of(Workspace(config), path / "audit", Scope())
+    assert all(victim.truth is None for victim in victims)
+    with pytest.raises(ThreatModelError, match="labels cannot be given"):
+        victims_of(Workspace(config), path / "audit", Scope(labels=True))
+
+
+def test_the_threat_model_is_what_the_server_knows_less_what_is_denied(tmp_path):
+    config, path = run(tmp_path, "s", *FULL)
+    scope = Scope(rounds=frozenset({2}), denied=frozenset({"learning_rate", "initial_weights"}))
+    victims = victims_of(Workspace(config), path / "audit", scope)
+    assert {victim.server_round for victim in victims} == {2}
+    for victim in victims:
+        known = victim.view.knowledge
+        assert known.learning_rate is None
+        assert victim.view.initial is None
+        assert not known.biases
+        assert known.thresholds
+        assert known.images == len(victim.truth.labels)
+        assert known.batch_size == min(4, known.images)
+
+
+def test_chosen_rounds_and_clients_alone_are_recorded(tmp_path):
+    _, everything = run(tmp_path, "all", "audit.record=true")
+    partition = next(read_recording(everything / "audit")).partition
+    _, path = run(tmp_path, "some", "audit.record=true", "audit.rounds=[1]", f"audit.clients=[{partition}]")
+    assert [(r.server_round, r.partition) for r in read_recording(path / "audit")] == [(1, partition)]
