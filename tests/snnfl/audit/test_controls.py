@@ -1,0 +1,38 @@
+"""Clipping and noise do what they say to an update, and without them an attack would go on as before."""
+
+from __future__ import annotations
+
+import torch
+from victims import attacked, small_cnn
+
+from snnfl.audit.controls import noised
+from snnfl.audit.victims import Victim
+
+
+def victims(*starts):
+    made = (attacked(small_cnn(), start=start) for start in starts)
+    return [Victim(server_round=1, partition=n, view=each.view, truth=each.truth) for n, each in enumerate(made)]
+
+
+def change(victim):
+    exchange = victim.view.exchange
+    return torch.cat([(exchange.received[name] - array).flatten() for name, array in exchange.sent.items()])
+
+
+def test_updates_are_clipped_to_their_median_norm():
+    before = victims(0, 5, 9)
+    limit = torch.stack([change(victim).norm() for victim in before]).median()
+    for old, new in zip(before, noised(before, 0.0, 0), strict=True):
+        expected = change(old) * min(1.0, float(limit / change(old).norm()))
+        torch.testing.assert_close(change(new), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_noise_has_its_deviation_and_follows_from_the_seed():
+    before = victims(0)
+    clean, noisy, again, other = (
+        change(noised(before, z, seed)[0]) for z, seed in ((0.0, 0), (0.1, 0), (0.1, 0), (0.1, 1))
+    )
+    deviation = 0.1 * float(change(before[0]).norm())
+    torch.testing.assert_close((noisy - clean).std(), torch.tensor(deviation), rtol=0.05, atol=0)
+    assert torch.equal(noisy, again)
+    assert not torch.equal(noisy, other)
