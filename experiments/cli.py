@@ -127,6 +127,24 @@ def audit(
 
 
 @app.command()
+def compare(
+    study: Annotated[Path, typer.Argument(help="YAML file of a study (docs/compare.md)", metavar="STUDY.yaml")],
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and what is left, and stop")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: one per core")] = None,
+) -> None:
+    """Run every cell of a study that isn't finished; write its table, figure and report to runs/STUDY/.
+
+    \b
+    snnfl compare experiments/snfl/table1_iid/laptop.yaml --dry-run
+    snnfl compare experiments/snfl/table1_iid/laptop.yaml --jobs 2
+    """  # noqa: D301
+    from experiments.compare.command import compare as run_study
+
+    run_study(study, overrides or [], dry_run=dry_run, jobs=jobs, console=_console(verbose=False))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder, or a file of a spiking network", metavar="RUN")],
     kind: Annotated[Literal["nir"], typer.Option("--format", help="format of the file")] = "nir",
