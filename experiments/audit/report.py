@@ -84,7 +84,7 @@ def _with_interval(value: float, interval: Sequence[float] | None, form: str) ->
 def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
     texts = [
         "leaks: the reconstruction is better than the best guess without any update, victim by victim, with 95 % "
-        "confidence, in PSNR or in SSIM. nothing seen: worse in both. unclear: neither. Many attacks are compared, so "
+        "confidence, in PSNR, SSIM or IIP. nothing seen: worse in all. unclear: neither. Many attacks are compared, so "
         "of forty true equals one will look like a leak.",
         "floor: of a grey image, the mean of public images and each target's own mean colour, the best on average. "
         "IIP: the part of reconstructions that are nearest to their own among 2,000 training images.",

@@ -32,9 +32,9 @@ def entries(config: Config, outcomes: Sequence[Outcome]) -> list[Entry]:
     """Summarise what attacks found in a run.
 
     Intervals are 95 % of Student's t over victims, each victim's images counting as one; rates have Wilson's. The
-    verdict compares a reconstruction with the best guess that needs no update, victim by victim: ``leaks`` if the
-    interval of the difference lies above zero, in PSNR or in SSIM; ``nothing seen`` if it lies below in both; else
-    ``unclear``.
+    verdict compares a reconstruction with the best guess that needs no update, victim by victim, in PSNR, SSIM and IIP
+    (whose guess is one of all candidates): ``leaks`` if the interval of one difference lies above zero, ``nothing seen``
+    if all lie below, else ``unclear``. A distorted picture may score less than a mean colour and still tell whose it is.
     """
     return [_entry(config, outcome) for outcome in outcomes]
 
@@ -141,6 +141,7 @@ def _judged(scores: Sequence[Score]) -> tuple[Entry, str]:
     gains = (
         interval([score.psnr - score.floors[best[0]][0] for score in scores]),
         interval([score.ssim - score.floors[best[1]][1] for score in scores]),
+        interval([score.identified - score.chance for score in scores]),
     )
     if any(gain is not None and gain[0] > 0 for gain in gains):
         return floor, "leaks"

@@ -33,6 +33,7 @@ class Score:
         label_accuracy: Part of the labels that were found.
         label_floor: What labels spread evenly over the classes would have found.
         identified: Part of the images that are nearest to their own among :data:`CANDIDATES` (IIP).
+        chance: Of identifying an image by a guess.
         lpips: Perceptual distance, or ``None`` where its weights aren't at hand.
         floors: PSNR and SSIM of each guess that needs no update.
         found: Reconstructions in the order of ``true``, pixels ``[N, C, H, W]``.
@@ -46,6 +47,7 @@ class Score:
     label_accuracy: float
     label_floor: float
     identified: float
+    chance: float
     lpips: float | None
     floors: Mapping[str, tuple[float, float]]
     found: Tensor
@@ -90,6 +92,7 @@ class Scorer:
             label_accuracy=metrics.label_accuracy(result.labels, truth.labels),
             label_floor=metrics.label_accuracy(even % self.work.dataset.classes, truth.labels),
             identified=float(metrics.identified(found, candidates, own, self._features(arrays)).float().mean()),
+            chance=1 / len(candidates),
             lpips=None if isinstance(perceptual, str) else float(perceptual.mean()),
             floors={
                 name: (float(metrics.psnr(guess, true).mean()), float(metrics.ssim(guess, true).mean()))

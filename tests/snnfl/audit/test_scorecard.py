@@ -19,12 +19,12 @@ from snnfl.config import compose
 CONFIG = compose(overrides=["run.name=tested"])
 
 
-def scored(psnr, ssim=0.2, label=1.0):
+def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
     floors = {"grey": (10.0, 0.1), "mean_image": (12.0, 0.3), "mean_colour": (11.0, 0.35)}
     picture = torch.zeros(1, 1, 2, 2)
     return Score(
-        psnr=psnr, ssim=ssim, registered_psnr=psnr, mse=0.1, label_accuracy=label, label_floor=0.1, identified=0.0,
-        lpips=None, floors=floors, found=picture, true=picture,
+        psnr=psnr, ssim=ssim, registered_psnr=psnr, mse=0.1, label_accuracy=label, label_floor=0.1,
+        identified=identified, chance=0.01, lpips=None, floors=floors, found=picture, true=picture,
     )  # fmt: skip
 
 
@@ -59,6 +59,11 @@ def test_the_verdict_compares_with_the_best_floor(psnr, ssim, verdict):
     assert found["verdict"] == verdict
     assert found["floor"] == {"name": "mean_image", "psnr": 12.0, "ssim": pytest.approx(0.35)}
     assert found["value"] == pytest.approx(statistics.fmean(psnr))
+
+
+def test_a_distorted_picture_that_tells_whose_it_is_leaks():
+    assert entry(*(scored(9.0 + n, identified=1.0) for n in range(3)))["verdict"] == "leaks"
+    assert entry(*(scored(9.0 + n / 10, identified=n / 2) for n in range(3)))["verdict"] == "unclear"
 
 
 def test_labels_are_judged_by_themselves():
