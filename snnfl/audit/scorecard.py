@@ -34,8 +34,8 @@ def entries(config: Config, outcomes: Sequence[Outcome]) -> list[Entry]:
     Intervals are 95 % of Student's t over victims, each victim's images counting as one; rates have Wilson's. The
     verdict compares a reconstruction with the best guess that needs no update, victim by victim, in PSNR, SSIM and IIP
     (whose guess is one of all candidates): ``leaks`` if the interval of one difference lies above zero, ``nothing
-    seen`` if all lie below, else ``unclear``. A distorted picture may score less than a mean colour and still tell whose
-    it is.
+    seen`` if all lie below, else ``unclear``. A distorted picture may score less than a mean colour, and still tell
+    whose it is.
     """
     return [_entry(config, outcome) for outcome in outcomes]
 
