@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from snnfl.attacks import Budget, get_attack
 from snnfl.audit.recording import Recording
 from snnfl.audit.scorecard import entries, write_json
-from snnfl.audit.suite import attack_all
+from snnfl.audit.suite import attack_all, check_pictures
 from snnfl.audit.victims import Scope, victims_of
 from snnfl.config import Config
 from snnfl.workspace import Workspace
@@ -98,22 +98,27 @@ class LiveAudit:
         folder: ``runs/NAME/audit``; a round's findings go to ``round-N.json`` there.
 
     Raises:
-        ConfigError: For an unknown attack.
+        ConfigError: For an unknown attack, or data that are no pictures.
     """
 
     def __init__(self, work: Workspace, folder: Path) -> None:
         self.work, self.folder, self.audit = work, folder, work.config.audit
+        check_pictures(work)
         for name in self.audit.attacks:
             get_attack(name)
 
     def __call__(self, server_round: int) -> None:
-        """Attack a round; say in one line per attack what came of it."""
+        """Attack a round; say in one line per attack what came of it. Whatever goes wrong, the run goes on."""
         audit = self.audit
-        if not Recording(self.folder, audit.max_bytes, frozenset(audit.rounds)).wants(server_round):
+        if audit.rounds and server_round not in audit.rounds:
             return
-        victims = victims_of(self.work, self.folder, Scope(rounds=frozenset({server_round})))
-        budget = Budget(iterations=audit.iterations, restarts=audit.restarts)
-        found = entries(self.work.config, attack_all(self.work, victims, audit.attacks, budget))
-        write_json(self.folder / f"round-{server_round:06d}.json", found)
+        try:
+            victims = victims_of(self.work, self.folder, Scope(rounds=frozenset({server_round})))
+            budget = Budget(iterations=audit.iterations, restarts=audit.restarts)
+            found = entries(self.work.config, attack_all(self.work, victims, audit.attacks, budget))
+            write_json(self.folder / f"round-{server_round:06d}.json", found)
+        except Exception as error:  # a spectator must not end what it watches
+            logger.warning("round %d is not attacked: %s: %s", server_round, type(error).__name__, error)
+            return
         for entry in found:
             logger.info("round %d, attack %s: %s", server_round, entry["attack"], entry["verdict_text"])

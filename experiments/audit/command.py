@@ -18,9 +18,9 @@ from snnfl.audit.controls import MULTIPLIERS, noised
 from snnfl.audit.detecting import judge_recording
 from snnfl.audit.recording import RecordingError
 from snnfl.audit.scorecard import Entry, as_csv, entries, write_json
-from snnfl.audit.suite import applicable, attack_all, bias_errors
+from snnfl.audit.suite import applicable, attack_all, bias_errors, check_pictures
 from snnfl.audit.victims import Scope, victims_of
-from snnfl.config import ConfigError, compose
+from snnfl.config import compose
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT, CONFIG_FILE, read_metrics
@@ -85,8 +85,7 @@ def audit_run(
     config = replace(config, run=replace(config.run, name=path.name))
     work = Workspace(config)
     _ = work.initial_state  # before anybody loads other weights
-    if len(work.dataset.input_shape) != 3:
-        raise ConfigError(f"{path}: the audit compares pictures, and {config.data.source} has none")
+    check_pictures(work)
     victims = victims_of(work, path / AUDIT, scope)
     kind = applicable(config.strategy.spiking)
     chosen = [name for name in attacks if name in kind] if attacks else kind

@@ -11,6 +11,7 @@ from snnfl.attacks import Attack, AttackResult, Budget, biases, get_attack, name
 from snnfl.audit.scoring import Score, Scorer
 from snnfl.audit.victims import Victim
 from snnfl.audit.view import Knowledge, ThreatModelError
+from snnfl.config import ConfigError
 from snnfl.workspace import Workspace
 
 MAXIMUM_STEPS = 64
@@ -59,6 +60,16 @@ class Outcome:
 def applicable(spiking: bool) -> tuple[str, ...]:
     """Return the names of the attacks on a kind of run."""
     return tuple(name for name in names() if get_attack(name).against in ("both", "spiking" if spiking else "plain"))
+
+
+def check_pictures(work: Workspace) -> None:
+    """Refuse data that are no pictures.
+
+    Raises:
+        ConfigError: Naming the data set.
+    """
+    if len(work.dataset.input_shape) != 3:
+        raise ConfigError(f"data.source={work.config.data.source}: attacks reconstruct pictures, and it has none")
 
 
 def attack_all(

@@ -13,7 +13,7 @@ from experiments.engines.in_process import run_in_process
 from snnfl.audit.recording import read_recording, read_truth
 from snnfl.audit.victims import Scope, victims_of
 from snnfl.audit.view import ThreatModelError
-from snnfl.config import compose, flatten
+from snnfl.config import ConfigError, compose, flatten
 from snnfl.workspace import Workspace
 from strategies.run_directory import node_folders, read_metrics, run_path
 from strategies.server_app import server_app
@@ -102,3 +102,16 @@ def test_chosen_rounds_and_clients_alone_are_recorded(tmp_path):
     partition = next(read_recording(everything / "audit")).partition
     _, path = run(tmp_path, "some", "audit.record=true", "audit.rounds=[1]", f"audit.clients=[{partition}]")
     assert [(r.server_round, r.partition) for r in read_recording(path / "audit")] == [(1, partition)]
+
+
+def test_a_round_that_cannot_be_attacked_does_not_end_the_run(tmp_path, caplog):
+    options = ["audit.record=true", "audit.attacks=[snn_naive]", "audit.max_bytes=1"]
+    _, path = run(tmp_path, "full", *options)
+    assert len(read_metrics(path)) == 2
+    assert "round 1 is not attacked" in caplog.text
+
+
+def test_data_without_pictures_are_refused_before_the_first_round(tmp_path):
+    options = ["data.source=iris", "data.clients=3", "model.name=mlp", "strategy.fraction_train=1"]
+    with pytest.raises(ConfigError, match=r"data\.source=iris: attacks reconstruct pictures"):
+        run(tmp_path, "iris", *options, "audit.record=true", "audit.attacks=[closed_form]")
