@@ -30,10 +30,9 @@ from snnfl.training import (
     Batch,
     Evaluation,
     Objective,
+    copy_arrays,
     cross_entropy,
     evaluate,
-    exchangeable,
-    load_arrays,
     model_contrastive,
     proximal,
     train_locally,
@@ -71,7 +70,7 @@ def train(message: Message, context: Context) -> Message:
         start = time.perf_counter()
         metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
-    arrays = to_record(exchangeable(work.model))
+    arrays = to_record(work.arrays)
     if protocol.CONTRASTIVE_MU in message.content.config_records[protocol.CONFIG]:
         keep_own_model(context, arrays)
     return Message(RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)}), reply_to=message)
@@ -123,7 +122,7 @@ def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | 
 def _load(message: Message, context: Context) -> tuple[Workspace, int]:
     """Load the message's arrays into the resident model; return the workspace and the round."""
     work = run_workspace(context)
-    load_arrays(work.model, to_tensors(message.content.array_records[protocol.ARRAYS]))
+    copy_arrays(work.arrays, to_tensors(message.content.array_records[protocol.ARRAYS]))
     return work, int(message.content.config_records[protocol.CONFIG][protocol.SERVER_ROUND])  # type: ignore[arg-type]
 
 

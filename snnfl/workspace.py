@@ -83,9 +83,14 @@ class Workspace:
         return laid_out
 
     @cached_property
+    def arrays(self) -> dict[str, Tensor]:
+        """The resident model's own arrays: what is written to them is in the model, and stays where it is."""
+        return exchangeable(self.model)
+
+    @cached_property
     def initial_state(self) -> dict[str, Tensor]:
         """Copies of the initial arrays, on the CPU."""
-        return {name: array.cpu().clone() for name, array in exchangeable(self.model).items()}
+        return {name: array.cpu().clone() for name, array in self.arrays.items()}
 
     @cached_property
     def biases(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from logging import DEBUG, WARNING
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -274,12 +274,16 @@ def _own(message: Message) -> Message:
 
 def _copy(content: RecordDict) -> RecordDict:
     """Copy a record dictionary down to immutable values: numbers, text, bytes."""
-    return RecordDict({name: _copy_record(record) for name, record in content.items()})
+    own = content.copy()
+    records = own.__dict__["_data"]  # what was checked when it was set needn't be again
+    for name, record in content.items():
+        records[name] = _copy_record(record)
+    return own
 
 
 def _copy_record(record: AnyRecord) -> AnyRecord:
     own = record.copy()
-    values: Any = own  # each kind of record has its own type of values
+    values = own.__dict__["_data"]
     for key, value in record.items():
         if isinstance(value, Array):
             values[key] = _copy_array(value)

@@ -3,7 +3,7 @@
 from snnfl.training.evaluation import Evaluation, accuracy, evaluate
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
 from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
-from snnfl.training.resident import exchangeable, load_arrays, private_biases
+from snnfl.training.resident import copy_arrays, exchangeable, load_arrays, private_biases
 
 __all__ = [
     "Batch",
@@ -12,6 +12,7 @@ __all__ = [
     "TrainingDivergedError",
     "TrainingResult",
     "accuracy",
+    "copy_arrays",
     "cross_entropy",
     "evaluate",
     "exchangeable",

@@ -42,7 +42,6 @@ def private_biases(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-@torch.no_grad()
 def load_arrays(model: nn.Module, arrays: Mapping[str, Tensor], *, names: Collection[str] | None = None) -> None:
     """Copy arrays into a model, in place, after checking all of them: on an error the model is as it was.
 
@@ -54,7 +53,18 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, Tensor], *, names: Collec
     Raises:
         ValueError: For an array that is missing, unexpected or of the wrong shape.
     """
-    targets = exchangeable(model)
+    copy_arrays(exchangeable(model), arrays, names=names)
+
+
+@torch.no_grad()
+def copy_arrays(
+    targets: Mapping[str, Tensor], arrays: Mapping[str, Tensor], *, names: Collection[str] | None = None
+) -> None:
+    """Do what :func:`load_arrays` does, on the views of a model that :func:`exchangeable` returned earlier.
+
+    Raises:
+        ValueError: As :func:`load_arrays`.
+    """
     expected = list(targets) if names is None else names
     cause = "is the sender's model (model.name, its options, data.source) the receiver's?"
     for name in expected:
