@@ -164,5 +164,6 @@ def test_any_override_is_read_or_explained_in_one_line(text: str) -> None:
 
 def test_the_clients_of_our_app_keep_their_state_in_the_folder_of_the_run(tmp_path: Path) -> None:
     run_config = flatten(compose(None, [f"run.directory={tmp_path}", "run.name=one"]))
-    assert _node_config(run_config) == {"state-directory": str(tmp_path / "one" / "clients")}
+    folders = {"state-directory": tmp_path / "one/clients", "truth-directory": tmp_path / "one/audit/truth"}
+    assert _node_config(run_config) == {name: str(path) for name, path in folders.items()}
     assert _node_config({"run.directory": "runs", "rounds": 3}) == {}, "another app's business"
