@@ -35,8 +35,8 @@ def mse(found: Tensor, true: Tensor) -> Tensor:
 def psnr(found: Tensor, true: Tensor) -> Tensor:
     """Return ``10 log10(1 / MSE)`` per image in dB, shape ``[N]``, at most :data:`LARGEST_PSNR`.
 
-    >>> psnr(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.1))
-    tensor([20.0000])
+    >>> psnr(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.5))
+    tensor([6.0206])
     """
     return -10 * torch.log10(mse(found, true).clamp_min(10 ** (-LARGEST_PSNR / 10)))
 
