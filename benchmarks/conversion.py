@@ -57,16 +57,44 @@ def half_width(blocks: int) -> nn.Module:
     return model
 
 
+class ReluFirst(nn.Module):
+    """A residual network whose ReLU comes first: each layer reads a sum of all before. ``6 * blocks + 2`` layers."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        pairs = range(6 * blocks)
+        self.stem = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(WIDTHS[0]) for _ in pairs)
+        self.convs = nn.ModuleList(nn.Conv2d(WIDTHS[0], WIDTHS[0], 3, padding=1, bias=False) for _ in pairs)
+        self.fc = nn.Linear(WIDTHS[0], 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
+        x = self.stem(x)
+        for number in range(0, len(self.convs), 2):
+            y = self.convs[number](torch.relu(self.norms[number](x)))
+            x = x + self.convs[number + 1](torch.relu(self.norms[number + 1](y)))
+        return self.fc(torch.relu(x).mean([2, 3]))
+
+
+def relu_first(blocks: int) -> nn.Module:
+    """Build one with initial weights."""
+    with torch.device("meta"):
+        model = ReluFirst(blocks)
+    materialise(model, generator(0, "weights"))
+    return model
+
+
 def measure(options: Options) -> list[Result]:
     """Measure cost, growth and memory."""
     data = None if options.quick else find_data("cifar10")
-    steps, rounds = (8, 1) if options.quick else (64, 5)
+    steps, rounds = (8, 1) if options.quick else (64, 3)
     model = half_width(DEPTHS[8 if options.quick else 20])
     pictures, origin = train(model, data, PICTURE, steps=300)
     model.to(options.device)
     images = pictures[: 8 if options.quick else 128].to(options.device)
     results = measure_cost(model, images, steps, rounds, origin, options)
-    results += measure_growth(model, images, steps, max(1, rounds - 2), options)
+    results += measure_growth(model, images, steps, max(1, rounds - 1), options)
     if options.device.type == "cpu":
         results.append(measure_memory(steps=8 if options.quick else 256, images=len(images)))
     return results
@@ -162,12 +190,15 @@ def measure_growth(model: nn.Module, images: Tensor, steps: int, rounds: int, op
     """Fit how the cost grows with depth, with T and with the number of images."""
     config, deep = ConversionConfig(steps=steps), [8, 14] if options.quick else list(DEPTHS)
     models = {layers: half_width(DEPTHS[layers]) for layers in deep}
-    for built in models.values():
+    others = {layers: relu_first(DEPTHS[layers]) for layers in deep}
+    for built in (*models.values(), *others.values()):
         train(built, None, PICTURE, steps=0)
         built.to(options.device)
     lengths, counts = [steps // 4, steps // 2, steps], [len(images) // 4, len(images) // 2, len(images)]
+    few = images[: counts[0]]
     series: dict[str, dict[int, Callable[[], object]]] = {
         "layers": {layers: partial(convert, built, images, config) for layers, built in models.items()},
+        "layers, ReLU first": {layers: partial(convert, built, few, config) for layers, built in others.items()},
         "T": {length: partial(convert, model, images, ConversionConfig(steps=length)) for length in lengths},
         "images": {count: partial(convert, model, images[:count], config) for count in counts},
     }
@@ -176,7 +207,7 @@ def measure_growth(model: nn.Module, images: Tensor, steps: int, rounds: int, op
         seconds = take_turns({str(size): run for size, run in runs.items()}, rounds=rounds, device=options.device)
         exponents = tuple(fitted_exponent(list(runs), costs) for costs in zip(*seconds.values(), strict=True))
         costs = ", ".join(f"{size}: {min(values):.2f} s" for size, values in seconds.items())
-        bar = Bar(limit=1.2, at_most=True) if what == "layers" else None
+        bar = Bar(limit=1.2, at_most=True) if what.startswith("layers") else None
         results.append(Result(name=f"exponent in {what}", samples=exponents, unit="", note=costs, bar=bar))
     return results
 

@@ -129,6 +129,10 @@ def find_data(source: str) -> Dataset | None:
         return None
 
 
+CHECKPOINT = Path(__file__).parent / "checkpoints/resnet20_cifar10.safetensors"
+"""The ``resnet20`` that ``checkpoints/train.py`` trained on CIFAR-10."""
+
+
 def train(model: nn.Module, data: Dataset | None, shape: tuple[int, ...], *, steps: int) -> tuple[Tensor, str]:
     """Give a network realistic activations, in place and in evaluation mode.
 

@@ -13,7 +13,8 @@ from functools import partial
 from unittest import mock
 
 import torch
-from harness import Bar, Options, Result, find_data, main, ratios, take_turns, train
+from harness import CHECKPOINT, Bar, Options, Result, find_data, main, ratios, take_turns, train
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl.config import ModelConfig
@@ -23,6 +24,7 @@ from snnfl.rng import generator
 from snnfl.spiking import Affine, SpikingNetwork
 from snnfl.spiking import network as engine
 from snnfl.torchvision_guard import guard
+from snnfl.training import load_arrays
 
 guard()
 with warnings.catch_warnings():
@@ -44,7 +46,12 @@ def measure_network(name: str, options: Options) -> list[Result]:
     steps, count, rounds = (8, 8, 1) if options.quick else (64, count, 5)
     data = None if options.quick else find_data(source)
     model = build_model(ModelConfig(name=name), input_shape=shape, classes=10, generator=generator(0, "weights"))
-    pictures, origin = train(model, data, shape, steps=300)
+    if name == "resnet20" and data is not None:
+        load_arrays(model, load_file(CHECKPOINT))
+        model.to(memory_format=torch.channels_last).eval()
+        pictures, origin = data.normalise(data.test_images[:256]), CHECKPOINT.name
+    else:
+        pictures, origin = train(model, data, shape, steps=300)
     network = convert(model, pictures[128:], ConversionConfig(steps=steps)).to(options.device)
     images = engine.in_fast_layout(pictures[:count].to(options.device))
 

@@ -92,6 +92,27 @@ class Dense(nn.Module):
         return self.head(torch.relu(self.norm3(x)).mean([2, 3]))
 
 
+class PreActivation(nn.Module):
+    """Residual blocks whose ReLU comes first, and a dense block: several spiking layers read one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (4, 4, 4, 4, 6, 9))
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(3))
+        self.grow1 = nn.Conv2d(4, 2, 3, padding=1)
+        self.grow2 = nn.Conv2d(6, 3, 1, bias=False)
+        self.head = nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs, strict=False):
+            x = x + conv(torch.relu(norm(x)))
+        x = torch.cat([x, self.grow1(torch.relu(self.norms[3](x)))], 1)
+        x = torch.cat([x, self.grow2(torch.relu(self.norms[4](x)))], 1)
+        return self.head(torch.relu(self.norms[5](x)).mean([2, 3]))
+
+
 class MaxPooled(nn.Module):
     """Max pooling behind a ReLU, as module and function, and in front of one."""
 

@@ -13,6 +13,7 @@ from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_t
 from snnfl.conversion.folding import fold
 from snnfl.conversion.memory import MemoryPlan, plan_memory, value_bytes
 from snnfl.conversion.replay import CurrentStore, Replay
+from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.thresholds import find_thresholds
 from snnfl.conversion.trains import Neurons, SpikeTrain
 from snnfl.spiking.graph import Spike, SpikingGraph
@@ -35,10 +36,11 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     - ``bias_potential``: the bias first, then the potential for the error that is left.
     - ``time_bias``: :func:`~snnfl.conversion.calibration.correct_in_time`, step by step.
 
-    A layer's spike train is kept for the next, so the cost is linear in depth; the current is linear in the bias, so
-    one pass of convolutions serves the uncalibrated and the calibrated run where the currents fit into
-    ``config.max_bytes``. That ceiling covers activations, spike trains (eight steps to a byte), currents and buffers,
-    but neither the model, nor what PyTorch's own kernels use while they run.
+    A layer's spike train is kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is linear
+    in depth; the current is linear in the bias, so one pass of convolutions serves the uncalibrated and the
+    calibrated run. Values and currents that don't fit into ``config.max_bytes`` are computed again. That ceiling covers
+    activations, spike trains (eight steps to a byte), values, currents and buffers, but neither the model, nor what
+    PyTorch's own kernels use while they run.
 
     Args:
         model: The ANN, taken in evaluation mode; neither its parameters nor its mode are changed.
@@ -92,7 +94,8 @@ class _Conversion:
     def run(self) -> SpikingNetwork:
         original = dict(self.parameters)  # what the ANN's activations are computed from
         self.steps = self.config.calibration_length
-        self.replay = Replay(self.graph, self.parameters, self._constants())
+        shared = SharedValues(self.plan.sharing, self.plan.shared_images, self.steps)
+        self.replay = Replay(self.graph, self.parameters, self._constants(), shared)
         self.store = CurrentStore(self.plan.stored, self.images)
         analog = {self.graph.input: self.images}
         for node in self.graph.nodes:
@@ -118,6 +121,8 @@ class _Conversion:
     def _convert_layer(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's thresholds, calibrate what flows into it and record its spike train."""
         self.parameters[f"{node.name}.threshold"] = find_thresholds(activation, self.steps, self.config)
+        for name in self.plan.sharing.before[node.name]:
+            self.replay.share(name, self._shared_chunks(node))
         if self.config.calibration == "time_bias":
             self._record_with_time_bias(node, activation)
             return
@@ -163,7 +168,7 @@ class _Conversion:
         """Find a layer's bias at each time step, and keep the spikes that it then fires."""
         neurons, network = self._neurons(node, activation, None), self._network()
         train, target = SpikeTrain.silent(self.steps, activation, neurons), channel_mean(activation)
-        potential, everything = network.rest(node.name, activation), slice(None)
+        potential, everything = network.rest(node.name, activation), slice(0, len(self.images))
         biases = []
         for step in range(self.steps):
             current = self.replay.current(node.inputs[0], everything, step, step + 1)
@@ -181,8 +186,16 @@ class _Conversion:
         return Neurons(self.parameters[f"{node.name}.threshold"], drive, torch.empty_like(activation[:1]))
 
     def _blocks(self, node: Spike) -> Iterator[slice]:
-        size = self.plan.chunks[node.name][0]
-        return (slice(start, start + size) for start in range(0, len(self.images), size))
+        size, shared, count = self.plan.chunks[node.name][0], self.plan.shared_images, len(self.images)
+        for first, end in ((0, shared), (shared, count)):  # a block is on one side of what is kept, or on the other
+            yield from (slice(start, min(start + size, end)) for start in range(first, end, size))
+
+    def _shared_chunks(self, node: Spike) -> Iterator[tuple[slice, int, int]]:
+        length = self.plan.chunks[node.name][1]
+        for images in self._blocks(node):
+            if images.stop <= self.plan.shared_images:
+                for start in range(0, self.steps, length):
+                    yield images, start, min(start + length, self.steps)
 
     def _currents(self, node: Spike, images: slice) -> Iterator[tuple[int, Tensor]]:
         """Yield the current of some images in chunks of time, each with its first step."""

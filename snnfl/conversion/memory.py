@@ -10,6 +10,7 @@ from torch import Tensor
 
 from snnfl.config import ConversionConfig
 from snnfl.conversion.replay import read_after
+from snnfl.conversion.sharing import Sharing, share
 from snnfl.conversion.thresholds import search_bytes
 from snnfl.conversion.trains import STEPS
 from snnfl.spiking.graph import Affine, GraphNode, Parameters, Spike, SpikingGraph
@@ -22,10 +23,14 @@ class MemoryPlan:
 
     Attributes:
         chunks: Images and time steps that are computed at once in front of each spiking layer.
+        sharing: Values that several spiking layers are computed from.
+        shared_images: How many images they are kept for; of the others they are computed again.
         stored: Bytes left for currents between two runs of a layer; what doesn't fit is computed again.
     """
 
     chunks: Mapping[str, tuple[int, int]]
+    sharing: Sharing
+    shared_images: int
     stored: int
 
 
@@ -63,28 +68,31 @@ def plan_memory(
         config: Steps, calibration and ceiling.
 
     Returns:
-        The plan, with stored currents filling what the rest leaves.
+        The plan: what the rest leaves goes to shared values first, then to stored currents.
 
     Raises:
         ValueError: If the ceiling is too low, saying how much is needed.
     """
     account = _Account(graph, sizes, images, itemsize, config)
-    chunks, peak = {}, 0
+    chunks, needed, most, peak = dict[str, tuple[int, int]](), dict[str, int](), 0, 0
     for held, node in account.held():
-        needed = held
+        most = max(most, held)
         if isinstance(node, Spike):
-            chunks[node.name], needed = account.chunk(node, held)
-        peak = max(peak, needed)
+            chunks[node.name], converting = account.chunk(node, held)
+            needed[node.name], most = max(most, converting), 0
+        peak = max(peak, most, *needed.values())
     if peak > config.max_bytes:
         raise ValueError(
             f"max_bytes={config.max_bytes}: the conversion of {images} images in {config.calibration_length} time "
             f"steps needs at least {peak} bytes; raise it, or give fewer images or steps"
         )
+    sharing = share(graph)
+    count, shared = account.shared(sharing, needed)
     stored = 0
     if config.calibration in ("bias", "potential", "bias_potential"):  # which run a layer more than once
         widest = max(sizes[node.inputs[0]] for node in graph.spikes)
-        stored = min(config.max_bytes - peak, widest * images * config.calibration_length)
-    return MemoryPlan(chunks=chunks, stored=stored)
+        stored = min(config.max_bytes - max(peak, shared), widest * images * config.calibration_length)
+    return MemoryPlan(chunks=chunks, sharing=sharing, shared_images=count, stored=stored)
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,19 @@ class _Account:
             count = max(1, min(self.images, CHUNK_BYTES // (STEPS * widest), room // STEPS))
             chunk = (count, next(length for length in (STEPS, 4, 2, 1) if length * count <= room))
         return chunk, max(search, held + math.prod(chunk) * unit)
+
+    def shared(self, sharing: Sharing, needed: Mapping[str, int]) -> tuple[int, int]:
+        """Count the images that shared values fit for beside what else each layer needs.
+
+        Returns:
+            The images, and the bytes of everything at the worst layer.
+        """
+        sizes = {layer: size * self.config.calibration_length for layer, size in sharing.peaks(self.sizes).items()}
+        fitting = [(self.config.max_bytes - needed[layer]) // size for layer, size in sizes.items() if size]
+        count = min([self.images, *fitting]) if fitting else 0
+        if self.config.calibration == "time_bias" and count < self.images:  # takes all images at once
+            count = 0
+        return count, max(needed[layer] + count * size for layer, size in sizes.items())
 
     def _train(self, layer: str) -> int:
         return self.images * self.sizes[layer] // self.itemsize * -(-self.config.calibration_length // STEPS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.trains import SpikeTrain
 from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import Spike, SpikingGraph
@@ -22,12 +23,14 @@ class Replay:
         graph: Structure of the network.
         parameters: Folded weights, calibrated biases and thresholds so far; the conversion goes on to change them.
         constants: The image and every value in front of the first spikes.
+        shared: Values that several spiking layers are computed from.
         trains: Spike trains by layer, of those that a later layer reads.
     """
 
     graph: SpikingGraph
     parameters: dict[str, Tensor]
     constants: dict[str, Tensor]
+    shared: SharedValues
     trains: dict[str, SpikeTrain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -42,15 +45,28 @@ class Replay:
         values = {name: value[images] for name, value in self.constants.items()}
         return over_time(self._value(source, images, start, stop, values), source in self.constants, stop - start)
 
+    def share(self, name: str, chunks: Iterable[tuple[slice, int, int]]) -> None:
+        """Compute a value for all time steps and keep it; chunks are images, first step and step after the last."""
+        target = None
+        for images, start, stop in chunks:
+            value = self.current(name, images, start, stop)
+            target = self.shared.target(name, value[0]) if target is None else target
+            target[start:stop, images] = value
+        if target is not None:
+            self.shared.keep(name, target)
+
     def keep(self, layer: str, train: SpikeTrain) -> None:
-        """Keep a new train, and of the old ones those that are still read."""
+        """Keep a new train, and of the old trains and values those that are still read."""
+        self.shared.forget(layer)
         read = read_after(self.graph, layer)
         self.trains = {name: kept for name, kept in {**self.trains, layer: train}.items() if name in read}
 
     def _value(self, name: str, images: slice, start: int, stop: int, values: dict[str, Tensor]) -> Tensor:
         if name not in values:
-            node = self.graph.by_name[name]
-            if isinstance(node, Spike):
+            node, kept = self.graph.by_name[name], self.shared.get(name, images, start, stop)
+            if kept is not None:
+                values[name] = kept
+            elif isinstance(node, Spike):
                 values[name] = self.trains[name].replay(images, start, stop).flatten(0, 1)
             else:
                 for source in node.inputs:

@@ -14,7 +14,14 @@ from snnfl.spiking import Spike, SpikingGraph
 from snnfl.spiking.graph import Parameters
 
 memory_module = importlib.import_module("snnfl.conversion.memory")
-NETWORKS = [networks.Plain, networks.Residual, networks.Joined, networks.Dense, networks.MaxPooled]
+NETWORKS = [
+    networks.Plain,
+    networks.Residual,
+    networks.Joined,
+    networks.Dense,
+    networks.PreActivation,
+    networks.MaxPooled,
+]
 
 
 def run(
@@ -155,7 +162,7 @@ def test_only_what_calibrates_moves(calibration):
 
 
 @pytest.mark.parametrize("calibration", ["bias", "bias_potential", "time_bias"])
-@pytest.mark.parametrize("network", [networks.Residual, networks.Joined])
+@pytest.mark.parametrize("network", [networks.Residual, networks.Joined, networks.PreActivation])
 def test_chunks_and_memory_change_nothing(network, calibration, monkeypatch):
     model, images = networks.trained(network), networks.images(7)
     config = ConversionConfig(steps=13, calibration=calibration)
@@ -163,7 +170,7 @@ def test_chunks_and_memory_change_nothing(network, calibration, monkeypatch):
     with pytest.raises(ValueError, match="needs at least") as error:
         convert(model, images, ConversionConfig(steps=13, calibration=calibration, max_bytes=1))
     smallest = int(str(error.value).split("at least ")[1].split()[0])
-    for extra, chunk in ((0, 2**30), (1_000, 2**30), (30_000, 2**30), (10**9, 1), (10**9, 4_000)):
+    for extra, chunk in ((0, 2**30), (1_000, 2**30), (30_000, 2**30), (90_000, 1), (10**9, 1), (10**9, 4_000)):
         monkeypatch.setattr(memory_module, "CHUNK_BYTES", chunk)
         limited = ConversionConfig(steps=13, calibration=calibration, max_bytes=smallest + extra)
         found = convert(model, images, limited).parameters

@@ -28,6 +28,22 @@ class Wide(nn.Module):
         return self.head(x.flatten(1))
 
 
+class WideFirst(nn.Module):
+    """The same with its ReLUs first: what it keeps for several layers dwarfs the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 16, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
+        self.head = nn.Linear(16 * 24 * 24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for first, second in zip(self.convs[::2], self.convs[1::2], strict=True):
+            x = x + second(torch.relu(first(torch.relu(x))))
+        return self.head(torch.relu(x).flatten(1))
+
+
 def smallest(model: nn.Module, images: Tensor, **options: object) -> int:
     with pytest.raises(ValueError, match=r"max_bytes=1: .* at least \d+ bytes") as error:
         convert(model, images, ConversionConfig(max_bytes=1, **options))
@@ -46,12 +62,13 @@ def peak_bytes(model: nn.Module, config: ConversionConfig) -> int:
     return peak
 
 
+@pytest.mark.parametrize("network", [Wide, WideFirst])
 @pytest.mark.parametrize(
     ("calibration", "thresholds"),
     [("none", "layer_mmse"), ("bias_potential", "percentile"), ("bias", "channel_mmse"), ("time_bias", "layer_max")],
 )
-def test_the_ceiling_is_kept(calibration, thresholds):
-    model, options = Wide(), {"steps": 20, "calibration": calibration, "thresholds": thresholds}
+def test_the_ceiling_is_kept(calibration, thresholds, network):
+    model, options = network(), {"steps": 20, "calibration": calibration, "thresholds": thresholds}
     least = smallest(model, IMAGES, **options)
     peaks = {
         ceiling: peak_bytes(model, ConversionConfig(max_bytes=ceiling, **options))
