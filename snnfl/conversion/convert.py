@@ -36,11 +36,11 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     - ``bias_potential``: the bias first, then the potential for the error that is left.
     - ``time_bias``: :func:`~snnfl.conversion.calibration.correct_in_time`, step by step.
 
-    A layer's spike train is kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is linear
-    in depth; the current is linear in the bias, so one pass of convolutions serves the uncalibrated and the
-    calibrated run. Values and currents that don't fit into ``config.max_bytes`` are computed again. That ceiling covers
-    activations, spike trains (eight steps to a byte), values, currents and buffers, but neither the model, nor what
-    PyTorch's own kernels use while they run.
+    A layer's spike train is kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is
+    linear in depth; the current is linear in the bias, so one pass of convolutions serves the uncalibrated and the
+    calibrated run. Values and currents that don't fit into ``config.max_bytes`` are computed again. That ceiling
+    covers activations, spike trains (eight steps to a byte), values, currents and buffers, but neither the model, nor
+    what PyTorch's own kernels use while they run.
 
     Args:
         model: The ANN, taken in evaluation mode; neither its parameters nor its mode are changed.
