@@ -152,11 +152,15 @@ def export(
     input_shape: Annotated[
         str | None, typer.Option(help="shape of an image, such as 1,28,28; default: that of the run's data")
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="length of the simulation, for a drip depends on it; default: the run's"),
+    ] = None,
 ) -> None:
     """Write a run's spiking network for other tools: snnfl export runs/demo --format nir."""
     from snnfl.spiking import SpikingNetwork
     from snnfl.spiking.export_nir import to_nir
-    from strategies.run_directory import SNN_FILE
+    from strategies.run_directory import CONFIG_FILE, SNN_FILE
 
     path = run / SNN_FILE if run.is_dir() else run
     if run.is_dir() and not path.exists():
@@ -164,8 +168,10 @@ def export(
     network = SpikingNetwork.load(path)
     target = output or path.with_suffix(f".{kind}")
     shape = _image_shape(path.parent, input_shape)
+    if steps is None and (path.parent / CONFIG_FILE).exists():
+        steps = compose(path.parent / CONFIG_FILE).conversion.steps
     try:
-        to_nir(network, shape, target)
+        to_nir(network, shape, target, steps=steps)
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
     typer.echo(f"{target}: {len(network.graph.spikes)} spiking layers, images of shape {','.join(map(str, shape))}")

@@ -3,19 +3,27 @@
 What NIR leaves open, and what is written here:
 
 * **Time.** NIR's neurons are continuous, ``dv/dt = R I``. The unit of time is our step and ``R = 1``, so that one Euler
-  step is ``v <- v + I``; read with ``dt=1``.
+  step is ``v <- v + I``; read with ``dt=1``. A spike that comes back to its neuron arrives one step later.
 * **Threshold.** NIR fires at ``v > v_threshold``, we at ``v >= V_th``: they differ where both are equal in every bit.
 * **Reset.** NIR sets ``v`` to ``v_reset``, here 0. In continuous time ``v`` never exceeds the threshold, so that this
   is the same as subtracting it (neuromorphs/NIR, discussion of pull request 63). In time steps it is not: our network
   needs **reset by subtraction**, for which NIR has no word; it is up to the reader.
 * **Amplitude.** NIR's spikes are worth 1. Ours are worth the threshold, which goes into the weights behind
   (:func:`snnfl.spiking.export.unit_spikes`).
+* **Start.** NIR's neurons start at 0. For a start at ``v_0`` the threshold is ``V_th - v_0``, and each spike comes back
+  over a node ``<layer>.start`` with weight ``-v_0``, so that ``V_th`` has been subtracted when the next step decides.
+* **Drip.** ``V_th / 2T`` flows in at each step, with the bias of the layer before or a node ``<layer>.drip``.
+* **Concatenation.** The sum of its parts, each behind a node ``<value>.<number>`` that puts its channels into place.
+* **Thresholds per channel.** Most tools refuse thresholds that differ within a layer. Then the current is divided by
+  them (``<layer>.current``) and they are 1, which rounds.
+
+NIR has no maximum, no current that varies with time, no padding that an average leaves out.
 
 How others read it (November 2026): spikingjelly 2.0 resets to ``v_reset``; with ``v_reset=None`` set on its neurons
 after reading, spikes are equal. snnTorch 1.0 reads ``IF`` as a leaky neuron and loses its state (its issue 416); with
 ``beta=1``, ``init_hidden=True`` and ``reset_delay=True`` set on its neurons, spikes are equal; its ``Flatten`` joins
-the images of a batch, so it takes one at a time. Both refuse thresholds that differ within a layer. sinabs 3.1 bounds
-potentials below and lets a neuron fire several times a step; norse 1.1 resets to zero.
+the images of a batch, so it takes one at a time; it reads no ``Conv1d``. sinabs 3.1 bounds potentials below and lets a
+neuron fire several times a step; norse 1.1 resets to zero.
 """
 
 from __future__ import annotations
@@ -39,30 +47,36 @@ from snnfl.spiking.network import SpikingNetwork, analog_value
 from snnfl.spiking.storage import write_bytes
 
 
-def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path) -> None:
+def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path, *, steps: int | None = None) -> None:
     """Write a network as a NIR file of convolutions, affine layers, average pooling, flattening and IF neurons.
 
     An addition becomes several edges into one node, grouped convolutions are written with their zeros, and a factor per
     channel as a convolution with a 1x1 kernel: every tool reads these.
 
     Args:
-        network: The spiking network; its neurons must start at zero.
+        network: The spiking network.
         input_shape: Shape of one image, ``[C, H, W]`` or another that the network takes.
         path: File to write, in one step.
+        steps: Length of the simulation, which only a network with a drip depends on.
 
     Raises:
         ExportError: Naming the node that NIR cannot express, or the package ``nir`` if it isn't installed.
     """
     nir = optional_library("nir", "snnfl[export]")
     for neurons in network.graph.spikes:
-        driven = {f"{neurons.name}.potential", f"{neurons.name}.time_bias"} & network.parameters.keys()
-        if network.initial_potential != "zero" or driven:
+        if f"{neurons.name}.time_bias" in network.parameters:
             raise ExportError(
-                f"{neurons.name}: NIR's neurons start at zero and get no other current; convert with "
-                "initial_potential=zero and calibration=bias or none"
+                f"{neurons.name}: NIR has no current that varies with time; convert with calibration=bias in place "
+                "of time_bias"
             )
+    if network.initial_potential == "drip" and steps is None:
+        raise ExportError("a drip depends on the length of the simulation; give it as steps")
     graph, parameters = unit_spikes(network)
-    writer = _Writer(nir, parameters, _shapes(graph, parameters, input_shape))
+    drips = _drips(network, steps or 1)
+    for layer in [*drips]:
+        if (site := graph.calibration_site(graph.by_name[layer].inputs[0])) is not None:
+            parameters[f"{site.name}.bias"] = parameters[f"{site.name}.bias"] + drips.pop(layer)
+    writer = _Writer(nir, parameters, _shapes(graph, parameters, input_shape), _starts(network), drips)
     writer.add(graph.input, nir.Input(np.array(input_shape)), [])
     for node in graph.nodes:
         writer.visit(node)
@@ -71,6 +85,29 @@ def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path
     file = io.BytesIO()
     nir.write(file, nir.NIRGraph(writer.nodes, writer.edges))
     write_bytes(path, file.getvalue())
+
+
+def _drips(network: SpikingNetwork, steps: int) -> dict[str, Tensor]:
+    """Compute what flows into each spiking layer beside its input, ``[1]`` or ``[C]``."""
+    found = {node.name: network.drive(node.name, 0, 1, steps) for node in network.graph.spikes}
+    return {name: drip[0] for name, drip in found.items() if drip is not None}
+
+
+def _starts(network: SpikingNetwork) -> dict[str, Tensor]:
+    """Read the membrane potentials before the first step, ``[1]`` or ``[C]``, of layers where they aren't zero."""
+    found = {}
+    for node in network.graph.spikes:
+        level = network.thresholds[node.name]
+        channels = max(len(level), len(network.parameters.get(f"{node.name}.potential", level)))
+        (start,) = network.rest(node.name, level.new_empty(1, channels))
+        if not bool((start < level).all()):
+            raise ExportError(
+                f"{node.name}: a neuron starts at its threshold or above, and NIR's start at zero; convert with "
+                "calibration=bias in place of potential"
+            )
+        if bool(start.any()):
+            found[node.name] = start
+    return found
 
 
 def _shapes(graph: SpikingGraph, parameters: Parameters, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -90,6 +127,8 @@ class _Writer:
     nir: Any
     parameters: Parameters
     shapes: dict[str, tuple[int, ...]]
+    starts: dict[str, Tensor]
+    drips: dict[str, Tensor]
     nodes: dict[str, Any] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
     sources: dict[str, list[str]] = field(default_factory=dict)
@@ -112,27 +151,57 @@ class _Writer:
         if isinstance(node, Affine):
             self.add(node.name, self._affine(node, shape), sources)
         elif isinstance(node, Spike):
-            self.add(node.name, self._neurons(node, shape), sources)
+            self._neurons(node, shape, sources)
         elif isinstance(node, LinearMap) and node.op == "add":
-            if len(set(sources)) < len(sources):
-                raise ExportError(f"{node.name}: adds a value to itself, and NIR has one edge between two nodes")
-            self.sources[node.name] = sources
+            self.sources[node.name] = self._once(node.name, sources)
+        elif isinstance(node, LinearMap) and node.op == "concatenate":
+            self._concatenate(node)
         elif isinstance(node, LinearMap) and node.op in ("flatten", "reshape") and len(self.shapes[node.name]) == 1:
             self.add(node.name, self.nir.Flatten({"input": np.array(shape)}, 0, -1), sources)
-        elif isinstance(node, LinearMap) and len(shape) == 3 and node.op not in ("concatenate", "reshape"):
+        elif isinstance(node, LinearMap) and len(shape) == 3 and node.op != "reshape":
             self._pool(node, shape, sources)
         else:
             kind = "MaxPool" if isinstance(node, MaxPool) else node.op
             raise ExportError(f"{node.name}: NIR has no {kind} of values of shape {list(shape)}")
 
+    def _once(self, name: str, sources: list[str]) -> list[str]:
+        """Give a source that comes again, as in ``x + x``, a node of its own: NIR has one edge between two nodes."""
+        found: list[str] = []
+        for source in sources:
+            if source in found:
+                shape, like = self.shapes[name], next(iter(self.parameters.values()))
+                again = f"{name}.{len(found)}"
+                self.add(again, self._mixed(torch.eye(shape[0]).to(like), shape), [source])
+                source = again
+            found.append(source)
+        return found
+
+    def _concatenate(self, node: LinearMap) -> None:
+        """Write a concatenation as the sum of its parts, each with its channels put into their place."""
+        places = torch.eye(self.shapes[node.name][0]).to(next(iter(self.parameters.values())))
+        start, found = 0, []
+        for number, part in enumerate(node.inputs):
+            shape = self.shapes[part]
+            found.append(f"{node.name}.{number}")
+            self.add(found[-1], self._mixed(places[:, start : start + shape[0]], shape), self.sources[part])
+            start += shape[0]
+        self.sources[node.name] = found
+
+    def _mixed(self, weight: Tensor, shape: tuple[int, ...], bias: Tensor | None = None) -> Any:
+        """Mix channels at each place of values of a shape, by a matrix ``[out, in]``."""
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.expand(len(weight))
+        if len(shape) == 1:
+            return self.nir.Affine(_array(weight), _array(bias))
+        kernel = _array(weight.reshape(*weight.shape, *[1] * (len(shape) - 1)))
+        if len(shape) == 2:
+            return self.nir.Conv1d(shape[1], kernel, 1, 0, 1, 1, _array(bias))
+        return self.nir.Conv2d(shape[1:], kernel, (1, 1), (0, 0), (1, 1), 1, _array(bias))
+
     def _affine(self, node: Affine, shape: tuple[int, ...]) -> Any:
         weight, bias = self.parameters[f"{node.name}.weight"], self.parameters[f"{node.name}.bias"]
-        op = node.op
-        if op == "scale":  # as a layer whose matrix is diagonal
-            op = {1: "linear", 2: "conv1d", 3: "conv2d"}[len(shape)]
-            weight = torch.diag(weight.expand(shape[0])).view(shape[0], shape[0], *[1] * (len(shape) - 1))
-            bias = bias.expand(shape[0])
-        if op == "linear":
+        if node.op == "scale":  # as a layer whose matrix is diagonal
+            return self._mixed(torch.diag(weight.expand(shape[0])), shape, bias)
+        if node.op == "linear":
             return self.nir.Affine(_array(weight), _array(bias))
         if len({*weight.shape[2:]}) > 1:
             raise ExportError(
@@ -148,10 +217,26 @@ class _Writer:
         dense = _array(_without_groups(weight, node.arguments.get("groups", 1)))
         return kind(size, dense, stride, padding, dilation, 1, _array(bias))
 
-    def _neurons(self, node: Spike, shape: tuple[int, ...]) -> Any:
-        level = _array(self.parameters[f"{node.name}.threshold"])
-        threshold = np.ascontiguousarray(np.broadcast_to(level.reshape(-1, *[1] * (len(shape) - 1)), shape))
-        return self.nir.IF(np.ones_like(threshold), threshold, np.zeros_like(threshold))
+    def _neurons(self, node: Spike, shape: tuple[int, ...], sources: list[str]) -> None:
+        """Add neurons, with what puts their threshold, their start and their drip into NIR's terms."""
+        level = self.parameters[f"{node.name}.threshold"]
+        start = self.starts.get(node.name, torch.zeros_like(level))
+        drip = self.drips.get(node.name)
+        if drip is not None:
+            nothing = drip.new_zeros(shape[0], shape[0])
+            self.add(f"{node.name}.drip", self._mixed(nothing, shape, drip), sources[:1])
+            sources = [*sources, f"{node.name}.drip"]
+        limit = level - start
+        if bool((limit != limit[0]).any()):
+            factor = torch.diag((1 / limit).expand(shape[0]))
+            self.add(f"{node.name}.current", self._mixed(factor, shape), sources)
+            sources, start, limit = [f"{node.name}.current"], start / limit, torch.ones_like(limit[:1])
+        threshold = np.full(shape, _array(limit[0]))
+        self.add(node.name, self.nir.IF(np.ones_like(threshold), threshold, np.zeros_like(threshold)), sources)
+        if node.name in self.starts:
+            back = f"{node.name}.start"
+            self.nodes[back] = self._mixed(torch.diag(-start.expand(shape[0])), shape)
+            self.edges += [(node.name, back), (back, node.name)]
 
     def _pool(self, node: LinearMap, shape: tuple[int, ...], sources: list[str]) -> None:
         """Add an average over windows of equal size, which is all that NIR has, where it computes the same."""

@@ -82,7 +82,9 @@ def test_a_mistake_is_one_line(run, tmp_path, capsys):
         assert "8" in refused(capsys, run, "--input-shape", shape)
     assert "No such file" in refused(capsys, run, "--output", tmp_path / "no folder" / "here.nir")
     network = SpikingNetwork.load(run / SNN_FILE)
-    half = SpikingNetwork(network.graph, network.parameters, "half")
-    half.save(tmp_path / "half.safetensors")
-    assert "initial_potential=zero" in refused(capsys, tmp_path / "half.safetensors", "--input-shape", "1,8,8")
+    drip = SpikingNetwork(network.graph, network.parameters, "drip")
+    drip.save(tmp_path / "drip.safetensors")
+    alone = [tmp_path / "drip.safetensors", "--input-shape", "1,8,8"]
+    assert "steps" in refused(capsys, *alone)
     assert not list(tmp_path.glob("*.nir"))
+    assert snnfl("export", *alone, "--steps", "4") == 0

@@ -58,6 +58,8 @@ def trains(network: SpikingNetwork, images: Tensor, steps: int = STEPS) -> dict[
                 continue
             level = network.thresholds[node.name].view(-1, *[1] * (inputs[0].dim() - 2))
             charged = potentials.get(node.name, network.rest(node.name, inputs[0])) + inputs[0]
+            if network.initial_potential == "drip":
+                charged = charged + level / (2 * steps)
             spikes = (charged >= level).to(charged.dtype)
             potentials[node.name], values[node.name] = charged - spikes * level, spikes * level
             found[node.name].append(spikes)
@@ -185,7 +187,7 @@ def test_a_network_that_ends_in_neurons_gets_its_amplitude():
 
 def written(network: SpikingNetwork, path: Path) -> nir.NIRGraph:
     """Write a NIR file and read it back, types checked by nir."""
-    to_nir(network, (2, 6, 6), path / "network.nir")
+    to_nir(network, (2, 6, 6), path / "network.nir", steps=STEPS)
     assert [each.name for each in path.iterdir()] == ["network.nir"]
     return nir.read(path / "network.nir")
 
@@ -217,19 +219,70 @@ def test_the_nir_file_says_what_the_network_is(tmp_path):
     assert np.array_equal(graph.nodes["head"].bias, network.parameters["head.bias"])
 
 
-def test_thresholds_per_channel_are_written_per_neuron(tmp_path):
+def test_thresholds_per_channel_are_divided_out(tmp_path):
     network = converted(networks.Plain, thresholds="channel_mmse")
-    threshold = written(network, tmp_path).nodes["relu"].v_threshold
-    assert np.array_equal(threshold[:, 2, 5], network.thresholds["relu"])
-    assert np.array_equal(threshold[:, 0, 0], network.thresholds["relu"])
+    graph, level = written(network, tmp_path), network.thresholds["relu"]
+    assert np.all(graph.nodes["relu"].v_threshold == 1)
+    assert np.array_equal(graph.nodes["relu.current"].weight[:, :, 0, 0], torch.diag(1 / level))
+    assert ("relu.current", "relu") in graph.edges
 
 
-READABLE = [networks.Plain, networks.Residual, Perceptron]
+def test_a_start_is_a_lower_threshold_and_a_spike_that_comes_back(tmp_path):
+    network = converted(networks.Plain, initial_potential="half")
+    graph, level = written(network, tmp_path), network.thresholds["relu"]
+    assert np.all(graph.nodes["relu"].v_threshold == 0.5 * level.item())
+    assert np.array_equal(graph.nodes["relu.start"].weight[:, :, 0, 0], torch.diag(-0.5 * level.expand(4)))
+    assert {("relu", "relu.start"), ("relu.start", "relu")} <= {*graph.edges}
 
 
+def test_a_drip_is_part_of_a_bias_where_there_is_one(tmp_path):
+    network = converted(networks.Residual, initial_potential="drip")
+    graph = written(network, tmp_path)
+    expected = network.parameters["conv1.bias"] + network.thresholds["relu1"] / (2 * STEPS)
+    assert np.array_equal(graph.nodes["conv1"].bias, expected)
+    assert not [name for name in graph.nodes if name.endswith(".drip")]
+    graph = written(converted(Doubled, initial_potential="drip"), tmp_path)
+    assert [name for name in graph.nodes if name.endswith(".drip")] == ["relu.drip"]  # its current is twice a layer's
+
+
+class Doubled(nn.Module):
+    """Adds a value to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Linear(72, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.relu(x + x).flatten(1))
+
+
+READABLE = [
+    networks.Plain,
+    networks.Residual,
+    networks.Joined,
+    networks.Dense,
+    networks.PreActivation,
+    Perceptron,
+    Doubled,
+]
+MODES = {
+    "paper": {},
+    "fast": {"thresholds": "channel_mmse", "initial_potential": "half"},
+    "drip": {"initial_potential": "drip"},
+}
+
+
+def assert_right(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Compare each layer's spikes with ours, by the names that readers make of ours."""
+    assert_equal_trains(found, {name.replace(".", "_"): spikes for name, spikes in expected.items()})
+
+
+@pytest.mark.parametrize("mode", [*MODES, "potential"])
 @pytest.mark.parametrize("kind", READABLE)
-def test_spikingjelly_reads_the_file_and_spikes_as_we_do(kind, tmp_path):
-    network, images = converted(kind), networks.images(5, seed=9)
+def test_spikingjelly_reads_the_file_and_spikes_as_we_do(kind, mode, tmp_path):
+    images = networks.images(5, seed=9)
+    network = converted(kind, **MODES[mode]) if mode in MODES else started(converted(kind, calibration="potential"))
     written(network, tmp_path)
     module = spikingjelly_from_nir(tmp_path / "network.nir", dt=1.0, dtype=torch.float64)
     for each in module.modules():
@@ -244,43 +297,56 @@ def test_spikingjelly_reads_the_file_and_spikes_as_we_do(kind, tmp_path):
 
     wrapper = next(type(each) for each in module.modules() if isinstance(getattr(each, "module", None), IFNode))
     mean, found = recorded(module, wrapper, step)
-    assert_equal_trains(found, {name.replace(".", "_"): spikes for name, spikes in trains(network, images).items()})
+    assert_right(found, trains(network, images))
     torch.testing.assert_close(mean, network.simulate(images, steps=STEPS)[STEPS], rtol=1e-12, atol=1e-12)
 
 
-def in_few_bits(network: SpikingNetwork) -> SpikingNetwork:
-    """Round weights to 8 bits and thresholds to 11, whose products single precision holds.
+def started(network: SpikingNetwork) -> SpikingNetwork:
+    """Let each channel start elsewhere, between minus one and one threshold."""
+    draw, parameters = torch.Generator().manual_seed(0), dict(network.parameters)
+    for name, level in network.thresholds.items():
+        part = torch.rand(parameters[f"{name}.potential"].shape, generator=draw, dtype=torch.float64) * 1.8 - 0.9
+        parameters[f"{name}.potential"] = part * level
+    return replace(network, parameters=parameters)
 
-    So snnTorch, which reads single precision, loses nothing, and both may compute in double precision.
+
+def in_few_bits(network: SpikingNetwork) -> SpikingNetwork:
+    """Round weights to 8 bits and thresholds to 11, those per channel to powers of two, by which currents are divided.
+
+    Single precision holds the products, so snnTorch, which reads it, loses nothing; both then compute in double.
     """
-    rounded = {
-        name: (array.half() if name.endswith("threshold") else array.bfloat16()).double()
-        for name, array in network.parameters.items()
-    }
+    rounded = {name: array.bfloat16().double() for name, array in network.parameters.items()}
+    for name, level in network.thresholds.items():
+        rounded[f"{name}.threshold"] = level.half().double() if len(level) == 1 else level.log2().round().exp2()
     return replace(network, parameters=rounded)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", READABLE)
-def test_snntorch_reads_the_file_and_spikes_as_we_do(kind, tmp_path):
-    network, images = in_few_bits(converted(kind)), networks.images(5, seed=9)
+def test_snntorch_reads_the_file_and_spikes_as_we_do(kind, mode, tmp_path):
+    network, images = in_few_bits(converted(kind, **MODES[mode])), networks.images(5, seed=9)
     module = snntorch_from_nir(written(network, tmp_path)).double()
     for each in module.modules():
         if isinstance(each, Leaky):
-            assert each.threshold.item() in {float(level) for level in network.thresholds.values()}
             each.beta.fill_(1)  # snnTorch 1.0 reads IF as a leaky neuron (jeshraghian/snntorch, issue 416) ...
             each.init_hidden, each.reset_delay = True, True  # ... and loses its state between steps
             each.register_forward_hook(lambda m, i, spikes: spikes.double())  # they are single precision always
-    expected = {name.replace(".", "_"): spikes for name, spikes in trains(network, images).items()}
-    logits = network.simulate(images, steps=STEPS)[STEPS]
+    logits, parts = network.simulate(images, steps=STEPS)[STEPS], []
     for number, image in enumerate(images):  # one at a time, for its Flatten takes the batch along
         for each in module.modules():
             if isinstance(each, Leaky):
                 each.reset_mem()
-        mean, found = recorded(module, Leaky, lambda image=image: module(image[None])[0])
+        state: Any = None  # holds the spikes that come back to their neurons
+
+        def step(image: Tensor = image) -> Tensor:
+            nonlocal state
+            output, state = module(image[None], state)
+            return output
+
+        mean, found = recorded(module, Leaky, step)
         torch.testing.assert_close(mean.flatten(), logits[number], rtol=1e-12, atol=1e-12)
-        for name, spikes in expected.items():
-            assert torch.equal(found[name].flatten(), spikes[:, number].flatten()), name
-    assert all(spikes.any() for spikes in expected.values())
+        parts.append({name: spikes.flatten(1) for name, spikes in found.items()})
+    assert_right({name: torch.stack([part[name] for part in parts], 1) for name in parts[0]}, trains(network, images))
 
 
 def pooled(pool: nn.Module) -> SpikingNetwork:
@@ -316,18 +382,6 @@ def test_a_mean_over_the_picture_is_a_pooling(tmp_path):
     assert tuple(pool.kernel_size) == (6, 6)
 
 
-class Doubled(nn.Module):
-    """Adds a value to itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.relu, self.head = nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Linear(72, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return self.head(self.relu(x + x).flatten(1))
-
-
 @pytest.mark.parametrize(
     ("network", "words"),
     [
@@ -335,11 +389,8 @@ class Doubled(nn.Module):
         (lambda: pooled(nn.AvgPool2d(4, ceil_mode=True)), "2: .*windows of one size"),
         (lambda: pooled(nn.AvgPool2d(2, padding=1, count_include_pad=False)), "2: .*padding included"),
         (lambda: pooled(nn.Conv2d(3, 3, (3, 1))), r"2: .*kernel of \[3, 1\]"),
-        (lambda: converted(networks.Joined), "cat: NIR has no concatenate"),
         (lambda: converted(networks.MaxPooled), "NIR has no MaxPool"),
-        (lambda: converted(Doubled), "add: adds a value to itself"),
-        (lambda: converted(networks.Plain, initial_potential="half"), "relu: .*initial_potential=zero"),
-        (lambda: converted(networks.Plain, calibration="potential"), "relu: .*calibration=bias"),
+        (lambda: converted(networks.Residual, calibration="bias_potential"), "relu_pool: .*at its threshold or above"),
         (lambda: converted(networks.Plain, calibration="time_bias"), "relu: .*calibration=bias"),
     ],
 )
@@ -348,6 +399,11 @@ def test_what_nir_cannot_express_is_named(network, words, tmp_path):
         to_nir(network(), (2, 6, 6), tmp_path / "network.nir")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_drip_needs_the_length_of_the_simulation(tmp_path):
+    with pytest.raises(ExportError, match="drip depends on the length"):
+        to_nir(converted(networks.Plain, initial_potential="drip"), (2, 6, 6), tmp_path / "network.nir")
 
 
 def test_an_image_that_does_not_fit_is_named(tmp_path):
