@@ -17,7 +17,14 @@ from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.thresholds import find_thresholds
 from snnfl.conversion.trains import Neurons, SpikeTrain
 from snnfl.spiking.graph import Spike, SpikingGraph
-from snnfl.spiking.network import SpikingNetwork, add_drive, analog_value, constant_values, in_fast_layout
+from snnfl.spiking.network import (
+    SpikingNetwork,
+    add_drive,
+    analog_value,
+    check_images,
+    constant_values,
+    in_fast_layout,
+)
 from snnfl.spiking.trace import trace
 
 
@@ -63,21 +70,10 @@ def convert_state(
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
     parameters = fold(graph, state)
-    _check_images(images, next(iter(parameters.values())))
+    check_images(images, next(iter(parameters.values())), "calibration images")
     sizes = value_bytes(graph, parameters, images)
     plan = plan_memory(graph, sizes, images=len(images), itemsize=images.element_size(), config=config)
     return _Conversion(graph, parameters, in_fast_layout(images), config, plan).run()
-
-
-def _check_images(images: Tensor, weight: Tensor) -> None:
-    if images.dim() == 0 or len(images) == 0:
-        raise ValueError("no calibration images: give at least one")
-    if images.dtype != weight.dtype:
-        raise ValueError(f"calibration images are {images.dtype}, the model's weights {weight.dtype}: convert either")
-    if images.device != weight.device:
-        raise ValueError(f"calibration images are on {images.device}, the model on {weight.device}: move either")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError("calibration images hold NaN or infinity: check the data and its normalisation")
 
 
 @dataclass
@@ -120,7 +116,10 @@ class _Conversion:
 
     def _convert_layer(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's thresholds, calibrate what flows into it and record its spike train."""
-        self.parameters[f"{node.name}.threshold"] = find_thresholds(activation, self.steps, self.config)
+        try:
+            self.parameters[f"{node.name}.threshold"] = find_thresholds(activation, self.steps, self.config)
+        except ValueError as reason:
+            raise ValueError(f"{node.name}: {reason}") from None
         for name in self.plan.sharing.before[node.name]:
             self.replay.share(name, self._shared_chunks(node))
         if self.config.calibration == "time_bias":

@@ -21,7 +21,7 @@ def find_thresholds(activation: Tensor, steps: int, config: ConversionConfig) ->
 
     ``layer_mmse`` and ``channel_mmse``: :func:`mmse_threshold` (Li et al. 2021, section 4.1). ``layer_max``: the
     largest activation (Diehl et al. 2015, "model-based normalisation" from data). ``percentile``: of all activations of
-    the layer, zeros included (Rueckauer et al. 2017, section 2.2.2).
+    the layer, zeros included (Rueckauer et al. 2017, section 2.2.2); the largest where the percentile is zero.
 
     Args:
         activation: The ANN's activations of the layer, ``[N, C, *space]``, not negative.
@@ -40,7 +40,11 @@ def find_thresholds(activation: Tensor, steps: int, config: ConversionConfig) ->
     if config.thresholds == "layer_mmse":
         return mmse_threshold(row, steps, candidates=config.candidates)
     check_activations(activation)
-    return _or_one(row.amax(1) if config.thresholds == "layer_max" else percentile_threshold(row, config.percentile))
+    largest = row.amax(1)
+    if config.thresholds == "layer_max":
+        return _or_one(largest)
+    level = percentile_threshold(row, config.percentile)
+    return _or_one(torch.where(level > 0, level, largest))
 
 
 def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> Tensor:
@@ -100,7 +104,10 @@ def check_activations(activations: Tensor) -> None:
     """
     low, high = activations.aminmax()  # NaN if there is any
     if not (float(low) >= 0 and float(high) < math.inf):
-        raise ValueError("activations must be finite and not negative: take them behind a ReLU")
+        raise ValueError(
+            f"activations from {float(low):g} to {float(high):g} must be finite and not negative: take them behind a "
+            "ReLU, of a model whose weights are finite"
+        )
 
 
 def in_memory_order(value: Tensor) -> Tensor:

@@ -237,8 +237,10 @@ class SpikingGraph:
             return len(parameters[f"{node.name}.weight"])
         if node is None or (isinstance(node, LinearMap) and node.op in ("flatten", "reshape")):
             raise ValueError(f"the channels of {name} depend on the size of the image; use one threshold per layer")
-        counts = [self.channels(source, parameters) for source in node.inputs]
-        return sum(counts) if isinstance(node, LinearMap) and node.op == "concatenate" else counts[0]
+        if isinstance(node, LinearMap) and node.op == "concatenate":
+            return sum(self.channels(source, parameters) for source in node.inputs)
+        # Of an addition one term suffices; the image's channels are not among the weights.
+        return self.channels(max(node.inputs, key=lambda source: source != self.input), parameters)
 
     def calibration_site(self, name: str) -> Affine | None:
         """Return the affine layer whose bias shifts the value ``name`` by a constant per channel, and nothing else.

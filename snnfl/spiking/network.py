@@ -68,9 +68,11 @@ class SpikingNetwork:
             Logits ``[N, classes]``, averaged over time, for ``steps`` and every length in ``curve``.
 
         Raises:
-            ValueError: If a length isn't in ``1..steps``, or there are fewer biases in time than steps.
+            ValueError: If a length isn't in ``1..steps``, there are fewer biases in time than steps, or the images are
+                empty, not finite, or of another type or device than the network.
         """
         self._check_steps(steps)
+        check_images(images, next(iter(self.parameters.values())))
         points = sorted({*curve, steps})
         if points[0] < 1 or points[-1] > steps:
             raise ValueError(f"curve={list(curve)}: every length must lie between 1 and steps={steps}")
@@ -207,6 +209,24 @@ class SpikingNetwork:
             for name in graph.freed_after[node.name]:
                 del values[name]
         return sums
+
+
+def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> None:
+    """Check that there are images, that they are finite, and of a network's type and device.
+
+    Neurons never fire on NaN, so that without this check a network would answer, and wrongly.
+
+    Raises:
+        ValueError: Naming ``what`` is wrong and the way out.
+    """
+    if images.dim() == 0 or len(images) == 0:
+        raise ValueError(f"no {what}: give at least one")
+    if images.dtype != parameter.dtype:
+        raise ValueError(f"{what} are {images.dtype}, the weights {parameter.dtype}: convert either")
+    if images.device != parameter.device:
+        raise ValueError(f"{what} are on {images.device}, the weights on {parameter.device}: move either")
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(f"{what} hold NaN or infinity: check the data and its normalisation")
 
 
 def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:

@@ -151,6 +151,17 @@ def test_the_other_thresholds_and_the_drip_equal_the_literal_algorithm(network, 
     assert_equal_to_the_literal_algorithm(network, config)
 
 
+@pytest.mark.parametrize("calibration", ["bias", "potential", "time_bias"])
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (1, 7), (9, 1)])
+def test_one_step_and_one_image_are_enough(calibration, steps, count):
+    model, images = networks.trained(networks.Residual), networks.images(count)
+    config = ConversionConfig(steps=steps, calibration=calibration)
+    expected = literal(model, images, config)
+    found = convert(model, images, config).parameters
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+
+
 @pytest.mark.parametrize("calibration", ["none", "bias", "potential", "time_bias"])
 def test_only_what_calibrates_moves(calibration):
     model = networks.trained(networks.Residual)
@@ -207,7 +218,9 @@ def test_the_fast_preset_is_closer_to_the_ann_in_few_steps():
 
 def test_the_model_is_left_alone():
     model, images = networks.trained(networks.Residual).train(), networks.images(8)
+    model(images).sum().backward()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     seen = images.clone()
     spiking = convert(model, images, ConversionConfig(steps=4))
     for tensor in spiking.parameters.values():
@@ -215,7 +228,9 @@ def test_the_model_is_left_alone():
     assert model.training
     assert torch.equal(images, seen)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad
+        assert torch.equal(parameter.grad, gradients[name])
 
 
 GOOD = networks.images(2)
@@ -251,6 +266,26 @@ def test_a_layer_that_is_silent_on_the_calibration_images_converts():
         spiking = convert(model, networks.images(4), ConversionConfig(steps=4, thresholds=thresholds))
         assert set(spiking.thresholds["relu"].tolist()) == {1.0}
         assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()
+
+
+def test_a_channel_that_is_silent_is_calibrated_beside_others():
+    model = networks.trained(networks.Plain)
+    with torch.no_grad():
+        model.conv.bias[0] = -100
+    spiking = convert(model, networks.images(4), ConversionConfig.fast(4))
+    assert spiking.thresholds["relu"][0] == 1
+    assert set(spiking.thresholds["relu"][1:].tolist()).isdisjoint({1.0})
+    assert spiking.parameters["conv.bias"][0].item() == pytest.approx(-100, abs=1e-9)
+    assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e308])
+def test_a_model_that_computes_no_number_is_named_with_its_layer(weight):
+    model = networks.trained(networks.Plain)
+    with torch.no_grad():
+        model.hidden.weight[0] = weight
+    with pytest.raises(ValueError, match=r"^relu_hidden: activations .* weights are finite$"):
+        convert(model, networks.images(4), ConversionConfig(steps=4))
 
 
 def test_max_pooling_converts_on_request_only():

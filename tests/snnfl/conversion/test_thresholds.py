@@ -69,6 +69,13 @@ def test_the_percentile_is_numpys(values, percentile):
     assert found == pytest.approx(np.percentile(values, percentile), rel=1e-9, abs=1e-12)
 
 
+def test_a_percentile_of_zero_gives_way_to_the_maximum():
+    activation = torch.zeros(4, 2, 5)
+    activation[0, 0, 0] = 3.0
+    config = ConversionConfig(thresholds="percentile", percentile=50)
+    assert find_thresholds(activation, 8, config).tolist() == [3.0]
+
+
 def test_the_percentile_of_millions():
     """PyTorch's own quantile refuses more than 16 million values."""
     values = torch.arange(2**24 + 9, dtype=torch.float64)[None]

@@ -160,6 +160,22 @@ def test_a_length_outside_the_simulation_is_refused(curve):
         converted(networks.Plain).simulate(networks.images(2), steps=16, curve=curve)
 
 
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (networks.images(1)[:0], "no images"),
+        (torch.full((1, 2, 6, 6), float("nan"), dtype=torch.float64), "NaN or infinity"),
+        (networks.images(1).float(), "torch.float32, the weights torch.float64"),
+        (networks.images(1).to("meta"), "on meta, the weights on cpu"),
+    ],
+)
+def test_wrong_images_are_refused(images, words):
+    """Neurons never fire on NaN: the logits would be finite, and wrong."""
+    network = convert(networks.trained(networks.Plain), networks.images(4), ConversionConfig(steps=4))
+    with pytest.raises(ValueError, match=words):
+        network.simulate(images, steps=4)
+
+
 def test_the_rate_code_converges_to_the_analog_twin():
     """With thresholds above every activation nothing is clipped, and the error of a rate is at most one spike in T."""
     spiking, images = converted(networks.Plain, calibration="none"), networks.images(8)

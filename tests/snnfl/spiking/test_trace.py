@@ -221,6 +221,16 @@ def test_a_bias_that_shifts_other_values_too_calibrates_nothing():
     assert doubled.calibration_site("add") is None
 
 
+def test_channels_are_counted_from_the_weights():
+    model = networks.trained(networks.Joined)
+    graph = trace(model)
+    weights = fold(graph, model.state_dict())
+    counts = {node.name: graph.channels(node.name, weights) for node in graph.nodes if node.name not in ("reshape",)}
+    assert counts == {"left": 3, "right": 2, "add": 2, "relu": 2, "cat": 5, "mix": 4, "relu_1": 4, "head": 3}
+    with pytest.raises(ValueError, match="one threshold per layer"):
+        graph.channels("reshape", weights)
+
+
 def test_what_varies_and_what_is_computed_once():
     graph = trace(networks.trained(networks.Joined))
     assert not {"left", "right", "add"} & graph.varying
