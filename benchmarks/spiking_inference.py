@@ -153,15 +153,17 @@ def _macs(node: Affine, value: Tensor, network: SpikingNetwork) -> int:
 
 
 def fastest(network: SpikingNetwork, images: Tensor, steps: int, mode: str) -> Callable[[], Tensor]:
-    """Build spikingjelly's network in a step mode, and choose the batch size at which it is fastest."""
-    module = network.to_spikingjelly().to(images.device)
-    if mode == "m":
-        _make_multi_step(module)
-    run = _multi_step if mode == "m" else _single_step
-    sizes = sorted({min(size, len(images)) for size in (4, 16, 64)})
-    candidates = {str(size): partial(run, module, torch.split(images, size), steps) for size in sizes}
+    """Build spikingjelly's network in a step mode, and choose the layout and batch size at which it is fastest."""
+    candidates: dict[str, Callable[[], Tensor]] = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        module = network.to_spikingjelly().to(images.device, memory_format=layout)
+        if mode == "m":
+            _make_multi_step(module)
+        run, pictures = _multi_step if mode == "m" else _single_step, images.contiguous(memory_format=layout)
+        for size in sorted({min(size, len(images)) for size in (4, 16, 64)}):
+            candidates[f"{layout} {size}"] = partial(run, module, torch.split(pictures, size), steps)
     seconds = take_turns(candidates, rounds=1, device=images.device)
-    return candidates[min(seconds, key=lambda size: sum(seconds[size]))]
+    return candidates[min(seconds, key=lambda name: sum(seconds[name]))]
 
 
 @torch.inference_mode()
