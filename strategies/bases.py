@@ -86,8 +86,10 @@ def find(name: str) -> Algorithm:
     """Find an algorithm by its name.
 
     Raises:
-        ConfigError: If none has it, with the nearest that is known.
+        ConfigError: If none has it, with the nearest that is known, or it makes no sense for a network.
     """
+    if name.lower().startswith("fedxgb"):
+        raise ConfigError(f"strategy.name={name}: Flower's FedXgb strategies pass on decision trees, not a network")
     if name not in _ALGORITHMS:
         raise ConfigError(f"strategy.name={name}: unknown strategy{nearest(name, names())}")
     return _ALGORITHMS[name]

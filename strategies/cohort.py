@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,27 +65,23 @@ class Cohort(Grid):
     def assemble(self, clients: int, *, timeout: float, minimum_replies: int = 1, ask: bool = False) -> None:
         """Wait until ``clients`` nodes are connected and learn which partition each one holds.
 
-        A node that fails at the question, or doesn't answer in time, takes no part in the run: one line in the log
-        says so, and its partition is nobody's. The run goes on if ``minimum_replies`` nodes are left. Nodes whose
-        partitions the grid knows are asked only with ``ask``, to hear whether they can take part.
+        A node that fails at the question, doesn't answer in time, or names a partition that isn't there or that another
+        one names too, takes no part in the run: one line in the log says so, and its partition is nobody's. So no node
+        can keep the others from starting. The run goes on if ``minimum_replies`` nodes are left. Nodes whose partitions
+        the grid knows are asked only with ``ask``, to hear whether they can take part.
 
         Raises:
-            CohortError: If they don't connect in time, too few answer, or two hold one partition or one beyond
-                ``clients - 1``.
+            CohortError: If they don't connect in time, too few can take part, or the grid has placed other partitions.
         """
         self.timeout = timeout
         nodes = self._connected(clients, timeout)
         place: Callable[[], Mapping[int, int]] | None = getattr(self.grid, "partition_by_node", None)
-        if place is not None and not ask:  # our in-process grid has placed them itself
-            self.partitions = dict(place())
-        else:
-            self.partitions = self._ask(nodes, timeout, minimum_replies)
-        held = sorted(self.partitions.values())
-        if len(set(held)) < len(held) or not 0 <= held[0] <= held[-1] < clients:
-            raise CohortError(
-                f"the nodes hold the partitions {held[:20]}; expected each of 0 to {clients - 1} once "
-                f"(data.clients={clients})"
-            )
+        if place is None or ask:
+            self.partitions = self._ask(nodes, clients, timeout, minimum_replies)
+            return
+        self.partitions = dict(place())  # our in-process grid knows
+        if (held := sorted(self.partitions.values())) != list(range(clients)):
+            raise CohortError(f"the grid holds {len(held)} partitions, but data.clients={clients}")
 
     def _connected(self, clients: int, timeout: float) -> list[int]:
         deadline = time.monotonic() + timeout
@@ -92,25 +89,21 @@ class Cohort(Grid):
             if time.monotonic() > deadline:
                 raise CohortError(f"{len(nodes)} of data.clients={clients} nodes connected within {timeout:g} s")
             time.sleep(POLL_SECONDS)
-        if len(nodes) > clients:
-            raise CohortError(
-                f"{len(nodes)} nodes are connected, but data.clients={clients}: set one of them to the other"
-            )
         return nodes
 
-    def _ask(self, nodes: Iterable[int], timeout: float, minimum_replies: int) -> dict[int, int]:
-        """Ask nodes for their partitions; leave out those that fail or are silent."""
+    def _ask(self, nodes: Iterable[int], clients: int, timeout: float, minimum_replies: int) -> dict[int, int]:
+        """Ask nodes for their partitions; leave out those of which none could be told."""
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
+        answers = {self.node_of(reply): _partition(reply, clients) for reply in self._exchange(queries, timeout)}
+        holders = Counter(answers.values())
         held: dict[int, int] = {}
         complaints: list[str] = []
-        for reply in self._exchange(queries, timeout):
-            record = reply.content.get(METRICS) if reply.has_content() else None
-            partition = record.get(PARTITION) if isinstance(record, MetricRecord) else None
-            if isinstance(partition, int):
-                held[self.node_of(reply)] = partition
-            else:
-                reason = "it named no partition" if reply.has_content() else failure(reply)
-                complaints.append(f"node {self.node_of(reply)} cannot take part: {reason}")
+        for node, answer in answers.items():
+            if isinstance(answer, int) and holders[answer] == 1:
+                held[node] = answer
+                continue
+            reason = f"{holders[answer]} nodes say that they hold partition {answer}"
+            complaints.append(f"node {node} cannot take part: {reason if isinstance(answer, int) else answer}")
         if len(held) < minimum_replies:
             raise CohortError(
                 f"{len(held)} of {len(queries)} nodes can take part, fewer than "
@@ -199,6 +192,17 @@ class Cohort(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pass on, in the order of partitions."""
         return sorted(self.grid.pull_messages(message_ids), key=self.partition_of)
+
+
+def _partition(reply: Message, clients: int) -> int | str:
+    """Return the partition that a node names, or why it names none of ``0 .. clients - 1``."""
+    if not reply.has_content():
+        return failure(reply)
+    record = reply.content.get(METRICS)
+    partition = record.get(PARTITION) if isinstance(record, MetricRecord) else None
+    if not isinstance(partition, int) or not 0 <= partition < clients:
+        return f"it named no partition from 0 to {clients - 1} (data.clients={clients})"
+    return partition
 
 
 def failure(reply: Message) -> str:

@@ -134,7 +134,7 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
     """
     content = _content(message)
     if not spec.arrays:
-        return Update(arrays={}, metrics=check_metrics(message, spec.metrics))
+        return Update(arrays={}, metrics=check_metrics(message, spec.metrics, spec.examples))
     arrays, metrics = content.get(ARRAYS), content.get(METRICS)
     if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
         raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")

@@ -126,9 +126,9 @@ class InProcessGrid(Grid):
 
         Args:
             messages: To be answered one after another.
-            timeout: Seconds for all of them together, ``None`` for no limit. As in Flower, a reply that comes later is
-                absent. At the deadline the client that runs is interrupted, where
-                :func:`~experiments.engines.deadline.interrupted_after` can, and no other starts.
+            timeout: Seconds for each client, ``None`` for no limit. Machines of their own would work side by side, so
+                the time of each counts from its own start. As in Flower, a reply that comes later is absent. A client
+                whose time is over is interrupted, where :func:`~experiments.engines.deadline.interrupted_after` can.
 
         Raises:
             ValueError: If a message is for a node that doesn't exist.
@@ -136,14 +136,14 @@ class InProcessGrid(Grid):
         accepted = list(messages)
         for message in accepted:
             self._accept(message)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        limit = math.inf if timeout is None else timeout
         replies: list[Message] = []
         for message in accepted:
-            if time.monotonic() < deadline:
-                with suppress(DeadlinePassed), interrupted_after(deadline - time.monotonic()):
-                    reply = self._answer(message)
-                    if time.monotonic() < deadline:
-                        replies.append(reply)
+            start = time.monotonic()
+            with suppress(DeadlinePassed), interrupted_after(limit):
+                reply = self._answer(message)
+                if time.monotonic() - start < limit:
+                    replies.append(reply)
         if len(replies) < len(accepted):
             log(WARNING, "%d of %d clients answered within %g s", len(replies), len(accepted), timeout)
         return replies

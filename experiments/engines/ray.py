@@ -3,8 +3,8 @@
 Flower's public ``run_simulation`` cannot pass a run config: a context gets its own from an installed app bundle only
 (``flwr/compat/client/run_info_store.py``). So both apps are wrapped in apps that fill it in. A client that fails is
 answered as in process (:func:`experiments.engines.in_process.call_client`); one that ends its process, or hangs past
-the server's timeout, costs an actor, which is replaced (:mod:`experiments.engines.ray_actors`). The first timeout
-includes the start of the workers.
+the server's timeout, costs an actor, which is replaced (:mod:`experiments.engines.ray_actors`). Machines of their own
+would work side by side, so the time of each client counts from its own start, the first time with that of its worker.
 
 Replies arrive in any order and node ids are random, so a server that wants one result on every engine sorts replies by
 partition before it sums them.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import sys
 import threading
@@ -31,7 +32,7 @@ from flwr.supercore import telemetry
 
 from experiments.engines import EngineError
 from experiments.engines.in_process import call_client, restored_task_identity
-from experiments.engines.ray_actors import renewing_actors, set_deadline
+from experiments.engines.ray_actors import TimeLimit, outlive, renewing_actors
 
 WORKER_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
@@ -92,10 +93,10 @@ def run_on_ray(
     overrides = backend_config or {}
     defaults = {"num_cpus": num_cpus_per_client, "num_gpus": num_gpus_per_client}
     resources = {**defaults, **overrides.get("client_resources", {})}
-    server = _ConfiguredServerApp(server_app, run_config, clients)
     client = _ConfiguredClientApp(client_app, run_config, node_config or {})
-    with restored_task_identity(), renewing_actors(), _ray(overrides.get("init_args", {}), verbose=verbose):
+    with restored_task_identity(), renewing_actors() as limit, _ray(overrides.get("init_args", {}), verbose=verbose):
         _check_resources(resources)
+        server = _ConfiguredServerApp(server_app, run_config, clients, limit)
         try:
             _simulate(server, client, clients, resources, verbose)
         finally:
@@ -128,8 +129,11 @@ class _ConfiguredClientApp(ClientApp):
 class _ConfiguredServerApp(ServerApp):
     """Calls a ServerApp with the run config in its context once all nodes are there; remembers how it ended."""
 
-    def __init__(self, app: ServerApp, run_config: Mapping[str, bool | int | float | str], clients: int) -> None:
+    def __init__(
+        self, app: ServerApp, run_config: Mapping[str, bool | int | float | str], clients: int, limit: TimeLimit
+    ) -> None:
         super().__init__()
+        self._limit = limit
         self._app = app
         self._run_config = dict(run_config)
         self._clients = clients
@@ -140,14 +144,14 @@ class _ConfiguredServerApp(ServerApp):
     def __call__(self, grid: Grid, context: Context) -> None:
         pull, exchange = grid.pull_messages, grid.send_and_receive
 
-        def exchange_until(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        def exchange_limited(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
             outgoing = list(messages)
+            self._limit.seconds = math.inf if timeout is None else timeout
             if timeout is not None:
-                for message in outgoing:
-                    set_deadline(message, timeout)
-            return exchange(outgoing, timeout=timeout)
+                outlive(outgoing, timeout)
+            return exchange(outgoing, timeout=None)  # every client answers or fails within its own time
 
-        grid.send_and_receive = exchange_until  # type: ignore[method-assign]
+        grid.send_and_receive = exchange_limited  # type: ignore[method-assign]
 
         def pull_until_stopped(message_ids: Iterable[str]) -> Iterable[Message]:
             if self._stopped.is_set():

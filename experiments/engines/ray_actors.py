@@ -7,9 +7,11 @@ all later rounds. Its runtime can't be given another pool, so :func:`renewing_ac
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,51 +21,60 @@ from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-GRACE_SECONDS = 60.0
-"""A message outlives its deadline by this, or Flower would complain about replies to a message that it doesn't know."""
+GRACE_SECONDS = 600.0
+"""For the start of workers and what else happens between the turns of the clients."""
 
 
-def set_deadline(message: Message, timeout: float) -> None:
-    """Let nobody work on a message for longer than ``timeout`` seconds from now."""
-    message.metadata.ttl = time.time() - message.metadata.created_at + timeout + GRACE_SECONDS
+@dataclass
+class TimeLimit:
+    """Seconds that a client may work on a message; a server may set others for each exchange."""
+
+    seconds: float = math.inf
 
 
-def seconds_left(message: Message) -> float:
-    """Return the time until the deadline, negative after it; Flower's own is 12 hours after the message was made."""
-    return message.metadata.created_at + message.metadata.ttl - GRACE_SECONDS - time.time()
+def outlive(messages: Sequence[Message], timeout: float) -> None:
+    """Let messages live until each had its turn, or Flower would complain about replies to ones that it doesn't know.
+
+    Args:
+        messages: Of one exchange, which at worst are answered one after another.
+        timeout: Seconds that a client may work on one.
+    """
+    for message in messages:
+        message.metadata.ttl = time.time() - message.metadata.created_at + len(messages) * timeout + GRACE_SECONDS
 
 
 class RenewingActorPool(BasicActorPool):
-    """A pool that kills and replaces an actor whose process died or whose client missed the deadline.
+    """A pool that kills and replaces an actor whose process died or whose client took longer than :attr:`limit`.
 
-    Either gives an error reply, and leaves the client's state as it was. A message whose deadline has passed when its
-    turn comes isn't worked on at all.
+    Either gives an error reply, and leaves the client's state as it was.
     """
+
+    limit = TimeLimit()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._jobs: dict[Any, tuple[Message, Context]] = {}
+        self._jobs: dict[Any, tuple[Message, Context, float]] = {}
 
     def submit(self, actor_fn: Any, job: tuple[Any, Message, str, Context]) -> Any:
         """Give a job to an idle actor; return what :meth:`fetch_result_and_return_actor_to_pool` takes."""
         _, message, _, context = job
-        future = super().submit(actor_fn, job) if seconds_left(message) > 0 else object()
-        self._jobs[future] = message, context
+        future = super().submit(actor_fn, job)
+        self._jobs[future] = message, context, time.monotonic() + self.limit.seconds
         return future
 
     def fetch_result_and_return_actor_to_pool(self, future: Any) -> tuple[Message, Context]:
         """Wait for a job until its deadline; return the reply and the client's new context."""
-        message, context = self._jobs.pop(future)
-        if future not in self._future_to_actor:
-            return _failed(message, "not started before the deadline"), context
+        message, context, deadline = self._jobs.pop(future)
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         try:
-            _, reply, context = ray.get(future, timeout=max(0.0, seconds_left(message)))
+            _, reply, context = ray.get(future, timeout=left)
         except RayTaskError:
             raise  # the actor is well, and Flower's backend puts it back
         except RayError as error:
             late = isinstance(error, GetTimeoutError)  # Ray's text about a death is many lines of advice
-            reason = "interrupted at the deadline" if late else f"its process died ({type(error).__name__})"
-            reply = _failed(message, reason)
+            died = f"its process died ({type(error).__name__})"
+            reason = f"no reply within {self.limit.seconds:g} s" if late else died
+            reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)
             ray.kill(self._future_to_actor[future])  # type: ignore[arg-type]  # Flower annotates the class, not the handle
             self._future_to_actor[future] = self.create_actor_fn()  # type: ignore[no-untyped-call]
         self.add_actor_back_to_pool(future)
@@ -71,14 +82,11 @@ class RenewingActorPool(BasicActorPool):
 
 
 @contextmanager
-def renewing_actors() -> Iterator[None]:
-    """Let simulations that start in this block use :class:`RenewingActorPool`."""
+def renewing_actors() -> Iterator[TimeLimit]:
+    """Let simulations that start in this block use :class:`RenewingActorPool`; yields the limit of its clients."""
+    RenewingActorPool.limit = TimeLimit()
     raybackend.BasicActorPool = RenewingActorPool  # type: ignore[attr-defined]
     try:
-        yield
+        yield RenewingActorPool.limit
     finally:
         raybackend.BasicActorPool = BasicActorPool  # type: ignore[attr-defined]
-
-
-def _failed(message: Message, reason: str) -> Message:
-    return Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)

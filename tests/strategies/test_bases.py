@@ -163,6 +163,12 @@ def test_an_unknown_name_answers_with_the_nearest() -> None:
     assert all(name in str(error.value) for name in bases.names())
 
 
+@pytest.mark.parametrize("name", ["fedxgbbagging", "FedXgbCyclic"])
+def test_a_strategy_for_trees_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^strategy.name={name}: .* decision trees, not a network$"):
+        bases.find(name)
+
+
 def test_a_registered_strategy_is_known_and_a_taken_name_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bases, "_ALGORITHMS", dict(bases._ALGORITHMS))
 

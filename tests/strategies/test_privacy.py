@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,21 @@ def aggregate(
     *,
     seed: int = 0,
     server_round: int = 1,
+    bits: list[float] | None = None,
 ) -> np.ndarray:
-    """Send ones, receive the updates, return what the guarded strategy makes of them."""
-    guarded = Guarded(strategy, SPEC, seed=seed)
+    """Send ones, receive the updates, return what the guarded strategy makes of them.
+
+    ``bits`` are what the clients of client-side adaptive clipping say: whether they clipped.
+    """
+    said = bits if isinstance(strategy, WRAPPERS["client_adaptive"]) else None
+    spec = SPEC if said is None else replace(SPEC, metrics=SPEC.metrics | {"norm_bit"})
+    guarded = Guarded(strategy, spec, seed=seed)
     grid = Cohort(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
     guarded.configure_train(server_round, ArrayRecord({"w": torch.ones(1000)}), ConfigRecord(), grid)
-    result, _ = guarded.aggregate_train(
-        server_round, [update_reply({"w": update}, n) for n, update in enumerate(updates)]
-    )
+    replies = [update_reply({"w": update}, n) for n, update in enumerate(updates)]
+    for reply, bit in zip(replies, said or (), strict=said is not None):
+        reply.content["metrics"]["norm_bit"] = bit
+    result, _ = guarded.aggregate_train(server_round, replies)
     return result["w"].numpy()
 
 
@@ -110,9 +118,34 @@ def test_a_client_that_sends_nothing_new_does_not_end_the_run(
     np.testing.assert_array_equal(found, np.ones(1000))
 
 
-def test_the_bound_adapts_towards_the_quantile(
-    update_reply: Callable[..., Message], scripted: Callable[..., Any]
+@pytest.mark.parametrize("initial", [0.01, 100.0])
+@pytest.mark.parametrize("clipping", ["server_adaptive", "client_adaptive"])
+def test_the_bound_finds_the_quantile(
+    update_reply: Callable[..., Message], scripted: Callable[..., Any], clipping: str, initial: float
 ) -> None:
-    strategy = wrapped("server_adaptive", "privacy.noise_multiplier=0", "privacy.clip_norm_lr=0.5")
-    aggregate(strategy, [torch.zeros(1000)] * CLIENTS, update_reply, scripted)  # all are clipped, half should be
-    assert strategy.clipping_norm == pytest.approx(np.exp(-0.5 * (1 - 0.5)))
+    """Flower's own bound runs away from it: all are clipped, it shrinks, and still all are clipped."""
+    strategy = wrapped(
+        clipping,
+        "privacy.noise_multiplier=0",
+        "privacy.clip_norm_lr=1",
+        "privacy.target_clipped_quantile=0.5",
+        f"privacy.clipping_norm={initial}",
+    )
+    norms = [1.0, 2.0, 4.0, 8.0]
+    updates = [torch.ones(1000) + norm * torch.eye(1000)[0] for norm in norms]
+    for t in range(1, 41):
+        bits = [float(norm > strategy.clipping_norm) for norm in norms]
+        aggregate(strategy, updates, update_reply, scripted, server_round=t, bits=bits)
+    assert 2 / np.exp(0.25) < strategy.clipping_norm < 4 * np.exp(0.25)  # half of them is clipped, or one step from it
+
+
+@pytest.mark.parametrize("clipping", ["server_adaptive", "client_adaptive"])
+def test_the_noise_fits_the_bound_that_updates_were_clipped_to(
+    update_reply: Callable[..., Message], scripted: Callable[..., Any], clipping: str
+) -> None:
+    overrides = ("privacy.noise_multiplier=0.3", "privacy.clip_norm_lr=5", "privacy.clipped_count_stddev=0.2")
+    strategy = wrapped(clipping, *overrides, "privacy.clipping_norm=2")
+    updates = [torch.ones(1000)] * CLIENTS  # nobody is clipped, so the next bound is far smaller
+    found = aggregate(strategy, updates, update_reply, scripted, bits=[0.0] * CLIENTS)
+    assert strategy.clipping_norm < 0.5
+    assert (found - 1).std() == pytest.approx(strategy.noise_multiplier * 2 / CLIENTS, rel=0.1)
