@@ -59,6 +59,8 @@ def test_the_scorecard_says_everything_of_each_attack(runs):
     assert attacked == {
         ("s", "closed_form"),
         ("s", "reconverted_initial"),
+        ("s, plain twins", "closed_form"),
+        ("s, plain twins", "inverting_gradients"),
         ("p", "closed_form"),
         ("p", "inverting_gradients"),
     }
@@ -72,11 +74,56 @@ def test_the_scorecard_says_everything_of_each_attack(runs):
         assert entry["floor"]["name"] in ("grey", "mean_image", "mean_colour")
         assert entry["verdict"] in ("leaks", "unclear", "nothing seen")
         assert "architecture" in entry["threat_model"]["facts"]
+        assert entry["threat_model"]["who"] == "honest-but-curious server"
+        if "noise_multiplier" not in entry:
+            assert (entry["control"] is not None) == (entry["attack"] == "reconverted_initial")
+            points = [point["iteration"] for point in entry["curve"]]
+            assert points == list(range(30))
+            assert entry["curve"][-1]["psnr"]["value"] == pytest.approx(entry["value"])
     rows = list(csv.DictReader((runs / "s/audit/scorecard.csv").read_text().splitlines()))
     assert [row["attack"] for row in rows] == [e["attack"] for e in entries if "noise_multiplier" not in e]
-    noise = [entry["noise_multiplier"] for entry in entries if "noise_multiplier" in entry]
-    assert noise == sorted(noise)
-    assert len(noise) == 4
+    for run in ("s, plain twins", "p"):
+        noise = [entry["noise_multiplier"] for entry in entries if "noise_multiplier" in entry and entry["run"] == run]
+        assert noise == sorted(noise)
+        assert len(noise) == 4
+
+
+def test_the_same_numbers_are_files_for_other_programs(runs):
+    def rows(name):
+        return list(csv.DictReader((runs / "s/audit" / name).read_text().splitlines()))
+
+    entries = json.loads((runs / "s/audit/scorecard.json").read_text())
+    entry = next(entry for entry in entries if entry["attack"] == "reconverted_initial")
+    curve = [row for row in rows("curves.csv") if (row["run"], row["attack"]) == ("s", "reconverted_initial")]
+    assert [float(row["psnr"]) for row in curve] == pytest.approx(
+        [p["psnr"]["value"] for p in entry["curve"]], rel=1e-3
+    )
+    biases = rows("biases.csv")
+    assert {row["guess"] for row in biases} == {"as received", "zero", "inferred", "initial weights"}
+    first = [row for row in biases if row["guess"] == "initial weights"]
+    assert {float(row["distance_before_training"]) for row in first} == {0.0}  # all start from the seed's
+    assert all(float(row["distance"]) > 0 for row in first)
+    thresholds = rows("thresholds.csv")
+    assert {row["run"] for row in thresholds} == {"s"}
+    assert len({row["layer"] for row in thresholds}) * 3 == len(thresholds)
+    assert all(float(row["threshold"]) > 0 and row["attacks"] == "False" for row in thresholds)
+    assert {row["detector"] for row in rows("detectors.csv") if row["run"] == "p"} == {
+        "norm",
+        "cosine",
+        "krum",
+        "hdbscan",
+    }
+
+
+def test_a_plain_twin_is_attacked_as_its_client_would_have_been(runs):
+    """The twins of the first round's clients are the very clients of the plain run."""
+    entries = json.loads((runs / "s/audit/scorecard.json").read_text())
+    twin, plain = (
+        next(e for e in entries if e["attack"] == "inverting_gradients" and e["run"] == run)
+        for run in ("s, plain twins", "p")
+    )
+    assert twin["value"] == pytest.approx(plain["value"], abs=0.3)
+    assert twin["victims"] == plain["victims"]
 
 
 def test_the_report_needs_nothing_else(runs):
