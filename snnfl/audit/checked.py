@@ -75,5 +75,6 @@ def _check(path: Path, arrays: Mapping[str, Tensor], shapes: Shapes) -> None:
             found = f"{array.dtype} {list(array.shape)}"
             raise RecordingError(f"{path}: {name!r} is {found}; expected float32 {list(shapes[name])}")
         low = 0.0 if name.endswith((".var", "running_var", ".threshold")) else -math.inf
-        if not array.isfinite().all() or (array < low).any():
+        zero = name.endswith(".threshold") and (array == 0).any()
+        if not array.isfinite().all() or (array < low).any() or zero:
             raise RecordingError(f"{path}: {name!r} holds values that no update may have")
