@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.audit.found import Audit
-from snnfl.audit.scorecard import csv_text, curves_as_csv
+from snnfl.audit.scorecard import Entry, csv_text, curves_as_csv
 from snnfl.poisoning.roles import attacks_in
 
 
@@ -13,10 +13,24 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
     """Return the contents of the files beside ``scorecard.csv``, by name; a kind that nobody has is a header alone."""
     return {
         "curves.csv": curves_as_csv([entry for audit in audits for entry in audit.entries]),
+        "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),
         "thresholds.csv": _thresholds(audits),
         "detectors.csv": _detectors(audits),
     }
+
+
+def noise_as_csv(points: Sequence[tuple[float, Entry]]) -> str:
+    """Write what was found of clipped and noised updates: a row per multiplier."""
+    head = ["run", "round", "z", "attack", "victims", "psnr", "psnr_low", "psnr_high", "ssim", "verdict", "floor_psnr"]
+    rows = []
+    for z, entry in points:
+        metrics = entry["metrics"]
+        psnr = [entry["value"], *(entry["interval"] or (None, None))]
+        ssim = metrics["ssim"]["value"] if metrics else None
+        about = [entry["run"], entry["round"], z, entry["attack"], entry["victims"]]
+        rows.append([*about, *psnr, ssim, entry["verdict"], entry["floor"]["psnr"]])
+    return csv_text(head, rows)
 
 
 def _biases(audits: Sequence[Audit]) -> str:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -103,6 +104,9 @@ def test_the_same_numbers_are_files_for_other_programs(runs):
     first = [row for row in biases if row["guess"] == "initial weights"]
     assert {float(row["distance_before_training"]) for row in first} == {0.0}  # all start from the seed's
     assert all(float(row["distance"]) > 0 for row in first)
+    noise = [row for row in rows("noise.csv") if row["run"] == "p"]
+    assert [float(row["z"]) for row in noise] == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert all(row["attack"] == "inverting_gradients" and float(row["psnr"]) > 0 for row in noise)
     thresholds = rows("thresholds.csv")
     assert {row["run"] for row in thresholds} == {"s"}
     assert len({row["layer"] for row in thresholds}) * 3 == len(thresholds)
@@ -186,3 +190,47 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, monkeypatch, capsys):
     status, said = invoke(monkeypatch, capsys, "audit", tmp_path)
     assert status == 2
     assert "give the folder of a run" in said
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """Attacks that a test registers are forgotten after it."""
+    from snnfl.attacks import registry
+
+    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
+
+
+def example() -> str:
+    """Return the plug-in that docs/audit.md shows."""
+    text = (Path(__file__).parents[2] / "docs/audit.md").read_text(encoding="utf-8")
+    return re.search(r"```python\n(.*?)```", text, re.S)[1]
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_documented_plugin_is_an_attack_as_any_other(runs, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "inverting_l2.py"
+    path.write_text(example())
+    command = ["audit", runs / "p", "--plugin", path, "--attack", "inverting_l2", "--iterations", "3", "--no-controls"]
+    status, said = invoke(monkeypatch, capsys, *command, "--round", "1", "--output", tmp_path / "out")
+    assert status == 0, said
+    (entry,) = json.loads((tmp_path / "out/scorecard.json").read_text())
+    assert (entry["attack"], entry["victims"], entry["refusal"]) == ("inverting_l2", 3, None)
+    denied = [*command, "--deny", "loss", "--output", tmp_path / "denied"]
+    status, said = invoke(monkeypatch, capsys, *(a for a in denied if a not in ("--plugin", path)))
+    (entry,) = json.loads((tmp_path / "denied/scorecard.json").read_text())
+    assert entry["refusal"] == "inverting_l2: needs loss, which the threat model denies"
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [(None, "no such file"), ("x = 1", "registers no attack"), ("1 / 0", "ZeroDivisionError: division by zero")],
+)
+def test_a_plugin_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, source, words):
+    path = tmp_path / "mine.py"
+    if source is not None:
+        path.write_text(source)
+    status, said = invoke(monkeypatch, capsys, "audit", tmp_path, "--plugin", path)
+    assert status == 2
+    assert words in said
+    assert "Traceback" not in said
