@@ -193,10 +193,15 @@ def _detection(audit: Audit) -> Markup:
 
 
 def _run(audit: Audit) -> Markup:
-    last = audit.metrics[-1] if audit.metrics else {}
-    keys = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
-    row = [f"{last[key]:.2%}" if last.get(key) is not None else "–" for key in keys]
-    accuracies = table([key.replace("_", " ") for key in keys], [row], caption=f"{audit.path.name}, last round.")
+    keys: tuple[str, ...] = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
+    if audit.config.poisoning.attack != "none":
+        keys += ("attack_success_snn", "attack_success_ann")
+    rows = [
+        [row["round"], *(f"{row[key]:.2%}" if row.get(key) is not None else "–" for key in keys)]
+        for row in audit.metrics
+    ]
+    head = ["round", *(key.replace("_", " ") for key in keys)]
+    accuracies = table(head, rows, caption=f"{audit.path.name}: accuracies and success of a backdoor, by round.")
     facts = audit.path / ENVIRONMENT_FILE
     environment = json.dumps(json.loads(facts.read_text(encoding="utf-8")), indent=1) if facts.exists() else ""
     return accuracies + preformatted(to_yaml(audit.config)) + preformatted(environment)
