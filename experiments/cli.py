@@ -106,7 +106,12 @@ def audit(
     labels: Annotated[bool, typer.Option("--labels", help="give the private labels: a diagnosis")] = False,
     iterations: Annotated[int, typer.Option(min=1, help="per start")] = 300,
     restarts: Annotated[int, typer.Option(min=1, help="random starts per victim")] = 1,
-    noise: Annotated[bool, typer.Option(help="attack clipped and noised updates of plain runs too, for scale")] = True,
+    controls: Annotated[
+        bool, typer.Option(help="attack clients' plain twins and plain updates with noise too, for scale")
+    ] = True,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="Python file that registers attacks (docs/audit.md)", metavar="FILE")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
 ) -> None:
     """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
@@ -118,12 +123,15 @@ def audit(
     snnfl audit runs/demo --attack reconverted_train --deny norm_statistics
     """  # noqa: D301
     from experiments.audit.command import audit_runs
+    from experiments.audit.plugins import load_plugin
     from snnfl.attacks import Budget
     from snnfl.audit.victims import scope_of
 
+    for path in plugin or ():
+        load_plugin(path)
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts)
-    audit_runs(runs, attack or (), scope, budget, noise=noise, output=output, console=_console(verbose=False))
+    audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=_console(verbose=False))
 
 
 @app.command()

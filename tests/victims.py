@@ -91,7 +91,7 @@ def attacked(
     batches = list(zip(*parts, strict=True))
     train_locally(model, [batches] * training.epochs, training, server_round=1)
     after = {name: array.clone() for name, array in exchangeable(model).items()}
-    private = private_biases(model)
+    private, trained = private_biases(model), after
     sent, graph = before, None
     if conversion is not None:
         graph = trace(model)
@@ -116,5 +116,6 @@ def attacked(
         exchange=Exchange(server_round=1, sent=sent, received=after),
         knowledge=replace(known, biases=conversion is None), labels=labels if known.labels else None,
     )  # fmt: skip
-    truth = GroundTruth(images=pixels, labels=labels, biases={name: before[name] for name in private})
+    own, moved = ({name: side[name] for name in private} for side in (before, trained))
+    truth = GroundTruth(images=pixels, labels=labels, biases=own, trained_biases=moved)
     return Victim(view=view, truth=truth)

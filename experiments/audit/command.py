@@ -11,22 +11,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.report import write_report
 from snnfl.attacks import Budget, get_attack
-from snnfl.audit.controls import MULTIPLIERS, noised
-from snnfl.audit.detecting import judge_recording
+from snnfl.audit.bias_errors import bias_errors
+from snnfl.audit.controls import MULTIPLIERS, noised, plain_twin
+from snnfl.audit.detecting import judge_recording, recorded_thresholds
 from snnfl.audit.recording import RecordingError
 from snnfl.audit.scorecard import Entry, as_csv, entries, write_json
-from snnfl.audit.suite import applicable, attack_all, bias_errors, check_pictures
-from snnfl.audit.victims import Scope, victims_of
-from snnfl.config import compose
+from snnfl.audit.suite import Outcome, applicable, attack_all, check_pictures
+from snnfl.audit.victims import Scope, Victim, victims_of
+from snnfl.config import Config, compose
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT, CONFIG_FILE, read_metrics
 
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
+
+CONTROL_ATTACKS = ("closed_form", "inverting_gradients", "inverting_statistics")
+"""Plain counterparts of the attacks on S-updates, on clients' plain twins unless plain attacks are named."""
 
 
 def audit_runs(
@@ -35,7 +40,7 @@ def audit_runs(
     scope: Scope,
     budget: Budget,
     *,
-    noise: bool,
+    controls: bool,
     output: Path | None,
     console: Console,
 ) -> None:
@@ -46,7 +51,7 @@ def audit_runs(
         attacks: Names; empty for all that apply.
         scope: Rounds, clients and threat model.
         budget: Of each attack, per victim.
-        noise: Whether noised updates of plain runs are attacked too.
+        controls: Whether plain twins of an S-run's clients, and plain updates with noise, are attacked too.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         console: Shows progress and the scorecard.
 
@@ -57,21 +62,23 @@ def audit_runs(
     for name in attacks:
         get_attack(name)
     with _progress(console) as progress:
-        audits = [audit_run(path, attacks, scope, budget, noise=noise, progress=progress) for path in runs]
+        audits = [audit_run(path, attacks, scope, budget, controls=controls, progress=progress) for path in runs]
     folder = output or runs[0] / AUDIT
     folder.mkdir(parents=True, exist_ok=True)
     found = [entry for each in audits for entry in each.entries]
     curve = [{"noise_multiplier": z, **entry} for each in audits for z, entry in each.noise]
     write_json(folder / "scorecard.json", [*found, *curve])
     write_bytes(folder / "scorecard.csv", as_csv(found).encode())
+    for name, text in data_files(audits).items():
+        write_bytes(folder / name, text.encode())
     write_report(folder / "report.html", audits, budget)
     for table in _tables(found):
         console.print(table)
-    console.print(f"report: {folder / 'report.html'}; the same numbers: scorecard.json, scorecard.csv", highlight=False)
+    console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
 
 
 def audit_run(
-    path: Path, attacks: Sequence[str], scope: Scope, budget: Budget, *, noise: bool, progress: Progress
+    path: Path, attacks: Sequence[str], scope: Scope, budget: Budget, *, controls: bool, progress: Progress
 ) -> Audit:
     """Attack one recorded run.
 
@@ -87,27 +94,49 @@ def audit_run(
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)
     victims = victims_of(work, path / AUDIT, scope)
-    kind = applicable(config.strategy.spiking)
-    chosen = [name for name in attacks if name in kind] if attacks else kind
-    curve = MULTIPLIERS if noise and not config.strategy.spiking else ()
-    count = len({victim.server_round for victim in victims})
-    task = progress.add_task(path.name, total=count * len(chosen) + len(curve) * count)
-    outcomes = attack_all(work, victims, chosen, budget, done=lambda outcome: progress.advance(task))
+    twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
+    plain = [] if not controls else twins if config.strategy.spiking else victims
+    chosen, on_twins = _chosen(attacks, config.strategy.spiking)
+    curve = MULTIPLIERS if plain else ()
+    rounds = len({victim.server_round for victim in victims})
+    steps = len(chosen) + (len(on_twins) if twins else 0) + len(curve)
+    task = progress.add_task(path.name, total=rounds * steps)
+
+    def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
+        return attack_all(work, some, names, budget, done=lambda outcome: progress.advance(task)) if some else []
+
+    outcomes, on_control = attack(victims, chosen), attack(twins, on_twins)
     points: list[tuple[float, Entry]] = []
+    twin_config = plain_twins(config) if config.strategy.spiking else config
     for z in curve:
-        disturbed = noised(victims, z, config.run.seed)
-        found = attack_all(work, disturbed, [NOISE_ATTACK], budget, done=lambda outcome: progress.advance(task))
-        points += [(z, entry) for entry in entries(config, found)]
+        found = attack(noised(plain, z, config.run.seed), [NOISE_ATTACK])
+        points += [(z, entry) for entry in entries(twin_config, found)]
     return Audit(
         path=path,
         config=config,
         metrics=read_metrics(path),
         outcomes=outcomes,
-        entries=entries(config, outcomes),
+        controls=on_control,
+        entries=[*entries(config, outcomes, on_control), *entries(twin_config, on_control)],
         noise=points,
         biases=bias_errors(victims),
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
+        thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
     )
+
+
+def plain_twins(config: Config) -> Config:
+    """Return the configuration that the scorecard shows for the plain twins of an S-run's clients."""
+    run = replace(config.run, name=f"{config.run.name}, plain twins")
+    return replace(config, run=run, strategy=replace(config.strategy, spiking=False))
+
+
+def _chosen(attacks: Sequence[str], spiking: bool) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the attacks on a run, and those on the plain twins of its clients."""
+    of_plain, of_spiking = ([name for name in attacks if name in applicable(kind)] for kind in (False, True))
+    if not spiking:
+        return of_plain or applicable(False), ()
+    return of_spiking or applicable(True), of_plain or CONTROL_ATTACKS
 
 
 def _progress(console: Console) -> Progress:

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from matplotlib.figure import Figure
 
+from snnfl.audit.bias_errors import BiasError
 from snnfl.audit.detecting import Judged
-from snnfl.audit.scorecard import Entry
-from snnfl.audit.suite import BiasError, Outcome
+from snnfl.audit.scorecard import SUCCESS, Entry
 
 SIZE = (7.5, 3.6)
 
 
-def convergence(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw each attack's smallest objective so far over its first value, averaged over the victims of all rounds."""
+def convergence(entries: Sequence[Entry]) -> Figure:
+    """Draw by iteration each attack's objective over its first value, and its PSNR beside floor and success.
+
+    Both are means over victims; of several rounds each has a line.
+    """
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot(xlabel="iteration", ylabel="objective / first", yscale="log")
-    for name in dict.fromkeys(outcome.attack for outcome in outcomes):
-        curves = [f.result.curve for o in outcomes if o.attack == name for f in o.findings if len(f.result.curve) > 1]
-        length = min(map(len, curves), default=0)
-        if length:
-            values = torch.tensor([[value for _, value in curve[:length]] for curve in curves])
-            relative = (values / values[:, :1].clamp_min(1e-30)).mean(0)
-            axes.plot([iteration for iteration, _ in curves[0][:length]], relative.tolist(), label=name)
-    if axes.lines:
-        axes.legend(fontsize="small", ncols=2)
+    left, right = figure.subplots(1, 2)
+    left.set(xlabel="iteration", ylabel="objective / first", yscale="log")
+    right.set(xlabel="iteration", ylabel="PSNR in dB")
+    for entry in (entry for entry in entries if len(entry["curve"]) > 1):
+        known = [point for point in entry["curve"] if point["objective"] is not None]
+        left.plot([point["iteration"] for point in known], [point["objective"] for point in known])
+        scored = [point for point in entry["curve"] if point["psnr"] is not None]
+        values = [point["psnr"]["value"] for point in scored]
+        right.plot([point["iteration"] for point in scored], values, label=entry["attack"])
+    floors = [entry["floor"]["psnr"] for entry in entries if entry["floor"]["psnr"] is not None]
+    if floors:
+        right.axhline(max(floors), color="grey", linestyle=":")
+        right.axhline(SUCCESS["psnr"], color="grey", linestyle="--")
+        figure.legend(loc="outside lower center", fontsize="small", ncols=4)
     return figure
 
 
 def bias_curves(errors: Sequence[BiasError]) -> Figure:
     """Draw the L2 distance of each guess by round, averaged over clients (SNFL, Figure 3A)."""
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot(xlabel="round", ylabel="L2 distance to the true biases")
+    axes = figure.add_subplot(xlabel="round", ylabel="L2 distance to the trained biases")
     for source in dict.fromkeys(error.source for error in errors):
         rounds = sorted({error.server_round for error in errors if error.source == source})
         found = [[e.distance for e in errors if e.source == source and e.server_round == n] for n in rounds]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snnfl.audit.detecting import Judged
+from snnfl.audit.bias_errors import BiasError
+from snnfl.audit.detecting import Judged, Threshold
 from snnfl.audit.scorecard import Entry
-from snnfl.audit.suite import BiasError, Outcome
+from snnfl.audit.suite import Outcome
 from snnfl.config import Config
 
 
@@ -22,17 +23,21 @@ class Audit:
         config: Of the run.
         metrics: Its rows.
         outcomes: Of the attacks.
-        entries: The scorecard's objects of them.
+        controls: Of the attacks on the plain twins of an S-run's clients.
+        entries: The scorecard's objects of both.
         noise: Of the control curve: multiplier and scorecard object.
         biases: How far each guess of the private biases was off.
         judged: What the detectors of poisoned clients say.
+        thresholds: Of the recorded clients of an S-run.
     """
 
     path: Path
     config: Config
     metrics: Sequence[dict[str, Any]]
     outcomes: Sequence[Outcome]
+    controls: Sequence[Outcome]
     entries: Sequence[Entry]
     noise: Sequence[tuple[float, Entry]]
     biases: Sequence[BiasError]
     judged: Sequence[Judged]
+    thresholds: Sequence[Threshold]

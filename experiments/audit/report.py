@@ -48,23 +48,27 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
 
 def _scorecard(audits: Sequence[Audit]) -> Markup:
     head = ["run", "round", "attack", "verdict", "setting", "victims", "PSNR (95 %)", "floor", "SSIM", "floor"]
-    head += [f"≥ {SUCCESS['psnr']:g} dB", "labels", "IIP"]
+    head += [f"≥ {SUCCESS['psnr']:g} dB", "labels", "IIP", "floor", "over plain twin"]
     rows = [_score_row(entry) for audit in audits for entry in audit.entries if entry["refusal"] is None]
     refused = [
         [entry["run"], entry["round"], entry["attack"], "refused", entry["refusal"]]
         for audit in audits for entry in audit.entries if entry["refusal"] is not None
     ]  # fmt: skip
+    refused += [
+        [entry["run"], entry["round"], entry["attack"], f"client {passed['partition']}", passed["reason"]]
+        for audit in audits for entry in audit.entries if entry["refusal"] is None for passed in entry["passed_over"]
+    ]  # fmt: skip
     shown = table(head, rows, caption="Who attacked, what leaked, against which floor, how sure.")
     if refused:
-        shown += table(["run", "round", "attack", "", "why"], refused, caption="What the threat model denies.")
+        shown += table(["run", "round", "attack", "", "why"], refused, caption="What could not be attacked.")
     return shown
 
 
 def _score_row(entry: Entry) -> list[object]:
     start = [entry["run"], entry["round"], entry["attack"], entry["verdict"], entry["setting"], entry["victims"]]
     if entry["value"] is None:
-        return [*start, *["–"] * 7]
-    metrics, floor, rate = entry["metrics"], entry["floor"], entry["rates"]["psnr"]
+        return [*start, *["–"] * 9]
+    metrics, floor, rate, control = entry["metrics"], entry["floor"], entry["rates"]["psnr"], entry["control"]
     return [
         *start,
         _with_interval(entry["value"], entry["interval"], ".1f"),
@@ -74,6 +78,8 @@ def _score_row(entry: Entry) -> list[object]:
         f"{rate['value']:.0%} ({rate['interval'][0]:.0%} to {rate['interval'][1]:.0%})",
         f"{metrics['label_accuracy']['value']:.0%}, {entry['label_verdict']}",
         f"{metrics['identified']['value']:.0%}",
+        f"{floor['identified']:.1%}",
+        f"{_with_interval(control['value'], control['interval'], '+.1f')} dB" if control else "–",
     ]
 
 
@@ -84,10 +90,12 @@ def _with_interval(value: float, interval: Sequence[float] | None, form: str) ->
 def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
     texts = [
         "leaks: the reconstruction is better than the best guess without any update, victim by victim, with 95 % "
-        "confidence, in PSNR, SSIM or IIP. nothing seen: worse in all. unclear: neither. Many attacks are compared, so "
-        "of forty true equals one will look like a leak.",
+        "confidence over all three of PSNR, SSIM and IIP. nothing seen: worse in all. unclear: neither. Many attacks "
+        "are compared, so of forty true equals one may look like a leak.",
         "floor: of a grey image, the mean of public images and each target's own mean colour, the best on average. "
         "IIP: the part of reconstructions that are nearest to their own among 2,000 training images.",
+        "plain twin: the same client's trained ANN with its own biases, as it would have been sent without conversion. "
+        "The last column is the difference in PSNR to the best attack on it, victim by victim.",
         "labels: the part that was found, judged likewise against labels spread evenly over the classes.",
         "realistic: a server of this federation can do it. diagnostic: the attacker was given what no server has.",
         f"Budget: {budget.iterations} iterations, {budget.restarts} restarts per victim. An attack that fails with it "
@@ -110,7 +118,7 @@ def _grids(audit: Audit) -> Markup:
     for server_round in sorted({outcome.server_round for outcome in audit.outcomes}):
         columns = [
             (o.attack, {f.victim.partition: f for f in o.findings if f.score is not None})
-            for o in audit.outcomes if o.server_round == server_round and o.findings
+            for o in (*audit.outcomes, *audit.controls) if o.server_round == server_round and o.findings
         ]  # fmt: skip
         clients = sorted({partition for _, found in columns for partition in found})[:SHOWN]
         if not clients:
@@ -127,8 +135,11 @@ def _grids(audit: Audit) -> Markup:
 
 
 def _convergence(audit: Audit) -> Markup:
-    caption = f"{audit.path.name}: smallest objective so far, over its first value; mean over victims."
-    return drawing(convergence(audit.outcomes), caption)
+    caption = (
+        f"{audit.path.name}: smallest objective so far over its first value, and PSNR of those images; means over "
+        "victims. Dotted: best guess without an update. Dashed: success."
+    )
+    return drawing(convergence(audit.entries), caption)
 
 
 def _biases(audit: Audit) -> Markup:
@@ -138,12 +149,14 @@ def _biases(audit: Audit) -> Markup:
     rows = []
     for source in sources:
         found = [error for error in audit.biases if error.source == source]
-        means = [sum(getattr(e, key) for e in found) / len(found) for key in ("distance", "relative", "equal")]
-        rows.append([source, f"{means[0]:.4g}", f"{means[1]:.1%}", f"{means[2]:.1%}", len(found)])
+        keys = ("distance", "relative", "equal", "before")
+        means = [sum(getattr(e, key) for e in found) / len(found) for key in keys]
+        rows.append([source, f"{means[0]:.4g}", f"{means[1]:.1%}", f"{means[2]:.1%}", f"{means[3]:.4g}", len(found)])
     caption = (
-        f"{audit.path.name}: distance of the server's guess of a client's biases to the true ones (SNFL, Fig. 3A)."
+        f"{audit.path.name}: distance of the server's guess of a client's biases to those that it trained (SNFL, "
+        "Fig. 3A), and to those that its training started from."
     )
-    head = ["guess", "L2 distance", "of the biases' norm", "met exactly", "updates"]
+    head = ["guess", "L2 distance", "of the biases' norm", "met exactly", "L2 distance before training", "updates"]
     return table(head, rows, caption=caption) + drawing(bias_curves(audit.biases), caption)
 
 
@@ -153,7 +166,7 @@ def _noise(audits: Sequence[Audit]) -> Markup:
          f"{entry['metrics']['ssim']['value']:.2f}", entry["verdict"]]
         for audit in audits for z, entry in audit.noise if entry["value"] is not None
     ]  # fmt: skip
-    caption = "Plain updates, clipped to their median norm C, with Gaussian noise of z C on each weight."
+    caption = "Plain updates (twins of an S-run's), clipped to their median norm C, with noise of z C on each weight."
     parts = [table(["run", "round", "z", "PSNR (95 %)", "SSIM", "verdict"], rows, caption=caption)]
     parts += [drawing(noise_curve(audit.noise), audit.path.name) for audit in audits if audit.noise]
     return Markup("").join(parts)
@@ -180,10 +193,15 @@ def _detection(audit: Audit) -> Markup:
 
 
 def _run(audit: Audit) -> Markup:
-    last = audit.metrics[-1] if audit.metrics else {}
-    keys = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
-    row = [f"{last[key]:.2%}" if last.get(key) is not None else "–" for key in keys]
-    accuracies = table([key.replace("_", " ") for key in keys], [row], caption=f"{audit.path.name}, last round.")
+    keys: tuple[str, ...] = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
+    if audit.config.poisoning.attack != "none":
+        keys += ("attack_success_snn", "attack_success_ann")
+    rows = [
+        [row["round"], *(f"{row[key]:.2%}" if row.get(key) is not None else "–" for key in keys)]
+        for row in audit.metrics
+    ]
+    head = ["round", *(key.replace("_", " ") for key in keys)]
+    accuracies = table(head, rows, caption=f"{audit.path.name}: accuracies and success of a backdoor, by round.")
     facts = audit.path / ENVIRONMENT_FILE
     environment = json.dumps(json.loads(facts.read_text(encoding="utf-8")), indent=1) if facts.exists() else ""
     return accuracies + preformatted(to_yaml(audit.config)) + preformatted(environment)

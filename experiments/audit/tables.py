@@ -11,6 +11,7 @@ from snnfl.config import ConfigError
 
 BEGIN, END = "<!-- begin scorecards: generated, don't edit -->", "<!-- end scorecards -->"
 HEAD = ("run", "attack", "images", "PSNR in dB (95 %)", "floor", "SSIM (95 %)", "floor", "labels", "IIP", "victims")
+HEAD += ("over plain twin in dB (95 %)",)
 
 Row = Mapping[str, str]
 
@@ -52,6 +53,7 @@ def _cells(row: Row) -> Sequence[str]:
         f"{float(row['label_accuracy']):.0%}",
         f"{float(row['identified']):.0%}",
         row["victims"],
+        _with_interval(row, "over_control", "+.1f") if row.get("over_control") else "–",
     )
 
 

@@ -18,7 +18,8 @@ from snnfl.attacks.surrogate import spiking_problem
 from snnfl.audit.view import Fact, ServerView
 from snnfl.training import private_biases
 
-NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epochs")
+NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epochs", "update_statistics")
+"""Whoever hasn't an S-update's own statistics cannot recover its weights."""
 
 
 def _no_private_bias(view: ServerView) -> str | None:
@@ -72,7 +73,7 @@ def _spiking(
 @register(
     "reconverted_as_is",
     source="SNFL section 5.1, ANN2",
-    needs=(*NEEDS, "norm_statistics"),
+    needs=NEEDS,
     against="spiking",
     requires=_no_private_bias,
 )
@@ -84,7 +85,7 @@ def reconverted_as_is(views: Sequence[ServerView], budget: Budget, generator: to
 @register(
     "reconverted_zero",
     source="control of reconverted_as_is",
-    needs=(*NEEDS, "norm_statistics"),
+    needs=NEEDS,
     against="spiking",
     requires=_no_private_bias,
 )
@@ -96,7 +97,7 @@ def reconverted_zero(views: Sequence[ServerView], budget: Budget, generator: tor
 @register(
     "reconverted_inferred",
     source="SNFL section 5.3, the curious server",
-    needs=(*NEEDS, "norm_statistics"),
+    needs=NEEDS,
     against="spiking",
 )
 def reconverted_inferred(
@@ -109,7 +110,7 @@ def reconverted_inferred(
 @register(
     "reconverted_joint",
     source="adaptive: biases are unknowns as the image is",
-    needs=(*NEEDS, "norm_statistics"),
+    needs=NEEDS,
     against="spiking",
     requires=_no_private_bias,
 )
@@ -121,7 +122,7 @@ def reconverted_joint(views: Sequence[ServerView], budget: Budget, generator: to
 @register(
     "reconverted_rounds",
     source="adaptive: the calibration error averages out",
-    needs=(*NEEDS, "norm_statistics", "earlier_rounds"),
+    needs=(*NEEDS, "earlier_rounds"),
     against="spiking",
     requires=lambda view: _no_private_bias(view) if view.earlier else "the view has no earlier round of this client",
 )
@@ -133,7 +134,7 @@ def reconverted_rounds(views: Sequence[ServerView], budget: Budget, generator: t
 @register(
     "reconverted_initial",
     source="adaptive: every client starts from the run's seed",
-    needs=(*NEEDS, "norm_statistics", "initial_weights"),
+    needs=(*NEEDS, "initial_weights"),
     against="spiking",
     requires=lambda view: "the view has no initial weights" if view.initial is None else _no_private_bias(view),
 )
@@ -147,7 +148,7 @@ def reconverted_initial(
 @register(
     "reconverted_train",
     source="adaptive: batch statistics cancel every bias before them",
-    needs=NEEDS,
+    needs=(*NEEDS, "norm_mode"),
     against="spiking",
     requires=lambda view: None if normalised_layers(view.model) else "the model has no batch normalisation",
 )
@@ -159,7 +160,7 @@ def reconverted_train(views: Sequence[ServerView], budget: Budget, generator: to
 @register(
     "reconverted_statistics",
     source="adaptive: running statistics travel in the clear, and tell the brightness that batch statistics cancel",
-    needs=(*NEEDS, "norm_statistics"),
+    needs=(*NEEDS, "norm_mode"),
     against="spiking",
     requires=lacks_statistics,
 )

@@ -24,7 +24,7 @@ def as_received(view: ServerView) -> Arrays:
 
 def zero(view: ServerView) -> Arrays:
     """Take zero."""
-    return {name: torch.zeros_like(array) for name, array in as_received(view).items()}
+    return {name: torch.zeros(view.model.get_parameter(name).shape) for name in private_biases(view.model)}
 
 
 def inferred(view: ServerView) -> Arrays:

@@ -28,6 +28,8 @@ def _reads_images(view: ServerView) -> str | None:
         return "the first layer isn't linear on the image itself"
     if view.knowledge.images != 1:
         return "reconstructs one image, the round had more or an unknown number"
+    if normalised_layers(view.model) and not {"norm_statistics", "update_statistics"} <= view.knowledge.facts:
+        return "compares gradients in evaluation mode, which takes update_statistics"
     return None
 
 
@@ -42,14 +44,14 @@ def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Ge
     """Divide the first layer's weight gradient by its bias gradient, or take its only direction.
 
     ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact.
-    An S-update has no bias gradient; there the first right singular vector of ``dL/dW`` is ``x`` up to a factor, which
-    is the one whose gradient of the whole network is nearest to the observed one.
+    Without a bias gradient, as in an S-update or where biases are denied, the first right singular vector of ``dL/dW``
+    is ``x`` up to a factor, which is the one whose gradient of the whole network is nearest to the observed one.
     """
     return [_solve(view, generator) for view in views]
 
 
 def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
-    guess = biases.inferred(view) if view.spiking else None
+    guess = biases.inferred(view) if view.spiking else None if view.knowledge.biases else biases.zero(view)
     problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, guesses=guess)
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
@@ -77,7 +79,8 @@ def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstructi
 
 def _reconstruction(problem: Problem, image: Tensor, labels: Tensor) -> Reconstruction:
     value = _distance(problem, image, labels)
-    return Reconstruction(images=image.float(), labels=labels, objective=value, curve=((0, value),))
+    found = image.float()
+    return Reconstruction(images=found, labels=labels, objective=value, curve=((0, value),), trail=(found,))
 
 
 def _distance(problem: Problem, image: Tensor, labels: Tensor) -> float:

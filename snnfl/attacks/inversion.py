@@ -15,13 +15,16 @@ from snnfl.attacks.networks import Arrays
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.registry import Budget, Reconstruction, register
 from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
-from snnfl.audit.view import ServerView
+from snnfl.audit.view import STATISTICS as RUNNING
+from snnfl.audit.view import Fact, ServerView
 
 CONVERGED = 1e-7
 """Share of a start's first objective below which DLG takes a further start for needless."""
 
 INNER_STEPS = 20
 """Evaluations within a step of L-BFGS, as in the code of Zhu et al."""
+
+NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "biases")
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
 """Batch sizes that an attacker who doesn't know it tries."""
@@ -30,7 +33,7 @@ CANDIDATES = (1, 2, 4, 8, 16, 32)
 @register(
     "dlg",
     source="Zhu et al. 2019, algorithm 1",
-    needs=("architecture", "loss", "images", "batch_size", "epochs", "learning_rate", "optimizer"),
+    needs=(*NEEDS, "learning_rate", "optimizer"),
     against="plain",
 )
 def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -41,7 +44,7 @@ def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator)
 @register(
     "idlg",
     source="Zhao et al. 2020",
-    needs=("architecture", "loss", "images", "batch_size", "epochs", "learning_rate", "optimizer"),
+    needs=(*NEEDS, "learning_rate", "optimizer"),
     against="plain",
     requires=lambda view: None if view.knowledge.images == 1 else "infers the label of one image, the round had more",
 )
@@ -55,7 +58,7 @@ def idlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator
 @register(
     "inverting_gradients",
     source="Geiping et al. 2020, section 4",
-    needs=("architecture", "loss", "images", "batch_size", "epochs"),
+    needs=NEEDS,
     against="plain",
 )
 def inverting_gradients(
@@ -70,7 +73,7 @@ def inverting_gradients(
 @register(
     "inverting_statistics",
     source="Geiping et al. 2020 with the regulariser of Yin et al. 2021, eq. 6, on the update's own statistics",
-    needs=("architecture", "loss", "images", "batch_size", "epochs", "norm_statistics"),
+    needs=(*NEEDS, "update_statistics"),
     against="plain",
     requires=lacks_statistics,
 )
@@ -86,7 +89,7 @@ def inverting_statistics(
 @register(
     "huang",
     source="Huang et al. 2021, section 4: private batch statistics and batch size unknown",
-    needs=("architecture", "loss", "norm_statistics"),
+    needs=("architecture", "loss", "biases", "norm_statistics"),
     against="plain",
 )
 def huang(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -109,11 +112,8 @@ def _guessed(
 
 
 def _statistics(view: ServerView) -> Arrays:
-    """Return the update's running statistics if they may be used; those that the server sent stand in otherwise."""
-    if view.knowledge.norm_statistics != "known":
-        return {}
-    statistics = ("running_mean", "running_var")
-    return {name: array for name, array in view.exchange.received.items() if name.endswith(statistics)}
+    """Return the update's running statistics if they are there; those that the server sent stand in otherwise."""
+    return {name: array for name, array in view.exchange.received.items() if name.endswith(RUNNING)}
 
 
 def _lbfgs(problem: Problem, labels: Tensor | None, budget: Budget, generator: torch.Generator) -> Reconstruction:
@@ -158,6 +158,7 @@ def _descend(
     optimizer = torch.optim.LBFGS(list(free.values()), lr=1.0, max_iter=INNER_STEPS)
     first = least = closure()
     best, curve = {name: variable.clone() for name, variable in free.items()}, [(0, first)]
+    trail = [best["images"]]
     for iteration in range(1, budget.iterations + 1):
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         value = closure()
@@ -165,7 +166,11 @@ def _descend(
             least, best = value, {name: variable.clone() for name, variable in free.items()}
         if budget.recorded(iteration):
             curve.append((iteration, least))
+            trail.append(best["images"])
         if not value < 1e12 or least < CONVERGED * first:
             break
     found = best["logits"].argmax(1) if labels is None else labels
-    return Reconstruction(images=best["images"], labels=found, objective=least, curve=tuple(curve)), first
+    result = Reconstruction(
+        images=best["images"], labels=found, objective=least, curve=tuple(curve), trail=tuple(trail)
+    )
+    return result, first

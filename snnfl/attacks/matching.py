@@ -72,14 +72,14 @@ class Descent:
         milestones = [iterations * eighths // 8 for eighths in (3, 5, 7)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
         best, least = images.clone(), images.new_full((len(images),), torch.inf)
-        curve: list[tuple[int, Tensor]] = []
+        curve: list[tuple[int, Tensor, Tensor]] = []
         for iteration in range(iterations):
             gradient, value = self.slope(variables)
             better = value < least  # never true for NaN
             least = torch.where(better, value, least)
             best = torch.where(better.view(-1, *[1] * (images.dim() - 1)), images, best)
             if self.budget.recorded(iteration):
-                curve.append((iteration, least))
+                curve.append((iteration, least, best))
             images.grad = gradient[IMAGES].sign()
             for name in matching.free:
                 variables[name].grad = gradient[name]
@@ -157,14 +157,16 @@ def prepare(
 
 
 def _chosen(
-    best: Tensor, least: Tensor, curve: Sequence[tuple[int, Tensor]], labels: Sequence[Tensor], budget: Budget
+    best: Tensor, least: Tensor, curve: Sequence[tuple[int, Tensor, Tensor]], labels: Sequence[Tensor], budget: Budget
 ) -> list[Reconstruction]:
     """Choose each victim's best start."""
     found = []
     for victim, of in enumerate(labels):
         lane = victim * budget.restarts + int(least[victim * budget.restarts :][: budget.restarts].argmin())
-        points = tuple((iteration, float(values[lane])) for iteration, values in curve)
-        found.append(Reconstruction(images=best[lane], labels=of, objective=float(least[lane]), curve=points))
+        points = tuple((iteration, float(values[lane])) for iteration, values, _ in curve)
+        trail = tuple(images[lane] for _, _, images in curve)
+        value = float(least[lane])
+        found.append(Reconstruction(images=best[lane], labels=of, objective=value, curve=points, trail=trail))
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snnfl.audit.view import ThreatModelError
 from snnfl.training import exchangeable
 
 Arrays: TypeAlias = dict[str, Tensor]
@@ -20,6 +21,8 @@ Network: TypeAlias = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 def network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network:
     """Return a model as a function of its arrays; the model isn't changed, its own arrays are never read.
+
+    The function raises :class:`~snnfl.audit.view.ThreatModelError` where it isn't given one of them.
 
     Args:
         model: Of one tensor argument. Dropout is switched off.
@@ -33,6 +36,8 @@ def network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         given = {name: array for name, array in arrays.items() if name in names}
+        if missing := sorted(names - given.keys()):
+            raise ThreatModelError(f"needs {missing[0]}, which the attacker neither has nor guesses")
         logits: Tensor = torch.func.functional_call(template, given, (inputs,), strict=False)
         return logits
 

@@ -71,7 +71,7 @@ def problem_of(
         raise ThreatModelError("needs images, which the threat model denies; use huang, which guesses")
     zeros, ones = torch.zeros(view.input_shape), torch.ones(view.input_shape)
     return Problem(
-        network=network_of(view.model, norm_mode or view.knowledge.norm_mode),
+        network=network_of(view.model, norm_mode or view.knowledge.norm_mode or "train"),
         arrays=arrays,
         target=observed(view, local.learning_rate),
         local=local,

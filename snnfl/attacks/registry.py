@@ -55,6 +55,7 @@ class AttackResult:
         labels: Inferred or given labels of them, ``[N]``.
         objective: Smallest value of what the attack minimised; comparable within one attack alone.
         curve: ``(iteration, smallest objective so far)`` of the best start.
+        trail: The images at each point of the curve, as ``images``.
         setting: Whether a real server could have done this.
         reasons: Why it is a diagnosis; empty for a realistic setting.
     """
@@ -64,6 +65,7 @@ class AttackResult:
     labels: Tensor
     objective: float
     curve: tuple[tuple[int, float], ...]
+    trail: tuple[Tensor, ...]
     setting: Literal["realistic", "diagnostic"]
     reasons: tuple[str, ...]
 
@@ -76,6 +78,7 @@ class Reconstruction:
     labels: Tensor
     objective: float
     curve: tuple[tuple[int, float], ...]
+    trail: tuple[Tensor, ...]
 
 
 Invert: TypeAlias = Callable[[Sequence[ServerView], Budget, torch.Generator], list[Reconstruction]]
@@ -145,6 +148,7 @@ class Attack:
                 labels=item.labels,
                 objective=item.objective,
                 curve=item.curve,
+                trail=tuple(map(view.pixels, item.trail)),
                 setting="diagnostic" if view.knowledge.diagnoses else "realistic",
                 reasons=view.knowledge.diagnoses,
             )

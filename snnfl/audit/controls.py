@@ -1,4 +1,4 @@
-"""What an attack finds of an update that was clipped and noised first: a scale for what spiking updates hide."""
+"""What attacks on spiking updates are compared with: the same client, had it sent its ANN, plainly or with noise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,32 @@ import torch
 
 from snnfl import rng
 from snnfl.audit.victims import Victim
+from snnfl.conversion import recover
 
 MULTIPLIERS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Deviations of the noise on each weight, in units of the clipping norm."""
+
+
+def plain_twin(victim: Victim) -> Victim | None:
+    """Return what the server would have received of a client of an S-run in a plain one: its trained ANN.
+
+    The weights are those that the update is turned back into; the biases before and after training are the client's
+    own, told with consent. So network, accuracy, images and training are the same, and what an attack finds more in
+    the twin is what the conversion hides. Channels that cannot be recovered count as unchanged in both.
+
+    Returns:
+        A victim of a plain run, or ``None`` without consent and for a client of a plain run.
+    """
+    view, truth = victim.view, victim.truth
+    if view.graph is None or view.conversion is None or truth is None or {*truth.biases} != {*truth.trained_biases}:
+        return None
+    sent, received = view.exchange.sent, view.exchange.received
+    scale = view.conversion.minimum_scale
+    trained = recover(view.graph, received, biases=False, minimum_scale=scale, fallback=sent)
+    exchange = replace(view.exchange, sent={**sent, **truth.biases}, received={**trained, **truth.trained_biases})
+    known = replace(view.knowledge, biases=True, thresholds=False)
+    plain = replace(view, exchange=exchange, knowledge=known, graph=None, conversion=None, initial=None, earlier=())
+    return replace(victim, view=plain)
 
 
 def noised(victims: Sequence[Victim], multiplier: float, seed: int) -> list[Victim]:

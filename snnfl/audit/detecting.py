@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from snnfl.audit.recording import read_recording
+from snnfl.audit.checked import read_checked
 from snnfl.detection import RoundView, Verdict, get_detector, names
 from snnfl.protocol import EXAMPLES
 from snnfl.workspace import Workspace
@@ -28,6 +28,36 @@ class Judged:
     verdict: Verdict
 
 
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A spiking layer's threshold in a recorded update; of thresholds per channel their mean."""
+
+    server_round: int
+    partition: int
+    layer: str
+    value: float
+
+
+def recorded_thresholds(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -> list[Threshold]:
+    """Read the thresholds of all recorded clients of an S-run, first layer first; of a plain run there are none.
+
+    Raises:
+        RecordingError: If the recording isn't there or is damaged.
+    """
+    if not work.config.strategy.spiking:
+        return []
+    return [
+        Threshold(
+            server_round=each.server_round,
+            partition=each.partition,
+            layer=node.name,
+            value=float(each.exchange.received[f"{node.name}.threshold"].mean()),
+        )
+        for each in read_checked(work, folder, frozenset(rounds))
+        for node in work.graph.spikes
+    ]
+
+
 def judge_recording(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -> list[Judged]:
     """Let every detector that applies judge each recorded round, as far as its clients are recorded.
 
@@ -42,7 +72,7 @@ def judge_recording(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -
     spiking = work.config.strategy.spiking
     detectors = [get_detector(name) for name in names() if get_detector(name).refusal(spiking=spiking) is None]
     judged: list[Judged] = []
-    for server_round, group in groupby(read_recording(folder, frozenset(rounds)), key=lambda r: r.server_round):
+    for server_round, group in groupby(read_checked(work, folder, frozenset(rounds)), key=lambda r: r.server_round):
         received = list(group)
         view = RoundView(
             updates=[r.exchange.received for r in received],

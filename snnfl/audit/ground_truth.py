@@ -13,11 +13,13 @@ class GroundTruth:
     """A client's secrets of one round, exported by a simulation with consent.
 
     Attributes:
-        images: In pixels of [0, 1], shape ``[N, C, H, W]``, as the client trained on them.
+        images: In pixels of [0, 1], shape ``[N, C, H, W]``, before any random augmentation.
         labels: Shape ``[N]``, int64.
         biases: The client's own biases at the start of the round, by name.
+        trained_biases: Those at the end of its local training, which an update is made from.
     """
 
     images: Tensor
     labels: Tensor
     biases: Mapping[str, Tensor] = field(default_factory=dict)
+    trained_biases: Mapping[str, Tensor] = field(default_factory=dict)

@@ -139,7 +139,8 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
 
 def write_truth(path: Path, truth: GroundTruth) -> None:
     """Write a client's secrets of a round, on its own disk."""
-    biases = {f"biases/{name}": array for name, array in truth.biases.items()}
+    sides = {"biases": truth.biases, "trained_biases": truth.trained_biases}
+    biases = {f"{side}/{name}": array for side, arrays in sides.items() for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     _seal(path, {"images": truth.images, "labels": truth.labels, **biases}, {})
 
@@ -159,8 +160,14 @@ def read_truth(folder: Path, server_round: int, partition: int) -> GroundTruth |
     if not path.exists():
         return None
     arrays, _ = _unseal(path)
-    biases = {name.removeprefix("biases/"): array for name, array in arrays.items() if name.startswith("biases/")}
-    return GroundTruth(images=arrays["images"], labels=arrays["labels"], biases=biases)
+    if {"images", "labels"} - arrays.keys() or len(arrays["images"]) not in (0, len(arrays["labels"])):
+        raise RecordingError(f"{path}: expected images and as many labels; record the run again")
+    sides: dict[str, dict[str, Tensor]] = {"biases": {}, "trained_biases": {}}
+    for name, array in arrays.items():
+        side, _, bias = name.partition("/")
+        if side in sides:
+            sides[side][bias] = array
+    return GroundTruth(images=arrays["images"], labels=arrays["labels"], **sides)
 
 
 def round_folder(folder: Path, server_round: int) -> Path:

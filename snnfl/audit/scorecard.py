@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,26 +25,38 @@ Entry: TypeAlias = dict[str, Any]
 SUCCESS = {"psnr": 20.0, "ssim": 0.5}
 """From where on a reconstruction counts as a success, in dB and as similarity."""
 
+WHO = "honest-but-curious server"
+"""Who attacks: it follows the protocol, and sees what it sends to each client and gets back."""
+
+JUDGED = ("psnr", "ssim", "identified")
+"""In what a reconstruction is compared with the floors."""
+
 METRICS = ("psnr", "ssim", "registered_psnr", "mse", "label_accuracy", "identified")
 
 
-def entries(config: Config, outcomes: Sequence[Outcome]) -> list[Entry]:
+def entries(config: Config, outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> list[Entry]:
     """Summarise what attacks found in a run.
 
     Intervals are 95 % of Student's t over victims, each victim's images counting as one; rates have Wilson's. The
     verdict compares a reconstruction with the best guess that needs no update, victim by victim, in PSNR, SSIM and IIP
-    (whose guess is one of all candidates): ``leaks`` if the interval of one difference lies above zero, ``nothing
-    seen`` if all lie below, else ``unclear``. A distorted picture may score less than a mean colour, and still tell
-    whose it is.
+    (whose guess is one of all candidates, if no floor identifies more): ``leaks`` if the interval of one difference
+    lies above zero, ``nothing seen`` if all lie below, else ``unclear``. Since one of three suffices, these intervals
+    hold at 1 - 0.05/3 (Bonferroni). A distorted picture may score less than a mean colour, and still tell whose it is.
+
+    Args:
+        config: Of the run.
+        outcomes: Of the attacks on it.
+        controls: Of attacks on its clients' plain twins; the best of them in PSNR is what each attack is compared with.
     """
-    return [_entry(config, outcome) for outcome in outcomes]
+    return [_entry(config, outcome, controls) for outcome in outcomes]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean by Student's t; of a single value there is none."""
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of a mean by Student's t; of a single value there is none."""
     if len(values) < 2:
         return None
-    radius = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
+    radius = quantile * statistics.stdev(values) / math.sqrt(len(values))
     centre = statistics.fmean(values)
     return centre - radius, centre + radius
 
@@ -56,24 +68,51 @@ def write_json(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
 
 def as_csv(found: Sequence[Entry]) -> str:
     """Write entries as CSV: a row per run, round and attack; what is unknown is empty."""
-    columns = ["run", "algorithm", "round", "attack", "setting", "victims", "verdict", "floor", "refusal"]
+    texts = ["run", "algorithm", "round", "attack", "setting", "victims", "verdict", "label_verdict"]
     numbers = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high")]
-    floors = ["floor_psnr", "floor_ssim", "rate_psnr", "rate_ssim"]
+    other = ["floor_psnr", "floor_ssim", "floor_identified", *(f"rate_{name}" for name in SUCCESS), "lpips"]
+    control = ["control", "over_control", "over_control_low", "over_control_high"]
+    rows = []
+    for entry in found:
+        cells = [*(entry[name] for name in texts), entry["floor"]["name"], entry["refusal"]]
+        for name in METRICS:
+            cells += _triple(entry["metrics"].get(name))
+        cells += [entry["floor"][name] for name in ("psnr", "ssim", "identified")]
+        cells += [entry["rates"][name]["value"] if entry["rates"] else None for name in SUCCESS]
+        cells += [entry["lpips"]["value"] if isinstance(entry["lpips"], dict) else entry["lpips"]]
+        cells += [entry["control"]["attack"], *_triple(entry["control"])] if entry["control"] else [None] * 4
+        rows.append(cells)
+    return csv_text([*texts, "floor", "refusal", *numbers, *other, *control], rows)
+
+
+def curves_as_csv(found: Sequence[Entry]) -> str:
+    """Write how PSNR and objective go with the iterations, as CSV: a row per run, round, attack and point."""
+    head = ["run", "round", "attack", "iteration", "objective", "psnr", "psnr_low", "psnr_high", "rate_psnr"]
+    return csv_text(
+        head,
+        [
+            [*(entry[name] for name in head[:3]), point["iteration"], point["objective"],
+             *_triple(point["psnr"]), point["rate_psnr"]]
+            for entry in found for point in entry["curve"]
+        ],
+    )  # fmt: skip
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table as CSV: floats with four digits, nothing for ``None``."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*columns, *numbers, *floors])
-    for entry in found:
-        cells = [entry.get(name) for name in columns[:7]] + [entry["floor"]["name"], entry["refusal"]]
-        for name in METRICS:
-            summary = entry["metrics"].get(name)
-            cells += [summary["value"], *(summary["interval"] or (None, None))] if summary else [None] * 3
-        rates = [entry["rates"][name]["value"] if entry["rates"] else None for name in SUCCESS]
-        cells += [entry["floor"]["psnr"], entry["floor"]["ssim"], *rates]
-        writer.writerow([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in cells])
+    writer.writerow(head)
+    writer.writerows([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
     return stream.getvalue()
 
 
-def _entry(config: Config, outcome: Outcome) -> Entry:
+def _triple(summary: Mapping[str, Any] | None) -> list[float | None]:
+    """Return a value with the ends of its interval."""
+    return [summary["value"], *(summary["interval"] or (None, None))] if summary else [None] * 3
+
+
+def _entry(config: Config, outcome: Outcome, controls: Sequence[Outcome]) -> Entry:
     scores = [finding.score for finding in outcome.findings if finding.score is not None]
     knowledge, results = outcome.knowledge, [finding.result for finding in outcome.findings]
     floor, verdict = _judged(scores)
@@ -84,6 +123,7 @@ def _entry(config: Config, outcome: Outcome) -> Entry:
         "attack": outcome.attack,
         "source": outcome.source,
         "threat_model": {
+            "who": WHO,
             **{name: getattr(knowledge, name) for name in knowledge.__dataclass_fields__},
             "facts": sorted(knowledge.facts),
         },
@@ -91,6 +131,7 @@ def _entry(config: Config, outcome: Outcome) -> Entry:
         "reasons": list(results[0].reasons) if results else [],
         "refusal": outcome.refusal,
         "victims": len(outcome.findings),
+        "passed_over": [{"partition": partition, "reason": reason} for partition, reason in outcome.passed_over],
         "metric": "psnr",
         "value": statistics.fmean(score.psnr for score in scores) if scores else None,
         "interval": interval([score.psnr for score in scores]),
@@ -100,8 +141,49 @@ def _entry(config: Config, outcome: Outcome) -> Entry:
         "rates": _rates(scores),
         "verdict": verdict if outcome.refusal is None else "refused",
         "label_verdict": _label_verdict(scores),
+        "control": _over_control(outcome, controls),
+        "curve": _curve(outcome),
     }
     return entry | {"verdict_text": _text(entry)}
+
+
+def _over_control(outcome: Outcome, controls: Sequence[Outcome]) -> Entry | None:
+    """Compare, victim by victim, with the attack that finds the most PSNR in the plain twins of the same round."""
+    scored = [
+        (control.attack, {f.victim.partition: f.score.psnr for f in control.findings if f.score is not None})
+        for control in controls
+        if control.server_round == outcome.server_round
+    ]
+    own = {f.victim.partition: f.score.psnr for f in outcome.findings if f.score is not None}
+    both = [(name, found) for name, found in scored if own and own.keys() <= found.keys()]
+    if not both:
+        return None
+    name, found = max(both, key=lambda pair: statistics.fmean(pair[1][partition] for partition in own))
+    return {"attack": name, **_summary([own[partition] - found[partition] for partition in own])}
+
+
+def _curve(outcome: Outcome) -> list[Entry]:
+    """Average objective (over its first value) and PSNR over victims; one that stopped early keeps what it found."""
+    curves = [finding.result.curve for finding in outcome.findings]
+    scored = [finding.score.curve for finding in outcome.findings if finding.score is not None]
+    points = []
+    for iteration in sorted({iteration for curve in curves for iteration, _ in curve}):
+        relative = statistics.fmean(_at(curve, iteration) / max(curve[0][1], 1e-30) for curve in curves)
+        psnrs = [_at(curve, iteration) for curve in scored]
+        rate = success_rate(torch.tensor(psnrs), SUCCESS["psnr"]).value if psnrs else None
+        points.append(
+            {
+                "iteration": iteration,
+                "objective": relative if math.isfinite(relative) else None,
+                "psnr": _summary(psnrs) if psnrs else None,
+                "rate_psnr": rate,
+            }
+        )
+    return points
+
+
+def _at(curve: Sequence[tuple[int, float]], iteration: int) -> float:
+    return next(value for step, value in reversed(curve) if step <= iteration)
 
 
 def _summary(values: Sequence[float]) -> Entry:
@@ -127,23 +209,20 @@ def _rates(scores: Sequence[Score]) -> Entry | None:
 
 
 def _judged(scores: Sequence[Score]) -> tuple[Entry, str]:
-    """Return the best floor in PSNR and the verdict; SSIM is compared with the best floor in SSIM."""
+    """Return the best floor in PSNR, the best values of all floors, and the verdict."""
     if not scores:
-        return {"name": None, "psnr": None, "ssim": None}, "not scored"
-    best = {
-        index: max(scores[0].floors, key=lambda name: statistics.fmean(score.floors[name][index] for score in scores))
-        for index in (0, 1)
-    }
-    floor = {
-        "name": best[0],
-        "psnr": statistics.fmean(score.floors[best[0]][0] for score in scores),
-        "ssim": statistics.fmean(score.floors[best[1]][1] for score in scores),
-    }
-    gains = (
-        interval([score.psnr - score.floors[best[0]][0] for score in scores]),
-        interval([score.ssim - score.floors[best[1]][1] for score in scores]),
-        interval([score.identified - score.chance for score in scores]),
-    )
+        return {"name": None, "psnr": None, "ssim": None, "identified": None}, "not scored"
+    guesses = [{**score.floors, "chance": (-math.inf, -math.inf, score.chance)} for score in scores]
+    best = [
+        max(guesses[0], key=lambda name: statistics.fmean(guess[name][index] for guess in guesses))
+        for index in range(len(JUDGED))
+    ]
+    bars = [[guess[best[index]][index] for guess in guesses] for index in range(len(JUDGED))]
+    floor = {"name": best[0]} | {name: statistics.fmean(bar) for name, bar in zip(JUDGED, bars, strict=True)}
+    gains = [
+        interval([getattr(score, name) - low for score, low in zip(scores, bar, strict=True)], 1 - 0.05 / len(JUDGED))
+        for name, bar in zip(JUDGED, bars, strict=True)
+    ]
     if any(gain is not None and gain[0] > 0 for gain in gains):
         return floor, "leaks"
     return floor, "nothing seen" if all(gain is not None and gain[1] < 0 for gain in gains) else "unclear"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,8 @@ class Score:
         identified: Part of the images that are nearest to their own among :data:`CANDIDATES` (IIP).
         chance: Of identifying an image by a guess.
         lpips: Perceptual distance, or ``None`` where its weights aren't at hand.
-        floors: PSNR and SSIM of each guess that needs no update.
+        floors: PSNR, SSIM and identified part of each guess that needs no update.
+        curve: ``(iteration, PSNR)`` of the best images so far.
         found: Reconstructions in the order of ``true``, pixels ``[N, C, H, W]``.
         true: The victim's images.
     """
@@ -49,7 +50,8 @@ class Score:
     identified: float
     chance: float
     lpips: float | None
-    floors: Mapping[str, tuple[float, float]]
+    floors: Mapping[str, tuple[float, float, float]]
+    curve: tuple[tuple[int, float], ...]
     found: Tensor
     true: Tensor
 
@@ -77,13 +79,10 @@ class Scorer:
             arrays: The victim's network, whose features identify images.
         """
         true = truth.images
-        chosen = metrics.matched(result.images, true)
-        grey = torch.full_like(true[:1], 0.5)  # for an image of which nothing was found
-        found = torch.cat([result.images[n : n + 1] if n >= 0 else grey for n in chosen.tolist()])
+        found = _in_order(result.images, true)
         guesses = metrics.floors(true, self.public)
-        candidates = torch.cat([true, self.others])
-        own, even = torch.arange(len(true)), torch.arange(len(truth.labels))
-        perceptual = metrics.lpips(found, true)
+        told = self._identified([found, *guesses.values()], true, arrays)
+        perceptual, even = metrics.lpips(found, true), torch.arange(len(truth.labels))
         return Score(
             psnr=float(metrics.psnr(found, true).mean()),
             ssim=float(metrics.ssim(found, true).mean()),
@@ -91,16 +90,26 @@ class Scorer:
             mse=float(metrics.mse(found, true).mean()),
             label_accuracy=metrics.label_accuracy(result.labels, truth.labels),
             label_floor=metrics.label_accuracy(even % self.work.dataset.classes, truth.labels),
-            identified=float(metrics.identified(found, candidates, own, self._features(arrays)).float().mean()),
-            chance=1 / len(candidates),
+            identified=told[0],
+            chance=1 / (len(true) + len(self.others)),
             lpips=None if isinstance(perceptual, str) else float(perceptual.mean()),
             floors={
-                name: (float(metrics.psnr(guess, true).mean()), float(metrics.ssim(guess, true).mean()))
-                for name, guess in guesses.items()
+                name: (float(metrics.psnr(guess, true).mean()), float(metrics.ssim(guess, true).mean()), part)
+                for (name, guess), part in zip(guesses.items(), told[1:], strict=True)
             },
+            curve=tuple(
+                (iteration, float(metrics.psnr(_in_order(images, true), true).mean()))
+                for (iteration, _), images in zip(result.curve, result.trail, strict=True)
+            ),
             found=found,
             true=true,
         )
+
+    def _identified(self, sets: Sequence[Tensor], true: Tensor, arrays: Mapping[str, Tensor]) -> list[float]:
+        """Return the part of each set's images that are nearest to their own."""
+        candidates, own = torch.cat([true, self.others]), torch.arange(len(true)).repeat(len(sets))
+        flags = metrics.identified(torch.cat(list(sets)), candidates, own, self._features(arrays)).float()
+        return [float(part.mean()) for part in torch.split(flags, len(true))]
 
     def _features(self, arrays: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
         """Return what the run's own network puts into its last layer, as a function of pixels."""
@@ -120,3 +129,10 @@ class Scorer:
             return caught[0].flatten(1)
 
         return features
+
+
+def _in_order(found: Tensor, true: Tensor) -> Tensor:
+    """Return the reconstruction of each true image; of one of which nothing was found, grey."""
+    chosen = metrics.matched(found, true)
+    grey = torch.full_like(true[:1], 0.5)
+    return torch.cat([found[n : n + 1] if n >= 0 else grey for n in chosen.tolist()])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from snnfl import rng
-from snnfl.attacks import Attack, AttackResult, Budget, biases, get_attack, names
+from snnfl.attacks import Attack, AttackResult, Budget, get_attack, names
 from snnfl.audit.scoring import Score, Scorer
 from snnfl.audit.victims import Victim
-from snnfl.audit.view import Knowledge, ThreatModelError
+from snnfl.audit.view import Knowledge
 from snnfl.config import ConfigError
 from snnfl.workspace import Workspace
 
 MAXIMUM_STEPS = 64
 """Local steps that an attack simulates at most: each is differentiated twice and kept in memory."""
+
+MAXIMUM_IMAGES = 1024
+"""Images of one client that an attack reconstructs at most, whatever number the client claims."""
 
 MAXIMUM_AT_ONCE = 64
 """Images of all victims that are attacked together."""
@@ -27,7 +30,7 @@ class Finding:
 
     Attributes:
         victim: Who was attacked.
-        result: The reconstruction.
+        result: The reconstruction; its trail is scored and dropped.
         score: ``None`` where nobody consented to tell the truth.
     """
 
@@ -45,8 +48,8 @@ class Outcome:
         source: Paper and section.
         server_round: Counted from 1.
         knowledge: The threat model; of several clients the first one's, the number of images may differ.
-        findings: One per victim; empty if the attack was refused.
-        refusal: Why it was.
+        findings: One per victim that could be attacked.
+        passed_over: Partitions of the others, each with the reason.
     """
 
     attack: str
@@ -54,7 +57,12 @@ class Outcome:
     server_round: int
     knowledge: Knowledge
     findings: tuple[Finding, ...] = ()
-    refusal: str | None = None
+    passed_over: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nobody was attacked, or ``None``."""
+        return None if self.findings or not self.passed_over else self.passed_over[0][1]
 
 
 def applicable(spiking: bool) -> tuple[str, ...]:
@@ -106,20 +114,32 @@ def attack_all(
 def _attack_round(
     work: Workspace, scorer: Scorer, server_round: int, victims: list[Victim], attack: Attack, budget: Budget
 ) -> Outcome:
-    about = Outcome(
-        attack=attack.name, source=attack.source, server_round=server_round, knowledge=victims[0].view.knowledge
-    )
+    """Attack whom the threat model lets attack: what one client claims doesn't protect the others."""
     draw = rng.generator(work.config.run.seed, f"audit {attack.name}", server_round)
+    reasons = {victim.partition: _refusal(attack, victim) for victim in victims}
     findings: list[Finding] = []
-    try:
-        for batch in _batches(victims):
-            if (reason := _too_long(batch[0].view.knowledge)) is not None:
-                raise ThreatModelError(f"{attack.name}: {reason}")
-            results = attack.run_many([victim.view for victim in batch], budget=budget, generator=draw)
-            findings += [_finding(scorer, *pair) for pair in zip(batch, results, strict=True)]
-    except ThreatModelError as error:
-        return Outcome(**{**vars(about), "refusal": str(error)})
-    return Outcome(**{**vars(about), "findings": tuple(findings)})
+    for batch in _batches([victim for victim in victims if reasons[victim.partition] is None]):
+        results = attack.run_many([victim.view for victim in batch], budget=budget, generator=draw)
+        findings += [_finding(scorer, *pair) for pair in zip(batch, results, strict=True)]
+    return Outcome(
+        attack=attack.name,
+        source=attack.source,
+        server_round=server_round,
+        knowledge=(findings[0].victim if findings else victims[0]).view.knowledge,
+        findings=tuple(findings),
+        passed_over=tuple((partition, reason) for partition, reason in reasons.items() if reason is not None),
+    )
+
+
+def _refusal(attack: Attack, victim: Victim) -> str | None:
+    known, steps = victim.view.knowledge, victim.view.knowledge.steps
+    if (reason := attack.refusal(victim.view)) is not None:
+        return reason
+    if steps is not None and steps > MAXIMUM_STEPS:
+        return f"{attack.name}: the client took {steps} local steps, and at most {MAXIMUM_STEPS} are simulated"
+    if known.images is not None and known.images > MAXIMUM_IMAGES:
+        return f"{attack.name}: the client claims {known.images} images, at most {MAXIMUM_IMAGES} are reconstructed"
+    return None
 
 
 def _batches(victims: list[Victim]) -> Iterator[list[Victim]]:
@@ -130,78 +150,9 @@ def _batches(victims: list[Victim]) -> Iterator[list[Victim]]:
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def _too_long(knowledge: Knowledge) -> str | None:
-    steps = knowledge.steps
-    if steps is None or steps <= MAXIMUM_STEPS:
-        return None
-    return f"the client took {steps} local steps, and at most {MAXIMUM_STEPS} are simulated"
-
-
 def _finding(scorer: Scorer, victim: Victim, result: AttackResult) -> Finding:
     truth, score = victim.truth, None
     if truth is not None and len(truth.images) == len(truth.labels):
         state = {**scorer.work.initial_state, **victim.view.exchange.sent}
         score = scorer.score(result, truth, state)
-    return Finding(victim=victim, result=result, score=score)
-
-
-BIAS_SOURCES = {
-    "as received": biases.as_received,
-    "zero": biases.zero,
-    "inferred": biases.inferred,
-    "mean over rounds": biases.over_rounds,
-    "initial weights": biases.initial,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BiasError:
-    """How far a server's guess of a client's private biases is off.
-
-    Attributes:
-        server_round: Counted from 1.
-        partition: Of the client.
-        source: Where the guess comes from.
-        distance: L2 distance over all biases (SNFL, Figure 3A).
-        relative: That distance over the norm of the true biases.
-        equal: Part of the biases that are met exactly.
-    """
-
-    server_round: int
-    partition: int
-    source: str
-    distance: float
-    relative: float
-    equal: float
-
-
-def bias_errors(victims: Sequence[Victim]) -> list[BiasError]:
-    """Compare each guess of the private biases with those that the client's round started from.
-
-    What a server infers from a round are the biases after its training; with few local steps the two hardly differ.
-    """
-    rows: list[BiasError] = []
-    for victim in victims:
-        if not victim.view.spiking or victim.truth is None or not victim.truth.biases:
-            continue
-        true = dict(victim.truth.biases)
-        norm = sum(float(array.square().sum()) for array in true.values()) ** 0.5
-        for source, guess in BIAS_SOURCES.items():
-            try:
-                found = guess(victim.view)
-            except ThreatModelError:
-                continue
-            distance = biases.bias_distance(found, true)
-            count = sum(array.numel() for array in true.values())
-            equal = sum(int((found[name] == array).sum()) for name, array in true.items()) / count
-            rows.append(
-                BiasError(
-                    server_round=victim.server_round,
-                    partition=victim.partition,
-                    source=source,
-                    distance=distance,
-                    relative=distance / norm if norm else float("inf"),
-                    equal=equal,
-                )
-            )
-    return rows
+    return Finding(victim=victim, result=replace(result, trail=()), score=score)

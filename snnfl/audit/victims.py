@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnfl.audit.checked import read_checked
 from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import Received, RecordingError, read_recording, read_truth
+from snnfl.audit.recording import Received, RecordingError, read_truth
 from snnfl.audit.view import Exchange, Fact, Knowledge, ServerView, ThreatModelError
 from snnfl.config import Config, ConfigError, nearest
 from snnfl.data import Dataset
@@ -29,13 +30,15 @@ DENIED: Mapping[Fact, dict[str, Any]] = {
     "epochs": {"epochs": None},
     "learning_rate": {"learning_rate": None},
     "optimizer": {"momentum": None, "weight_decay": None},
+    "norm_mode": {"norm_mode": None},
+    "update_statistics": {"norm_statistics": "estimated"},
     "norm_statistics": {"norm_statistics": "unknown"},
     "biases": {"biases": False},
     "thresholds": {"thresholds": False},
     "initial_weights": {"initial_weights": False},
     "earlier_rounds": {"earlier_rounds": False},
 }
-"""What denying a fact does to the threat model."""
+"""What denying a fact does to the threat model; of two that change the same flag the later one counts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +106,9 @@ def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
     """
     earlier: dict[int, list[Exchange]] = {}
     victims: list[Victim] = []
-    for received in read_recording(folder):
+    for received in read_checked(work, folder):
+        if scope.rounds and received.server_round > max(scope.rounds):
+            break  # what came later, no attacker of these rounds has
         before = earlier.setdefault(received.partition, [])
         if received in scope:
             truth = read_truth(folder, received.server_round, received.partition)
@@ -165,7 +170,9 @@ def knowledge_of(config: Config, received: Received, labels: bool, denied: Itera
         biases=not config.strategy.spiking,
         thresholds=config.strategy.spiking,
     )
-    return replace(known, **{name: value for fact in denied for name, value in DENIED[fact].items()})
+    return replace(
+        known, **{name: value for fact, flags in DENIED.items() if fact in denied for name, value in flags.items()}
+    )
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:

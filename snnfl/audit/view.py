@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from snnfl.config import ConversionConfig
 from snnfl.spiking import SpikingGraph
+from snnfl.training import private_biases
 
 Fact: TypeAlias = Literal[
     "architecture",
@@ -21,6 +23,8 @@ Fact: TypeAlias = Literal[
     "epochs",
     "learning_rate",
     "optimizer",
+    "norm_mode",
+    "update_statistics",
     "norm_statistics",
     "biases",
     "thresholds",
@@ -28,6 +32,9 @@ Fact: TypeAlias = Literal[
     "earlier_rounds",
 ]
 """What a threat model grants or denies."""
+
+STATISTICS = ("running_mean", "running_var")
+"""How the names of an ANN's running statistics end."""
 
 
 class ThreatModelError(ValueError):
@@ -49,8 +56,9 @@ class Knowledge:
         momentum: Of SGD, whose buffer starts anew each round.
         weight_decay: L2 coefficient.
         norm_mode: How the client's batch normalisation ran. Training runs in ``"train"``; ``"eval"`` is a diagnosis.
-        norm_statistics: Which running statistics may be used: those of the update (``"known"``), only those that the
-            server sent (``"estimated"``), or none.
+        norm_statistics: Which running statistics are there: those of the update, too (``"known"``, the fact
+            ``update_statistics``), only those that the server sent (``"estimated"``), or none, as if they never
+            travelled.
         biases: The client's own biases. In an S-run the server never has them.
         thresholds: Firing thresholds of an S-update.
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
@@ -66,7 +74,7 @@ class Knowledge:
     learning_rate: float | None = None
     momentum: float | None = 0.0
     weight_decay: float | None = 0.0
-    norm_mode: Literal["train", "eval"] = "train"
+    norm_mode: Literal["train", "eval"] | None = "train"
     norm_statistics: Literal["known", "estimated", "unknown"] = "known"
     biases: bool = True
     thresholds: bool = True
@@ -101,6 +109,8 @@ class Knowledge:
             "epochs": self.epochs is not None,
             "learning_rate": self.learning_rate is not None,
             "optimizer": self.momentum is not None and self.weight_decay is not None,
+            "norm_mode": self.norm_mode is not None,
+            "update_statistics": self.norm_statistics == "known",
             "norm_statistics": self.norm_statistics != "unknown",
             "biases": self.biases,
             "thresholds": self.thresholds,
@@ -120,7 +130,7 @@ class Knowledge:
     def diagnoses(self) -> tuple[str, ...]:
         """Why a result under these flags is an upper bound, not a realistic setting; empty where it is realistic."""
         reasons = ("the labels are given",) if self.labels else ()
-        return reasons if self.norm_mode == "train" else (*reasons, "the client's batch normalisation ran in eval mode")
+        return (*reasons, "the client's batch normalisation ran in eval mode") if self.norm_mode == "eval" else reasons
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,8 +153,11 @@ class Exchange:
 class ServerView:
     """All that an honest-but-curious server holds of one client in one round.
 
+    What the threat model denies isn't here: denied arrays are left out of the exchanges, and the model has no values.
+    A simulation's model is shared by server and clients, and may hold the weights and private biases of any of them.
+
     Attributes:
-        model: The architecture. Its own arrays are never read.
+        model: The architecture, on the meta device.
         input_shape: Of one image.
         mean: Of the public normalisation ``x = (pixel - mean) / std`` with pixels in [0, 1]: one value per channel.
         std: As ``mean``.
@@ -170,7 +183,7 @@ class ServerView:
     earlier: tuple[Exchange, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what the threat model denies, so that no attack finds it here.
+        """Leave out what the threat model denies, so that no attack finds it here.
 
         Raises:
             ThreatModelError: Naming what contradicts the flags.
@@ -186,6 +199,29 @@ class ServerView:
             raise ThreatModelError("initial_weights=False: the view must not hold the initial weights")
         if self.earlier and not known.earlier_rounds:
             raise ThreatModelError("earlier_rounds=False: the view must not hold earlier rounds")
+        if not all(parameter.is_meta for parameter in self.model.parameters()):
+            object.__setattr__(self, "model", copy.deepcopy(self.model).to("meta"))
+        object.__setattr__(self, "exchange", self._granted(self.exchange))
+        object.__setattr__(self, "earlier", tuple(self._granted(exchange) for exchange in self.earlier))
+
+    def _granted(self, exchange: Exchange) -> Exchange:
+        """Return an exchange without what is denied.
+
+        Of an S-update the statistics stay, for without them it is no update: whoever is denied them is refused every
+        attack that recovers weights. Its biases are calibrated ones under the names of the private ones.
+        """
+        known, withheld, secret = self.knowledge, tuple[str, ...](), tuple[str, ...]()
+        if self.spiking:
+            secret = () if known.thresholds else (".threshold",)
+        else:
+            withheld = () if known.biases else private_biases(self.model)
+            secret = () if known.norm_statistics == "known" else STATISTICS
+        sent = STATISTICS if known.norm_statistics == "unknown" else ()
+        return replace(
+            exchange,
+            sent={n: a for n, a in exchange.sent.items() if n not in withheld and not n.endswith(sent)},
+            received={n: a for n, a in exchange.received.items() if n not in withheld and not n.endswith(secret)},
+        )
 
     @property
     def spiking(self) -> bool:

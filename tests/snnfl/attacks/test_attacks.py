@@ -102,6 +102,33 @@ def test_fails_on_a_random_update(name):
     assert score(found, random) < float(psnr(guess, victim.truth.images).mean())
 
 
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("value", [1e12, 0.0])
+def test_an_update_that_the_server_accepts_never_breaks_an_attack(name, value):
+    """Values up to 1e12 and thresholds above zero pass the server's check."""
+    victim, _ = of(name)
+    exchange = victim.view.exchange
+    received = {
+        key: array if key.endswith("threshold") else torch.full_like(array, value)
+        for key, array in exchange.received.items()
+    }
+    hostile = replace(victim.view, exchange=replace(exchange, received=received))
+    found = run(name, replace(victim, view=hostile), Budget(iterations=1))
+    assert torch.isfinite(found.images).all()
+    assert len(found.labels) == len(found.images) == hostile.knowledge.images
+    assert ((found.labels >= 0) & (found.labels < 10)).all()
+
+
+def test_a_trail_ends_in_the_result():
+    for name in ("inverting_gradients", "dlg", "closed_form"):
+        victim, _ = of(name)
+        found = run(name, victim, Budget(iterations=6))
+        assert len(found.trail) == len(found.curve)
+        assert torch.equal(found.trail[-1], found.images)
+        if len(found.curve) > 1:
+            assert not torch.equal(found.trail[0], found.images)
+
+
 def test_several_steps_are_simulated():
     training = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
     victim = attacked(small_cnn(), images=2, training=training)
@@ -156,8 +183,12 @@ def test_given_labels_make_a_diagnosis():
     assert found.reasons == ("the labels are given", "the client's batch normalisation ran in eval mode")
 
 
-def test_the_direction_of_a_rank_one_update_is_enough():
-    victim = attacked(small_mlp(), conversion=CONVERSION)
+@pytest.mark.parametrize("spiking", [True, False])
+def test_the_direction_of_a_rank_one_update_is_enough(spiking):
+    victim = attacked(small_mlp(), conversion=CONVERSION if spiking else None)
+    if not spiking:  # a plain update whose biases are denied
+        denied = replace(victim.view.knowledge, biases=False)
+        victim = replace(victim, view=replace(victim.view, knowledge=denied))
     found = run("closed_form", victim)
     assert score(found, victim) > 25
     truth = victim.truth.images.flatten() - victim.truth.images.mean()

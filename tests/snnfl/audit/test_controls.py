@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 from victims import attacked, small_cnn
 
-from snnfl.audit.controls import noised
+from snnfl.audit.controls import noised, plain_twin
+from snnfl.audit.ground_truth import GroundTruth
 from snnfl.audit.victims import Victim
+from snnfl.config import ConversionConfig
 
 
 def victims(*starts):
@@ -36,3 +41,27 @@ def test_the_noise_has_its_deviation_and_follows_from_the_seed():
     torch.testing.assert_close((noisy - clean).std(), torch.tensor(deviation), rtol=0.05, atol=0)
     assert torch.equal(noisy, again)
     assert not torch.equal(noisy, other)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_plain_twin_is_the_client_of_a_plain_run(norm):
+    plain = attacked(small_cnn(norm=norm), images=4).view
+    made = attacked(small_cnn(norm=norm), images=4, conversion=ConversionConfig(steps=4))
+    twin = plain_twin(Victim(server_round=1, partition=0, view=made.view, truth=made.truth)).view
+    assert not twin.spiking
+    for side in ("sent", "received"):
+        found, expected = getattr(twin.exchange, side), getattr(plain.exchange, side)
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            torch.testing.assert_close(found[name], array, rtol=1e-4, atol=1e-6)
+
+
+def test_nobody_has_a_twin_without_consent_or_in_a_plain_run():
+    made, plain = attacked(small_cnn(), conversion=ConversionConfig(steps=4)), attacked(small_cnn())
+    client = Victim(server_round=1, partition=0, view=made.view, truth=made.truth)
+    images, labels = made.truth.images, made.truth.labels
+    old = GroundTruth(images=images, labels=labels, biases=made.truth.biases)  # says nothing of trained biases
+    assert plain_twin(client) is not None
+    assert plain_twin(replace(client, truth=None)) is None
+    assert plain_twin(replace(client, truth=old)) is None
+    assert plain_twin(replace(client, view=plain.view)) is None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
 
 import pytest
 import torch
 from scipy import stats
 
-from snnfl.audit.scorecard import as_csv, entries, interval
+from snnfl.audit.scorecard import as_csv, curves_as_csv, entries, interval
 from snnfl.audit.scoring import Score
 from snnfl.audit.suite import Finding, Outcome
 from snnfl.audit.view import Knowledge
@@ -20,21 +21,30 @@ CONFIG = compose(overrides=["run.name=tested"])
 
 
 def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
-    floors = {"grey": (10.0, 0.1), "mean_image": (12.0, 0.3), "mean_colour": (11.0, 0.35)}
+    floors = {"grey": (10.0, 0.1, 0.0), "mean_image": (12.0, 0.3, 0.0), "mean_colour": (11.0, 0.35, 0.02)}
     picture = torch.zeros(1, 1, 2, 2)
     return Score(
         psnr=psnr, ssim=ssim, registered_psnr=psnr, mse=0.1, label_accuracy=label, label_floor=0.1,
-        identified=identified, chance=0.01, lpips=None, floors=floors, found=picture, true=picture,
+        identified=identified, chance=0.01, lpips=None, floors=floors, curve=((0, 8.0), (4, psnr)),
+        found=picture, true=picture,
     )  # fmt: skip
 
 
-def entry(*scores, refusal=None):
-    result = type("Result", (), {"setting": "realistic", "reasons": ()})()
-    findings = tuple(Finding(victim=None, result=result, score=score) for score in scores)
-    outcome = Outcome(
-        attack="dlg", source="here", server_round=1, knowledge=Knowledge(), findings=findings, refusal=refusal
-    )
-    return entries(CONFIG, [outcome])[0]
+def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0)):
+    curve = tuple(zip((0, 4), objectives, strict=True))
+    result = type("Result", (), {"setting": "realistic", "reasons": (), "curve": curve})()
+    victims = [type("Victim", (), {"partition": n})() for n in range(len(scores))]
+    findings = [
+        Finding(victim=victim, result=result, score=score) for victim, score in zip(victims, scores, strict=True)
+    ]
+    return Outcome(
+        attack=attack, source="here", server_round=1, knowledge=Knowledge(), findings=tuple(findings),
+        passed_over=passed_over,
+    )  # fmt: skip
+
+
+def entry(*scores, controls=(), **about):
+    return entries(CONFIG, [outcome_of(*scores, **about)], controls)[0]
 
 
 def test_the_interval_is_students():
@@ -51,13 +61,19 @@ def test_the_interval_is_students():
         ((9.0, 9.5, 10.0), 0.9, "leaks"),  # in SSIM alone
         ((9.0, 9.5, 10.0), 0.2, "nothing seen"),
         ((9.0, 12.0, 15.0), 0.2, "unclear"),
+        ((12.5, 12.8, 13.0), 0.2, "unclear"),  # above the floor at 95 %, but not for one of three metrics
         ((20.0,), 0.2, "unclear"),  # one victim proves nothing
     ],
 )
 def test_the_verdict_compares_with_the_best_floor(psnr, ssim, verdict):
     found = entry(*(scored(value, ssim + 0.001 * n) for n, value in enumerate(psnr)))
     assert found["verdict"] == verdict
-    assert found["floor"] == {"name": "mean_image", "psnr": 12.0, "ssim": pytest.approx(0.35)}
+    assert found["floor"] == {
+        "name": "mean_image",
+        "psnr": 12.0,
+        "ssim": pytest.approx(0.35),
+        "identified": pytest.approx(0.02),
+    }
     assert found["value"] == pytest.approx(statistics.fmean(psnr))
 
 
@@ -72,16 +88,59 @@ def test_labels_are_judged_by_themselves():
 
 
 def test_refused_and_not_scored_are_told_apart():
-    assert entry(refusal="dlg: needs loss")["verdict"] == "refused"
+    assert entry(passed_over=((3, "dlg: needs loss"),))["verdict"] == "refused"
     assert entry(None, None)["verdict"] == "not scored"
     assert entry(None, None)["victims"] == 2
 
 
 def test_the_csv_holds_the_same_numbers():
-    found = [entry(scored(20.0), scored(21.0)), entry(refusal="dlg: needs loss"), entry(None)]
+    found = [entry(scored(20.0), scored(21.0)), entry(passed_over=((3, "dlg: needs loss"),)), entry(None)]
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [row["verdict"] for row in rows] == [found[0]["verdict"], "refused", "not scored"]
     assert float(rows[0]["psnr"]) == 20.5
     assert float(rows[0]["floor_psnr"]) == 12.0
     assert rows[1]["refusal"] == "dlg: needs loss"
     assert rows[2]["psnr"] == ""
+
+
+def test_the_interval_of_a_stricter_level_is_wider():
+    values = [3.0, 5.0, 4.5, 9.0]
+    expected = stats.t.interval(0.99, 3, loc=statistics.fmean(values), scale=stats.sem(values))
+    assert interval(values, 0.99) == pytest.approx(expected)
+
+
+def test_an_identification_is_compared_with_what_the_floors_identify():
+    few = (scored(9.0 + n / 10, identified=0.02) for n in range(4))  # 0.01 is chance, a mean colour identifies 0.02
+    assert entry(*few)["verdict"] == "unclear"
+    assert entry(*(scored(9.0 + n / 10, identified=0.03) for n in range(4)))["verdict"] == "leaks"
+
+
+def test_whom_an_attack_passes_over_is_told_and_does_not_refuse_the_others():
+    found = entry(scored(20.0), scored(21.0), passed_over=((7, "dlg: the client took 99 local steps"),))
+    assert found["refusal"] is None
+    assert found["victims"] == 2
+    assert found["passed_over"] == [{"partition": 7, "reason": "dlg: the client took 99 local steps"}]
+
+
+def test_the_difference_to_the_best_control_is_taken_victim_by_victim():
+    weak = outcome_of(scored(10.0), scored(11.0), scored(12.0), attack="weak")
+    best = outcome_of(scored(19.0), scored(22.0), scored(24.0), attack="best")
+    found = entry(scored(18.0), scored(20.0), scored(21.0), controls=[weak, best])["control"]
+    expected = interval([-1.0, -2.0, -3.0])
+    assert (found["attack"], found["value"]) == ("best", pytest.approx(-2.0))
+    assert found["interval"] == pytest.approx(expected)
+    assert entry(scored(18.0), scored(20.0))["control"] is None
+    fewer = outcome_of(scored(30.0), attack="of one victim alone")
+    assert entry(scored(18.0), scored(20.0), controls=[fewer])["control"] is None
+
+
+def test_a_curve_averages_victims_and_says_nothing_of_what_is_no_number():
+    curve = entry(scored(20.0), scored(22.0))["curve"]
+    assert [(point["iteration"], point["objective"]) for point in curve] == [(0, 1.0), (4, 0.5)]
+    assert [point["psnr"]["value"] for point in curve] == [8.0, 21.0]
+    assert [point["rate_psnr"] for point in curve] == [0.0, 1.0]
+    broken = entry(scored(20.0), objectives=(float("inf"), float("nan")))
+    json.dumps(broken, allow_nan=False)
+    assert broken["curve"][1]["objective"] is None
+    rows = list(csv.DictReader(io.StringIO(curves_as_csv([entry(scored(20.0), scored(22.0))]))))
+    assert [(row["iteration"], row["psnr"]) for row in rows] == [("0", "8"), ("4", "21")]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import typing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from victims import attacked, small_mlp
+from victims import attacked, small_cnn, small_mlp
 
 from snnfl.attacks import names
+from snnfl.attacks.networks import network_of
 from snnfl.attacks.registry import get_attack
-from snnfl.audit.view import Knowledge, ThreatModelError
+from snnfl.audit.view import Fact, Knowledge, ThreatModelError
 from snnfl.config import ConfigError, ConversionConfig
 
 ROOT = Path(__file__).parents[3]
@@ -117,21 +119,24 @@ def test_no_bias_is_in_the_view_of_an_s_run():
     ("attack", "flag", "value", "fact"),
     [
         ("dlg", "learning_rate", None, "learning_rate"),
+        ("dlg", "momentum", None, "optimizer"),
         ("idlg", "loss", False, "loss"),
         ("inverting_gradients", "architecture", False, "architecture"),
-        ("inverting_statistics", "norm_statistics", "unknown", "norm_statistics"),
+        ("inverting_gradients", "norm_mode", None, "norm_mode"),
+        ("inverting_gradients", "biases", False, "biases"),
+        ("inverting_statistics", "norm_statistics", "estimated", "update_statistics"),
         ("huang", "norm_statistics", "unknown", "norm_statistics"),
         ("closed_form", "epochs", None, "epochs"),
         ("snn_naive", "thresholds", False, "thresholds"),
         ("snn_surrogate", "images", None, "images"),
         ("reconverted_as_is", "batch_size", None, "batch_size"),
         ("reconverted_zero", "loss", False, "loss"),
-        ("reconverted_inferred", "norm_statistics", "unknown", "norm_statistics"),
+        ("reconverted_inferred", "norm_statistics", "unknown", "update_statistics"),
         ("reconverted_joint", "architecture", False, "architecture"),
         ("reconverted_rounds", "earlier_rounds", False, "earlier_rounds"),
         ("reconverted_initial", "initial_weights", False, "initial_weights"),
-        ("reconverted_train", "loss", False, "loss"),
-        ("reconverted_statistics", "norm_statistics", "unknown", "norm_statistics"),
+        ("reconverted_train", "norm_mode", None, "norm_mode"),
+        ("reconverted_statistics", "norm_statistics", "estimated", "update_statistics"),
     ],
 )
 def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
@@ -143,7 +148,41 @@ def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, f
 
 def test_every_attack_is_refused_something_above():
     marks = test_a_denied_flag_refuses_the_attack_with_the_reason.pytestmark
-    assert sorted(case[0] for case in marks[0].args[1]) == list(names())
+    cases = marks[0].args[1]
+    assert {case[0] for case in cases} == set(names())
+    # Labels are never granted by default, so no attack needs them: any other fact is some attack's.
+    assert {case[3] for case in cases} == set(typing.get_args(Fact)) - {"labels"}
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_the_view_has_no_arrays_but_those_that_travelled(spiking):
+    model = small_cnn(norm=True)
+    view = attacked(model, images=2, conversion=ConversionConfig(steps=4) if spiking else None).view
+    assert all(array.is_meta for array in (*view.model.parameters(), *view.model.buffers()))
+    assert not any(parameter.is_meta for parameter in model.parameters())  # a copy
+    network = network_of(view.model, "train")
+    arrays = {**view.exchange.sent, **{name: torch.zeros(8) for name in ("conv1.bias", "conv2.bias", "fc.bias")}}
+    with pytest.raises(ThreatModelError, match=r"needs fc\.weight, which the attacker neither has nor guesses"):
+        network({name: array for name, array in arrays.items() if name != "fc.weight"}, torch.zeros(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("spiking", "flags", "missing", "kept"),
+    [
+        (False, {"biases": False}, {"sent": "conv1.bias", "received": "fc.bias"}, "norm1.bias"),
+        (False, {"norm_statistics": "estimated"}, {"received": "norm1.running_var"}, "norm1.weight"),
+        (False, {"norm_statistics": "unknown"}, {"sent": "norm1.running_mean"}, "norm1.weight"),
+        (True, {"thresholds": False}, {"received": "act1.threshold"}, "fc.bias"),
+    ],
+)
+def test_denied_arrays_are_in_no_exchange(spiking, flags, missing, kept):
+    full = attacked(small_cnn(norm=True), images=2, conversion=ConversionConfig(steps=4) if spiking else None).view
+    view = replace(full, earlier=(full.exchange,), knowledge=replace(full.knowledge, **flags))
+    for exchange in (view.exchange, *view.earlier):
+        for side, name in missing.items():
+            assert name in getattr(full.exchange, side)
+            assert name not in getattr(exchange, side)
+        assert kept in exchange.received
 
 
 def test_an_unknown_attack_answers_with_the_nearest():

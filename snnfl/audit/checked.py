@@ -1,0 +1,80 @@
+"""A recording checked against the run that it claims to be of: whoever wrote it, attacks get sound arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from snnfl.audit.recording import RECEIVED, RECORDING, SENT, Received, RecordingError, client_folder, read_recording
+from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.protocol import EXAMPLES
+from snnfl.workspace import Workspace
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozenset()) -> Iterator[Received]:
+    """Read a recording as :func:`~snnfl.audit.recording.read_recording`, and check what it holds.
+
+    A checksum tells damage, not malice: a file can be made that has a right one and wrong arrays.
+
+    Raises:
+        RecordingError: Naming the file and what is wrong in it.
+    """
+    sent, received = sent_shapes(work), received_shapes(work)
+    for each in read_recording(folder, rounds):
+        path = client_folder(folder / RECORDING, each.server_round, each.partition)
+        _check(path.parent / SENT, each.exchange.sent, sent)
+        _check(path / RECEIVED, each.exchange.received, received)
+        claimed = each.metrics.get(EXAMPLES) if isinstance(each.metrics, dict) else None
+        most = len(work.dataset.train_labels)
+        if not isinstance(claimed, int | float) or not math.isfinite(claimed) or not 1 <= claimed <= most:
+            raise RecordingError(f"{path / RECEIVED}: {EXAMPLES} is {claimed!r}; expected 1 to {most}")
+        yield each
+
+
+def sent_shapes(work: Workspace) -> Shapes:
+    """Return what the server of a run sends: the ANN's arrays, in an S-run without biases unless it sends them back."""
+    strategy = work.config.strategy
+    private = work.biases if strategy.spiking and not strategy.bias_back else ()
+    return {name: tuple(array.shape) for name, array in work.initial_state.items() if name not in private}
+
+
+def received_shapes(work: Workspace) -> Shapes:
+    """Return what a client of a run sends back."""
+    state, config = work.initial_state, work.config.conversion
+    if not work.config.strategy.spiking:
+        return {name: tuple(array.shape) for name, array in state.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for node in work.graph.affines:
+        weight = state[f"{node.name}.weight"]
+        shapes |= {f"{node.name}.weight": tuple(weight.shape), f"{node.name}.bias": (len(weight),)}
+        shapes |= {f"{node.norm}.{field}": (len(weight),) for field in NORM_FIELDS if node.norm is not None}
+    for spike in work.graph.spikes:
+        per_channel, potentials = config.thresholds == "channel_mmse", config.calibration.endswith("potential")
+        in_time = config.calibration == "time_bias"
+        channels = work.graph.channels(spike.name, state) if per_channel or potentials or in_time else 1
+        shapes[f"{spike.name}.threshold"] = (channels if per_channel else 1,)
+        if potentials:
+            shapes[f"{spike.name}.potential"] = (channels,)
+        if in_time:
+            shapes[f"{spike.name}.time_bias"] = (config.calibration_length, channels)
+    return shapes
+
+
+def _check(path: Path, arrays: Mapping[str, Tensor], shapes: Shapes) -> None:
+    if wrong := sorted(arrays.keys() ^ shapes.keys()):
+        what = "lacks" if wrong[0] in shapes else "holds a surplus"
+        raise RecordingError(f"{path}: {what} {wrong[0]!r}; it isn't of the run beside it")
+    for name, array in arrays.items():
+        if tuple(array.shape) != shapes[name] or array.dtype != torch.float32:
+            found = f"{array.dtype} {list(array.shape)}"
+            raise RecordingError(f"{path}: {name!r} is {found}; expected float32 {list(shapes[name])}")
+        low = 0.0 if name.endswith((".var", "running_var", ".threshold")) else -math.inf
+        zero = name.endswith(".threshold") and (array == 0).any()
+        if not array.isfinite().all() or (array < low).any() or zero:
+            raise RecordingError(f"{path}: {name!r} holds values that no update may have")

@@ -1,0 +1,106 @@
+"""A recording with a right checksum and wrong contents is an error that names the file."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from snnfl.audit.checked import read_checked, received_shapes, sent_shapes
+from snnfl.audit.recording import Recording, RecordingError
+from snnfl.config import compose
+from snnfl.workspace import Workspace
+from strategies.update import ann_specs, spiking_specs
+
+EXAMPLES = {"num-examples": 3}
+
+
+def work_of(*options):
+    return Workspace(compose(overrides=["data.source=digits", "data.clients=10", *options]))
+
+
+def arrays_of(shapes):
+    return {name: torch.ones(shape) for name, shape in shapes.items()}
+
+
+def written(folder, work, *, sent=None, received=None, metrics=EXAMPLES):
+    recording = Recording(folder, 10**9)
+    recording.write_sent(1, arrays_of(sent_shapes(work)) | (sent or {}))
+    recording.write_received(1, 4, arrays_of(received_shapes(work)) | (received or {}), metrics)
+    return folder
+
+
+@pytest.mark.parametrize("spiking", [True, False])
+def test_what_a_run_records_passes(tmp_path, spiking):
+    work = work_of(f"strategy.spiking={spiking}")
+    (found,) = read_checked(work, written(tmp_path, work))
+    assert (found.server_round, found.partition) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "file", "words"),
+    [
+        ({"received": {"evil": torch.ones(1)}}, "received", "holds a surplus 'evil'"),
+        ({"sent": {"fc5.bias": torch.ones(10)}}, "sent", "holds a surplus 'fc5.bias'"),
+        ({"received": {"fc5.weight": torch.ones(10, 83)}}, "received", r"expected float32 \[10, 84\]"),
+        ({"received": {"fc5.weight": torch.ones(10, 84, dtype=torch.int64)}}, "received", "int64"),
+        ({"received": {"fc5.bias": torch.full((10,), math.nan)}}, "received", "no update may have"),
+        ({"received": {"norm1.var": -torch.ones(6)}}, "received", "no update may have"),
+        ({"received": {"relu1.threshold": torch.zeros(1)}}, "received", "no update may have"),
+        ({"metrics": {}}, "received", "num-examples is None"),
+        ({"metrics": []}, "received", "num-examples is None"),
+        ({"metrics": {"num-examples": "many"}}, "received", "num-examples is 'many'"),
+        ({"metrics": {"num-examples": 1e9}}, "received", "expected 1 to"),
+        ({"metrics": {"num-examples": math.nan}}, "received", "num-examples is nan"),
+    ],
+)
+def test_what_no_run_records_is_named_in_one_line(tmp_path, wrong, file, words):
+    work = work_of()
+    options = {"sent": None, "received": None, "metrics": EXAMPLES} | wrong
+    recording = Recording(tmp_path, 10**9)
+    recording.write_sent(1, arrays_of(sent_shapes(work)) | (options["sent"] or {}))
+    path = tmp_path / "recording/round-000001"
+    # As an adversary would: past the writer's own types, under a checksum that is right.
+    from snnfl.audit.recording import _seal
+
+    about = {"round": 1, "partition": 4, "metrics": options["metrics"]}
+    (path / "partition-000004").mkdir()
+    received = arrays_of(received_shapes(work)) | (options["received"] or {})
+    _seal(path / "partition-000004/received.safetensors", received, about)
+    with pytest.raises(RecordingError, match=words) as caught:
+        list(read_checked(work, tmp_path))
+    expected = path / "sent.safetensors" if file == "sent" else path / "partition-000004/received.safetensors"
+    assert str(expected) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_array_is_named(tmp_path):
+    work = work_of()
+    folder = written(tmp_path, work)
+    Recording(folder, 10**9).write_received(1, 4, {"fc5.weight": torch.ones(10, 84)}, EXAMPLES)
+    with pytest.raises(RecordingError, match="lacks 'conv1"):
+        list(read_checked(work, folder))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["conversion.thresholds=channel_mmse", "conversion.calibration=bias_potential"],
+        ["conversion.calibration=time_bias"],
+        ["model.name=convnet", "model.batch_norm=true"],
+    ],
+    ids=str,
+)
+def test_shapes_are_those_that_the_server_accepts(options):
+    work = work_of(*options)
+    conversion = work.config.conversion
+    expected = spiking_specs(
+        work.graph, work.initial_state, per_channel=conversion.thresholds == "channel_mmse",
+        potentials=conversion.calibration in ("potential", "bias_potential"),
+        time_biases=conversion.calibration_length if conversion.calibration == "time_bias" else 0,
+    )  # fmt: skip
+    assert received_shapes(work) == {name: spec.shape for name, spec in expected.items()}
+    plain = work_of(*options, "strategy.spiking=false")
+    assert received_shapes(plain) == {name: spec.shape for name, spec in ann_specs(plain.initial_state).items()}
