@@ -1,4 +1,4 @@
-"""``python -m experiments.compare.cell CONFIG.yaml``: one cell in a process of its own, which ends with its study's."""
+"""``python -m experiments.compare.cell CONFIG.yaml EXTRAS.json PID``: a cell; its process ends with that of PID."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import time
 from pathlib import Path
 
 from clients.client_app import app as client_app
+from experiments.compare.extras import Extras
+from experiments.compare.measure import measure
 from experiments.engines.in_process import run_in_process
+from snnfl.audit.recording import RecordingError
+from snnfl.audit.view import ThreatModelError
 from snnfl.config import ConfigError, compose, flatten
 from strategies.run_directory import node_folders, run_path
 from strategies.server_app import server_app
@@ -19,8 +23,12 @@ from strategies.server_app import server_app
 LOCK = "cell.lock"
 
 
-def run_cell(path: Path) -> None:
-    """Run, or resume, a cell.
+def run_cell(path: Path, extras: Extras) -> None:
+    """Run, or resume, a cell, and measure what is asked of it then.
+
+    Args:
+        path: YAML file of its configuration.
+        extras: What to measure when it is finished.
 
     Raises:
         ConfigError: If another process runs it at this moment.
@@ -40,6 +48,7 @@ def run_cell(path: Path) -> None:
             clients=config.data.clients,
             node_config=node_folders(folder),
         )
+        measure(config, extras, folder)
 
 
 def _end_with(parent: int) -> None:
@@ -52,11 +61,13 @@ def _end_with(parent: int) -> None:
 def main() -> None:
     """Run the cell that the command line names; a mistake is one line."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[3]),), daemon=True).start()
     try:
-        run_cell(Path(sys.argv[1]))
-    except ConfigError as error:
+        run_cell(Path(sys.argv[1]), Extras.from_json(Path(sys.argv[2]).read_text(encoding="utf-8")))
+    except (ConfigError, RecordingError, ThreatModelError) as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":

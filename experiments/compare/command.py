@@ -1,36 +1,43 @@
-"""``snnfl compare``: run a study and write its table, its figure and its report."""
+"""``snnfl compare``: run a study and write its tables, its figures and its report."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.compare.scheduler import run_cells, seconds_left, state_of
+from experiments.compare.cost import estimate
+from experiments.compare.figures import draw
+from experiments.compare.records import entries
+from experiments.compare.report import study_page
+from experiments.compare.scheduler import State, places, run_cells, seconds_left, seconds_per_round, state_of
 from experiments.compare.study import Cell, Study, read_study
-from experiments.compare.tables import Entry, as_csv, as_latex, as_markdown, as_rich, entries, value_of
+from experiments.compare.tables import as_csv, as_latex, as_markdown, as_rich
 from experiments.engines import EngineError
-from experiments.html import Section, drawing, page, paragraph, preformatted, table
-from snnfl.config import to_yaml
 from snnfl.spiking.storage import write_bytes
-from strategies.run_directory import ENVIRONMENT_FILE, read_metrics
+
+LOOK_SECONDS = 1.0
+"""How often the rounds of all cells are counted."""
+
+ABOUT_COSTS = (
+    "measured: mean of this setting's rounds so far. estimated: from one training step, conversion and simulation on "
+    "this machine, in processor time (docs/compare.md); may be off by a factor of 3. Energy and audits are not counted."
+)
 
 
 def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | None, console: Console) -> None:
-    """Run what a study lacks; write ``table.{md,csv,tex}``, ``rounds.{svg,png}`` and ``report.html``.
+    """Run what a study lacks; write ``tables.{md,csv,tex}``, figures as SVG and PNG, and ``report.html``.
 
     Args:
         path: YAML file of the study.
         overrides: ``key=value`` for every cell.
         dry_run: List the cells and what they will cost, and stop.
-        jobs: Processes at a time; ``None`` for one per core.
+        jobs: Processes at a time; ``None`` for one per core, or per GPU.
         console: Shows progress and the table.
 
     Raises:
@@ -39,9 +46,9 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
     """
     study = read_study(path, overrides)
     if dry_run:
-        console.print(_plan(study))
+        console.print(_plan(study, jobs))
         return
-    failed = _run(study, jobs or os.cpu_count() or 1, console)
+    failed = _run(study, jobs, console)
     finished = [cell for cell in study.cells if state_of(cell).finished]
     if finished:
         write_results(study, finished, console)
@@ -51,90 +58,77 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
 
 
 def write_results(study: Study, finished: Sequence[Cell], console: Console) -> None:
-    """Write table, figure and report of the finished cells."""
-    found, folder = entries(study, finished), study.directory
-    for name, text in (("table.md", as_markdown), ("table.csv", as_csv), ("table.tex", as_latex)):
-        write_bytes(folder / name, text(study, found).encode())
-    figure = rounds_figure(study, finished)
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"rounds.{suffix}")
-    write_bytes(folder / "report.html", _report(study, finished, found, figure).encode())
-    console.print(as_rich(study, found))
-    console.print(f"results: {folder}/ (report.html, table.md, table.csv, table.tex, rounds.svg)", highlight=False)
+    """Write tables, figures and report of the finished cells."""
+    folder = study.directory
+    tables = [(view, entries(view, finished)) for view in study.tables]
+    for name, text in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
+        write_bytes(folder / f"tables.{name}", text(tables).encode())
+    drawn = [(view, draw(view, finished)) for view in study.figures]
+    figures = [(view, figure) for view, figure in drawn if figure is not None]
+    for view, figure in figures:
+        for suffix in ("svg", "png"):
+            figure.savefig(folder / f"{view.slug}.{suffix}", dpi=150)
+    write_bytes(folder / "report.html", study_page(study, finished, tables, figures).encode())
+    for filled in tables:
+        console.print(as_rich(filled))
+    console.print(f"results: {folder}/ (report.html, tables.md, tables.csv, tables.tex, figures)", highlight=False)
 
 
-def rounds_figure(study: Study, finished: Sequence[Cell]) -> Figure:
-    """Draw the study's value by round: mean over the seeds, with a band of one standard deviation."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="round", ylabel=study.value)
-    curves: dict[str, list[list[float]]] = {}
-    for cell in finished:
-        rows = read_metrics(cell.path)
-        values = [value_of(rows[: n + 1], study.value) for n in range(len(rows))]
-        curves.setdefault(", ".join(cell.labels.values()), []).append(values)
-    for label, found in curves.items():
-        length = min(map(len, found))
-        columns = [[values[n] for values in found] for n in range(length)]
-        means = [sum(column) / len(column) for column in columns]
-        spreads = [
-            (sum((v - m) ** 2 for v in c) / max(1, len(c) - 1)) ** 0.5 for c, m in zip(columns, means, strict=True)
-        ]
-        rounds = range(1, length + 1)
-        (line,) = axes.plot(rounds, means, marker=".", label=label)
-        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-        axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.legend(fontsize="small")
-    return figure
-
-
-def _run(study: Study, jobs: int, console: Console) -> dict[str, str]:
+def _run(study: Study, jobs: int | None, console: Console) -> dict[str, str]:
     total = sum(cell.config.run.rounds for cell in study.cells)
+    states = {cell.name: state_of(cell) for cell in study.cells}
+    several = _at_a_time(study, jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rounds"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
-        task = progress.add_task(study.name, total=total, left="")
+        task, looked = progress.add_task(study.name, total=total, left=""), -LOOK_SECONDS
 
         def watch(running: Sequence[Cell]) -> None:
-            left = seconds_left(study.cells)
-            text = "" if left is None else f"about {timedelta(seconds=round(left / jobs))} left"
-            done = sum(state_of(cell).rounds for cell in study.cells)
-            progress.update(task, completed=done, left=text, description=f"{study.name}: {len(running)} cells run")
+            nonlocal looked
+            if running and time.monotonic() - looked < LOOK_SECONDS:
+                return
+            looked = time.monotonic()
+            states.update({cell.name: state_of(cell) for cell in study.cells if not states[cell.name].finished})
+            left = seconds_left(study.cells, states, seconds_per_round(study.cells, states), several)
+            progress.update(
+                task,
+                completed=sum(state.rounds for state in states.values()),
+                left="" if left is None else f"about {_duration(left)} left",
+                description=f"{study.name}: {_doing(running, states)}",
+            )
 
         failed = run_cells(study.cells, jobs, watch=watch)
         watch([])
     return failed
 
 
-def _plan(study: Study) -> Table:
-    """List the cells. A cost is that of measured rounds of the same study; before the first there is none."""
-    left = seconds_left(study.cells)
-    known = "unknown until a round is measured" if left is None else f"{timedelta(seconds=round(left))} of one process"
-    plan = Table("cell", "state", "seconds per round", title=f"{study.name}: {len(study.cells)} cells; left: {known}")
+def _doing(running: Sequence[Cell], states: Mapping[str, State]) -> str:
+    ended = sum(states[cell.name].rounds == cell.config.run.rounds for cell in running)
+    finished = sum(state.finished for state in states.values())
+    measured = f", {ended} of them measured" if ended else ""
+    return f"{finished}/{len(states)} cells, {len(running)} run{measured}"
+
+
+def _at_a_time(study: Study, jobs: int | None) -> int:
+    return max(1, sum(map(len, places(study.cells, jobs).values())))
+
+
+def _plan(study: Study, jobs: int | None) -> Table:
+    """List the cells and their cost: of measured rounds, before the first of a setting an estimate."""
+    states = {cell.name: state_of(cell) for cell in study.cells}
+    measured = seconds_per_round(study.cells, states)
+    guessed = estimate([cell for cell in study.cells if cell.name not in measured])
+    several = _at_a_time(study, jobs)
+    left = seconds_left(study.cells, states, {**guessed, **measured}, several) or 0.0
+    title = f"{study.name}: {len(study.cells)} cells; about {_duration(left)} left, {several} at a time"
+    plan = Table("cell", "state", "seconds per round", "left", title=title, caption=ABOUT_COSTS)
     for cell in study.cells:
-        state = state_of(cell)
+        state, known = states[cell.name], cell.name in measured
+        seconds = measured[cell.name] if known else guessed[cell.name]
         done = "finished" if state.finished else f"{state.rounds} of {cell.config.run.rounds} rounds"
-        plan.add_row(cell.name, done, "–" if state.seconds is None else f"{state.seconds:.1f}")
+        rest = 0.0 if state.finished else (cell.config.run.rounds - state.rounds) * seconds
+        plan.add_row(cell.name, done, f"{seconds:.2f} {'measured' if known else 'estimated'}", _duration(rest))
     return plan
 
 
-def _report(study: Study, finished: Sequence[Cell], found: Sequence[Entry], figure: Figure) -> str:
-    head = [study.rows, study.columns or "", "mean", "deviation", "seeds", "paper", "difference"]
-    rows = [
-        [e.row, e.column, f"{e.mean:.4f}", "–" if e.deviation is None else f"{e.deviation:.4f}", len(e.values),
-         "–" if e.paper is None else f"{e.paper:.4f}", "–" if e.paper is None else f"{e.mean - e.paper:+.4f}"]
-        for e in found
-    ]  # fmt: skip
-    costs = [
-        [cell.name, f"{row['bytes_up'] / 1e6:.2f}", f"{row['bytes_down'] / 1e6:.2f}", f"{row['seconds_round']:.2f}"]
-        for cell in finished for row in read_metrics(cell.path)[-1:]
-    ]  # fmt: skip
-    first = finished[0]
-    plain = replace(first.config, run=replace(first.config.run, name="cell"))
-    environment = (first.path / ENVIRONMENT_FILE).read_text(encoding="utf-8")
-    sections = [
-        Section(title="Table", body=table(head, rows, caption=f"{study.value} after the last round; {study.source}.")),
-        Section(title="By round", body=drawing(figure, "Mean over seeds, and one standard deviation.")),
-        Section(title="Cost", body=table(["cell", "MB up", "MB down", "seconds"], costs, caption="Last round.")),
-        Section(title="Configuration", body=paragraph(f"Of {first.name}.") + preformatted(to_yaml(plain))),
-        Section(title="Environment", body=preformatted(environment)),
-    ]
-    return page(f"Study: {study.name}", sections, lead=f"{len(finished)} of {len(study.cells)} cells are finished.")
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
