@@ -62,7 +62,11 @@ test: lint ## lint, then every test and doctest
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down
 	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
 
+.PHONY: docs
+docs: $(STAMP) ## the documentation site into site/, a broken link is an error; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 .PHONY: clean
 clean: ## remove what make made (.venv and caches), never runs/
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find snnfl clients strategies experiments tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
