@@ -1,7 +1,7 @@
 """Links that are right on GitHub become right on the site: between documents, to code, to data.
 
-A link to code leads to its page of the API. One to a file that the site doesn't have becomes plain text. One to a file
-that doesn't exist is a warning, which ``mkdocs build --strict`` turns into an error.
+A link to code leads to its page of the API, one to the options to their reference. One to a file that the site doesn't
+have becomes plain text. One to a file that doesn't exist is a warning, which ``mkdocs build --strict`` makes an error.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _rewritten(match: re.Match[str], origin: str, source: str) -> str:
     if not target or re.match(r"[a-z]+:", target):
         return match[0]
     path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
+    if match["image"] and origin.endswith(".ipynb"):
+        return match[0]  # a cell's output, which pages.py puts beside the page
     if not (ROOT / path).exists():
         log.warning("%s: the link to %s leads nowhere", origin, target)
         return match[0]

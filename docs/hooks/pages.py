@@ -39,8 +39,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def _root_pages(config: MkDocsConfig) -> Iterator[File]:
     for path, uri in PAGES.items():
-        if not (ROOT / "docs" / uri).exists():
-            yield File.generated(config, uri, abs_src_path=str(ROOT / path))
+        yield File.generated(config, uri, abs_src_path=str(ROOT / path))
 
 
 def _study_pages(config: MkDocsConfig) -> Iterator[File]:

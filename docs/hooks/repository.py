@@ -8,8 +8,11 @@ ROOT = Path(__file__).parents[2]
 
 PACKAGES = ("snnfl", "clients", "strategies", "experiments")
 
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""Pages that are made from a file outside ``docs/``; the README has its own counterpart there."""
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+"""Pages that are a file outside ``docs/``."""
+
+COUNTERPARTS = {"README.md": "index.md", "snnfl/config/options.py": "configuration.md"}
+"""Files that the site has in another form."""
 
 STUDIES = "experiments/snfl"
 
@@ -21,8 +24,8 @@ def site_uri(path: str) -> str | None:
         path: Relative to the repository's root, with ``/``.
     """
     pure = PurePosixPath(path)
-    if path in PAGES:
-        return PAGES[path]
+    if path in PAGES or path in COUNTERPARTS:
+        return (PAGES | COUNTERPARTS)[path]
     if pure.parts[:1] == ("docs",):
         inside = pure.relative_to("docs")
         return str(inside.with_suffix(".md") if inside.suffix == ".ipynb" else inside)
@@ -31,15 +34,15 @@ def site_uri(path: str) -> str | None:
             folder = pure.parent if pure.suffix else pure
             return str(folder / "index.md" if str(folder) == STUDIES else folder.with_suffix(".md"))
         return path
-    if pure.suffix == ".py" and pure.parts[0] in PACKAGES:
-        return api_uri(pure)
+    if pure.parts[0] in PACKAGES and pure.suffix in ("", ".py"):
+        return api_uri(pure if pure.suffix else pure / "__init__.py")
     return None
 
 
 def repository_path(uri: str) -> str | None:
     """Return what a page was made from, where that is a document of the repository, with links of its own."""
     pure = PurePosixPath(uri)
-    if uri in PAGES.values() and not (ROOT / "docs" / uri).exists():
+    if uri in PAGES.values():
         return next(path for path, page in PAGES.items() if page == uri)
     if uri.startswith(f"{STUDIES}/"):
         return str(pure.parent / "README.md" if pure.name == "index.md" else pure.with_suffix("") / "README.md")
