@@ -51,8 +51,11 @@ def _words(hint: Any) -> str:
 
 
 def _range(bounds: typing.Mapping[str, Any]) -> str:
-    signs = (("above", ">"), ("low", "≥"), ("high", "≤"))
-    return ", ".join(f"{sign} {bounds[key]:,}" for key, sign in signs if bounds[key] is not None)
+    low, high, above = (bounds[name] for name in ("low", "high", "above"))
+    if low is not None and high is not None:
+        return f"{low:,} to {high:,}"
+    signs = (("more than", above), ("at least", low), ("at most", high))
+    return ", ".join(f"{sign} {bound:,}" for sign, bound in signs if bound is not None)
 
 
 def _escaped(text: str) -> str:
