@@ -29,14 +29,15 @@ def site_uri(path: str) -> str | None:
     if pure.parts[:1] == ("docs",):
         inside = pure.relative_to("docs")
         return str(inside.with_suffix(".md") if inside.suffix == ".ipynb" else inside)
+    if pure.parts[:1] and pure.parts[0] in PACKAGES and pure.suffix == ".py":
+        return api_uri(pure)
     if path == STUDIES or path.startswith(f"{STUDIES}/"):
         if pure.name == "README.md" or not pure.suffix:
             folder = pure.parent if pure.suffix else pure
             return str(folder / "index.md" if str(folder) == STUDIES else folder.with_suffix(".md"))
         return path
-    if pure.parts[0] in PACKAGES and pure.suffix in ("", ".py"):
-        return api_uri(pure if pure.suffix else pure / "__init__.py")
-    return None
+    package = pure / "__init__.py"
+    return api_uri(package) if (ROOT / package).exists() else None
 
 
 def repository_path(uri: str) -> str | None:
