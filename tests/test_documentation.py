@@ -93,7 +93,7 @@ def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
     """Return what each cell wrote to the standard output."""
     cells = (cell.get("outputs", []) for cell in notebook.cells)
-    return ["".join(output.text for output in outputs if output.output_type == "stream") for outputs in cells]
+    return ["".join(output.text for output in outputs if output.get("name") == "stdout") for outputs in cells]
 
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -119,6 +119,8 @@ def test_a_notebook_carries_nothing_of_the_machine_that_ran_it(path: Path) -> No
     notebook = nbformat.read(path, as_version=4)
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert all(not cell.metadata for cell in notebook.cells)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert all(output.get("name") != "stderr" for output in outputs)  # warnings name folders
     assert path.stat().st_size < 200_000
 
 
