@@ -22,14 +22,14 @@ SHELL := bash
 
 # One thread per worker: on a shared machine OpenMP threads that wait for each other cost up to 30 times the time.
 # Nothing that a test or a benchmark starts reports to a server, or asks one for updates.
-test bench: export OMP_NUM_THREADS := 1
-test bench: export FLWR_TELEMETRY_ENABLED := 0
-test bench: export FLWR_DISABLE_UPDATE_CHECK := 1
-test bench: export RAY_USAGE_STATS_ENABLED := 0
+test bench notebooks: export OMP_NUM_THREADS := 1
+test bench notebooks: export FLWR_TELEMETRY_ENABLED := 0
+test bench notebooks: export FLWR_DISABLE_UPDATE_CHECK := 1
+test bench notebooks: export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(STAMP) ## make .venv with the pinned dependencies, if it is missing or out of date
@@ -62,7 +62,16 @@ test: lint ## lint, then every test and doctest
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down
 	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
 
+.PHONY: docs
+docs: $(STAMP) ## the documentation site into site/, a broken link is an error; open site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## execute docs/notebooks again and keep what they print
+	@$(BIN)/python -m nbconvert --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.clear_notebook_metadata=False docs/notebooks/*.ipynb
+
 .PHONY: clean
 clean: ## remove what make made (.venv and caches), never runs/
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find snnfl clients strategies experiments tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -145,4 +145,4 @@ def test_make_names_a_python_that_will_not_do(checkout: Checkout, python: str, m
 def test_make_lists_its_commands() -> None:
     listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, check=True).stdout
     commands = re.findall(r"^make (\w+) ", listed, re.MULTILINE)
-    assert sorted(commands) == ["bench", "clean", "demo", "help", "install", "lint", "test"]
+    assert sorted(commands) == ["bench", "clean", "demo", "docs", "help", "install", "lint", "notebooks", "test"]

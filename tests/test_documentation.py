@@ -1,0 +1,179 @@
+"""The documentation: pages that are executed as they stand, notebooks, and a site without a broken link."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+EXECUTED = [DOCS / "quickstart.md", *sorted((DOCS / "how-to").glob("*.md"))]
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+BLOCK = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<title>.+?)\")?\n(?P<code>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
+)
+SET_UP = ("make ", "git clone", "cd ")  # what whoever runs this test has done
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str | None, str]]:
+    """Yield language, title and code of each fenced block."""
+    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        yield match["language"], match["title"], textwrap.dedent(match["code"])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the code that a page may change, with this environment as its ``.venv``."""
+    for name in ("snnfl", "clients", "strategies", "experiments"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def follow(page: Path, folder: Path) -> list[str]:
+    """Do what a page says: write or extend each titled file, run each ``sh`` block; return the commands that ran."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    ran: list[str] = []
+    for language, title, code in blocks(page):
+        if title is not None:
+            with (folder / title).open("a", encoding="utf-8") as file:
+                file.write(code)
+        elif language == "sh":
+            commands = "".join(line for line in code.splitlines(keepends=True) if not line.startswith(SET_UP))
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", commands],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, f"{page.name}: {commands}\n{done.stdout}\n{done.stderr}"
+            ran.append(commands)
+    return ran
+
+
+LEFT_BEHIND = {
+    "quickstart": ["first/final_snn.nir", "first_study/report.html", "watched/audit/report.html"],
+    "own-attack": ["watched/audit/scorecard.csv"],
+    "own-data": ["mine/accuracy.png"],
+    "own-model": ["tiny/final_snn.safetensors"],
+    "own-strategy": ["s_damped/final_snn.safetensors", "damped/final_ann.safetensors"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
+def test_what_a_page_tells_to_type_works(page: Path, checkout: Path) -> None:
+    assert follow(page, checkout)
+    for name in LEFT_BEHIND[page.stem]:
+        assert (checkout / "runs" / name).stat().st_size > 0
+
+
+def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("1. Type\n\n    ```sh\n    false\n    true\n    ```\n")
+    with pytest.raises(AssertionError, match=r"page\.md: false"):
+        follow(page, tmp_path)
+
+
+def printed(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return what each cell wrote to the standard output."""
+    cells = (cell.get("outputs", []) for cell in notebook.cells)
+    return ["".join(output.text for output in outputs if output.get("name") == "stdout") for outputs in cells]
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_prints_again_what_is_committed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    committed = nbformat.read(path, as_version=4)
+    fresh = nbformat.from_dict(committed)
+    NotebookClient(fresh, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for expected, found in zip(printed(committed), printed(fresh), strict=True):
+        assert NUMBER.sub("#", found) == NUMBER.sub("#", expected)
+        # Another processor sums in another order: a test image of 360 is 0.3 %, and reconstructions differ a little.
+        numbers = [[float(text) for text in NUMBER.findall(part)] for part in (found, expected)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=0.1, abs=3)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_carries_nothing_of_the_machine_that_ran_it(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert all(not cell.metadata for cell in notebook.cells)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert all(output.get("name") != "stderr" for output in outputs)  # warnings name folders
+    assert path.stat().st_size < 200_000
+
+
+class Fetched(HTMLParser):
+    """Collects what a page makes a browser fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        if tag in ("script", "img", "iframe", "source"):
+            self.urls.append(values.get("src") or "")
+        if tag == "link" and values.get("rel") != "canonical":
+            self.urls.append(values.get("href") or "")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_has_no_broken_link_and_fetches_nothing(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 100
+    for page in pages:
+        parser = Fetched()
+        parser.feed(page.read_text(encoding="utf-8"))
+        assert [url for url in parser.urls if re.match(r"(https?:)?//", url)] == [], page.name
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text(encoding="utf-8")), style.name
+
+
+@pytest.mark.slow
+def test_the_site_holds_every_option_module_and_study(site: Path) -> None:
+    from snnfl.config import flatten
+    from snnfl.config.options import Config
+
+    configuration = (site / "configuration.html").read_text(encoding="utf-8")
+    for key in flatten(Config()):
+        assert f"<code>{key.partition('.')[2]}</code>" in configuration
+    modules = [
+        path.relative_to(ROOT) for name in ("snnfl", "clients", "strategies") for path in (ROOT / name).rglob("*.py")
+    ]
+    for module in modules:
+        name = "index" if module.stem == "__init__" else module.stem
+        assert (site / "api" / module.parent / f"{name}.html").exists()
+    for study in (ROOT / "experiments/snfl").glob("*/README.md"):
+        assert (site / "experiments/snfl" / f"{study.parent.name}.html").exists()
