@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from experiments.deploy import DeployError
+from experiments.deploy.cli import deploy_app
 from snnfl.config import Config, ConfigError, StrategyConfig, compose, to_yaml
 from snnfl.conversion import ConversionError
 
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Download data sets and look at partitions.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+app.add_typer(deploy_app, name="deploy")
 
 STRATEGIES = f"strategy.name is {StrategyConfig.__dataclass_fields__['name'].metadata['doc']}."
 
@@ -300,6 +303,7 @@ def main() -> None:
         ConfigError,
         ConversionError,
         CohortError,
+        DeployError,
         ExportError,
         NetworkFileError,
         RecordingError,
