@@ -29,7 +29,7 @@ from strategies.combinations import build_checked, minimum_replies
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
-from strategies.recorder import Observer, Recorder
+from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import find_checkpoint
 from strategies.run_directory import (
     ANN_FILE,
@@ -231,4 +231,15 @@ def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: 
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 
 
-app = server_app()
+def tell(row: Row) -> None:
+    """Write what came of a round into Flower's log: all that is seen of a ServerApp on another machine."""
+    found = [row[f"server_{kind}_accuracy"] for kind in ("snn", "ann")]
+    accuracies = ", ".join(
+        f"server {kind} {value:.3f}" for kind, value in zip(("SNN", "ANN"), found, strict=True) if value is not None
+    )
+    counts = ", ".join(f"{row[key]} {key}" for key in ("replies", "failed", "refused", "excluded"))
+    kept = "" if row["aggregated"] else "; the old weights are kept"
+    log(INFO, "round %d: %s; %s%s", row["round"], accuracies or "no server network", counts, kept)
+
+
+app = server_app(tell)
