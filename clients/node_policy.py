@@ -10,8 +10,10 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import run_workspace
-from snnfl.config import Config, ConfigError
+from snnfl.config import ConfigError
+from snnfl.conversion import exposed_biases
 from snnfl.protocol import REQUIRE_SPIKING
+from snnfl.workspace import Workspace
 
 
 class NodePolicyError(RuntimeError):
@@ -28,22 +30,24 @@ def node_policy(message: Message, context: Context, call_next: ClientAppCallable
     required = context.node_config.get(REQUIRE_SPIKING, False)
     if not isinstance(required, bool):
         raise ConfigError(f"node config {REQUIRE_SPIKING}={required!r}: expected true or false, without quotes")
-    if required and (asked := unprotected(run_workspace(context).config)) is not None:
+    if required and (asked := unprotected(run_workspace(context))) is not None:
         raise NodePolicyError(f"the run's {asked}, but this node is configured with {REQUIRE_SPIKING}=true")
     return call_next(message, context)
 
 
-def unprotected(config: Config) -> str | None:
-    """Name the option by which private biases would leave a client as they are; ``None`` for none.
+def unprotected(work: Workspace) -> str | None:
+    """Say which option would have private biases leave a client as they are; ``None`` for none.
 
     A SOLO client uploads metrics alone.
     """
+    config = work.config
     if config.strategy.name == "solo":
         return None
     if not config.strategy.spiking:
         return "strategy.spiking=false uploads ordinary networks"
     if config.strategy.bias_back:
         return "strategy.bias_back=true gives the server the biases that clients train with"
-    if config.conversion.calibration not in ("bias", "bias_potential"):
-        return f"conversion.calibration={config.conversion.calibration} uploads biases without shifting them"
+    if exposed := exposed_biases(work.graph, config.conversion.calibration):
+        layers = ", ".join(exposed)
+        return f"conversion.calibration={config.conversion.calibration} shifts no bias of {layers} before upload"
     return None

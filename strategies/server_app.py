@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from snnfl.config import Config, unflatten
+from snnfl.conversion import exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import RUN_TOKEN, train_metrics
-from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
 from strategies.audited import Audited, LiveAudit, recording_of
@@ -213,13 +213,6 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         )
     private = () if config.strategy.bias_back else work.biases
     return strategy, ArrayRecord({name: array for name, array in state.items() if name not in private})
-
-
-def exposed_biases(graph: SpikingGraph, calibration: str) -> tuple[str, ...]:
-    """Name the layers whose private bias the server can read off an update, because calibration doesn't shift it."""
-    sites = [graph.calibration_site(name) for name in (*(node.inputs[0] for node in graph.spikes), graph.output)]
-    shifted = {site.name for site in sites if site is not None} if calibration in ("bias", "bias_potential") else set()
-    return tuple(node.name for node in graph.affines if node.has_bias and node.name not in shifted)
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
