@@ -1,0 +1,90 @@
+"""Make the folder of a deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.deploy import DeployError
+from experiments.deploy.certificates import fingerprint, make_authority, make_node_key, make_server
+from experiments.deploy.folder import Deployment, Node, parse_server
+
+ENVIRONMENT = """\
+# What docker/compose*.yaml read; written by snnfl deploy init. Copy this file to each machine, beside what
+# docs/deployment.md says belongs there, and change the second half on each client's.
+
+# The image that docker/Dockerfile builds.
+SNNFL_IMAGE=localhost/snnfl:latest
+
+# The SuperLink as every machine reaches it; its certificate holds this name. It has this one port.
+SUPERLINK_HOST={host}
+SUPERLINK_PORT={port}
+
+# How many SuperNodes there are: a run's data.clients.
+NODES={nodes}
+
+# On the SuperLink's machine: where runs leave their results.
+RUNS=./runs
+
+# On a client's machine: which partition it holds, counted from 0, of how many (nodes.json lists them); its key is
+# keys/node-PARTITION.
+PARTITION=0
+NUM_PARTITIONS={nodes}
+
+# On a client's machine: the folder of its data sets (read only), and the one in which its private state lives.
+DATA=./data
+STATE=./state
+"""
+
+GITIGNORE = "# Private keys lie here.\n*\n"
+
+
+def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False) -> Deployment:
+    """Make a deployment's certificates, keys, list of nodes and ``.env``.
+
+    Args:
+        path: Folder to make.
+        server: ``HOST`` or ``HOST:PORT`` of the SuperLink.
+        nodes: How many SuperNodes; node ``i`` holds partition ``i``.
+        renew: Keep what is there, but issue a new server certificate and keys for nodes beyond those there.
+
+    Raises:
+        DeployError: If the folder has one already, has none to renew, or cannot be written. Nothing is replaced.
+    """
+    host, port = parse_server(server)
+    certificates, keys = path / "certificates", path / "keys"
+    authority, server_files = (
+        (certificates / f"{name}.crt", certificates / f"{name}.key") for name in ("ca", "server")
+    )
+    names = [f"node-{index}" for index in range(nodes)]
+    private = [*authority, *server_files, *(keys / name for name in names)]
+    there = [file for file in private if file.exists()]
+    if there and not renew:
+        raise DeployError(
+            f"{there[0]} exists, and no key is replaced: name another folder, move this one away, or add --renew, "
+            "which keeps the authority and the nodes' keys and issues a new server certificate"
+        )
+    if renew and not all(file.exists() for file in authority):
+        raise DeployError(f"--renew: {authority[1]} is missing; only the folder that signed the first can sign another")
+    try:
+        for folder in (certificates, keys):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not renew:
+            make_authority(*authority)
+        for file in server_files:  # a server's key is used up with its certificate
+            file.unlink(missing_ok=True)
+        make_server(*server_files, authority, host)
+        made = tuple(Node(name, index, _node_key(keys, name)) for index, name in enumerate(names))
+        deployment = Deployment(path, host, port, made)
+        deployment.write()
+        if not (path / ".env").exists():  # once written, it is the operator's
+            (path / ".env").write_text(ENVIRONMENT.format(host=host, port=port, nodes=nodes), encoding="utf-8")
+        (path / ".gitignore").write_text(GITIGNORE, encoding="utf-8")
+    except OSError as error:
+        raise DeployError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
+    return deployment
+
+
+def _node_key(keys: Path, name: str) -> str:
+    """Make a node's key unless its public half is there; return its fingerprint."""
+    public = keys / f"{name}.pub"
+    return fingerprint(public) if public.exists() else make_node_key(keys / name, public, name)
