@@ -105,12 +105,12 @@ def tensorboard(config: Config, folder: Path, first_round: int) -> Told:
     from torch.utils.tensorboard import SummaryWriter
 
     # Rounds that a killed run had told but not completed are told anew.
-    writer = SummaryWriter(folder / TENSORBOARD, purge_step=first_round)  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(folder / TENSORBOARD, purge_step=first_round)
 
     def told(row: Mapping[str, Any]) -> None:
         for name, value in numbers(row).items():
             if name != "round":
-                writer.add_scalar(name, value, row["round"])  # type: ignore[no-untyped-call]
-        writer.flush()  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, row["round"])
+        writer.flush()
 
     return told
