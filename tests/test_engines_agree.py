@@ -19,7 +19,18 @@ from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import app as server_app
 
 REPOSITORY = Path(__file__).parents[1]
-OVERRIDES = ["run.rounds=2", "training.epochs=1", "conversion.steps=8", "data.partition=dirichlet", "data.clients=3"]
+OVERRIDES = [
+    "run.rounds=2",
+    "training.epochs=1",
+    "conversion.steps=8",
+    "data.partition=dirichlet",
+    "data.augment=true",
+    "strategy.fraction_train=0.7",
+    "strategy.participation=0.9",
+    "data.clients=3",
+]
+STATEFUL = ["strategy.name=moon", "strategy.spiking=false", "strategy.fraction_train=1"]
+"""A plain run whose clients keep their previous model."""
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +92,17 @@ def test_the_ray_engine_gives_the_same_weights(in_process: Path, tmp_path: Path)
     assert "S-FedAvg round 2/2  server SNN" in done.stdout
     assert_equal_runs(tmp_path / "here" / "run", in_process)
     assert not lingering_processes("SNNFL_TEST", str(tmp_path))
+
+
+@pytest.mark.ray
+@needs_proc
+def test_a_plain_run_whose_clients_keep_a_state_gives_the_same_weights_on_ray(tmp_path: Path) -> None:
+    config = compose(None, [*OVERRIDES, *STATEFUL, f"run.directory={tmp_path}"])
+    run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
+    env = {**os.environ, "SNNFL_TEST": str(tmp_path)}
+    done = snnfl_run(env, tmp_path, *STATEFUL, "engine.name=ray", "run.directory=here")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert (tmp_path / "here" / "run" / ANN_FILE).read_bytes() == (tmp_path / "run" / ANN_FILE).read_bytes()
 
 
 @pytest.mark.ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from experiments.engines.in_process import FIRST_NODE_ID, run_in_process
+from experiments.engines.ray import run_on_ray
 from snnfl.config import compose, flatten
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import server_app
@@ -115,7 +117,7 @@ class Faulty(ClientApp):
 
 def run(folder: Path, faults: dict[int, Fault], *overrides: str) -> tuple[list[dict[str, object]], Path]:
     config = compose(None, [*OVERRIDES, f"run.directory={folder}", *overrides])
-    run_in_process(server_app(), Faulty(faults), run_config=flatten(config), clients=CLIENTS)
+    run_in_process(server_app(), Faulty(faults), run_config=flatten(config), clients=config.data.clients)
     return read_metrics(folder / "run"), folder / "run"
 
 
@@ -137,6 +139,31 @@ def test_the_others_carry_a_round_of_faults(tmp_path: Path, caplog: pytest.LogCa
     _, expected = run(tmp_path / "expected", same)
     for name in (ANN_FILE, SNN_FILE):
         assert (faulty / name).read_bytes() == (expected / name).read_bytes()
+
+
+def exits_hard(arrays: ArrayRecord, content: RecordDict) -> None:
+    os._exit(3)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_ray_a_client_that_exits_hard_costs_its_own_reply(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    faults: dict[int, Fault] = {0: raises, 1: exits_hard, 3: FAULTS[1][0]}
+    few = ("data.clients=6", "strategy.timeout=300")
+    config = compose(None, [*OVERRIDES, f"run.directory={tmp_path / 'ray'}", *few, "engine.name=ray"])
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        run_on_ray(server_app(), Faulty(faults), run_config=flatten(config), clients=6)
+    first, second = read_metrics(tmp_path / "ray" / "run")
+    counts = ("replies", "refused", "failed", "aggregated")
+    assert [[row[key] for key in counts] for row in (first, second)] == [[3, 1, 2, True], [6, 0, 0, True]]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("strategies")]
+    reasons = ("failed: LookupError", r"failed: its process died \(ActorDiedError\)", f"refused: .*weight: {NUMBERS}")
+    for line, partition, reason in zip(lines, faults, reasons, strict=True):
+        assert re.match(rf"round 1: reply of partition {partition} \(node \d+\) {reason}", line), line
+
+    _, expected = run(tmp_path / "in_process", {**faults, 1: raises}, *few)
+    for name in (ANN_FILE, SNN_FILE):
+        assert (tmp_path / "ray" / "run" / name).read_bytes() == (expected / name).read_bytes()
 
 
 def test_too_few_valid_replies_keep_the_old_weights_and_say_so(tmp_path: Path) -> None:

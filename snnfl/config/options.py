@@ -145,7 +145,7 @@ class StrategyConfig:
     fraction_evaluate: float = option(
         0.0, low=0.0, high=1.0, doc="part of the clients that test the received model with their own biases"
     )
-    timeout: float = option(3600.0, above=0.0, doc="seconds that the server waits for the replies of a round")
+    timeout: float = option(3600.0, above=0.0, doc="seconds that each client has for its reply")
     minimum_replies: int = option(1, low=1, doc="with fewer valid replies a round keeps the old weights")
     participation: float = option(
         1.0, above=0.0, high=1.0, doc="probability that a selected client takes part in a round (SNFL, appendix A.2)"
