@@ -40,8 +40,9 @@ PICTURE = (3, 32, 32)
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One client's round of one step: what its server sees, and the truth."""
+    """One client's round of one step: the network, what its server sees, and the truth."""
 
+    model: nn.Module
     view: ServerView
     images: Tensor
     labels: Tensor
@@ -93,7 +94,7 @@ def case_of(model: nn.Module, pictures: Pictures, start: int, count: int, *, lab
     received = {name: array - RATE * slope for (name, array), slope in zip(sent.items(), slopes, strict=True)}
     exchange = Exchange(server_round=1, sent=sent, received=received)
     view = ServerView(**shape, exchange=exchange, labels=given)  # type: ignore[arg-type]
-    return Case(view=view, images=images, labels=wanted)
+    return Case(model=model, view=view, images=images, labels=wanted)
 
 
 def measure_matching(pictures: Pictures, batch: int, victims: int, options: Options) -> list[Result]:
@@ -189,7 +190,7 @@ def breach(breaching: Any, cases: list[Case], iterations: int) -> Tensor:
         config.optim.max_iterations = iterations
         config.regularization.total_variation.scale = Matching().variation
         view = cases[0].view
-        attacker = breaching.attacks.prepare_attack(view.model, nn.CrossEntropyLoss(), config, SETUP)
+        attacker = breaching.attacks.prepare_attack(cases[0].model, nn.CrossEntropyLoss(), config, SETUP)
     starts = torch.randn(len(cases), *cases[0].images.shape, generator=generator(SEED, "starts"))
     found = [view.pixels(_reconstruct(attacker, case, start)) for case, start in zip(cases, starts, strict=True)]
     return torch.cat(found)

@@ -22,14 +22,15 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
 
 def noise_as_csv(points: Sequence[tuple[float, Entry]]) -> str:
     """Write what was found of clipped and noised updates: a row per multiplier."""
-    head = ["run", "round", "z", "attack", "victims", "psnr", "psnr_low", "psnr_high", "ssim", "verdict", "floor_psnr"]
+    head = ["run", "round", "z", "attack", "victims", "psnr", "psnr_low", "psnr_high"]
+    head += ["ssim", "identified", "verdict", "floor_psnr"]
     rows = []
     for z, entry in points:
         metrics = entry["metrics"]
         psnr = [entry["value"], *(entry["interval"] or (None, None))]
-        ssim = metrics["ssim"]["value"] if metrics else None
+        others = [metrics[name]["value"] if metrics else None for name in ("ssim", "identified")]
         about = [entry["run"], entry["round"], z, entry["attack"], entry["victims"]]
-        rows.append([*about, *psnr, ssim, entry["verdict"], entry["floor"]["psnr"]])
+        rows.append([*about, *psnr, *others, entry["verdict"], entry["floor"]["psnr"]])
     return csv_text(head, rows)
 
 

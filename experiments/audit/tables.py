@@ -10,8 +10,10 @@ from pathlib import Path
 from snnfl.config import ConfigError
 
 BEGIN, END = "<!-- begin scorecards: generated, don't edit -->", "<!-- end scorecards -->"
-HEAD = ("run", "attack", "images", "PSNR in dB (95 %)", "floor", "SSIM (95 %)", "floor", "labels", "IIP", "victims")
-HEAD += ("over plain twin in dB (95 %)",)
+HEAD = (
+    *("run", "attack", "images", "PSNR in dB (95 %)", "floor", "SSIM (95 %)", "floor", "labels", "IIP", "victims"),
+    "over plain twin in dB (95 %)",
+)
 
 Row = Mapping[str, str]
 

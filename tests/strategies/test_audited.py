@@ -65,7 +65,8 @@ def test_the_recording_holds_what_travelled_and_not_the_biases(tmp_path):
     assert not any(name in work.biases for name in recorded[0].exchange.sent)
     for received in recorded:
         truth = read_truth(path / "audit", received.server_round, received.partition)
-        assert set(truth.biases) == set(work.biases)
+        assert set(truth.biases) == set(truth.trained_biases) == set(work.biases)
+        assert any(not torch.equal(truth.biases[name], truth.trained_biases[name]) for name in work.biases)
         indices = work.partitions[received.partition]
         assert torch.equal(truth.labels, work.dataset.train_labels[indices])
         assert float(truth.images.max()) <= 1

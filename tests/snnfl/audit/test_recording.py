@@ -81,13 +81,27 @@ def test_a_disk_that_cannot_be_written_ends_the_recording_alone(tmp_path, caplog
 
 
 def test_the_truth_comes_back_and_is_absent_without_consent(tmp_path):
-    truth = GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2]), biases={"fc.bias": torch.ones(3)})
+    truth = GroundTruth(
+        images=torch.rand(2, 1, 4, 4),
+        labels=torch.tensor([1, 2]),
+        biases={"fc.bias": torch.ones(3)},
+        trained_biases={"fc.bias": torch.full((3,), 2.0)},
+    )
     write_truth(client_folder(tmp_path / "truth", 1, 7) / SECRET, truth)
     found = read_truth(tmp_path, 1, 7)
     assert torch.equal(found.images, truth.images)
     assert torch.equal(found.labels, truth.labels)
     assert torch.equal(found.biases["fc.bias"], truth.biases["fc.bias"])
+    assert torch.equal(found.trained_biases["fc.bias"], truth.trained_biases["fc.bias"])
     assert read_truth(tmp_path, 1, 8) is None
+
+
+def test_a_truth_whose_images_have_no_labels_is_named(tmp_path):
+    path = client_folder(tmp_path / "truth", 1, 7) / SECRET
+    write_truth(path, GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2, 3])))
+    with pytest.raises(RecordingError, match="expected images and as many labels") as caught:
+        read_truth(tmp_path, 1, 7)
+    assert str(path) in str(caught.value)
 
 
 def test_no_recording_says_what_to_do(tmp_path):
