@@ -24,6 +24,7 @@ from clients.client_app import app as client_app
 from experiments.deploy import DeployError
 from experiments.deploy.check import check_deployment
 from experiments.deploy.init import init_deployment
+from experiments.deploy.run import run_on
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
 from snnfl.sealed import round_files
@@ -67,31 +68,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def connected(site: Site) -> Site:
     """The same with all nodes registered and connected; node 0 insists on spiking updates."""
-    before = site.fleet.snnfl("check")
-    assert before.returncode == 2
-    assert before.stdout.count("not registered: snnfl deploy register") == NODES
-    assert site.fleet.snnfl("register").stdout.count("registered as node") == NODES
+    lines, error = site.fleet.snnfl("check")
+    assert error == f"{NODES} of the lines above must be put right before a run"
+    assert sum("not registered: snnfl deploy register" in line for line in lines) == NODES
+    lines, error = site.fleet.snnfl("register")
+    assert error is None
+    assert all(re.search(r"registered as node \d+", line) for line in lines)
     for index in range(NODES):
         site.start_node(index, **({"require_spiking": "true"} if index == 0 else {}))
     return site
 
 
 def test_check_says_a_line_per_node(connected: Site) -> None:
-    done = connected.fleet.snnfl("check")
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [
-        "superlink",
-        "certificate",
-        "flower",
-        "clock",
-        "node-0",
-        "node-1",
-        "node-2",
-    ]
-    assert all(re.search(rf"partition {index}, online since \d{{4}}-", line) for index, line in enumerate(lines[4:]))
-    again = connected.fleet.snnfl("register")
-    assert again.stdout.count("was registered before") == NODES
+    lines, error = connected.fleet.snnfl("check")
+    assert error is None
+    assert [line.split()[0] for line in lines[:4]] == ["superlink", "certificate", "flower", "clock"]
+    for index, line in enumerate(lines[4:]):
+        assert re.match(rf"node-{index} +partition {index}, online since \d{{4}}-", line)
+    assert len(lines) == 4 + NODES
+    lines, _ = connected.fleet.snnfl("register")
+    assert all("was registered before" in line for line in lines)
 
 
 def test_what_is_wrong_is_one_line(connected: Site, tmp_path: Path) -> None:
@@ -107,26 +103,25 @@ def test_what_is_wrong_is_one_line(connected: Site, tmp_path: Path) -> None:
         with pytest.raises(DeployError, match=complaint) as error:
             check_deployment(other, lambda line: None)
         assert len(str(error.value).splitlines()) == 1
-    done = fleet.snnfl("run", "config.yaml", "data.clients=2")
-    assert done.stderr == f"snnfl: data.clients=2, but this deployment has {NODES} nodes; say data.clients={NODES}\n"
+    with pytest.raises(
+        DeployError, match=rf"data.clients=2, but this deployment has {NODES} nodes; say data.clients=3"
+    ):
+        run_on(fleet.deployment, fleet.folder / "config.yaml", ["data.clients=2"], lambda line: None)
 
 
 def test_an_unregistered_node_and_one_with_a_wrong_authority_are_refused(connected: Site, tmp_path: Path) -> None:
     fleet = connected.fleet
     init_deployment(tmp_path, "127.0.0.1", 1)
-    command = [*fleet.node_command(0), "--max-retries=1"]
-    stranger = [*command, f"--auth-supernode-private-key={tmp_path}/keys/node-0"]
-    misled = [*command, f"--root-certificates={tmp_path}/certificates/ca.crt"]
-    for name, wrong in (("stranger", stranger), ("misled", misled)):
-        fleet.start(name, wrong)
-    assert fleet.processes["stranger"].wait(300) != 0
-    assert fleet.processes["misled"].wait(300) != 0
-    refused = "Failed to initialize the connection to the SuperLink."
-    assert refused in fleet.log("stranger")
-    assert "/v1/fleet/activate-node" in fleet.log("superlink").split("404")[0] or "401" in fleet.log("superlink")
-    assert refused in fleet.log("misled")
-    assert "CERTIFICATE_VERIFY_FAILED" in fleet.log("misled") or "certificate verify failed" in fleet.log("misled")
-    assert fleet.snnfl("check").returncode == 0  # neither has become a node
+    for name, wrong in (
+        ("stranger", f"--auth-supernode-private-key={tmp_path}/keys/node-0"),
+        ("misled", f"--root-certificates={tmp_path}/certificates/ca.crt"),
+    ):
+        process = fleet.start(name, [*fleet.node_command(0), "--max-retries=1", wrong])
+        assert process.wait(300) != 0
+        assert "Failed to initialize the connection to the SuperLink." in fleet.log(name)
+    assert "Failed to activate SuperNode" in fleet.log("stranger")
+    assert "certificate verify failed" in fleet.log("misled")
+    assert fleet.snnfl("check")[1] is None  # neither has become a node
 
 
 def in_process(folder: Path, *overrides: str) -> Path:
@@ -157,7 +152,7 @@ def resumed(connected: Site) -> tuple[str, Evidence]:
     process.wait(300)
     interrupted = fleet.log("run")
     fleet.start_superlink()
-    wait(lambda: fleet.snnfl("check").returncode == 0, "the nodes have come back")
+    wait(lambda: fleet.snnfl("check")[1] is None, "the nodes have come back")
     process = fleet.submit(*options, "--resume")
     process.wait(600)
     return interrupted, Evidence(fleet.log("run"), fleet.rows("resumed"), fleet.folder / "runs" / "resumed")
@@ -196,34 +191,36 @@ def test_each_node_keeps_its_private_state_to_itself(resumed: tuple[str, Evidenc
 
 
 def test_a_node_refuses_what_its_configuration_forbids(resumed: tuple[str, Evidence], connected: Site) -> None:
-    done = connected.fleet.snnfl(
-        "run", "config.yaml", *OPTIONS, "run.rounds=1", "run.name=plain", "strategy.spiking=false"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = connected.fleet.rows("plain")
+    fleet = connected.fleet
+    assert fleet.submit(*OPTIONS, "run.rounds=1", "run.name=plain", "strategy.spiking=false").wait(600) == 0
+    (row,) = fleet.rows("plain")
     assert (row["replies"], row["failed"]) == (2, 0)
-    assert re.search(r"cannot take part: .*strategy.spiking=false uploads ordinary networks", done.stdout)
+    assert re.search(r"cannot take part: .*strategy.spiking=false uploads ordinary networks", fleet.log("run"))
 
 
 @pytest.fixture(scope="module")
 def disturbed(connected: Site) -> Evidence:
-    """A run of four rounds; in the second node 2 is killed and started again, and node 1 cut off for a minute."""
+    """Three rounds; in the second node 2 is killed and node 1 cut off for a minute. When both are back, a fourth."""
     fleet = connected.fleet
-    options = [*OPTIONS, "run.rounds=4", "run.name=disturbed", f"strategy.timeout={CUT_SECONDS + 15}"]
+    options = [*OPTIONS, "run.name=disturbed", f"strategy.timeout={CUT_SECONDS + 30}"]
     asked = {index: fleet.log(f"node-{index}").count("Receiving: train message") for index in (1, 2)}
-    process = fleet.submit(*options)
+    process = fleet.submit(*options, "run.rounds=3")
     for index in (1, 2):
         begun = asked[index] + 2
         wait(lambda index=index, begun=begun: fleet.log(f"node-{index}").count("Receiving: train") >= begun, "round 2")
+    mended = time.monotonic() + CUT_SECONDS
     if connected.switch is not None:
         connected.switch(False)
     fleet.kill("node-2")
     connected.start_node(2)
     if connected.switch is not None:
-        time.sleep(CUT_SECONDS)
+        time.sleep(max(0.0, mended - time.monotonic()))
         connected.switch(True)
     process.wait(900)
-    return Evidence(fleet.log("run"), fleet.rows("disturbed"), fleet.folder / "runs" / "disturbed")
+    log = fleet.log("run")
+    wait(lambda: fleet.snnfl("check")[1] is None, "the nodes have come back")
+    fleet.submit(*options, "run.rounds=4", "--resume").wait(600)
+    return Evidence(log + fleet.log("run"), fleet.rows("disturbed"), fleet.folder / "runs" / "disturbed")
 
 
 def test_a_run_goes_on_without_a_node_that_is_killed_and_takes_it_back(disturbed: Evidence) -> None:
@@ -232,13 +229,12 @@ def test_a_run_goes_on_without_a_node_that_is_killed_and_takes_it_back(disturbed
     assert all(row["aggregated"] for row in rows)
     assert (rows[0]["replies"], rows[0]["failed"]) == (3, 0)
     assert (rows[1]["replies"], rows[1]["failed"]) == ((2, 1) if NO_CABLE else (1, 2))
-    assert re.search(r"round 2: reply of partition 2 \(node \d+\) failed: no reply within 75 s", disturbed.log)
-    assert rows[3]["replies"] >= 2
-    assert not re.search(r"round [34]: reply of partition 2", disturbed.log)
+    assert re.search(r"round 2: reply of partition 2 \(node \d+\) failed: .*Node Unavailable", disturbed.log)
+    assert (rows[3]["replies"], rows[3]["failed"]) == (3, 0)
 
 
 @pytest.mark.skipif(NO_CABLE is not None, reason=f"no cable to cut: {NO_CABLE}")
 def test_a_run_goes_on_without_a_node_that_is_cut_off_and_takes_it_back(disturbed: Evidence) -> None:
-    assert re.search(r"round 2: reply of partition 1 \(node \d+\) failed", disturbed.log)
+    assert re.search(r"round 2: reply of partition 1 \(node \d+\) failed: .*Node Unavailable", disturbed.log)
     assert re.search(r"round 2: server SNN 0\.\d+, server ANN 0\.\d+; 1 replies, 2 failed, 0 refused", disturbed.log)
-    assert (disturbed.rows[3]["replies"], disturbed.rows[3]["failed"]) == (3, 0)
+    assert re.search(r"round 4: server SNN 0\.\d+, server ANN 0\.\d+; 3 replies, 0 failed, 0 refused", disturbed.log)
