@@ -255,7 +255,7 @@ def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterabl
     """Return a reply with these arrays, in the order of the names; the given one stays as it is for who recorded it."""
     reply = copy.copy(message)
     arrays = ArrayRecord()
-    for name in names:  # a record that is made of a dictionary would serialise each array and copy it
-        arrays[name] = KnownArray(tensors[name])
+    # A record that is made of a dictionary would serialise each array and copy it, one that is filled check each item.
+    arrays.__dict__["_data"].update({name: KnownArray(tensors[name]) for name in names})
     reply.content = RecordDict({**message.content, ARRAYS: arrays})
     return reply

@@ -164,7 +164,8 @@ def check_metrics(message: Message, names: frozenset[str], examples: int = MAXIM
 
 def array_bytes(content: RecordDict) -> int:
     """Count the bytes of all serialised arrays of a message: what travels, less the framing."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    records = [record for record in content.values() if isinstance(record, ArrayRecord)]
+    return sum(len(array.data) for record in records for array in record.values())
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from logging import DEBUG, WARNING
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -39,6 +39,7 @@ FIRST_NODE_ID = SUPERLINK_NODE_ID + 1
 """Node id of partition 0; partition ``i`` is node ``FIRST_NODE_ID + i``. Flower's own nodes have random ids."""
 
 AnyRecord: TypeAlias = ArrayRecord | MetricRecord | ConfigRecord
+Shell = TypeVar("Shell", RecordDict, AnyRecord)
 
 
 class InProcessGrid(Grid):
@@ -274,21 +275,23 @@ def _own(message: Message) -> Message:
 
 def _copy(content: RecordDict) -> RecordDict:
     """Copy a record dictionary down to immutable values: numbers, text, bytes."""
-    own = content.copy()
-    records = own.__dict__["_data"]  # what was checked when it was set needn't be again
-    for name, record in content.items():
-        records[name] = _copy_record(record)
-    return own
+    return _shell(content, {name: _copy_record(record) for name, record in content.items()})
 
 
 def _copy_record(record: AnyRecord) -> AnyRecord:
-    own = record.copy()
-    values = own.__dict__["_data"]
-    for key, value in record.items():
-        if isinstance(value, Array):
-            values[key] = _copy_array(value)
-        elif isinstance(value, list):
-            values[key] = value.copy()
+    return _shell(record, {key: _copy_value(value) for key, value in record.items()})
+
+
+def _copy_value(value: Any) -> Any:
+    if isinstance(value, Array):
+        return _copy_array(value)
+    return value.copy() if isinstance(value, list) else value
+
+
+def _shell(original: Shell, data: dict[str, Any]) -> Shell:
+    """Return a record of the same kind that holds these values: what was checked when it was set needn't be again."""
+    own = object.__new__(type(original))
+    own.__dict__.update(original.__dict__, _data=data)
     return own
 
 
