@@ -211,7 +211,8 @@ def test_the_documented_plugin_is_an_attack_as_any_other(runs, tmp_path, monkeyp
     path = tmp_path / "inverting_l2.py"
     path.write_text(example())
     command = ["audit", runs / "p", "--plugin", path, "--attack", "inverting_l2", "--iterations", "3", "--no-controls"]
-    status, said = invoke(monkeypatch, capsys, *command, "--round", "1", "--output", tmp_path / "out")
+    command += ["--round", "1"]
+    status, said = invoke(monkeypatch, capsys, *command, "--output", tmp_path / "out")
     assert status == 0, said
     (entry,) = json.loads((tmp_path / "out/scorecard.json").read_text())
     assert (entry["attack"], entry["victims"], entry["refusal"]) == ("inverting_l2", 3, None)
