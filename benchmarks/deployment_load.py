@@ -22,7 +22,7 @@ MOST = 50
 AT_WORK = 400e6
 """Bytes that a node needs while its client trains, for a guess at how many fit: PyTorch is most of them."""
 IDLE_SECONDS = 30.0
-ROUNDS = 2
+ROUNDS = 1
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -192,10 +192,13 @@ def test_each_node_keeps_its_private_state_to_itself(resumed: tuple[str, Evidenc
 
 def test_a_node_refuses_what_its_configuration_forbids(resumed: tuple[str, Evidence], connected: Site) -> None:
     fleet = connected.fleet
-    assert fleet.submit(*OPTIONS, "run.rounds=1", "run.name=plain", "strategy.spiking=false").wait(600) == 0
-    (row,) = fleet.rows("plain")
-    assert (row["replies"], row["failed"]) == (2, 0)
-    assert re.search(r"cannot take part: .*strategy.spiking=false uploads ordinary networks", fleet.log("run"))
+    options = [*OPTIONS, "run.name=plain", "strategy.spiking=false", f"strategy.minimum_replies={NODES}"]
+    assert fleet.submit(*options).wait(600) == 1
+    refusal = "strategy.spiking=false uploads ordinary networks, but this node is configured with require-spiking=true"
+    complaint = rf"2 of 3 nodes can take part, fewer than .*minimum_replies=3; node \d+ cannot take part: .*{refusal}"
+    assert re.search(complaint, fleet.log("run"))
+    assert re.search(r"snnfl: run \d+: finished:failed", fleet.log("run").splitlines()[-1])
+    assert not fleet.rows("plain")
 
 
 @pytest.fixture(scope="module")
