@@ -180,7 +180,7 @@ def test_a_run_goes_on_without_a_node_that_is_cut_off_for_a_minute(disturbed: Ev
 
 def test_a_killed_superlink_is_one_line_to_the_operator(disturbed: Evidence) -> None:
     last = disturbed.before.strip().splitlines()[-1]
-    assert re.fullmatch(r"snnfl: flwr run exits with status 1: .*", last)
+    assert re.fullmatch(r"snnfl: flwr run exits with status 1: Connection to the SuperLink is unavailable\..*", last)
     assert "Traceback" not in disturbed.before
 
 
