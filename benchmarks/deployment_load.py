@@ -13,22 +13,23 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+# tests/fleet.py, whose neighbour tests/experiments must not be found before the real one.
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
-from fleet import Fleet, fleet_of, wait
-from harness import Options, Result, main
+from fleet import Fleet, fleet_of, wait  # noqa: E402
+from harness import Options, Result, main  # noqa: E402
 
 MOST = 50
-AT_WORK = 400e6
-"""Bytes that a node needs while its client trains, for a guess at how many fit: PyTorch is most of them."""
+AT_WORK = 650e6
+"""Bytes that a node was seen to need while its client trains, most of them PyTorch's: as many start as fit."""
 IDLE_SECONDS = 30.0
-ROUNDS = 2
+ROUNDS = 1
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def measure(options: Options) -> list[Result]:
     """Measure a deployment of as many nodes as fit, at most 50; with ``--quick`` two."""
-    nodes = 2 if options.quick else min(MOST, int(available() * 0.8 / AT_WORK))
+    nodes = 2 if options.quick else min(MOST, int(available() * 0.75 / AT_WORK))
     with tempfile.TemporaryDirectory() as folder, fleet_of(Path(folder), nodes) as fleet:
         fleet.snnfl("register")
         names = [f"node-{index}" for index in range(nodes)]
@@ -38,14 +39,14 @@ def measure(options: Options) -> list[Result]:
         wait(lambda: all("SuperNode ID" in fleet.log(name) for name in names), "every node is connected")
         connected = time.monotonic() - start
         time.sleep(10)  # what a start leaves behind
-        groups = {name: process.pid for name, process in fleet.processes.items()}
-        before = {name: cpu_seconds(members(pid)) for name, pid in groups.items()}
+        roots = {name: process.pid for name, process in fleet.processes.items()}
+        before = {name: cpu_seconds(members(pid)) for name, pid in roots.items()}
         time.sleep(IDLE_SECONDS)
-        idle = {name: (cpu_seconds(members(pid)) - before[name]) / IDLE_SECONDS for name, pid in groups.items()}
-        resting = {name: memory(members(pid)) for name, pid in groups.items()}
-        working, seconds, spent = run(fleet, groups, nodes)
+        idle = {name: (cpu_seconds(members(pid)) - before[name]) / IDLE_SECONDS for name, pid in roots.items()}
+        resting = {name: memory(members(pid)) for name, pid in roots.items()}
+        working, seconds, spent = run(fleet, roots, nodes)
     rows = [row for row in working if row]
-    peak = {name: max(sample[name] for sample in rows) for name in groups}
+    peak = {name: max(sample[name] for sample in rows) for name in roots}
     messages = nodes * (1 + ROUNDS)
     per_node = "range over nodes"
     return [
@@ -71,9 +72,9 @@ def measure(options: Options) -> list[Result]:
     ]
 
 
-def run(fleet: Fleet, groups: dict[str, int], nodes: int) -> tuple[list[dict[str, float]], list[float], float]:
+def run(fleet: Fleet, roots: dict[str, int], nodes: int) -> tuple[list[dict[str, float]], list[float], float]:
     """Play the rounds; return samples of memory by process, the rounds' seconds, and the CPU seconds of everything."""
-    before = children_seconds(groups)
+    before = children_seconds(roots)
     overrides = [
         f"data.clients={nodes}",
         f"run.rounds={ROUNDS}",
@@ -84,25 +85,25 @@ def run(fleet: Fleet, groups: dict[str, int], nodes: int) -> tuple[list[dict[str
     process = fleet.submit(*overrides, "strategy.spiking=false", "evaluation.clients=false")
     samples: list[dict[str, float]] = []
     while process.poll() is None:
-        samples.append({name: memory(members(pid)) for name, pid in groups.items()})
+        samples.append({name: memory(members(pid)) for name, pid in roots.items()})
         time.sleep(2)
     rows = fleet.rows("load")
     if [row["replies"] for row in rows] != [nodes] * ROUNDS:
         sys.exit(f"error: not every node took part:\n{fleet.log('run')[-2000:]}")
-    return samples, [row["seconds_round"] for row in rows], children_seconds(groups) - before
+    return samples, [row["seconds_round"] for row in rows], children_seconds(roots) - before
 
 
-def children_seconds(groups: dict[str, int]) -> float:
-    """Return the CPU seconds of all groups, ended processes of theirs included."""
-    return sum(cpu_seconds(members(pid), ended=True) for pid in groups.values())
+def children_seconds(roots: dict[str, int]) -> float:
+    """Return the CPU seconds of all processes, ended children of theirs included."""
+    return sum(cpu_seconds(members(pid), ended=True) for pid in roots.values())
 
 
-def members(group: int) -> list[Path]:
-    """Return the processes of a group."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and (fields := stat(folder)) is not None and int(fields[2]) == group:
-            found.append(folder)
+def members(root: int) -> list[Path]:
+    """Return a process and all that descend from it."""
+    parents = {folder: fields[1] for folder in Path("/proc").iterdir() if (fields := stat(folder)) is not None}
+    found = [folder for folder in parents if folder.name == str(root)]
+    for process in found:  # grows on the way
+        found += [folder for folder, parent in parents.items() if parent == process.name]
     return found
 
 
@@ -113,7 +114,9 @@ def cpu_seconds(processes: Iterable[Path], *, ended: bool = False) -> float:
 
 
 def stat(process: Path) -> list[str] | None:
-    """Return the fields of ``/proc/PID/stat`` after the command's name; ``None`` if it has ended."""
+    """Return the fields of ``/proc/PID/stat`` after the command's name; ``None`` if it has ended, or is none."""
+    if not process.name.isdecimal():
+        return None
     try:
         return (process / "stat").read_text().rpartition(") ")[2].split()
     except OSError:

@@ -84,6 +84,10 @@ def test_without_a_connection_flower_takes_its_default(flwr: Fake) -> None:
         ({"listed": "{}"}, r"flwr list lists no runs: \{\}$"),
         ({"listed": "no JSON"}, r"flwr list lists no runs: no JSON$"),
         ({"run": "Loading\nno such connection\n\n"}, r"flwr run started no run: no such connection$"),
+        (
+            {"run": "note\n╭─ Error ──╮\n│ It is not │\n│ there.    │\n╰──────────╯\n", "status": 1},
+            r"status 1: It is not there\.$",
+        ),
         ({"run": "", "status": 3}, r"flwr run exits with status 3: it printed nothing$"),
     ],
 )
@@ -94,6 +98,18 @@ def test_a_run_that_does_not_complete_is_an_error_in_one_line(
     with pytest.raises(DeploymentError, match=complaint) as error:
         run_deployed(CONFIG, lambda line: None)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_log_that_breaks_off_is_not_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ["running", "running", "finished:completed"]
+    monkeypatch.setattr(deployment, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(
+        deployment,
+        "flwr_command",
+        lambda arguments, *_, **__: [STARTED] if arguments[0] == "run" else listing(told.pop(0)).splitlines(),
+    )
+    run_deployed(CONFIG, lambda line: None)
+    assert not told
 
 
 def test_outside_a_source_tree_there_is_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
