@@ -16,17 +16,20 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     """Serialise float32 tensors, byte for byte as Flower does."""
     record = ArrayRecord()
     for name, tensor in state.items():
-        record[name] = Serialised(tensor)
+        record[name] = serialised(tensor)
     return record
 
 
-class Serialised(Array):
-    """A float32 tensor's bytes, without the checks of arguments that take Flower's constructor longer than the copy."""
+def serialised(tensor: Tensor) -> Array:
+    """Serialise a float32 tensor without the checks of arguments that take Flower's constructor longer than the copy.
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.__dict__.update(
-            dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True
-        )
+    It is an ``Array`` itself, not one of a subclass: a SuperNode refuses to send objects of a class that it doesn't know.
+    """
+    array = Array.__new__(Array)
+    array.__dict__.update(
+        dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True
+    )
+    return array
 
 
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
