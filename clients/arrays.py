@@ -23,7 +23,7 @@ def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
 def serialised(tensor: Tensor) -> Array:
     """Serialise a float32 tensor without the checks of arguments that take Flower's constructor longer than the copy.
 
-    It is an ``Array`` itself, not one of a subclass: a SuperNode refuses to send objects of a class that it doesn't know.
+    It is an ``Array``, not one of a subclass: a SuperNode refuses to send objects of a class that it doesn't know.
     """
     array = Array.__new__(Array)
     array.__dict__.update(

@@ -2,7 +2,8 @@
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
 :mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.clipping_mod` clips updates,
-:mod:`clients.poisoning_mod` makes attackers of some clients.
+:mod:`clients.poisoning_mod` makes attackers of some clients. Before all of them :mod:`clients.node_policy` refuses what
+the node's own configuration forbids.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
 from clients.consent_mod import consent_mod
+from clients.node_policy import node_policy
 from clients.participant import partition_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
@@ -39,7 +41,18 @@ from snnfl.training import (
 )
 from snnfl.workspace import Workspace
 
-app = ClientApp(mods=[persistent_state, solo_mod, poisoning_mod, spiking_mod, scaling_mod, clipping_mod, consent_mod])
+app = ClientApp(
+    mods=[
+        node_policy,
+        persistent_state,
+        solo_mod,
+        poisoning_mod,
+        spiking_mod,
+        scaling_mod,
+        clipping_mod,
+        consent_mod,
+    ]
+)
 
 
 @app.train()

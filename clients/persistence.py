@@ -112,7 +112,7 @@ def _write(folder: Path, server_round: int, state: RecordDict) -> None:
         f"{record}/{name}": np.frombuffer(a.data, np.uint8) for record, values in records for name, a in values.items()
     }
     about = {record: {name: (a.dtype, a.shape, a.stype) for name, a in values.items()} for record, values in records}
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_sealed(round_file(folder, server_round), arrays, about, sync=False)
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -257,12 +258,12 @@ def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str,
 
 
 def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
-    from experiments.engines.deployment import run_deployed
+    from experiments.engines.deployment import run_deployed, with_absolute_paths
     from strategies.run_directory import METRICS_FILE, read_metrics
 
     path = Path(config.run.directory).expanduser() / config.run.name
     start = time.time()
-    run_deployed(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    run_deployed(with_absolute_paths(config), partial(console.print, markup=False, highlight=False, soft_wrap=True))
     untouched = not (path / METRICS_FILE).exists() or (path / METRICS_FILE).stat().st_mtime < start
     if untouched and not config.run.resume:  # a run that was complete has nothing to write
         raise RunFailedError(f"the run completed, but left nothing in {path}; look on the machine of its ServerApp")

@@ -23,6 +23,12 @@ RUN_TOKEN = "run-token"
 STATE_DIRECTORY = "state-directory"
 """In a node's configuration: the folder in which its client keeps its private state."""
 
+DATA_ROOT = "data-root"
+"""There: the folder of its data sets, in the place of the run's ``data.root``."""
+
+REQUIRE_SPIKING = "require-spiking"
+"""There: ``true`` if its client uploads nothing but calibrated spiking networks, whatever the run asks."""
+
 TRUTH_DIRECTORY = "truth-directory"
 """In the configuration of a simulation's node: where a client that consents tells what attacks are scored against."""
 

@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from snnfl.config import Config, unflatten
+from snnfl.conversion import exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import RUN_TOKEN, train_metrics
-from snnfl.spiking import SpikingGraph
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
 from strategies.audited import Audited, LiveAudit, recording_of
@@ -29,7 +29,7 @@ from strategies.combinations import build_checked, minimum_replies
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
-from strategies.recorder import Observer, Recorder
+from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import find_checkpoint
 from strategies.run_directory import (
     ANN_FILE,
@@ -215,13 +215,6 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     return strategy, ArrayRecord({name: array for name, array in state.items() if name not in private})
 
 
-def exposed_biases(graph: SpikingGraph, calibration: str) -> tuple[str, ...]:
-    """Name the layers whose private bias the server can read off an update, because calibration doesn't shift it."""
-    sites = [graph.calibration_site(name) for name in (*(node.inputs[0] for node in graph.spikes), graph.output)]
-    shifted = {site.name for site in sites if site is not None} if calibration in ("bias", "bias_potential") else set()
-    return tuple(node.name for node in graph.affines if node.has_bias and node.name not in shifted)
-
-
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
     if arrays:
         about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
@@ -231,4 +224,15 @@ def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: 
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 
 
-app = server_app()
+def tell(row: Row) -> None:
+    """Write what came of a round into Flower's log: all that is seen of a ServerApp on another machine."""
+    found = [row[f"server_{kind}_accuracy"] for kind in ("snn", "ann")]
+    accuracies = ", ".join(
+        f"server {kind} {value:.3f}" for kind, value in zip(("SNN", "ANN"), found, strict=True) if value is not None
+    )
+    counts = ", ".join(f"{row[key]} {key}" for key in ("replies", "failed", "refused", "excluded"))
+    kept = "" if row["aggregated"] else "; the old weights are kept"
+    log(INFO, "round %d: %s; %s%s", row["round"], accuracies or "no server network", counts, kept)
+
+
+app = server_app(tell)

@@ -49,7 +49,7 @@ def local_superlink(tmp_path: Path, num_supernodes: int) -> Iterator[dict[str, s
     env = {
         **os.environ,
         "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()),  # its only port; the default, 39091, may be a user's
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),  # its only port; the default, 39091, may be a user's
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else it calls `uv sync`, which asks a package index
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -135,7 +135,7 @@ def _flwr(env: dict[str, str], *arguments: str) -> str:
     return completed.stdout
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

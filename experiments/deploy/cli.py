@@ -36,3 +36,56 @@ def init(
     made = init_deployment(folder, server, nodes, renew=renew)
     typer.echo(f"{folder}: certificates of {made.address} and keys of {nodes} nodes")
     typer.echo(f"keep {folder}/certificates/ca.key to yourself; what goes where: docs/deployment.md")
+
+
+@deploy_app.command()
+def register(folder: FolderArgument) -> None:
+    """Let the nodes in whose keys the SuperLink doesn't know yet; again after its database was lost."""
+    from experiments.deploy.check import register_nodes
+    from experiments.deploy.folder import read_deployment
+
+    register_nodes(read_deployment(folder), typer.echo)
+
+
+@deploy_app.command()
+def check(folder: FolderArgument) -> None:
+    """Reach the SuperLink; look at its certificate, clock and version, and at each node."""
+    from experiments.deploy.check import check_deployment
+    from experiments.deploy.folder import read_deployment
+
+    check_deployment(read_deployment(folder), typer.echo)
+
+
+@deploy_app.command()
+def run(
+    folder: FolderArgument,
+    config: Annotated[Path, typer.Argument(help="YAML file, such as experiments/conf/demo.yaml", metavar="CONFIG")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="options that replace the file's", metavar="KEY=VALUE...")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue a run after its last complete round")] = False,
+) -> None:
+    """Submit a run and follow its log. Results go to run.directory on the SuperLink's machine.
+
+    \b
+    snnfl deploy run fleet experiments/conf/demo.yaml data.clients=3
+    snnfl deploy run fleet experiments/conf/demo.yaml data.clients=3 --resume
+    """  # noqa: D301
+    from experiments.deploy.folder import read_deployment
+    from experiments.deploy.run import run_on
+
+    deployment = read_deployment(folder)
+    done = run_on(deployment, config, [*(overrides or []), *(["run.resume=true"] if resume else [])], typer.echo)
+    typer.echo(f"results: {Path(done.run.directory) / done.run.name}/ on {deployment.host}")
+
+
+@deploy_app.command()
+def logs(
+    folder: FolderArgument,
+    run_id: Annotated[str | None, typer.Argument(help="Flower's number of the run; default: the latest")] = None,
+) -> None:
+    """Show the log of a run on the SuperLink, and follow it while it lasts."""
+    from experiments.deploy.folder import read_deployment
+    from experiments.deploy.run import show_logs
+
+    show_logs(read_deployment(folder), run_id, typer.echo)

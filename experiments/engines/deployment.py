@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from experiments.engines import EngineError
 from snnfl.config import Config, FlatValue, flatten
@@ -28,15 +29,14 @@ class DeploymentError(EngineError):
     """The run was not accepted, or did not complete; the text is one line."""
 
 
-def run_deployed(config: Config, show: Callable[[str], None]) -> None:
-    """Submit a run and follow it to its end.
-
-    A relative ``run.directory`` or ``data.root`` means this working directory, as on the other engines. An interrupted
-    caller leaves the run going.
+def run_deployed(config: Config, show: Callable[[str], None], home: Path | None = None) -> None:
+    """Submit a run and follow it to its end. An interrupted caller leaves the run going.
 
     Args:
-        config: Of the run; ``engine.connection`` names the SuperLink, which has ``data.clients`` SuperNodes.
+        config: Of the run; ``engine.connection`` names the SuperLink, which has ``data.clients`` SuperNodes. A relative
+            ``run.directory`` or ``data.root`` is one of the SuperLink's or a SuperNode's working directory.
         show: Told each line that ``flwr run`` prints, the ServerApp's log among them.
+        home: Folder of Flower's ``config.toml``, which describes the connection; ``None`` for the user's own.
 
     Raises:
         DeploymentError: If there is no app here, ``flwr`` refuses the run, or it ends otherwise than completed.
@@ -46,23 +46,39 @@ def run_deployed(config: Config, show: Callable[[str], None]) -> None:
     connection = [] if config.engine.connection is None else [config.engine.connection]
     with tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "run-config.toml"
-        overrides.write_text(to_toml(flatten(with_absolute_paths(config))), encoding="utf-8")
-        lines = _flwr(["run", str(APP), *connection, "--stream", "--run-config", str(overrides)], show)
+        overrides.write_text(to_toml(flatten(config)), encoding="utf-8")
+        lines = flwr_command(["run", str(APP), *connection, "--stream", "--run-config", str(overrides)], show, home)
     started = re.search(r"Successfully started run (\d+)", "\n".join(lines))
     if started is None:
         raise DeploymentError(f"flwr run started no run: {_last(lines)}")
-    listing = "\n".join(_flwr(["list", *connection, "--run-id", started[1], "--format", "json"]))
     try:
-        run = json.loads(listing[listing.index("{") :])["runs"][0]
+        run = list_runs([*connection, "--run-id", started[1]], home)[0]
         status, details = str(run["status"]), " ".join(str(run["status-details"]).split())
-    except (ValueError, LookupError, TypeError):
-        raise DeploymentError(f"run {started[1]}: flwr list doesn't tell how it ended: {_last([listing])}") from None
+    except (LookupError, TypeError):
+        raise DeploymentError(f"run {started[1]}: flwr list doesn't tell how it ended") from None
     if status != "finished:completed":
         raise DeploymentError(f"run {started[1]}: {status}{': ' * bool(details)}{details}")
 
 
+def list_runs(arguments: Sequence[str], home: Path | None = None) -> list[dict[str, Any]]:
+    """Ask a SuperLink for its runs.
+
+    Args:
+        arguments: Of ``flwr list``.
+        home: As in :func:`run_deployed`.
+
+    Raises:
+        DeploymentError: If it doesn't answer with a list.
+    """
+    said = "\n".join(flwr_command(["list", *arguments, "--format", "json"], home=home))
+    try:
+        return list(json.loads(said[said.index("{") :])["runs"])
+    except (ValueError, LookupError, TypeError):
+        raise DeploymentError(f"flwr list lists no runs: {_last([said])}") from None
+
+
 def with_absolute_paths(config: Config) -> Config:
-    """Resolve relative paths here: the apps run in a working directory that is the SuperLink's."""
+    """Resolve relative paths here, for a SuperLink on this machine: the apps run in a working directory of its own."""
     folder = str(Path(config.run.directory).expanduser().absolute())
     root = config.data.root and str(Path(config.data.root).expanduser().absolute())
     return replace(config, run=replace(config.run, directory=folder), data=replace(config.data, root=root))
@@ -73,14 +89,23 @@ def to_toml(run_config: Mapping[str, FlatValue]) -> str:
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in run_config.items())
 
 
-def _flwr(arguments: Sequence[str], show: Callable[[str], None] = lambda line: None) -> list[str]:
+def flwr_command(
+    arguments: Sequence[str], show: Callable[[str], None] = lambda line: None, home: Path | None = None
+) -> list[str]:
     """Run Flower's command of this Python; return the lines that it prints.
+
+    Args:
+        arguments: Of ``flwr``.
+        show: Told each line.
+        home: As in :func:`run_deployed`.
 
     Raises:
         DeploymentError: If it fails, with the last line.
     """
     binaries = str(Path(sys.executable).parent)  # a local SuperLink is started from the PATH
     environment = {**os.environ, "PATH": os.pathsep.join([binaries, os.environ.get("PATH", "")])}
+    if home is not None:
+        environment["FLWR_HOME"] = str(home.absolute())
     command = [sys.executable, "-m", "flwr.cli.app", *arguments]
     lines: list[str] = []
     with subprocess.Popen(

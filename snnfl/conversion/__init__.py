@@ -2,6 +2,7 @@
 
 from snnfl.config import ConversionConfig
 from snnfl.conversion.convert import convert, convert_state
+from snnfl.conversion.exposure import exposed_biases
 from snnfl.conversion.folding import (
     BatchNormState,
     UnrecoverableError,
@@ -22,6 +23,7 @@ __all__ = [
     "UnrecoverableError",
     "convert",
     "convert_state",
+    "exposed_biases",
     "fold",
     "fold_batch_norm",
     "mmse_threshold",

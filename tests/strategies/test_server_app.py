@@ -15,11 +15,12 @@ from flwr.serverapp.strategy import Krum
 from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import ConfigError, compose, flatten
+from snnfl.conversion import exposed_biases
 from snnfl.workspace import Workspace
 from strategies.cohort import CohortError
 from strategies.guarded import Guarded
 from strategies.run_directory import ANN_FILE
-from strategies.server_app import app, build_strategy, exposed_biases, run, server_app
+from strategies.server_app import app, build_strategy, run, server_app
 from strategies.spiking import Spiking
 
 

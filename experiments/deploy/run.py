@@ -1,0 +1,77 @@
+"""Submit runs to a deployment's SuperLink, and read their logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.deploy import DeployError
+from experiments.deploy.check import Show
+from experiments.deploy.folder import Deployment
+from experiments.deploy.superlink import greet
+from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
+from snnfl.config import Config, compose
+
+CONNECTION = "deployment"
+"""What the connection is called in this deployment's own Flower configuration."""
+
+
+def run_on(deployment: Deployment, config: Path, overrides: Sequence[str], show: Show) -> Config:
+    """Submit a run and follow its log to its end.
+
+    Args:
+        deployment: Where.
+        config: YAML file.
+        overrides: ``key=value`` each.
+        show: Told each line.
+
+    Returns:
+        The run's configuration.
+
+    Raises:
+        ConfigError: If it is invalid.
+        DeployError: If the run isn't for as many clients as there are nodes, or the SuperLink cannot be reached.
+        DeploymentError: If it doesn't complete.
+    """
+    resolved = compose(config, [*overrides, "engine.name=deployment", f"engine.connection={CONNECTION}"])
+    clients, nodes = resolved.data.clients, len(deployment.nodes)
+    if clients != nodes:
+        raise DeployError(f"data.clients={clients}, but this deployment has {nodes} nodes; say data.clients={nodes}")
+    greet(deployment)
+    run_deployed(resolved, show, flower_home(deployment))
+    return resolved
+
+
+def show_logs(deployment: Deployment, run_id: str | None, show: Show) -> None:
+    """Show the log of a run, and follow it while it lasts.
+
+    Args:
+        deployment: Where.
+        run_id: Flower's number of the run; ``None`` for the latest.
+        show: Told each line.
+
+    Raises:
+        DeployError: If the SuperLink cannot be reached, or has no run.
+        DeploymentError: If it doesn't know that one.
+    """
+    greet(deployment)
+    home = flower_home(deployment)
+    if run_id is None:
+        runs = list_runs([CONNECTION], home)
+        if not runs:
+            raise DeployError(f"{deployment.address} has had no run; submit one: snnfl deploy run {deployment.path}")
+        run_id = str(max(runs, key=lambda run: str(run["created-at"]))["run-id"])
+    flwr_command(["log", run_id, CONNECTION, "--stream"], show, home)
+
+
+def flower_home(deployment: Deployment) -> Path:
+    """Describe the connection in a Flower configuration of this deployment's own; return its folder."""
+    home, trusted = deployment.path / "flwr", deployment.ca_certificate.absolute()
+    lines = {"address": deployment.address, "root-certificates": str(trusted)}
+    text = f"[superlink]\n\n[superlink.{CONNECTION}]\n{to_toml(lines)}"
+    try:
+        home.mkdir(exist_ok=True)
+        (home / "config.toml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DeployError(f"{home}: cannot be written ({error.strerror})") from None
+    return home

@@ -1,0 +1,166 @@
+"""What a deployment's SuperLink tells: that it is there and the right one, its clock, its Flower, its nodes.
+
+Nodes are told by their public keys, which ``flwr supernode list`` leaves out, so the control API is asked itself, with
+the client that Flower's commands use.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+from flwr.supercore.control import ControlHttpClient
+
+from experiments.deploy import DeployError
+from experiments.deploy.folder import Deployment, Node
+
+SECONDS = 10.0
+"""That an answer may take."""
+
+UNTRUSTED = "its certificate is not signed by {ca}; copy that file from the folder that signed the SuperLink's"
+OTHER_NAME = "its certificate is not for {host}; issue one: snnfl deploy init {folder} --server {address} --renew"
+CERTIFICATE_MISTAKES = {
+    9: "its certificate is not valid yet; set this machine's clock",
+    10: "its certificate has expired; issue another: snnfl deploy init {folder} --server {address} --renew",
+    62: OTHER_NAME,
+    64: OTHER_NAME,
+}
+"""By OpenSSL's verification code (X509_V_ERR); any other means an unknown signer."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A node as the SuperLink knows it.
+
+    Attributes:
+        node_id: Flower's number of it.
+        public_key: PEM.
+        status: ``registered`` (never connected), ``online``, ``offline`` or ``unregistered``.
+        since: When it became so, for the last three.
+    """
+
+    node_id: int
+    public_key: bytes
+    status: str
+    since: datetime | None
+
+
+def greet(deployment: Deployment) -> datetime:
+    """Shake hands as a node does; return when the server's certificate expires.
+
+    Raises:
+        DeployError: If nothing answers there, or not with a certificate that this deployment signed for that name.
+    """
+    address, where = deployment.address, {"host": deployment.host, "folder": deployment.path}
+    where |= {"address": address, "ca": deployment.ca_certificate}
+    try:
+        context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
+        with (
+            socket.create_connection((deployment.host, deployment.port), timeout=SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=deployment.host) as encrypted,
+        ):
+            expiry = ssl.cert_time_to_seconds(str((encrypted.getpeercert() or {})["notAfter"]))
+    except ssl.SSLCertVerificationError as error:
+        raise DeployError(
+            f"{address}: {CERTIFICATE_MISTAKES.get(error.verify_code, UNTRUSTED).format(**where)}"
+        ) from None
+    except ssl.SSLError as error:
+        raise DeployError(f"{address}: it doesn't speak TLS ({error.reason}); start it with --ssl-certfile") from None
+    except socket.gaierror:
+        raise DeployError(f"{address}: no such host; its name was given to snnfl deploy init --server") from None
+    except ConnectionRefusedError:
+        raise DeployError(
+            f"{address}: the port is closed; start flower-superlink --host 0.0.0.0 --port {deployment.port} there"
+        ) from None
+    except OSError as error:
+        reason = f"no answer within {SECONDS:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        raise DeployError(f"{address}: {reason}; is it up, and does its firewall let the port through?") from None
+    return datetime.fromtimestamp(expiry, UTC)
+
+
+def flower_version(deployment: Deployment) -> str | None:
+    """Return the version of the SuperLink's Flower, if it tells."""
+    context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
+    try:
+        answer = httpx.get(f"https://{deployment.address}/openapi.json", verify=context, timeout=SECONDS)
+        return str(answer.json()["info"]["version"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return None
+
+
+def nodes_seen(deployment: Deployment) -> tuple[list[Seen], float]:
+    """Ask for all nodes.
+
+    Returns:
+        The nodes, in the order of their registration, and how many seconds the SuperLink's clock is ahead of this one.
+
+    Raises:
+        DeployError: If the SuperLink cannot be asked.
+    """
+    with _control(deployment) as control:
+        asked = datetime.now(UTC)
+        answer = control.ListNodes(ListNodesRequest())
+        middle = asked + (datetime.now(UTC) - asked) / 2
+    found = [
+        Seen(
+            node.node_id,
+            node.public_key,
+            node.status,
+            _time({"online": node.last_activated_at, "offline": node.last_deactivated_at}.get(node.status, "")),
+        )
+        for node in sorted(answer.nodes_info, key=lambda node: node.registered_at)
+    ]
+    return found, (datetime.fromisoformat(answer.now) - middle).total_seconds()
+
+
+def register(deployment: Deployment, node: Node) -> int:
+    """Let a node in; return Flower's number of it.
+
+    Raises:
+        DeployError: If the SuperLink refuses.
+    """
+    with _control(deployment) as control:
+        request = RegisterNodeRequest(public_key=public_key_pem(deployment, node), name=node.name)
+        return int(control.RegisterNode(request).node_id)
+
+
+def public_key_pem(deployment: Deployment, node: Node) -> bytes:
+    """Read a node's public key in the form that a SuperLink stores."""
+    key = load_ssh_public_key(deployment.public_key(node).read_bytes())
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@contextmanager
+def _control(deployment: Deployment) -> Iterator[ControlHttpClient]:
+    """Open the control API; what goes wrong becomes one line."""
+    client = ControlHttpClient.from_server_address(
+        deployment.address, False, deployment.ca_certificate.read_bytes(), interceptors=[]
+    )
+    try:
+        yield client
+    except httpx.HTTPStatusError as error:
+        raise DeployError(f"{deployment.address}: {_detail(error.response)}") from None
+    except httpx.HTTPError as error:
+        raise DeployError(f"{deployment.address}: {' '.join(str(error).split())}") from None
+    finally:
+        client.close()
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        told = json.loads(response.text)
+        return " ".join(str(told[key]) for key in ("detail", "extra") if key in told)
+    except (ValueError, TypeError):
+        return f"HTTP status {response.status_code}"
+
+
+def _time(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

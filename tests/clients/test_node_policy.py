@@ -1,0 +1,78 @@
+"""What a node refuses whatever the run asks, and where it looks for its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from clients.node_policy import NodePolicyError, node_policy
+from clients.participant import run_workspace
+from snnfl.config import Config, ConfigError
+
+Configure = Callable[..., Config]
+ContextOf = Callable[..., Context]
+
+
+def answer(message: Message, context: Context) -> Message:
+    return Message(RecordDict(), reply_to=message)
+
+
+@pytest.fixture
+def called(configure: Configure, context_of: ContextOf, ask: Callable[..., Message]) -> Callable[..., bool]:
+    """Tell whether a message of a run with these options reaches the client."""
+
+    def call(kind: str, *overrides: str, required: object = True) -> bool:
+        context = context_of(configure(*overrides))
+        if required is not None:
+            context.node_config["require-spiking"] = required  # type: ignore[assignment]
+        return node_policy(ask(kind, {}, 1), context, answer).has_content()
+
+    return call
+
+
+REFUSED = {
+    "strategy.spiking=false": "strategy.spiking=false uploads ordinary networks",
+    "strategy.bias_back=true": "strategy.bias_back=true gives the server",
+    "conversion.calibration=none": "conversion.calibration=none shifts no bias of fc3, fc4, fc5 before upload",
+    "conversion.calibration=potential": "conversion.calibration=potential shifts no bias",
+    "model.projection_head=true": "conversion.calibration=bias shifts no bias of projection2 before upload",
+}
+
+
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
+@pytest.mark.parametrize("option", REFUSED)
+def test_a_node_that_requires_spiking_refuses_every_message_of_another_run(
+    called: Callable[..., bool], option: str, kind: str
+) -> None:
+    with pytest.raises(NodePolicyError, match=f"{REFUSED[option]}.*require-spiking=true$"):
+        called(kind, option)
+    assert called(kind, option, required=False)
+    assert called(kind, option, required=None)
+
+
+@pytest.mark.parametrize("option", ["strategy.name=moon", "conversion.calibration=bias_potential"])
+def test_it_takes_part_in_a_spiking_run(called: Callable[..., bool], option: str) -> None:
+    assert called("train", option)
+
+
+def test_a_solo_client_uploads_no_network(called: Callable[..., bool]) -> None:
+    assert called("train", "strategy.name=solo", "strategy.spiking=false")
+
+
+def test_a_policy_that_is_neither_yes_nor_no_is_an_error(called: Callable[..., bool]) -> None:
+    with pytest.raises(ConfigError, match="require-spiking='true': expected true or false, without quotes"):
+        called("query", required="true")
+
+
+def test_a_node_names_its_own_data_folder(configure: Configure, context_of: ContextOf, tmp_path: Path) -> None:
+    context = context_of(configure(f"data.root={tmp_path / 'of the server'}"))
+    assert run_workspace(context).config.data.root == str(tmp_path / "of the server")
+    context.node_config["data-root"] = str(tmp_path / "own")
+    assert run_workspace(context).config.data.root == str(tmp_path / "own")
+    context = context_of(configure("data.source=mnist"))
+    context.node_config["data-root"] = str(tmp_path / "own")
+    with pytest.raises(ConfigError, match=str(tmp_path / "own")):
+        run_workspace(context)

@@ -1,0 +1,204 @@
+"""A deployment of real processes on this machine: one SuperLink, its SuperNodes and the commands of an operator."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flwr_local import BINARIES, free_port, kill_processes
+
+from experiments.deploy.folder import Deployment
+from experiments.deploy.init import init_deployment
+from strategies.run_directory import read_metrics
+
+SECONDS = 400
+"""That anything may take: a busy machine needs ten times as long as an idle one."""
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def missing_for_a_cut() -> str | None:
+    """Say why this machine cannot put a node behind a link of its own; ``None`` if it can."""
+    if shutil.which("ip") is None:
+        return "there is no `ip` (Debian: iproute2)"
+    tried = subprocess.run(["ip", "netns", "add", f"snnfl-{os.getpid()}"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        return f"`ip netns add` fails: {tried.stderr.strip()} (needs root)"
+    subprocess.run(["ip", "netns", "delete", f"snnfl-{os.getpid()}"], check=True)
+    return None
+
+
+@dataclass
+class Fleet:
+    """The processes of a deployment.
+
+    Attributes:
+        folder: Holds all that they write.
+        deployment: Certificates, keys and nodes.
+        processes: By name; each leads a process group of its own.
+    """
+
+    folder: Path
+    deployment: Deployment
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Offline, one thread each; all share one folder of installed apps, whose compiled code is made once."""
+        return {
+            **os.environ,
+            "FLWR_HOME": str(self.folder / "flwr-home"),
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY),
+            "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink; return when it answers."""
+        made = self.deployment.path / "certificates"
+        files = [f"--ssl-ca-certfile={made}/ca.crt", f"--ssl-certfile={made}/server.crt"]
+        command = ["flower-superlink", "--host=0.0.0.0", f"--port={self.deployment.port}", *files]
+        command += [f"--ssl-keyfile={made}/server.key", "--enable-supernode-auth"]
+        self.start("superlink", [*command, f"--database={self.folder}/superlink.db"])
+        wait(lambda: "Uvicorn running" in self.log("superlink"), "the SuperLink answers")
+
+    def start_node(self, index: int, host: str = "127.0.0.1", **options: str) -> None:
+        """Start a SuperNode; return when it is connected.
+
+        Args:
+            index: Its partition.
+            host: By which it reaches the SuperLink.
+            options: ``netns``, the network namespace that it lives in; else more of its configuration.
+        """
+        prefix = ["ip", "netns", "exec", options.pop("netns")] if "netns" in options else []
+        name = f"node-{index}"
+        self.start(name, [*prefix, *self.node_command(index, host, **options)])
+        wait(lambda: "SuperNode ID" in self.log(name), f"{name} is connected")
+
+    def node_command(self, index: int, host: str = "127.0.0.1", **options: str) -> list[str]:
+        """Return the command of a SuperNode with a state directory of its own."""
+        made, nodes = self.deployment.path, len(self.deployment.nodes)
+        config = f"partition-id={index} num-partitions={nodes} state-directory='{self.state(index)}'"
+        config += "".join(f" {key.replace('_', '-')}={value}" for key, value in options.items())
+        return [
+            "flower-supernode",
+            f"--superlink={host}:{self.deployment.port}",
+            f"--root-certificates={made}/certificates/ca.crt",
+            f"--auth-supernode-private-key={made}/keys/node-{index}",
+            f"--port={free_port()}",
+            f"--node-config={config}",
+        ]
+
+    def state(self, index: int) -> Path:
+        """Return a node's state directory."""
+        return self.folder / f"state-{index}"
+
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start a process whose output becomes a log."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                command, env=self.env, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        return self.processes[name]
+
+    def kill(self, name: str) -> None:
+        """Kill a process and its children at once, as a power cut would."""
+        process = self.processes.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def log(self, name: str) -> str:
+        """Return what a process has printed since its start, without colours."""
+        return re.sub(r"\x1b\[\d+m", "", (self.folder / f"{name}.log").read_text(errors="replace"))
+
+    def snnfl(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``snnfl deploy`` to its end."""
+        done = [BINARIES / "snnfl", "deploy", command, str(self.deployment.path), *arguments]
+        return subprocess.run(done, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=SECONDS)
+
+    def submit(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start ``snnfl deploy run`` with an empty configuration file and these options; its log is ``run``."""
+        command = [str(BINARIES / "snnfl"), "deploy", "run", str(self.deployment.path), "config.yaml", *arguments]
+        return self.start("run", command)
+
+    def rows(self, run: str) -> list[dict[str, Any]]:
+        """Return the rows of a run so far; the SuperLink's working directory is :attr:`folder`."""
+        path = self.folder / "runs" / run
+        return read_metrics(path) if (path / "metrics.jsonl").exists() else []
+
+
+def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+    """Wait until something holds.
+
+    Raises:
+        TimeoutError: If it doesn't within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s until {what}")
+        time.sleep(0.2)
+
+
+@contextmanager
+def fleet_of(folder: Path, nodes: int, host: str = "127.0.0.1") -> Iterator[Fleet]:
+    """Make a deployment and start its SuperLink; at the end kill whatever came out of it.
+
+    Args:
+        folder: For all files.
+        nodes: How many keys there are.
+        host: Of the certificate; the operator, on the SuperLink's machine, uses its loopback all the same.
+    """
+    made = init_deployment(folder / "deployment", f"{host}:{free_port()}", nodes)
+    fleet = Fleet(folder, replace(made, host="127.0.0.1"))
+    fleet.deployment.write()
+    (folder / "config.yaml").write_text("")
+    try:
+        fleet.start_superlink()
+        yield fleet
+    finally:
+        for name in list(fleet.processes):
+            fleet.kill(name)
+        kill_processes("FLWR_HOME", fleet.env["FLWR_HOME"])
+
+
+@contextmanager
+def cable(name: str) -> Iterator[tuple[str, Callable[[bool], None]]]:
+    """Make a network namespace at the end of a cable of its own.
+
+    Args:
+        name: Of the namespace, at most 11 characters.
+
+    Yields:
+        The address by which it reaches this machine, and a switch: ``False`` cuts the cable, ``True`` mends it.
+    """
+    ours, theirs = f"{name}-out", f"{name}-in"
+    network = f"10.{os.getpid() % 250 + 1}.{os.getpid() // 250 % 250 + 1}"
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    ip("netns", "add", name)
+    try:
+        ip("link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name)
+        ip("address", "add", f"{network}.1/24", "dev", ours)
+        ip("link", "set", ours, "up")
+        for arguments in (["address", "add", f"{network}.2/24", "dev", theirs], ["link", "set", theirs, "up"]):
+            ip("-netns", name, *arguments)
+        ip("-netns", name, "link", "set", "lo", "up")
+        yield f"{network}.1", lambda mended: ip("link", "set", ours, "up" if mended else "down")
+    finally:
+        ip("netns", "delete", name)  # and with it both ends of the cable
