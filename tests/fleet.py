@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from flwr_local import BINARIES, free_port, kill_processes
+from typer.testing import CliRunner
 
+from experiments.cli import app
+from experiments.deploy import DeployError
 from experiments.deploy.folder import Deployment
 from experiments.deploy.init import init_deployment
 from strategies.run_directory import read_metrics
@@ -84,8 +87,15 @@ class Fleet:
         """
         prefix = ["ip", "netns", "exec", options.pop("netns")] if "netns" in options else []
         name = f"node-{index}"
-        self.start(name, [*prefix, *self.node_command(index, host, **options)])
-        wait(lambda: "SuperNode ID" in self.log(name), f"{name} is connected")
+        command = [*prefix, *self.node_command(index, host, **options)]
+
+        def connected() -> bool:
+            """Start it again whenever it has ended, as Docker does: a killed node is let in when it is missed."""
+            if name not in self.processes or self.processes[name].poll() is not None:
+                self.start(name, command)
+            return "SuperNode ID" in self.log(name)
+
+        wait(connected, f"{name} is connected")
 
     def node_command(self, index: int, host: str = "127.0.0.1", **options: str) -> list[str]:
         """Return the command of a SuperNode with a state directory of its own."""
@@ -124,10 +134,11 @@ class Fleet:
         """Return what a process has printed since its start, without colours."""
         return re.sub(r"\x1b\[\d+m", "", (self.folder / f"{name}.log").read_text(errors="replace"))
 
-    def snnfl(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``snnfl deploy`` to its end."""
-        done = [BINARIES / "snnfl", "deploy", command, str(self.deployment.path), *arguments]
-        return subprocess.run(done, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=SECONDS)
+    def snnfl(self, command: str) -> tuple[list[str], str | None]:
+        """Run ``snnfl deploy check`` or ``register`` in this process; return its lines and its error, if it has one."""
+        done = CliRunner().invoke(app, ["deploy", command, str(self.deployment.path)])
+        assert done.exception is None or isinstance(done.exception, DeployError), done.exception
+        return done.stdout.splitlines(), None if done.exception is None else str(done.exception)
 
     def submit(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start ``snnfl deploy run`` with an empty configuration file and these options; its log is ``run``."""

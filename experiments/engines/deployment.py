@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from snnfl.config import Config, FlatValue, flatten
 
 APP = Path(__file__).parents[2]
 """The Flower app: the folder of our ``pyproject.toml``."""
+
+POLL_SECONDS = 5.0
 
 
 class DeploymentError(EngineError):
@@ -51,13 +54,19 @@ def run_deployed(config: Config, show: Callable[[str], None], home: Path | None 
     started = re.search(r"Successfully started run (\d+)", "\n".join(lines))
     if started is None:
         raise DeploymentError(f"flwr run started no run: {_last(lines)}")
+    while not (status := _status([*connection, "--run-id", started[1]], home))[0].startswith("finished"):
+        time.sleep(POLL_SECONDS)  # a busy SuperLink may break off the log before the run ends
+    if status[0] != "finished:completed":
+        raise DeploymentError(f"run {started[1]}: {': '.join(filter(None, status))}")
+
+
+def _status(arguments: Sequence[str], home: Path | None) -> tuple[str, str]:
+    """Ask for the status of a run, and its details."""
     try:
-        run = list_runs([*connection, "--run-id", started[1]], home)[0]
-        status, details = str(run["status"]), " ".join(str(run["status-details"]).split())
+        run = list_runs(arguments, home)[0]
+        return str(run["status"]), " ".join(str(run["status-details"]).split())
     except (LookupError, TypeError):
-        raise DeploymentError(f"run {started[1]}: flwr list doesn't tell how it ended") from None
-    if status != "finished:completed":
-        raise DeploymentError(f"run {started[1]}: {status}{': ' * bool(details)}{details}")
+        raise DeploymentError(f"run {arguments[-1]}: flwr list doesn't tell how it ended") from None
 
 
 def list_runs(arguments: Sequence[str], home: Path | None = None) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """A deployment of real processes, encrypted and authenticated, and what happens to a run when they and links fail.
 
-One SuperLink serves all tests of this file. Two runs are disturbed in as many ways as fit into them, since each costs
-more than the test: :func:`resumed` and :func:`disturbed` make them, the tests look at what is left.
+One SuperLink serves all tests of this file, and one run is disturbed in all ways, since each run costs minutes of CPU:
+:func:`disturbed` makes it, the tests look at what is left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 from fleet import Fleet, cable, fleet_of, missing_for_a_cut, wait
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
 from flwr_local import needs_proc
 from safetensors.torch import load_file
 
@@ -24,6 +26,7 @@ from clients.client_app import app as client_app
 from experiments.deploy import DeployError
 from experiments.deploy.check import check_deployment
 from experiments.deploy.init import init_deployment
+from experiments.deploy.run import run_on
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
 from snnfl.sealed import round_files
@@ -67,31 +70,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def connected(site: Site) -> Site:
     """The same with all nodes registered and connected; node 0 insists on spiking updates."""
-    before = site.fleet.snnfl("check")
-    assert before.returncode == 2
-    assert before.stdout.count("not registered: snnfl deploy register") == NODES
-    assert site.fleet.snnfl("register").stdout.count("registered as node") == NODES
+    lines, error = site.fleet.snnfl("check")
+    assert error == f"{NODES} of the lines above must be put right before a run"
+    assert sum("not registered: snnfl deploy register" in line for line in lines) == NODES
+    lines, error = site.fleet.snnfl("register")
+    assert error is None
+    assert all(re.search(r"registered as node \d+", line) for line in lines)
     for index in range(NODES):
         site.start_node(index, **({"require_spiking": "true"} if index == 0 else {}))
     return site
 
 
 def test_check_says_a_line_per_node(connected: Site) -> None:
-    done = connected.fleet.snnfl("check")
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [
-        "superlink",
-        "certificate",
-        "flower",
-        "clock",
-        "node-0",
-        "node-1",
-        "node-2",
-    ]
-    assert all(re.search(rf"partition {index}, online since \d{{4}}-", line) for index, line in enumerate(lines[4:]))
-    again = connected.fleet.snnfl("register")
-    assert again.stdout.count("was registered before") == NODES
+    lines, error = connected.fleet.snnfl("check")
+    assert error is None
+    assert [line.split()[0] for line in lines[:4]] == ["superlink", "certificate", "flower", "clock"]
+    for index, line in enumerate(lines[4:]):
+        assert re.match(rf"node-{index} +partition {index}, online since \d{{4}}-", line)
+    assert len(lines) == 4 + NODES
+    lines, _ = connected.fleet.snnfl("register")
+    assert all("was registered before" in line for line in lines)
 
 
 def test_what_is_wrong_is_one_line(connected: Site, tmp_path: Path) -> None:
@@ -107,138 +105,128 @@ def test_what_is_wrong_is_one_line(connected: Site, tmp_path: Path) -> None:
         with pytest.raises(DeployError, match=complaint) as error:
             check_deployment(other, lambda line: None)
         assert len(str(error.value).splitlines()) == 1
-    done = fleet.snnfl("run", "config.yaml", "data.clients=2")
-    assert done.stderr == f"snnfl: data.clients=2, but this deployment has {NODES} nodes; say data.clients={NODES}\n"
+    with pytest.raises(
+        DeployError, match=rf"data.clients=2, but this deployment has {NODES} nodes; say data.clients=3"
+    ):
+        run_on(fleet.deployment, fleet.folder / "config.yaml", ["data.clients=2"], lambda line: None)
 
 
 def test_an_unregistered_node_and_one_with_a_wrong_authority_are_refused(connected: Site, tmp_path: Path) -> None:
     fleet = connected.fleet
     init_deployment(tmp_path, "127.0.0.1", 1)
-    command = [*fleet.node_command(0), "--max-retries=1"]
-    stranger = [*command, f"--auth-supernode-private-key={tmp_path}/keys/node-0"]
-    misled = [*command, f"--root-certificates={tmp_path}/certificates/ca.crt"]
-    for name, wrong in (("stranger", stranger), ("misled", misled)):
-        fleet.start(name, wrong)
-    assert fleet.processes["stranger"].wait(300) != 0
-    assert fleet.processes["misled"].wait(300) != 0
-    refused = "Failed to initialize the connection to the SuperLink."
-    assert refused in fleet.log("stranger")
-    assert "/v1/fleet/activate-node" in fleet.log("superlink").split("404")[0] or "401" in fleet.log("superlink")
-    assert refused in fleet.log("misled")
-    assert "CERTIFICATE_VERIFY_FAILED" in fleet.log("misled") or "certificate verify failed" in fleet.log("misled")
-    assert fleet.snnfl("check").returncode == 0  # neither has become a node
-
-
-def in_process(folder: Path, *overrides: str) -> Path:
-    """Run the same configuration in this process; return its folder."""
-    config = compose(None, [*OPTIONS, *overrides, f"run.directory={folder}"])
-    run_in_process(server_app, client_app, run_config=flatten(config), clients=NODES)
-    return folder / config.run.name
+    for name, wrong in (
+        ("stranger", f"--auth-supernode-private-key={tmp_path}/keys/node-0"),
+        ("misled", f"--root-certificates={tmp_path}/certificates/ca.crt"),
+    ):
+        process = fleet.start(name, [*fleet.node_command(0), "--max-retries=1", wrong])
+        assert process.wait(300) != 0
+        assert "Failed to initialize the connection to the SuperLink." in fleet.log(name)
+    assert "Failed to activate SuperNode" in fleet.log("stranger")
+    assert "certificate verify failed" in fleet.log("misled")
+    assert fleet.snnfl("check")[1] is None  # neither has become a node
 
 
 @dataclass
 class Evidence:
-    """What a run has left behind."""
+    """What a run has left behind, and what its operator read before and after the SuperLink was killed."""
 
-    log: str
+    before: str
+    after: str
     rows: list[dict[str, Any]]
     path: Path
 
 
 @pytest.fixture(scope="module")
-def resumed(connected: Site) -> tuple[str, Evidence]:
-    """A run of two rounds, whose SuperLink is killed in the second: what the operator read, and what was left."""
+def disturbed(connected: Site) -> Evidence:
+    """Three rounds: in the second node 1 is cut off and node 2 killed, in the third the SuperLink; all come back."""
     fleet = connected.fleet
-    options = [*OPTIONS, "run.rounds=2", "run.name=resumed"]
+    options = [*OPTIONS, "run.rounds=3", "run.name=disturbed", "strategy.timeout=300"]
     process = fleet.submit(*options)
-    wait(lambda: len(fleet.rows("resumed")) == 1 or process.poll() is not None, "the first round is complete")
-    wait(lambda: fleet.log("node-0").count("Receiving: train message") == 2, "the second round has begun")
+    for index in (1, 2):
+        wait(lambda index=index: fleet.log(f"node-{index}").count("Receiving: train") == 2, "round 2 has begun")
+    mended = time.monotonic() + CUT_SECONDS
+    if connected.switch is not None:
+        connected.switch(False)
+    fleet.kill("node-2")
+    wait(lambda: len(fleet.rows("disturbed")) == 2, "the second round is complete")
     fleet.kill("superlink")
     process.wait(300)
-    interrupted = fleet.log("run")
+    before = fleet.log("run")
+    if connected.switch is not None:
+        time.sleep(max(0.0, mended - time.monotonic()))
+        connected.switch(True)
     fleet.start_superlink()
-    wait(lambda: fleet.snnfl("check").returncode == 0, "the nodes have come back")
-    process = fleet.submit(*options, "--resume")
-    process.wait(600)
-    return interrupted, Evidence(fleet.log("run"), fleet.rows("resumed"), fleet.folder / "runs" / "resumed")
+    connected.start_node(2)
+    wait(lambda: fleet.snnfl("check")[1] is None, "the nodes have come back")
+    fleet.submit(*options, "--resume").wait(900)
+    return Evidence(before, fleet.log("run"), fleet.rows("disturbed"), fleet.folder / "runs" / "disturbed")
 
 
-def test_a_killed_superlink_is_one_line_to_the_operator(resumed: tuple[str, Evidence]) -> None:
-    last = resumed[0].strip().splitlines()[-1]
-    assert re.fullmatch(r"snnfl: .*", last), resumed[0]
-    assert "Traceback" not in resumed[0]
+def test_a_run_goes_on_without_a_node_that_is_killed_and_takes_it_back(disturbed: Evidence) -> None:
+    assert re.search(r"round 1: server SNN 0\.\d+, server ANN 0\.\d+; 3 replies, 0 failed, 0 refused", disturbed.before)
+    assert re.search(r"round 2: reply of partition 2 \(node \d+\) failed: .*Node Unavailable", disturbed.before)
+    lost = 1 if NO_CABLE else 2
+    assert re.search(rf"round 2: server SNN 0\.\d+, .*; {3 - lost} replies, {lost} failed, 0 refused", disturbed.before)
+    assert re.search(r"round 3: server SNN 0\.\d+, server ANN 0\.\d+; 3 replies, 0 failed, 0 refused", disturbed.after)
+    counted = [(row["round"], row["replies"], row["failed"], row["aggregated"]) for row in disturbed.rows]
+    assert counted == [(1, 3, 0, True), (2, 3 - lost, lost, True), (3, 3, 0, True)]
 
 
-def test_a_run_goes_on_after_its_superlink_was_killed_with_equal_weights(
-    resumed: tuple[str, Evidence], connected: Site, tmp_path: Path
-) -> None:
-    _, run = resumed
-    assert "results: runs/resumed/ on 127.0.0.1" in run.log
-    assert [(row["round"], row["replies"], row["failed"]) for row in run.rows] == [(1, 3, 0), (2, 3, 0)]
-    expected = in_process(tmp_path, "run.rounds=2")
+@pytest.mark.skipif(NO_CABLE is not None, reason=f"no cable to cut: {NO_CABLE}")
+def test_a_run_goes_on_without_a_node_that_is_cut_off_for_a_minute(disturbed: Evidence) -> None:
+    assert re.search(r"round 2: reply of partition 1 \(node \d+\) failed: .*Node Unavailable", disturbed.before)
+    assert "round 3: reply of partition 1" not in disturbed.after
+
+
+def test_a_killed_superlink_is_one_line_to_the_operator(disturbed: Evidence) -> None:
+    last = disturbed.before.strip().splitlines()[-1]
+    assert re.fullmatch(r"snnfl: flwr run exits with status 1: .*", last)
+    assert "Traceback" not in disturbed.before
+
+
+class Lossy(ClientApp):
+    """Clients as the run had them: in round 2 one trained and its reply was lost, one was killed before it trained."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        partition = context.node_config["partition-id"]
+        second = "config" in message.content and message.content["config"]["server-round"] == 2
+        if second and partition == 2:
+            raise RuntimeError("killed")
+        reply = client_app(message, context)
+        lost = second and partition == 1 and NO_CABLE is None
+        return Message(Error(0, "lost"), reply_to=message) if lost else reply
+
+
+def test_the_resumed_run_ends_with_the_weights_of_the_same_run_in_process(disturbed: Evidence, tmp_path: Path) -> None:
+    config = compose(None, [*OPTIONS, "run.rounds=3", f"run.directory={tmp_path}"])
+    node = {"state-directory": str(tmp_path / "state")}
+    run_in_process(server_app, Lossy(), run_config=flatten(config), clients=NODES, node_config=node)
+    expected = tmp_path / config.run.name
     for name in (ANN_FILE, SNN_FILE):
-        ours, theirs = load_file(run.path / name), load_file(expected / name)
+        ours, theirs = load_file(disturbed.path / name), load_file(expected / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     measured = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean", "bytes_up")
-    assert [[row[key] for key in measured] for row in run.rows] == [
+    assert [[row[key] for key in measured] for row in disturbed.rows] == [
         [row[key] for key in measured] for row in read_metrics(expected)
     ]
 
 
-def test_each_node_keeps_its_private_state_to_itself(resumed: tuple[str, Evidence], connected: Site) -> None:
+def test_each_node_keeps_its_private_state_to_itself(disturbed: Evidence, connected: Site) -> None:
     for index in range(NODES):
         (run,) = connected.fleet.state(index).iterdir()
         (client,) = run.iterdir()
         assert client.name == str(index)
-        assert list(round_files(client)) == [1, 2]
+        assert list(round_files(client))[-1] == 3
         assert client.stat().st_mode & 0o077 == 0
 
 
-def test_a_node_refuses_what_its_configuration_forbids(resumed: tuple[str, Evidence], connected: Site) -> None:
-    done = connected.fleet.snnfl(
-        "run", "config.yaml", *OPTIONS, "run.rounds=1", "run.name=plain", "strategy.spiking=false"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = connected.fleet.rows("plain")
-    assert (row["replies"], row["failed"]) == (2, 0)
-    assert re.search(r"cannot take part: .*strategy.spiking=false uploads ordinary networks", done.stdout)
-
-
-@pytest.fixture(scope="module")
-def disturbed(connected: Site) -> Evidence:
-    """A run of four rounds; in the second node 2 is killed and started again, and node 1 cut off for a minute."""
+def test_a_node_refuses_what_its_configuration_forbids(disturbed: Evidence, connected: Site) -> None:
     fleet = connected.fleet
-    options = [*OPTIONS, "run.rounds=4", "run.name=disturbed", f"strategy.timeout={CUT_SECONDS + 15}"]
-    asked = {index: fleet.log(f"node-{index}").count("Receiving: train message") for index in (1, 2)}
-    process = fleet.submit(*options)
-    for index in (1, 2):
-        begun = asked[index] + 2
-        wait(lambda index=index, begun=begun: fleet.log(f"node-{index}").count("Receiving: train") >= begun, "round 2")
-    if connected.switch is not None:
-        connected.switch(False)
-    fleet.kill("node-2")
-    connected.start_node(2)
-    if connected.switch is not None:
-        time.sleep(CUT_SECONDS)
-        connected.switch(True)
-    process.wait(900)
-    return Evidence(fleet.log("run"), fleet.rows("disturbed"), fleet.folder / "runs" / "disturbed")
-
-
-def test_a_run_goes_on_without_a_node_that_is_killed_and_takes_it_back(disturbed: Evidence) -> None:
-    rows = disturbed.rows
-    assert [row["round"] for row in rows] == [1, 2, 3, 4], disturbed.log
-    assert all(row["aggregated"] for row in rows)
-    assert (rows[0]["replies"], rows[0]["failed"]) == (3, 0)
-    assert (rows[1]["replies"], rows[1]["failed"]) == ((2, 1) if NO_CABLE else (1, 2))
-    assert re.search(r"round 2: reply of partition 2 \(node \d+\) failed: no reply within 75 s", disturbed.log)
-    assert rows[3]["replies"] >= 2
-    assert not re.search(r"round [34]: reply of partition 2", disturbed.log)
-
-
-@pytest.mark.skipif(NO_CABLE is not None, reason=f"no cable to cut: {NO_CABLE}")
-def test_a_run_goes_on_without_a_node_that_is_cut_off_and_takes_it_back(disturbed: Evidence) -> None:
-    assert re.search(r"round 2: reply of partition 1 \(node \d+\) failed", disturbed.log)
-    assert re.search(r"round 2: server SNN 0\.\d+, server ANN 0\.\d+; 1 replies, 2 failed, 0 refused", disturbed.log)
-    assert (disturbed.rows[3]["replies"], disturbed.rows[3]["failed"]) == (3, 0)
+    options = [*OPTIONS, "run.name=plain", "strategy.spiking=false", f"strategy.minimum_replies={NODES}"]
+    assert fleet.submit(*options).wait(600) == 1
+    refusal = "strategy.spiking=false uploads ordinary networks, but this node is configured with require-spiking=true"
+    complaint = rf"2 of 3 nodes can take part, fewer than .*minimum_replies=3; node \d+ cannot take part: .*{refusal}"
+    assert re.search(complaint, fleet.log("run"))
+    assert re.search(r"snnfl: run \d+: finished:failed", fleet.log("run").splitlines()[-1])
+    assert not fleet.rows("plain")

@@ -96,6 +96,18 @@ def test_a_run_that_does_not_complete_is_an_error_in_one_line(
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_log_that_breaks_off_is_not_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ["running", "running", "finished:completed"]
+    monkeypatch.setattr(deployment, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(
+        deployment,
+        "flwr_command",
+        lambda arguments, *_, **__: [STARTED] if arguments[0] == "run" else listing(told.pop(0)).splitlines(),
+    )
+    run_deployed(CONFIG, lambda line: None)
+    assert not told
+
+
 def test_outside_a_source_tree_there_is_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "APP", tmp_path)
     with pytest.raises(DeploymentError, match="holds no Flower app"):
