@@ -10,10 +10,13 @@ from experiments.deploy.folder import Deployment, Node, parse_server
 
 ENVIRONMENT = """\
 # What docker/compose*.yaml read; written by snnfl deploy init. Copy this file to each machine, beside what
-# docs/deployment.md says belongs there, and change the second half on each client's.
+# docker/README.md says belongs there, and change the second half on each client's.
 
 # The image that docker/Dockerfile builds.
 SNNFL_IMAGE=localhost/snnfl:latest
+
+# The user that containers run as, and who therefore must own the .key files and keys/node-*: yourself (id -u), never 0.
+CONTAINER_UID=10001
 
 # The SuperLink as every machine reaches it; its certificate holds this name. It has this one port.
 SUPERLINK_HOST={host}
@@ -22,17 +25,11 @@ SUPERLINK_PORT={port}
 # How many SuperNodes there are: a run's data.clients.
 NODES={nodes}
 
-# On the SuperLink's machine: where runs leave their results.
-RUNS=./runs
-
-# On a client's machine: which partition it holds, counted from 0, of how many (nodes.json lists them); its key is
-# keys/node-PARTITION.
+# On a client's machine: which partition it holds, counted from 0, of NODES; its key is keys/node-PARTITION.
 PARTITION=0
-NUM_PARTITIONS={nodes}
 
-# On a client's machine: the folder of its data sets (read only), and the one in which its private state lives.
+# The folder of data sets, which containers only read. It must exist.
 DATA=./data
-STATE=./state
 """
 
 GITIGNORE = "# Private keys lie here.\n*\n"

@@ -91,9 +91,9 @@ def test_the_folder_is_read_back(made: Path) -> None:
     assert [fingerprint(found.public_key(node)) for node in found.nodes] == [n.fingerprint for n in found.nodes]
     assert len({node.fingerprint for node in found.nodes}) == 2
     environment = dict(line.split("=") for line in (made / ".env").read_text().splitlines() if line[:1].isalpha())
-    wanted = {"SUPERLINK_HOST": "fl.example.org", "SUPERLINK_PORT": "8123", "NODES": "2", "NUM_PARTITIONS": "2"}
+    wanted = {"SUPERLINK_HOST": "fl.example.org", "SUPERLINK_PORT": "8123", "NODES": "2"}
     assert wanted.items() <= environment.items()
-    assert environment.keys() == wanted.keys() | {"SNNFL_IMAGE", "RUNS", "PARTITION", "DATA", "STATE"}
+    assert environment.keys() == wanted.keys() | {"SNNFL_IMAGE", "CONTAINER_UID", "PARTITION", "DATA"}
 
 
 def test_a_second_init_replaces_nothing(made: Path) -> None:
