@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord
 from snnfl import protocol
 from snnfl.data import Dataset, test_batches
 from snnfl.poisoning import attacks_in, triggered_test
-from snnfl.training import Batch, accuracy, evaluate, learning_rate, load_arrays
+from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
 from snnfl.workspace import Workspace
 from strategies.cohort import Cohort
 from strategies.detecting import detection_columns
@@ -50,11 +50,13 @@ class Recorder:
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
         """Record a round, counted from 1."""
         start = time.perf_counter()
-        snn, ann = self._server_accuracies(server_round, arrays, self.work.dataset)
+        curve, steps = self.work.config.evaluation.curve, self.work.config.conversion.steps
+        snn, ann = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
         snn_success, ann_success = self._attack_success(server_round, arrays)
         row = {
             "round": server_round,
-            "server_snn_accuracy": snn,
+            "server_snn_accuracy": None if snn is None else snn[steps],
+            "server_snn_accuracy_at": None if snn is None else {str(length): snn[length] for length in curve},
             "server_ann_accuracy": ann,
             "attack_success_snn": snn_success,
             "attack_success_ann": ann_success,
@@ -75,16 +77,19 @@ class Recorder:
         """Return which part of the triggered test images of other labels either network takes for the target."""
         if self.work.config.poisoning.attack == "none":
             return None, None
-        return self._server_accuracies(server_round, arrays, self._triggered)
+        snn, ann = self._server_accuracies(server_round, arrays, self._triggered)
+        return None if snn is None else snn[self.work.config.conversion.steps], ann
 
     @cached_property
     def _triggered(self) -> Dataset:
         return triggered_test(self.work.dataset, self.work.config)
 
     def _server_accuracies(
-        self, server_round: int, arrays: ArrayRecord, dataset: Dataset
-    ) -> tuple[float | None, float | None]:
-        """Return the accuracy of the server's spiking network and of its ANN on a test split.
+        self, server_round: int, arrays: ArrayRecord, dataset: Dataset, curve: Sequence[int] = ()
+    ) -> tuple[dict[int, float] | None, float | None]:
+        """Return the accuracy of the server's spiking network, by length, and of its ANN on a test split.
+
+        One simulation serves the run's length and those of the curve, so it lasts as long as the longest.
 
         In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. In a
         SOLO run it has neither.
@@ -100,7 +105,11 @@ class Recorder:
         if network is None:
             return None, None
         network = network.to(work.device)
-        snn = accuracy(lambda images: network.simulate(images, steps=steps)[steps], self._batches(dataset, size, limit))
+        lengths = (*curve, steps)
+        snn = accuracies(
+            lambda images: network.simulate(images, steps=max(lengths), curve=lengths),
+            self._batches(dataset, size, limit),
+        )
         return snn, accuracy(network.analog, self._batches(dataset, size, limit))
 
     def _batches(self, dataset: Dataset, size: int, limit: int) -> Iterator[Batch]:

@@ -205,6 +205,7 @@ class EvaluationConfig:
     )
     clients: bool = option(True, doc="evaluate each client's own ANN after its local training")
     batch_size: int = option(256, low=1, doc="images per forward pass")
+    curve: tuple[int, ...] = option((), doc="other lengths T at which the server's spiking network is measured, too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,9 +288,25 @@ def validate(config: Config) -> None:
         raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")
     if (mistake := audit_mistake(config.audit)) is not None:
         raise ConfigError(mistake)
+    if (mistake := curve_mistake(config)) is not None:
+        raise ConfigError(mistake)
     _check_engine(config)
     for mistake in poisoning_mistakes(config):
         raise ConfigError(mistake)
+
+
+def curve_mistake(config: Config) -> str | None:
+    """Say which length of ``evaluation.curve`` cannot be simulated, in one line, or return ``None``."""
+    conversion, curve = config.conversion, config.evaluation.curve
+    if wrong := [length for length in curve if length < 1]:
+        return f"evaluation.curve={list(curve)}: {wrong[0]} is no length; expected at least 1"
+    bound = conversion.initial_potential == "drip" or conversion.calibration == "time_bias"
+    if bound and (wrong := [length for length in curve if length > conversion.steps]):
+        return (
+            f"evaluation.curve={list(curve)}: {wrong[0]} is longer than conversion.steps={conversion.steps}, for which "
+            "a drip and biases in time are made; leave it out"
+        )
+    return None
 
 
 def _check_engine(config: Config) -> None:

@@ -1,6 +1,6 @@
 """How a client trains and how a model is evaluated: plain loops over batches that are already tensors."""
 
-from snnfl.training.evaluation import Evaluation, accuracy, evaluate
+from snnfl.training.evaluation import Evaluation, accuracies, accuracy, evaluate
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
 from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
 from snnfl.training.resident import copy_arrays, exchangeable, load_arrays, private_biases
@@ -11,6 +11,7 @@ __all__ = [
     "Objective",
     "TrainingDivergedError",
     "TrainingResult",
+    "accuracies",
     "accuracy",
     "copy_arrays",
     "cross_entropy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,26 @@ def accuracy(forward: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> f
         ValueError: If there is no sample.
     """
     return _mean([forward(inputs).argmax(dim=1) == labels for inputs, labels in batches])
+
+
+@torch.inference_mode()
+def accuracies(forward: Callable[[Tensor], Mapping[int, Tensor]], batches: Iterable[Batch]) -> dict[int, float]:
+    """Return the :func:`accuracy` at each length of one simulation.
+
+    Args:
+        forward: Maps ``[batch, *input_shape]`` to ``[batch, classes]`` by length T.
+        batches: Inputs and labels.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
+    hits: dict[int, list[Tensor]] = {}
+    for inputs, labels in batches:
+        for length, logits in forward(inputs).items():
+            hits.setdefault(length, []).append(logits.argmax(dim=1) == labels)
+    if not hits:
+        raise ValueError("no sample to evaluate; give at least one batch")
+    return {length: _mean(of_length) for length, of_length in sorted(hits.items())}
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from snnfl.config import (
     Config,
     ConfigError,
     DetectionConfig,
+    EvaluationConfig,
     PoisoningConfig,
     compose,
     flatten,
@@ -25,6 +26,7 @@ from snnfl.config import (
     validate,
 )
 from snnfl.config.auditing import audit_mistake
+from snnfl.config.options import curve_mistake
 from snnfl.config.poisoning import poisoning_mistakes
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
@@ -76,6 +78,8 @@ def configs(draw):
         config = dataclasses.replace(config, poisoning=PoisoningConfig(), detection=DetectionConfig())
     if audit_mistake(config.audit) is not None:
         config = dataclasses.replace(config, audit=AuditConfig())
+    if curve_mistake(config) is not None:
+        config = dataclasses.replace(config, evaluation=EvaluationConfig())
     seen = config.engine.name != "ray" or config.engine.gpus_per_client > 0
     return config if seen else dataclasses.replace(config, run=dataclasses.replace(config.run, device="cpu"))
 
@@ -176,6 +180,21 @@ def test_out_of_range_names_key_value_and_bound(key, data):
     with pytest.raises(ConfigError) as error:
         compose(overrides=[f"{key}={value}"])
     one_line(error, f"{key}={value}", words, item.metadata["doc"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["evaluation.curve=[8,0]"], ["evaluation.curve=[8, 0]", "0 is no length"]),
+        (["evaluation.curve=[64]", "conversion.initial_potential=drip"], ["64 is longer than conversion.steps=32"]),
+        (["evaluation.curve=[64]", "conversion.calibration=time_bias"], ["64 is longer than conversion.steps=32"]),
+    ],
+)
+def test_a_length_that_cannot_be_simulated(overrides, parts):
+    with pytest.raises(ConfigError) as error:
+        compose(None, overrides)
+    one_line(error, *parts)
+    assert compose(None, ["evaluation.curve=[64,8]"]).evaluation.curve == (64, 8)
 
 
 @pytest.mark.parametrize("key", [key for key in NUMBERS if FIELDS[key][1] is float])

@@ -52,6 +52,7 @@ KEYS = {
     "seconds_aggregate",
     "seconds_server_evaluate",
     "seconds_round",
+    "server_snn_accuracy_at",
     # beyond what is asked for
     "client_received_accuracy_mean",
     "client_received_accuracy_std",
@@ -102,7 +103,8 @@ def run(directory: Path, *overrides: str, clients: ClientApp = client_app.app) -
 
 def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
     clients = Clients()
-    config, rows, path = run(tmp_path, "evaluation.images=50", "conversion.initial_potential=half", clients=clients)
+    options = ("evaluation.images=50", "conversion.initial_potential=half", "evaluation.curve=[16,1,8]")
+    config, rows, path = run(tmp_path, *options, clients=clients)
     work = Workspace(config)
     assert [row["round"] for row in rows] == [1, 2]
     assert all(row.keys() == KEYS for row in rows)
@@ -114,6 +116,11 @@ def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
     [(images, labels)] = test_batches(work.dataset, 1000)
     hits = network.simulate(images, steps=8)[8].argmax(1) == labels
     assert rows[-1]["server_snn_accuracy"] == hits.double().mean().item()
+    assert set(rows[-1]["server_snn_accuracy_at"]) == {"1", "8", "16"}
+    assert rows[-1]["server_snn_accuracy_at"]["8"] == rows[-1]["server_snn_accuracy"]
+    for length in (1, 16):  # as if it were simulated for this length alone
+        hits = network.simulate(images, steps=length)[length].argmax(1) == labels
+        assert rows[-1]["server_snn_accuracy_at"][str(length)] == hits.double().mean().item()
     assert rows[-1]["server_ann_accuracy"] == (network.analog(images).argmax(1) == labels).double().mean().item()
 
     # The clients' columns are those of their replies.
