@@ -56,7 +56,7 @@ def audit_runs(
     """
     for name in attacks:
         get_attack(name)
-    with _progress(console) as progress:
+    with attack_progress(console) as progress:
         audits = [audit_run(path, attacks, scope, budget, noise=noise, progress=progress) for path in runs]
     folder = output or runs[0] / AUDIT
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,8 @@ def audit_run(
     )
 
 
-def _progress(console: Console) -> Progress:
+def attack_progress(console: Console) -> Progress:
+    """Make the bar that :func:`audit_run` advances."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} attacks"))
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 

@@ -32,7 +32,7 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
     sections = [
         Section(title="Scorecard", body=_scorecard(audits)),
         Section(title="How to read it", body=_reading(audits, budget)),
-        *[Section(title=f"Reconstructions: {audit.path.name}", body=_grids(audit)) for audit in audits],
+        *[Section(title=f"Reconstructions: {audit.path.name}", body=reconstructions(audit)) for audit in audits],
         Section(title="Convergence", body=Markup("").join(_convergence(audit) for audit in audits)),
     ]
     if any(audit.biases for audit in audits):
@@ -40,7 +40,7 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
     if any(audit.noise for audit in audits):
         sections.append(Section(title="Noise for scale", body=_noise(audits)))
     sections += [
-        Section(title="Thresholds and detectors", body=Markup("").join(_detection(audit) for audit in audits)),
+        Section(title="Thresholds and detectors", body=Markup("").join(detection(audit) for audit in audits)),
         Section(title="Runs", body=Markup("").join(_run(audit) for audit in audits)),
     ]
     write_bytes(path, page("Audit: " + ", ".join(audit.path.name for audit in audits), sections, lead=LEAD).encode())
@@ -105,7 +105,8 @@ def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
     )
 
 
-def _grids(audit: Audit) -> Markup:
+def reconstructions(audit: Audit) -> Markup:
+    """Show what each attack made of each client's first image, beside the original."""
     parts = []
     for server_round in sorted({outcome.server_round for outcome in audit.outcomes}):
         columns = [
@@ -159,7 +160,8 @@ def _noise(audits: Sequence[Audit]) -> Markup:
     return Markup("").join(parts)
 
 
-def _detection(audit: Audit) -> Markup:
+def detection(audit: Audit) -> Markup:
+    """Show whom detectors of poisoned clients flagged, and the thresholds that they look at."""
     rows = []
     for judged in audit.judged:
         guilty = set(attacks_in(audit.config, judged.server_round))

@@ -1,4 +1,4 @@
-"""``python -m experiments.compare.cell CONFIG.yaml``: one cell in a process of its own, which ends with its study's."""
+"""``python -m experiments.compare.cell CONFIG.yaml EXTRAS.json``: a cell in a process that ends with its study's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from clients.client_app import app as client_app
+from experiments.compare.extras import Extras
+from experiments.compare.measure import measure
 from experiments.engines.in_process import run_in_process
 from snnfl.config import ConfigError, compose, flatten
 from strategies.run_directory import node_folders, run_path
@@ -19,8 +21,12 @@ from strategies.server_app import server_app
 LOCK = "cell.lock"
 
 
-def run_cell(path: Path) -> None:
-    """Run, or resume, a cell.
+def run_cell(path: Path, extras: Extras) -> None:
+    """Run, or resume, a cell, and measure what is asked of it then.
+
+    Args:
+        path: YAML file of its configuration.
+        extras: What to measure when it is finished.
 
     Raises:
         ConfigError: If another process runs it at this moment.
@@ -40,6 +46,7 @@ def run_cell(path: Path) -> None:
             clients=config.data.clients,
             node_config=node_folders(folder),
         )
+        measure(config, extras, folder)
 
 
 def _end_with(parent: int) -> None:
@@ -54,7 +61,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
-        run_cell(Path(sys.argv[1]))
+        run_cell(Path(sys.argv[1]), Extras.from_json(Path(sys.argv[2]).read_text(encoding="utf-8")))
     except ConfigError as error:
         sys.exit(f"{error}")
 

@@ -1,30 +1,28 @@
-"""``snnfl compare``: run a study and write its table, its figure and its report."""
+"""``snnfl compare``: run a study and write its tables, its figures and its report."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from experiments.compare.figures import draw
+from experiments.compare.records import entries
+from experiments.compare.report import study_page
 from experiments.compare.scheduler import run_cells, seconds_left, state_of
 from experiments.compare.study import Cell, Study, read_study
-from experiments.compare.tables import Entry, as_csv, as_latex, as_markdown, as_rich, entries, value_of
+from experiments.compare.tables import as_csv, as_latex, as_markdown, as_rich
 from experiments.engines import EngineError
-from experiments.html import Section, drawing, page, paragraph, preformatted, table
-from snnfl.config import to_yaml
 from snnfl.spiking.storage import write_bytes
-from strategies.run_directory import ENVIRONMENT_FILE, read_metrics
 
 
 def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | None, console: Console) -> None:
-    """Run what a study lacks; write ``table.{md,csv,tex}``, ``rounds.{svg,png}`` and ``report.html``.
+    """Run what a study lacks; write ``tables.{md,csv,tex}``, figures as SVG and PNG, and ``report.html``.
 
     Args:
         path: YAML file of the study.
@@ -51,40 +49,20 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
 
 
 def write_results(study: Study, finished: Sequence[Cell], console: Console) -> None:
-    """Write table, figure and report of the finished cells."""
-    found, folder = entries(study, finished), study.directory
-    for name, text in (("table.md", as_markdown), ("table.csv", as_csv), ("table.tex", as_latex)):
-        write_bytes(folder / name, text(study, found).encode())
-    figure = rounds_figure(study, finished)
-    for suffix in ("svg", "png"):
-        figure.savefig(folder / f"rounds.{suffix}")
-    write_bytes(folder / "report.html", _report(study, finished, found, figure).encode())
-    console.print(as_rich(study, found))
-    console.print(f"results: {folder}/ (report.html, table.md, table.csv, table.tex, rounds.svg)", highlight=False)
-
-
-def rounds_figure(study: Study, finished: Sequence[Cell]) -> Figure:
-    """Draw the study's value by round: mean over the seeds, with a band of one standard deviation."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="round", ylabel=study.value)
-    curves: dict[str, list[list[float]]] = {}
-    for cell in finished:
-        rows = read_metrics(cell.path)
-        values = [value_of(rows[: n + 1], study.value) for n in range(len(rows))]
-        curves.setdefault(", ".join(cell.labels.values()), []).append(values)
-    for label, found in curves.items():
-        length = min(map(len, found))
-        columns = [[values[n] for values in found] for n in range(length)]
-        means = [sum(column) / len(column) for column in columns]
-        spreads = [
-            (sum((v - m) ** 2 for v in c) / max(1, len(c) - 1)) ** 0.5 for c, m in zip(columns, means, strict=True)
-        ]
-        rounds = range(1, length + 1)
-        (line,) = axes.plot(rounds, means, marker=".", label=label)
-        low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
-        axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axes.legend(fontsize="small")
-    return figure
+    """Write tables, figures and report of the finished cells."""
+    folder = study.directory
+    tables = [(view, entries(view, finished)) for view in study.tables]
+    for name, text in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
+        write_bytes(folder / f"tables.{name}", text(tables).encode())
+    drawn = [(view, draw(view, finished)) for view in study.figures]
+    figures = [(view, figure) for view, figure in drawn if figure is not None]
+    for view, figure in figures:
+        for suffix in ("svg", "png"):
+            figure.savefig(folder / f"{view.slug}.{suffix}", dpi=150)
+    write_bytes(folder / "report.html", study_page(study, finished, tables, figures).encode())
+    for filled in tables:
+        console.print(as_rich(filled))
+    console.print(f"results: {folder}/ (report.html, tables.md, tables.csv, tables.tex, figures)", highlight=False)
 
 
 def _run(study: Study, jobs: int, console: Console) -> dict[str, str]:
@@ -114,27 +92,3 @@ def _plan(study: Study) -> Table:
         done = "finished" if state.finished else f"{state.rounds} of {cell.config.run.rounds} rounds"
         plan.add_row(cell.name, done, "–" if state.seconds is None else f"{state.seconds:.1f}")
     return plan
-
-
-def _report(study: Study, finished: Sequence[Cell], found: Sequence[Entry], figure: Figure) -> str:
-    head = [study.rows, study.columns or "", "mean", "deviation", "seeds", "paper", "difference"]
-    rows = [
-        [e.row, e.column, f"{e.mean:.4f}", "–" if e.deviation is None else f"{e.deviation:.4f}", len(e.values),
-         "–" if e.paper is None else f"{e.paper:.4f}", "–" if e.paper is None else f"{e.mean - e.paper:+.4f}"]
-        for e in found
-    ]  # fmt: skip
-    costs = [
-        [cell.name, f"{row['bytes_up'] / 1e6:.2f}", f"{row['bytes_down'] / 1e6:.2f}", f"{row['seconds_round']:.2f}"]
-        for cell in finished for row in read_metrics(cell.path)[-1:]
-    ]  # fmt: skip
-    first = finished[0]
-    plain = replace(first.config, run=replace(first.config.run, name="cell"))
-    environment = (first.path / ENVIRONMENT_FILE).read_text(encoding="utf-8")
-    sections = [
-        Section(title="Table", body=table(head, rows, caption=f"{study.value} after the last round; {study.source}.")),
-        Section(title="By round", body=drawing(figure, "Mean over seeds, and one standard deviation.")),
-        Section(title="Cost", body=table(["cell", "MB up", "MB down", "seconds"], costs, caption="Last round.")),
-        Section(title="Configuration", body=paragraph(f"Of {first.name}.") + preformatted(to_yaml(plain))),
-        Section(title="Environment", body=preformatted(environment)),
-    ]
-    return page(f"Study: {study.name}", sections, lead=f"{len(finished)} of {len(study.cells)} cells are finished.")

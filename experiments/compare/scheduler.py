@@ -16,7 +16,7 @@ from snnfl.config import to_yaml
 from snnfl.spiking.storage import write_bytes
 from strategies.run_directory import FIGURE_FILES, METRICS_FILE, read_metrics
 
-LOG, CONFIGURATION = "cell.log", "cell.yaml"
+LOG, CONFIGURATION, EXTRAS = "cell.log", "cell.yaml", "cell_extras.json"
 POLL_SECONDS = 0.2
 
 
@@ -38,7 +38,8 @@ class State:
 def state_of(cell: Cell) -> State:
     """Read a cell's state off its folder."""
     rows = read_metrics(cell.path) if (cell.path / METRICS_FILE).exists() else []
-    complete = len(rows) == cell.config.run.rounds and (cell.path / FIGURE_FILES[-1]).exists()
+    files = [FIGURE_FILES[-1], *([] if cell.extras.file is None else [cell.extras.file])]
+    complete = len(rows) == cell.config.run.rounds and all((cell.path / name).exists() for name in files)
     seconds = statistics.fmean(row["seconds_round"] for row in rows) if rows else None
     return State(rounds=len(rows), finished=complete, seconds=seconds)
 
@@ -98,8 +99,14 @@ def run_cells(
 def _start(cell: Cell) -> subprocess.Popen[bytes]:
     cell.path.mkdir(parents=True, exist_ok=True)
     write_bytes(cell.path / CONFIGURATION, to_yaml(cell.config).encode())
+    write_bytes(cell.path / EXTRAS, cell.extras.to_json().encode())
     environment = {**os.environ, "OMP_NUM_THREADS": str(cell.config.run.threads)}
-    command = [sys.executable, "-m", "experiments.compare.cell", str(cell.path / CONFIGURATION)]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.compare.cell",
+        *(str(cell.path / name) for name in (CONFIGURATION, EXTRAS)),
+    ]
     with (cell.path / LOG).open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
 

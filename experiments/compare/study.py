@@ -1,18 +1,23 @@
-"""A study's YAML file: which runs, which table.
+"""A study's YAML file: which runs, and what is shown of them.
 
 .. code-block:: yaml
 
     name: table1_iid
     base: ../../conf/snfl_fashion_mnist.yaml        # beside this file; options replace its own
-    options: {run.rounds: 5, data.clients: 10}
+    options: {run.rounds: 5, training.epochs: 1}
     matrix:                                         # every combination is a cell
       algorithm:                                    # an axis: label -> options
         FedAvg: {strategy.name: fedavg, strategy.spiking: false}
         S-FedAvg: {strategy.name: fedavg}
-      conversion.steps: [32, 64]                    # or an option's values, which label themselves
+      data.clients: [5, 10]                         # or an option's values, which label themselves
     seeds: [0, 1, 2]
-    table: {rows: algorithm, columns: conversion.steps, value: accuracy}
-    paper: {source: SNFL Table 1, S-FedAvg / 32: 0.75}
+    tables:
+      - {rows: algorithm, columns: data.clients, paper: {source: SNFL Table 1, S-FedAvg: {10: 0.953}}}
+    figures:
+      - {x: round}
+      - {x: data.clients}
+    energy: {images: 64}                            # of each S-cell's final network
+    audit: {attacks: [snn_naive, dlg], rounds: [1]}  # of each cell with audit.record=true
 """
 
 from __future__ import annotations
@@ -21,17 +26,19 @@ import hashlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from snnfl.config import Config, ConfigError, compose, nearest, to_yaml
+from experiments.compare.extras import NOTHING, Extras, read_extras
+from experiments.compare.views import SOURCES, View, read_figures, read_tables
+from snnfl.config import Config, ConfigError, compose, nearest, to_yaml, validate
 from snnfl.workspace import Workspace
 from strategies.server_app import build_strategy
 
-KEYS = ("name", "base", "options", "matrix", "seeds", "table", "paper")
+KEYS = ("name", "base", "options", "matrix", "seeds", "tables", "figures", "energy", "audit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +49,13 @@ class Cell:
         labels: Its place in the matrix: label by axis.
         seed: Of the run.
         config: Resolved; its name holds a hash of all that decides the result, so a changed one is another cell.
+        extras: What is measured when it is finished.
     """
 
     labels: Mapping[str, str]
     seed: int
     config: Config
+    extras: Extras = field(default=NOTHING)
 
     @property
     def name(self) -> str:
@@ -66,20 +75,14 @@ class Study:
     Attributes:
         name: Its folder below ``runs/``.
         cells: In the order of the matrix, seeds last.
-        rows: Axis that the table's rows are.
-        columns: Axis of its columns, ``None`` for one column.
-        value: ``accuracy`` or a column of ``metrics.jsonl``, of the last round.
-        paper: Published values by ``row / column``.
-        source: Where those stand.
+        tables: To write.
+        figures: To draw.
     """
 
     name: str
     cells: Sequence[Cell]
-    rows: str
-    columns: str | None
-    value: str
-    paper: Mapping[str, float]
-    source: str
+    tables: Sequence[View]
+    figures: Sequence[View]
 
     @property
     def directory(self) -> Path:
@@ -98,35 +101,92 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         ConfigError: Naming the file, the key or the cell.
     """
     content = _read(path)
-    axes = {axis: _labelled(path, axis, values) for axis, values in content.get("matrix", {}).items()}
-    if not axes:
+    matrix = content.get("matrix")
+    if not isinstance(matrix, dict) or not matrix:
         raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as algorithm")
+    axes = {str(axis): _labelled(path, str(axis), values) for axis, values in matrix.items()}
+    labels = {axis: list(chosen) for axis, chosen in axes.items()}
+    try:
+        extras = read_extras(content.get("energy"), content.get("audit"))
+        tables, figures = read_tables(content.get("tables"), labels), read_figures(content.get("figures"), labels)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    study = Study(
+        name=str(content.get("name", path.stem)),
+        cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides)),
+        tables=tables,
+        figures=figures,
+    )
+    _check_views(path, study, content)
+    return study
+
+
+def _cells(
+    path: Path,
+    content: Mapping[str, Any],
+    axes: Mapping[str, Mapping[str, list[str]]],
+    seeds: Sequence[int],
+    extras: Extras,
+    overrides: Sequence[str],
+) -> Sequence[Cell]:
+    base, name = content.get("base"), str(content.get("name", path.stem))
+    options = [*_assignments(content.get("options", {})), *overrides]
+    cells = []
+    for choice in itertools.product(*axes.values()):
+        labels = dict(zip(axes, choice, strict=True))
+        chosen = [assignment for axis, label in labels.items() for assignment in axes[axis][label]]
+        for seed in seeds:
+            cell = Cell(labels=labels, seed=seed, config=Config())
+            try:
+                file = None if base is None else path.parent / str(base)
+                config = _resolved(name, file, [*options, *chosen, f"run.seed={seed}"], labels, seed)
+                cells.append(replace(cell, config=config, extras=extras.of(config)))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: cell {cell.name}: {error}") from None
+    return cells
+
+
+def _resolved(study: str, base: Path | None, options: Sequence[str], labels: Mapping[str, str], seed: int) -> Config:
+    """Compose and check the configuration of a cell, and give it its folder."""
+    config = compose(base, options)
+    if config.engine.name != "in_process":
+        raise ConfigError(f"engine.name={config.engine.name}: a study's cells run in process; leave it out")
+    plain = replace(config, run=replace(config.run, name="cell", directory="runs", overwrite=False, resume=False))
+    digest = hashlib.sha256(to_yaml(plain).encode()).hexdigest()[:10]
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(labels.values()))
+    run = replace(
+        config.run, name=f"{slug}-{seed}-{digest}", directory=str(Path(config.run.directory) / study), resume=True
+    )
+    config = replace(config, run=run)
+    validate(config)
+    build_strategy(Workspace(config))  # what only the data and the model can tell
+    return config
+
+
+def _seeds(path: Path, content: Mapping[str, Any]) -> list[int]:
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers")
-    name, base = content.get("name", path.stem), content.get("base")
-    options = _assignments(content.get("options", {}))
-    cells = [
-        _cell(path, name, None if base is None else path.parent / base, [*options, *overrides], labels, axes, seed)
-        for labels in (dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values()))
-        for seed in seeds
-    ]
-    table, paper = content.get("table", {}), dict(content.get("paper", {}))
-    rows = table.get("rows", next(iter(axes)))
-    columns = table.get("columns", next((axis for axis in axes if axis != rows), None))
-    for axis in filter(None, (rows, columns)):
-        if axis not in axes:
-            raise ConfigError(f"{path}: table: {axis!r} is no axis of the matrix{nearest(str(axis), list(axes))}")
-    source = str(paper.pop("source", "paper"))
-    return Study(
-        name=name,
-        cells=cells,
-        rows=rows,
-        columns=columns,
-        value=table.get("value", "accuracy"),
-        paper=paper,
-        source=source,
-    )
+    return list(dict.fromkeys(seeds))
+
+
+def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
+    """Refuse a table or figure of what no cell will measure."""
+    has = {
+        "evaluation.curve": any(cell.config.evaluation.curve for cell in study.cells),
+        "detection.detectors": any(cell.config.detection.detectors for cell in study.cells),
+        "the key energy": "energy" in content,
+        "the key audit": "audit" in content,
+    }
+    for view in (*study.tables, *study.figures):
+        needs = SOURCES[view.source].needs
+        if needs and not has[needs]:
+            raise ConfigError(f"{path}: {view.title}: no cell measures {view.value}; set {needs}")
+    if "audit" in content and not any(cell.extras.audit for cell in study.cells):
+        raise ConfigError(
+            f"{path}: audit: no cell records what its server sees; set options: {{audit.record: true, "
+            "audit.ground_truth: true}"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -146,7 +206,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
     """Return an axis as assignments by label."""
-    if isinstance(values, dict) and all(isinstance(options, dict) for options in values.values()):
+    if isinstance(values, dict) and values and all(isinstance(options, dict) for options in values.values()):
         return {str(label): _assignments(options) for label, options in values.items()}
     if isinstance(values, list) and values:
         return {str(value): _assignments({axis: value}) for value in values}
@@ -155,28 +215,3 @@ def _labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
 
 def _assignments(options: Mapping[str, Any]) -> list[str]:
     return [f"{key}={'null' if value is None else value}" for key, value in options.items()]
-
-
-def _cell(
-    path: Path,
-    study: str,
-    base: Path | None,
-    options: Sequence[str],
-    labels: Mapping[str, str],
-    axes: Mapping[str, Mapping[str, list[str]]],
-    seed: int,
-) -> Cell:
-    chosen = [assignment for axis, label in labels.items() for assignment in axes[axis][label]]
-    here = Cell(labels=labels, seed=seed, config=Config())
-    try:
-        config = compose(base, [*options, *chosen, f"run.seed={seed}"])
-        build_strategy(Workspace(config))  # what only the data and the model can tell
-    except ConfigError as error:
-        raise ConfigError(f"{path}: cell {here.name}: {error}") from None
-    plain = replace(config, run=replace(config.run, name="cell", directory="runs", overwrite=False, resume=False))
-    digest = hashlib.sha256(to_yaml(plain).encode()).hexdigest()[:10]
-    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(labels.values()))
-    run = replace(
-        config.run, name=f"{slug}-{seed}-{digest}", directory=str(Path(config.run.directory) / study), resume=True
-    )
-    return replace(here, config=replace(config, run=run))

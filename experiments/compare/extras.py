@@ -1,0 +1,123 @@
+"""What a study asks to be measured of its finished cells: energy, and what an audit finds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from snnfl.attacks import get_attack
+from snnfl.audit.victims import Scope, scope_of
+from snnfl.config import Config, ConfigError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPlan:
+    """The options of ``snnfl audit``.
+
+    Attributes:
+        attacks: Names; those that don't apply to a cell are left out there. Empty: all that apply.
+        rounds: Empty for all that are recorded.
+        clients: Partitions; empty for all.
+        iterations: Budgets: each attack runs once with each of them.
+        restarts: Random starts per victim.
+        labels: Whether the private labels are given, a diagnosis.
+        deny: Facts that the attacker lacks.
+    """
+
+    attacks: tuple[str, ...] = ()
+    rounds: tuple[int, ...] = ()
+    clients: tuple[int, ...] = ()
+    iterations: tuple[int, ...] = (300,)
+    restarts: int = 1
+    labels: bool = False
+    deny: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """Who is attacked, by whom."""
+        return scope_of(rounds=self.rounds, partitions=self.clients, labels=self.labels, denied=self.deny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is to be measured.
+
+    Attributes:
+        energy_images: Test images on which spikes are counted; 0: none.
+        audit: ``None``: no audit.
+    """
+
+    energy_images: int = 0
+    audit: AuditPlan | None = None
+
+    def of(self, config: Config) -> Extras:
+        """Return what applies to a cell: energy to S-runs with a network, an audit to runs that are recorded."""
+        spiking = config.strategy.spiking and config.strategy.name != "solo"
+        return replace(
+            self,
+            energy_images=self.energy_images if spiking else 0,
+            audit=self.audit if config.audit.record else None,
+        )
+
+    @property
+    def file(self) -> str | None:
+        """Name of the file that holds the results, which follows from what is asked; ``None`` if nothing is."""
+        if self == NOTHING:
+            return None
+        return f"extras-{hashlib.sha256(self.to_json().encode()).hexdigest()[:10]}.json"
+
+    def to_json(self) -> str:
+        """Write as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Extras:
+        """Read what :meth:`to_json` wrote."""
+        content = json.loads(text)
+        plan = content["audit"]
+        if plan is not None:
+            plan = AuditPlan(**{key: tuple(v) if isinstance(v, list) else v for key, v in plan.items()})
+        return cls(energy_images=content["energy_images"], audit=plan)
+
+
+NOTHING = Extras()
+
+
+def read_extras(energy: Any, audit: Any) -> Extras:
+    """Check a study's keys ``energy`` and ``audit``.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    images = 0
+    if energy is not None:
+        images = energy.get("images") if isinstance(energy, dict) and set(energy) == {"images"} else None
+        if not isinstance(images, int) or images < 1:
+            raise ConfigError(f"energy={energy}: expected {{images: N}}, the test images on which spikes are counted")
+    return Extras(energy_images=images, audit=None if audit is None else _read_plan(audit))
+
+
+def _read_plan(given: Any) -> AuditPlan:
+    defaults = asdict(AuditPlan())
+    if not isinstance(given, dict):
+        raise ConfigError(f"audit={given}: expected a mapping with {', '.join(defaults)}")
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in defaults:
+            raise ConfigError(f"audit: unknown key {key!r}{nearest(str(key), list(defaults))}")
+        several = isinstance(defaults[key], tuple)
+        parts = value if isinstance(value, list) and several else [value]
+        kind = str if key in ("attacks", "deny") else bool if key == "labels" else int
+        if not all(type(part) is kind and (kind is not int or part >= int(key != "clients")) for part in parts):
+            raise ConfigError(f"audit.{key}={value}: expected {_KINDS[kind]}{', or a list of them' if several else ''}")
+        values[key] = tuple(parts) if several else value
+    plan = AuditPlan(**values)
+    for name in plan.attacks:
+        get_attack(name)
+    _ = plan.scope  # knows the facts
+    return replace(plan, iterations=tuple(sorted(set(plan.iterations))))
+
+
+_KINDS: dict[type, str] = {str: "a name", bool: "true or false", int: "a whole number"}

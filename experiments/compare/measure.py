@@ -1,0 +1,138 @@
+"""Measure what a study asks of a finished cell beside its rounds, once: the result stays in the cell's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from rich.console import Console
+
+from experiments.audit.command import attack_progress, audit_run
+from experiments.audit.found import Audit
+from experiments.audit.report import detection, reconstructions, write_report
+from experiments.compare.extras import AuditPlan, Extras
+from snnfl.attacks import Budget
+from snnfl.audit.recording import read_recording
+from snnfl.audit.scorecard import METRICS, as_csv, write_json
+from snnfl.config import Config
+from snnfl.data import test_batches
+from snnfl.metrics.energy import count_spikes
+from snnfl.poisoning import attacks_in
+from snnfl.spiking import SpikingNetwork
+from snnfl.spiking.storage import write_bytes
+from snnfl.workspace import Workspace
+from strategies.run_directory import AUDIT, SNN_FILE
+
+Record: TypeAlias = dict[str, Any]
+"""A measurement: labels as text, values as numbers, and under ``source`` where it belongs."""
+
+
+def measure(config: Config, extras: Extras, folder: Path) -> None:
+    """Measure what is asked of a finished cell, and write it in one step.
+
+    Args:
+        config: Of the cell.
+        extras: What to measure.
+        folder: Of the run.
+    """
+    if extras.file is None or (folder / extras.file).exists():
+        return
+    records, fragments = list[Record](), dict[str, str]()
+    if extras.energy_images:
+        records += energy_records(config, folder, extras.energy_images)
+    if extras.audit is not None:
+        found, fragments = _audited(config, extras.audit, folder)
+        records += found
+    text = json.dumps({"records": records, "fragments": fragments}, allow_nan=False)
+    write_bytes(folder / extras.file, text.encode())
+
+
+def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record]:
+    """Yield the energy of the final spiking network, simulated for ``conversion.steps``, and of its ANN, per image."""
+    work = Workspace(config)
+    batches = list(test_batches(work.dataset, images, images))
+    network = SpikingNetwork.load(folder / SNN_FILE)
+    counted = count_spikes(network, torch.cat([inputs for inputs, _ in batches]), steps=config.conversion.steps)
+    total = counted.total
+    for name, energy, operations in (
+        ("SNN", counted.energy, total.acs + total.macs),
+        ("ANN", counted.ann_energy, total.ann_macs),
+    ):
+        yield {
+            "source": "energy",
+            "network": name,
+            "energy": energy.compute / 1e3,
+            "energy_with_memory": energy.total / 1e3,
+            "operations": float(operations),
+        }
+
+
+def _audited(config: Config, plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
+    """Audit a cell with every budget; the report in its folder and what a study shows of it are of the largest."""
+    records, audits = list[Record](), list[Audit]()
+    for iterations in plan.iterations:
+        budget = Budget(iterations=iterations, restarts=plan.restarts)
+        with attack_progress(Console(quiet=True)) as progress:
+            audit = audit_run(folder, plan.attacks, plan.scope, budget, noise=False, progress=progress)
+        audits.append(audit)
+        records += attack_records(audit, iterations)
+    last = audits[-1]
+    write_json(folder / AUDIT / "scorecard.json", last.entries)
+    write_bytes(folder / AUDIT / "scorecard.csv", as_csv(last.entries).encode())
+    write_report(folder / AUDIT / "report.html", [last], budget)
+    records += [*bias_records(last), *threshold_records(config, plan, folder)]
+    return records, {"reconstructions": str(reconstructions(last)), "detectors": str(detection(last))}
+
+
+def attack_records(audit: Audit, iterations: int) -> Iterator[Record]:
+    """Yield what each attack reached; what was refused or could not be scored has no number."""
+    for entry in audit.entries:
+        if entry["value"] is None:
+            continue
+        floor = entry["floor"]
+        yield {
+            "source": "attacks",
+            "round": str(entry["round"]),
+            "attack": entry["attack"],
+            "iterations": str(iterations),
+            **{name: entry["metrics"][name]["value"] for name in METRICS},
+            "floor_psnr": floor["psnr"],
+            "floor_ssim": floor["ssim"],
+            "psnr_gain": entry["value"] - floor["psnr"],
+            "verdict": entry["verdict"],
+        }
+
+
+def bias_records(audit: Audit) -> Iterator[Record]:
+    """Yield how far each guess of a client's private biases is off (SNFL, Figure 3A)."""
+    for error in audit.biases:
+        yield {
+            "source": "biases",
+            "round": str(error.server_round),
+            "client": str(error.partition),
+            "guess": error.source,
+            "bias_distance": error.distance,
+            "bias_relative_distance": error.relative if error.relative != float("inf") else None,
+            "bias_equal": error.equal,
+        }
+
+
+def threshold_records(config: Config, plan: AuditPlan, folder: Path) -> Iterator[Record]:
+    """Yield the thresholds that the server received, by client and layer (SNFL, Figure 3C); per channel their mean."""
+    if not config.strategy.spiking:
+        return
+    layers = [node.name for node in Workspace(config).graph.spikes]
+    for received in read_recording(folder / AUDIT, plan.scope.rounds):
+        guilty = attacks_in(config, received.server_round)
+        for layer, name in enumerate(layers, start=1):
+            yield {
+                "source": "thresholds",
+                "round": str(received.server_round),
+                "client": str(received.partition),
+                "role": "poisoned" if received.partition in guilty else "honest",
+                "layer": str(layer),
+                "threshold": float(received.exchange.received[f"{name}.threshold"].mean()),
+            }

@@ -1,0 +1,159 @@
+"""What finished cells measured, as records, and their summary by row and column of a table or a figure."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.compare.measure import Record
+from experiments.compare.study import Cell
+from experiments.compare.views import LAST, SOURCES, View, better
+from snnfl.poisoning import attacks_in
+from strategies.run_directory import read_metrics
+
+ACCURACIES = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A cell of a table, or a point of a figure.
+
+    Attributes:
+        row: Its label.
+        column: Its label, empty without columns.
+        values: One per seed.
+        paper: The published value, if there is one.
+        best: Whether its mean is the best of its column's.
+    """
+
+    row: str
+    column: str
+    values: tuple[float, ...]
+    paper: float | None = None
+    best: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; of one seed there is none."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """What was measured, less what is published."""
+        return None if self.paper is None else self.mean - self.paper
+
+
+def entries(view: View, finished: Sequence[Cell]) -> list[Entry]:
+    """Summarise the finished cells, in the order of the matrix and of the rounds.
+
+    What a run has several of and the view doesn't name (clients, say) is averaged within the run first, so that the
+    deviation is that of the seeds. Of several rounds the last one counts, of several budgets the largest.
+    """
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for cell in finished:
+        for record in shown_records(view, cell):
+            place = _label(record, view.down), _label(record, view.across)
+            found.setdefault(place, {}).setdefault(cell.seed, []).append(record[view.value])
+    made = [
+        Entry(
+            row=row,
+            column=column,
+            values=tuple(statistics.fmean(values) for values in by_seed.values()),
+            paper=view.paper.get((row, column)),
+        )
+        for (row, column), by_seed in found.items()
+    ]
+    return _with_best(view, made)
+
+
+def shown_records(view: View, cell: Cell) -> Iterator[Record]:
+    """Yield a cell's records that a view shows, with the cell's labels."""
+    if any(cell.labels[axis] not in labels for axis, labels in view.where.items() if axis in cell.labels):
+        return
+    own = [record for record in _records(cell, view.source) if isinstance(record.get(view.value), int | float)]
+    own = [r for r in own if all(r[axis] in labels for axis, labels in view.where.items() if axis in r)]
+    for axis in LAST:
+        if axis in SOURCES[view.source].axes and axis not in (*view.down, *view.across, *view.where):
+            last = max((int(record[axis]) for record in own), default=0)
+            own = [record for record in own if int(record[axis]) == last]
+    for record in own:
+        yield {**record, **cell.labels}
+
+
+def _records(cell: Cell, source: str) -> list[Record]:
+    if source in ("energy", "attacks", "biases", "thresholds"):
+        return [record for record in extras_of(cell)["records"] if record["source"] == source]
+    rows = read_metrics(cell.path)
+    if source == "rounds":
+        return _round_records(rows)
+    if source == "lengths":
+        return [
+            {"round": str(row["round"]), "T": length, "accuracy_at_T": accuracy}
+            for row in rows
+            for length, accuracy in sorted((row["server_snn_accuracy_at"] or {}).items(), key=lambda item: int(item[0]))
+        ]
+    if source == "detectors":
+        return [
+            {"round": str(row["round"]), "detector": detector, **verdict}
+            for row in rows
+            for detector, verdict in (row["detection"] or {}).items()
+        ]
+    return [record for row in rows for record in _suspect_records(cell, row)]
+
+
+def extras_of(cell: Cell) -> dict[str, Any]:
+    """Read what was measured of a cell beside its rounds."""
+    if cell.extras.file is None:
+        return {"records": [], "fragments": {}}
+    found: dict[str, Any] = json.loads((cell.path / cell.extras.file).read_text(encoding="utf-8"))
+    return found
+
+
+def _round_records(rows: Sequence[dict[str, Any]]) -> list[Record]:
+    """Add to each row the accuracy of what the server holds, and the totals so far."""
+    made, traffic, seconds = list[Record](), 0, 0.0
+    for row in rows:
+        traffic, seconds = traffic + row["bytes_up"] + row["bytes_down"], seconds + row["seconds_round"]
+        accuracy = next((row[name] for name in ACCURACIES if row[name] is not None), None)
+        totals = {"accuracy": accuracy, "bytes_total": traffic, "seconds_total": seconds}
+        made.append({**row, **totals, "round": str(row["round"])})
+    return made
+
+
+def _suspect_records(cell: Cell, row: dict[str, Any]) -> Iterator[Record]:
+    guilty = attacks_in(cell.config, row["round"])
+    for detector, verdict in (row["detection"] or {}).items():
+        for client, score in verdict["scores"].items():
+            last_but_one, last = (verdict["points"] or {}).get(client, (None, None))
+            yield {
+                "round": str(row["round"]),
+                "detector": detector,
+                "client": client,
+                "role": "poisoned" if int(client) in guilty else "honest",
+                "detection_score": score,
+                "threshold_last_but_one": last_but_one,
+                "threshold_last": last,
+            }
+
+
+def _label(record: Record, axes: Sequence[str]) -> str:
+    return ", ".join(str(record[axis]) for axis in axes)
+
+
+def _with_best(view: View, made: Sequence[Entry]) -> list[Entry]:
+    """Mark the best of each column, where it is clear what is better and there are several."""
+    sign, columns = better(view.value), dict[str, list[float]]()
+    for entry in made:
+        columns.setdefault(entry.column, []).append(sign * entry.mean)
+    return [
+        replace(entry, best=bool(sign) and len(of := columns[entry.column]) > 1 and sign * entry.mean == max(of))
+        for entry in made
+    ]
