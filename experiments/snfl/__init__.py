@@ -1,1 +1,1 @@
-"""SNFL's tables and figures (:doc:`README.md`): a study of the paper's setting and of a small one for each, and what came out."""
+"""SNFL's tables and figures: for each a study of the paper's setting, a small one, and what came out (README.md)."""

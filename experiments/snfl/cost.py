@@ -1,8 +1,8 @@
 """``python -m experiments.snfl.cost``: what a run of the paper's setting would cost here, from a few measured steps.
 
-The paper's own network (``resnet20_snfl``, 32x32 pixels) trains a few batches, is converted, simulated and tested on this
-machine's processor, in CPU seconds of one thread. Conversion and simulation cost in proportion to images times time
-steps. Needs CIFAR-10; takes about two CPU-minutes; writes ``table1_iid/cost.csv``.
+The paper's own network (``resnet20_snfl``, 32x32 pixels) trains a few batches, is converted, simulated and tested on
+this machine's processor, in CPU seconds of one thread. Conversion and simulation are taken to cost in proportion to
+images times time steps. Needs CIFAR-10; takes some 15 CPU seconds; writes ``table1_iid/cost.csv``.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def cost_part(rows: Sequence[Row]) -> str:
     plain = hours["training"] + hours["clients' test"]
     table = "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
     return (
-        f"{table}\n\nSo S-FedAvg takes {spiking:,.0f} CPU-hours ({spiking / 24:,.0f} days of one core), and FedAvg, which "
-        f"trains and tests alone, {plain:,.0f} ({plain / 24:,.0f} days): units times seconds / 3600, summed."
+        f"{table}\n\nSo S-FedAvg takes {spiking:,.0f} CPU-hours ({spiking / 24:,.1f} days of one core), and FedAvg, "
+        f"which trains and tests alone, {plain:,.0f} ({plain / 24:,.1f} days): units times seconds / 3600, summed."
     )
 
 

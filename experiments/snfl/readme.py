@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ def measured_part(folder: Path) -> str:
     facts = json.loads((folder / "laptop.json").read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     said = (
-        f"Measured on {facts['date']}: {facts['cells']} cells, seeds {facts['seeds']}, {facts['cores']} cores shared with "
-        f"other work, one thread ({versions}; commit {facts['commit']}).\n"
+        f"Measured on {facts['date']}: {facts['cells']} cells, seeds {facts['seeds']}, one thread on {facts['cores']} "
+        f"cores shared with other work ({versions}; commit {facts['commit']}).\n"
         f"Command: `snnfl compare experiments/snfl/{folder.name}/laptop.yaml`. Every seed's value: "
         "[laptop.csv](laptop.csv)."
     )
@@ -196,7 +196,7 @@ def _difference(more: Entry | None, less: Entry | None, percent: bool) -> tuple[
     return text, bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
 
 
-def _joined(values: Iterator[Any]) -> str:
+def _joined(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 

@@ -87,4 +87,4 @@ def test_the_extrapolation_is_units_times_seconds() -> None:
     text = cost.cost_part(rows)
     assert "| conversion | u | 7,200 | 2.0000 | 4 |" in text
     assert "S-FedAvg takes 20 CPU-hours" in text
-    assert "FedAvg, which trains and tests alone, 10 " in text
+    assert "FedAvg, which trains and tests alone, 5 " in text
