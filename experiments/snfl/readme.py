@@ -85,7 +85,7 @@ def write_readme(folder: Path) -> None:
     for name, part in parts_of(folder).items():
         begin, end = markers(name)
         if begin not in text or end not in text:
-            raise ConfigError(f"{document}: put the lines {begin!r} and {end!r} where the tables belong")
+            raise ConfigError(f"{document}: put the lines {begin} and {end} where the tables belong")
         text = text.partition(begin)[0] + f"{begin}\n{part}\n{end}" + text.partition(end)[2]
     write_bytes(document, text.encode())
 

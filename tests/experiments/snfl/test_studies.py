@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from experiments.compare.study import read_study
 from experiments.compare.views import View
@@ -40,19 +41,24 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sources._part.cache_clear()
 
 
+def content_of(path: Path) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return dict(content)
+
+
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
 @pytest.mark.usefixtures("stand_ins")
 def test_each_study_can_run(artifact: str, scale: str, tmp_path: Path) -> None:
     folder = HERE / artifact
-    content = yaml.safe_load((folder / f"{scale}.yaml").read_text())
+    content = content_of(folder / f"{scale}.yaml")
     assert content["name"] == f"{artifact}_{scale}"
     assert len(content["seeds"]) >= 3 or scale == "paper"
     content["seeds"] = content["seeds"][:1]
     if "base" in content:
         content["base"] = str((folder / content["base"]).resolve())
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    OmegaConf.save(OmegaConf.create(content), path)
     small = ["run.device=cpu", "model.name=lenet5"] if scale == "paper" else []
     study = read_study(path, small)
     assert study.cells
@@ -62,8 +68,8 @@ def test_each_study_can_run(artifact: str, scale: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_the_papers_setting_is_the_papers(artifact: str) -> None:
-    content = yaml.safe_load((HERE / artifact / "paper.yaml").read_text())
-    base = yaml.safe_load((HERE / artifact / content["base"]).read_text())
+    content = content_of(HERE / artifact / "paper.yaml")
+    base = content_of(HERE / artifact / content["base"])
     assert base["model"]["name"] == "resnet20_snfl"
     assert (base["run"]["rounds"], base["training"]["epochs"], base["conversion"]["steps"]) == (100, 5, 256)
     changed = set(content["options"]) & {"model.name", "run.rounds", "training.epochs", "conversion.steps"}
