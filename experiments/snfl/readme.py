@@ -35,12 +35,7 @@ ARTIFACTS = (
 )  # fmt: skip
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "table3_bias": [("BC", "no BC"), ("no BC, bias back", "no BC"), ("BC, bias back", "BC")],
-    "fig2_inversion": [
-        ("LeNet-5, S-FedAvg, snn_naive", "LeNet-5, FedAvg, inverting_gradients"),
-        ("LeNet-5, S-FedAvg, reconverted_as_is", "LeNet-5, FedAvg, inverting_gradients"),
-        ("LeNet-5, S-FedAvg, reconverted_initial", "LeNet-5, FedAvg, inverting_gradients"),
-        ("LeNet-5 with BN, S-FedAvg, reconverted_as_is", "LeNet-5 with BN, FedAvg, huang"),
-    ],
+    "fig2_inversion": [("S-FedAvg, snn_naive", "FedAvg, huang"), ("S-FedAvg, reconverted_as_is", "FedAvg, huang")],
     "fig3_bias_thresholds": [("IID", "Dir(0.5)"), ("poisoned", "honest")],
     "a3_steps": [("8", "4"), ("16", "8"), ("32", "16"), ("64", "32"), ("128", "64")],
 }
@@ -65,7 +60,7 @@ def measured_part(folder: Path) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     said = (
         f"Measured on {facts['date']}: {facts['cells']} cells, seeds {facts['seeds']}, one thread on {facts['cores']} "
-        f"cores shared with other work ({versions}; commit {facts['commit']}).\n"
+        f"cores shared with other work ({versions}; commits: [laptop.json](laptop.json)).\n"
         f"Command: `snnfl compare experiments/snfl/{folder.name}/laptop.yaml`. Every seed's value: "
         "[laptop.csv](laptop.csv)."
     )
