@@ -130,10 +130,12 @@ def audit(
 def compare(
     study: Annotated[Path, typer.Argument(help="YAML file of a study (docs/compare.md)", metavar="STUDY.yaml")],
     overrides: OverridesArgument = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and what is left, and stop")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: one per core")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells and what they will cost, and stop")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: one per core, or per GPU")] = None,
 ) -> None:
-    """Run every cell of a study that isn't finished; write its table, figure and report to runs/STUDY/.
+    """Run every cell of a study that isn't finished; write its tables, figures and report to runs/STUDY/.
 
     \b
     snnfl compare experiments/snfl/table1_iid/laptop.yaml --dry-run
@@ -309,7 +311,10 @@ def main() -> None:
     except (EngineError, RunFailedError) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
-        sys.stderr.write("snnfl: interrupted; snnfl run with --resume continues a run after its last complete round\n")
+        sys.stderr.write(
+            "snnfl: interrupted; snnfl run with --resume, or snnfl compare as before, goes on after the last complete "
+            "round\n"
+        )
         sys.stderr.flush()
         os._exit(130)  # an exit in good order would wait for Flower's threads, which wait for their Ray clients
 

@@ -1,4 +1,4 @@
-"""``python -m experiments.compare.cell CONFIG.yaml EXTRAS.json``: a cell in a process that ends with its study's."""
+"""``python -m experiments.compare.cell CONFIG.yaml EXTRAS.json PID``: a cell; its process ends with that of PID."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from clients.client_app import app as client_app
 from experiments.compare.extras import Extras
 from experiments.compare.measure import measure
 from experiments.engines.in_process import run_in_process
+from snnfl.audit.recording import RecordingError
+from snnfl.audit.view import ThreatModelError
 from snnfl.config import ConfigError, compose, flatten
 from strategies.run_directory import node_folders, run_path
 from strategies.server_app import server_app
@@ -59,11 +61,13 @@ def _end_with(parent: int) -> None:
 def main() -> None:
     """Run the cell that the command line names; a mistake is one line."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[3]),), daemon=True).start()
     try:
         run_cell(Path(sys.argv[1]), Extras.from_json(Path(sys.argv[2]).read_text(encoding="utf-8")))
-    except ConfigError as error:
+    except (ConfigError, RecordingError, ThreatModelError) as error:
         sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,14 +11,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from experiments.compare.cost import estimate
 from experiments.compare.figures import draw
 from experiments.compare.records import entries
 from experiments.compare.report import study_page
-from experiments.compare.scheduler import run_cells, seconds_left, state_of
+from experiments.compare.scheduler import State, places, run_cells, seconds_left, seconds_per_round, state_of
 from experiments.compare.study import Cell, Study, read_study
 from experiments.compare.tables import as_csv, as_latex, as_markdown, as_rich
 from experiments.engines import EngineError
 from snnfl.spiking.storage import write_bytes
+
+LOOK_SECONDS = 1.0
+"""How often the rounds of all cells are counted."""
+
+ABOUT_COSTS = (
+    "measured: mean of this setting's rounds so far. estimated: from one training step, conversion and simulation on "
+    "this machine, in processor time (docs/compare.md); may be off by a factor of 3. Energy and audits are not counted."
+)
 
 
 def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | None, console: Console) -> None:
@@ -28,7 +37,7 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
         path: YAML file of the study.
         overrides: ``key=value`` for every cell.
         dry_run: List the cells and what they will cost, and stop.
-        jobs: Processes at a time; ``None`` for one per core.
+        jobs: Processes at a time; ``None`` for one per core, or per GPU.
         console: Shows progress and the table.
 
     Raises:
@@ -37,9 +46,9 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
     """
     study = read_study(path, overrides)
     if dry_run:
-        console.print(_plan(study))
+        console.print(_plan(study, jobs))
         return
-    failed = _run(study, jobs or os.cpu_count() or 1, console)
+    failed = _run(study, jobs, console)
     finished = [cell for cell in study.cells if state_of(cell).finished]
     if finished:
         write_results(study, finished, console)
@@ -65,30 +74,61 @@ def write_results(study: Study, finished: Sequence[Cell], console: Console) -> N
     console.print(f"results: {folder}/ (report.html, tables.md, tables.csv, tables.tex, figures)", highlight=False)
 
 
-def _run(study: Study, jobs: int, console: Console) -> dict[str, str]:
+def _run(study: Study, jobs: int | None, console: Console) -> dict[str, str]:
     total = sum(cell.config.run.rounds for cell in study.cells)
+    states = {cell.name: state_of(cell) for cell in study.cells}
+    several = _at_a_time(study, jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rounds"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
-        task = progress.add_task(study.name, total=total, left="")
+        task, looked = progress.add_task(study.name, total=total, left=""), -LOOK_SECONDS
 
         def watch(running: Sequence[Cell]) -> None:
-            left = seconds_left(study.cells)
-            text = "" if left is None else f"about {timedelta(seconds=round(left / jobs))} left"
-            done = sum(state_of(cell).rounds for cell in study.cells)
-            progress.update(task, completed=done, left=text, description=f"{study.name}: {len(running)} cells run")
+            nonlocal looked
+            if running and time.monotonic() - looked < LOOK_SECONDS:
+                return
+            looked = time.monotonic()
+            states.update({cell.name: state_of(cell) for cell in study.cells if not states[cell.name].finished})
+            left = seconds_left(study.cells, states, seconds_per_round(study.cells, states), several)
+            progress.update(
+                task,
+                completed=sum(state.rounds for state in states.values()),
+                left="" if left is None else f"about {_duration(left)} left",
+                description=f"{study.name}: {_doing(running, states)}",
+            )
 
         failed = run_cells(study.cells, jobs, watch=watch)
         watch([])
     return failed
 
 
-def _plan(study: Study) -> Table:
-    """List the cells. A cost is that of measured rounds of the same study; before the first there is none."""
-    left = seconds_left(study.cells)
-    known = "unknown until a round is measured" if left is None else f"{timedelta(seconds=round(left))} of one process"
-    plan = Table("cell", "state", "seconds per round", title=f"{study.name}: {len(study.cells)} cells; left: {known}")
+def _doing(running: Sequence[Cell], states: Mapping[str, State]) -> str:
+    ended = sum(states[cell.name].rounds == cell.config.run.rounds for cell in running)
+    finished = sum(state.finished for state in states.values())
+    measured = f", {ended} of them measured" if ended else ""
+    return f"{finished}/{len(states)} cells, {len(running)} run{measured}"
+
+
+def _at_a_time(study: Study, jobs: int | None) -> int:
+    return max(1, sum(map(len, places(study.cells, jobs).values())))
+
+
+def _plan(study: Study, jobs: int | None) -> Table:
+    """List the cells and their cost: of measured rounds, before the first of a setting an estimate."""
+    states = {cell.name: state_of(cell) for cell in study.cells}
+    measured = seconds_per_round(study.cells, states)
+    guessed = estimate([cell for cell in study.cells if cell.name not in measured])
+    several = _at_a_time(study, jobs)
+    left = seconds_left(study.cells, states, {**guessed, **measured}, several) or 0.0
+    title = f"{study.name}: {len(study.cells)} cells; about {_duration(left)} left, {several} at a time"
+    plan = Table("cell", "state", "seconds per round", "left", title=title, caption=ABOUT_COSTS)
     for cell in study.cells:
-        state = state_of(cell)
+        state, known = states[cell.name], cell.name in measured
+        seconds = measured[cell.name] if known else guessed[cell.name]
         done = "finished" if state.finished else f"{state.rounds} of {cell.config.run.rounds} rounds"
-        plan.add_row(cell.name, done, "–" if state.seconds is None else f"{state.seconds:.1f}")
+        rest = 0.0 if state.finished else (cell.config.run.rounds - state.rounds) * seconds
+        plan.add_row(cell.name, done, f"{seconds:.2f} {'measured' if known else 'estimated'}", _duration(rest))
     return plan
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

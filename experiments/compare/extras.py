@@ -76,10 +76,8 @@ class Extras:
     def from_json(cls, text: str) -> Extras:
         """Read what :meth:`to_json` wrote."""
         content = json.loads(text)
-        plan = content["audit"]
-        if plan is not None:
-            plan = AuditPlan(**{key: tuple(v) if isinstance(v, list) else v for key, v in plan.items()})
-        return cls(energy_images=content["energy_images"], audit=plan)
+        plan: dict[str, Any] | None = content["audit"]
+        return cls(energy_images=content["energy_images"], audit=None if plan is None else _plan(plan))
 
 
 NOTHING = Extras()
@@ -91,7 +89,7 @@ def read_extras(energy: Any, audit: Any) -> Extras:
     Raises:
         ConfigError: Naming the key.
     """
-    images = 0
+    images: Any = 0
     if energy is not None:
         images = energy.get("images") if isinstance(energy, dict) and set(energy) == {"images"} else None
         if not isinstance(images, int) or images < 1:
@@ -103,21 +101,26 @@ def _read_plan(given: Any) -> AuditPlan:
     defaults = asdict(AuditPlan())
     if not isinstance(given, dict):
         raise ConfigError(f"audit={given}: expected a mapping with {', '.join(defaults)}")
-    values: dict[str, Any] = {}
     for key, value in given.items():
         if key not in defaults:
             raise ConfigError(f"audit: unknown key {key!r}{nearest(str(key), list(defaults))}")
         several = isinstance(defaults[key], tuple)
         parts = value if isinstance(value, list) and several else [value]
         kind = str if key in ("attacks", "deny") else bool if key == "labels" else int
-        if not all(type(part) is kind and (kind is not int or part >= int(key != "clients")) for part in parts):
+        low = 0 if key == "clients" else 1
+        if not all(type(part) is kind and (not isinstance(part, int) or part >= low or kind is bool) for part in parts):
             raise ConfigError(f"audit.{key}={value}: expected {_KINDS[kind]}{', or a list of them' if several else ''}")
-        values[key] = tuple(parts) if several else value
-    plan = AuditPlan(**values)
+    plan = _plan(
+        {key: [v] if isinstance(defaults[key], tuple) and not isinstance(v, list) else v for key, v in given.items()}
+    )
     for name in plan.attacks:
         get_attack(name)
     _ = plan.scope  # knows the facts
     return replace(plan, iterations=tuple(sorted(set(plan.iterations))))
+
+
+def _plan(values: dict[str, Any]) -> AuditPlan:
+    return AuditPlan(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 _KINDS: dict[type, str] = {str: "a name", bool: "true or false", int: "a whole number"}

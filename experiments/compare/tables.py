@@ -71,7 +71,9 @@ def as_csv(tables: Iterable[Filled]) -> str:
 def html_rows(view: View, table: Sequence[Entry]) -> tuple[list[str], list[list[object]]]:
     """Return head and rows of a table for the report, best in bold."""
     head = [_head(view), *(column or title_of(view.value) for column in _columns(table))]
-    rows = [[row, *(_html(cells.get(c), view.percent) for c in _columns(table))] for row, cells in _rows(table)]
+    rows: list[list[object]] = [
+        [row, *(_html(cells.get(c), view.percent) for c in _columns(table))] for row, cells in _rows(table)
+    ]
     return head, rows
 
 

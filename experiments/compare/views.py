@@ -69,8 +69,7 @@ SOURCES: Mapping[str, Source] = {
     ),
     "thresholds": Source(axes=("round", "client", "role", "layer"), values=("threshold",), needs="the key audit"),
 }  # fmt: skip
-"""``accuracy`` is that of what the server holds: of its spiking network in an S-run, else its ANN; in SOLO its clients'.
-"""
+"""``accuracy`` is that of what the server holds: in an S-run its spiking network, else its ANN; of SOLO its clients."""
 
 LAST, AVERAGED = ("round", "iterations"), ("client", "role", "layer")
 """Axes of a run that a view needn't name: of these the last label counts, over those a run is averaged."""

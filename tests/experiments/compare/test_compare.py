@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -16,24 +20,36 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from experiments.compare.cell import LOCK
-from experiments.compare.command import compare
-from experiments.compare.scheduler import run_cells, seconds_left, state_of
+from experiments.compare.command import compare, write_results
+from experiments.compare.records import Entry, entries
+from experiments.compare.scheduler import places, run_cells, seconds_left, seconds_per_round, state_of
 from experiments.compare.study import read_study
-from experiments.compare.tables import Entry, as_csv, as_latex, as_markdown, entries
+from experiments.compare.tables import as_csv, as_latex, as_markdown
+from experiments.compare.views import SOURCES, View
 from snnfl.config import ConfigError
-from strategies.run_directory import METRICS_FILE, read_metrics
+from snnfl.data import test_batches
+from snnfl.metrics.energy import count_spikes
+from snnfl.spiking import SpikingNetwork
+from snnfl.workspace import Workspace
+from strategies.run_directory import METRICS_FILE, SNN_FILE, read_metrics
 
 STUDY = """
 name: small
 options: {run.rounds: 3, run.directory: DIRECTORY, data.clients: 3, training.epochs: 1, conversion.steps: 2,
-          evaluation.images: 20, evaluation.clients: false, conversion.calibration_images: 8}
+          evaluation.images: 20, evaluation.curve: [1, 2], evaluation.clients: false, conversion.calibration_images: 8}
 matrix:
   algorithm:
     FedAvg: {strategy.spiking: false}
     S-FedAvg: {strategy.spiking: true}
 seeds: SEEDS
-table: {rows: algorithm, value: accuracy}
-paper: {source: nowhere, FedAvg: 0.5}
+tables:
+  - {paper: {source: nowhere, FedAvg: 0.5}}
+  - {title: Lengths, value: accuracy_at_T, columns: T}
+  - {title: Energy, value: energy, rows: network, where: {algorithm: S-FedAvg}}
+figures:
+  - {}
+  - {title: Traffic, value: bytes_total, x: algorithm}
+energy: {images: 4}
 """
 
 
@@ -51,6 +67,7 @@ def quiet():
 def finished(tmp_path_factory):
     path = written(tmp_path_factory.mktemp("studies"), seeds="[0, 1]")
     compare(path, [], dry_run=False, jobs=2, console=quiet())
+    shutil.copy(path, path.with_name("first.yaml"))  # a test adds a seed to the other
     return path
 
 
@@ -82,7 +99,16 @@ def test_a_cells_folder_follows_from_what_decides_its_result(tmp_path_factory, s
             ["cell algorithm=FedAvg, seed=0", "q=3"],
         ),
         ("strategy.spiking: true", "conversion.stepz: 3", ["cell algorithm=S-FedAvg", "did you mean 'steps'"]),
-        ("rows: algorithm", "rows: algoritm", ["'algoritm' is no axis", "did you mean 'algorithm'"]),
+        ("columns: T", "columns: tee", ["tables[1].columns", "'tee' is no axis", "algorithm"]),
+        ("columns: T", "rows: algorithm", ["tables[1]: the axis 'T' is not shown"]),
+        ("x: algorithm", "x: round, lines: round", ["figures[1]: the axis 'algorithm' is not shown", "where"]),
+        ("FedAvg: 0.5", "FedAvgg: 0.5", ["tables[0].paper", "did you mean 'FedAvg'"]),
+        ("value: bytes_total", "value: byte_total", ["figures[1].value=byte_total", "did you mean 'bytes_total'"]),
+        ("energy: {images: 4}", "", ["Energy: no cell measures energy; set the key energy"]),
+        ("energy: {images: 4}", "energy: {images: 4}\naudit: {}", ["audit.record: true"]),
+        ("energy: {images: 4}", "audit: {attacks: [dgl]}", ["attack 'dgl' is unknown", "dlg"]),
+        ("energy: {images: 4}", "audit: {iterations: 0}", ["audit.iterations=0", "a whole number"]),
+        ("run.rounds: 3", "run.keep_checkpoints: 0", ["cell algorithm=FedAvg, seed=0", "run.keep_checkpoints=0"]),
         ("seeds: [0]", "seeds: 0", ["seeds=0", "a list of whole numbers"]),
         ("matrix:", "matrix_:", ["unknown key 'matrix_'", "did you mean 'matrix'"]),
     ],
@@ -97,35 +123,82 @@ def test_a_mistake_is_named_before_anything_runs(tmp_path, old, new, parts):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_table_holds_what_the_runs_measured(finished):
+def test_the_tables_hold_what_the_runs_measured(finished):
     study = read_study(finished)
-    found = {entry.row: entry for entry in entries(study, study.cells)}
+    accuracy, lengths, energy = (entries(view, study.cells) for view in study.tables)
+    found = {entry.row: entry for entry in accuracy}
     for name, column in (("FedAvg", "server_ann_accuracy"), ("S-FedAvg", "server_snn_accuracy")):
         values = [read_metrics(c.path)[-1][column] for c in study.cells if c.labels["algorithm"] == name]
         assert found[name].values == tuple(values)
         assert found[name].mean == pytest.approx(statistics.fmean(values))
-    text = (study.directory / "table.md").read_text()
-    assert "**" in text
-    assert "paper 50.00 (" in text
-    assert "http" not in (study.directory / "report.html").read_text().replace("http://www.w3.org", "").replace(
-        "http://purl.org", ""
-    ).replace("http://creativecommons.org", "")
+        assert found[name].best == (found[name].mean == max(entry.mean for entry in accuracy))
+    assert [(entry.row, entry.column) for entry in lengths] == [("S-FedAvg", "1"), ("S-FedAvg", "2")]
+    assert lengths[1].values == found["S-FedAvg"].values  # conversion.steps=2
+    assert [entry.row for entry in energy] == ["SNN", "ANN"]
+    network = SpikingNetwork.load(study.cells[2].path / SNN_FILE)
+    [(images, _)] = test_batches(Workspace(study.cells[2].config).dataset, 4, 4)
+    assert energy[0].values[0] == pytest.approx(count_spikes(network, images, steps=2).energy.compute / 1e3)
+
+
+def test_all_formats_hold_the_same_numbers(finished):
+    study = read_study(finished)
+    texts = {suffix: (study.directory / f"tables.{suffix}").read_text() for suffix in ("md", "tex", "csv")}
+    [entry] = [entry for entry in entries(study.tables[0], study.cells) if entry.row == "FedAvg"]
+    number, difference = f"{100 * entry.mean:.2f}", f"50.00 ({100 * (entry.mean - 0.5):+.2f})"
+    assert f"{number} ± " in texts["md"]
+    assert f"paper {difference}" in texts["md"]
+    assert rf"{number} \pm " in texts["tex"]
+    assert difference in texts["tex"]
+    [line] = [line for line in csv.DictReader(texts["csv"].splitlines()) if line["row"] == "FedAvg"]
+    assert float(line["mean"]) == entry.mean
+    assert float(line["difference"]) == entry.mean - 0.5
+    console = Console(width=160, record=True, quiet=False, file=io.StringIO())
+    write_results(study, study.cells, console)
+    said = console.export_text()
+    assert f"{number} ± " in said
+    assert f"paper {difference}" in said
+    page = (study.directory / "report.html").read_text()
+    assert f"paper {difference}" in page
+    for name in ("accuracy_by_round", "traffic"):
+        assert (study.directory / f"{name}.svg").read_text().count("<svg") == 1
+        assert (study.directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for schema in ("http://www.w3.org", "http://purl.org", "http://creativecommons.org"):
+        page = page.replace(schema, "")
+    assert "http" not in page
+    assert "<script" not in page
 
 
 def test_literal_tables():
-    study = type("Study", (), {"rows": "algorithm", "columns": "T", "value": "accuracy", "name": "s"})()
+    view = View(title="s", value="accuracy", source="rounds", down=("algorithm",), across=("T",), cited="x",
+                paper={("A_1", "8"): 0.65})  # fmt: skip
     table = [
         Entry(row="A_1", column="8", values=(0.5, 0.7), paper=0.65, best=True),
         Entry(row="B", column="8", values=(0.25,), paper=None),
     ]
-    assert as_markdown(study, table).splitlines() == [
-        "| algorithm | 8 |",
+    assert as_markdown([(view, table)]).splitlines()[2:] == [
+        "| algorithm / T | 8 |",
         "| --- | --- |",
         "| A_1 | **60.00 ± 14.14**; paper 65.00 (-5.00) |",
         "| B | 25.00 |",
     ]
-    assert r"A\_1 & $\mathbf{60.00 \pm 14.14}$ \\" in as_latex(study, table)
-    assert as_csv(study, table).splitlines()[2] == "B,8,accuracy,0.25,,1,0.25,"
+    latex = as_latex([(view, table)])
+    assert r"A\_1 & $\mathbf{60.00 \pm 14.14}$ \\" in latex
+    assert r"\quad paper & 65.00 (-5.00) \\" in latex
+    assert as_csv([(view, table)]).splitlines()[2] == "s,B,8,accuracy,0.25,,1,0.25,,,"
+
+
+def test_the_best_is_the_smallest_where_less_is_better(finished):
+    study = read_study(finished)
+    traffic = entries(study.figures[1], study.cells)
+    assert {entry.column for entry in traffic} == {"FedAvg", "S-FedAvg"}
+    energy = entries(replace(study.tables[2], down=("network",), across=()), study.cells)
+    assert [entry.best for entry in energy] == [entry.mean == min(e.mean for e in energy) for entry in energy]
+
+
+def test_every_column_of_the_metrics_can_be_shown(finished):
+    row = read_metrics(read_study(finished).cells[0].path)[-1]
+    shown = {*SOURCES["rounds"].values, "server_snn_accuracy_at", "detection"}
+    assert set(row) - shown == {"round", "aggregated", "learning_rate", "test_images"}
 
 
 def test_more_seeds_run_only_those(finished, monkeypatch):
@@ -136,29 +209,60 @@ def test_more_seeds_run_only_those(finished, monkeypatch):
     finished.write_text(finished.read_text().replace("[0, 1]", "[0, 1, 2]"))
     more = read_study(finished)
     assert [state_of(cell).finished for cell in more.cells] == [True, True, False] * 2
-    assert seconds_left(more.cells) > 0
+    states = {cell.name: state_of(cell) for cell in more.cells}
+    rounds = seconds_per_round(more.cells, states)
+    new = more.cells[2].name
+    assert rounds[new] == pytest.approx(statistics.fmean(states[cell.name].seconds for cell in more.cells[:2]))
+    left = [3 * rounds[more.cells[n].name] for n in (2, 5)]
+    assert seconds_left(more.cells, states, rounds, 2) == pytest.approx(max(sum(left) / 2, *left))
+    assert seconds_left(more.cells, states, rounds, 1) == pytest.approx(sum(left))
 
 
-def test_a_killed_study_goes_on_to_the_same_table(finished, tmp_path):
-    slow = STUDY.replace("run.rounds: 3", "run.rounds: 6")
-    reference, broken = tmp_path / "a", tmp_path / "b"
-    for folder in (reference, broken):
-        folder.mkdir()
-    compare(written(reference, slow), [], dry_run=False, jobs=2, console=quiet())
-    path = written(broken, slow)
+def start(path):
     command = [sys.executable, "-c", "from experiments.cli import main; main()", "compare", str(path), "--jobs", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    study, deadline = read_study(path), time.monotonic() + 120
-    while not any(state_of(cell).rounds for cell in study.cells):
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def wait_for(condition, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+
+
+def is_locked(cell):
+    try:
+        with (cell.path / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill the group", "kill the study", "terminate"])
+def test_a_study_that_ends_half_way_goes_on_to_the_same_table(finished, tmp_path, how):
+    path = written(tmp_path, seeds="[0, 1]")
+    process, study = start(path), read_study(path)
+    wait_for(lambda: any(state_of(cell).rounds for cell in study.cells))
+    if how == "kill the group":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.send_signal(signal.SIGKILL if how == "kill the study" else signal.SIGTERM)
     process.wait()
     assert not all(state_of(cell).finished for cell in study.cells)
-    time.sleep(2.5)  # the orphaned cells notice
+    wait_for(lambda: not any(is_locked(cell) for cell in study.cells), seconds=60)  # nobody is left
+    rounds = {cell.name: state_of(cell).rounds for cell in study.cells}
+    assert any(rounds.values())
     compare(path, [], dry_run=False, jobs=2, console=quiet())
-    ours, theirs = ((read_study(f / "study.yaml").directory / "table.csv").read_text() for f in (reference, broken))
+    ours, theirs = (rows_of(read_study(f).directory) for f in (path, finished.with_name("first.yaml")))
     assert ours == theirs
+
+
+def rows_of(folder):
+    return (folder / "tables.csv").read_text()
 
 
 def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path):
@@ -180,5 +284,19 @@ def test_a_dry_run_runs_nothing(tmp_path, capsys):
     compare(path, [], dry_run=True, jobs=None, console=Console(width=200))
     said = capsys.readouterr().out
     assert "algorithm=S-FedAvg, seed=0" in said
-    assert "unknown until a round is measured" in said
+    assert "estimated" in said
+    assert "0 of 3 rounds" in said
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_gpu_has_one_cell(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    cells = read_study(written(tmp_path)).cells
+    on = [
+        replace(c, config=replace(c.config, run=replace(c.config.run, device=d)))
+        for c, d in zip(cells, ("cuda", "cpu"), strict=True)
+    ]
+    assert places(on, None)["cuda"] == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "5"}]
+    assert places(on, 1) == {"cuda": [{"CUDA_VISIBLE_DEVICES": "2"}], "cpu": [{}]}
+    wide = [replace(c, config=replace(c.config, run=replace(c.config.run, threads=10**6))) for c in cells]
+    assert places(wide, None) == {"cpu": [{}]}

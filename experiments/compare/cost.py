@@ -1,0 +1,151 @@
+"""What a round of a cell will cost, estimated before any is measured.
+
+The pieces of a round are timed on this machine, on the cell's own network and data: a step of SGD, a forward pass, a
+conversion, a simulation. A round is their number times their time:
+
+.. code-block:: text
+
+    clients * (epochs * ceil(n / batch) * step + conversion + test images * forward) + test images * simulation
+
+``n`` is the mean size of a partition, "clients" those expected to take part. MOON adds two forward passes per image.
+Of a conversion and a simulation a few time steps are timed, and the cost per step multiplied. Messages, checkpoints,
+start-up, energy and audits aren't counted. It is an estimate: on small settings within a factor of 3
+(tests/experiments/compare/test_cost.py).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import repeat
+
+import torch
+
+from experiments.compare.study import Cell
+from snnfl import rng
+from snnfl.config import Config
+from snnfl.conversion import convert_state
+from snnfl.data import batches, calibration_batch
+from snnfl.training import copy_arrays, train_locally
+from snnfl.workspace import Workspace
+
+STEPS, SHORT, LONG, IMAGES = 3, 2, 10, 32
+"""Steps of SGD, time steps and images that are timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds that the pieces take; of a CPU, of its processor time, which other programs don't change.
+
+    Attributes:
+        step: Of SGD, on one batch.
+        forward: Of one image.
+        conversion: Of a client; 0 in a plain run.
+        simulation: Of one image, over all time steps; 0 in a plain run.
+    """
+
+    step: float
+    forward: float
+    conversion: float = 0.0
+    simulation: float = 0.0
+
+
+def estimate(cells: Sequence[Cell]) -> dict[str, float]:
+    """Estimate the seconds of a round of each cell, by name; equal settings are timed once."""
+    return {cell.name: seconds_of_round(cell.config, _pace(_essential(cell.config))) for cell in cells}
+
+
+def seconds_of_round(config: Config, pace: Pace) -> float:
+    """Multiply the pieces by how many a round has; see the module."""
+    work, strategy = Workspace(config), config.strategy
+    part = config.data.clients * strategy.fraction_train * strategy.participation
+    images = len(work.dataset.train_labels) / config.data.clients
+    tested, rounds = len(work.dataset.test_labels), config.run.rounds
+    tested = round((tested + (rounds - 1) * (config.evaluation.images or tested)) / rounds)
+    epoch = math.ceil(images / config.training.batch_size) * pace.step
+    if strategy.name == "moon":
+        epoch += 2 * images * pace.forward
+    client = (
+        config.training.epochs * epoch + pace.conversion + (tested * pace.forward if config.evaluation.clients else 0)
+    )
+    evaluated = config.data.clients * strategy.fraction_evaluate * tested * pace.forward
+    server = tested * (pace.simulation + pace.forward) * (1 if config.poisoning.attack == "none" else 2)
+    return part * client + evaluated + server
+
+
+def _essential(config: Config) -> Config:
+    """Keep what a pace follows from, so that cells which differ in something else share one."""
+    plain = Config()
+    return replace(
+        plain,
+        run=replace(plain.run, device=config.run.device, threads=config.run.threads),
+        data=replace(
+            plain.data, source=config.data.source, root=config.data.root, augment=config.data.augment, clients=1
+        ),
+        model=config.model,
+        training=config.training,
+        conversion=config.conversion,
+        evaluation=replace(plain.evaluation, curve=config.evaluation.curve),
+        strategy=replace(plain.strategy, spiking=config.strategy.spiking and config.strategy.name != "solo"),
+    )
+
+
+@cache
+def _pace(config: Config) -> Pace:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.run.threads)
+    try:
+        return _timed(Workspace(config))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(work: Workspace) -> Pace:
+    config, training = work.config, work.config.training
+    state, draw = work.initial_state, rng.generator(0, "cost")
+    pairs = batches(work.dataset, work.partitions[0], training.batch_size, generator=draw, augment=config.data.augment)
+    batch = next((images.to(work.device), labels.to(work.device)) for images, labels in pairs)
+
+    slow = replace(training, learning_rate=1e-6)  # so that no loss is infinite
+
+    def steps() -> None:
+        train_locally(work.model, [repeat(batch, STEPS)], slow, server_round=1)
+
+    step = _seconds(work, steps) / STEPS
+    work.model.eval()
+    with torch.inference_mode():
+        forward = _seconds(work, lambda: work.model(batch[0])) / len(batch[0])
+    copy_arrays(work.arrays, state)
+    if not config.strategy.spiking:
+        return Pace(step=step, forward=forward)
+    images = calibration_batch(work.dataset, work.partitions[0], config.conversion.calibration_images, draw)
+    images, on_device = images.to(work.device), {name: array.to(work.device) for name, array in state.items()}
+
+    def conversion(length: int) -> float:
+        short = replace(config.conversion, steps=length, calibration_steps=None)
+        return _seconds(work, lambda: convert_state(work.graph, on_device, images, short))
+
+    few, many = conversion(SHORT), conversion(LONG)
+    per_step = max(0.0, many - few) / (LONG - SHORT)
+    network = convert_state(
+        work.graph, on_device, images, replace(config.conversion, steps=LONG, calibration_steps=None)
+    )
+    shown, length = batch[0][:IMAGES], max(config.conversion.steps, *config.evaluation.curve, 1)
+    simulation = _seconds(work, lambda: network.simulate(shown, steps=LONG)) / len(shown) / LONG
+    total = few + (config.conversion.calibration_length - SHORT) * per_step
+    return Pace(step=step, forward=forward, conversion=total, simulation=simulation * length)
+
+
+def _seconds(work: Workspace, run: Callable[[], object]) -> float:
+    """Time a second call: the first one warms up."""
+    run()
+    cuda = work.device.type == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
+    start = clock()
+    run()
+    if cuda:
+        torch.cuda.synchronize()
+    return (clock() - start) / (1 if cuda else work.config.run.threads)
