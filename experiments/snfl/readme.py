@@ -170,8 +170,9 @@ def _differences(artifact: str, filled: Filled) -> str:
     clear, count = sum(one for line in found for _, one in line), sum(text != "–" for line in found for text, _ in line)
     lines = [[f"{more} − {less}", *(text for text, _ in line)] for (more, less), line in zip(pairs, found, strict=True)]
     unit = " in percentage points" if view.percent else ""
+    cited = "; the paper's" if view.paper else ""
     return (
-        f"**{view.title}: differences**{unit}, paired by seed: mean, 95 % interval of Student's t, and the paper's.\n\n"
+        f"**{view.title}: differences**{unit}, paired by seed: mean, and 95 % interval of Student's t{cited}.\n\n"
         f"{_table(['', *columns], lines)}\n\n"
         f"{clear} of {count} intervals don't hold 0; of as many comparisons of equals {0.05 * count:.1f} wouldn't."
     )
