@@ -40,7 +40,8 @@ def measure(config: Config) -> dict[str, float]:
     work, training = Workspace(config), config.training
     batch = training.batch_size
     needed = work.dataset.normalise(work.dataset.train_images[: (BATCHES + 1) * batch])
-    batches = list(zip(needed.split(batch), work.dataset.train_labels[: len(needed)].split(batch), strict=True))
+    labels = work.dataset.train_labels[: len(needed)]
+    batches = list(zip(torch.split(needed, batch), torch.split(labels, batch), strict=True))
     images, short = needed[:IMAGES], replace(config.conversion, steps=STEPS)
 
     def train(some: Sequence[tuple[Tensor, Tensor]]) -> object:
