@@ -43,6 +43,8 @@ class DataConfig:
         doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer",
     )
     root: str | None = option(None, doc="folder of downloaded data sets; null: SNNFL_DATA, else ~/.cache/snnfl")
+    training_images: int = option(0, low=0, doc="use so many training images, the same for every seed; 0: all")
+    test_images: int = option(0, low=0, doc="use so many test images, the same for every seed; 0: all")
     clients: int = option(10, low=1, doc="number of clients, each with one partition")
     partition: Literal["iid", "dirichlet", "quantity", "pathological"] = option(
         "iid", doc="iid; dirichlet over labels; dirichlet over quantities (SNFL 5.2); classes per client"

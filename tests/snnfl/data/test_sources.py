@@ -1,7 +1,9 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnfl import data
@@ -54,3 +56,32 @@ def test_the_root_is_the_configured_one_then_the_environment_then_the_cache(monk
     for unset in (lambda: monkeypatch.setenv("SNNFL_DATA", ""), lambda: monkeypatch.delenv("SNNFL_DATA")):
         unset()
         assert data.data_root(None) == tmp_path / ".cache" / "snnfl"
+
+
+def examples(dataset, split):
+    images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+    return Counter((image.numpy().tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+@settings(max_examples=20, deadline=None)
+@given(training=st.integers(0, 1400), test=st.integers(0, 350))
+def test_a_part_holds_so_many_different_images_each_with_its_label(training, test):
+    whole = data.load(DataConfig(source="digits"))
+    part = data.load(DataConfig(source="digits", training_images=training, test_images=test))
+    for split, count in (("train", training), ("test", test)):
+        ours, theirs = examples(part, split), examples(whole, split)
+        assert ours.total() == (count or theirs.total())
+        assert ours <= theirs
+
+
+def test_a_part_is_the_same_each_time_begins_every_larger_one_and_mixes_the_classes():
+    half, whole = (data.load(DataConfig(source="digits", training_images=n)) for n in (300, 600))
+    assert data.load(DataConfig(source="digits", training_images=300)) is half
+    assert torch.equal(half.train_images, whole.train_images[:300])
+    assert torch.bincount(half.train_labels, minlength=10).min() > 10
+
+
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_more_images_than_there_are_is_an_error(split):
+    with pytest.raises(ConfigError, match=rf"data.{split}_images=99999: digits has \d+; take fewer, or 0 for all"):
+        data.load(DataConfig(source="digits", **{f"{split}_images": 99999}))

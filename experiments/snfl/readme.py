@@ -1,0 +1,223 @@
+"""``python -m experiments.snfl.readme [--collect] [NAME ...]``: the generated parts of the READMEs beside this file.
+
+Each folder holds ``paper.yaml``, whose published numbers are the README's first table, and ``laptop.csv`` with what its
+``laptop.yaml`` measured, every seed's value, which the others are made from. ``--collect`` first copies that file from
+the finished study in ``runs/``, and notes beside it (``laptop.json``) when, where and with which versions it ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.compare.records import Entry
+from experiments.compare.scheduler import state_of
+from experiments.compare.study import read_study
+from experiments.compare.tables import Filled, as_markdown
+from experiments.compare.views import View, read_tables
+from experiments.snfl.cost import cost_part, read
+from snnfl.audit.scorecard import interval
+from snnfl.config import ConfigError
+from snnfl.spiking.storage import write_bytes
+from strategies.run_directory import ENVIRONMENT_FILE
+
+HERE = Path(__file__).parent
+ARTIFACTS = (
+    "table1_iid", "table2_noniid", "table3_bias", "fig2_inversion", "fig3_bias_thresholds", "a1_clients",
+    "a2_participation", "a3_steps",
+)  # fmt: skip
+COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
+    "table3_bias": [("BC", "no BC"), ("no BC, bias back", "no BC"), ("BC, bias back", "BC")],
+    "fig2_inversion": [("S-FedAvg, snn_naive", "FedAvg, huang"), ("S-FedAvg, reconverted_as_is", "FedAvg, huang")],
+    "fig3_bias_thresholds": [("IID", "Dir(0.5)"), ("poisoned", "honest")],
+    "a3_steps": [("8", "4"), ("16", "8"), ("32", "16"), ("64", "32"), ("128", "64")],
+}
+"""Rows whose differences are shown, beside each ``S-X`` with its ``X``."""
+
+
+def paper_part(folder: Path) -> str:
+    """Lay out the numbers that the paper's study cites; empty if it cites none."""
+    parts = []
+    for view in _views(folder / "paper.yaml"):
+        columns = list(dict.fromkeys(column for _, column in view.paper))
+        rows = list(dict.fromkeys(row for row, _ in view.paper))
+        lines = [[row, *(f"{100 * view.paper[row, column]:.4g}" for column in columns)] for row in rows]
+        if rows:
+            parts.append(f"{view.cited}, in percent.\n\n{_table(['', *columns], lines)}")
+    return "\n\n".join(parts)
+
+
+def measured_part(folder: Path) -> str:
+    """Lay out what was measured: where and when, the tables, and the differences that the paper makes claims about."""
+    facts = json.loads((folder / "laptop.json").read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    said = (
+        f"Measured on {facts['date']}: {facts['cells']} cells, seeds {facts['seeds']}, one thread on {facts['cores']} "
+        f"cores shared with other work ({versions}; commits: [laptop.json](laptop.json)).\n"
+        f"Command: `snnfl compare experiments/snfl/{folder.name}/laptop.yaml`. Every seed's value: "
+        "[laptop.csv](laptop.csv)."
+    )
+    tables = list(_filled(folder))
+    differences = [text for filled in tables if (text := _differences(folder.name, filled))]
+    return "\n\n".join([said, as_markdown(tables).strip(), *differences])
+
+
+def write_readme(folder: Path) -> None:
+    """Replace what stands between a README's markers.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    document = folder / "README.md"
+    text = document.read_text(encoding="utf-8") if document.exists() else ""
+    for name, part in parts_of(folder).items():
+        begin, end = markers(name)
+        if begin not in text or end not in text:
+            raise ConfigError(f"{document}: put the lines {begin} and {end} where the tables belong")
+        text = text.partition(begin)[0] + f"{begin}\n{part}\n{end}" + text.partition(end)[2]
+    write_bytes(document, text.encode())
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """Return what a folder's README holds between its markers, by name."""
+    made = {"paper": paper_part(folder)}
+    if (folder / "laptop.csv").exists():
+        made["measured"] = measured_part(folder)
+    if (folder / "cost.csv").exists():
+        made["cost"] = cost_part(read(folder / "cost.csv"))
+    return {name: part for name, part in made.items() if part}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines around a generated part."""
+    return f"<!-- begin {name}: generated, don't edit -->", f"<!-- end {name} -->"
+
+
+def collect(folder: Path) -> None:
+    """Copy the tables of a finished study and what is known of its runs.
+
+    Raises:
+        ConfigError: If a cell isn't finished, or the tables weren't written.
+    """
+    study = read_study(folder / "laptop.yaml")
+    tables = study.directory / "tables.csv"
+    missing = [cell.name for cell in study.cells if not state_of(cell).finished]
+    if missing or not tables.exists():
+        raise ConfigError(
+            f"{study.directory}: {len(missing)} of {len(study.cells)} cells aren't finished; type: snnfl compare "
+            f"{folder / 'laptop.yaml'}"
+        )
+    found = [json.loads((cell.path / ENVIRONMENT_FILE).read_text(encoding="utf-8")) for cell in study.cells]
+    facts = {
+        "date": _joined(each["started"][:10] for each in found),
+        "cells": len(study.cells),
+        "seeds": _joined(cell.seed for cell in study.cells),
+        "cores": found[0]["cores"],
+        "versions": {
+            "Python": _joined(each["python"] for each in found),
+            **{name: _joined(each["packages"][name] for each in found) for name in ("snnfl", "flwr", "torch", "numpy")},
+        },
+        "commit": _joined(each["commit"] for each in found),
+    }
+    write_bytes(folder / "laptop.csv", tables.read_bytes())
+    write_bytes(folder / "laptop.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def _views(study: Path) -> tuple[View, ...]:
+    """Read the tables of a study's file, without its runs."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(study))
+    axes = {str(axis): [str(label) for label in labels] for axis, labels in content["matrix"].items()}
+    return read_tables(content.get("tables"), axes)
+
+
+def _filled(folder: Path) -> Iterator[Filled]:
+    with (folder / "laptop.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for view in _views(folder / "laptop.yaml"):
+        yield view, [_entry(row) for row in rows if row["table"] == view.title]
+
+
+def _entry(row: Mapping[str, str]) -> Entry:
+    return Entry(
+        row=row["row"],
+        column=row["column"],
+        values=tuple(map(float, row["values"].split())),
+        paper=float(row["paper"]) if row["paper"] else None,
+        best=row["best"] == "yes",
+    )
+
+
+def _differences(artifact: str, filled: Filled) -> str:
+    """Lay out differences of rows, paired by seed, with their intervals; empty if there are none."""
+    view, table = filled
+    cells = {(entry.row, entry.column): entry for entry in table}
+    rows, columns = (list(dict.fromkeys(labels)) for labels in ((e.row for e in table), (e.column for e in table)))
+    pairs = [*((f"S-{row}", row) for row in rows), *COMPARED.get(artifact, ())]
+    pairs = [(more, less) for more, less in pairs if more in rows and less in rows]
+    if not pairs:
+        return ""
+    found = [
+        [_difference(cells.get((more, column)), cells.get((less, column)), view.percent) for column in columns]
+        for more, less in pairs
+    ]
+    clear, count = sum(one for line in found for _, one in line), sum(text != "–" for line in found for text, _ in line)
+    lines = [[f"{more} − {less}", *(text for text, _ in line)] for (more, less), line in zip(pairs, found, strict=True)]
+    unit = " in percentage points" if view.percent else ""
+    cited = "; the paper's" if view.paper else ""
+    return (
+        f"**{view.title}: differences**{unit}, paired by seed: mean, and 95 % interval of Student's t{cited}.\n\n"
+        f"{_table(['', *columns], lines)}\n\n"
+        f"{clear} of {count} intervals don't hold 0; of as many comparisons of equals {0.05 * count:.1f} wouldn't."
+    )
+
+
+def _difference(more: Entry | None, less: Entry | None, percent: bool) -> tuple[str, bool]:
+    """Write a difference; tell whether its interval lies on one side of zero."""
+    if more is None or less is None or len(more.values) != len(less.values):
+        return "–", False
+    factor, form = (100, "+.2f") if percent else (1, "+.3g")
+    values = [factor * (a - b) for a, b in zip(more.values, less.values, strict=True)]
+    text, bounds = format(sum(values) / len(values), form), interval(values)
+    if bounds is not None:
+        text += f" ({bounds[0]:{form}} to {bounds[1]:{form}})"
+    if more.paper is not None and less.paper is not None:
+        text += f"; paper {factor * (more.paper - less.paper):{form}}"
+    return text, bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+def main() -> None:
+    """Read the command line; write the READMEs."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.snfl.readme", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARTIFACTS)} (default: all)")
+    parser.add_argument(
+        "--collect", action="store_true", help="first copy the results of the finished studies in runs/"
+    )
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in ARTIFACTS]:
+        parser.error(f"{unknown[0]}: expected one of {', '.join(ARTIFACTS)}")
+    try:
+        for name in arguments.names or ARTIFACTS:
+            if arguments.collect:
+                collect(HERE / name)
+            write_readme(HERE / name)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

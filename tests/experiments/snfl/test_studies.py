@@ -1,0 +1,112 @@
+"""The sixteen studies of SNFL's artifacts: each can run, and cites what the paper says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from experiments.compare.study import read_study
+from experiments.compare.views import View
+from experiments.snfl.readme import ARTIFACTS, HERE, _views
+from snnfl import rng
+from snnfl.data import Dataset, sources
+
+SHAPES = {"cifar10": (3, 32, 10), "cifar100": (3, 32, 100), "fashion_mnist": (1, 28, 10), "tiny_imagenet": (3, 64, 200)}
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let every data set be there, with as many random images as the studies ask for: nothing is trained on them."""
+
+    def stand_in(name: str, root: Path) -> Dataset:
+        channels, side, classes = SHAPES[name]
+        generator = rng.generator(0, name)
+        labels = torch.randint(classes, (4000,), generator=generator)
+        images = torch.zeros(4000, channels, side, side, dtype=torch.uint8)
+        names = tuple(map(str, range(classes)))
+        mean = torch.zeros(channels)
+        return Dataset(
+            name=name, train_images=images, train_labels=labels, test_images=images, test_labels=labels,
+            class_names=names, mean=mean, std=mean + 1,
+        )  # fmt: skip
+
+    monkeypatch.setattr(sources, "_load", stand_in)
+    sources._part.cache_clear()
+    yield
+    sources._part.cache_clear()
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return dict(content)
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.usefixtures("stand_ins")
+def test_each_study_can_run(artifact: str, scale: str, tmp_path: Path) -> None:
+    folder = HERE / artifact
+    content = content_of(folder / f"{scale}.yaml")
+    assert content["name"] == f"{artifact}_{scale}"
+    assert len(content["seeds"]) >= 3 or scale == "paper"
+    content["seeds"] = content["seeds"][:1]
+    if "base" in content:
+        content["base"] = str((folder / content["base"]).resolve())
+    path = tmp_path / "study.yaml"
+    OmegaConf.save(OmegaConf.create(content), path)
+    small = ["run.device=cpu", "model.name=lenet5"] if scale == "paper" else []
+    study = read_study(path, small)
+    assert study.cells
+    for cell in study.cells:
+        assert cell.config.run.device == "cpu"
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_the_papers_setting_is_the_papers(artifact: str) -> None:
+    content = content_of(HERE / artifact / "paper.yaml")
+    base = content_of(HERE / artifact / content["base"])
+    assert base["model"]["name"] == "resnet20_snfl"
+    assert (base["run"]["rounds"], base["training"]["epochs"], base["conversion"]["steps"]) == (100, 5, 256)
+    changed = set(content["options"]) & {"model.name", "run.rounds", "training.epochs", "conversion.steps"}
+    assert changed == ({"run.rounds", "training.epochs"} if artifact == "fig2_inversion" else set())
+
+
+def published(artifact: str, number: int, *place: str) -> float:
+    view: View = _views(HERE / artifact / "paper.yaml")[number]
+    return 100 * view.paper[place[0], place[1]]
+
+
+@pytest.mark.parametrize(
+    ("said", "artifact", "table", "column", "algorithm"),
+    [
+        (13.79, "table1_iid", 1, "Tiny ImageNet / 15", "FedAvg"),  # section 5.2 and the abstract; here with one digit
+        (0.71, "table1_iid", 1, "CIFAR-100 / 5", "MOON"),
+        (4.46, "table1_iid", 1, "CIFAR-100 / 15", "MOON"),
+        (3.91, "table2_noniid", 0, "CIFAR-10, Dir(0.5)", "FedProx"),
+        (2.43, "table2_noniid", 0, "CIFAR-10, Dir(0.5)", "MOON"),
+        (90.31 - 57.62, "a2_participation", 0, "1.0", "FedAvg"),
+    ],
+)
+def test_cited_numbers_agree_with_the_papers_text(
+    said: float, artifact: str, table: int, column: str, algorithm: str
+) -> None:
+    gain = published(artifact, table, f"S-{algorithm}", column) - published(artifact, table, algorithm, column)
+    assert gain == pytest.approx(said, abs=0.06 if artifact == "table1_iid" else 0.006)
+
+
+def test_cited_numbers_agree_with_each_other() -> None:
+    for clients in ("5", "10", "15"):
+        for table in (0, 1):
+            for algorithm in ("FedAvg", "S-FedAvg", "FedProx", "S-FedProx", "MOON", "S-MOON"):
+                short = published("table1_iid", table, algorithm, f"CIFAR-10 / {clients}")
+                long = published("a1_clients", table, algorithm, clients)
+                assert short == pytest.approx(long, abs=0.0601), (table, algorithm, clients)
+    for algorithm in ("S-FedAvg", "S-FedProx", "S-MOON"):
+        assert published("a3_steps", 0, algorithm, "256") == published("a1_clients", 0, algorithm, "60")
+    for algorithm in ("FedAvg", "S-FedAvg"):
+        assert published("a2_participation", 0, algorithm, "1.0") == published("a1_clients", 0, algorithm, "60")
