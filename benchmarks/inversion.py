@@ -110,7 +110,7 @@ def measure_matching(pictures: Pictures, batch: int, victims: int, options: Opti
         )
         return torch.cat([result.images for result in found])
 
-    few, many, rounds = (2, 4, 1) if options.quick else (100, 1000, 3)
+    few, many, rounds = (2, 4, 1) if options.quick else (100, 400, 3)
     together_run, alone_run = (speed_of(some, few, compiled=not options.quick) for some in (cases, cases[:1]))
     candidates: dict[str, Callable[[], object]] = {"together": together_run, "alone": alone_run}
     if theirs is not None:
