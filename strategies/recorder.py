@@ -23,7 +23,7 @@ from strategies.spiking import Spiking
 from strategies.update import Update
 
 Row: TypeAlias = dict[str, Any]
-Observer: TypeAlias = Callable[[Row], None]
+Observer: TypeAlias = Callable[[Row], object]
 
 
 class Recorder:
@@ -34,17 +34,22 @@ class Recorder:
         strategy: Its report, and in an S-run its network, are read.
         cohort: Its traffic is read.
         directory: Where rows are written.
-        observer: Told each row, for a progress bar.
+        observers: Told each row when it is written: a progress bar, a tracker.
     """
 
     def __init__(
-        self, work: Workspace, strategy: Guarded, cohort: Cohort, directory: RunDirectory, observer: Observer
+        self,
+        work: Workspace,
+        strategy: Guarded,
+        cohort: Cohort,
+        directory: RunDirectory,
+        observers: Sequence[Observer],
     ) -> None:
         self.work = work
         self.strategy = strategy
         self.cohort = cohort
         self.directory = directory
-        self.observer = observer
+        self.observers = observers
         self._round_started = time.perf_counter()
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
@@ -70,7 +75,8 @@ class Recorder:
             "test_images": self.work.test_images(server_round) or len(self.work.dataset.test_labels),
         }
         self.directory.append_metrics(row)
-        self.observer(row)
+        for observer in self.observers:
+            observer(row)
         self._round_started = time.perf_counter()
 
     def _attack_success(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:

@@ -12,8 +12,9 @@ logger = logging.getLogger(__name__)
 
 MAY_DIFFER = frozenset(
     {"run.name", "run.directory", "run.overwrite", "run.resume", "run.rounds", "run.keep_checkpoints", "data.root"}
+    | {"run.tracking"}
 ) | {key for key, _, _ in options() if key.startswith("engine.")}
-"""Options that decide where a run takes place, where things lie and how far it goes, but no weight."""
+"""Options that decide where a run takes place, where things lie how far it goes and who is told, but no weight."""
 
 
 def find_checkpoint(config: Config) -> Checkpoint | None:

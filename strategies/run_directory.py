@@ -32,7 +32,9 @@ FIGURE_FILES = ("accuracy.png", "accuracy.svg")
 CHECKPOINTS = "checkpoints"
 CLIENTS = "clients"
 AUDIT = "audit"
-"""Folders: what the server needs to go on, what the clients of a simulation keep to themselves, what an audit found."""
+TENSORBOARD = "tensorboard"
+"""Folders: what the server needs to go on, what the clients of a simulation keep to themselves, what an audit found,
+what TensorBoard reads."""
 
 _PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
 
@@ -64,7 +66,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             for name in (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, ANN_FILE, SNN_FILE, NIR_FILE, *FIGURE_FILES):
                 (path / name).unlink(missing_ok=True)
-            for name in (CHECKPOINTS, CLIENTS, AUDIT):
+            for name in (CHECKPOINTS, CLIENTS, AUDIT, TENSORBOARD):
                 if (path / name).exists():
                     shutil.rmtree(path / name)
             run.write_text(ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")

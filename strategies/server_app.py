@@ -42,6 +42,7 @@ from strategies.run_directory import (
     run_path,
 )
 from strategies.spiking import Spiking
+from strategies.tracking import find_tracker
 from strategies.update import UpdateSpec, ann_specs
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     """
     work = workspace(config)
     check_poisoning(config, work.dataset.input_shape, work.dataset.classes)
+    tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
     strategy.detecting = build_detecting(config, strategy.graph if isinstance(strategy, Spiking) else None)
     if config.run.keep_checkpoints:
@@ -94,7 +96,8 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     else:
         directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
         arrays = checkpoint.arrays
-    recorder = Recorder(work, strategy, cohort, directory, observer)
+    observers = [observer, *([] if tracker is None else [tracker.open(config, directory.path, completed + 1)])]
+    recorder = Recorder(work, strategy, cohort, directory, observers)
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:

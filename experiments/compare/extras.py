@@ -120,7 +120,8 @@ def _read_plan(given: Any) -> AuditPlan:
 
 
 def _plan(values: dict[str, Any]) -> AuditPlan:
-    return AuditPlan(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return AuditPlan(**fields)
 
 
 _KINDS: dict[type, str] = {str: "a name", bool: "true or false", int: "a whole number"}

@@ -78,14 +78,18 @@ def shown_records(view: View, cell: Cell) -> Iterator[Record]:
     """Yield a cell's records that a view shows, with the cell's labels."""
     if any(cell.labels[axis] not in labels for axis, labels in view.where.items() if axis in cell.labels):
         return
-    own = [record for record in _records(cell, view.source) if isinstance(record.get(view.value), int | float)]
-    own = [r for r in own if all(r[axis] in labels for axis, labels in view.where.items() if axis in r)]
+    own = [
+        record
+        for record in _records(cell, view.source)
+        if all(record[axis] in labels for axis, labels in view.where.items() if axis in record)
+    ]
     for axis in LAST:
         if axis in SOURCES[view.source].axes and axis not in (*view.down, *view.across, *view.where):
             last = max((int(record[axis]) for record in own), default=0)
             own = [record for record in own if int(record[axis]) == last]
     for record in own:
-        yield {**record, **cell.labels}
+        if isinstance(record.get(view.value), int | float):  # of a last round without one, no earlier is shown instead
+            yield {**record, **cell.labels}
 
 
 def _records(cell: Cell, source: str) -> list[Record]:

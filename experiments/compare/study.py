@@ -37,6 +37,7 @@ from experiments.compare.views import SOURCES, View, read_figures, read_tables
 from snnfl.config import Config, ConfigError, compose, nearest, to_yaml, validate
 from snnfl.workspace import Workspace
 from strategies.server_app import build_strategy
+from strategies.tracking import find_tracker
 
 KEYS = ("name", "base", "options", "matrix", "seeds", "tables", "figures", "energy", "audit")
 
@@ -151,7 +152,9 @@ def _resolved(study: str, base: Path | None, options: Sequence[str], labels: Map
     config = compose(base, options)
     if config.engine.name != "in_process":
         raise ConfigError(f"engine.name={config.engine.name}: a study's cells run in process; leave it out")
-    plain = replace(config, run=replace(config.run, name="cell", directory="runs", overwrite=False, resume=False))
+    find_tracker(config)
+    kept = replace(config.run, name="cell", directory="runs", overwrite=False, resume=False, tracking=None)
+    plain = replace(config, run=kept)
     digest = hashlib.sha256(to_yaml(plain).encode()).hexdigest()[:10]
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(labels.values()))
     run = replace(

@@ -159,7 +159,11 @@ def read_figures(given: Any, axes: Axes) -> tuple[View, ...]:
         ConfigError: Naming the figure and the key.
     """
     items = _list("figures", given, [{}])
-    return tuple(_read_figure(f"figures[{n}]", item, axes) for n, item in enumerate(items))
+    views = tuple(_read_figure(f"figures[{n}]", item, axes) for n, item in enumerate(items))
+    for n, view in enumerate(views):
+        if view.slug in [other.slug for other in views[:n]]:
+            raise ConfigError(f"figures[{n}].title={view.title}: another figure has it; files are named after titles")
+    return views
 
 
 def _read_table(where: str, given: Any, axes: Axes) -> View:

@@ -31,6 +31,7 @@ class RunConfig:
     rounds: int = option(10, low=1, doc="global communication rounds")
     threads: int = option(1, low=1, high=1024, doc="torch threads per process; only equal numbers give equal bits")
     device: str = option("cpu", doc="torch device of every client and the server: cpu, cuda, cuda:0, ...")
+    tracking: str | None = option(None, doc="who else is told each round's metrics: tensorboard; null: nobody")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import json
 import os
 import shutil
 import signal
@@ -104,6 +105,7 @@ def test_a_cells_folder_follows_from_what_decides_its_result(tmp_path_factory, s
         ("x: algorithm", "x: round, lines: round", ["figures[1]: the axis 'algorithm' is not shown", "where"]),
         ("FedAvg: 0.5", "FedAvgg: 0.5", ["tables[0].paper", "did you mean 'FedAvg'"]),
         ("value: bytes_total", "value: byte_total", ["figures[1].value=byte_total", "did you mean 'bytes_total'"]),
+        ("title: Traffic, value", "title: accuracy by round, value", ["figures[1].title", "another figure has it"]),
         ("energy: {images: 4}", "", ["Energy: no cell measures energy; set the key energy"]),
         ("energy: {images: 4}", "energy: {images: 4}\naudit: {}", ["audit.record: true"]),
         ("energy: {images: 4}", "audit: {attacks: [dgl]}", ["attack 'dgl' is unknown", "dlg"]),
@@ -193,6 +195,20 @@ def test_the_best_is_the_smallest_where_less_is_better(finished):
     assert {entry.column for entry in traffic} == {"FedAvg", "S-FedAvg"}
     energy = entries(replace(study.tables[2], down=("network",), across=()), study.cells)
     assert [entry.best for entry in energy] == [entry.mean == min(e.mean for e in energy) for entry in energy]
+
+
+def test_a_last_round_without_a_number_shows_none(finished, tmp_path):
+    study = read_study(finished)
+    cell = study.cells[0]
+    copied = replace(cell, config=replace(cell.config, run=replace(cell.config.run, directory=str(tmp_path))))
+    copied.path.mkdir()
+    rows = read_metrics(cell.path)
+    rows[-1]["train_loss"] = None
+    (copied.path / METRICS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loss = replace(study.tables[0], value="train_loss")
+    assert len(entries(loss, [cell])) == 1
+    assert entries(loss, [copied]) == []
+    assert len(entries(replace(loss, across=("round",)), [copied])) == 2
 
 
 def test_every_column_of_the_metrics_can_be_shown(finished):

@@ -1,0 +1,64 @@
+"""Whom a run tells of its rounds, and what it says when that cannot be."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from clients.client_app import app as client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.config import ConfigError, compose, flatten
+from strategies import tracking
+from strategies.run_directory import TENSORBOARD, read_metrics
+from strategies.server_app import server_app
+
+
+def run(directory, *overrides):
+    small = ["data.clients=2", "training.epochs=1", "run.rounds=2", "conversion.steps=2", "evaluation.curve=[1]"]
+    config = compose(None, [f"run.directory={directory}", "evaluation.images=20", *small, *overrides])
+    run_in_process(server_app(), client_app, run_config=flatten(config), clients=2)
+    return directory / "run"
+
+
+def test_tensorboard_reads_what_metrics_hold(tmp_path):
+    path = run(tmp_path, "run.tracking=tensorboard")
+    events = EventAccumulator(str(path / TENSORBOARD)).Reload()
+    rows = read_metrics(path)
+    assert set(events.Tags()["scalars"]) == set(tracking.numbers(rows[-1])) - {"round"}
+    for name in ("server_snn_accuracy", "bytes_up", "server_snn_accuracy_at/1"):
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert found == [(row["round"], pytest.approx(tracking.numbers(row)[name])) for row in rows]
+
+
+def test_another_tracker_is_one_decorator(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_TRACKERS", dict(tracking._TRACKERS))
+    told = []
+
+    @tracking.register("notebook", package="json")
+    def notebook(config, folder, first_round):
+        told.append((config.run.name, folder, first_round))
+        return told.append
+
+    path = run(tmp_path, "run.tracking=notebook")
+    assert told == [("run", path, 1), *read_metrics(path)]
+    with pytest.raises(ValueError, match="already registered"):
+        tracking.register("notebook", package="json")(notebook)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("tensorbord", ["run.tracking=tensorbord", "did you mean 'tensorboard'"]),
+        ("tensorboard", ["tensorboard is not installed", "pip install 'snnfl[tensorboard]'"]),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_written(tmp_path, monkeypatch, name, parts):
+    monkeypatch.setattr(tracking, "find_spec", lambda package: None)
+    assert importlib.util.find_spec("tensorboard") is not None
+    with pytest.raises(ConfigError) as error:
+        run(tmp_path, f"run.tracking={name}")
+    assert all(part in str(error.value) for part in parts)
+    assert len(str(error.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
