@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,11 @@ def test_the_papers_setting_is_the_papers(artifact: str) -> None:
     assert changed == ({"run.rounds", "training.epochs"} if artifact == "fig2_inversion" else set())
 
 
+read_once = functools.cache(_views)
+
+
 def published(artifact: str, number: int, *place: str) -> float:
-    view: View = _views(HERE / artifact / "paper.yaml")[number]
+    view: View = read_once(HERE / artifact / "paper.yaml")[number]
     return 100 * view.paper[place[0], place[1]]
 
 
