@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,9 +56,10 @@ def assert_equal_runs(found: Path, expected: Path) -> None:
 
 
 def toml(overrides: list[str]) -> str:
-    """Write overrides as Flower reads them: text in quotes."""
+    """Write overrides as Flower reads them: text in quotes, numbers and truth values without."""
     pairs = (item.split("=", 1) for item in overrides)
-    return " ".join(f'{key}="{value}"' if not value.isdigit() else f"{key}={value}" for key, value in pairs)
+    bare = re.compile(r"[\d.]+|true|false")
+    return " ".join(f"{key}={value}" if bare.fullmatch(value) else f'{key}="{value}"' for key, value in pairs)
 
 
 @pytest.mark.ray
