@@ -149,7 +149,10 @@ def disturbed(connected: Site) -> Evidence:
         connected.switch(False)
     fleet.kill("node-2")
     wait(lambda: len(fleet.rows("disturbed")) == 2, "the second round is complete")
+    fleet.freeze("node-0", True)  # the third round doesn't end before the log of the second has arrived
+    wait(lambda: "round 2: server" in fleet.log("run"), "the operator reads of the second round")
     fleet.kill("superlink")
+    fleet.freeze("node-0", False)
     process.wait(300)
     before = fleet.log("run")
     if connected.switch is not None:
