@@ -110,7 +110,8 @@ class Faulty(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         reply = client_app.app(message, context)
         fault = self.faults.get(int(context.node_config["partition-id"]))
-        if fault is not None and message.content["config"]["server-round"] == 1:
+        asked_to_train = message.metadata.message_type == "train"
+        if fault is not None and asked_to_train and message.content["config"]["server-round"] == 1:
             fault(reply.content["arrays"], reply.content)
         return reply
 
