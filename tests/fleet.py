@@ -68,13 +68,13 @@ class Fleet:
             "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
         }
 
-    def start_superlink(self) -> None:
-        """Start the SuperLink; return when it answers."""
+    def start_superlink(self, *, in_memory: bool = False) -> None:
+        """Start the SuperLink; return when it answers. In memory, its database ends with it."""
         made = self.deployment.path / "certificates"
         files = [f"--ssl-ca-certfile={made}/ca.crt", f"--ssl-certfile={made}/server.crt"]
         command = ["flower-superlink", "--host=0.0.0.0", f"--port={self.deployment.port}", *files]
         command += [f"--ssl-keyfile={made}/server.key", "--enable-supernode-auth"]
-        self.start("superlink", [*command, f"--database={self.folder}/superlink.db"])
+        self.start("superlink", command if in_memory else [*command, f"--database={self.folder}/superlink.db"])
         wait(lambda: "Uvicorn running" in self.log("superlink"), "the SuperLink answers")
 
     def start_node(self, index: int, host: str = "127.0.0.1", **options: str) -> None:
@@ -130,6 +130,10 @@ class Fleet:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def freeze(self, name: str, frozen: bool) -> None:
+        """Stop a process and its children where they are, or let them go on."""
+        os.killpg(self.processes[name].pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
     def log(self, name: str) -> str:
         """Return what a process has printed since its start, without colours."""
         return re.sub(r"\x1b\[\d+m", "", (self.folder / f"{name}.log").read_text(errors="replace"))
@@ -165,20 +169,21 @@ def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None
 
 
 @contextmanager
-def fleet_of(folder: Path, nodes: int, host: str = "127.0.0.1") -> Iterator[Fleet]:
+def fleet_of(folder: Path, nodes: int, host: str = "127.0.0.1", *, in_memory: bool = False) -> Iterator[Fleet]:
     """Make a deployment and start its SuperLink; at the end kill whatever came out of it.
 
     Args:
         folder: For all files.
         nodes: How many keys there are.
         host: Of the certificate; the operator, on the SuperLink's machine, uses its loopback all the same.
+        in_memory: Whether the SuperLink keeps its database there.
     """
     made = init_deployment(folder / "deployment", f"{host}:{free_port()}", nodes)
     fleet = Fleet(folder, replace(made, host="127.0.0.1"))
     fleet.deployment.write()
     (folder / "config.yaml").write_text("")
     try:
-        fleet.start_superlink()
+        fleet.start_superlink(in_memory=in_memory)
         yield fleet
     finally:
         for name in list(fleet.processes):

@@ -129,5 +129,8 @@ def flwr_command(
 
 
 def _last(lines: Sequence[str]) -> str:
-    said = [" ".join(line.split()) for line in "\n".join(lines).splitlines() if line.strip()]
+    """Return the last thing that a command said in one line: what stands in its error's box, if it drew one."""
+    text = "\n".join(lines)
+    boxes = re.findall(r"╭─ Error ─+╮\n(.*?)\n╰─+╯", text, re.S)
+    said = [" ".join(line.replace("│", " ").split()) for line in (boxes[-1:] or text.splitlines()) if line.strip()]
     return said[-1][:300] if said else "it printed nothing"

@@ -84,6 +84,10 @@ def test_without_a_connection_flower_takes_its_default(flwr: Fake) -> None:
         ({"listed": "{}"}, r"flwr list lists no runs: \{\}$"),
         ({"listed": "no JSON"}, r"flwr list lists no runs: no JSON$"),
         ({"run": "Loading\nno such connection\n\n"}, r"flwr run started no run: no such connection$"),
+        (
+            {"run": "note\n╭─ Error ──╮\n│ It is not │\n│ there.    │\n╰──────────╯\n", "status": 1},
+            r"status 1: It is not there\.$",
+        ),
         ({"run": "", "status": 3}, r"flwr run exits with status 3: it printed nothing$"),
     ],
 )
