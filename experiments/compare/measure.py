@@ -15,7 +15,6 @@ from experiments.audit.found import Audit
 from experiments.audit.report import detection, reconstructions, write_report
 from experiments.compare.extras import AuditPlan, Extras
 from snnfl.attacks import Budget
-from snnfl.audit.recording import read_recording
 from snnfl.audit.scorecard import METRICS, as_csv, write_json
 from snnfl.config import Config
 from snnfl.data import test_batches
@@ -44,7 +43,7 @@ def measure(config: Config, extras: Extras, folder: Path) -> None:
     if extras.energy_images:
         records += energy_records(config, folder, extras.energy_images)
     if extras.audit is not None:
-        found, fragments = _audited(config, extras.audit, folder)
+        found, fragments = _audited(extras.audit, folder)
         records += found
     text = json.dumps({"records": records, "fragments": fragments}, allow_nan=False)
     write_bytes(folder / extras.file, text.encode())
@@ -70,7 +69,7 @@ def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record
         }
 
 
-def _audited(config: Config, plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
+def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     """Audit a cell with every budget; the report in its folder and what a study shows of it are of the largest."""
     records, audits = list[Record](), list[Audit]()
     for iterations in plan.iterations:
@@ -83,7 +82,7 @@ def _audited(config: Config, plan: AuditPlan, folder: Path) -> tuple[list[Record
     write_json(folder / AUDIT / "scorecard.json", last.entries)
     write_bytes(folder / AUDIT / "scorecard.csv", as_csv(last.entries).encode())
     write_report(folder / AUDIT / "report.html", [last], budget)
-    records += [*bias_records(last), *threshold_records(config, plan, folder)]
+    records += [*bias_records(last), *threshold_records(last)]
     return records, {"reconstructions": str(reconstructions(last)), "detectors": str(detection(last))}
 
 
@@ -120,19 +119,16 @@ def bias_records(audit: Audit) -> Iterator[Record]:
         }
 
 
-def threshold_records(config: Config, plan: AuditPlan, folder: Path) -> Iterator[Record]:
+def threshold_records(audit: Audit) -> Iterator[Record]:
     """Yield the thresholds that the server received, by client and layer (SNFL, Figure 3C); per channel their mean."""
-    if not config.strategy.spiking:
-        return
-    layers = [node.name for node in Workspace(config).graph.spikes]
-    for received in read_recording(folder / AUDIT, plan.scope.rounds):
-        guilty = attacks_in(config, received.server_round)
-        for layer, name in enumerate(layers, start=1):
-            yield {
-                "source": "thresholds",
-                "round": str(received.server_round),
-                "client": str(received.partition),
-                "role": "poisoned" if received.partition in guilty else "honest",
-                "layer": str(layer),
-                "threshold": float(received.exchange.received[f"{name}.threshold"].mean()),
-            }
+    layers = list(dict.fromkeys(found.layer for found in audit.thresholds))
+    for found in audit.thresholds:
+        guilty = attacks_in(audit.config, found.server_round)
+        yield {
+            "source": "thresholds",
+            "round": str(found.server_round),
+            "client": str(found.partition),
+            "role": "poisoned" if found.partition in guilty else "honest",
+            "layer": str(layers.index(found.layer) + 1),
+            "threshold": found.value,
+        }
