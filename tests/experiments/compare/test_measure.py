@@ -11,8 +11,11 @@ from experiments.compare.extras import AuditPlan, Extras
 from experiments.compare.records import entries
 from experiments.compare.scheduler import state_of
 from experiments.compare.study import read_study
+from snnfl.audit.bias_errors import bias_errors
 from snnfl.audit.recording import read_recording
+from snnfl.audit.victims import victims_of
 from snnfl.config import to_yaml
+from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT
 
 STUDY = """
@@ -50,7 +53,10 @@ def test_a_study_shows_what_an_audit_of_its_cells_found(tmp_path):
     expected = sorted(float(arrays[name].mean()) for name in arrays if name.endswith(".threshold"))
     assert sorted(entry.mean for entry in thresholds) == expected
     found = {entry.row: entry.mean for entry in biases}
-    assert found["initial weights"] == pytest.approx(0.0, abs=1e-6)  # right in a client's first round
+    victims = victims_of(Workspace(cell.config), cell.path / AUDIT, AuditPlan().scope)
+    for guess, mean in found.items():
+        errors = [error.distance for error in bias_errors(victims) if error.source == guess]
+        assert mean == pytest.approx(sum(errors) / len(errors))
     assert found["inferred"] > 0
     stamp = (cell.path / cell.extras.file).stat().st_mtime_ns
     run_cell(file, cell.extras)
