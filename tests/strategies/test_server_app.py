@@ -96,7 +96,7 @@ def test_a_configuration_that_cannot_run_is_an_error_before_anything_is_sent(
 
 def test_nodes_that_do_not_fit_leave_no_folder(tmp_path: Path) -> None:
     config = compose(None, [f"run.directory={tmp_path}", "data.clients=3"])
-    with pytest.raises(CohortError, match=r"4 nodes are connected, but data.clients=3"):
+    with pytest.raises(CohortError, match=r"the grid holds 4 partitions, but data.clients=3"):
         run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=4)
     assert not list(tmp_path.iterdir())
 
