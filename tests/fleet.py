@@ -130,10 +130,6 @@ class Fleet:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def freeze(self, name: str, frozen: bool) -> None:
-        """Stop a process and its children where they are, or let them go on."""
-        os.killpg(self.processes[name].pid, signal.SIGSTOP if frozen else signal.SIGCONT)
-
     def log(self, name: str) -> str:
         """Return what a process has printed since its start, without colours."""
         return re.sub(r"\x1b\[\d+m", "", (self.folder / f"{name}.log").read_text(errors="replace"))

@@ -116,7 +116,7 @@ class ConversionConfig:
 
     @classmethod
     def fast(cls, steps: int = 32) -> ConversionConfig:
-        """Return the options that come within about a point of the ANN at T = 32, where the paper's mode needs hundreds.
+        """Return the options that come within about a point of the ANN at T = 32; the paper's mode needs hundreds.
 
         A threshold per channel, a start at half of it, and calibrated biases. Measured: see docs/performance.md.
         """
