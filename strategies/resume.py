@@ -11,10 +11,18 @@ from strategies.run_directory import ANN_FILE, CHECKPOINTS, CONFIG_FILE, run_pat
 logger = logging.getLogger(__name__)
 
 MAY_DIFFER = frozenset(
-    {"run.name", "run.directory", "run.overwrite", "run.resume", "run.rounds", "run.keep_checkpoints", "data.root"}
-    | {"run.tracking"}
+    {
+        "run.name",
+        "run.directory",
+        "run.overwrite",
+        "run.resume",
+        "run.rounds",
+        "run.keep_checkpoints",
+        "run.tracking",
+        "data.root",
+    }
 ) | {key for key, _, _ in options() if key.startswith("engine.")}
-"""Options that decide where a run takes place, where things lie how far it goes and who is told, but no weight."""
+"""Options that decide where a run takes place, where things lie, how far it goes and who is told, but no weight."""
 
 
 def find_checkpoint(config: Config) -> Checkpoint | None:

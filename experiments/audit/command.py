@@ -64,6 +64,15 @@ def audit_runs(
     with attack_progress(console) as progress:
         audits = [audit_run(path, attacks, scope, budget, controls=controls, progress=progress) for path in runs]
     folder = output or runs[0] / AUDIT
+    write_audits(folder, audits, budget)
+    found = [entry for each in audits for entry in each.entries]
+    for table in _tables(found):
+        console.print(table)
+    console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
+
+
+def write_audits(folder: Path, audits: Sequence[Audit], budget: Budget) -> None:
+    """Write what audits found: ``report.html``, and the same numbers as JSON and CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     found = [entry for each in audits for entry in each.entries]
     curve = [{"noise_multiplier": z, **entry} for each in audits for z, entry in each.noise]
@@ -72,9 +81,6 @@ def audit_runs(
     for name, text in data_files(audits).items():
         write_bytes(folder / name, text.encode())
     write_report(folder / "report.html", audits, budget)
-    for table in _tables(found):
-        console.print(table)
-    console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
 
 
 def audit_run(

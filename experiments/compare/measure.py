@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
-from experiments.audit.command import attack_progress, audit_run
+from experiments.audit.command import attack_progress, audit_run, write_audits
 from experiments.audit.found import Audit
-from experiments.audit.report import detection, reconstructions, write_report
+from experiments.audit.report import detection, reconstructions
 from experiments.compare.extras import AuditPlan, Extras
 from snnfl.attacks import Budget
-from snnfl.audit.scorecard import METRICS, as_csv, write_json
+from snnfl.audit.scorecard import METRICS
 from snnfl.config import Config
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
@@ -79,9 +79,7 @@ def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str
         audits.append(audit)
         records += attack_records(audit, iterations)
     last = audits[-1]
-    write_json(folder / AUDIT / "scorecard.json", last.entries)
-    write_bytes(folder / AUDIT / "scorecard.csv", as_csv(last.entries).encode())
-    write_report(folder / AUDIT / "report.html", [last], budget)
+    write_audits(folder / AUDIT, [last], budget)
     records += [*bias_records(last), *threshold_records(last)]
     return records, {"reconstructions": str(reconstructions(last)), "detectors": str(detection(last))}
 
