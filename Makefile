@@ -4,11 +4,13 @@
 #   PIP_INSTALL_ARGS=…     more arguments for pip, for example the index of CPU-only torch builds (0.2 GB instead of several):
 #                          make install PIP_INSTALL_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST_ARGS=…          more arguments for pytest, for example PYTEST_ARGS="-k partitions -x"
+#   WORKERS=…              test files that run at a time, 2 by default; each may take 2 GB
 #   BENCH_ARGS=…           arguments for each benchmark: --quick, --device cuda, --json FILE, --markdown docs/performance.md
 
 PYTHON ?= python3
 PIP_INSTALL_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 BENCH_ARGS ?=
 
 BENCHMARKS := spiking_inference conversion accuracy federated_round inversion scale
@@ -56,7 +58,7 @@ lint: $(STAMP) ## ruff check, ruff format --check, mypy --strict
 
 .PHONY: test
 test: lint ## lint, then every test and doctest
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down
