@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from snnfl.attacks.factors import Factors, inner, square
 from snnfl.attacks.networks import Arrays, Network, soft_cross_entropy
 
 
@@ -76,7 +77,8 @@ def simulate(
     velocity, total = dict[str, Tensor](), dict[str, Tensor]()
     for some, wanted in batches:
         gradient = grad(loss)(weights, some, wanted)
-        slope = {name: gradient[name] + local.weight_decay * weights[name] for name in weights}
+        decay = local.weight_decay
+        slope = {name: gradient[name] + decay * weights[name] if decay else gradient[name] for name in weights}
         velocity = {name: local.momentum * velocity[name] + slope[name] if velocity else slope[name] for name in slope}
         weights = {name: weights[name] - local.learning_rate * velocity[name] for name in weights}
         total = {name: total[name] + velocity[name] if total else velocity[name] for name in velocity}
@@ -88,11 +90,11 @@ def l2_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Te
     return torch.stack([(found[name] - array).square().sum() for name, array in wanted.items()]).sum()
 
 
-def cosine_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+def cosine_distance(found: Mapping[str, Tensor | Factors], wanted: Mapping[str, Tensor]) -> Tensor:
     """Return ``1 - <g', g> / (||g'|| ||g||)`` over all arrays together (Geiping et al. 2020, eq. 4)."""
-    inner = torch.stack([(found[name] * array).sum() for name, array in wanted.items()]).sum()
-    squares = [torch.stack([side[name].square().sum() for name in wanted]).sum() for side in (found, wanted)]
-    return 1 - inner / (squares[0] * squares[1]).clamp_min(1e-30).sqrt()
+    product = torch.stack([inner(found[name], array) for name, array in wanted.items()]).sum()
+    squares = [torch.stack([square(side[name]) for name in wanted]).sum() for side in (found, wanted)]
+    return 1 - product / (squares[0] * squares[1]).clamp_min(1e-30).sqrt()
 
 
 def total_variation(images: Tensor) -> Tensor:

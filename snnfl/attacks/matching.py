@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from snnfl.attacks.factors import factored_gradient
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
 from snnfl.attacks.networks import Arrays
+from snnfl.attacks.pooling import DECOMPOSITIONS
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.registry import Budget, Reconstruction
 from snnfl.attacks.statistics import statistics_distance
@@ -133,18 +135,27 @@ def prepare(
     seen = _repeat([problem.seen for problem in problems], starts)
     variables |= {name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free}
 
+    one_step = first.local.epochs == 1 and first.count <= first.local.batch_size
+    thin = matching.distance == "cosine" and one_step and not first.local.weight_decay
+
     def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor) -> Tensor:
         images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free}}
-        dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
-        value = DISTANCES[matching.distance](dummy, wanted) + matching.variation * total_variation(images)
+        if thin:
+            factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
+            value = cosine_distance(factored, wanted)
+        else:
+            dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
+            value = DISTANCES[matching.distance](dummy, wanted)
+        value = value + matching.variation * total_variation(images)
         if first.statistics is None:
             return value
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
     # Traced once into one flat graph: differentiating twice under vmap costs as much again in Python, at every step.
-    slope = make_fx(vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0)))(
-        variables, arrays, target, targets, seen
-    )
+    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0))
+    slope = make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, arrays, target, targets, seen)
+    slope.graph.eliminate_dead_code()  # such as the weights after the last local step
+    slope.recompile()
     fast = torch.compile(slope) if budget.compiled else slope
     return Descent(
         slope=lambda found: fast(found, arrays, target, targets, seen),

@@ -15,12 +15,14 @@ from snnfl.config import ConversionConfig
 from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
 from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
-from snnfl.spiking.network import add_drive, constant_values, readout
+from snnfl.spiking.network import add_drive, constant_values, linear_value, over_time, readout
 from snnfl.spiking.neuron import broadcast
 
 
 def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surrogate: bool) -> Network:
     """Return a spiking network as a function of its arrays: logits averaged over ``config.steps`` time steps.
+
+    Each layer sees all time steps before the next one sees any: so its weights are differentiated once, not per step.
 
     Args:
         graph: The structure.
@@ -30,25 +32,24 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         spiking = SpikingNetwork(graph, arrays, config.initial_potential)
-        constants = constant_values(graph, arrays, inputs)
-        potentials, sums = dict[str, Tensor](), dict[str, Tensor]()
-        for step in range(config.steps):
-            values = dict(constants)
-            for node in graph.body:
-                sources = [values[name] for name in node.inputs]
-                if isinstance(node, Spike):
-                    drive = spiking.drive(node.name, step, step + 1, config.steps)
-                    current = add_drive(sources[0][None], drive)[0]
-                    threshold = broadcast(arrays[f"{node.name}.threshold"], current.shape)
-                    before = potentials.get(node.name)
-                    charged = current + (_rest(spiking, node.name, current) if before is None else before)
-                    values[node.name] = fire(charged, threshold, surrogate=surrogate)
-                    potentials[node.name] = charged - values[node.name]
-                else:
-                    values[node.name] = node.apply(sources, arrays)
-            for name in graph.readout_inputs:
-                sums[name] = sums[name] + values[name] if name in sums else values[name]
-        return readout(graph, arrays, {**constants, **{name: total / config.steps for name, total in sums.items()}})
+        constants, steps = constant_values(graph, arrays, inputs), config.steps
+        values = dict(constants)
+        for node in graph.body:
+            if isinstance(node, Spike):
+                current = over_time(values[node.inputs[0]], node.inputs[0] in constants, steps)
+                current = add_drive(current, spiking.drive(node.name, 0, steps, steps))
+                threshold = broadcast(arrays[f"{node.name}.threshold"], current.shape[1:])
+                potential, spikes = _rest(spiking, node.name, current[0]), list[Tensor]()
+                for charge in current.unbind():
+                    charged = charge + potential
+                    spikes.append(fire(charged, threshold, surrogate=surrogate))
+                    potential = charged - spikes[-1]
+                values[node.name] = torch.stack(spikes).flatten(0, 1)
+            else:
+                values[node.name] = linear_value(node, values, constants, arrays, steps)
+        varying = [name for name in graph.readout_inputs if name not in constants]
+        means = {name: over_time(values[name], False, steps).mean(0) for name in varying}
+        return readout(graph, arrays, {**constants, **means})
 
     return network
 
