@@ -145,5 +145,6 @@ def _evaluate(work: Workspace, server_round: int) -> Evaluation:
 
 
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:
-    """Move batches to the run's device."""
-    return ((images.to(work.device), labels.to(work.device)) for images, labels in pairs)
+    """Move batches to the run's device, laid out as its model wants them."""
+    device, layout = work.device, work.layout
+    return ((images.to(device, memory_format=layout), labels.to(device)) for images, labels in pairs)
