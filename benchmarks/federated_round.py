@@ -3,17 +3,12 @@
 A cohort of 50 of 1,000 clients, each with 50 images of CIFAR-10, trains for 5 steps of batch 10. The bare loop runs the
 same steps on images that are already normalised, and averages. A round is timed from the end of one to the end of the
 next, so that what happens once doesn't count; evaluation is one test image. Candidates take turns.
-
-pfl-research is optional, for its pins are not ours:
-``pip install --target DIR --no-deps pfl==0.6.0 dp-accounting==0.5.1 dm-tree prv-accountant multiprocess dill wrapt
-mpmath absl-py attrs``, then ``PYTHONPATH=DIR``.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import logging
 import os
 import subprocess
@@ -21,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +26,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from harness import Bar, Options, Result, find_data, main, ratios
+from pfl_research import Clock, pfl_rounds
 from torch import Tensor, nn
 
 from clients.client_app import app as client_app
@@ -47,13 +43,13 @@ from snnfl.config import (
     flatten,
 )
 from snnfl.torchvision_guard import guard
+from snnfl.training.local import Descent
 from snnfl.workspace import workspace
 from strategies.server_app import server_app
 
 COHORT, BATCH, IMAGES = 50, 10, 50
 RATE, MOMENTUM = 0.05, 0.9
 PFL = "pfl-research 0.6.0"
-Clock = Callable[[], float]
 
 
 class EnoughError(Exception):
@@ -110,9 +106,9 @@ def measure_rounds(model: str, folder: str, options: Options) -> list[Result]:
         "on Ray": lambda rounds, clock: timed_run(config, rounds, clock, _on_ray),
     }
     if importlib.util.find_spec("pfl") is not None:
-        candidates[PFL] = lambda rounds, clock: pfl_rounds(work.model, users, config, rounds, clock)
+        candidates[PFL] = lambda rounds, clock: pfl_rounds(work.model, users, config, BATCH, rounds, clock)
     else:
-        sys.stderr.write("pfl-research is not installed, its rows are left out; this file's docstring says how\n")
+        sys.stderr.write("pfl-research is not installed, its rows are left out; pfl_research.py says how\n")
     turns, rounds = (1, 2) if options.quick else (3, 4)
     cpu, wall = (dict[str, list[float]]() for _ in range(2))
     for _ in range(turns):
@@ -231,60 +227,6 @@ def _on_ray(app: Any, config: Config) -> None:
     from experiments.engines.ray import run_on_ray
 
     run_on_ray(app, client_app, run_config=flatten(config), clients=config.data.clients)
-
-
-def pfl_rounds(
-    model: nn.Module, users: list[tuple[Tensor, Tensor]], config: Config, rounds: int, clock: Clock
-) -> list[float]:
-    """Run pfl-research's federated averaging on the same users and model, without evaluation."""
-    from pfl.aggregate.simulate import SimulatedBackend  # type: ignore[import-not-found]
-    from pfl.algorithm.base import NNAlgorithmParams  # type: ignore[import-not-found]
-    from pfl.algorithm.federated_averaging import FederatedAveraging  # type: ignore[import-not-found]
-    from pfl.callback.base import TrainingProcessCallback  # type: ignore[import-not-found]
-    from pfl.data.dataset import Dataset  # type: ignore[import-not-found]
-    from pfl.data.federated_dataset import FederatedDataset  # type: ignore[import-not-found]
-    from pfl.data.sampling import get_user_sampler  # type: ignore[import-not-found]
-    from pfl.hyperparam import NNTrainHyperParams  # type: ignore[import-not-found]
-    from pfl.metrics import Metrics  # type: ignore[import-not-found]
-    from pfl.model.pytorch import PyTorchModel  # type: ignore[import-not-found]
-
-    ticks: list[float] = []
-
-    class Ticker(TrainingProcessCallback):  # type: ignore[misc]
-        def after_central_iteration(self, *arguments: object, **keywords: object) -> tuple[bool, Any]:
-            ticks.append(clock())
-            return len(ticks) == rounds, Metrics()
-
-    model.loss = lambda x, y, **_: F.cross_entropy(model(x), y)  # type: ignore[assignment]
-    model.metrics = lambda *_, **__: {}  # type: ignore[assignment]
-    training = config.training
-    dataset = FederatedDataset(
-        lambda user: Dataset(raw_data=list(users[user]), user_id=str(user)),
-        get_user_sampler("minimize_reuse", list(range(len(users)))),
-    )
-    wrapped = PyTorchModel(
-        model,
-        local_optimizer_create=lambda parameters, lr: torch.optim.SGD(
-            parameters, lr=lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
-        ),
-        central_optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
-    )
-    with redirect_stdout(io.StringIO()):  # it prints metrics
-        FederatedAveraging().run(
-            algorithm_params=NNAlgorithmParams(
-                central_num_iterations=rounds,
-                evaluation_frequency=10**9,
-                train_cohort_size=len(users),
-                val_cohort_size=0,
-            ),
-            backend=SimulatedBackend(training_data=dataset, val_data=dataset),
-            model=wrapped,
-            model_train_params=NNTrainHyperParams(
-                local_num_epochs=1, local_learning_rate=training.learning_rate, local_batch_size=BATCH
-            ),
-            callbacks=[Ticker()],
-        )
-    return ticks
 
 
 def measure_spiking(folder: str, options: Options) -> list[Result]:
@@ -407,7 +349,7 @@ def report_start(folder: str, quick: bool) -> None:
         os.write(1, f"{time.process_time() - cpu} {time.perf_counter() - wall}\n".encode())
         os._exit(0)
 
-    torch.optim.SGD.step = first_step  # type: ignore[assignment]
+    Descent.step = first_step  # type: ignore[method-assign]
     cpu, wall = time.process_time(), time.perf_counter()
     _in_process(server_app(), config)
 

@@ -20,7 +20,7 @@ from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
 from clients.consent_mod import consent_mod
 from clients.node_policy import node_policy
-from clients.participant import partition_of, run_workspace
+from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
 from clients.private_state import keep_own_model, own_model
@@ -84,7 +84,7 @@ def train(message: Message, context: Context) -> Message:
         metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
     arrays = to_record(work.arrays)
-    if protocol.CONTRASTIVE_MU in message.content.config_records[protocol.CONFIG]:
+    if protocol.CONTRASTIVE_MU in orders_of(message):
         keep_own_model(context, arrays)
     return Message(RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)}), reply_to=message)
 
@@ -114,7 +114,7 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     The message says it, not the run's configuration: that is how Flower's FedProx tells its clients, so one place
     decides.
     """
-    asked: Mapping[str, Any] = message.content.config_records[protocol.CONFIG]
+    asked: Mapping[str, Any] = orders_of(message)
     if protocol.PROXIMAL_MU in asked:
         return proximal(work.model, asked[protocol.PROXIMAL_MU])
     if protocol.CONTRASTIVE_MU in asked:
@@ -135,8 +135,8 @@ def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | 
 def _load(message: Message, context: Context) -> tuple[Workspace, int]:
     """Load the message's arrays into the resident model; return the workspace and the round."""
     work = run_workspace(context)
-    copy_arrays(work.arrays, to_tensors(message.content.array_records[protocol.ARRAYS]))
-    return work, int(message.content.config_records[protocol.CONFIG][protocol.SERVER_ROUND])  # type: ignore[arg-type]
+    copy_arrays(work.arrays, to_tensors(arrays_of(message)))
+    return work, round_of(message)
 
 
 def _evaluate(work: Workspace, server_round: int) -> Evaluation:
@@ -145,5 +145,6 @@ def _evaluate(work: Workspace, server_round: int) -> Evaluation:
 
 
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:
-    """Move batches to the run's device."""
-    return ((images.to(work.device), labels.to(work.device)) for images, labels in pairs)
+    """Move batches to the run's device, laid out as its model wants them."""
+    device, layout = work.device, work.layout
+    return ((images.to(device, memory_format=layout), labels.to(device)) for images, labels in pairs)

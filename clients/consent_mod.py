@@ -12,10 +12,10 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from clients.arrays import to_tensors
-from clients.participant import partition_of, run_workspace
+from clients.participant import arrays_of, partition_of, round_of, run_workspace
 from snnfl.audit.ground_truth import GroundTruth
 from snnfl.audit.recording import SECRET, client_folder, write_truth
-from snnfl.protocol import ARRAYS, CONFIG, SERVER_ROUND, TRUTH_DIRECTORY
+from snnfl.protocol import TRUTH_DIRECTORY
 from snnfl.workspace import Workspace
 
 MAXIMUM_IMAGES = 1024
@@ -51,7 +51,7 @@ def _folder(message: Message, context: Context) -> Path | None:
     audit = work.config.audit
     if kind != MessageType.TRAIN or not audit.ground_truth or directory is None:
         return None
-    server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
+    server_round = round_of(message)
     partition = partition_of(context, work.config.data.clients)
     wanted = not audit.rounds or server_round in audit.rounds
     if not wanted or (audit.clients and partition not in audit.clients):
@@ -60,5 +60,5 @@ def _folder(message: Message, context: Context) -> Path | None:
 
 
 def _biases(work: Workspace, message: Message) -> dict[str, Tensor]:
-    arrays = to_tensors(message.content.array_records[ARRAYS])
+    arrays = to_tensors(arrays_of(message))
     return {name: arrays[name] for name in work.biases if name in arrays}

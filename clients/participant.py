@@ -1,15 +1,22 @@
-"""Who this client is: its workspace and its partition, from Flower's context."""
+"""Who this client is and what it is told: its workspace and its partition, from Flower's context, and its orders."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from typing import TypeVar
 
-from flwr.app import Context
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 
 from snnfl.config import ConfigError, FlatValue, unflatten
-from snnfl.protocol import DATA_ROOT
+from snnfl.protocol import ARRAYS, CONFIG, DATA_ROOT, METRICS, SERVER_ROUND
 from snnfl.workspace import Workspace, workspace
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+_latest: list[tuple[Mapping[str, FlatValue], FlatValue | None, Workspace]] = []
+"""The run that this process last took part in: every mod of every message asks, and to parse a configuration takes
+longer than a small model's training. It is compared, not hashed, for that is ten times as fast."""
 
 
 def run_workspace(context: Context) -> Workspace:
@@ -18,16 +25,16 @@ def run_workspace(context: Context) -> Workspace:
     Raises:
         ConfigError: If the run's configuration is invalid.
     """
-    return _workspace(tuple(context.run_config.items()), context.node_config.get(DATA_ROOT))
-
-
-@lru_cache(maxsize=1)
-def _workspace(run_config: tuple[tuple[str, FlatValue], ...], data_root: FlatValue | None) -> Workspace:
-    """Parse once per process: a message would wait for OmegaConf longer than for a small model's training."""
-    config = unflatten(dict(run_config))
+    data_root = context.node_config.get(DATA_ROOT)
+    for run_config, root, work in _latest:
+        if run_config == context.run_config and root == data_root:
+            return work
+    config = unflatten(context.run_config)
     if data_root is not None:
         config = replace(config, data=replace(config.data, root=str(data_root)))
-    return workspace(config)
+    work = workspace(config)
+    _latest[:] = [(dict(context.run_config), data_root, work)]
+    return work
 
 
 def partition_of(context: Context, clients: int) -> int:
@@ -43,3 +50,31 @@ def partition_of(context: Context, clients: int) -> int:
             f'(data.clients={clients}), as in --node-config "partition-id=0"'
         )
     return partition
+
+
+def arrays_of(message: Message) -> ArrayRecord:
+    """Return the arrays of a message."""
+    return _record(message, ARRAYS, ArrayRecord)
+
+
+def metrics_of(message: Message) -> MetricRecord:
+    """Return the metrics of a reply."""
+    return _record(message, METRICS, MetricRecord)
+
+
+def orders_of(message: Message) -> ConfigRecord:
+    """Return what the server says beside its arrays."""
+    return _record(message, CONFIG, ConfigRecord)
+
+
+def round_of(message: Message) -> int:
+    """Return the round of a message, counted from 1."""
+    return int(orders_of(message)[SERVER_ROUND])  # type: ignore[arg-type]
+
+
+def _record(message: Message, name: str, kind: type[Record]) -> Record:
+    """Look a record up; Flower's ``array_records`` and its like copy and check all records for that."""
+    record = message.content[name]
+    if not isinstance(record, kind):
+        raise TypeError(f"record {name!r} is a {type(record).__name__}, expected {kind.__name__}")
+    return record

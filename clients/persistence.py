@@ -19,8 +19,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.participant import partition_of, run_workspace
-from snnfl.protocol import CONFIG, RUN_TOKEN, SERVER_ROUND, STATE_DIRECTORY, keeps_state
+from clients.participant import orders_of, partition_of, round_of, run_workspace
+from snnfl.protocol import CONFIG, RUN_TOKEN, STATE_DIRECTORY, keeps_state
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 
 logger = logging.getLogger(__name__)
@@ -44,14 +44,14 @@ def persistent_state(message: Message, context: Context, call_next: ClientAppCal
         ValueError: If the server's name of the run is none.
     """
     kind = message.metadata.message_type.partition(".")[0]
-    order = message.content.config_records.get(CONFIG, ConfigRecord())
     config, directory = run_workspace(context).config, context.node_config.get(STATE_DIRECTORY)
     lost = config.run.resume and directory is None
     if kind == MessageType.QUERY and lost and keeps_state(config):  # before a round is spent
         raise StateLostError
-    if kind == MessageType.QUERY or RUN_TOKEN not in order or not config.run.keep_checkpoints:
+    in_a_run = CONFIG in message.content and RUN_TOKEN in orders_of(message)
+    if kind == MessageType.QUERY or not in_a_run or not config.run.keep_checkpoints:
         return call_next(message, context)
-    server_round = int(order[SERVER_ROUND])  # type: ignore[arg-type]
+    order, server_round = orders_of(message), round_of(message)
     folder = None if directory is None else _folder(Path(str(directory)), order, context)
     if folder is not None:
         # A client evaluates what it holds after training in the same round.

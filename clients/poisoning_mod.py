@@ -12,9 +12,9 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
-from clients.participant import partition_of, run_workspace
+from clients.participant import arrays_of, partition_of, round_of, run_workspace
 from snnfl.poisoning import attacks_in, forged, poisoned, scaled
-from snnfl.protocol import ARRAYS, CONFIG, SERVER_ROUND
+from snnfl.protocol import ARRAYS
 from snnfl.workspace import Workspace
 
 
@@ -28,7 +28,7 @@ def poisoning_mod(message: Message, context: Context, call_next: ClientAppCallab
     with work.holding(poisoned(work.dataset, work.partitions[partition], work.config, partition=partition)):
         reply = call_next(message, context)
     if honest is not None:
-        update, model = (to_tensors(each.content.array_records[ARRAYS]) for each in (reply, honest))
+        update, model = (to_tensors(arrays_of(each)) for each in (reply, honest))
         reply.content[ARRAYS] = to_record(forged(update, model))
     return reply
 
@@ -39,11 +39,11 @@ def scaling_mod(message: Message, context: Context, call_next: ClientAppCallable
     poisoning = work.config.poisoning
     if poisoning.attack != "model_replacement" or not _attacks(work, message, context):
         return call_next(message, context)
-    received = to_tensors(message.content.array_records[ARRAYS])
+    received = to_tensors(arrays_of(message))
     reply = call_next(message, context)
     selected = work.config.data.clients * work.config.strategy.fraction_train
     factor = max(1.0, selected / poisoning.attackers) if poisoning.scale is None else poisoning.scale
-    trained = to_tensors(reply.content.array_records[ARRAYS])
+    trained = to_tensors(arrays_of(reply))
     reply.content[ARRAYS] = to_record(scaled(received, trained, factor))
     return reply
 
@@ -52,8 +52,7 @@ def _attacks(work: Workspace, message: Message, context: Context) -> bool:
     """Tell whether this client attacks with its reply to a message."""
     if work.config.poisoning.attack == "none" or message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
         return False
-    server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
-    return partition_of(context, work.config.data.clients) in attacks_in(work.config, server_round)
+    return partition_of(context, work.config.data.clients) in attacks_in(work.config, round_of(message))
 
 
 def _honest_reply(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

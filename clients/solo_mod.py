@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, R
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
-from clients.participant import partition_of, run_workspace
+from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from clients.private_state import keep_own_model, own_model
 from clients.spiking_mod import spiking_update
 from snnfl.data import test_batches
-from snnfl.protocol import ARRAYS, CONFIG, METRICS, SECONDS_CONVERT, SERVER_ROUND, SNN_ACCURACY
+from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT, SNN_ACCURACY
 from snnfl.spiking import SpikingNetwork
 from snnfl.training import accuracy
 from snnfl.workspace import Workspace
@@ -32,12 +32,11 @@ def solo_mod(message: Message, context: Context, call_next: ClientAppCallable) -
     reply = call_next(message, context)
     if reply.has_error() or kind != MessageType.TRAIN:
         return reply
-    trained, metrics = reply.content.array_records[ARRAYS], reply.content.metric_records[METRICS]
+    trained, metrics = arrays_of(reply), metrics_of(reply)
     keep_own_model(context, trained)
     if work.config.strategy.spiking:
-        server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
         partition = partition_of(context, work.config.data.clients)
-        metrics = MetricRecord({**metrics, **_spiking_metrics(work, trained, partition, server_round)})
+        metrics = MetricRecord({**metrics, **_spiking_metrics(work, trained, partition, round_of(message))})
     reply.content = RecordDict({METRICS: metrics})
     return reply
 

@@ -15,12 +15,12 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
-from clients.participant import partition_of, run_workspace
+from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from snnfl import rng
 from snnfl.conversion import convert_state
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.data import calibration_batch
-from snnfl.protocol import ARRAYS, CONFIG, METRICS, SECONDS_CONVERT, SERVER_ROUND
+from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT
 from snnfl.workspace import Workspace
 
 PRIVATE_BIASES = "private-biases"
@@ -33,7 +33,7 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
     strategy = work.config.strategy
     if not strategy.spiking or strategy.name == "solo" or kind == MessageType.QUERY:
         return call_next(message, context)
-    received = message.content.array_records[ARRAYS]
+    received = arrays_of(message)
     if not strategy.bias_back:
         complete = {**received, **_private_biases(context, work)}
         in_order = {name: complete[name] for name in work.initial_state if name in complete}
@@ -42,14 +42,13 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
     if kind != MessageType.TRAIN or reply.has_error():
         return reply
     start = time.perf_counter()
-    trained = to_tensors(reply.content.array_records[ARRAYS])
+    trained = to_tensors(arrays_of(reply))
     if not strategy.bias_back:
         context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in work.biases})
-    server_round = int(message.content.config_records[CONFIG][SERVER_ROUND])  # type: ignore[arg-type]
     reply.content[ARRAYS] = to_record(
-        spiking_update(work, trained, partition_of(context, work.config.data.clients), server_round)
+        spiking_update(work, trained, partition_of(context, work.config.data.clients), round_of(message))
     )
-    metrics = reply.content.metric_records[METRICS]
+    metrics = metrics_of(reply)
     reply.content[METRICS] = MetricRecord({**metrics, SECONDS_CONVERT: time.perf_counter() - start})
     return reply
 

@@ -34,8 +34,7 @@ def dumps(tensor: Tensor) -> bytes:
     """
     if tensor.dtype != torch.float32:
         raise TypeError(f"expected a float32 tensor, found {tensor.dtype}; convert it first")
-    values = np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(-1).view(np.uint8)
-    return b"".join((header(tuple(tensor.shape)), values.data))
+    return b"".join((header(tuple(tensor.shape)), np.ascontiguousarray(tensor.numpy(force=True)).data))
 
 
 def loads(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

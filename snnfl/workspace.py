@@ -83,6 +83,12 @@ class Workspace:
         return laid_out
 
     @cached_property
+    def layout(self) -> torch.memory_format:
+        """How a batch is best laid out: as the convolutions' weights, or each of them would lay it out anew."""
+        convolutions = any(parameter.dim() == 4 for parameter in self.model.parameters())
+        return torch.channels_last if convolutions else torch.contiguous_format
+
+    @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """The resident model's own arrays: what is written to them is in the model, and stays where it is."""
         return exchangeable(self.model)

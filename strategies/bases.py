@@ -14,7 +14,6 @@ from flwr.serverapp.strategy import (
     Bulyan,
     FedAdagrad,
     FedAdam,
-    FedAvg,
     FedMedian,
     FedProx,
     FedTrimmedAvg,
@@ -27,7 +26,7 @@ from flwr.serverapp.strategy import (
 
 from snnfl.config import Config, ConfigError, nearest
 from snnfl.protocol import RECEIVED_LOSS
-from strategies.own import MomentumAvg, Moon, Solo
+from strategies.own import FedAvg, MomentumAvg, Moon, Solo
 
 Builder: TypeAlias = Callable[..., Strategy]
 """``(config, **parameters) -> strategy``: the parameters are those that it was registered with, as configured."""

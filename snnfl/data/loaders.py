@@ -46,28 +46,30 @@ def _batches(
     dataset: Dataset, indices: Tensor, batch_size: int, generator: torch.Generator, augment: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = indices[torch.randperm(len(indices), generator=generator)]
-    chunks = list(torch.split(order, batch_size))
-    if batch_size > 1 and len(chunks) > 1 and len(chunks[-1]) == 1:
-        chunks[-2:] = [torch.cat(chunks[-2:])]
+    sizes = _sizes(len(order), batch_size)
     if augment:
-        for chunk in chunks:
+        for chunk in torch.split(order, sizes):
             images = dataset.train_images.index_select(0, chunk)
             images = augmentation.augment(images, generator, padding=dataset.padding, flip=dataset.flip)
             yield dataset.normalise(images), dataset.train_labels[chunk]
         return
-    for some in _groups(chunks, NORMALISED_AT_ONCE):
-        together, sizes = torch.cat(some), list(map(len, some))
-        images, labels = (
-            dataset.normalise(dataset.train_images.index_select(0, together)),
-            dataset.train_labels[together],
-        )
-        yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+    together = max(1, NORMALISED_AT_ONCE // batch_size)
+    groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
+    for some, chunk in zip(groups, torch.split(order, list(map(sum, groups))), strict=True):
+        images = dataset.normalise(dataset.train_images.index_select(0, chunk))
+        labels = dataset.train_labels.index_select(0, chunk)
+        yield from zip(torch.split(images, some), torch.split(labels, some), strict=True)
 
 
-def _groups(chunks: list[Tensor], examples: int) -> Iterator[list[Tensor]]:
-    """Join consecutive chunks to groups of about so many examples; a larger chunk is a group of its own."""
-    step = max(1, examples // len(chunks[0])) if chunks else 1
-    return (chunks[start : start + step] for start in range(0, len(chunks), step))
+def _sizes(examples: int, batch_size: int) -> list[int]:
+    """Return the sizes of the batches; a single example that would be left joins the last."""
+    sizes = [batch_size] * (examples // batch_size)
+    left = examples % batch_size
+    if left == 1 and sizes:
+        sizes[-1] += 1
+    elif left:
+        sizes.append(left)
+    return sizes
 
 
 def training_batches(dataset: Dataset, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from snnfl.config import TrainingConfig
 from snnfl.training.objectives import Batch, Objective, cross_entropy
@@ -49,6 +50,50 @@ def learning_rate(config: TrainingConfig, server_round: int) -> float:
     return config.learning_rate * config.decay**reached
 
 
+class Descent:
+    """``torch.optim.SGD(fused=True)`` to the bit, for one client and without what surrounds its arithmetic.
+
+    PyTorch's fused step is three times as fast on one CPU thread as the looped and the foreach ones, and equal to them
+    within the last bit. The optimiser around it profiles, looks for hooks, regroups parameters and keeps a state that
+    could be saved: a tenth of a step of LeNet-5, which calling PyTorch's functional form of it saves.
+
+    Args:
+        model: Its parameters that have a gradient at the first step are those that move.
+        rate: Learning rate.
+        config: Momentum and weight decay.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, config: TrainingConfig) -> None:
+        self._parameters: list[Tensor] = list(model.parameters())
+        self._velocities: list[Tensor | None] = []
+        self._rate, self._config = rate, config
+        self._forget_gradients()  # of whoever used the model before
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Follow the gradients that lie in the parameters, and take them out."""
+        if not self._velocities:
+            self._parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
+            self._velocities = [None] * len(self._parameters)
+        sgd(
+            self._parameters,
+            [parameter.grad for parameter in self._parameters],  # type: ignore[misc]  # it would refuse None
+            self._velocities,
+            lr=self._rate,
+            momentum=self._config.momentum,
+            weight_decay=self._config.weight_decay,
+            dampening=0,
+            nesterov=False,
+            maximize=False,
+            fused=True,
+        )
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+
 def train_locally(
     model: nn.Module,
     epochs_of_batches: Iterable[Iterable[Batch]],
@@ -58,9 +103,6 @@ def train_locally(
     objective: Objective = cross_entropy,
 ) -> TrainingResult:
     """Train a model in place, by SGD with momentum and weight decay whose state starts anew.
-
-    PyTorch's fused step is used: three times as fast on one CPU thread as the looped and the foreach ones, and equal to
-    them within the last bit.
 
     Args:
         model: Left in training mode. Frozen parameters stay as they are.
@@ -74,18 +116,16 @@ def train_locally(
         ValueError: If there is no epoch, or an epoch has no batch.
     """
     rate = learning_rate(config, server_round)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-    model.train()
+    descent = Descent(model, rate, config)
+    if not all(module.training for module in model.modules()):  # to set them all anyway takes four times as long
+        model.train()
     result, steps = None, 0
     for epoch, batches in enumerate(epochs_of_batches, start=1):
         losses, sizes = [], []
         for inputs, labels in batches:
-            optimizer.zero_grad()
             loss = objective(model, inputs, labels)
             loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
-            optimizer.step()
+            descent.step()
             losses.append(loss.detach())
             sizes.append(len(labels))
         where = f"round {server_round}, epoch {epoch}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from flwr.app import Context
+from flwr.app import ConfigRecord, Context, Message
 
-from clients.participant import partition_of, run_workspace
+from clients.participant import arrays_of, partition_of, round_of, run_workspace
 from snnfl.config import Config, ConfigError
 from snnfl.workspace import workspace
 
 Configure = Callable[..., Config]
 ContextOf = Callable[..., Context]
+Ask = Callable[..., Message]
 
 
 def test_partition_of_a_node(configure: Configure, context_of: ContextOf) -> None:
@@ -43,3 +44,11 @@ def test_a_wrong_run_config_is_a_config_error(configure: Configure, context_of: 
     context.run_config["training.epoch"] = 1
     with pytest.raises(ConfigError, match=r"training.epoch.* did you mean 'epochs'"):
         run_workspace(context)
+
+
+def test_a_record_of_another_kind_is_an_error(ask: Ask) -> None:
+    message = ask("train", {}, server_round=3)
+    assert round_of(message) == 3
+    message.content["arrays"] = ConfigRecord()
+    with pytest.raises(TypeError, match="record 'arrays' is a ConfigRecord, expected ArrayRecord"):
+        arrays_of(message)

@@ -70,3 +70,8 @@ def test_the_last_round_is_evaluated_on_everything() -> None:
     work = Workspace(compose(None, ["run.rounds=3", "evaluation.images=50"]))
     assert [work.test_images(server_round) for server_round in (1, 2, 3)] == [50, 50, 0]
     assert Workspace(compose(None, ["run.rounds=3"])).test_images(1) == 0
+
+
+def test_batches_are_laid_out_as_the_weights_of_convolutions() -> None:
+    assert Workspace(compose(None, ["model.name=lenet5"])).layout is torch.channels_last
+    assert Workspace(compose(None, ["model.name=mlp"])).layout is torch.contiguous_format

@@ -110,6 +110,22 @@ def test_trains_in_training_mode_and_leaves_frozen_weights():
     assert changed == set(before) - {"fc3.weight", "fc3.bias"}
 
 
+def test_leaves_weights_that_the_loss_does_not_depend_on():
+    model = build()
+    model.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    train_locally(model, [draw([8])], CONFIG, server_round=1)
+    assert torch.equal(model.unused, torch.ones(2))
+
+
+def test_gradients_of_before_are_forgotten():
+    model, fresh = build(), build()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    train_locally(model, [draw([8])], CONFIG, server_round=1)
+    train_locally(fresh, [draw([8])], CONFIG, server_round=1)
+    assert_same(model, fresh, rtol=0, atol=0)
+
+
 def test_the_objective_is_what_is_minimised():
     model = build()
 
