@@ -1,8 +1,7 @@
 """How many SuperNodes one SuperLink holds on this machine: real processes, TLS, node authentication, a tiny model.
 
-Up to 50 nodes, as many as memory lets answer at once: every node is asked for its partition. Then as many as it lets
-train at once play a round of plain FedAvg of an MLP on digits. Memory is the proportional set size: what processes
-share is divided among them.
+As many nodes as fit into memory idle, then play rounds of plain FedAvg of an MLP on digits. Memory
+is the proportional set size: what processes share is divided among them.
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from fleet import Fleet, fleet_of, wait  # noqa: E402
 from harness import Options, Result, main  # noqa: E402
 
 MOST = 50
-ASKED, AT_REST, AT_WORK = 0.4e9, 0.2e9, 0.65e9
-"""Bytes that a node was seen to need while it says its partition, while it waits, and while its client trains."""
-RESERVE = 2e9
-"""Bytes for SuperLink, ServerApp and the file cache."""
+AT_WORK = 650e6
+"""Bytes that a node was seen to need while its client trains, most of them PyTorch's: as many start as fit."""
 IDLE_SECONDS = 30.0
 ROUNDS = 1
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -35,9 +32,7 @@ def measure(options: Options) -> list[Result]:
 
     The SuperLink's database is in memory: a file was locked for too long when 23 nodes answered at once.
     """
-    free = available() - RESERVE
-    nodes = min(8 if options.quick else MOST, int(free / ASKED))
-    cohort = min(nodes, int((free - nodes * AT_REST) / (AT_WORK - AT_REST)))
+    nodes = min(8 if options.quick else MOST, int(available() * 0.75 / AT_WORK))
     with tempfile.TemporaryDirectory() as folder, fleet_of(Path(folder), nodes, in_memory=True) as fleet:
         fleet.snnfl("register")
         names = [f"node-{index}" for index in range(nodes)]
@@ -52,11 +47,10 @@ def measure(options: Options) -> list[Result]:
         time.sleep(IDLE_SECONDS)
         idle = {name: (cpu_seconds(members(pid)) - before[name]) / IDLE_SECONDS for name, pid in roots.items()}
         resting = {name: memory(members(pid)) for name, pid in roots.items()}
-        working, seconds, spent = run(fleet, roots, nodes, cohort)
+        working, seconds, spent = run(fleet, roots, nodes)
     rows = [row for row in working if row]
     peak = {name: max(sample[name] for sample in rows) for name in roots}
-    messages = nodes + cohort * ROUNDS
-    trained = [peak[name] / 1e6 for name in sorted(names, key=peak.__getitem__)[-cohort:]]
+    messages = nodes * (1 + ROUNDS)
     per_node = "range over nodes"
     return [
         Result(name="SuperNodes on one SuperLink", samples=(float(nodes),), unit="nodes", note=f"of {MOST} at most"),
@@ -65,7 +59,9 @@ def measure(options: Options) -> list[Result]:
         Result(name="memory of an idle SuperLink", samples=(resting["superlink"] / 1e6,), unit="MB"),
         Result(name="CPU of an idle node", samples=tuple(1e3 * idle[n] for n in names), unit="ms/s", note=per_node),
         Result(name="CPU of the SuperLink, nodes idle", samples=(1e3 * idle["superlink"],), unit="ms/s"),
-        Result(name="memory of a node at work", samples=tuple(trained), unit="MB", note=f"peaks of {cohort} at once"),
+        Result(
+            name="memory of a node at work", samples=tuple(peak[n] / 1e6 for n in names), unit="MB", note="its peak"
+        ),
         Result(
             name="memory of SuperLink and ServerApp at work", samples=(peak["superlink"] / 1e6,), unit="MB", note="peak"
         ),
@@ -75,19 +71,16 @@ def measure(options: Options) -> list[Result]:
             unit="CPU-s",
             note=f"{messages} messages, a process each, that imports PyTorch",
         ),
-        Result(name="a round", samples=tuple(seconds), unit="s", note=f"{cohort} clients on {os.cpu_count()} cores"),
+        Result(name="a round", samples=tuple(seconds), unit="s", note=f"{nodes} clients on {os.cpu_count()} cores"),
     ]
 
 
-def run(
-    fleet: Fleet, roots: dict[str, int], nodes: int, cohort: int
-) -> tuple[list[dict[str, float]], list[float], float]:
+def run(fleet: Fleet, roots: dict[str, int], nodes: int) -> tuple[list[dict[str, float]], list[float], float]:
     """Play the rounds; return samples of memory by process, the rounds' seconds, and the CPU seconds of everything."""
     before = children_seconds(roots)
     overrides = [
         f"data.clients={nodes}",
         f"run.rounds={ROUNDS}",
-        f"strategy.fraction_train={(cohort + 0.5) / nodes if cohort < nodes else 1}",
         "run.name=load",
         "model.name=mlp",
         "training.epochs=1",
@@ -98,8 +91,8 @@ def run(
         samples.append({name: memory(members(pid)) for name, pid in roots.items()})
         time.sleep(2)
     rows = fleet.rows("load")
-    if [row["replies"] for row in rows] != [cohort] * ROUNDS:
-        sys.exit(f"error: not every node that was asked took part:\n{fleet.log('run')[-2000:]}")
+    if [row["replies"] for row in rows] != [nodes] * ROUNDS:
+        sys.exit(f"error: not every node took part:\n{fleet.log('run')[-2000:]}")
     return samples, [row["seconds_round"] for row in rows], children_seconds(roots) - before
 
 
