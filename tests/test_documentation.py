@@ -72,6 +72,7 @@ LEFT_BEHIND = {
     "own-data": ["mine/accuracy.png"],
     "own-model": ["tiny/final_snn.safetensors"],
     "own-strategy": ["s_damped/final_snn.safetensors", "damped/final_ann.safetensors"],
+    "own-tracker": ["tracked/rounds.txt"],
 }
 
 
