@@ -50,19 +50,32 @@ def local_superlink(tmp_path: Path, num_supernodes: int) -> Iterator[dict[str, s
     env = {
         **os.environ,
         "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),  # its only port; the default, 39091, may be a user's
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else it calls `uv sync`, which asks a package index
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",  # `flwr` looks for `flower-superlink` there
     }
-    configure = ["federation", "simulation-config", "@none/default", "local"]
     try:
-        _flwr(env, *configure, "--num-supernodes", str(num_supernodes), "--client-resources-num-cpus", "1")
+        _start_superlink(env, num_supernodes)
         yield env
     finally:
         kill_processes("FLWR_HOME", str(home))
+
+
+def _start_superlink(env: dict[str, str], num_supernodes: int) -> None:
+    """Start it; up to three times, since ``flwr`` waits for 15 s and no longer, and other tests run beside this one."""
+    configure = ["federation", "simulation-config", "@none/default", "local"]
+    for attempt in range(3):
+        env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())  # its only port; the default may be a user's
+        try:
+            _flwr(env, *configure, "--num-supernodes", str(num_supernodes), "--client-resources-num-cpus", "1")
+        except RuntimeError as error:
+            if "Failed to start local SuperLink within" not in str(error) or attempt == 2:
+                raise
+            kill_processes("FLWR_HOME", env["FLWR_HOME"])
+        else:
+            return
 
 
 def flwr_run(app_dir: Path, env: dict[str, str], run_config: str) -> str:
