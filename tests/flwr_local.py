@@ -64,7 +64,7 @@ def local_superlink(tmp_path: Path, num_supernodes: int) -> Iterator[dict[str, s
 
 
 def _start_superlink(env: dict[str, str], num_supernodes: int) -> None:
-    """Start it; up to three times, since ``flwr`` waits for 15 s and no longer, and other tests run beside this one."""
+    """Start it; up to three times, since ``flwr`` waits for 15 s and no longer, however busy the machine is."""
     configure = ["federation", "simulation-config", "@none/default", "local"]
     for attempt in range(3):
         env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())  # its only port; the default may be a user's
