@@ -23,7 +23,8 @@ def run_workspace(context: Context) -> Workspace:
     """Return this process's workspace for the run of a context. Where the data lie is for its node to say.
 
     Raises:
-        ConfigError: If the run's configuration is invalid.
+        ConfigError: If the run's configuration is invalid, or names a file of initial weights to a node that says
+            where its data lie.
     """
     data_root = context.node_config.get(DATA_ROOT)
     for run_config, root, work in _latest:
@@ -31,6 +32,8 @@ def run_workspace(context: Context) -> Workspace:
             return work
     config = unflatten(context.run_config)
     if data_root is not None:
+        if config.model.weights is not None:
+            raise ConfigError(f"model.weights={config.model.weights}: this node reads no file that its server names")
         config = replace(config, data=replace(config.data, root=str(data_root)))
     work = workspace(config)
     _latest[:] = [(dict(context.run_config), data_root, work)]

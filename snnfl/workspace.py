@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
@@ -14,7 +17,7 @@ from snnfl.config import Config, ConfigError
 from snnfl.data import Dataset, load, partition
 from snnfl.models import build_model
 from snnfl.spiking import SpikingGraph, trace
-from snnfl.training import exchangeable, private_biases
+from snnfl.training import exchangeable, load_arrays, private_biases
 
 
 class Workspace:
@@ -79,6 +82,8 @@ class Workspace:
             classes=self.dataset.classes,
             generator=rng.generator(self.config.run.seed, "initial weights"),
         )
+        if self.config.model.weights is not None:
+            _start_from(self.config.model.weights, model)
         laid_out: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return laid_out
 
@@ -111,6 +116,21 @@ class Workspace:
     def test_images(self, server_round: int) -> int:
         """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""
         return 0 if server_round >= self.config.run.rounds else self.config.evaluation.images
+
+
+def _start_from(path: str, model: nn.Module) -> None:
+    """Load the weights of a trained ANN.
+
+    Raises:
+        ConfigError: If the file is missing or damaged, or holds another network's arrays or a number that is none.
+    """
+    try:
+        arrays = load_file(Path(path).expanduser())
+        load_arrays(model, arrays)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConfigError(f"model.weights={path}: {error}") from None
+    if wrong := [name for name, array in arrays.items() if not torch.isfinite(array).all()]:
+        raise ConfigError(f"model.weights={path}: {wrong[0]} holds a NaN or an infinity")
 
 
 @lru_cache(maxsize=1)

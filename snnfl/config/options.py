@@ -62,6 +62,9 @@ class ModelConfig:
     name: str = option("lenet5", doc="lenet5, convnet, cnn, resnet20, resnet20_snfl, vgg16 or mlp")
     conv_bias: bool = option(False, doc="whether convolutions followed by batch normalisation have a bias")
     batch_norm: bool = option(True, doc="batch normalisation in lenet5, convnet and mlp")
+    weights: str | None = option(
+        None, doc="file of a trained ANN to start from, as a plain run's final_ann.safetensors; null: drawn by run.seed"
+    )
     projection_head: bool = option(False, doc="MOON's two linear layers, 256 wide at the end, before the output layer")
 
 
@@ -318,6 +321,11 @@ def _check_engine(config: Config) -> None:
             raise ConfigError(
                 f"{key}={value}: only engine.name={user} uses it, and engine.name={engine.name}; leave it out"
             )
+    if engine.name == "deployment" and config.model.weights is not None:
+        raise ConfigError(
+            f"model.weights={config.model.weights}: a node reads no file that its server names; leave it out with "
+            "engine.name=deployment"
+        )
     if engine.name == "ray" and device != "cpu" and engine.gpus_per_client == 0:
         raise ConfigError(
             f"run.device={device}: on Ray a client of engine.gpus_per_client=0 sees no GPU; set it, or cpu"

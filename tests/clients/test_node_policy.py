@@ -76,3 +76,12 @@ def test_a_node_names_its_own_data_folder(configure: Configure, context_of: Cont
     context.node_config["data-root"] = str(tmp_path / "own")
     with pytest.raises(ConfigError, match=str(tmp_path / "own")):
         run_workspace(context)
+
+
+def test_a_node_that_names_its_data_reads_no_weights_that_the_server_names(
+    configure: Configure, context_of: ContextOf, tmp_path: Path
+) -> None:
+    context = context_of(configure("model.weights=/etc/passwd"))
+    context.node_config["data-root"] = str(tmp_path)
+    with pytest.raises(ConfigError, match="model.weights=/etc/passwd: this node reads no file that its server names"):
+        run_workspace(context)

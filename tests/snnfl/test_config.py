@@ -136,6 +136,7 @@ def test_more_replies_than_clients_cannot_be_asked_for():
             ["engine.connection=lab", "only engine.name=deployment uses it"],
         ),
         (["engine.name=ray", "run.device=cuda"], ["run.device=cuda", "engine.gpus_per_client=0"]),
+        (["engine.name=deployment", "model.weights=a.safetensors"], ["model.weights=a.safetensors", "reads no file"]),
         (["engine.name=rai"], ["engine.name=rai", "did you mean 'ray'"]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from snnfl.config import ConfigError, compose
 from snnfl.data import load, partition
@@ -40,6 +41,36 @@ def test_training_the_model_does_not_move_the_initial_state() -> None:
     load_arrays(work.model, {name: array + 1 for name, array in before.items()})
     assert all(torch.equal(work.initial_state[name], array) for name, array in before.items())
     assert work.initial_state is workspace(config).initial_state
+
+
+def test_a_run_starts_from_the_weights_of_a_file(tmp_path) -> None:
+    own = Workspace(compose(None, ["run.seed=3"]))
+    trained = {name: array.contiguous() + 1 for name, array in own.initial_state.items()}
+    save_file(trained, tmp_path / "final_ann.safetensors")
+    work = Workspace(compose(None, ["run.seed=4", f"model.weights={tmp_path / 'final_ann.safetensors'}"]))
+    assert work.initial_state.keys() == trained.keys()
+    assert all(torch.equal(array, trained[name]) for name, array in work.initial_state.items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda arrays, path: None, "No such file"),
+        (lambda arrays, path: path.write_bytes(b"\x80\x04pickle"), "header"),
+        (lambda arrays, path: save_file({**arrays, "fc9.bias": torch.ones(1)}, path), "'fc9.bias'.*unexpected"),
+        (lambda arrays, path: save_file({**arrays, "fc5.bias": torch.ones(11)}, path), "'fc5.bias'.*shape"),
+        (lambda arrays, path: save_file({k: v for k, v in arrays.items() if k != "fc5.bias"}, path), "'fc5.bias'.*miss"),
+        (lambda arrays, path: save_file({**arrays, "fc5.bias": torch.full((10,), torch.nan)}, path), "fc5.bias.*NaN"),
+    ],
+    ids=["missing", "pickle", "unexpected", "shape", "incomplete", "NaN"],
+)
+def test_weights_that_are_no_trained_network_are_refused_in_one_line(tmp_path, spoil, reason) -> None:
+    path = tmp_path / "weights.safetensors"
+    arrays = Workspace(compose(None, [])).initial_state
+    spoil({name: array.contiguous() for name, array in arrays.items()}, path)
+    with pytest.raises(ConfigError, match=rf"model\.weights={path}: .*{reason}") as caught:
+        _ = Workspace(compose(None, [f"model.weights={path}"])).initial_state
+    assert "\n" not in str(caught.value)
 
 
 def test_one_workspace_per_process() -> None:
