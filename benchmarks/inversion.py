@@ -114,7 +114,7 @@ def measure_matching(pictures: Pictures, batch: int, victims: int, options: Opti
     together_run, alone_run = (speed_of(some, few, compiled=not options.quick) for some in (cases, cases[:1]))
     candidates: dict[str, Callable[[], object]] = {"together": together_run, "alone": alone_run}
     if theirs is not None:
-        candidates["breaching"] = lambda: breach(theirs, cases[:1], few)
+        candidates["breaching"] = breach(theirs, cases[:1], few)
     seconds = take_turns(candidates, rounds=rounds, device=options.device)
     together = tuple(victims * few / spent for spent in seconds["together"])
     alone = tuple(few / spent for spent in seconds["alone"])
@@ -130,7 +130,7 @@ def measure_matching(pictures: Pictures, batch: int, victims: int, options: Opti
         return [*results, *quality]
     speed = tuple(few / spent for spent in seconds["breaching"])
     name = f"{what}: breaching"
-    other = score(breach(theirs, cases, many), truth, name, many)
+    other = score(breach(theirs, cases, many)(), truth, name, many)
     ahead = Bar(limit=3)
     no_worse = Bar(limit=-0.5)
     return [
@@ -182,8 +182,8 @@ def find_breaching() -> Any:
     return None
 
 
-def breach(breaching: Any, cases: list[Case], iterations: int) -> Tensor:
-    """Run breaching's Inverting Gradients on each case, from our starts."""
+def breach(breaching: Any, cases: list[Case], iterations: int) -> Callable[[], Tensor]:
+    """Prepare breaching's Inverting Gradients on each case, from our starts; what is returned reconstructs alone."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         config = breaching.get_attack_config("invertinggradients")
@@ -192,8 +192,14 @@ def breach(breaching: Any, cases: list[Case], iterations: int) -> Tensor:
         view = cases[0].view
         attacker = breaching.attacks.prepare_attack(cases[0].model, nn.CrossEntropyLoss(), config, SETUP)
     starts = torch.randn(len(cases), *cases[0].images.shape, generator=generator(SEED, "starts"))
-    found = [view.pixels(_reconstruct(attacker, case, start)) for case, start in zip(cases, starts, strict=True)]
-    return torch.cat(found)
+
+    def run() -> Tensor:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            found = [_reconstruct(attacker, case, start) for case, start in zip(cases, starts, strict=True)]
+        return torch.cat([view.pixels(images) for images in found])
+
+    return run
 
 
 SETUP = {"dtype": torch.float, "device": torch.device("cpu")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -67,6 +68,7 @@ def _spiking(
         for view, problem, guess in zip(views, analog, guesses, strict=True)
     ]
     matching = Matching() if surrogate else Matching(variation=0.0)  # else the prior alone would move the images
+    budget = replace(budget, compiled=False)  # the graph of all time steps takes longer to compile than to run
     return match(problems, labels, matching, budget, generator)
 
 

@@ -22,7 +22,8 @@ class Budget:
         restarts: Random starts per victim; the one with the smallest objective counts.
         points: Points of the recorded curve, at most.
         compiled: Whether ``torch.compile`` may make gradient matching about twice as fast, after some ten seconds. It
-            needs a C++ compiler and pays from some thousand iterations on.
+            needs a C++ compiler and pays from some thousand iterations on. Attacks through a spiking network run
+            without.
     """
 
     iterations: int = 300

@@ -186,6 +186,13 @@ def test_a_mistake_is_one_line(runs, monkeypatch, capsys, arguments, parts):
     assert all(part in said for part in parts)
 
 
+def test_compiling_without_a_compiler_is_one_line(runs, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "p", "--compile")
+    assert status == 2
+    assert "--compile: /no/such/compiler isn't here" in said
+
+
 def test_a_folder_without_a_run_is_one_line(tmp_path, monkeypatch, capsys):
     status, said = invoke(monkeypatch, capsys, "audit", tmp_path)
     assert status == 2
