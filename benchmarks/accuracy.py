@@ -46,10 +46,11 @@ def measure(options: Options) -> list[Result]:
     else:
         sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
     calibration, images, labels = (x.to(options.device) for x in (calibration, images, labels))
-    few, short, long = (images[:1000], 4, 8) if options.quick else (images[:1000], 32, 256)
+    few, shortest, short, long = (images[:1000], 2, 4, 8) if options.quick else (images[:1000], 16, 32, 256)
     right = hits(model, images, labels)
-    fast, paper = (
-        convert(model, calibration, config) for config in (ConversionConfig.fast(short), ConversionConfig(steps=long))
+    fastest, fast, paper = (
+        convert(model, calibration, config)
+        for config in (ConversionConfig.fast(shortest), ConversionConfig.fast(short), ConversionConfig(steps=long))
     )
     unsure = fast.to(dtype=torch.bfloat16)
 
@@ -62,6 +63,7 @@ def measure(options: Options) -> list[Result]:
         Result(name="ANN", samples=(100 * float(right.float().mean()),), unit="%", note=f"{len(images)} test images"),
         loss(f"fast, T={short}, the first {len(few)} images", right[within], fast_right[within], bar),
         loss(f"fast, T={short}, all images", right, fast_right, bar),
+        loss(f"fast, T={shortest}", right[within], hits(simulated(fastest, shortest), few, labels)),
         loss(
             f"paper's mode, T={long}",
             right[within],

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
-from snnfl.spiking import SpikingNetwork
 from strategies.guarded import Guarded
 from strategies.spiking import Spiking
 from strategies.state import StrategyState, pack, restore, unpack
@@ -48,9 +47,7 @@ class Checkpoint:
         """
         restore(strategy.base, self.base)
         if isinstance(strategy, Spiking) and self.network is not None:
-            strategy.network = SpikingNetwork(
-                strategy.graph, self.network, initial_potential=strategy.conversion.initial_potential
-            )
+            strategy.network = strategy.network_of(self.network)
 
 
 def write_checkpoint(

@@ -113,7 +113,12 @@ class Spiking(Guarded):
             if arrays is None:
                 return
             parameters = dict(arrays.to_torch_state_dict())
-        self.network = SpikingNetwork(self.graph, parameters, initial_potential=self.conversion.initial_potential)
+        self.network = self.network_of(parameters)
+
+    def network_of(self, parameters: Mapping[str, torch.Tensor]) -> SpikingNetwork:
+        """Return the spiking network of some parameters, as the run simulates it."""
+        conversion = self.conversion
+        return SpikingNetwork(self.graph, parameters, conversion.initial_potential, conversion.readout)
 
     def _recovered(self, message: Message, update: Update) -> Message:
         state = recover(

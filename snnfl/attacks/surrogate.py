@@ -20,18 +20,18 @@ from snnfl.spiking.neuron import broadcast
 
 
 def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surrogate: bool) -> Network:
-    """Return a spiking network as a function of its arrays: logits averaged over ``config.steps`` time steps.
+    """Return a spiking network as a function of its arrays: logits averaged over time, ``config.steps`` steps long.
 
     Each layer sees all time steps before the next one sees any: so its weights are differentiated once, not per step.
 
     Args:
         graph: The structure.
-        config: Steps and initial potential.
+        config: Steps, initial potential and readout.
         surrogate: Whether spikes have the gradient :func:`fire` gives them; their true one is zero.
     """
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        spiking = SpikingNetwork(graph, arrays, config.initial_potential)
+        spiking = SpikingNetwork(graph, arrays, config.initial_potential, config.readout)
         constants, steps = constant_values(graph, arrays, inputs), config.steps
         values = dict(constants)
         for node in graph.body:
@@ -48,7 +48,8 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
             else:
                 values[node.name] = linear_value(node, values, constants, arrays, steps)
         varying = [name for name in graph.readout_inputs if name not in constants]
-        means = {name: over_time(values[name], False, steps).mean(0) for name in varying}
+        first = spiking.first_read(steps)
+        means = {name: over_time(values[name], False, steps)[first:].mean(0) for name in varying}
         return readout(graph, arrays, {**constants, **means})
 
     return network

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.config import ConversionConfig
+from snnfl.config.options import readout_mistake
 from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_time
 from snnfl.conversion.folding import fold
 from snnfl.conversion.memory import MemoryPlan, plan_memory, value_bytes
@@ -33,7 +34,8 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
 
     Layers are converted in order. Of each, the ANN's activations on ``images`` give the threshold, the spikes that
     the layers before it emit give its input current, and the difference between activation and spike rate is what
-    calibration takes back, channel by channel, over ``T = config.calibration_length`` steps:
+    calibration takes back, channel by channel, over ``T = config.calibration_length`` steps, or over those of them that
+    ``config.readout`` names:
 
     - ``bias``: ``b <- b + mean(a) - mean(s)`` (SNFL equation 6; Li et al. 2021, "bias correction"). The readout is
       calibrated likewise. A layer without a bias of its own, such as one behind a pooling, is left as it is.
@@ -69,6 +71,8 @@ def convert_state(
     graph: SpikingGraph, state: Mapping[str, Tensor], images: Tensor, config: ConversionConfig
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
+    if (mistake := readout_mistake(config)) is not None:
+        raise ValueError(mistake)
     parameters = fold(graph, state)
     check_images(images, next(iter(parameters.values())), "calibration images")
     sizes = value_bytes(graph, parameters, images)
@@ -90,6 +94,7 @@ class _Conversion:
     def run(self) -> SpikingNetwork:
         original = dict(self.parameters)  # what the ANN's activations are computed from
         self.steps = self.config.calibration_length
+        self.first = self._network().first_read(self.steps)
         shared = SharedValues(self.plan.sharing, self.plan.shared_images, self.steps)
         self.replay = Replay(self.graph, self.parameters, self._constants(), shared)
         self.store = CurrentStore(self.plan.stored, self.images)
@@ -109,7 +114,7 @@ class _Conversion:
         return self.config.calibration in (what, "bias_potential")
 
     def _network(self) -> SpikingNetwork:
-        return SpikingNetwork(self.graph, self.parameters, self.config.initial_potential)
+        return SpikingNetwork(self.graph, self.parameters, self.config.initial_potential, self.config.readout)
 
     def _constants(self) -> dict[str, Tensor]:
         return constant_values(self.graph, self.parameters, self.images)
@@ -137,7 +142,7 @@ class _Conversion:
             self._shift_bias(site.name, shift)
 
     def _mean_rate(self, node: Spike, activation: Tensor, shift: Tensor | None) -> Tensor:
-        """Run a layer; return each channel's mean spikes per step, times the threshold, as float64 ``[C]``.
+        """Run a layer; return the mean spikes of the steps that are read, times the threshold, as float64 ``[C]``.
 
         Charge is conserved: what flowed in has left as spikes or is still on the membrane.
         """
@@ -145,13 +150,18 @@ class _Conversion:
         charge = torch.zeros(activation.shape[1], dtype=torch.float64, device=activation.device)
         for images in self._blocks(node):
             potential = self._network().rest(node.name, activation[images])
-            charge += channel_sum(potential, 1)
             forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], neurons)
-            for _, current in self._currents(node, images):
-                charge += channel_sum(current, 2)
-                forgotten.fire(everything, 0, current, potential)
+            for start, current in self._currents(node, images):
+                unread = min(max(self.first - start, 0), len(current))
+                if unread:
+                    forgotten.fire(everything, 0, current[:unread], potential)
+                if unread < len(current):
+                    if start <= self.first:
+                        charge += channel_sum(potential, 1)
+                    charge += channel_sum(current[unread:], 2)
+                    forgotten.fire(everything, 0, current[unread:], potential)
             charge -= channel_sum(potential, 1)
-        rate = charge / (self.steps * (activation.numel() // len(charge)))
+        rate = charge / ((self.steps - self.first) * (activation.numel() // len(charge)))
         return rate if neurons.drive is None else rate + neurons.drive
 
     def _record(self, node: Spike, activation: Tensor, shift: Tensor | None) -> None:
@@ -212,7 +222,7 @@ class _Conversion:
         """Keep a layer's train for later layers, and its mean where the readout reads it."""
         self.replay.keep(node.name, train)
         if node.name in self.graph.trains_behind[self.graph.output]:
-            self.means[node.name] = train.mean(self.steps)
+            self.means[node.name] = train.mean(self.first, self.steps)
 
     def _shift_bias(self, layer: str, shift: Tensor) -> None:
         self.parameters[f"{layer}.bias"] = self.parameters[f"{layer}.bias"] + shift
@@ -220,7 +230,7 @@ class _Conversion:
             self.replay.constants = self._constants()
 
     def _calibrate_readout(self, activation: Tensor) -> None:
-        """Calibrate the last, analog layer likewise: its output over T steps is that of the mean spikes."""
+        """Calibrate the last, analog layer likewise: its output is that of the mean spikes."""
         site = self.graph.calibration_site(self.graph.output)
         if site is not None:
             values = {**self.replay.constants, **self.means}

@@ -121,12 +121,12 @@ class SpikeTrain:
         _replay(self.neurons.rows(bits), self.neurons.level, first, self.neurons.rows(spikes))
         return spikes
 
-    def mean(self, steps: int) -> Tensor:
-        """Average over time, ``[N, C, *space]``."""
+    def mean(self, start: int, stop: int) -> Tensor:
+        """Average over the steps ``start..stop``, ``[N, C, *space]``."""
         total = torch.zeros_like(self.bits[0], dtype=self.neurons.threshold.dtype)
-        for step in range(steps):
+        for step in range(start, stop):
             total += self.bits[step // STEPS] >> step % STEPS & 1
-        return total.mul_(broadcast(self.neurons.threshold, total.shape)).div_(steps)
+        return total.mul_(broadcast(self.neurons.threshold, total.shape)).div_(stop - start)
 
 
 def _compiled(value: Tensor) -> bool:

@@ -39,11 +39,14 @@ class SpikingNetwork:
         initial_potential: Membrane potential at t=0: zero, or half a threshold, which centres the conversion error
             (Deng & Gu 2020). ``"drip"`` spreads that half evenly over a simulation, as the code of Li et al. (2021)
             does: each step adds ``V_th / 2T`` to the current, T being the ``steps`` that :meth:`simulate` is asked for.
+        readout: Which steps the logits are the mean of: all T, or the last ``T - T // 2``. In the first ones a deep
+            layer fires on rates that have yet to settle.
     """
 
     graph: SpikingGraph
     parameters: Parameters
     initial_potential: Literal["zero", "half", "drip"] = "zero"
+    readout: Literal["all", "second_half"] = "all"
 
     @property
     def thresholds(self) -> dict[str, Tensor]:
@@ -65,7 +68,8 @@ class SpikingNetwork:
                 ``steps`` at all of them, so only with it do they differ from runs of their own.
 
         Returns:
-            Logits ``[N, classes]``, averaged over time, for ``steps`` and every length in ``curve``.
+            Logits ``[N, classes]`` for ``steps`` and every length in ``curve``, averaged over the steps that
+            ``readout`` names.
 
         Raises:
             ValueError: If a length isn't in ``1..steps``, there are fewer biases in time than steps, or the images are
@@ -73,16 +77,16 @@ class SpikingNetwork:
         """
         self._check_steps(steps)
         check_images(images, next(iter(self.parameters.values())))
-        points = sorted({*curve, steps})
-        if points[0] < 1 or points[-1] > steps:
+        wanted = sorted({*curve, steps})
+        if wanted[0] < 1 or wanted[-1] > steps:
             raise ValueError(f"curve={list(curve)}: every length must lie between 1 and steps={steps}")
         images = in_fast_layout(images)
         per_image = _widest(self.graph, self.parameters, images[:1])
         weights = max(self.parameters[f"{node.name}.weight"].nbytes for node in self.graph.affines)
         block = max(1, max(CHUNK_BYTES, min(WEIGHT_BYTES, weights)) // (CHUNK_STEPS * per_image))
         layers = event_layers(self.graph, self.parameters)
-        parts = [self._simulate_block(part, points, layers) for part in torch.split(images, block)]
-        return {point: torch.cat([part[point] for part in parts]) for point in points}
+        parts = [self._simulate_block(part, wanted, layers) for part in torch.split(images, block)]
+        return {point: torch.cat([part[point] for part in parts]) for point in wanted}
 
     @torch.inference_mode()
     def analog(self, images: Tensor) -> Tensor:
@@ -156,6 +160,10 @@ class SpikingNetwork:
         drip = self.parameters[f"{layer}.threshold"][None] * (0.5 / steps)
         return drip if rows is None else rows + drip
 
+    def first_read(self, steps: int) -> int:
+        """Return the first of ``steps`` steps that the logits are the mean of."""
+        return steps // 2 if self.readout == "second_half" else 0
+
     def _check_steps(self, steps: int) -> None:
         for node in self.graph.spikes:
             bias = self.parameters.get(f"{node.name}.time_bias")
@@ -166,20 +174,26 @@ class SpikingNetwork:
                 )
 
     def _simulate_block(
-        self, images: Tensor, points: Sequence[int], layers: Mapping[str, EventLayer]
+        self, images: Tensor, wanted: Sequence[int], layers: Mapping[str, EventLayer]
     ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
         potentials: dict[str, Tensor] = {}
         sums: dict[str, Tensor] = {}
-        results, done = dict[int, Tensor](), 0
-        for point in points:
+        starts = {self.first_read(point) for point in wanted}
+        results, before, done = dict[int, Tensor](), dict[int, dict[str, Tensor]](), 0
+        for point in sorted({*wanted, *starts} - {0}):
             while done < point:
                 stop = min(done + CHUNK_STEPS, point)
-                for name, total in self._advance(constants, potentials, done, stop, points[-1], layers).items():
+                for name, total in self._advance(constants, potentials, done, stop, wanted[-1], layers).items():
                     sums[name] = sums[name] + total if name in sums else total
                 done = stop
-            means = {name: (total / point).to(images.dtype) for name, total in sums.items()}
-            results[point] = readout(self.graph, self.parameters, {**constants, **means})
+            if point in starts:
+                before[point] = dict(sums)
+            if point in wanted:
+                first = self.first_read(point)
+                read = {name: total - before[first][name] for name, total in sums.items()} if first else sums
+                means = {name: (total / (point - first)).to(images.dtype) for name, total in read.items()}
+                results[point] = readout(self.graph, self.parameters, {**constants, **means})
         return results
 
     def _advance(

@@ -39,6 +39,7 @@ def save_network(network: SpikingNetwork, path: str | Path) -> None:
         "schema": SCHEMA,
         "kind": "snn",
         "initial_potential": network.initial_potential,
+        "readout": network.readout,
         "graph": encode_graph(network.graph),
         # A convolution may round otherwise in another layout, even where both layouts are the same bytes.
         "channels_last": [
@@ -72,7 +73,7 @@ def load_network(path: str | Path) -> SpikingNetwork:
             threshold = parameters[f"{node.name}.threshold"]
             if not bool(((threshold > 0) & threshold.isfinite()).all()):
                 raise ValueError(f"{show(node.name)} has a threshold that is not positive and finite")
-        return SpikingNetwork(graph, parameters, about["initial_potential"])
+        return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"])
     except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise NetworkFileError(f"{path}: {' '.join(reason.split())}") from None
@@ -132,9 +133,11 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
         raise ValueError(f"schema {show(found)}, but this version of snnfl reads schema {SCHEMA}")
     if about.get("kind") != "snn":
         raise ValueError(f"kind {show(about.get('kind'))}, not a spiking network ('snn')")
-    allowed = typing.get_args(typing.get_type_hints(SpikingNetwork)["initial_potential"])
-    if about.get("initial_potential") not in allowed:
-        raise ValueError(f"initial_potential={show(about.get('initial_potential'))}; known: {', '.join(allowed)}")
+    about.setdefault("readout", "all")  # as files had it before there was a choice
+    for key in ("initial_potential", "readout"):
+        allowed = typing.get_args(typing.get_type_hints(SpikingNetwork)[key])
+        if about.get(key) not in allowed:
+            raise ValueError(f"{key}={show(about.get(key))}; known: {', '.join(allowed)}")
     if not isinstance(about.get("channels_last"), list):
         raise ValueError(f"channels_last={show(about.get('channels_last'))} is no list of layers")
     return about

@@ -17,6 +17,7 @@ from snnfl.conversion import convert
     [
         {},
         {"initial_potential": "half", "thresholds": "channel_mmse"},
+        {"initial_potential": "half", "readout": "second_half"},
         {"initial_potential": "drip"},
         {"calibration": "bias_potential"},
         {"calibration": "time_bias"},

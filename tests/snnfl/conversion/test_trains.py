@@ -53,7 +53,8 @@ def test_what_was_fired_is_replayed(compiled, seed, per_channel, length, driven,
         found = [train.replay(EVERYTHING, part.start, part.stop) for part in chunks(len(current), length)]
     assert torch.equal(torch.cat(found), expected)
     assert torch.equal(potential, expected_potential)
-    torch.testing.assert_close(train.mean(len(current)), expected.mean(0))
+    torch.testing.assert_close(train.mean(0, len(current)), expected.mean(0))
+    torch.testing.assert_close(train.mean(len(current) - 1, len(current)), expected[-1])
 
 
 @given(seed=st.integers(0, 2**20), cut=st.integers(1, 4))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import networks
@@ -104,6 +105,16 @@ def test_the_curve_equals_separate_runs(network):
     assert sorted(curve) == [1, 3, 8, 11, 16]
     for steps, logits in curve.items():
         torch.testing.assert_close(logits, spiking.simulate(images, steps=steps)[steps], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_late_readout_is_the_mean_of_the_last_steps(network):
+    spiking, images = converted(network), networks.images(5, seed=9)
+    sums = {steps: steps * logits for steps, logits in spiking.simulate(images, steps=11, curve=(1, 2, 4, 5)).items()}
+    late = replace(spiking, readout="second_half").simulate(images, steps=11, curve=(1, 4))
+    assert sorted(late) == [1, 4, 11]
+    for steps, expected in ((1, sums[1]), (4, (sums[4] - sums[2]) / 2), (11, (sums[11] - sums[5]) / 6)):
+        torch.testing.assert_close(late[steps], expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -37,8 +37,13 @@ def converted(kind: type = networks.Plain, dtype: torch.dtype = torch.float32, *
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"thresholds": "channel_mmse", "initial_potential": "half"}, {"calibration": "bias_potential"}],
-    ids=["layer", "channel", "potential"],
+    [
+        {},
+        {"thresholds": "channel_mmse", "initial_potential": "half"},
+        {"calibration": "bias_potential"},
+        {"readout": "second_half"},
+    ],
+    ids=["layer", "channel", "potential", "late"],
 )
 def test_a_loaded_network_simulates_bit_for_bit(kind, dtype, channels_last, options, tmp_path):
     network, images = converted(kind, dtype, **options), networks.images(5, seed=3, dtype=dtype)
@@ -51,7 +56,7 @@ def test_a_loaded_network_simulates_bit_for_bit(kind, dtype, channels_last, opti
     network.save(tmp_path / "network.safetensors")
     loaded = SpikingNetwork.load(tmp_path / "network.safetensors")
     assert loaded.graph == network.graph
-    assert loaded.initial_potential == network.initial_potential
+    assert (loaded.initial_potential, loaded.readout) == (network.initial_potential, network.readout)
     assert loaded.parameters.keys() == network.parameters.keys()
     assert all(torch.equal(array, network.parameters[name]) for name, array in loaded.parameters.items())
     expected, found = (each.simulate(images, steps=16, curve=(3,)) for each in (network, loaded))
