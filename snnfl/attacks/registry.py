@@ -51,7 +51,7 @@ class AttackResult:
 
     Attributes:
         attack: Name of the attack.
-        images: Pixels in [0, 1], ``[N, *input_shape]``, in no particular order.
+        images: Pixels in [0, 1], ``[N, *input_shape]``. Of more than the victim has only the first are scored.
         labels: Inferred or given labels of them, ``[N]``.
         objective: Smallest value of what the attack minimised; comparable within one attack alone.
         curve: ``(iteration, smallest objective so far)`` of the best start.
