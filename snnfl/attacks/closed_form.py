@@ -43,8 +43,8 @@ def _reads_images(view: ServerView) -> str | None:
 def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Divide the first layer's weight gradient by its bias gradient, or take its only direction.
 
-    ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact, once the weight decay that the
-    attacker knows of is taken away from both.
+    ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact, for known weight decay is
+    taken out of both before.
     Without a bias gradient, as in an S-update or where biases are denied, the first right singular vector of ``dL/dW``
     is ``x`` up to a factor, which is the one whose gradient of the whole network is nearest to the observed one.
     """

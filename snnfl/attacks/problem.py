@@ -77,7 +77,7 @@ def problem_of(
     local = local_training(view, count)
     images = view.knowledge.images if count is None else count
     if images is None:
-        raise ThreatModelError("needs images, which the threat model denies; use huang, which guesses")
+        raise ThreatModelError("needs images, which the threat model denies; use huang, which counts them")
     zeros, ones = torch.zeros(view.input_shape), torch.ones(view.input_shape)
     return Problem(
         network=network_of(view.model, norm_mode or view.knowledge.norm_mode or "train"),

@@ -156,13 +156,14 @@ def server_view(
 def knowledge_of(config: Config, received: Received, labels: bool, denied: Iterable[Fact]) -> Knowledge:
     """Return the threat model: what the server knows by running the federation, less the denied.
 
-    The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images.
+    The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images. Where
+    that is denied, the batch size is the configured one, be there as few images as may.
     """
     training, images = config.training, int(received.metrics[EXAMPLES])
     known = Knowledge(
         labels=labels,
         images=images,
-        batch_size=min(training.batch_size, images),
+        batch_size=training.batch_size if "images" in denied else min(training.batch_size, images),
         epochs=training.epochs,
         learning_rate=learning_rate(training, received.server_round),
         momentum=training.momentum,
