@@ -23,7 +23,9 @@ NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epoc
 
 
 def _no_private_bias(view: ServerView) -> str | None:
-    return None if private_biases(view.model) else "the model has no private bias, so reconverted_inferred does the same"
+    return (
+        None if private_biases(view.model) else "the model has no private bias, so reconverted_inferred does the same"
+    )
 
 
 def _nothing_to_undo(view: ServerView) -> str | None:

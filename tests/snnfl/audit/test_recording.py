@@ -87,7 +87,7 @@ def test_the_truth_comes_back_and_is_absent_without_consent(tmp_path):
         biases={"fc.bias": torch.ones(3)},
         trained_biases={"fc.bias": torch.full((3,), 2.0)},
     )
-    write_truth(client_folder(tmp_path / "truth", 1, 7) / SECRET, truth)
+    write_truth(tmp_path / "truth", 1, 7, truth)
     found = read_truth(tmp_path, 1, 7)
     assert torch.equal(found.images, truth.images)
     assert torch.equal(found.labels, truth.labels)
@@ -98,7 +98,7 @@ def test_the_truth_comes_back_and_is_absent_without_consent(tmp_path):
 
 def test_a_truth_whose_images_have_no_labels_is_named(tmp_path):
     path = client_folder(tmp_path / "truth", 1, 7) / SECRET
-    write_truth(path, GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2, 3])))
+    write_truth(tmp_path / "truth", 1, 7, GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2, 3])))
     with pytest.raises(RecordingError, match="expected images and as many labels") as caught:
         read_truth(tmp_path, 1, 7)
     assert str(path) in str(caught.value)
