@@ -132,7 +132,10 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
         for partition, client in _numbered(path, "partition").items():
             received, about = _unseal(client / RECEIVED)
             _check_place(client / RECEIVED, about, server_round, partition)
-            exchange, metrics = Exchange(server_round=server_round, sent=sent, received=received), about.get("metrics", {})
+            exchange, metrics = (
+                Exchange(server_round=server_round, sent=sent, received=received),
+                about.get("metrics", {}),
+            )
             yield Received(server_round=server_round, partition=partition, exchange=exchange, metrics=metrics)
 
 
