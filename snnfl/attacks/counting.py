@@ -53,7 +53,7 @@ def _rank(gradient: Tensor, weight: Tensor, rate: float) -> int | None:
     """Return the rank of a gradient beyond what rounding makes of it; ``None`` for a full one.
 
     A received weight is rounded by less than a unit in the last place, and noise of deviation ``s`` in a matrix
-    ``[m, n]`` has singular values up to ``s (sqrt(m) + sqrt(n))``.
+    ``[m, n]`` has singular values up to ``s (sqrt(m) + sqrt(n))``. The client computed the gradient to as many digits.
 
     Args:
         gradient: ``[m, n]``.
@@ -62,6 +62,6 @@ def _rank(gradient: Tensor, weight: Tensor, rate: float) -> int | None:
     """
     small = gradient.double() if len(gradient) <= gradient.shape[1] else gradient.double().T
     values = torch.linalg.eigvalsh(small @ small.T).clamp_min(0).sqrt()
-    rounding = torch.finfo(weight.dtype).eps * float(weight.abs().max()) / rate
-    rank = int((values > rounding * sum(side**0.5 for side in weight.shape)).sum())
+    noise = float(weight.abs().max()) / rate * sum(side**0.5 for side in weight.shape)
+    rank = int((values > torch.finfo(weight.dtype).eps * (noise + float(values.max()))).sum())
     return rank if rank < len(values) - 1 else None
