@@ -14,7 +14,7 @@ from torch import Tensor
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, partition_of, round_of, run_workspace
 from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import SECRET, client_folder, write_truth
+from snnfl.audit.recording import write_truth
 from snnfl.protocol import TRUTH_DIRECTORY
 from snnfl.workspace import Workspace
 
@@ -27,8 +27,7 @@ def consent_mod(message: Message, context: Context, call_next: ClientAppCallable
 
     It is the innermost mod: what it sees of the arrays is complete with the client's own biases.
     """
-    folder = _folder(message, context)
-    if folder is None:
+    if (place := _place(message, context)) is None:
         return call_next(message, context)
     work = run_workspace(context)
     before, reply = _biases(work, message), call_next(message, context)
@@ -40,12 +39,12 @@ def consent_mod(message: Message, context: Context, call_next: ClientAppCallable
         biases=before,
         trained_biases=_biases(work, reply),
     )
-    write_truth(folder / SECRET, truth)
+    write_truth(*place, truth)
     return reply
 
 
-def _folder(message: Message, context: Context) -> Path | None:
-    """Return where a client tells its truth of a round; ``None`` if it doesn't."""
+def _place(message: Message, context: Context) -> tuple[Path, int, int] | None:
+    """Return the folder, round and partition of the truth that a client tells; ``None`` if it tells none."""
     kind = message.metadata.message_type.partition(".")[0]
     work, directory = run_workspace(context), context.node_config.get(TRUTH_DIRECTORY)
     audit = work.config.audit
@@ -56,7 +55,7 @@ def _folder(message: Message, context: Context) -> Path | None:
     wanted = not audit.rounds or server_round in audit.rounds
     if not wanted or (audit.clients and partition not in audit.clients):
         return None
-    return client_folder(Path(str(directory)), server_round, partition)
+    return Path(str(directory)), server_round, partition
 
 
 def _biases(work: Workspace, message: Message) -> dict[str, Tensor]:

@@ -16,10 +16,10 @@ from snnfl.audit.scorecard import entries, write_json
 from snnfl.audit.suite import attack_all, check_pictures
 from snnfl.audit.victims import Scope, victims_of
 from snnfl.config import Config
+from snnfl.protocol import ARRAYS
 from snnfl.workspace import Workspace
 from strategies.cohort import Cohort
-from strategies.guarded import Guarded
-from strategies.update import UpdateRefused, check_update
+from strategies.update import UpdateRefused, UpdateSpec, check_update
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +27,19 @@ logger = logging.getLogger(__name__)
 class Audited(Strategy):
     """Record what a strategy sends and receives, and change nothing of it.
 
-    Replies are recorded as they arrive, before anything is aggregated, but only those that pass the same check: what is
-    refused by the server is no update, and hostile bytes shall not fill its disk.
+    Replies are recorded as they arrive, before anything is aggregated, but only those that pass the check of a spec:
+    what a server refuses is no update, and hostile bytes shall not fill its disk.
 
     Args:
-        strategy: Of a plain or an S-run.
+        strategy: Any strategy of Flower, guarded or not, which sends all clients of a round the same arrays.
         recording: Where, and of which rounds and clients.
+        spec: What a valid update looks like.
     """
 
-    def __init__(self, strategy: Guarded, recording: Recording) -> None:
+    def __init__(self, strategy: Strategy, recording: Recording, spec: UpdateSpec) -> None:
         self.strategy = strategy
         self.recording = recording
+        self.spec = spec
         self._grid: Grid | None = None
 
     def configure_train(
@@ -45,9 +47,11 @@ class Audited(Strategy):
     ) -> Iterable[Message]:
         """Record what is sent."""
         self._grid = grid
-        if self.recording.wants(server_round) and arrays:
-            self.recording.write_sent(server_round, arrays.to_torch_state_dict())
-        return self.strategy.configure_train(server_round, arrays, config, grid)
+        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        sent = messages[0].content.get(ARRAYS) if messages else None
+        if self.recording.wants(server_round) and isinstance(sent, ArrayRecord) and sent:
+            self.recording.write_sent(server_round, sent.to_torch_state_dict())
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -73,14 +77,14 @@ class Audited(Strategy):
         self.strategy.summary()
 
     def _record(self, server_round: int, reply: Message) -> None:
-        grid, spec = self._grid, self.strategy.spec
+        grid, spec = self._grid, self.spec
         partition = grid.partition_of(reply) if isinstance(grid, Cohort) else reply.metadata.src_node_id
         if reply.has_error() or not spec.arrays or not self.recording.wants(server_round, partition):
             return
         try:
             update = check_update(reply, spec)
         except UpdateRefused:
-            return  # the strategy says so
+            return  # a guarded strategy says so
         self.recording.write_received(server_round, partition, update.arrays, update.metrics)
 
 

@@ -101,7 +101,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:
-        played = Audited(strategy, recording_of(config, directory.path / AUDIT))
+        played = Audited(strategy, recording_of(config, directory.path / AUDIT), strategy.spec)
         live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
     with cheap_collection():

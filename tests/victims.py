@@ -53,6 +53,36 @@ def small_cnn(*, norm: bool = False, activation: type[nn.Module] = nn.ReLU, spre
     return model
 
 
+def settled_cnn() -> nn.Module:
+    """Build ``small_cnn(norm=True)`` whose running statistics are those of other digits, with betas of up to 0.5."""
+    model, draw = small_cnn(norm=True), rng.generator(0, "betas")
+    pixels, _, mean, std = digits(200, 100)
+    with torch.no_grad():
+        for norm in (model.norm1, model.norm2):
+            norm.bias.uniform_(0, 0.5, generator=draw)
+        for _ in range(60):
+            model.train()((pixels - mean) / std)
+    return model
+
+
+class Direct(nn.Module):
+    """A linear path from image to logits beside one that spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.direct = nn.Linear(64, 10)
+        self.fc1 = nn.Linear(64, 16)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(16, 10)
+        initialise(self, rng.generator(0, "weights"))
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = self.flatten(images)
+        logits: Tensor = self.direct(flat) + self.fc2(self.relu(self.fc1(flat)))
+        return logits
+
+
 def _drawn(layers: OrderedDict[str, nn.Module]) -> nn.Module:
     model = nn.Sequential(layers)
     initialise(model, rng.generator(0, "weights"))
@@ -76,8 +106,12 @@ def attacked(
     conversion: ConversionConfig | None = None,
     knowledge: Knowledge | None = None,
     biases: dict[str, Tensor] | None = None,
+    calibrating: int = 500,
 ) -> Victim:
-    """Train a client for a round on digits, for real, and return both sides; with ``conversion`` of an S-run."""
+    """Train a client for a round on digits, for real, and return both sides; with ``conversion`` of an S-run.
+
+    Images that an S-client calibrates with are 64 from ``calibrating`` on.
+    """
     training = training or TrainingConfig(
         epochs=1, batch_size=images, learning_rate=0.1, momentum=0.0, weight_decay=0.0
     )
@@ -96,8 +130,8 @@ def attacked(
     if conversion is not None:
         graph = trace(model)
         sent = {name: array for name, array in before.items() if name not in private}
-        calibrating, _, _, _ = digits(64, 500)
-        network = convert_state(graph, model.state_dict(), (calibrating - mean) / std, conversion)
+        inputs = (digits(64, calibrating)[0] - mean) / std
+        network = convert_state(graph, model.state_dict(), inputs, conversion)
         norms = {
             f"{node.norm}.{field}": after[f"{node.norm}.{name}"]
             for node in graph.affines if node.norm for field, name in NORM_FIELDS.items()

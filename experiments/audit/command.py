@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,17 +17,17 @@ from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.report import write_report
 from snnfl.attacks import Budget, get_attack
-from snnfl.audit.bias_errors import bias_errors
+from snnfl.audit.bias_errors import BiasError, bias_errors
 from snnfl.audit.controls import MULTIPLIERS, noised, plain_twin
-from snnfl.audit.detecting import judge_recording, recorded_thresholds
+from snnfl.audit.detecting import Judged, Threshold, judge_recording, recorded_thresholds
 from snnfl.audit.recording import RecordingError
 from snnfl.audit.scorecard import Entry, as_csv, entries, write_json
 from snnfl.audit.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.audit.victims import Scope, Victim, victims_of
-from snnfl.config import Config, compose
+from snnfl.config import Config, ConfigError, compose
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
-from strategies.run_directory import AUDIT, CONFIG_FILE, read_metrics
+from strategies.run_directory import AUDIT, CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
@@ -56,13 +58,16 @@ def audit_runs(
         console: Shows progress and the scorecard.
 
     Raises:
-        ConfigError: For an unknown attack.
+        ConfigError: For an unknown attack, or named ones of which none applies.
         RecordingError: For a folder without a run or a recording, or a damaged one.
     """
-    for name in attacks:
-        get_attack(name)
+    prepared = [prepare(path, attacks, scope, controls=controls) for path in runs]
+    for line in (line for each in prepared for line in each.notes):
+        console.print(line, highlight=False, markup=False)
+    if not any(each.chosen or each.on_twins for each in prepared):
+        raise ConfigError(f"--attack {', '.join(attacks)}: nothing to attack in these runs")
     with attack_progress(console) as progress:
-        audits = [audit_run(path, attacks, scope, budget, controls=controls, progress=progress) for path in runs]
+        audits = [audit_run(each, budget, progress) for each in prepared]
     folder = output or runs[0] / AUDIT
     write_audits(folder, audits, budget)
     found = [entry for each in audits for entry in each.entries]
@@ -83,51 +88,109 @@ def write_audits(folder: Path, audits: Sequence[Audit], budget: Budget) -> None:
     write_report(folder / "report.html", audits, budget)
 
 
-def audit_run(
-    path: Path, attacks: Sequence[str], scope: Scope, budget: Budget, *, controls: bool, progress: Progress
-) -> Audit:
-    """Attack one recorded run.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A recorded run, read and checked, and what is to be attacked in it.
+
+    Attributes:
+        path: Of the run.
+        work: Of its configuration.
+        metrics: Its rows.
+        environment: Where it took place.
+        victims: The clients in scope.
+        twins: Plain twins of an S-run's clients.
+        chosen: Attacks on the clients.
+        on_twins: Attacks on the twins.
+        controls: Whether plain updates with noise are attacked, too.
+        notes: A line per named attack that doesn't apply.
+        biases: How far guesses of private biases are off.
+        judged: What detectors say.
+        thresholds: Of spiking layers.
+    """
+
+    path: Path
+    work: Workspace
+    metrics: Sequence[dict[str, Any]]
+    environment: Mapping[str, Any]
+    victims: Sequence[Victim]
+    twins: Sequence[Victim]
+    chosen: Sequence[str]
+    on_twins: Sequence[str]
+    controls: bool
+    notes: Sequence[str]
+    biases: Sequence[BiasError]
+    judged: Sequence[Judged]
+    thresholds: Sequence[Threshold]
+
+
+def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool) -> Prepared:
+    """Read and check all that an audit of a run needs, before anything is attacked.
 
     Raises:
-        RecordingError: If the folder holds no run, or no recording.
+        ConfigError: For an unknown attack, or data that are no pictures.
+        RecordingError: If the folder holds no run, or no recording, or something of it is damaged or missing.
         ThreatModelError: If labels are granted that nobody told.
     """
+    for name in attacks:
+        get_attack(name)
     if not (path / CONFIG_FILE).exists():
         raise RecordingError(f"{path}: no {CONFIG_FILE} of a run here; give the folder of a run, such as runs/demo")
     config = compose(path / CONFIG_FILE)
     config = replace(config, run=replace(config.run, name=path.name))
-    work = Workspace(config)
+    metrics, environment = _rows(path), _environment(path)
+    work, spiking = Workspace(config), config.strategy.spiking
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)
     victims = victims_of(work, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
-    plain = [] if not controls else twins if config.strategy.spiking else victims
-    chosen, on_twins = _chosen(attacks, config.strategy.spiking)
-    curve = MULTIPLIERS if plain else ()
-    rounds = len({victim.server_round for victim in victims})
-    steps = len(chosen) + (len(on_twins) if twins else 0) + len(curve)
-    task = progress.add_task(path.name, total=rounds * steps)
+    chosen, on_twins = choose(attacks, spiking)
+    on_twins = on_twins if twins else ()
+    return Prepared(
+        path=path,
+        work=work,
+        metrics=metrics,
+        environment=environment,
+        victims=victims,
+        twins=twins,
+        chosen=chosen,
+        on_twins=on_twins,
+        controls=controls,
+        notes=[_note(path.name, name, spiking, name in on_twins) for name in attacks if name not in chosen],
+        biases=bias_errors(victims),
+        judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
+        thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
+    )
+
+
+def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
+    """Attack one recorded run."""
+    config = run.work.config
+    plain = run.twins if config.strategy.spiking else run.victims if run.controls else ()
+    curve = MULTIPLIERS if plain and (run.chosen or run.on_twins) else ()
+    rounds = len({victim.server_round for victim in run.victims})
+    task = progress.add_task(run.path.name, total=rounds * (len(run.chosen) + len(run.on_twins) + len(curve)))
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
-        return attack_all(work, some, names, budget, done=lambda outcome: progress.advance(task)) if some else []
+        return attack_all(run.work, some, names, budget, done=lambda outcome: progress.advance(task))
 
-    outcomes, on_control = attack(victims, chosen), attack(twins, on_twins)
+    outcomes, on_control = attack(run.victims, run.chosen), attack(run.twins, run.on_twins)
     points: list[tuple[float, Entry]] = []
     twin_config = plain_twins(config) if config.strategy.spiking else config
     for z in curve:
         found = attack(noised(plain, z, config.run.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(twin_config, found)]
     return Audit(
-        path=path,
+        path=run.path,
         config=config,
-        metrics=read_metrics(path),
+        metrics=run.metrics,
+        environment=run.environment,
         outcomes=outcomes,
         controls=on_control,
         entries=[*entries(config, outcomes, on_control), *entries(twin_config, on_control)],
         noise=points,
-        biases=bias_errors(victims),
-        judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
-        thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
+        biases=run.biases,
+        judged=run.judged,
+        thresholds=run.thresholds,
     )
 
 
@@ -137,12 +200,61 @@ def plain_twins(config: Config) -> Config:
     return replace(config, run=run, strategy=replace(config.strategy, spiking=False))
 
 
-def _chosen(attacks: Sequence[str], spiking: bool) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the attacks on a run, and those on the plain twins of its clients."""
-    of_plain, of_spiking = ([name for name in attacks if name in applicable(kind)] for kind in (False, True))
+def choose(attacks: Sequence[str], spiking: bool) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the attacks on a run, and those on the plain twins of its clients.
+
+    Named attacks mean these and no others, wherever they apply. Attacks on S-updates are compared with
+    :data:`CONTROL_ATTACKS` on the twins, unless attacks on plain updates alone are named.
+    """
+    of_run = [name for name in attacks if name in applicable(spiking)] if attacks else applicable(spiking)
     if not spiking:
-        return of_plain or applicable(False), ()
-    return of_spiking or applicable(True), of_plain or CONTROL_ATTACKS
+        return of_run, ()
+    plain = [name for name in attacks if name in applicable(False)]
+    return of_run, plain if any(name not in of_run for name in plain) else CONTROL_ATTACKS
+
+
+def _note(run: str, attack: str, spiking: bool, on_twins: bool) -> str:
+    """Say that a named attack doesn't apply to a run."""
+    kinds = ("plain", "an S-run") if spiking else ("S-", "a plain run")
+    instead = "; it attacks the plain twins of its clients" if on_twins else ""
+    return f"{run}: {attack} attacks {kinds[0]} updates, this is {kinds[1]}{instead}"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Read a run's metrics.
+
+    Raises:
+        RecordingError: Naming the file.
+    """
+    try:
+        rows: list[Any] = read_metrics(path)
+    except OSError as error:
+        raise RecordingError(f"{path / METRICS_FILE}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise RecordingError(f"{path / METRICS_FILE}: damaged ({error})") from None
+    if any(not isinstance(row, dict) or "round" not in row for row in rows):
+        raise RecordingError(f"{path / METRICS_FILE}: damaged (a line isn't the row of a round)")
+    return rows
+
+
+def _environment(path: Path) -> Mapping[str, Any]:
+    """Read where a run took place; empty if nobody wrote that down.
+
+    Raises:
+        RecordingError: Naming the file.
+    """
+    file = path / ENVIRONMENT_FILE
+    if not file.exists():
+        return {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordingError(f"{file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise RecordingError(f"{file}: damaged ({error})") from None
+    if not isinstance(facts, dict):
+        raise RecordingError(f"{file}: damaged (expected an object)")
+    return facts
 
 
 def attack_progress(console: Console) -> Progress:

@@ -32,6 +32,7 @@ def convergence(entries: Sequence[Entry]) -> Figure:
     if floors:
         right.axhline(max(floors), color="grey", linestyle=":")
         right.axhline(SUCCESS["psnr"], color="grey", linestyle="--")
+    if right.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", fontsize="small", ncols=4)
     return figure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ class Audit:
         path: Of the run.
         config: Of the run.
         metrics: Its rows.
+        environment: Where it took place; empty if nobody wrote that down.
         outcomes: Of the attacks.
         controls: Of the attacks on the plain twins of an S-run's clients.
         entries: The scorecard's objects of both.
@@ -34,6 +35,7 @@ class Audit:
     path: Path
     config: Config
     metrics: Sequence[dict[str, Any]]
+    environment: Mapping[str, Any]
     outcomes: Sequence[Outcome]
     controls: Sequence[Outcome]
     entries: Sequence[Entry]

@@ -16,7 +16,6 @@ from snnfl.audit.scorecard import SUCCESS, Entry
 from snnfl.config import to_yaml
 from snnfl.poisoning.roles import attacks_in
 from snnfl.spiking.storage import write_bytes
-from strategies.run_directory import ENVIRONMENT_FILE
 
 SHOWN = 8
 """Victims in a grid, the first ones."""
@@ -204,6 +203,5 @@ def _run(audit: Audit) -> Markup:
     ]
     head = ["round", *(key.replace("_", " ") for key in keys)]
     accuracies = table(head, rows, caption=f"{audit.path.name}: accuracies and success of a backdoor, by round.")
-    facts = audit.path / ENVIRONMENT_FILE
-    environment = json.dumps(json.loads(facts.read_text(encoding="utf-8")), indent=1) if facts.exists() else ""
+    environment = json.dumps(audit.environment, indent=1) if audit.environment else ""
     return accuracies + preformatted(to_yaml(audit.config)) + preformatted(environment)

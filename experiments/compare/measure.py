@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 
-from experiments.audit.command import attack_progress, audit_run, write_audits
+from experiments.audit.command import attack_progress, audit_run, prepare, write_audits
 from experiments.audit.found import Audit
 from experiments.audit.report import detection, reconstructions
 from experiments.compare.extras import AuditPlan, Extras
@@ -72,10 +72,11 @@ def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record
 def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     """Audit a cell with every budget; the report in its folder and what a study shows of it are of the largest."""
     records, audits = list[Record](), list[Audit]()
+    prepared = prepare(folder, plan.attacks, plan.scope, controls=False)
     for iterations in plan.iterations:
         budget = Budget(iterations=iterations, restarts=plan.restarts)
         with attack_progress(Console(quiet=True)) as progress:
-            audit = audit_run(folder, plan.attacks, plan.scope, budget, controls=False, progress=progress)
+            audit = audit_run(prepared, budget, progress)
         audits.append(audit)
         records += attack_records(audit, iterations)
     last = audits[-1]

@@ -24,7 +24,18 @@ NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epoc
 
 
 def _no_private_bias(view: ServerView) -> str | None:
-    return None if private_biases(view.model) else "the model has no private bias, so reconverted_train does as well"
+    return (
+        None if private_biases(view.model) else "the model has no private bias, so reconverted_inferred does the same"
+    )
+
+
+def _nothing_to_undo(view: ServerView) -> str | None:
+    folded = view.graph is not None and any(
+        node.norm is not None and node.has_bias and node.op != "scale" for node in view.graph.affines
+    )
+    if folded or not private_biases(view.model):
+        return None
+    return "no batch normalisation follows a private bias, so reconverted_as_is does the same"
 
 
 def _reconverted(
@@ -101,6 +112,7 @@ def reconverted_zero(views: Sequence[ServerView], budget: Budget, generator: tor
     source="SNFL section 5.3, the curious server",
     needs=NEEDS,
     against="spiking",
+    requires=_nothing_to_undo,
 )
 def reconverted_inferred(
     views: Sequence[ServerView], budget: Budget, generator: torch.Generator

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from snnfl.attacks.networks import Arrays
+from snnfl.attacks.networks import Arrays, normalised_layers
 from snnfl.audit.view import Exchange, ServerView, ThreatModelError
 from snnfl.conversion import recover
 from snnfl.training import private_biases
@@ -68,6 +68,8 @@ def bias_distance(found: Arrays, true: Arrays) -> float:
 def _inferred(view: ServerView, exchange: Exchange) -> Arrays:
     if view.graph is None or view.conversion is None:
         raise ThreatModelError("biases are inferred from a spiking update, this is a plain one")
+    if normalised_layers(view.model) and "update_statistics" not in view.knowledge.facts:
+        raise ThreatModelError("biases are inferred with update_statistics, which the threat model denies")
     state: dict[str, Tensor] = recover(
         view.graph,
         exchange.received,

@@ -43,7 +43,8 @@ def _reads_images(view: ServerView) -> str | None:
 def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Divide the first layer's weight gradient by its bias gradient, or take its only direction.
 
-    ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact.
+    ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact, for known weight decay is
+    taken out of both before.
     Without a bias gradient, as in an S-update or where biases are denied, the first right singular vector of ``dL/dW``
     is ``x`` up to a factor, which is the one whose gradient of the whole network is nearest to the observed one.
     """
@@ -55,9 +56,10 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
     problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, guesses=guess)
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
-    weight, bias = problem.target[f"{layer}.weight"].double(), problem.target.get(f"{layer}.bias")
-    if bias is not None:
-        image = (bias.double() @ weight / bias.double().square().sum().clamp_min(1e-300)).view(1, *problem.input_shape)
+    weight = problem.gradient(f"{layer}.weight").double()
+    if f"{layer}.bias" in problem.target:
+        bias = problem.gradient(f"{layer}.bias").double()
+        image = (bias @ weight / bias.square().sum().clamp_min(1e-300)).view(1, *problem.input_shape)
         return _reconstruction(problem, image, labels)
     _, _, directions = torch.linalg.svd(weight, full_matrices=False)
     return _scaled(problem, directions[0].view(1, *problem.input_shape), labels)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from snnfl.attacks.counting import count_images, uncounted
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import l2_distance, simulate
 from snnfl.attacks.matching import Matching, match
@@ -25,9 +27,6 @@ INNER_STEPS = 20
 """Evaluations within a step of L-BFGS, as in the code of Zhu et al."""
 
 NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "biases")
-
-CANDIDATES = (1, 2, 4, 8, 16, 32)
-"""Batch sizes that an attacker who doesn't know it tries."""
 
 
 @register(
@@ -88,23 +87,25 @@ def inverting_statistics(
 
 @register(
     "huang",
-    source="Huang et al. 2021, section 4: private batch statistics and batch size unknown",
+    source="Huang et al. 2021, section 4: private batch statistics unknown",
     needs=("architecture", "loss", "biases", "norm_statistics"),
     against="plain",
+    requires=uncounted,
 )
 def huang(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
-    """Invert with running statistics in place of the batch's own, and with the batch size guessed.
+    """Invert with running statistics in place of the batch's own, the round being taken as one step on all images.
 
-    Each candidate is tried on the whole budget as one step, and the one of the smallest objective counts. The images
-    that it returns may be more or fewer than the client had.
+    Where their number is denied it is read off the update (:func:`~snnfl.attacks.counting.images_told`). It cannot be
+    found by trying: the more images, the smaller the objective becomes.
     """
-    known = views[0].knowledge.images
-    tried = [_guessed(views, count, budget, generator) for count in (CANDIDATES if known is None else (known,))]
-    return [min(guesses, key=lambda guess: guess.objective) for guesses in zip(*tried, strict=True)]
+    found: list[Reconstruction] = []
+    for count, group in groupby(views, key=count_images):  # victims of equal counts are inverted together
+        found += _in_one_step(list(group), count, budget, generator)
+    return found
 
 
-def _guessed(
-    views: Sequence[ServerView], count: int, budget: Budget, generator: torch.Generator
+def _in_one_step(
+    views: Sequence[ServerView], count: int | None, budget: Budget, generator: torch.Generator
 ) -> list[Reconstruction]:
     problems = [problem_of(view, norm_mode="eval", guesses=_statistics(view), count=count) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]

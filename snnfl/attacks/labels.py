@@ -24,14 +24,17 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     if view.labels is not None:
         return view.labels
     layer = last_linear(view.model)
+    weight, bias = problem.gradient(f"{layer}.weight"), f"{layer}.bias"
     if problem.count == 1:
-        return single_label(problem.target[f"{layer}.weight"])[None]
+        return single_label(weight)[None]
     dummies = torch.randn(64, *problem.input_shape, generator=generator).to(problem.low)
     logits, sums = _last_layer(problem, layer, torch.clamp(dummies, problem.low, problem.high))
-    bias = problem.target.get(f"{layer}.bias")
     # Behind ReLU or a sigmoid features are positive: a row of the weight's gradient sums to the bias's times their sum.
-    evidence = problem.target[f"{layer}.weight"].sum(1) / sums.mean() if bias is None else bias
-    return batch_labels(evidence / _steps(problem), logits.softmax(1).mean(0), problem.count)
+    evidence = problem.gradient(bias) if bias in problem.target else weight.sum(1) / sums.mean()
+    probabilities = logits.softmax(1).mean(0)
+    known = view.knowledge.learning_rate is not None
+    scale = problem.steps if known else scale_of(evidence, probabilities)
+    return batch_labels(evidence / scale, probabilities, problem.count)
 
 
 def single_label(weight_gradient: Tensor) -> Tensor:
@@ -66,8 +69,18 @@ def batch_labels(bias_gradient: Tensor, probabilities: Tensor, count: int) -> Te
     return torch.repeat_interleave(torch.arange(len(whole)), whole.long())[:count]
 
 
-def _steps(problem: Problem) -> int:
-    return problem.local.epochs * -(-problem.count // problem.local.batch_size)
+def scale_of(bias_gradient: Tensor, probabilities: Tensor) -> float:
+    """Return the factor of a gradient that is known up to one, as without a learning rate.
+
+    Of a class that none of the images has, ``dL/db_k`` is ``mean(p_k)`` times the factor; of any other it is less. So
+    the largest ratio tells it, unless every class is in the batch.
+
+    Args:
+        bias_gradient: Of the last layer, ``[classes]``.
+        probabilities: Mean over dummy images, ``[classes]``.
+    """
+    largest = float((bias_gradient / probabilities).nan_to_num().max())
+    return largest if largest > 0 else 1.0
 
 
 @torch.no_grad()

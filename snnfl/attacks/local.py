@@ -43,6 +43,23 @@ def difference(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor], learn
     return {name: (sent[name] - array) / learning_rate for name, array in returned.items() if name in sent}
 
 
+def decayed(local: LocalTraining, steps: int) -> float:
+    """Return what of :func:`difference` is weight decay of what was sent, as a factor of it.
+
+    Local training is linear in weights and gradients: what it does to the weights without any gradient is this part,
+    and the rest are gradients alone.
+
+    Args:
+        local: How the client trains.
+        steps: SGD steps of the round.
+    """
+    weight, velocity = 1.0, 0.0
+    for _ in range(steps):
+        velocity = local.momentum * velocity + local.weight_decay * weight
+        weight -= local.learning_rate * velocity
+    return (1.0 - weight) / local.learning_rate
+
+
 def simulate(
     network: Network,
     arrays: Mapping[str, Tensor],

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from snnfl.attacks.local import LocalTraining, difference
+from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
 from snnfl.audit.view import Exchange, ServerView, ThreatModelError
 from snnfl.conversion import recover
@@ -45,6 +45,15 @@ class Problem:
     statistics: Network | None = None
     seen: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    @property
+    def steps(self) -> int:
+        """SGD steps of the round."""
+        return self.local.epochs * -(-self.count // self.local.batch_size)
+
+    def gradient(self, name: str) -> Tensor:
+        """Return the target of an array less the weight decay in it: gradients alone."""
+        return self.target[name] - decayed(self.local, self.steps) * self.arrays[name]
+
 
 def problem_of(
     view: ServerView,
@@ -68,7 +77,7 @@ def problem_of(
     local = local_training(view, count)
     images = view.knowledge.images if count is None else count
     if images is None:
-        raise ThreatModelError("needs images, which the threat model denies; use huang, which guesses")
+        raise ThreatModelError("needs images, which the threat model denies; use huang, which counts them")
     zeros, ones = torch.zeros(view.input_shape), torch.ones(view.input_shape)
     return Problem(
         network=network_of(view.model, norm_mode or view.knowledge.norm_mode or "train"),
@@ -86,7 +95,8 @@ def problem_of(
 def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
     """Read the client's local training from the threat model.
 
-    One step needs no learning rate, for its gradient is known up to a factor; ``momentum`` doesn't act on it.
+    One step needs no learning rate: its gradient is known up to a factor, which neither its direction nor the labels
+    depend on (:func:`~snnfl.attacks.labels.scale_of`). ``momentum`` doesn't act on it.
 
     Args:
         view: Of the attacked round.

@@ -52,7 +52,7 @@ class AttackResult:
 
     Attributes:
         attack: Name of the attack.
-        images: Pixels in [0, 1], ``[N, *input_shape]``, in no particular order.
+        images: Pixels in [0, 1], ``[N, *input_shape]``. Of more than the victim has only the first are scored.
         labels: Inferred or given labels of them, ``[N]``.
         objective: Smallest value of what the attack minimised; comparable within one attack alone.
         curve: ``(iteration, smallest objective so far)`` of the best start.
@@ -107,11 +107,21 @@ class Attack:
     requires: Callable[[ServerView], str | None]
 
     def refusal(self, view: ServerView) -> str | None:
-        """Return why the threat model denies this attack, or ``None`` if it may run."""
+        """Return why the threat model denies this attack, or ``None`` if it may run.
+
+        Whoever needs ``images``, ``batch_size`` and ``epochs`` simulates local training: where these make several
+        steps, it needs ``learning_rate`` and ``optimizer``, too.
+        """
         if self.against != "both" and (self.against == "spiking") != view.spiking:
             return f"{self.name}: attacks updates of {self.against} runs, this is one of another"
-        if denied := sorted(self.needs - view.knowledge.facts):
-            return f"{self.name}: needs {', '.join(denied)}, which the threat model denies"
+        known, needs = view.knowledge, set(self.needs)
+        if {"images", "batch_size", "epochs"} <= needs and known.steps not in (None, 1):
+            needs |= {"learning_rate", "optimizer"}
+        if denied := sorted(needs - known.facts):
+            why = "" if self.needs >= set(denied) else f"; the client took {known.steps} steps"
+            return f"{self.name}: needs {', '.join(denied)}, which the threat model denies{why}"
+        if view.labels is not None and known.images not in (None, len(view.labels)):
+            return f"{self.name}: the client claims {known.images} images, and there are {len(view.labels)} labels"
         reason = self.requires(view)
         return None if reason is None else f"{self.name}: {reason}"
 
@@ -134,14 +144,18 @@ class Attack:
             generator: CPU generator of every random draw.
 
         Raises:
-            ThreatModelError: If the threat model denies what the attack needs, or the views' knowledge differs.
+            ThreatModelError: If the threat model denies what the attack needs, or the views' knowledge differs; an
+                attack itself may raise it, too, for what only its code can see.
         """
         for view in views:
             if view.knowledge != views[0].knowledge:
                 raise ThreatModelError(f"{self.name}: victims with different knowledge; attack them one by one")
             if (reason := self.refusal(view)) is not None:
                 raise ThreatModelError(reason)
-        found = self.invert(views, budget, generator)
+        try:
+            found = self.invert(views, budget, generator)
+        except ThreatModelError as error:
+            raise ThreatModelError(f"{self.name}: {error}") from None
         return [
             AttackResult(
                 attack=self.name,

@@ -52,8 +52,7 @@ def batch_statistics_of(model: nn.Module) -> Network:
 
 def with_statistics(view: ServerView, problem: Problem) -> Problem:
     """Add to a problem that the private batches' statistics are to be met, too."""
-    steps = problem.local.epochs * -(-problem.count // problem.local.batch_size)
-    return replace(problem, statistics=batch_statistics_of(view.model), seen=observed_statistics(view, steps))
+    return replace(problem, statistics=batch_statistics_of(view.model), seen=observed_statistics(view, problem.steps))
 
 
 def lacks_statistics(view: ServerView) -> str | None:

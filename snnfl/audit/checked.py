@@ -9,7 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snnfl.audit.recording import RECEIVED, RECORDING, SENT, Received, RecordingError, client_folder, read_recording
+from snnfl.audit.ground_truth import GroundTruth
+from snnfl.audit.recording import (
+    RECEIVED,
+    RECORDING,
+    SECRET,
+    SENT,
+    TRUTH,
+    Received,
+    RecordingError,
+    client_folder,
+    read_recording,
+    read_truth,
+)
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.protocol import EXAMPLES
 from snnfl.workspace import Workspace
@@ -35,6 +47,29 @@ def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozens
         if not isinstance(claimed, int | float) or not math.isfinite(claimed) or not 1 <= claimed <= most:
             raise RecordingError(f"{path / RECEIVED}: {EXAMPLES} is {claimed!r}; expected 1 to {most}")
         yield each
+
+
+def read_checked_truth(work: Workspace, folder: Path, server_round: int, partition: int) -> GroundTruth | None:
+    """Read what a client told as :func:`~snnfl.audit.recording.read_truth`, and check that it fits the run.
+
+    Raises:
+        RecordingError: Naming the file and what is wrong in it.
+    """
+    truth = read_truth(folder, server_round, partition)
+    if truth is None:
+        return None
+    path = client_folder(folder / TRUTH, server_round, partition) / SECRET
+    shape, classes = work.dataset.input_shape, work.dataset.classes
+    if truth.labels.dtype != torch.int64 or ((truth.labels < 0) | (truth.labels >= classes)).any():
+        raise RecordingError(f"{path}: expected labels of {classes} classes as int64")
+    if len(truth.images) and (tuple(truth.images.shape[1:]) != shape or truth.images.dtype != torch.float32):
+        found = f"{truth.images.dtype} {list(truth.images.shape)}"
+        raise RecordingError(f"{path}: the images are {found}; expected float32 of shape {list(shape)} each")
+    for biases in (truth.biases, truth.trained_biases):
+        shapes = {name: tuple(work.initial_state[name].shape) for name in work.biases}
+        if biases:
+            _check(path, biases, shapes)
+    return truth
 
 
 def sent_shapes(work: Workspace) -> Shapes:

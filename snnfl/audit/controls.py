@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from snnfl import rng
+from snnfl.attacks.networks import normalised_layers
 from snnfl.audit.victims import Victim
 from snnfl.conversion import recover
 
@@ -23,10 +24,13 @@ def plain_twin(victim: Victim) -> Victim | None:
     the twin is what the conversion hides. Channels that cannot be recovered count as unchanged in both.
 
     Returns:
-        A victim of a plain run, or ``None`` without consent and for a client of a plain run.
+        A victim of a plain run, or ``None`` without consent, for a client of a plain run, and where the view lacks the
+        statistics that the weights are recovered with, as every attack on such an S-update does.
     """
     view, truth = victim.view, victim.truth
     if view.graph is None or view.conversion is None or truth is None or {*truth.biases} != {*truth.trained_biases}:
+        return None
+    if normalised_layers(view.model) and "update_statistics" not in view.knowledge.facts:
         return None
     sent, received = view.exchange.sent, view.exchange.received
     scale = view.conversion.minimum_scale

@@ -122,27 +122,54 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
     Raises:
         RecordingError: If there is none, or a file is missing or damaged.
     """
+    check_rounds(folder, rounds)
+    found = _numbered(folder / RECORDING, "round")
+    for server_round, path in found.items():
+        if rounds and server_round not in rounds:
+            continue
+        sent, about = _unseal(path / SENT)
+        _check_place(path / SENT, about, server_round, None)
+        for partition, client in _numbered(path, "partition").items():
+            received, about = _unseal(client / RECEIVED)
+            _check_place(client / RECEIVED, about, server_round, partition)
+            exchange, metrics = (
+                Exchange(server_round=server_round, sent=sent, received=received),
+                about.get("metrics", {}),
+            )
+            yield Received(server_round=server_round, partition=partition, exchange=exchange, metrics=metrics)
+
+
+def check_rounds(folder: Path, rounds: frozenset[int]) -> None:
+    """Look whether there is a recording, and whether it has some rounds, without reading it.
+
+    Raises:
+        RecordingError: Naming the first round that is missing.
+    """
     found = _numbered(folder / RECORDING, "round")
     if not found:
         raise RecordingError(f"{folder}: no recording; run with audit.record=true")
     if missing := sorted(rounds - found.keys()):
         raise RecordingError(f"{folder / RECORDING}: round {missing[0]} is not recorded, only {sorted(found)}")
-    for server_round, path in found.items():
-        if rounds and server_round not in rounds:
-            continue
-        sent, _ = _unseal(path / SENT)
-        for partition, client in _numbered(path, "partition").items():
-            received, about = _unseal(client / RECEIVED)
-            exchange = Exchange(server_round=server_round, sent=sent, received=received)
-            yield Received(server_round=server_round, partition=partition, exchange=exchange, metrics=about["metrics"])
 
 
-def write_truth(path: Path, truth: GroundTruth) -> None:
-    """Write a client's secrets of a round, on its own disk."""
+def write_truth(folder: Path, server_round: int, partition: int, truth: GroundTruth) -> None:
+    """Write a client's secrets of a round, on its own disk.
+
+    Args:
+        folder: Of all truths, ``runs/NAME/audit/truth``.
+        server_round: Counted from 1.
+        partition: Of the client.
+        truth: What it tells.
+    """
+    path = client_folder(folder, server_round, partition) / SECRET
     sides = {"biases": truth.biases, "trained_biases": truth.trained_biases}
     biases = {f"{side}/{name}": array for side, arrays in sides.items() for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _seal(path, {"images": truth.images, "labels": truth.labels, **biases}, {})
+    _seal(
+        path,
+        {"images": truth.images, "labels": truth.labels, **biases},
+        {"round": server_round, "partition": partition},
+    )
 
 
 def read_truth(folder: Path, server_round: int, partition: int) -> GroundTruth | None:
@@ -159,7 +186,9 @@ def read_truth(folder: Path, server_round: int, partition: int) -> GroundTruth |
     path = client_folder(folder / TRUTH, server_round, partition) / SECRET
     if not path.exists():
         return None
-    arrays, _ = _unseal(path)
+    arrays, about = _unseal(path)
+    if "round" in about:  # earlier versions of snnfl didn't say
+        _check_place(path, about, server_round, partition)
     if {"images", "labels"} - arrays.keys() or len(arrays["images"]) not in (0, len(arrays["labels"])):
         raise RecordingError(f"{path}: expected images and as many labels; record the run again")
     sides: dict[str, dict[str, Tensor]] = {"biases": {}, "trained_biases": {}}
@@ -190,7 +219,7 @@ def _seal(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) ->
     write_sealed(path, plain, {"schema": SCHEMA, **about}, sync=False)
 
 
-def _unseal(path: Path) -> tuple[dict[str, Tensor], Any]:
+def _unseal(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         arrays, about = read_sealed(path)
     except DamagedFileError as error:
@@ -198,3 +227,10 @@ def _unseal(path: Path) -> tuple[dict[str, Tensor], Any]:
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise RecordingError(f"{path}: not a recording of schema {SCHEMA}, which this version of snnfl reads")
     return {name: torch.from_numpy(array) for name, array in arrays.items()}, about
+
+
+def _check_place(path: Path, about: Mapping[str, Any], server_round: int, partition: int | None) -> None:
+    """Compare what a file says of itself with where it lies: another client's has a right checksum, too."""
+    for name, expected in (("round", server_round), ("partition", partition)):
+        if (found := about.get(name)) != expected:
+            raise RecordingError(f"{path}: is of {name} {found}, expected {expected}; it was put here afterwards")

@@ -30,7 +30,7 @@ class Score:
         ssim: At most 1.
         registered_psnr: In dB, the best over small shifts.
         mse: In squared pixels of [0, 1].
-        label_accuracy: Part of the labels that were found.
+        label_accuracy: Part of the labels that are right, of the guessed or the true ones, whichever are more.
         label_floor: What labels spread evenly over the classes would have found.
         identified: Part of the images that are nearest to their own among :data:`CANDIDATES` (IIP).
         chance: Of identifying an image by a guess.
@@ -72,6 +72,9 @@ class Scorer:
 
     def score(self, result: AttackResult, truth: GroundTruth, arrays: Mapping[str, Tensor]) -> Score:
         """Score what an attack found of a victim.
+
+        Of more images than the victim has only the first count: the best of many guesses would beat a floor, which is
+        one guess per image, without any update. Surplus labels count as wrong.
 
         Args:
             result: Of the attack.
@@ -132,7 +135,8 @@ class Scorer:
 
 
 def _in_order(found: Tensor, true: Tensor) -> Tensor:
-    """Return the reconstruction of each true image; of one of which nothing was found, grey."""
+    """Return the reconstruction of each true image among the first of as many; of one beyond all found ones, grey."""
+    found = found[: len(true)]
     chosen = metrics.matched(found, true)
     grey = torch.full_like(true[:1], 0.5)
     return torch.cat([found[n : n + 1] if n >= 0 else grey for n in chosen.tolist()])

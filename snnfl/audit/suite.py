@@ -10,7 +10,7 @@ from snnfl import rng
 from snnfl.attacks import Attack, AttackResult, Budget, get_attack, names
 from snnfl.audit.scoring import Score, Scorer
 from snnfl.audit.victims import Victim
-from snnfl.audit.view import Knowledge
+from snnfl.audit.view import Knowledge, ThreatModelError
 from snnfl.config import ConfigError
 from snnfl.workspace import Workspace
 
@@ -114,12 +114,19 @@ def attack_all(
 def _attack_round(
     work: Workspace, scorer: Scorer, server_round: int, victims: list[Victim], attack: Attack, budget: Budget
 ) -> Outcome:
-    """Attack whom the threat model lets attack: what one client claims doesn't protect the others."""
+    """Attack whom the threat model lets attack: what one client claims doesn't protect the others.
+
+    An attack may notice only in its own code that it lacks something: that is a refusal as any other.
+    """
     draw = rng.generator(work.config.run.seed, f"audit {attack.name}", server_round)
     reasons = {victim.partition: _refusal(attack, victim) for victim in victims}
     findings: list[Finding] = []
     for batch in _batches([victim for victim in victims if reasons[victim.partition] is None]):
-        results = attack.run_many([victim.view for victim in batch], budget=budget, generator=draw)
+        try:
+            results = attack.run_many([victim.view for victim in batch], budget=budget, generator=draw)
+        except ThreatModelError as error:
+            reasons |= {victim.partition: str(error) for victim in batch}
+            continue
         findings += [_finding(scorer, *pair) for pair in zip(batch, results, strict=True)]
     return Outcome(
         attack=attack.name,

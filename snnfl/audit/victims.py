@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnfl.audit.checked import read_checked
+from snnfl.audit.checked import read_checked, read_checked_truth
 from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import Received, RecordingError, read_truth
+from snnfl.audit.recording import Received, RecordingError, check_rounds
 from snnfl.audit.view import Exchange, Fact, Knowledge, ServerView, ThreatModelError
 from snnfl.config import Config, ConfigError, nearest
 from snnfl.data import Dataset
@@ -106,12 +106,13 @@ def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
     """
     earlier: dict[int, list[Exchange]] = {}
     victims: list[Victim] = []
+    check_rounds(folder, scope.rounds)
     for received in read_checked(work, folder):
         if scope.rounds and received.server_round > max(scope.rounds):
             break  # what came later, no attacker of these rounds has
         before = earlier.setdefault(received.partition, [])
         if received in scope:
-            truth = read_truth(folder, received.server_round, received.partition)
+            truth = read_checked_truth(work, folder, received.server_round, received.partition)
             if scope.labels and truth is None:
                 raise ThreatModelError("the labels cannot be given: the run has no ground truth (audit.ground_truth)")
             labels = truth.labels if truth is not None and scope.labels else None
@@ -124,6 +125,9 @@ def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
                 )
             )
         before.append(received.exchange)
+    found = {victim.partition for victim in victims}
+    if missing := sorted(scope.partitions - found):
+        raise RecordingError(f"{folder}: client {missing[0]} is not recorded in these rounds, only {sorted(found)}")
     if not victims:
         raise RecordingError(f"{folder}: no recorded update is among the rounds and clients that are asked for")
     return victims
@@ -156,13 +160,14 @@ def server_view(
 def knowledge_of(config: Config, received: Received, labels: bool, denied: Iterable[Fact]) -> Knowledge:
     """Return the threat model: what the server knows by running the federation, less the denied.
 
-    The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images.
+    The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images. Where
+    that is denied, the batch size is the configured one, be there as few images as may.
     """
     training, images = config.training, int(received.metrics[EXAMPLES])
     known = Knowledge(
         labels=labels,
         images=images,
-        batch_size=min(training.batch_size, images),
+        batch_size=training.batch_size if "images" in denied else min(training.batch_size, images),
         epochs=training.epochs,
         learning_rate=learning_rate(training, received.server_round),
         momentum=training.momentum,

@@ -36,6 +36,9 @@ Fact: TypeAlias = Literal[
 STATISTICS = ("running_mean", "running_var")
 """How the names of an ANN's running statistics end."""
 
+SPIKING_STATISTICS = ("mean", "var")
+"""Their names in an S-update, after that of the batch normalisation."""
+
 
 class ThreatModelError(ValueError):
     """An attack needs what its threat model denies, or a view contradicts its threat model; one line."""
@@ -203,25 +206,34 @@ class ServerView:
             object.__setattr__(self, "model", copy.deepcopy(self.model).to("meta"))
         object.__setattr__(self, "exchange", self._granted(self.exchange))
         object.__setattr__(self, "earlier", tuple(self._granted(exchange) for exchange in self.earlier))
+        if self.initial is not None:
+            object.__setattr__(self, "initial", self._sent(self.initial))
 
     def _granted(self, exchange: Exchange) -> Exchange:
         """Return an exchange without what is denied.
 
-        Of an S-update the statistics stay, for without them it is no update: whoever is denied them is refused every
-        attack that recovers weights. Its biases are calibrated ones under the names of the private ones.
+        An S-update without its statistics is none that weights can be recovered from, so every attack that recovers
+        them needs ``update_statistics``. Its biases are calibrated ones under the names of the private ones.
         """
-        known, withheld, secret = self.knowledge, tuple[str, ...](), tuple[str, ...]()
-        if self.spiking:
-            secret = () if known.thresholds else (".threshold",)
+        known, secret = self.knowledge, set[str]()
+        if self.graph is not None:
+            norms = [node.norm for node in self.graph.affines if node.norm is not None]
+            layers = [node.name for node in self.graph.spikes]
+            secret |= set() if known.thresholds else {f"{layer}.threshold" for layer in layers}
+            moved = {f"{norm}.{field}" for norm in norms for field in SPIKING_STATISTICS}
         else:
-            withheld = () if known.biases else private_biases(self.model)
-            secret = () if known.norm_statistics == "known" else STATISTICS
-        sent = STATISTICS if known.norm_statistics == "unknown" else ()
-        return replace(
-            exchange,
-            sent={n: a for n, a in exchange.sent.items() if n not in withheld and not n.endswith(sent)},
-            received={n: a for n, a in exchange.received.items() if n not in withheld and not n.endswith(secret)},
-        )
+            secret |= set() if known.biases else set(private_biases(self.model))
+            moved = {name for name in exchange.received if name.endswith(STATISTICS)}
+        secret |= set() if known.norm_statistics == "known" else moved
+        received = {name: array for name, array in exchange.received.items() if name not in secret}
+        return replace(exchange, sent=self._sent(exchange.sent), received=received)
+
+    def _sent(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what was sent, or what a client starts from, without what is denied."""
+        known = self.knowledge
+        withheld = () if self.spiking or known.biases else private_biases(self.model)
+        secret = STATISTICS if known.norm_statistics == "unknown" else ()
+        return {name: array for name, array in arrays.items() if name not in withheld and not name.endswith(secret)}
 
     @property
     def spiking(self) -> bool:

@@ -105,14 +105,19 @@ def matched(found: Tensor, true: Tensor) -> Tensor:
 
 
 def label_accuracy(found: Tensor, true: Tensor) -> float:
-    """Return the part of the true labels that were found, as multisets: order doesn't count, repetitions do.
+    """Return the part of the labels that are right, as multisets: order doesn't count, repetitions do.
+
+    The part is of the guessed or of the true labels, whichever are more: whoever guesses more labels than there are
+    would otherwise find them all.
 
     >>> label_accuracy(torch.tensor([3, 3, 1]), torch.tensor([1, 2, 3]))
     0.6666666666666666
+    >>> label_accuracy(torch.arange(10), torch.tensor([3, 3]))
+    0.1
     """
     classes = int(torch.cat([found, true]).max()) + 1
     common = torch.minimum(torch.bincount(found, minlength=classes), torch.bincount(true, minlength=classes))
-    return int(common.sum()) / len(true)
+    return int(common.sum()) / max(len(found), len(true))
 
 
 def identified(

@@ -8,12 +8,15 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from experiments import cli
+from experiments.audit import command
+from snnfl.audit.suite import applicable
 
 SETTING = """
 run: {name: NAME, rounds: 2}
@@ -177,13 +180,97 @@ def test_a_damaged_recording_is_one_line_that_names_the_file(runs, tmp_path, mon
     [
         (["--deny", "learning_rat"], ["learning_rat", "did you mean 'learning_rate'"]),
         (["--attack", "dgl"], ["'dgl'", "did you mean 'dlg'"]),
-        (["--round", "7"], ["no recorded update"]),
+        (["--round", "7"], ["round 7 is not recorded, only [1, 2]"]),
+        (["--round", "1", "--round", "99"], ["round 99 is not recorded, only [1, 2]"]),
+        (["--round", "1", "--client", "FIRST", "--client", "999"], ["client 999 is not recorded", "only [FIRST]"]),
+        (["--attack", "reconverted_train"], ["reconverted_train: nothing to attack"]),
     ],
 )
-def test_a_mistake_is_one_line(runs, monkeypatch, capsys, arguments, parts):
-    status, said = invoke(monkeypatch, capsys, "audit", runs / "p", *arguments)
+def test_a_mistake_is_one_line_before_any_attack(runs, monkeypatch, capsys, arguments, parts):
+    monkeypatch.setattr(command, "attack_all", None)
+    first = str(min(int(path.name[10:]) for path in (runs / "p/audit/recording/round-000001").glob("partition-*")))
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "p", *(a.replace("FIRST", first) for a in arguments))
     assert status == 2
-    assert all(part in said for part in parts)
+    assert all(part.replace("FIRST", first) in said for part in parts)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("metrics.jsonl", None, "cannot be read (No such file"),
+        ("metrics.jsonl", '{"round": 1}\n{"rou', "damaged"),
+        ("metrics.jsonl", "[1]", "isn't the row of a round"),
+        ("environment.json", "garbage", "damaged"),
+        ("environment.json", "[]", "expected an object"),
+    ],
+)
+def test_a_damaged_run_is_one_line_before_any_attack(runs, tmp_path, monkeypatch, capsys, file, content, words):
+    copy = tmp_path / "damaged"
+    shutil.copytree(runs / "p", copy)
+    (copy / file).unlink()
+    if content is not None:
+        (copy / file).write_text(content)
+    monkeypatch.setattr(command, "attack_all", None)
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "s", copy)  # the second of two
+    assert status == 2
+    assert f"{copy / file}: " in said.replace("\n", "")
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_named_attack_is_the_only_one_and_a_line_says_where_it_does_not_apply(runs, tmp_path, monkeypatch, capsys):
+    options = ["--iterations", "1", "--round", "1", "--output", tmp_path / "out"]
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "s", runs / "p", "--attack", "idlg", *options)
+    assert status == 0, said
+    assert "s: idlg attacks plain updates, this is an S-run; it attacks the plain twins" in " ".join(said.split())
+    entries = json.loads((tmp_path / "out/scorecard.json").read_text())
+    attacked = {(entry["run"], entry["attack"]) for entry in entries if "noise_multiplier" not in entry}
+    assert attacked == {("s, plain twins", "idlg"), ("p", "idlg")}
+    both = [runs / "s", runs / "p", "--attack", "snn_naive", "--no-controls"]
+    status, said = invoke(monkeypatch, capsys, "audit", *both, *options)
+    assert status == 0, said
+    assert "p: snn_naive attacks S- updates, this is a plain run" in " ".join(said.split())
+    entries = json.loads((tmp_path / "out/scorecard.json").read_text())
+    assert {(entry["run"], entry["attack"]) for entry in entries} == {("s", "snn_naive")}
+
+
+@pytest.mark.parametrize(
+    ("named", "on_run", "on_twins"),
+    [
+        (["closed_form", "reconverted_train"], ["closed_form", "reconverted_train"], command.CONTROL_ATTACKS),
+        (["dlg", "closed_form"], ["closed_form"], ["dlg", "closed_form"]),
+        (["snn_naive"], ["snn_naive"], command.CONTROL_ATTACKS),
+        ([], None, command.CONTROL_ATTACKS),
+    ],
+)
+def test_twins_keep_their_controls_unless_plain_attacks_are_named(named, on_run, on_twins):
+    chosen, controls = command.choose(named, spiking=True)
+    assert list(controls) == list(on_twins)
+    assert list(chosen) == list(applicable(True) if on_run is None else on_run)
+    assert command.choose(["snn_naive"], spiking=False) == ([], ())
+
+
+def test_denied_facts_refuse_one_attack_and_leave_the_others(runs, tmp_path, monkeypatch, capsys):
+    """Several local steps: what simulates them needs the optimizer, what takes them as one doesn't."""
+    copy = tmp_path / "p"
+    shutil.copytree(runs / "p", copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace("epochs: 1", "epochs: 2"))
+    options = ["--iterations", "1", "--round", "1", "--no-controls"]
+    for fact in ("optimizer", "learning_rate"):
+        both = ["--attack", "inverting_gradients", "--attack", "huang", "--deny", fact]
+        status, said = invoke(monkeypatch, capsys, "audit", copy, *both, *options)
+        assert status == 0, said
+        refused, found = json.loads((copy / "audit/scorecard.json").read_text())
+        assert f"needs {fact}, which the threat model denies" in refused["refusal"]
+        assert (found["attack"], found["victims"], found["refusal"]) == ("huang", 3, None)
+    status, said = invoke(
+        monkeypatch, capsys, "audit", copy, "--attack", "huang", "--labels", "--deny", "images", *options
+    )
+    assert status == 0, said
+    (found,) = json.loads((copy / "audit/scorecard.json").read_text())
+    assert (found["setting"], found["metrics"]["label_accuracy"]["value"]) == ("diagnostic", 1.0)
 
 
 def test_compiling_without_a_compiler_is_one_line(runs, monkeypatch, capsys):
@@ -207,10 +294,10 @@ def own_registry(monkeypatch):
     monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
 
 
-def example() -> str:
-    """Return the plug-in that docs/audit.md shows."""
-    text = (Path(__file__).parents[2] / "docs/audit.md").read_text(encoding="utf-8")
-    return re.search(r"```python\n(.*?)```", text, re.S)[1]
+def example(page: str = "docs/audit.md") -> str:
+    """Return the plug-in that a page shows."""
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    return textwrap.dedent(re.search(r"```python[^\n]*\n(.*?)```", text, re.S)[1])
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -227,6 +314,20 @@ def test_the_documented_plugin_is_an_attack_as_any_other(runs, tmp_path, monkeyp
     status, said = invoke(monkeypatch, capsys, *(a for a in denied if a not in ("--plugin", path)))
     (entry,) = json.loads((tmp_path / "denied/scorecard.json").read_text())
     assert entry["refusal"] == "inverting_l2: needs loss, which the threat model denies"
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("page", ["docs/audit.md", "docs/how-to/own-attack.md"])
+def test_a_documented_attack_is_refused_without_biases(runs, tmp_path, monkeypatch, capsys, page):
+    path = tmp_path / "own.py"
+    path.write_text(example(page))
+    name = re.search(r'@register\(\s*"(\w+)"', example(page))[1]
+    command = ["audit", runs / "p", "--plugin", path, "--attack", name, "--iterations", "1", "--no-controls"]
+    command += ["--round", "1", "--deny", "biases", "--output", tmp_path / "out"]
+    status, said = invoke(monkeypatch, capsys, *command)
+    assert status == 0, said
+    (entry,) = json.loads((tmp_path / "out/scorecard.json").read_text())
+    assert entry["refusal"] == f"{name}: needs biases, which the threat model denies"
 
 
 @pytest.mark.usefixtures("own_registry")

@@ -6,17 +6,24 @@ import json
 
 import pytest
 import torch
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
 from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
-from snnfl.audit.recording import read_recording, read_truth
+from snnfl.audit.recording import Recording, read_recording, read_truth
 from snnfl.audit.victims import Scope, victims_of
 from snnfl.audit.view import ThreatModelError
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.workspace import Workspace
+from strategies.audited import Audited
+from strategies.cohort import Cohort
 from strategies.run_directory import node_folders, read_metrics, run_path
 from strategies.server_app import server_app
+from strategies.update import ArraySpec, UpdateSpec
+
+METRICS = ("num-examples", "loss", "accuracy", "seconds-train")
 
 SMALL = [
     "data.clients=500", "data.minimum_samples=1", "strategy.fraction_train=0.006", "run.rounds=2", "training.epochs=1",
@@ -39,11 +46,14 @@ def run(tmp_path, name, *options):
     return config, path
 
 
-@pytest.mark.parametrize("spiking", ["true", "false"])
-def test_an_audit_changes_no_bit(tmp_path, spiking):
-    _, plain = run(tmp_path, "plain", f"strategy.spiking={spiking}")
+@pytest.mark.parametrize(
+    ("spiking", "name"), [("true", "fedavg"), ("false", "fedavg"), ("true", "moon"), ("false", "fedadam")]
+)
+def test_an_audit_changes_no_bit(tmp_path, spiking, name):
+    of_both = [f"strategy.spiking={spiking}", f"strategy.name={name}"]
+    _, plain = run(tmp_path, "plain", *of_both)
     attack = "snn_naive" if spiking == "true" else "inverting_gradients"
-    options = [f"strategy.spiking={spiking}", *FULL, f"audit.attacks=[{attack}]", "audit.iterations=2"]
+    options = [*of_both, *FULL, f"audit.attacks=[{attack}]", "audit.iterations=2"]
     _, audited = run(tmp_path, "audited", *options)
     first, second = (load_file(path / "final_ann.safetensors") for path in (plain, audited))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -54,6 +64,36 @@ def test_an_audit_changes_no_bit(tmp_path, spiking):
     entry = json.loads((audited / "audit/round-000002.json").read_text())[0]
     assert entry["attack"] == attack
     assert entry["victims"] == 3
+
+
+@pytest.mark.parametrize("kind", [FedAvg, FedAdam, FedMedian])
+def test_any_strategy_of_flower_is_recorded_and_not_disturbed(tmp_path, scripted, update_reply, kind):
+    """Without a guard around it: what is recorded is what the messages held."""
+    spec = UpdateSpec(arrays={"w": ArraySpec(shape=(2, 3))}, metrics=frozenset(METRICS))
+    at_least_one = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
+    cohort = Cohort(scripted([17, 904], lambda message: message), partitions={17: 5, 904: 2})
+
+    def played(strategy):
+        arrays, travelled = ArrayRecord({"w": torch.arange(6.0).view(2, 3)}), []
+        for server_round in (1, 2):
+            messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), cohort))
+            replies = [update_reply({"w": torch.full((2, 3), float(node))}, node) for node in (17, 904)]
+            refused = update_reply({"w": torch.full((2, 2), 9.0)}, 904)
+            travelled.append(messages[0].content["arrays"].to_torch_state_dict()["w"])
+            if isinstance(strategy, Audited):
+                strategy._record(server_round, refused)  # a strategy without a guard would stumble over it
+            arrays, _ = strategy.aggregate_train(server_round, replies)
+        return arrays, travelled
+
+    expected, travelled = played(kind(**at_least_one))
+    found, _ = played(Audited(kind(**at_least_one), Recording(tmp_path, 10**6), spec))
+    assert torch.equal(found.to_torch_state_dict()["w"], expected.to_torch_state_dict()["w"])
+    recorded = {(r.server_round, r.partition): r.exchange for r in read_recording(tmp_path)}
+    assert recorded.keys() == {(1, 2), (1, 5), (2, 2), (2, 5)}
+    for (server_round, partition), exchange in recorded.items():
+        assert torch.equal(exchange.sent["w"], travelled[server_round - 1])
+        assert torch.equal(exchange.received["w"], torch.full((2, 3), {5: 17.0, 2: 904.0}[partition]))
+    assert not torch.equal(*travelled)
 
 
 def test_the_recording_holds_what_travelled_and_not_the_biases(tmp_path):

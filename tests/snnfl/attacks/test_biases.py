@@ -33,10 +33,9 @@ def test_calibration_shifts_what_is_inferred_and_it_still_beats_zero():
         biases.inferred(attacked(small_cnn(norm=True), images=4, conversion=EXPOSED).view), true
     )
     shifted = biases.bias_distance(biases.inferred(victim.view), true)
-    assert exact < shifted
-    assert biases.bias_distance(biases.zero(victim.view), true) == pytest.approx(
-        float(torch.cat([array for array in true.values()]).norm()), rel=1e-5
-    )
+    nothing = biases.bias_distance(biases.zero(victim.view), true)
+    assert exact < shifted < 0.75 * nothing
+    assert nothing == pytest.approx(float(torch.cat(list(true.values())).norm()), rel=1e-5)
 
 
 def test_biases_as_received_are_the_spiking_networks():

@@ -10,7 +10,7 @@ from torch.nn import functional
 from victims import attacked, small_cnn, small_mlp
 
 from snnfl.attacks.biases import inferred
-from snnfl.attacks.labels import batch_labels, infer_labels, single_label
+from snnfl.attacks.labels import batch_labels, infer_labels, scale_of, single_label
 from snnfl.attacks.problem import problem_of
 from snnfl.config import ConversionConfig
 from snnfl.metrics.images import label_accuracy
@@ -49,10 +49,24 @@ def test_labels_of_batches_are_found(model, spiking):
     assert label_accuracy(found, victim.truth.labels) >= 0.75
 
 
-def test_a_random_update_tells_no_labels():
-    victim = attacked(small_mlp(), images=8, start=20)
-    problem = problem_of(victim.view)
-    draw = torch.Generator().manual_seed(1)
-    target = {name: torch.randn(array.shape, generator=draw) for name, array in problem.target.items()}
-    problem.target.update(target)
-    assert label_accuracy(infer_labels(victim.view, problem, draw), victim.truth.labels) < 0.75
+def test_a_random_update_tells_no_more_labels_than_a_guess():
+    gains = []
+    for start in range(0, 160, 8):
+        victim, draw = attacked(small_mlp(), images=8, start=start), torch.Generator().manual_seed(start)
+        problem, labels = problem_of(victim.view), victim.truth.labels
+        noise = {name: torch.randn(array.shape, generator=draw) for name, array in problem.target.items()}
+        problem.target.update(noise)
+        guess = torch.randint(10, (8,), generator=draw)
+        found = infer_labels(victim.view, problem, draw)
+        gains.append(label_accuracy(found, labels) - label_accuracy(guess, labels))
+    assert sum(gains) / len(gains) < 0.1
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.floats(1e-3, 1e3))
+def test_a_class_that_no_image_has_tells_the_scale(labels, factor):
+    probabilities = torch.tensor([0.05, 0.15] * 5)
+    counts = torch.bincount(torch.tensor(labels), minlength=10) / len(labels)
+    gradient = factor * (probabilities - counts)
+    scale = scale_of(gradient, probabilities)
+    assert scale == pytest.approx(factor, rel=1e-4)
+    assert batch_labels(gradient / scale, probabilities, len(labels)).tolist() == sorted(labels)

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from snnfl.audit.checked import read_checked, received_shapes, sent_shapes
-from snnfl.audit.recording import Recording, RecordingError
+from snnfl.audit.checked import read_checked, read_checked_truth, received_shapes, sent_shapes
+from snnfl.audit.ground_truth import GroundTruth
+from snnfl.audit.recording import Recording, RecordingError, write_truth
 from snnfl.config import compose
 from snnfl.workspace import Workspace
 from strategies.update import ann_specs, spiking_specs
@@ -104,3 +105,28 @@ def test_shapes_are_those_that_the_server_accepts(options):
     assert received_shapes(work) == {name: spec.shape for name, spec in expected.items()}
     plain = work_of(*options, "strategy.spiking=false")
     assert received_shapes(plain) == {name: spec.shape for name, spec in ann_specs(plain.initial_state).items()}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"images": torch.rand(2, 3, 8, 8)}, r"expected float32 of shape \[1, 8, 8\] each"),
+        ({"images": torch.rand(2, 1, 8, 8).double()}, "float64"),
+        ({"labels": torch.tensor([0, 10])}, "expected labels of 10 classes"),
+        ({"labels": torch.tensor([0.0, 1.0])}, "expected labels of 10 classes"),
+        ({"biases": {"fc5.bias": torch.ones(10)}}, "lacks 'fc3.bias'"),
+        ({"trained_biases": {}}, None),
+    ],
+)
+def test_a_truth_that_is_not_of_the_run_is_named(tmp_path, wrong, words):
+    work = work_of()
+    biases = {name: torch.ones_like(work.initial_state[name]) for name in work.biases}
+    right = {"images": torch.rand(2, 1, 8, 8), "labels": torch.tensor([0, 9])}
+    truth = GroundTruth(**{**right, "biases": biases, "trained_biases": biases, **wrong})
+    write_truth(tmp_path / "truth", 1, 4, truth)
+    if words is None:
+        assert torch.equal(read_checked_truth(work, tmp_path, 1, 4).images, truth.images)
+        return
+    with pytest.raises(RecordingError, match=words) as caught:
+        read_checked_truth(work, tmp_path, 1, 4)
+    assert "partition-000004/truth.safetensors" in str(caught.value)

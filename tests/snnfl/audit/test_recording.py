@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_the_truth_comes_back_and_is_absent_without_consent(tmp_path):
         biases={"fc.bias": torch.ones(3)},
         trained_biases={"fc.bias": torch.full((3,), 2.0)},
     )
-    write_truth(client_folder(tmp_path / "truth", 1, 7) / SECRET, truth)
+    write_truth(tmp_path / "truth", 1, 7, truth)
     found = read_truth(tmp_path, 1, 7)
     assert torch.equal(found.images, truth.images)
     assert torch.equal(found.labels, truth.labels)
@@ -98,7 +99,7 @@ def test_the_truth_comes_back_and_is_absent_without_consent(tmp_path):
 
 def test_a_truth_whose_images_have_no_labels_is_named(tmp_path):
     path = client_folder(tmp_path / "truth", 1, 7) / SECRET
-    write_truth(path, GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2, 3])))
+    write_truth(tmp_path / "truth", 1, 7, GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2, 3])))
     with pytest.raises(RecordingError, match="expected images and as many labels") as caught:
         read_truth(tmp_path, 1, 7)
     assert str(path) in str(caught.value)
@@ -113,6 +114,8 @@ def test_no_recording_says_what_to_do(tmp_path):
 @given(data=st.data())
 def test_a_damaged_file_is_named_in_one_line(tmp_path_factory, data):
     folder = recorded(tmp_path_factory.mktemp("audit"), rounds=(1,), partitions=(0,))
+    truth = GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2]), biases={"fc.bias": torch.ones(3)})
+    write_truth(folder / "truth", 1, 0, truth)
     path = data.draw(st.sampled_from(sorted(folder.rglob("*.safetensors"))))
     content = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
@@ -122,11 +125,44 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path_factory, data):
         content[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
     try:
-        found = list(read_recording(folder))
+        found, told = list(read_recording(folder)), read_truth(folder, 1, 0)
     except RecordingError as caught:
         error = str(caught)
     else:  # white space of the file's header means nothing
         assert torch.equal(found[0].exchange.received["fc.weight"], ARRAYS["fc.weight"])
+        assert torch.equal(told.images, truth.images)
+        assert torch.equal(told.labels, truth.labels)
         return
     assert path.name in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("round-000001/sent.safetensors", "round-000001/partition-000003/received.safetensors", "of partition None"),
+        ("round-000001/partition-000000/received.safetensors", "round-000001/sent.safetensors", "of partition 0"),
+        (
+            "round-000001/partition-000000/received.safetensors",
+            "round-000001/partition-000003/received.safetensors",
+            "is of partition 0, expected 3",
+        ),
+        ("round-000001/sent.safetensors", "round-000002/sent.safetensors", "is of round 1, expected 2"),
+    ],
+)
+def test_a_sound_file_of_another_place_is_named(tmp_path, source, target, words):
+    folder = recorded(tmp_path) / "recording"
+    shutil.copy(folder / source, folder / target)
+    with pytest.raises(RecordingError, match=words) as caught:
+        list(read_recording(tmp_path))
+    assert str(folder / target) in str(caught.value)
+
+
+def test_the_truth_of_another_client_is_named(tmp_path):
+    for partition in (3, 4):
+        truth = GroundTruth(images=torch.rand(1, 1, 4, 4), labels=torch.tensor([partition]))
+        write_truth(tmp_path / "truth", 1, partition, truth)
+    ours, theirs = (client_folder(tmp_path / "truth", 1, partition) / SECRET for partition in (3, 4))
+    shutil.copy(theirs, ours)
+    with pytest.raises(RecordingError, match="is of partition 4, expected 3"):
+        read_truth(tmp_path, 1, 3)

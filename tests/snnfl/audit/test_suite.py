@@ -7,10 +7,13 @@ from dataclasses import replace
 import torch
 from victims import attacked, small_mlp
 
-from snnfl.attacks import Budget
+from snnfl.attacks import Budget, registry
+from snnfl.attacks.labels import infer_labels
+from snnfl.attacks.matching import Matching, match
+from snnfl.attacks.problem import problem_of
 from snnfl.audit.suite import attack_all
 from snnfl.audit.victims import Victim
-from snnfl.config import compose
+from snnfl.config import TrainingConfig, compose
 from snnfl.workspace import Workspace
 
 WORK = Workspace(compose(overrides=["data.source=digits"]))
@@ -54,3 +57,32 @@ def test_the_trail_is_scored_and_dropped():
     outcome = attack([client(0)])
     assert outcome.findings[0].result.trail == ()
     assert torch.isfinite(outcome.findings[0].result.images).all()
+
+
+def test_what_an_attack_notices_only_in_its_own_code_is_a_refusal(monkeypatch):
+    """As a plug-in whose author forgot a fact, such as that of the biases."""
+    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
+    needs = ("architecture", "loss", "images", "batch_size", "epochs")
+
+    @registry.register("forgetful", source="here", needs=needs, against="plain")
+    def forgetful(views, budget, generator):
+        problems = [problem_of(view) for view in views]
+        labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+        return match(problems, labels, Matching(), budget, generator)
+
+    victims = [client(0, biases=False), client(1)]
+    first, second = attack_all(WORK, victims, ["forgetful", "inverting_gradients"], Budget(iterations=1))
+    reason = "which the attacker neither has nor guesses"
+    assert [(partition, reason in why) for partition, why in first.passed_over] == [(0, True)]
+    assert first.passed_over[0][1].startswith("forgetful: needs fc")
+    assert [finding.victim.partition for outcome in (first, second) for finding in outcome.findings] == [1, 1]
+
+
+def test_several_steps_without_their_learning_rate_end_no_audit():
+    training = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.1, momentum=0.9, weight_decay=0.0)
+    view = attacked(small_mlp(), training=training).view
+    denied = replace(view, knowledge=replace(view.knowledge, learning_rate=None))
+    victims = [Victim(server_round=1, partition=0, view=denied, truth=None)]
+    first, second = attack_all(WORK, victims, ["inverting_gradients", "huang"], Budget(iterations=1))
+    assert "needs learning_rate" in first.refusal
+    assert second.refusal is None

@@ -14,15 +14,34 @@ from victims import attacked, small_cnn, small_mlp
 from snnfl.attacks import names
 from snnfl.attacks.networks import network_of
 from snnfl.attacks.registry import get_attack
+from snnfl.audit.bias_errors import bias_errors
+from snnfl.audit.controls import plain_twin
+from snnfl.audit.victims import Victim
 from snnfl.audit.view import Fact, Knowledge, ThreatModelError
 from snnfl.config import ConfigError, ConversionConfig
 
 ROOT = Path(__file__).parents[3]
-SECRET = "snnfl.audit.ground_truth"
+PACKAGES = ("clients", "snnfl.data")
+PRIVATE = (*PACKAGES, "snnfl.workspace", "snnfl.audit.ground_truth", "snnfl.audit.recording", "snnfl.audit.victims")
+"""What holds or loads private images, labels and biases, or the files that tell them."""
+
+HIDDEN_IMPORTS = ("__import__", "builtins.__import__", "exec", "eval", "sys.modules")
+
+OPTIONAL = (
+    "snnfl/spiking/export.py",
+    "snnfl/spiking/neuron.py",
+    "snnfl/spiking/scan_triton.py",
+    "snnfl/torchvision_guard.py",
+)
+"""Files that look for other people's packages, which may be missing. None of them is attack code."""
 
 
 def imports_of(path: Path) -> set[str]:
-    """Name every module that an import statement could load, packages on the way included."""
+    """Name every module that an import statement could load, packages on the way included.
+
+    Raises:
+        AssertionError: For what imports without a statement, outside the files that are known to.
+    """
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -31,37 +50,79 @@ def imports_of(path: Path) -> set[str]:
             package = path.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
             module = ".".join([*package, *filter(None, [node.module])])
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        if isinstance(node, ast.Name | ast.Attribute):
+            assert ast.unparse(node) not in HIDDEN_IMPORTS, f"{path}: {ast.unparse(node)} may import anything"
+    loaders = {name for name in found if name.split(".")[0] in ("importlib", "runpy")}
+    assert not loaders or str(path.relative_to(ROOT)) in OPTIONAL, f"{path}: {loaders} may import anything"
     return {".".join(name.split(".")[:end]) for name in found for end in range(1, name.count(".") + 2)}
 
 
-def reachable(start: set[Path]) -> set[Path]:
-    seen, waiting = set[Path](), set(start)
+def reachable(start: set[Path]) -> set[str]:
+    """Name every module of the project that these files load, directly or through others."""
+    seen, waiting, found = set[Path](), set(start), set[str]()
     while waiting:
         path = waiting.pop()
         seen.add(path)
         for name in imports_of(path):
             place = ROOT / Path(*name.split("."))
-            waiting |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()} - seen
-    return seen
+            files = {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+            found |= {name} if files else set()
+            waiting |= files - seen
+    return found
 
 
-def test_attack_code_cannot_import_the_ground_truth():
-    attacks = set((ROOT / "snnfl/attacks").glob("*.py"))
-    secret = ROOT / Path(*SECRET.split(".")).with_suffix(".py")
-    assert secret.is_file()
-    assert secret not in reachable(attacks)
-    assert ROOT / "snnfl/spiking/network.py" in reachable(attacks)  # the walk does go somewhere
+def test_attack_code_cannot_import_what_is_private():
+    found = reachable(set((ROOT / "snnfl/attacks").rglob("*.py")))
+    assert not {name for name in found if name.startswith(PRIVATE)}
+    assert {"snnfl.spiking.network", "snnfl.audit.view"} <= found  # the walk does go somewhere
+    assert all((ROOT / Path(*name.split("."))).with_suffix(".py").is_file() or name in PACKAGES for name in PRIVATE)
 
 
-@pytest.mark.parametrize("source", [f"import {SECRET}", "from ..audit.ground_truth import GroundTruth"])
-def test_the_walk_would_find_it(source):
-    path = ROOT / "snnfl/attacks/walked.py"
+def test_the_walk_goes_through_other_modules():
+    """Scoring may know everything, and a walk from there says so."""
+    assert set(PRIVATE) - {"clients"} <= reachable({ROOT / "snnfl/audit/suite.py"})
 
-    class Fake(type(path)):  # a module that isn't on disk
-        def read_text(self, *arguments, **keywords):
-            return source
 
-    assert SECRET in imports_of(Fake(path))
+class Fake(type(ROOT)):
+    """A module that isn't on disk."""
+
+    def read_text(self, *arguments, **keywords):
+        return self.source
+
+
+def walked(source):
+    path = Fake(ROOT / "snnfl/attacks/walked.py")
+    path.source = source
+    return imports_of(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("import snnfl.audit.ground_truth", "snnfl.audit.ground_truth"),
+        ("from ..audit.ground_truth import GroundTruth", "snnfl.audit.ground_truth"),
+        ("def attack():\n    from snnfl.data import load", "snnfl.data"),
+        ("from snnfl import workspace", "snnfl.workspace"),
+        ("import clients.private_state", "clients"),
+    ],
+)
+def test_the_walk_would_find_it(source, module):
+    assert module in walked(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import importlib",
+        "from importlib import import_module",
+        "__import__('snnfl.workspace')",
+        "exec('import snnfl.workspace')",
+        "import sys\nsys.modules['snnfl.workspace']",
+    ],
+)
+def test_an_import_that_no_statement_makes_is_an_error(source):
+    with pytest.raises(AssertionError, match="may import anything"):
+        walked(source)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +234,8 @@ def test_the_view_has_no_arrays_but_those_that_travelled(spiking):
         (False, {"norm_statistics": "estimated"}, {"received": "norm1.running_var"}, "norm1.weight"),
         (False, {"norm_statistics": "unknown"}, {"sent": "norm1.running_mean"}, "norm1.weight"),
         (True, {"thresholds": False}, {"received": "act1.threshold"}, "fc.bias"),
+        (True, {"norm_statistics": "estimated"}, {"received": "norm1.mean"}, "norm1.gamma"),
+        (True, {"norm_statistics": "unknown"}, {"received": "norm2.var", "sent": "norm2.running_var"}, "norm1.beta"),
     ],
 )
 def test_denied_arrays_are_in_no_exchange(spiking, flags, missing, kept):
@@ -183,6 +246,24 @@ def test_denied_arrays_are_in_no_exchange(spiking, flags, missing, kept):
             assert name in getattr(full.exchange, side)
             assert name not in getattr(exchange, side)
         assert kept in exchange.received
+
+
+def test_initial_weights_hold_nothing_that_is_denied():
+    full = attacked(small_cnn(norm=True), images=2).view
+    known = replace(full.knowledge, biases=False, norm_statistics="unknown")
+    view = replace(full, initial=full.exchange.sent, knowledge=known)
+    assert "norm1.weight" in view.initial
+    assert not {"conv1.bias", "norm1.running_var"} & view.initial.keys()
+
+
+def test_an_s_update_without_its_statistics_is_used_by_nobody():
+    victim = attacked(small_cnn(norm=True), images=1, conversion=ConversionConfig(steps=4))
+    view = replace(victim.view, knowledge=replace(victim.view.knowledge, norm_statistics="estimated"))
+    client = Victim(server_round=1, partition=0, view=view, truth=victim.truth)
+    assert {error.source for error in bias_errors([client])} == {"as received", "zero"}
+    assert plain_twin(client) is None
+    spiking = (name for name in names() if get_attack(name).against != "plain")
+    assert all(get_attack(name).refusal(view) is not None for name in spiking)
 
 
 def test_an_unknown_attack_answers_with_the_nearest():

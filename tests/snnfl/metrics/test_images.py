@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,15 +32,18 @@ def test_ssim_is_one_of_equal_and_small_of_unlike_pictures(shape, alike):
     assert (metric.ssim(pictures(2, *shape, seed=1), true).abs() < 0.4).all()
 
 
-def test_ssim_of_a_small_picture_is_the_formula_of_its_window():
+def test_ssim_of_a_small_picture_is_the_mean_over_its_windows():
+    """Seven pixels are one window; the others hang over the edge, where the picture is mirrored."""
     found, true = pictures(1, 1, 7, 7).double(), pictures(1, 1, 7, 7, seed=1).double()
-    a, b = found.flatten(), true.flatten()
-    covariance = ((a - a.mean()) * (b - b.mean())).mean()
-    one, two = 0.01**2, 0.03**2
-    top = (2 * a.mean() * b.mean() + one) * (2 * covariance + two)
-    bottom = (a.mean() ** 2 + b.mean() ** 2 + one) * (a.var(correction=0) + b.var(correction=0) + two)
-    centre = metric.ssim(found, true)
-    assert float(centre) == pytest.approx(float(top / bottom), abs=0.15)  # the others of its windows are padded
+    one, two, values = 0.01**2, 0.03**2, []
+    mirrored = [torch.nn.functional.pad(picture, (3, 3, 3, 3), mode="reflect")[0, 0] for picture in (found, true)]
+    for row, column in itertools.product(range(7), repeat=2):
+        a, b = (picture[row : row + 7, column : column + 7].flatten() for picture in mirrored)
+        covariance = ((a - a.mean()) * (b - b.mean())).mean()
+        top = (2 * a.mean() * b.mean() + one) * (2 * covariance + two)
+        bottom = (a.mean() ** 2 + b.mean() ** 2 + one) * (a.var(correction=0) + b.var(correction=0) + two)
+        values.append(float(top / bottom))
+    assert float(metric.ssim(found, true)) == pytest.approx(sum(values) / 49, abs=1e-9)
 
 
 def test_registration_finds_a_displaced_picture():
@@ -71,6 +75,8 @@ def test_label_accuracy_ignores_order_and_counts_repetitions(labels, random):
     assert metric.label_accuracy(torch.tensor(mixed), torch.tensor(labels)) == 1
     found = [*labels[:-1], 6]
     assert metric.label_accuracy(torch.tensor(found), torch.tensor(labels)) == pytest.approx(1 - 1 / len(labels))
+    surplus = torch.tensor([*mixed, *range(6)])
+    assert metric.label_accuracy(surplus, torch.tensor(labels)) == pytest.approx(len(labels) / (len(labels) + 6))
 
 
 def test_a_reconstruction_is_identified_by_its_nearest_candidate():
@@ -113,3 +119,16 @@ def test_counts_that_do_not_fit_are_an_error(successes, victims):
 def test_lpips_without_weights_is_not_a_number(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert metric.lpips(pictures(1, 3, 64, 64), pictures(1, 3, 64, 64)) == "not available"
+
+
+@pytest.mark.skipif(
+    not list((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-*.pth")),
+    reason="no weights of AlexNet in torch's cache; nothing downloads them",
+)
+def test_lpips_with_weights_grows_with_the_noise():
+    true = pictures(2, 3, 64, 64)
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(2))
+    none, little, much = (metric.lpips((true + d * noise).clamp(0, 1), true) for d in (0.0, 0.05, 0.3))
+    torch.testing.assert_close(none, torch.zeros(2))
+    assert (little > 0).all()
+    assert (much > little).all()
