@@ -10,6 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from harness import CHECKPOINT, Bar, Options, Result, find_data, main
@@ -48,10 +49,9 @@ def measure(options: Options) -> list[Result]:
     calibration, images, labels = (x.to(options.device) for x in (calibration, images, labels))
     few, shortest, short, long = (images[:1000], 2, 4, 8) if options.quick else (images[:1000], 16, 32, 256)
     right = hits(model, images, labels)
-    fastest, fast, paper = (
-        convert(model, calibration, config)
-        for config in (ConversionConfig.fast(shortest), ConversionConfig.fast(short), ConversionConfig(steps=long))
-    )
+    preset = ConversionConfig.fast(short)
+    configs = (ConversionConfig.fast(shortest), preset, replace(preset, readout="all"), ConversionConfig(steps=long))
+    fastest, fast, early, paper = (convert(model, calibration, config) for config in configs)
     unsure = fast.to(dtype=torch.bfloat16)
 
     def simulated(network: SpikingNetwork, steps: int) -> Callable[[Tensor], Tensor]:
@@ -64,6 +64,7 @@ def measure(options: Options) -> list[Result]:
         loss(f"fast, T={short}, the first {len(few)} images", right[within], fast_right[within], bar),
         loss(f"fast, T={short}, all images", right, fast_right, bar),
         loss(f"fast, T={shortest}", right[within], hits(simulated(fastest, shortest), few, labels)),
+        loss(f"fast with readout=all, T={short}", right[within], hits(simulated(early, short), few, labels)),
         loss(
             f"paper's mode, T={long}",
             right[within],

@@ -127,6 +127,8 @@ class SpikingNetwork:
     def to_spikingjelly(self) -> GraphModule:
         """Build a stateful module of spikingjelly's neurons, whose forward takes one time step.
 
+        Logits are the mean of its outputs over the steps that ``readout`` names.
+
         Raises:
             ExportError: If spikingjelly is not installed, or its neurons cannot express the network.
         """

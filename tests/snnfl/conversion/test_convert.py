@@ -248,7 +248,8 @@ def test_the_fast_preset_is_closer_to_the_ann_in_few_steps():
         name: (convert(model, images, config).simulate(images, steps=32)[32] - model(images)).abs().mean().item()
         for name, config in configs.items()
     }
-    assert errors["fast"] < 0.8 * errors["all"] < 0.8 * 0.8 * errors["paper"], errors
+    assert errors["fast"] < 0.9 * errors["all"], errors
+    assert errors["all"] < 0.9 * errors["paper"], errors
 
 
 def test_the_model_is_left_alone():
