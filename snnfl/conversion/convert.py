@@ -24,6 +24,7 @@ from snnfl.spiking.network import (
     check_images,
     constant_values,
     in_fast_layout,
+    readout,
 )
 from snnfl.spiking.trace import trace
 
@@ -217,15 +218,13 @@ class _Conversion:
     def _shift_bias(self, layer: str, shift: Tensor) -> None:
         self.parameters[f"{layer}.bias"] = self.parameters[f"{layer}.bias"] + shift
         if layer in self.replay.constants:
-            self.replay.constants = self._constants()
+            self.replay.constants.clear()  # so that old and new ones are never held at once
+            self.replay.constants.update(self._constants())
 
     def _calibrate_readout(self, activation: Tensor) -> None:
         """Calibrate the last, analog layer likewise: its output over T steps is that of the mean spikes."""
         site = self.graph.calibration_site(self.graph.output)
         if site is not None:
-            values = {**self.replay.constants, **self.means}
-            for node in self.graph.nodes:
-                if node.name not in values and self.graph.trains_behind[node.name] <= self.means.keys():
-                    values[node.name] = analog_value(node, values, self.parameters)
-            error = channel_mean(activation) - channel_mean(values[self.graph.output])
+            output = readout(self.graph, self.parameters, {**self.replay.constants, **self.means})
+            error = channel_mean(activation) - channel_mean(output)
             self._shift_bias(site.name, error.to(activation))
