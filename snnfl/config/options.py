@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snnfl.config.auditing import AuditConfig, audit_mistake
-from snnfl.config.declaration import ConfigError, option
+from snnfl.config.declaration import ConfigError, check_option, check_options, option
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig, poisoning_mistakes
 
 
@@ -87,6 +85,9 @@ class ConversionConfig:
 
     The defaults are the paper's mode. For few time steps there is :meth:`fast`; in a YAML file it is written out as
     ``conversion: {steps: 32, thresholds: channel_mmse, initial_potential: half, calibration: bias}``.
+
+    Raises:
+        ConfigError: If an option is none of its choices or out of its range.
     """
 
     steps: int = option(32, low=1, doc="simulation length T")
@@ -116,6 +117,9 @@ class ConversionConfig:
     minimum_scale: float = option(
         1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"
     )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @classmethod
     def fast(cls, steps: int = 32) -> ConversionConfig:
@@ -271,17 +275,8 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: Naming the key, the value and the range.
     """
-    for key, item, _ in options():
-        value = value_of(config, key)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key}={value}: expected a finite number")
-        for bound, holds, words in (
-            (item.metadata["low"], operator.ge, "at least"),
-            (item.metadata["high"], operator.le, "at most"),
-            (item.metadata["above"], operator.gt, "more than"),
-        ):
-            if bound is not None and value is not None and not holds(value, bound):
-                raise ConfigError(f"{key}={value}: expected {words} {bound} ({item.metadata['doc']})")
+    for key, item, kind in options():
+        check_option(key, value_of(config, key), item, kind)
     name = config.run.name
     if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise ConfigError(f"run.name={name!r}: expected a plain folder name, without '/'")
