@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import math
+import numbers
+import operator
+import typing
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 FlatValue: TypeAlias = bool | int | float | str
 """What Flower's ``run_config`` can carry."""
@@ -28,9 +33,86 @@ def option(
         above: The value must be strictly larger than this.
 
     Returns:
-        A dataclass field. :func:`validate` enforces the range.
+        A dataclass field. :func:`check_option` enforces the range.
     """
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "above": above})
+
+
+def check_option(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> None:
+    """Check an option's type, choices and range, as :func:`option` and its annotation declare them.
+
+    Args:
+        key: How an error names it.
+        value: To be checked.
+        item: Its field.
+        kind: Its annotation, resolved.
+
+    Raises:
+        ConfigError: Naming the key, the value and what was expected.
+    """
+    if not _has_type(value, kind):
+        raise ConfigError(unlike(key, value, item, kind))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: expected a finite number")
+    for bound, holds, words in (
+        (item.metadata["low"], operator.ge, "at least"),
+        (item.metadata["high"], operator.le, "at most"),
+        (item.metadata["above"], operator.gt, "more than"),
+    ):
+        if bound is not None and value is not None and not holds(value, bound):
+            raise ConfigError(f"{key}={value}: expected {words} {bound} ({item.metadata['doc']})")
+
+
+def check_options(section: Any) -> None:
+    """Check every option of a section, named without it.
+
+    Raises:
+        ConfigError: As :func:`check_option`.
+    """
+    hints = typing.get_type_hints(type(section))
+    for item in dataclasses.fields(section):
+        check_option(item.name, getattr(section, item.name), item, hints[item.name])
+
+
+def unlike(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> str:
+    """Say in one line what was expected instead of a value of a wrong type or choice."""
+    if typing.get_origin(kind) is not Literal:
+        return f"{key}={show(value)}: expected {_type_name(kind)} ({item.metadata['doc']})"
+    names = [str(name) for name in typing.get_args(kind)]
+    hint = nearest(str(value), names, listing=False)
+    return f"{key}={show(value)}: expected one of {', '.join(names)}{hint}"
+
+
+def show(value: Any) -> str:
+    """Write a value in one line of moderate length."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Tell whether a value is of an annotation; other than numbers and choices pass, which OmegaConf has checked."""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if value is None and type(None) in typing.get_args(kind):
+        return True
+    number = next((wanted for wanted in (int, float) if kind in (wanted, wanted | None)), None)
+    if number is None:
+        return True
+    return isinstance(value, numbers.Integral if number is int else numbers.Real) and not isinstance(value, bool)
+
+
+def _type_name(kind: Any) -> str:
+    names = {
+        int: "a whole number",
+        int | None: "a whole number or null",
+        float: "a number",
+        float | None: "a number or null",
+        bool: "true or false",
+        str: "text",
+        str | None: "text or null",
+        tuple[str, ...]: "a list of names",
+    }
+    return names.get(kind, "a list of whole numbers")
 
 
 def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:

@@ -6,7 +6,6 @@ A configuration is written in four places that must agree: the dataclasses, a YA
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import typing
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from snnfl.config.declaration import ConfigError, FlatValue, nearest
+from snnfl.config.declaration import ConfigError, FlatValue, nearest, show, unlike
 from snnfl.config.options import Config, options, validate, value_of
 
 
@@ -67,7 +66,7 @@ def unflatten(run_config: Mapping[str, Any]) -> Config:
     layer: dict[str, Any] = {}
     for key, value in run_config.items():
         if "${" in f"{key}{value}" or value == "???":
-            raise ConfigError(f"{_show(key)}={_show(value)}: a run config holds plain values, no interpolation")
+            raise ConfigError(f"{show(key)}={show(value)}: a run config holds plain values, no interpolation")
         section, separator, name = key.partition(".")
         if not separator:
             layer[key] = value
@@ -117,6 +116,8 @@ def _merge(layers: Sequence[dict[str, Any]]) -> Config:
     schema = OmegaConf.structured(Config)
     try:
         config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, *layers)))
+    except ConfigError as error:  # of the one section that checks itself, for it is built in Python, too
+        raise ConfigError(f"conversion.{error}") from None
     except Exception as error:  # OmegaConf raises its own, ValueError, TypeError and its grammar's errors
         raise _first_mistake(layers, error) from None
     validate(config)
@@ -133,7 +134,7 @@ def _first_mistake(layers: Sequence[dict[str, Any]], error: Exception) -> Config
                 try:
                     OmegaConf.merge(OmegaConf.structured(Config), {section: {name: value}})
                 except Exception:  # as above
-                    return _explain(key, value, item, kind)
+                    return ConfigError(unlike(key, value, item, kind))
     return ConfigError(f"{getattr(error, 'full_key', None) or 'configuration'}: {_first_line(error)}")
 
 
@@ -144,44 +145,16 @@ def _check_keys(layer: dict[str, Any]) -> None:
         if section not in sections:
             meant = [key for key in known if key.endswith(f".{section}")]
             hint = f"; did you mean {meant[0]!r}?" if meant else nearest(str(section), sections)
-            raise ConfigError(f"unknown section '{_show(section)}' with value {_show(content)}{hint}")
+            raise ConfigError(f"unknown section '{show(section)}' with value {show(content)}{hint}")
         if not isinstance(content, dict):
             example = next(entry for entry in options() if entry[0].startswith(f"{section}."))
-            found = f"{section}={_show(content)}"
+            found = f"{section}={show(content)}"
             raise ConfigError(f"{found}: expected a section, as in {example[0]}={example[1].default}")
         names = [key.partition(".")[2] for key in known if key.startswith(f"{section}.")]
         for name, value in content.items():
             if name not in names:
                 hint = nearest(str(name), names)
-                raise ConfigError(f"unknown key '{section}.{_show(name)}' with value {_show(value)}{hint}")
-
-
-def _explain(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> ConfigError:
-    if typing.get_origin(kind) is not Literal:
-        return ConfigError(f"{key}={_show(value)}: expected {_type_name(kind)} ({item.metadata['doc']})")
-    names = [str(name) for name in typing.get_args(kind)]
-    hint = nearest(str(value), names, listing=False)
-    return ConfigError(f"{key}={_show(value)}: expected one of {', '.join(names)}{hint}")
-
-
-def _show(value: Any) -> str:
-    """Write a value in one line of moderate length."""
-    line = " ".join(str(value).split())
-    return line if len(line) <= 80 else f"{line[:77]}..."
-
-
-def _type_name(kind: Any) -> str:
-    names = {
-        int: "a whole number",
-        int | None: "a whole number or null",
-        float: "a number",
-        float | None: "a number or null",
-        bool: "true or false",
-        str: "text",
-        str | None: "text or null",
-        tuple[str, ...]: "a list of names",
-    }
-    return names.get(kind, "a list of whole numbers")
+                raise ConfigError(f"unknown key '{section}.{show(name)}' with value {show(value)}{hint}")
 
 
 def _first_line(error: Exception) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snnfl.config.auditing import AuditConfig, audit_mistake
-from snnfl.config.declaration import ConfigError, option
+from snnfl.config.declaration import ConfigError, check_option, check_options, option
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig, poisoning_mistakes
 
 
@@ -87,6 +85,10 @@ class ConversionConfig:
 
     The defaults are the paper's mode. For few time steps there is :meth:`fast`; in a YAML file it is written out as
     ``conversion: {steps: 32, thresholds: channel_mmse, initial_potential: half, readout: second_half}``.
+
+    Raises:
+        ConfigError: If an option is none of its choices or out of its range, or potentials are calibrated that change
+            steps that aren't read.
     """
 
     steps: int = option(32, low=1, doc="simulation length T")
@@ -121,6 +123,14 @@ class ConversionConfig:
     minimum_scale: float = option(
         1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"
     )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.readout == "second_half" and self.calibration in ("potential", "bias_potential"):
+            raise ConfigError(
+                f"conversion.readout=second_half: conversion.calibration={self.calibration} changes the first steps "
+                "alone, which are not read; use calibration=bias"
+            )
 
     @classmethod
     def fast(cls, steps: int = 32) -> ConversionConfig:
@@ -277,17 +287,8 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: Naming the key, the value and the range.
     """
-    for key, item, _ in options():
-        value = value_of(config, key)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{key}={value}: expected a finite number")
-        for bound, holds, words in (
-            (item.metadata["low"], operator.ge, "at least"),
-            (item.metadata["high"], operator.le, "at most"),
-            (item.metadata["above"], operator.gt, "more than"),
-        ):
-            if bound is not None and value is not None and not holds(value, bound):
-                raise ConfigError(f"{key}={value}: expected {words} {bound} ({item.metadata['doc']})")
+    for key, item, kind in options():
+        check_option(key, value_of(config, key), item, kind)
     name = config.run.name
     if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise ConfigError(f"run.name={name!r}: expected a plain folder name, without '/'")
@@ -299,8 +300,6 @@ def validate(config: Config) -> None:
     if (mistake := audit_mistake(config.audit)) is not None:
         raise ConfigError(mistake)
     if (mistake := curve_mistake(config)) is not None:
-        raise ConfigError(mistake)
-    if (mistake := readout_mistake(config.conversion)) is not None:
         raise ConfigError(mistake)
     _check_engine(config)
     for mistake in poisoning_mistakes(config):
@@ -317,16 +316,6 @@ def curve_mistake(config: Config) -> str | None:
         return (
             f"evaluation.curve={list(curve)}: {wrong[0]} is longer than conversion.steps={conversion.steps}, for which "
             "a drip and biases in time are made; leave it out"
-        )
-    return None
-
-
-def readout_mistake(conversion: ConversionConfig) -> str | None:
-    """Say why a readout does not go with a calibration, in one line, or return ``None``."""
-    if conversion.readout == "second_half" and conversion.calibration in ("potential", "bias_potential"):
-        return (
-            f"conversion.readout=second_half: conversion.calibration={conversion.calibration} changes the first steps "
-            "alone, which are not read; use calibration=bias"
         )
     return None
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.config import ConversionConfig
-from snnfl.config.options import readout_mistake
 from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_time
 from snnfl.conversion.folding import fold
 from snnfl.conversion.memory import MemoryPlan, plan_memory, value_bytes
@@ -25,6 +24,7 @@ from snnfl.spiking.network import (
     check_images,
     constant_values,
     in_fast_layout,
+    readout,
 )
 from snnfl.spiking.trace import trace
 
@@ -71,8 +71,6 @@ def convert_state(
     graph: SpikingGraph, state: Mapping[str, Tensor], images: Tensor, config: ConversionConfig
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
-    if (mistake := readout_mistake(config)) is not None:
-        raise ValueError(mistake)
     parameters = fold(graph, state)
     check_images(images, next(iter(parameters.values())), "calibration images")
     sizes = value_bytes(graph, parameters, images)
@@ -227,15 +225,13 @@ class _Conversion:
     def _shift_bias(self, layer: str, shift: Tensor) -> None:
         self.parameters[f"{layer}.bias"] = self.parameters[f"{layer}.bias"] + shift
         if layer in self.replay.constants:
-            self.replay.constants = self._constants()
+            self.replay.constants.clear()  # so that old and new ones are never held at once
+            self.replay.constants.update(self._constants())
 
     def _calibrate_readout(self, activation: Tensor) -> None:
         """Calibrate the last, analog layer likewise: its output is that of the mean spikes."""
         site = self.graph.calibration_site(self.graph.output)
         if site is not None:
-            values = {**self.replay.constants, **self.means}
-            for node in self.graph.nodes:
-                if node.name not in values and self.graph.trains_behind[node.name] <= self.means.keys():
-                    values[node.name] = analog_value(node, values, self.parameters)
-            error = channel_mean(activation) - channel_mean(values[self.graph.output])
+            output = readout(self.graph, self.parameters, {**self.replay.constants, **self.means})
+            error = channel_mean(activation) - channel_mean(output)
             self._shift_bias(site.name, error.to(activation))

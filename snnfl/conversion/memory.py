@@ -13,7 +13,7 @@ from snnfl.conversion.replay import read_after
 from snnfl.conversion.sharing import Sharing, share
 from snnfl.conversion.thresholds import search_bytes
 from snnfl.conversion.trains import STEPS
-from snnfl.spiking.graph import Affine, GraphNode, Parameters, Spike, SpikingGraph
+from snnfl.spiking.graph import Affine, GraphNode, Parameters, Spike, SpikingGraph, freed_after
 from snnfl.spiking.network import CHUNK_BYTES, analog_value
 
 
@@ -81,6 +81,8 @@ def plan_memory(
             chunks[node.name], converting = account.chunk(node, held)
             needed[node.name], most = max(most, converting), 0
         peak = max(peak, most, *needed.values())
+    if config.calibration in ("bias", "bias_potential"):
+        peak = max(peak, account.readout())
     if peak > config.max_bytes:
         raise ValueError(
             f"max_bytes={config.max_bytes}: the conversion of {images} images in {config.calibration_length} time "
@@ -107,9 +109,8 @@ class _Account:
 
     def held(self) -> Iterator[tuple[int, GraphNode]]:
         """Yield each node with the bytes of activations, constants, trains and means while it is converted."""
-        graph, sizes = self.graph, self.sizes
-        constant = sum(sizes[node.name] for node in graph.nodes if node.name not in graph.varying)
-        alive, trains, means = {graph.input}, frozenset[str](), 0
+        graph, sizes, constant = self.graph, self.sizes, self._constants()
+        alive, trains, means = set[str](), frozenset[str](), 0
         for node in graph.nodes:
             alive.add(node.name)
             if isinstance(node, Spike) and node.name in graph.trains_behind[graph.output]:
@@ -119,6 +120,18 @@ class _Account:
             alive.difference_update(graph.freed_after[node.name])
             if isinstance(node, Spike):
                 trains = (trains | {node.name}) & read_after(graph, node.name)
+
+    def readout(self) -> int:
+        """Return the bytes of everything while the readout is calibrated: what it reads, and its values."""
+        graph, sizes = self.graph, self.sizes
+        means = graph.trains_behind[graph.output]
+        nodes = graph.readout_from({*means, *(name for name in graph.by_name if name not in graph.varying)})
+        freed, alive, most = freed_after(nodes), set[str](), 0
+        for node in nodes:
+            alive.add(node.name)
+            most = max(most, sum(sizes[name] for name in alive))
+            alive.difference_update(freed[node.name])
+        return self.images * (self._constants() + sum(sizes[name] for name in means) + sizes[graph.output] + most)
 
     def chunk(self, layer: Spike, held: int) -> tuple[tuple[int, int], int]:
         """Choose a layer's images and time steps per chunk; return the bytes of its conversion with them too."""
@@ -146,6 +159,11 @@ class _Account:
         if self.config.calibration == "time_bias" and count < self.images:  # takes all images at once
             count = 0
         return count, max(needed[layer] + count * size for layer, size in sizes.items())
+
+    def _constants(self) -> int:
+        """Return the bytes of an image and of its values in front of the first spikes."""
+        graph = self.graph
+        return self.sizes[graph.input] + sum(self.sizes[n.name] for n in graph.nodes if n.name not in graph.varying)
 
     def _train(self, layer: str) -> int:
         return self.images * self.sizes[layer] // self.itemsize * -(-self.config.calibration_length // STEPS)

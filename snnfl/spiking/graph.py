@@ -8,7 +8,7 @@ concatenation, reshaping) are linear in their input, so they may act on every ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -139,6 +139,12 @@ LINEAR_OPS: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def freed_after(nodes: Sequence[GraphNode]) -> dict[str, tuple[str, ...]]:
+    """Tell which values no later one of ``nodes`` reads once each of them has been computed."""
+    last_reader = {name: node.name for node in nodes for name in node.inputs}
+    return {node.name: tuple(n for n, reader in last_reader.items() if reader == node.name) for node in nodes}
+
+
 @dataclass(frozen=True)
 class SpikingGraph:
     """Nodes in topological order; the last one is the output, ``input`` names the image.
@@ -182,8 +188,16 @@ class SpikingGraph:
     @cached_property
     def freed_after(self) -> dict[str, tuple[str, ...]]:
         """Values that nothing reads after a node has been computed."""
-        last_reader = {name: users[-1].name for name, users in self.consumers.items() if users}
-        return {node.name: tuple(n for n, reader in last_reader.items() if reader == node.name) for node in self.nodes}
+        return freed_after(self.nodes)
+
+    def readout_from(self, known: Container[str]) -> tuple[GraphNode, ...]:
+        """Nodes that have to be computed for the output where some values are known, in order."""
+        wanted, found = {self.output}, list[GraphNode]()
+        for node in reversed(self.nodes):
+            if node.name in wanted and node.name not in known:
+                wanted.update(node.inputs)
+                found.append(node)
+        return tuple(reversed(found))
 
     @cached_property
     def varying(self) -> frozenset[str]:

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from snnfl.spiking.events import EventLayer, event_layers
-from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
+from snnfl.spiking.graph import (
+    Affine,
+    GraphNode,
+    LinearMap,
+    MaxPool,
+    Parameters,
+    Spike,
+    SpikingGraph,
+    freed_after,
+)
 from snnfl.spiking.neuron import broadcast, integrate_and_fire
 
 CHUNK_BYTES = 2 * 2**20
@@ -294,11 +303,13 @@ def linear_value(
 
 
 def readout(graph: SpikingGraph, parameters: Parameters, means: Mapping[str, Tensor]) -> Tensor:
-    """Compute the layers behind the last spikes from the means over time of what they read."""
-    values = dict(means)
-    for node in graph.nodes:
-        if node.name in graph.tail and node.name in graph.varying:
-            values[node.name] = analog_value(node, values, parameters)
+    """Compute the output from constants and the means over time of spikes, or of what is linear in them."""
+    values, nodes = dict(means), graph.readout_from(means)
+    freed = freed_after(nodes)
+    for node in nodes:
+        values[node.name] = analog_value(node, values, parameters)
+        for name in freed[node.name]:
+            del values[name]
     return values[graph.output]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from snnfl.config import ConfigError
 from snnfl.conversion import ConversionConfig, ConversionError, convert, convert_state, fold, mmse_threshold, trace
 from snnfl.conversion.calibration import TIME_BIAS_CORRECTIONS, TIME_BIAS_RATE
 from snnfl.spiking import Spike, SpikingGraph
@@ -149,9 +150,8 @@ def test_what_is_read_late_equals_the_literal_algorithm(network, calibration, st
 
 @pytest.mark.parametrize("calibration", ["potential", "bias_potential"])
 def test_potentials_of_steps_that_are_not_read_are_refused(calibration):
-    config = ConversionConfig(calibration=calibration, readout="second_half")
-    with pytest.raises(ValueError, match=f"calibration={calibration} changes the first steps alone"):
-        convert(networks.trained(networks.Plain), networks.images(2), config)
+    with pytest.raises(ConfigError, match=f"calibration={calibration} changes the first steps alone"):
+        ConversionConfig(calibration=calibration, readout="second_half")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -292,6 +292,29 @@ def test_a_wrong_calibration_batch_is_an_error(images, words):
         convert(model, images, ConversionConfig())
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"thresholds": "chanel_mmse"}, "thresholds=chanel_mmse: expected one of layer_mmse, .*did you mean 'chann"),
+        ({"calibration": "Bias"}, "calibration=Bias: expected one of none, bias, .*did you mean 'bias'"),
+        ({"initial_potential": "full"}, "initial_potential=full: expected one of zero, half, drip"),
+        ({"max_pooling": "mean"}, "max_pooling=mean: expected one of error, average, pre_spike"),
+        ({"candidates": 120}, "candidates=120: expected at most 99"),
+        ({"percentile": 0}, "percentile=0: expected more than 0"),
+        ({"percentile": 200.0}, "percentile=200.0: expected at most 100"),
+        ({"percentile": float("nan")}, "percentile=nan: expected a finite number"),
+        ({"steps": 0}, "steps=0: expected at least 1"),
+        ({"steps": 2.5}, "steps=2.5: expected a whole number"),
+        ({"steps": True}, "steps=True: expected a whole number"),
+        ({"calibration_steps": 0}, "calibration_steps=0: expected at least 1"),
+        ({"max_bytes": None}, "max_bytes=None: expected a whole number"),
+    ],
+)
+def test_an_option_out_of_its_range_is_an_error(options, words):
+    with pytest.raises(ConfigError, match=rf"^{words}"):
+        ConversionConfig(**options)
 
 
 def test_a_layer_that_is_silent_on_the_calibration_images_converts():
