@@ -63,9 +63,9 @@ def test_an_attack_takes_and_nothing_happens_where_nobody_attacks(
     assert clean[-1][ACCURACY] > 0.9
 
 
-@pytest.mark.parametrize("spiking", [True, False])
+@pytest.mark.parametrize(("spiking", "accuracy"), [(True, 0.6), (False, 0.3)])
 def test_one_round_of_a_scaled_update_installs_a_backdoor_and_an_unscaled_one_does_not(
-    tmp_path: Path, spiking: bool
+    tmp_path: Path, spiking: bool, accuracy: float
 ) -> None:
     kind = "snn" if spiking else "ann"
     poisoning = [f"strategy.spiking={spiking}", "poisoning.attack=model_replacement", f"poisoning.first_round={ROUNDS}"]
@@ -75,7 +75,7 @@ def test_one_round_of_a_scaled_update_installs_a_backdoor_and_an_unscaled_one_do
     assert before[f"attack_success_{kind}"] < 0.05
     assert after[f"attack_success_{kind}"] > 0.9
     # The model is replaced, not ruined; but the honest updates come on top, and this model is still learning.
-    assert after[f"server_{kind}_accuracy"] > 0.3
+    assert after[f"server_{kind}_accuracy"] > accuracy
     assert unscaled[-1][f"attack_success_{kind}"] < 0.6
 
 
