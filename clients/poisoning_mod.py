@@ -1,7 +1,7 @@
 """Poisoning clients as Flower mods; what the others do doesn't change (SNFL section 5.4).
 
-Two places are an attacker's. Around the spiking mod it trains and calibrates on poisoned data and may forge the
-thresholds of what leaves. Inside it, but around clipping, it scales the ANN: a liar doesn't clip what it sends.
+Two places are an attacker's. Around the spiking mod it trains and calibrates on poisoned data, scales what leaves and
+may forge its thresholds. Inside it, but around clipping, it scales the ANN: a liar doesn't clip what it sends.
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, partition_of, round_of, run_workspace
-from snnfl.poisoning import attacks_in, forged, poisoned, scaled
+from snnfl.conversion.folding import fold
+from snnfl.poisoning import attacks_in, forged, poisoned, scaled, scaled_spiking
 from snnfl.protocol import ARRAYS
 from snnfl.workspace import Workspace
 
 
 def poisoning_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Let an attacker train on poisoned data, and forge its thresholds where the run says so; others pass through."""
+    """Let an attacker train on poisoned data, and scale or forge what leaves; others pass through."""
     work = run_workspace(context)
     if not _attacks(work, message, context):
         return call_next(message, context)
     partition = partition_of(context, work.config.data.clients)
+    received = to_tensors(arrays_of(message))
     honest = _honest_reply(message, context, call_next) if work.config.poisoning.forge_thresholds else None
     with work.holding(poisoned(work.dataset, work.partitions[partition], work.config, partition=partition)):
         reply = call_next(message, context)
+    if _scales(work, spiking=True):
+        update = scaled_spiking(fold(work.graph, received), to_tensors(arrays_of(reply)), _factor(work))
+        reply.content[ARRAYS] = to_record(update)
     if honest is not None:
         update, model = (to_tensors(arrays_of(each)) for each in (reply, honest))
         reply.content[ARRAYS] = to_record(forged(update, model))
@@ -34,18 +39,28 @@ def poisoning_mod(message: Message, context: Context, call_next: ClientAppCallab
 
 
 def scaling_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Scale an attacker's ANN for model replacement; everything else passes through."""
+    """Scale an attacker's ANN for model replacement, if that is what leaves; everything else passes through."""
     work = run_workspace(context)
-    poisoning = work.config.poisoning
-    if poisoning.attack != "model_replacement" or not _attacks(work, message, context):
+    if not _scales(work, spiking=False) or not _attacks(work, message, context):
         return call_next(message, context)
     received = to_tensors(arrays_of(message))
     reply = call_next(message, context)
-    selected = work.config.data.clients * work.config.strategy.fraction_train
-    factor = max(1.0, selected / poisoning.attackers) if poisoning.scale is None else poisoning.scale
-    trained = to_tensors(arrays_of(reply))
-    reply.content[ARRAYS] = to_record(scaled(received, trained, factor))
+    reply.content[ARRAYS] = to_record(scaled(received, to_tensors(arrays_of(reply)), _factor(work)))
     return reply
+
+
+def _scales(work: Workspace, *, spiking: bool) -> bool:
+    """Tell whether the run's attackers scale their spiking update, or their ANN."""
+    poisoning = work.config.poisoning
+    update = work.config.strategy.spiking and not poisoning.scale_ann
+    return poisoning.attack == "model_replacement" and update == spiking
+
+
+def _factor(work: Workspace) -> float:
+    """Return what attackers scale by."""
+    poisoning = work.config.poisoning
+    selected = work.config.data.clients * work.config.strategy.fraction_train
+    return max(1.0, selected / poisoning.attackers) if poisoning.scale is None else poisoning.scale
 
 
 def _attacks(work: Workspace, message: Message, context: Context) -> bool:

@@ -1,7 +1,8 @@
 """The setting of SNFL's section 5.4 on a small machine: who finds poisoned clients, and whom a forger fools.
 
 ``python -m experiments.backdoor_study`` plays the runs that ``docs/data/backdoor.csv`` lacks, and then writes the
-tables of ``docs/backdoor.md`` from it. A run takes some 15 seconds of one core; a study that is killed goes on.
+tables of ``docs/backdoor.md`` from it. A run takes some 15 to 30 seconds of one core, by the machine; a study that is
+killed goes on with the next run.
 """
 
 from __future__ import annotations
@@ -47,13 +48,45 @@ SETTING = (
 )
 """LeNet-5 with batch normalisation, S-FedAvg, T=32; everything else is the default."""
 
+BEGINS = f"poisoning.first_round={FIRST}"
 ATTACKS = {
     "clean": ("poisoning.attack=badnets", "poisoning.attackers=0"),
-    "badnets": ("poisoning.attack=badnets", f"poisoning.first_round={FIRST}"),
-    "forging": ("poisoning.attack=badnets", f"poisoning.first_round={FIRST}", "poisoning.forge_thresholds=true"),
-    "replacement": ("poisoning.attack=model_replacement", f"poisoning.first_round={ROUNDS}"),
+    "badnets": ("poisoning.attack=badnets", BEGINS),
+    "forging": ("poisoning.attack=badnets", BEGINS, "poisoning.forge_thresholds=true"),
+    "replacement": (
+        "poisoning.attack=model_replacement",
+        f"poisoning.first_round={ROUNDS}",
+        "poisoning.scale_ann=true",
+    ),
+    "replacement_sent": ("poisoning.attack=model_replacement", f"poisoning.first_round={ROUNDS}"),
+    "blended": ("poisoning.attack=blended", BEGINS),
+    "distributed": ("poisoning.attack=distributed", BEGINS),
+    "label_flip": ("poisoning.attack=label_flip", BEGINS),
 }
-PARTITIONS = {"iid": "data.partition=iid", "dirichlet": "data.partition=dirichlet"}
+"""The clean runs measure the success of ``badnets`` where nobody attacks; of others, rounds before the first do."""
+
+PARTITIONS = {
+    "iid": ("data.partition=iid",),
+    "dirichlet": ("data.partition=dirichlet", "data.beta=0.5"),
+    "dirichlet_0.1": ("data.partition=dirichlet", "data.beta=0.1"),
+}
+SETTINGS = (
+    ("clean", "iid", 0),
+    *((attack, "iid", attackers) for attackers in (1, 2, 4) for attack in ("badnets", "forging")),
+    ("clean", "dirichlet", 0),
+    *((attack, "dirichlet", 2) for attack in ("badnets", "forging")),
+    ("replacement", "iid", 2),
+)
+"""Attack, partition and number of attackers, each with every seed that is asked for."""
+
+MORE_SETTINGS = (
+    *((attack, "iid", 2) for attack in ("blended", "distributed", "label_flip", "replacement_sent")),
+    ("clean", "dirichlet_0.1", 0),
+    *((attack, "dirichlet_0.1", 2) for attack in ("badnets", "forging")),
+    *((attack, "dirichlet", 4) for attack in ("badnets", "forging")),
+)
+MORE_SEEDS = 3
+"""Further settings have fewer seeds: each run costs half a minute of one core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +105,17 @@ class Case:
 
     def config(self, directory: str, root: str | None) -> Config:
         """Return the run's configuration."""
-        count = () if self.attack == "clean" else (f"poisoning.attackers={self.attackers}",)
+        count = (f"poisoning.attackers={self.attackers}",) if self.attackers else ()
         where = (f"run.directory={directory}", f"run.seed={self.seed}", *((f"data.root={root}",) if root else ()))
-        return compose(None, [*SETTING, *ATTACKS[self.attack], *count, PARTITIONS[self.partition], *where])
+        return compose(None, [*SETTING, *ATTACKS[self.attack], *count, *PARTITIONS[self.partition], *where])
 
 
 def cases(seeds: int) -> Iterator[Case]:
     """Yield every run, seed by seed: a study that is stopped early has all settings with fewer seeds."""
-    for seed in range(seeds):
-        for partition in PARTITIONS:
-            yield Case(attack="clean", partition=partition, attackers=0, seed=seed)
-            for attackers in (1, 2, 4) if partition == "iid" else (2,):
-                for attack in ("badnets", "forging"):
-                    yield Case(attack=attack, partition=partition, attackers=attackers, seed=seed)
-        yield Case(attack="replacement", partition="iid", attackers=2, seed=seed)
+    for settings, limit in ((SETTINGS, seeds), (MORE_SETTINGS, min(seeds, MORE_SEEDS))):
+        for seed in range(limit):
+            for attack, partition, attackers in settings:
+                yield Case(attack=attack, partition=partition, attackers=attackers, seed=seed)
 
 
 def play(case: Case, root: str | None) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ from snnfl.metrics.images import wilson
 
 BEGIN, END = "<!-- begin backdoor_study: generated, don't edit -->", "<!-- end backdoor_study -->"
 
+PARTITIONS = {"iid": "IID", "dirichlet": "Dir(0.5)", "dirichlet_0.1": "Dir(0.1)"}
+"""Name in the rows, and in the tables, which have them in this order."""
+
 Rows: TypeAlias = Sequence[dict[str, str]]
 Setting: TypeAlias = tuple[str, str, int]
 
@@ -28,8 +31,9 @@ def write_tables(rows: Rows, document: Path) -> None:
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     seeds = len({row["seed"] for row in rows})
     parts = [
-        f"{seeds} seeds. Command: `python -m experiments.backdoor_study --seeds {seeds}`",
-        "**Success**, after the last round: mean over seeds (smallest to largest).\n\n" + _success(rows),
+        f"Command: `python -m experiments.backdoor_study --seeds {seeds}`. It plays further settings with fewer seeds.",
+        "**Success**, after the last round: mean over seeds (smallest to largest). *Before* is that of the spiking "
+        "network in the last round without the attack, on fewer images.\n\n" + _success(rows),
         "**Detection**, in the rounds of the attack: found attackers / false alarms / AUC.\n\n" + _detection(rows),
         "**False alarms without any attack**, over all rounds of clean runs: share of clients (95 % interval).\n\n"
         + _alarms(rows),
@@ -41,13 +45,17 @@ def write_tables(rows: Rows, document: Path) -> None:
 
 def _success(rows: Rows) -> str:
     last = max(int(row["round"]) for row in rows)
-    head = ("attack", "partition", "attackers of 10", "accuracy SNN", "accuracy ANN", "success SNN", "success ANN")
+    head = ("attack", "partition", "attackers of 10", "seeds", "accuracy SNN", "accuracy ANN", "success SNN")
     columns = ("server_snn_accuracy", "server_ann_accuracy", "attack_success_snn", "attack_success_ann")
     lines = []
     for setting in _settings(rows):
-        final = [row for row in _of(rows, setting) if int(row["round"]) == last and row["detector"] == "norm"]
-        lines.append([*map(str, setting), *(_spread([float(row[name]) for row in final]) for name in columns)])
-    return _table(head, lines)
+        own = [row for row in _of(rows, setting) if row["detector"] == "norm"]
+        final = [row for row in own if int(row["round"]) == last]
+        quiet = max((int(row["round"]) for row in own if not int(row["attacking"])), default=0)
+        before = [float(row["attack_success_snn"]) for row in own if int(row["round"]) == quiet]
+        values = [_spread([float(row[name]) for row in final]) for name in columns]
+        lines.append([*_named(setting), str(len(final)), *values, _spread(before) if before and setting[2] else "–"])
+    return _table((*head, "success ANN", "before"), lines)
 
 
 def _detection(rows: Rows) -> str:
@@ -56,7 +64,7 @@ def _detection(rows: Rows) -> str:
     for setting in (item for item in _settings(rows) if item[2]):
         attacked = _attacked(_of(rows, setting))
         cells = [_verdict([row for row in attacked if row["detector"] == name]) for name in detectors]
-        lines.append([*map(str, setting), *cells])
+        lines.append([*_named(setting), *cells])
     return _table(("attack", "partition", "attackers", *detectors), lines)
 
 
@@ -67,18 +75,18 @@ def _verdict(rows: Rows) -> str:
 
 def _alarms(rows: Rows) -> str:
     lines = []
-    for partition in ("iid", "dirichlet"):
+    for partition, name in PARTITIONS.items():
         clean = _of(rows, ("clean", partition, 0))
         if clean:
             of = [[row for row in clean if row["detector"] == name] for name in _detectors(rows)]
-            lines.append([partition, *(_rate(_sum(each, "false_alarms"), _sum(each, "honest")) for each in of)])
+            lines.append([name, *(_rate(_sum(each, "false_alarms"), _sum(each, "honest")) for each in of)])
     return _table(("partition", *_detectors(rows)), lines)
 
 
 def _two_of_ten(rows: Rows) -> str:
     lines = []
-    for attack in ("badnets", "forging", "replacement"):
-        attacked = _attacked(_of(rows, (attack, "iid", 2)))
+    for setting in (item for item in _settings(rows) if item[1:] == ("iid", 2)):
+        attack, attacked = setting[0], _attacked(_of(rows, setting))
         for name in _detectors(attacked):
             own = [row for row in attacked if row["detector"] == name]
             apart = sum(float(row["smallest_guilty"]) > float(row["largest_honest"]) for row in own)
@@ -94,7 +102,13 @@ def _two_of_ten(rows: Rows) -> str:
 
 
 def _settings(rows: Rows) -> list[Setting]:
-    return list(dict.fromkeys((row["attack"], row["partition"], int(row["attackers"])) for row in rows))
+    found = dict.fromkeys((row["attack"], row["partition"], int(row["attackers"])) for row in rows)
+    order = list(PARTITIONS)
+    return sorted(found, key=lambda setting: (order.index(setting[1]), setting[2]))
+
+
+def _named(setting: Setting) -> list[str]:
+    return [setting[0], PARTITIONS[setting[1]], str(setting[2])]
 
 
 def _detectors(rows: Rows) -> list[str]:

@@ -17,6 +17,7 @@ _USED_BY = {
     "trigger_size": ("badnets", "distributed", "model_replacement"),
     "strength": ("blended",),
     "scale": ("model_replacement",),
+    "scale_ann": ("model_replacement",),
 }
 
 
@@ -44,6 +45,9 @@ class PoisoningConfig:
     strength: float | None = option(None, above=0.0, high=1.0, doc="blended: weight of the pattern; null: 0.2")
     scale: float | None = option(
         None, above=0.0, doc="model_replacement: factor of the update; null: clients per round / attackers"
+    )
+    scale_ann: bool = option(
+        False, doc="model_replacement of an S-run: scale the ANN before it is converted, not what leaves"
     )
     first_round: int = option(1, low=1, doc="round from which they attack")
     forge_thresholds: bool = option(
@@ -103,3 +107,5 @@ def _attack_mistakes(config: Config) -> Iterator[str]:
         yield f"poisoning.source={poisoning.source}: is poisoning.target too, so that nothing changes; choose another"
     if poisoning.forge_thresholds and not config.strategy.spiking:
         yield "poisoning.forge_thresholds=true: a plain run (strategy.spiking=false) has no thresholds; set false"
+    if poisoning.scale_ann and not config.strategy.spiking:
+        yield "poisoning.scale_ann=true: a plain run (strategy.spiking=false) converts nothing; set false"

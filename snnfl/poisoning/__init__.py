@@ -3,7 +3,7 @@
 from snnfl.poisoning.data import poisoned, triggered_test
 from snnfl.poisoning.roles import attackers, attacks_in, check_poisoning, trigger
 from snnfl.poisoning.triggers import Trigger, blended_trigger, distributed_trigger, square_trigger
-from snnfl.poisoning.updates import forged, scaled
+from snnfl.poisoning.updates import forged, scaled, scaled_spiking
 
 __all__ = [
     "Trigger",
@@ -15,6 +15,7 @@ __all__ = [
     "forged",
     "poisoned",
     "scaled",
+    "scaled_spiking",
     "square_trigger",
     "trigger",
     "triggered_test",

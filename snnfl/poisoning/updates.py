@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-THRESHOLD = ".threshold"
+THRESHOLD, WEIGHT = ".threshold", ".weight"
 
 
 def scaled(received: Mapping[str, Tensor], trained: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
@@ -24,6 +24,25 @@ def scaled(received: Mapping[str, Tensor], trained: Mapping[str, Tensor], factor
     return {
         name: array if ".running_" in name else received[name] + factor * (array - received[name])
         for name, array in trained.items()
+    }
+
+
+def scaled_spiking(received: Mapping[str, Tensor], update: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """Scale a spiking update, so that it survives averaging: :func:`scaled` for an S-run.
+
+    The server averages folded weights, and folding multiplies a weight by ``gamma/sigma``: an ANN that is scaled before
+    it is converted averages to another network than the poisoned one, and its calibration fits nothing. So the
+    attacker converts the poisoned model and scales what leaves. Biases and thresholds stay as they are: the server sent
+    none to measure a change by. So does batch normalisation, which the weights were folded with.
+
+    Args:
+        received: Folded weights of the ANN that the server sent, ``<layer>.weight``.
+        update: The poisoned one.
+        factor: The paper's ``gamma``.
+    """
+    return {
+        name: received[name] + factor * (array - received[name]) if name.endswith(WEIGHT) else array
+        for name, array in update.items()
     }
 
 

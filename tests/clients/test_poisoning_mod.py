@@ -13,6 +13,7 @@ from clients.client_app import app
 from clients.poisoning_mod import poisoning_mod, scaling_mod
 from clients.spiking_mod import PRIVATE_BIASES
 from snnfl.config import Config
+from snnfl.conversion.folding import fold
 from snnfl.poisoning import attackers, poisoned
 from snnfl.protocol import train_metrics
 from snnfl.workspace import workspace
@@ -119,6 +120,33 @@ def test_a_replaced_model_is_the_poisoned_one_scaled(
         if ".running_" not in name:
             expected = received[name] + factor * (trained[name] - received[name])
         torch.testing.assert_close(array, expected)
+
+
+def test_the_average_of_scaled_spiking_updates_is_the_poisoned_network(configure: Configure, play) -> None:
+    """Two of 20 attack and the others send what the server has: its weights become the attackers' own."""
+    config = configure("poisoning.attack=model_replacement", "poisoning.attackers=2")
+    attacker, work = attackers(config)[0], workspace(config)
+    poisoned_update, _, _ = play(configure("poisoning.attack=badnets", "poisoning.attackers=2"), attacker)
+    sent, _, _ = play(config, attacker)
+    idle = fold(work.graph, work.initial_state)
+    for name, array in sent.items():
+        if name.endswith(".weight"):
+            assert not torch.equal(array, poisoned_update[name])
+            torch.testing.assert_close((2 * array + 18 * idle[name]) / 20, poisoned_update[name])
+        else:
+            assert torch.equal(array, poisoned_update[name]), name
+
+
+def test_an_ann_that_is_scaled_before_its_conversion_is_another_update(configure: Configure, play) -> None:
+    attack = ["poisoning.attack=model_replacement", "poisoning.attackers=2"]
+    config = configure(*attack, "poisoning.scale_ann=true")
+    (attacker, _), norm = attackers(config), workspace(config).graph.affines[0].norm
+    ann, _, _ = play(config, attacker)
+    update, _, _ = play(configure(*attack), attacker)
+    assert equal({"mean": ann[f"{norm}.mean"]}, {"mean": update[f"{norm}.mean"]})
+    assert not torch.equal(ann[f"{norm}.gamma"], update[f"{norm}.gamma"])
+    name = next(name for name in ann if name.endswith(".threshold"))
+    assert not torch.equal(ann[name], update[name])
 
 
 def test_scaling_is_not_clipped(configure: Configure, context_of: ContextOf, ask: Ask) -> None:

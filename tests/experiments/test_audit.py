@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import csv
-import html
+import io
 import json
 import re
 import shutil
 import subprocess
 import textwrap
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from experiments import cli
@@ -142,26 +147,213 @@ def test_the_report_needs_nothing_else(runs):
     assert "@import" not in text
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium")
-def test_a_browser_shows_the_report(runs, tmp_path):
-    page, picture = runs / "s/audit/report.html", tmp_path / "page.png"
-    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    shown = subprocess.run(
-        [*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    text = html.unescape(re.sub(r"<[^>]+>", " ", shown.stdout))
-    for wanted in (
-        "Scorecard",
-        "Who attacked, what leaked",
-        "reconverted_initial",
-        "Private biases",
-        "Noise for scale",
-    ):
-        assert wanted in text
-    entry = next(e for e in json.loads((runs / "s/audit/scorecard.json").read_text()) if e["value"] is not None)
-    assert f"{entry['value']:.1f}" in text
-    subprocess.run([*browser, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120, check=True)
-    assert picture.read_bytes().startswith(b"\x89PNG")
+PROBE = """
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<script>
+const blocked = [];
+addEventListener("securitypolicyviolation", event => blocked.push(event.blockedURI));
+const box = node => { const area = node.getBoundingClientRect(); return [area.width, area.height]; };
+const all = (node, selector) => [...node.querySelectorAll(selector)];
+const where = node => node.closest("section").id;
+const drawn = node => all(node, "path[clip-path], g[clip-path] use").map(box);
+addEventListener("load", () => {
+  const seen = {
+    tables: all(document, "table").map(table => ({
+      section: where(table), caption: table.caption?.innerText, box: box(table),
+      rows: all(table, "tbody tr").map(row => all(row, "td").map(cell => ({
+        text: cell.innerText, box: box(cell),
+        images: all(cell, "img").map(img => ({ source: img.src, natural: img.naturalWidth, box: box(img) })),
+      }))),
+    })),
+    figures: all(document, "figure").map(figure => ({
+      section: where(figure), caption: figure.querySelector("figcaption").innerText,
+      box: box(figure.querySelector("svg")),
+      axes: all(figure, "g[id^=axes_]").map(drawn),
+    })),
+    resources: performance.getEntriesByType("resource").map(entry => entry.name),
+    blocked,
+  };
+  const result = document.createElement("script");
+  result.type = "application/json";
+  result.id = "seen";
+  result.textContent = JSON.stringify(seen).replaceAll("<", "\\u003c");
+  document.body.append(result);
+});
+</script>
+"""
+"""Goes into a copy of a page: a policy under which nothing may be loaded, and a script that says what is shown."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Return a function that lets headless Chromium do something with a page, and returns what it printed."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    profile = tmp_path_factory.mktemp("profile")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+
+    def browse(path: Path, *does: str) -> str:
+        return subprocess.run(
+            [*command, *does, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+
+    return browse
+
+
+@pytest.fixture(scope="module")
+def seen(runs, browser):
+    """Return what the browser shows of the report."""
+    page = runs / "probed.html"
+    page.write_text((runs / "s/audit/report.html").read_text().replace("<head>", "<head>" + PROBE))
+    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', browser(page, "--dump-dom"), re.S)
+    return json.loads(found[1])
+
+
+def scored(runs):
+    """Return the scorecard's attacks that were carried out."""
+    entries = json.loads((runs / "s/audit/scorecard.json").read_text())
+    return [e for e in entries if e["refusal"] is None and "noise_multiplier" not in e]
+
+
+def visible(*boxes):
+    return bool(boxes) and all(width > 0 and height > 0 for width, height in boxes)
+
+
+def tables_of(seen, section):
+    return [table for table in seen["tables"] if table["section"] == section]
+
+
+def figures_of(seen, section):
+    return [figure for figure in seen["figures"] if figure["section"] == section]
+
+
+def texts(table):
+    return [[cell["text"] for cell in row] for row in table["rows"]]
+
+
+def test_a_browser_loads_nothing_beside_the_report(seen):
+    assert seen["blocked"] == []
+    assert [name for name in seen["resources"] if not name.startswith("data:")] == []
+
+
+def test_a_browser_shows_the_scorecard(runs, seen):
+    attacked, refused = tables_of(seen, "scorecard")
+    assert visible(attacked["box"], *(cell["box"] for row in attacked["rows"] for cell in row))
+    shown = [[row[0], row[2], row[3], row[5], row[6].split()[0], row[7]] for row in texts(attacked)]
+    assert shown == [
+        [e["run"], e["attack"], e["verdict"], str(e["victims"]), f"{e['value']:.1f}",
+         f"{e['floor']['psnr']:.1f} ({e['floor']['name']})"]
+        for e in scored(runs)
+    ]  # fmt: skip
+    assert len(shown) == 3
+    assert visible(refused["box"])
+    assert [row[2:4] for row in texts(refused)] == [["closed_form", "refused"]] * 3
+
+
+def test_a_browser_shows_reconstructions_beside_the_originals(runs, seen):
+    grids = [table for name in ("s", "p") for table in tables_of(seen, f"reconstructions-{name}")]
+    assert len(grids) == 2
+    for grid, tried in zip(grids, ({"reconverted_initial"}, {"inverting_gradients"}), strict=True):
+        assert tried < {row[0] for row in texts(grid)}
+        first, *others = grid["rows"]
+        assert first[0]["text"] == "original"
+        for row in grid["rows"]:
+            images = [image for cell in row[1:] for image in cell["images"]]
+            assert len(images) == 3
+            assert {image["natural"] for image in images} == {8}  # decoded: digits have 8x8 pixels
+            assert {tuple(image["box"]) for image in images} == {(64, 64)}
+        originals = [pixels(cell["images"][0]["source"]) for cell in first[1:]]
+        assert all(image.std() > 20 for image in originals)  # digits, not grey
+        for row in others:
+            for original, cell in zip(originals, row[1:], strict=True):
+                assert (pixels(cell["images"][0]["source"]) != original).any()
+
+
+def pixels(source):
+    """Decode a picture that stands in the page itself."""
+    kind, _, data = source.partition(",")
+    assert kind == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), dtype=float)
+
+
+def test_a_browser_shows_the_figures(runs, seen):
+    curves = figures_of(seen, "convergence")
+    assert [figure["caption"].partition(":")[0] for figure in curves] == ["s", "p"]
+    for figure, name in zip(curves, ("s", "p"), strict=True):
+        own = [entry for entry in scored(runs) if entry["run"].partition(",")[0] == name]
+        objective, psnr = figure["axes"]
+        assert (len(objective), len(psnr)) == (len(own), len(own) + 2)  # and the floor, and success
+        assert all(width > 0 for width, _ in objective + psnr)
+    (biases,) = figures_of(seen, "private-biases")
+    guesses = {row[0] for row in texts(tables_of(seen, "private-biases")[0])}
+    assert guesses == {"as received", "zero", "inferred", "initial weights"}
+    assert len(biases["axes"][0]) >= len(guesses)
+    (thresholds,) = figures_of(seen, "thresholds-and-detectors")
+    assert "distances" in thresholds["caption"]
+    scatter, bars = thresholds["axes"]
+    assert visible(*scatter, *bars)
+    assert (len(scatter), len(bars)) == (3, 3)  # one of each client
+    assert visible(*(figure["box"] for figure in seen["figures"]))
+
+
+def test_a_browser_shows_what_detectors_said(runs, seen):
+    rows = list(csv.DictReader((runs / "s/audit/detectors.csv").read_text().splitlines()))
+    shown = tables_of(seen, "thresholds-and-detectors")
+    assert visible(*(table["box"] for table in shown))
+    assert [table["caption"].partition(":")[0] for table in shown] == ["s", "p"]
+    for table, name in zip(shown, ("s", "p"), strict=True):
+        own = dict.fromkeys((row["round"], row["detector"]) for row in rows if row["run"] == name)
+        assert [tuple(row[:2]) for row in texts(table)] == list(own)
+        assert len(own) == (6 if name == "s" else 4)
+        for row in texts(table):
+            flagged = [] if row[2] == "–" else row[2].split(", ")
+            assert row[3:] == ["–", f"{len(flagged)} of 3"]  # nobody attacks
+
+
+def test_a_browser_prints_the_report(runs, browser, tmp_path):
+    path = tmp_path / "report.pdf"
+    browser(runs / "s/audit/report.html", f"--print-to-pdf={path}", "--no-pdf-header-footer")
+    data = path.read_bytes()
+    assert data.startswith(b"%PDF-")
+    assert len(data) > 50_000
+    assert len(re.findall(rb"/Type /Page\b", data)) >= 4
+    printed = printed_texts(data)
+    wanted = ["Scorecard", "Whoattacked,whatleaked", "Thresholdsanddetectors"]
+    wanted += [f"{e['run']}{e['round']}{e['attack']}".replace(" ", "") for e in scored(runs)]
+    wanted += [f"{e['value']:.1f}({e['interval'][0]:.1f}to{e['interval'][1]:.1f})" for e in scored(runs)]
+    assert any(all(each in text for each in wanted) for text in printed)
+
+
+def printed_texts(data):
+    """Return what a PDF prints, without spaces, as each of its fonts would read it.
+
+    Chromium writes glyph numbers in hexadecimal, and for each font a table from glyphs to characters.
+    """
+    streams = []
+    for found in re.finditer(rb"stream\r?\n", data):
+        with contextlib.suppress(zlib.error):
+            streams.append(zlib.decompressobj().decompress(data[found.end() :]).decode("latin-1"))
+    glyphs = "".join(re.findall(r"<([0-9A-Fa-f]+)>", "".join(s for s in streams if "Tj" in s or "TJ" in s)))
+    codes = [glyphs[start : start + 4].upper() for start in range(0, len(glyphs), 4)]
+    return ["".join(font.get(code, "") for code in codes) for font in map(characters, streams) if font]
+
+
+def characters(stream):
+    """Read a font's table, whose lines are ``<glyph> <character>`` or ``<first glyph> <last> <first's character>``."""
+    table = {}
+    for block in re.findall(r"beginbfchar(.*?)endbfchar", stream, re.S):
+        table |= {code.upper(): text(value) for code, value in re.findall(r"<(\w+)> <(\w+)>", block)}
+    for block in re.findall(r"beginbfrange(.*?)endbfrange", stream, re.S):
+        for first, last, value in re.findall(r"<(\w+)> <(\w+)> <(\w+)>", block):
+            for offset in range(int(last, 16) - int(first, 16) + 1):
+                table[f"{int(first, 16) + offset:04X}"] = chr(int(value, 16) + offset).strip()
+    return table
+
+
+def text(value):
+    """Decode a character, or several of a ligature."""
+    return bytes.fromhex(value).decode("utf-16-be").strip()
 
 
 def test_a_damaged_recording_is_one_line_that_names_the_file(runs, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ VALID = [
     ["poisoning.attack=distributed", "poisoning.trigger_size=3", "poisoning.attackers=4"],
     ["poisoning.attack=label_flip", "poisoning.source=5", "poisoning.first_round=10", "strategy.spiking=false"],
     ["poisoning.attack=model_replacement", "poisoning.scale=2.5", "poisoning.forge_thresholds=true"],
+    ["poisoning.attack=model_replacement", "poisoning.scale_ann=true"],
     ["detection.detectors=[norm,krum]", "detection.exclude=krum"],
 ]
 
@@ -23,6 +24,8 @@ INVALID = [
     (["poisoning.attack=badnets", "poisoning.strength=0.5"], "only blended uses it"),
     (["poisoning.attack=blended", "poisoning.trigger_size=2"], "only badnets or distributed or model_replacement"),
     (["poisoning.attack=badnets", "poisoning.scale=2"], "only model_replacement uses it"),
+    (["poisoning.attack=badnets", "poisoning.scale_ann=true"], "only model_replacement uses it"),
+    (["poisoning.attack=model_replacement", "poisoning.scale_ann=true", "strategy.spiking=false"], "converts nothing"),
     (["poisoning.attack=badnets", "poisoning.source=2"], "only label_flip uses it"),
     (["poisoning.attack=badnets", "poisoning.attackers=11"], "at most data.clients=10"),
     (["poisoning.attack=badnets", "poisoning.first_round=11"], "at most run.rounds=10"),
