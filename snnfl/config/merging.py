@@ -6,7 +6,6 @@ A configuration is written in four places that must agree: the dataclasses, a YA
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import typing
