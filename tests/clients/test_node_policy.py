@@ -83,5 +83,5 @@ def test_a_node_that_names_its_data_reads_no_weights_that_the_server_names(
 ) -> None:
     context = context_of(configure("model.weights=/etc/passwd"))
     context.node_config["data-root"] = str(tmp_path)
-    with pytest.raises(ConfigError, match="model.weights=/etc/passwd: this node reads no file that its server names"):
+    with pytest.raises(ConfigError, match=r"model.weights=/etc/passwd: this node reads no file that its server names"):
         run_workspace(context)

@@ -59,7 +59,10 @@ def test_a_run_starts_from_the_weights_of_a_file(tmp_path) -> None:
         (lambda arrays, path: path.write_bytes(b"\x80\x04pickle"), "header"),
         (lambda arrays, path: save_file({**arrays, "fc9.bias": torch.ones(1)}, path), "'fc9.bias'.*unexpected"),
         (lambda arrays, path: save_file({**arrays, "fc5.bias": torch.ones(11)}, path), "'fc5.bias'.*shape"),
-        (lambda arrays, path: save_file({k: v for k, v in arrays.items() if k != "fc5.bias"}, path), "'fc5.bias'.*miss"),
+        (
+            lambda arrays, path: save_file({k: v for k, v in arrays.items() if k != "fc5.bias"}, path),
+            "'fc5.bias'.*miss",
+        ),
         (lambda arrays, path: save_file({**arrays, "fc5.bias": torch.full((10,), torch.nan)}, path), "fc5.bias.*NaN"),
     ],
     ids=["missing", "pickle", "unexpected", "shape", "incomplete", "NaN"],
