@@ -16,7 +16,7 @@ from snnfl import rng
 from snnfl.config import Config, ConfigError
 from snnfl.data import Dataset, load, partition
 from snnfl.models import build_model
-from snnfl.spiking import SpikingGraph, trace
+from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, private_biases
 
 
@@ -110,8 +110,21 @@ class Workspace:
 
     @cached_property
     def graph(self) -> SpikingGraph:
-        """The model's spiking graph."""
-        return trace(self.model, max_pooling=self.config.conversion.max_pooling)
+        """The model's spiking graph.
+
+        Raises:
+            ConversionError: If the model doesn't convert, or an S-run wouldn't exchange all of its parameters.
+        """
+        graph = trace(self.model, max_pooling=self.config.conversion.max_pooling)
+        layers = {name for node in graph.affines for name in (node.name, node.norm) if name is not None}
+        parameters = {name for name, _ in self.model.named_parameters()}
+        if unused := sorted(name for name in parameters if name.rpartition(".")[0] not in layers):
+            raise ConversionError(
+                f"parameter {unused[0]} is in no layer of the spiking network; remove it from the model"
+            )
+        if plain := [node.norm for node in graph.affines if node.norm and f"{node.norm}.weight" not in parameters]:
+            raise ConversionError(f"{plain[0]} has no gamma and beta for the server; build it with affine=True")
+        return graph
 
     def test_images(self, server_round: int) -> int:
         """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnfl.config import ConversionConfig
 from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_time
 from snnfl.conversion.folding import fold
-from snnfl.conversion.memory import MemoryPlan, plan_memory, value_bytes
+from snnfl.conversion.memory import MemoryPlan, plan_memory
 from snnfl.conversion.replay import CurrentStore, Replay
 from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.thresholds import find_thresholds
@@ -25,7 +25,9 @@ from snnfl.spiking.network import (
     constant_values,
     in_fast_layout,
     readout,
+    value_bytes,
 )
+from snnfl.spiking.operations import ConversionError
 from snnfl.spiking.trace import trace
 
 
@@ -72,8 +74,10 @@ def convert_state(
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
     parameters = fold(graph, state)
+    if not parameters:
+        raise ConversionError("the model has no convolution or linear layer, so there are no weights to convert")
     check_images(images, next(iter(parameters.values())), "calibration images")
-    sizes = value_bytes(graph, parameters, images)
+    sizes = value_bytes(graph, parameters, images, "calibration images")
     plan = plan_memory(graph, sizes, images=len(images), itemsize=images.element_size(), config=config)
     return _Conversion(graph, parameters, in_fast_layout(images), config, plan).run()
 

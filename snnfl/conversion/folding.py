@@ -104,9 +104,10 @@ def fold(graph: SpikingGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold an ANN's state into ``<layer>.weight`` and ``<layer>.bias`` of every affine layer, as new tensors."""
     parameters = {}
     for node in graph.affines:
-        weight, bias = state[f"{node.name}.weight"], state.get(f"{node.name}.bias")
-        if node.op == "scale":  # these are gamma and beta: there is no layer but the batch normalisation
-            weight, bias = torch.ones_like(weight), None
+        if node.op == "scale" and node.norm is not None:  # there is no layer but the batch normalisation
+            weight, bias = torch.ones_like(state[f"{node.norm}.running_var"]), None
+        else:
+            weight, bias = state[f"{node.name}.weight"], state.get(f"{node.name}.bias")
         if node.norm is None:
             bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device) if bias is None else bias
             weight, bias = weight.clone(), bias.clone()
@@ -161,9 +162,15 @@ def recover(
 
 
 def norm_state(node: Affine, state: Mapping[str, Tensor]) -> BatchNormState:
-    """Read the batch normalisation behind a layer from an ANN's state."""
+    """Read the batch normalisation behind a layer from an ANN's state; one without gamma and beta has 1 and 0."""
+    mean, var = state[f"{node.norm}.running_mean"], state[f"{node.norm}.running_var"]
+    gamma, beta = state.get(f"{node.norm}.weight"), state.get(f"{node.norm}.bias")
     return BatchNormState(
-        **{field: state[f"{node.norm}.{name}"] for field, name in NORM_FIELDS.items()}, eps=node.epsilon
+        gamma=torch.ones_like(var) if gamma is None else gamma,
+        beta=torch.zeros_like(mean) if beta is None else beta,
+        mean=mean,
+        var=var,
+        eps=node.epsilon,
     )
 
 

@@ -6,15 +6,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from snnfl.config import ConversionConfig
 from snnfl.conversion.replay import read_after
 from snnfl.conversion.sharing import Sharing, share
 from snnfl.conversion.thresholds import search_bytes
 from snnfl.conversion.trains import STEPS
-from snnfl.spiking.graph import Affine, GraphNode, Parameters, Spike, SpikingGraph, freed_after
-from snnfl.spiking.network import CHUNK_BYTES, analog_value
+from snnfl.spiking.graph import GraphNode, Spike, SpikingGraph, freed_after
+from snnfl.spiking.network import CHUNK_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,27 +32,6 @@ class MemoryPlan:
     stored: int
 
 
-def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor) -> dict[str, int]:
-    """Compute the bytes of every value of one image, without computing a value.
-
-    Raises:
-        ValueError: If the images don't fit the network, naming the first layer that they don't fit.
-    """
-    shadows = {name: array.to("meta") for name, array in parameters.items()}
-    values = {graph.input: images[:1].to("meta")}
-    for node in graph.nodes:
-        try:
-            if isinstance(node, Affine) and node.op.startswith("conv"):
-                _check_dimensions(values[node.inputs[0]], shadows[f"{node.name}.weight"])
-            values[node.name] = analog_value(node, values, shadows)
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"calibration images of shape {list(images.shape)} do not fit the model: {node.name}: {reason}"
-            ) from None
-    return {name: value.nbytes for name, value in values.items()}
-
-
 def plan_memory(
     graph: SpikingGraph, sizes: Mapping[str, int], *, images: int, itemsize: int, config: ConversionConfig
 ) -> MemoryPlan:
@@ -62,7 +39,7 @@ def plan_memory(
 
     Args:
         graph: Structure of the network.
-        sizes: Bytes of each value of one image, from :func:`value_bytes`.
+        sizes: Bytes of each value of one image, from :func:`~snnfl.spiking.network.value_bytes`.
         images: Number of calibration images.
         itemsize: Bytes of an activation.
         config: Steps, calibration and ceiling.
@@ -180,9 +157,3 @@ class _Account:
         # A current is copied with what is added to it, made dense, and gives bytes and the potential.
         sizes = [self.sizes[name] for name in found]
         return sum(sizes) + 4 * self.sizes[source], max(sizes)
-
-
-def _check_dimensions(value: Tensor, weight: Tensor) -> None:
-    """A convolution takes a value without a batch dimension for one image."""
-    if value.dim() != weight.dim():
-        raise ValueError(f"expected {weight.dim()} dimensions, images first, found {value.dim()}")

@@ -112,6 +112,12 @@ def _scale(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addcmul(bias.view(-1, *axes), value, weight.view(-1, *axes))
 
 
+def _mean(value: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
+    if any(each % value.dim() < 2 for each in dim):
+        raise ValueError(f"mean over {list(dim)} of {list(value.shape)} isn't over space alone; use dimensions 2 and 3")
+    return value.mean([*dim], keepdim)
+
+
 AFFINE_OPS: dict[str, Callable[..., Tensor]] = {
     "conv1d": F.conv1d,
     "conv2d": F.conv2d,
@@ -134,7 +140,7 @@ LINEAR_OPS: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
     "concatenate": lambda *values, dim: torch.cat(values, dim=dim),
     "flatten": torch.flatten,
-    "mean": torch.mean,
+    "mean": _mean,
     "reshape": lambda value, shape: value.reshape(len(value), *shape),
 }
 

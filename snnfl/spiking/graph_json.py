@@ -73,52 +73,76 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _sizes(low: int, *, none: bool = False) -> Check:
-    """Accept a whole number of at least ``low``, or a short sequence of such."""
+def _is_size(value: Any, low: int) -> bool:
+    return type(value) is int and low <= value < 2**31
+
+
+def _sizes(low: int, *lengths: int, none: bool = False) -> Check:
+    """Accept a whole number of at least ``low``, or as many as one of ``lengths``."""
 
     def check(value: Any) -> bool:
-        parts = value if isinstance(value, tuple | list) else [value]
-        return 0 < len(parts) <= 8 and all(
-            (none and part is None) or (type(part) is int and low <= part < 2**31) for part in parts
-        )
+        parts = value if isinstance(value, tuple | list) and len(value) in lengths else [value]
+        return all((none and part is None) or _is_size(part, low) for part in parts)
 
     return check
 
 
+def _tuple(low: int, length: int) -> Check:
+    return lambda value: isinstance(value, tuple) and len(value) == length and all(_is_size(v, low) for v in value)
+
+
 def _is_spatial(value: Any) -> bool:
-    return isinstance(value, list) and _sizes(-2)(value) and not {0, 1} & {*value}
+    return (
+        isinstance(value, list)
+        and value != []
+        and len({*map(str, value)}) == len(value) <= 2
+        and all(type(dim) is int and dim in (-2, -1, 2, 3) for dim in value)
+    )
 
 
-_CONVOLUTION: dict[str, Check] = {
-    "stride": _sizes(1),
-    "padding": lambda value: value in ("same", "valid") or _sizes(0)(value),
-    "dilation": _sizes(1),
-    "groups": _is_count,
-}
-_POOL: dict[str, Check] = {"kernel_size": _sizes(1), "stride": _sizes(1), "padding": _sizes(0), "ceil_mode": _is_flag}
-_AVERAGE = {**_POOL, "count_include_pad": _is_flag}
-_MAXIMUM = {**_POOL, "dilation": _sizes(1)}
-_ADAPTIVE: dict[str, Check] = {"output_size": _sizes(1, none=True)}
+def _is_shape(value: Any) -> bool:
+    sizes = isinstance(value, list) and 0 < len(value) <= 8 and all(_is_size(size, -1) and size != 0 for size in value)
+    return sizes and value.count(-1) <= 1
+
+
+def _convolution(rank: int) -> dict[str, Check]:
+    padding = _tuple(0, rank)
+    return {
+        "stride": _tuple(1, rank),
+        "padding": lambda value: value in ("same", "valid") or padding(value),
+        "dilation": _tuple(1, rank),
+        "groups": _is_count,
+    }
+
+
+def _pool(rank: int, **more: Check) -> dict[str, Check]:
+    sizes, padding = _sizes(1, 1, rank), _sizes(0, 1, rank)
+    return {"kernel_size": sizes, "stride": sizes, "padding": padding, "ceil_mode": _is_flag, **more}
+
 
 _ARGUMENTS: dict[str, dict[str, Check]] = {
-    "conv1d": _CONVOLUTION,
-    "conv2d": _CONVOLUTION,
+    **{f"conv{rank}d": _convolution(rank) for rank in (1, 2)},
+    **{f"avg_pool{rank}d": _pool(rank, count_include_pad=_is_flag) for rank in (1, 2)},
+    **{f"max_pool{rank}d": _pool(rank, dilation=_sizes(1, 1, rank)) for rank in (1, 2)},
+    **{
+        f"adaptive_{kind}_pool{rank}d": {"output_size": _sizes(1, rank, none=True)}
+        for kind in ("avg", "max")
+        for rank in (1, 2)
+    },
     "linear": {},
     "scale": {},
-    "avg_pool1d": _AVERAGE,
-    "avg_pool2d": _AVERAGE,
-    "max_pool1d": _MAXIMUM,
-    "max_pool2d": _MAXIMUM,
-    **dict.fromkeys((f"adaptive_{kind}_pool{dim}d" for kind in ("avg", "max") for dim in (1, 2)), _ADAPTIVE),
     "add": {},
     "concatenate": {"dim": lambda value: value == 1},
     "flatten": {"start_dim": lambda value: value == 1},
     "mean": {"dim": _is_spatial, "keepdim": _is_flag},
-    "reshape": {"shape": _sizes(-1)},
+    "reshape": {"shape": _is_shape},
 }
-"""What each operation may be told."""
+"""What each operation may be told; the number of its sizes follows from its name."""
 
 _REQUIRED = {"kernel_size", "output_size", "dim", "start_dim", "shape"}
+"""What an operation can't do without; a convolution needs all that it may be told."""
+
+_WINDOW = ("kernel_size", "padding", "dilation")
 
 _KINDS: dict[str, tuple[type[GraphNode], Mapping[str, Any]]] = {
     "affine": (Affine, AFFINE_OPS),
@@ -170,7 +194,7 @@ def _decode(written: Any) -> GraphNode:
 
 def _arguments(name: str, op: str, written: dict[str, Any]) -> dict[str, Any]:
     checks = _ARGUMENTS[op]
-    missing = _REQUIRED & checks.keys() - written.keys()
+    missing = (checks.keys() if op.startswith("conv") else _REQUIRED & checks.keys()) - written.keys()
     if missing:
         raise ValueError(f"node {name}: {op} needs {min(missing)}")
     arguments = {}
@@ -178,8 +202,23 @@ def _arguments(name: str, op: str, written: dict[str, Any]) -> dict[str, Any]:
         tagged = isinstance(value, dict) and value.keys() == {"tuple"} and isinstance(value["tuple"], list)
         arguments[key] = tuple(value["tuple"]) if tagged else value
         if key not in checks or not checks[key](arguments[key]):
-            raise ValueError(f"node {name}: {op} takes no {show(key)}={show(value)}")
+            raise ValueError(f"node {name}: {op} takes no {show(key)}={show(arguments[key])}")
+    if arguments.get("padding") == "same" and set(arguments["stride"]) != {1}:
+        raise ValueError(f"node {name}: {op} takes no padding='same' with stride={show(arguments['stride'])}")
+    if "kernel_size" in arguments and _is_too_wide(arguments):
+        raise ValueError(f"node {name}: {op} takes no padding={show(arguments['padding'])} beyond half of a window")
     return arguments
+
+
+def _is_too_wide(arguments: Mapping[str, Any]) -> bool:
+    """Tell whether a window may lie in a pooling's padding alone, which PyTorch refuses."""
+
+    def per_axis(value: Any) -> list[int]:
+        values = [*value] if isinstance(value, tuple | list) else [value]
+        return values * (2 // len(values))
+
+    sizes = zip(*(per_axis(arguments.get(key, 1 if key == "dilation" else 0)) for key in _WINDOW), strict=True)
+    return any(2 * padding > dilation * (kernel - 1) + 1 for kernel, padding, dilation in sizes)
 
 
 def _check_inputs(node: GraphNode, known: Mapping[str, GraphNode | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,17 +82,15 @@ class SpikingNetwork:
             ``readout`` names.
 
         Raises:
-            ValueError: If a length isn't in ``1..steps``, there are fewer biases in time than steps, or the images are
-                empty, not finite, or of another type or device than the network.
+            ValueError: If a length isn't a whole number in ``1..steps``, there are fewer biases in time than steps, or
+                the images are no tensor, empty, not finite, of another type or device than the network, or don't fit.
         """
-        self._check_steps(steps)
+        wanted = _lengths(steps, curve)
+        self._check_steps(wanted[-1])
         check_images(images, next(iter(self.parameters.values())))
-        wanted = sorted({*curve, steps})
-        if wanted[0] < 1 or wanted[-1] > steps:
-            raise ValueError(f"curve={list(curve)}: every length must lie between 1 and steps={steps}")
+        per_image = max(value_bytes(self.graph, self.parameters, images).values())
         images = in_fast_layout(images)
-        per_image = _widest(self.graph, self.parameters, images[:1])
-        weights = max(self.parameters[f"{node.name}.weight"].nbytes for node in self.graph.affines)
+        weights = max((self.parameters[f"{node.name}.weight"].nbytes for node in self.graph.affines), default=0)
         block = max(1, max(CHUNK_BYTES, min(WEIGHT_BYTES, weights)) // (CHUNK_STEPS * per_image))
         layers = event_layers(self.graph, self.parameters)
         parts = [self._simulate_block(part, wanted, layers) for part in torch.split(images, block)]
@@ -237,13 +236,15 @@ class SpikingNetwork:
 
 
 def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> None:
-    """Check that there are images, that they are finite, and of a network's type and device.
+    """Check that images are a tensor of at least one, finite, and of a network's type and device.
 
     Neurons never fire on NaN, so that without this check a network would answer, and wrongly.
 
     Raises:
         ValueError: Naming ``what`` is wrong and the way out.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{what} are a {type(images).__name__}: give a torch.Tensor, [N, ...], of {parameter.dtype}")
     if images.dim() == 0 or len(images) == 0:
         raise ValueError(f"no {what}: give at least one")
     if images.dtype != parameter.dtype:
@@ -252,6 +253,27 @@ def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> Non
         raise ValueError(f"{what} are on {images.device}, the weights on {parameter.device}: move either")
     if not bool(torch.isfinite(images).all()):
         raise ValueError(f"{what} hold NaN or infinity: check the data and its normalisation")
+
+
+def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images") -> dict[str, int]:
+    """Compute the bytes of every value of one image, without computing a value.
+
+    Raises:
+        ValueError: If the images don't fit the network, naming the first layer that they don't fit.
+    """
+    shadows = {name: array.to("meta") for name, array in parameters.items()}
+    values = {graph.input: images[:1].to("meta")}
+    for node in graph.nodes:
+        try:
+            if isinstance(node, Affine) and node.op.startswith("conv"):
+                _check_convolved(values[node.inputs[0]], shadows[f"{node.name}.weight"], node.arguments["groups"])
+            values[node.name] = analog_value(node, values, shadows)
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{what} of shape {list(images.shape)} do not fit the model: {node.name}: {reason}"
+            ) from None
+    return {name: value.nbytes for name, value in values.items()}
 
 
 def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
@@ -318,11 +340,23 @@ def _accumulating(value: Tensor) -> torch.dtype:
     return torch.promote_types(value.dtype, torch.float32)
 
 
-def _widest(graph: SpikingGraph, parameters: Parameters, image: Tensor) -> int:
-    """Return the bytes of the largest value of one image."""
-    values = {graph.input: image}
-    widest = 1
-    for node in graph.nodes:
-        values[node.name] = analog_value(node, values, parameters)
-        widest = max(widest, values[node.name].nbytes)
-    return widest
+def _lengths(steps: int, curve: Sequence[int]) -> list[int]:
+    """Sort the lengths that logits are wanted for; ``steps`` is the last."""
+    try:
+        last, earlier = operator.index(steps), [operator.index(length) for length in curve]
+    except TypeError:
+        raise ValueError(f"steps={steps}, curve={curve}: give whole numbers of time steps, a curve as a list") from None
+    points = sorted({*earlier, last})
+    if last < 1:
+        raise ValueError(f"steps={steps}: simulate at least 1 time step")
+    if points[0] < 1 or points[-1] > last:
+        raise ValueError(f"curve={earlier}: every length must lie between 1 and steps={steps}")
+    return points
+
+
+def _check_convolved(value: Tensor, weight: Tensor, groups: int) -> None:
+    """Check what PyTorch doesn't, which takes a value without a batch dimension for one image, or doesn't say well."""
+    if value.dim() != weight.dim():
+        raise ValueError(f"expected {weight.dim()} dimensions, images first, found {value.dim()}")
+    if value.shape[1] != weight.shape[1] * groups:
+        raise ValueError(f"expected {weight.shape[1] * groups} channels, found {value.shape[1]}")

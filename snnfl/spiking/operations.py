@@ -7,7 +7,7 @@ arguments, and how the node of the spiking graph is made from them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -86,8 +86,8 @@ def _affine(op: str, *keys: str) -> Build:
 
 
 def _batch_norm(name: str, inputs: tuple[str, ...], options: Options) -> Affine:
-    if "running_var" not in options or not options["affine"]:
-        raise ConversionError("batch normalisation needs running statistics and affine parameters to be folded")
+    if "running_var" not in options:
+        raise ConversionError("batch normalisation needs running statistics to be folded; track_running_stats=True")
     return Affine(name=name, inputs=inputs, op="scale", norm=name, epsilon=options["eps"], has_bias=False)
 
 
@@ -106,6 +106,13 @@ def _hardtanh(name: str, inputs: tuple[str, ...], options: Options) -> Spike:
             f"clips to {low:g} and {high:g}, and a rate is never negative; use nn.Hardtanh(0, {high:g})"
         )
     return Spike(name=name, inputs=inputs, ceiling=float(high))
+
+
+def _clamp(name: str, inputs: tuple[str, ...], options: Options) -> Spike:
+    low, high = options.get("min"), options.get("max")
+    if low != 0 or not isinstance(high, int | float | None):
+        raise ConversionError(f"clamps to {low} and {high}; a rate lies between 0 and a number: use clamp(min=0)")
+    return Spike(name=name, inputs=inputs, ceiling=None if high is None else float(high))
 
 
 def _identity(name: str, inputs: tuple[str, ...], options: Options) -> None:
@@ -164,7 +171,7 @@ def _concatenate(name: str, inputs: tuple[str, ...], options: Options) -> Linear
 
 def _flatten(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap:
     start, end = options.get("start_dim", 0), options.get("end_dim", -1)
-    if (start, end) != (1, -1):
+    if start != 1 or end not in (-1, 3):  # no value here has more than four dimensions
         raise ConversionError(f"a flatten from {start} to {end} does not convert; use flatten(1), all but the batch")
     return LinearMap(name=name, inputs=inputs, op="flatten", arguments={"start_dim": 1})
 
@@ -176,6 +183,36 @@ def _reshape(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap:
             f"reshapes to {tuple(options['shape'])}; the first size must be the batch's own, the others numbers"
         )
     return LinearMap(name=name, inputs=inputs, op="reshape", arguments={"shape": rest})
+
+
+def dimensions(node: GraphNode, read: Sequence[int | None]) -> int | None:
+    """Count the dimensions of a node's value from those of its inputs; ``None`` where only the image tells them."""
+    known = next((count for count in read if count is not None), None)
+    if isinstance(node, Spike) or node.op in ("scale", "add", "concatenate"):
+        return known
+    if node.op == "reshape":
+        return 1 + len(node.arguments["shape"])
+    if node.op == "mean":
+        return known if known is None or node.arguments["keepdim"] else known - len(node.arguments["dim"])
+    return {"1d": 3, "2d": 4}.get(node.op[-2:], 2)  # else linear and flatten
+
+
+def from_the_front(options: Options, count: int | None) -> Options:
+    """Count the dimensions among an operation's options from the first one, if their number is known."""
+    if count is None:
+        return options
+
+    def counted(dim: Any) -> Any:
+        return dim + count if isinstance(dim, int) and -count <= dim < 0 else dim
+
+    found = {**options}
+    for key in found.keys() & {"dim", "start_dim", "end_dim"}:
+        found[key] = (
+            [counted(dim) for dim in found[key]] if isinstance(found[key], list | tuple) else counted(found[key])
+        )
+    if found.get("end_dim") == count - 1:
+        found["end_dim"] = -1
+    return found
 
 
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
@@ -197,7 +234,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         build=_batch_norm,
         targets=(nn.BatchNorm1d, nn.BatchNorm2d),
-        arguments=("input", "eps", "affine", "running_var"),
+        arguments=("input", "eps", "running_var"),
     ),
     Operation(
         build=_relu,
@@ -206,6 +243,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(build=_relu6, targets=(nn.ReLU6, F.relu6), arguments=("input", "inplace")),
     Operation(build=_hardtanh, targets=(nn.Hardtanh, F.hardtanh), arguments=("input", "min_val", "max_val", "inplace")),
+    Operation(build=_clamp, targets=(torch.clamp, torch.clamp_, "clamp", "clamp_"), arguments=("input", "min", "max")),
     Operation(
         build=_identity,
         targets=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, F.dropout, F.dropout1d, F.dropout2d),
@@ -257,6 +295,10 @@ _RATE = "use nn.ReLU: an integrate-and-fire rate is linear in its input"
 _NORM = "use batch normalisation, which is affine after training"
 _PRODUCT = "use convolutions and linear layers: a product of two activations is not linear in either's spikes"
 _RECURRENT = "use convolutions and linear layers: its gates multiply activations, which is not linear in their spikes"
+_INPUT = (
+    "give the network its whole input; of torchvision's networks with transform_input=True set model.transform_input "
+    "to False, and normalise the images before"
+)
 _CONSTANT = "put constants into the layer or batch normalisation before it"
 
 _WAYS_OUT = {
@@ -264,8 +306,17 @@ _WAYS_OUT = {
     **dict.fromkeys(("sigmoid", "hardsigmoid", "softplus"), _RATE),
     **dict.fromkeys(("layernorm", "groupnorm", "instancenorm1d", "instancenorm2d"), _NORM),
     **dict.fromkeys(
-        ("multiheadattention", "scaleddotproductattention", "softmax", "matmul", "bmm", "einsum"), _PRODUCT
+        ("multiheadattention", "scaleddotproductattention", "softmax", "logsoftmax", "matmul", "bmm", "einsum"),
+        _PRODUCT,
     ),
+    **dict.fromkeys(
+        (
+            "transformer",
+            *(f"transformer{part}{layer}" for part in ("encoder", "decoder") for layer in ("", "layer")),
+        ),
+        _PRODUCT,
+    ),
+    "getitem": _INPUT,
     **dict.fromkeys(("lstm", "gru", "rnn"), _RECURRENT),
     **dict.fromkeys(("mul", "truediv", "div", "sub"), _CONSTANT),
     **dict.fromkeys(("squeeze", "unsqueeze"), "use flatten(1) or reshape"),
@@ -282,6 +333,8 @@ def operation_of(module: nn.Module) -> Operation | None:
     return next((BY_TARGET[kind] for kind in type(module).__mro__ if kind in BY_TARGET), None)
 
 
-def way_out(kind: str) -> str:
-    """Say what to use instead of a type of module or a function."""
+def way_out(kind: str, *, last: bool = False) -> str:
+    """Say what to use instead of a type of module or a function, and of the network's ``last`` one."""
+    if last and kind.lower().replace("_", "") in ("softmax", "logsoftmax"):
+        return "drop it: the largest logit is the largest probability"
     return _WAYS_OUT.get(kind.lower().replace("_", ""), _SUPPORTED)

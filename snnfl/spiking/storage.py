@@ -69,10 +69,12 @@ def load_network(path: str | Path) -> SpikingNetwork:
                 )
                 for name in file.keys()  # noqa: SIM118
             }
+        for name, array in parameters.items():
+            if not bool(array.isfinite().all()):  # neurons never fire on NaN, so the network would answer, and wrongly
+                raise ValueError(f"array {show(name)} holds NaN or infinity")
         for node in graph.spikes:
-            threshold = parameters[f"{node.name}.threshold"]
-            if not bool(((threshold > 0) & threshold.isfinite()).all()):
-                raise ValueError(f"{show(node.name)} has a threshold that is not positive and finite")
+            if not bool((parameters[f"{node.name}.threshold"] > 0).all()):
+                raise ValueError(f"{show(node.name)} has a threshold that is not positive")
         return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"])
     except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

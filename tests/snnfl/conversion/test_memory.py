@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from snnfl.conversion import ConversionConfig, convert, fold, trace
-from snnfl.conversion.memory import plan_memory, value_bytes
+from snnfl.conversion.memory import plan_memory
 from snnfl.spiking import Affine
+from snnfl.spiking.network import value_bytes
 
 IMAGES = torch.randn(16, 2, 24, 24, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,8 +78,8 @@ def example_nodes() -> dict[str, Affine | LinearMap | MaxPool]:
     """A node for each operation, with numbers, tuples and lists among its arguments."""
     window = {"kernel_size": 2, "stride": (2,), "padding": 0, "ceil_mode": True}
     arguments: dict[str, dict[str, Any]] = {
-        "conv1d": {"stride": (2,), "padding": "same", "dilation": (1,), "groups": 1},
-        "conv2d": {"stride": (2, 1), "padding": [1, 1], "dilation": 1, "groups": 2},
+        "conv1d": {"stride": (1,), "padding": "same", "dilation": (1,), "groups": 1},
+        "conv2d": {"stride": (2, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 2},
         "avg_pool1d": {**window, "count_include_pad": False},
         "avg_pool2d": {**window, "count_include_pad": True},
         "max_pool1d": {**window, "dilation": 1},
@@ -191,6 +193,19 @@ HOSTILE: list[tuple[str, Change]] = [
     ("'padding'='reflect'", lambda about, arrays: node(about, "conv")["arguments"].update(padding="reflect")),
     ("'ceil_mode'=1", lambda about, arrays: node(about, "pool")["arguments"].update(ceil_mode=1)),
     ("needs kernel_size", lambda about, arrays: node(about, "pool")["arguments"].pop("kernel_size")),
+    *(
+        (f"needs {key}", lambda about, arrays, key=key: node(about, "conv")["arguments"].pop(key))
+        for key in ("stride", "padding", "dilation", "groups")
+    ),
+    ("'stride'=1", lambda about, arrays: node(about, "conv")["arguments"].update(stride=1)),
+    ("'stride'=[1, 1]", lambda about, arrays: node(about, "conv")["arguments"].update(stride=[1, 1])),
+    ("'dilation'=(1,)", lambda about, arrays: node(about, "conv")["arguments"].update(dilation={"tuple": [1]})),
+    ("'padding'=(1, 1, 1)", lambda about, arrays: node(about, "conv")["arguments"].update(padding={"tuple": [1] * 3})),
+    ("padding='same'", lambda about, arrays: node(about, "conv")["arguments"].update(
+        padding="same", stride={"tuple": [2, 1]})),
+    ("'kernel_size'=(2, 2, 2)", lambda about, arrays: node(about, "pool")["arguments"].update(
+        kernel_size={"tuple": [2, 2, 2]})),
+    ("half of a window", lambda about, arrays: node(about, "pool")["arguments"].update(padding=2)),
     ("'start_dim'=0", lambda about, arrays: node(about, "flatten")["arguments"].update(start_dim=0)),
     ("epsilon=nan", lambda about, arrays: node(about, "conv").update(epsilon=float("nan"))),
     ("ceiling=-1", lambda about, arrays: node(about, "relu").update(ceiling=-1)),
@@ -217,8 +232,12 @@ HOSTILE: list[tuple[str, Change]] = [
     ("F32, F64", lambda about, arrays: arrays.update({"conv.bias": torch.ones(4, dtype=torch.float64)})),
     ("not positive", lambda about, arrays: arrays.update({"relu.threshold": torch.zeros(1)})),
     ("not positive", lambda about, arrays: arrays.update({"relu.threshold": torch.tensor([1.0, 1.0, -1.0, 1.0])})),
-    ("not positive", lambda about, arrays: arrays.update({"relu.threshold": torch.tensor([float("nan")])})),
-    ("not positive", lambda about, arrays: arrays.update({"relu.threshold": torch.tensor([float("inf")])})),
+    ("'relu.threshold' holds NaN", lambda about, arrays: arrays.update({"relu.threshold": torch.tensor([math.nan])})),
+    ("'relu.threshold' holds NaN", lambda about, arrays: arrays.update({"relu.threshold": torch.tensor([math.inf])})),
+    ("'conv.weight' holds NaN", lambda about, arrays: arrays["conv.weight"].view(-1)[5:6].fill_(math.nan)),
+    ("'conv.bias' holds NaN", lambda about, arrays: arrays.update({"conv.bias": torch.full((4,), -math.inf)})),
+    ("'relu.potential' holds NaN", lambda about, arrays: arrays.update({"relu.potential": torch.full((4,), math.nan)})),
+    ("'relu.time_bias' holds", lambda about, arrays: arrays.update({"relu.time_bias": torch.full((9, 4), math.nan)})),
 ]  # fmt: skip
 
 
@@ -342,8 +361,17 @@ def test_mutated_bytes_are_read_or_refused(tmp_path_factory, data):
     read_or_refused(path)
 
 
+def failure(run: Callable[[], object]) -> str | None:
+    """Return why something cannot be computed, as a file cannot tell which images its network fits."""
+    try:
+        run()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def read_or_refused(path: Path) -> None:
-    """Nothing but a :class:`NetworkFileError` may come of it; what is read has every array that the graph asks for."""
+    """Nothing but a :class:`NetworkFileError` may come of it; what is read simulates, or says what doesn't fit."""
     network, message = None, ""
     try:
         network = SpikingNetwork.load(path)
@@ -355,3 +383,6 @@ def read_or_refused(path: Path) -> None:
     else:
         assert all(bool((level > 0).all()) for level in network.thresholds.values())
         assert all(f"{each.name}.weight" in network.parameters for each in network.graph.affines)
+        dtype = next(iter(network.parameters.values())).dtype
+        message = failure(lambda: network.simulate(networks.images(2, dtype=dtype), steps=3))
+        assert message is None or re.match(r"images of shape .* do not fit the model: .*$|steps=3: ", message), message

@@ -262,7 +262,6 @@ def test_a_relu_module_may_be_shared():
         ([nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2)], ["2 (MaxPool2d)", "AvgPool2d", "'average' or 'pre_spike'"]),
         ([nn.Linear(4, 4), nn.GELU()], ["1 (GELU)", "nn.ReLU"]),
         ([nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU()], ["1 (LayerNorm)", "batch normalisation"]),
-        ([nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU()], ["1 (BatchNorm1d)", "affine parameters"]),
         ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.ReLU()], ["running statistics"]),
         ([nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU()], ["0", "reflect", "zero padding"]),
         ([nn.ReLU(), nn.Flatten(2)], ["1 (Flatten)", "from 2 to -1", "flatten(1)"]),
@@ -270,7 +269,7 @@ def test_a_relu_module_may_be_shared():
         ([nn.ReLU(), nn.MaxPool2d(2, return_indices=True)], ["1 (MaxPool2d)", "return_indices", "maxima alone"]),
         ([nn.ReLU(), nn.Hardtanh(-1, 1)], ["1 (Hardtanh)", "nn.Hardtanh(0, 1)"]),
         ([nn.Linear(4, 2)], ["no ReLU", "put nn.ReLU"]),
-        ([nn.ReLU(), nn.Softmax(1)], ["1 (Softmax)", "a product of two activations"]),
+        ([nn.ReLU(), nn.Softmax(1)], ["1 (Softmax)", "drop it"]),
         ([nn.Conv2d(2, 3, 3), nn.ReLU(), nn.ConvTranspose2d(3, 2, 3)], ["2 (ConvTranspose2d)", "use what converts"]),
     ],
 )
@@ -287,10 +286,17 @@ def test_what_does_not_convert_is_named(layers, words):
         (lambda m, x: F.gelu(m.layer(x)), ["gelu (gelu)", "nn.ReLU"]),
         (lambda m, x: m.attention(x, x, x)[0], ["attention (MultiheadAttention)", "product of two activations"]),
         (lambda m, x: m.lstm(x)[0], ["lstm (LSTM)", "gates"]),
-        (lambda m, x: F.softmax(x, 1), ["softmax (softmax)", "product of two activations"]),
+        (lambda m, x: F.softmax(x, 1), ["softmax (softmax)", "drop it: the largest logit"]),
+        (lambda m, x: F.log_softmax(x, 1), ["log_softmax (log_softmax)", "drop it: the largest logit"]),
+        (lambda m, x: F.softmax(x, 1).relu(), ["softmax (softmax)", "product of two activations"]),
+        (lambda m, x: m.encoder(x), ["encoder (TransformerEncoderLayer)", "product of two activations"]),
+        (lambda m, x: torch.relu(x[:, :1]), ["getitem (getitem)", "transform_input to False"]),
+        (lambda m, x: torch.clamp(x, min=-1), ["clamp (clamp)", "-1", "clamp(min=0)"]),
+        (lambda m, x: m.line(x).relu().mean(-2), ["mean (mean)", "[1]", "2 and 3"]),
+        (lambda m, x: [y for y in x], ["Calls", "x (x)", "iterated over", "control flow"]),
         (lambda m, x: x @ x.T, ["getattr", "use what converts"]),
         (lambda m, x: torch.matmul(x, x), ["matmul (matmul)", "product of two activations"]),
-        (lambda m, x: x if x.sum() > 0 else -x, ["Calls", "control flow that depends on data"]),
+        (lambda m, x: x if x.sum() > 0 else -x, ["gt (gt)", "decides what", "control flow that depends on data"]),
         (lambda m, x: m.layer(m.layer(x)), ["layer (Linear)", "called twice", "a layer of its own"]),
         (lambda m, x: m.layer(input=x), ["layer (Linear)", "keywords"]),
         (lambda m, x: torch.relu(x) * 2, ["mul (mul)", "put constants into"]),
@@ -310,6 +316,7 @@ def test_what_does_not_convert_is_named(layers, words):
 )
 def test_a_call_that_does_not_convert_is_named_with_its_line(forward, words):
     layers = {"layer": nn.Linear(4, 4), "attention": nn.MultiheadAttention(4, 2), "lstm": nn.LSTM(4, 4)}
+    layers |= {"encoder": nn.TransformerEncoderLayer(4, 2), "line": nn.Conv1d(2, 2, 3)}
     model = Calls(forward, **layers)
     model.register_buffer("constant", torch.ones(4))
     with pytest.raises(ConversionError) as error:
@@ -322,17 +329,85 @@ def test_a_call_that_does_not_convert_is_named_with_its_line(forward, words):
         assert words[0] in line, (message, line)
 
 
-def test_a_model_of_two_inputs_and_unused_or_unusual_parameters_are_named():
+def test_a_model_of_two_inputs_is_named():
     class Two(nn.Module):
         def forward(self, left: Tensor, right: Tensor) -> Tensor:
             return torch.relu(left + right)
 
-    unused = Calls(lambda m, x: torch.relu(m.used(x)), used=nn.Linear(4, 4), unused=nn.Linear(4, 4))
+    with pytest.raises(ConversionError, match="left, right"):
+        trace(Two())
+
+
+def test_what_evaluation_mode_does_not_use_is_left_out():
+    """As the auxiliary heads of torchvision's GoogLeNet; its own norm takes part in training alone."""
+    model = Calls(
+        lambda m, x: m.aux(x) if m.training else torch.relu(m.used(x)), used=nn.Linear(4, 4), aux=nn.Linear(4, 9)
+    )
+    assert [node.name for node in trace(model.train()).affines] == ["used"]
+
+
+def old_weight_norm(layer: nn.Module) -> nn.Module:
     with pytest.warns(FutureWarning):
-        unusual = nn.utils.weight_norm(nn.Linear(4, 4))
-    for model, word in ((Two(), "left, right"), (unused, "unused.weight"), (nn.Sequential(unusual), "0.weight_g")):
-        with pytest.raises(ConversionError, match=word):
-            trace(model)
+        return nn.utils.weight_norm(layer)
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda module, inputs, output: 3 * output)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (hooked, r"0 \(Linear\)\S*.* has a forward hook, <lambda>, .*remove it"),
+        (old_weight_norm, r"0 \(Linear\).*torch.nn.utils.remove_weight_norm"),
+        (nn.utils.spectral_norm, r"0 \(Linear\).*torch.nn.utils.remove_spectral_norm"),
+        (nn.utils.parametrizations.weight_norm, r"0 \(ParametrizedLinear\).*weight .*remove_parametrizations"),
+        (lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.5), r"0 \(Linear\).*utils.prune.remove"),
+        (torch.compile, r"0 \(OptimizedModule\): .*_orig_mod"),
+        (torch.jit.script, r"0 \(RecursiveScriptModule\): .*the module it was made from"),
+        (nn.DataParallel, r"0 \(DataParallel\): .*\.module"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_what_runs_around_a_layer_is_named_with_the_way_out(change, words):
+    model = nn.Sequential(change(nn.Linear(4, 4)), nn.ReLU())
+    with pytest.raises(ConversionError, match=rf"^{words}"):
+        trace(model)
+
+
+def test_a_hook_on_the_model_itself_is_named():
+    with pytest.raises(ConversionError, match=r"^the model \(Sequential\): has a forward hook"):
+        trace(hooked(nn.Sequential(nn.Linear(4, 4), nn.ReLU())))
+
+
+def other_spellings(m: nn.Module, x: Tensor) -> Tensor:
+    y = torch.clamp(m.norm(m.conv(x)), min=0)
+    y = torch.cat([y, m.alone(y).clamp(0, 0.5)], dim=-3)
+    return y.flatten(start_dim=1, end_dim=3)
+
+
+def test_other_spellings_and_batch_normalisation_without_parameters():
+    """A norm without gamma and beta folds, or stands alone, as one with 1 and 0."""
+    layers = {
+        "conv": nn.Conv2d(2, 2, 3),
+        "norm": nn.BatchNorm2d(2, affine=False),
+        "alone": nn.BatchNorm2d(2, affine=False),
+    }
+    model, images = Calls(other_spellings, **layers).double(), networks.images()
+    for norm in (model.norm, model.alone):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    graph = trace(model.eval())
+    assert [node.op for node in graph.affines] == ["conv2d", "scale"]
+    assert [node.ceiling for node in graph.spikes] == [None, 0.5]
+    torch.testing.assert_close(twin_of(model, graph).analog(images), model(images), rtol=1e-12, atol=1e-12)
+
+
+def test_a_mean_over_channels_of_an_image_is_an_error_once_its_size_is_known():
+    graph = trace(Calls(lambda m, x: torch.relu(x).mean(-2)))
+    with pytest.raises(ValueError, match=r"do not fit the model: mean: mean over \[-2\] of \[1, 2, 36\]"):
+        SpikingNetwork(graph, {"relu.threshold": torch.ones(1)}).simulate(torch.ones(3, 2, 36), steps=1)
 
 
 @pytest.mark.parametrize(
