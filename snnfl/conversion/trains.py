@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnfl.spiking.compiled import compiled
 from snnfl.spiking.network import add_drive
 from snnfl.spiking.neuron import BLOCK, broadcast, integrate_and_fire
 
@@ -133,7 +133,7 @@ def _compiled(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _fire(
     current: NDArray[np.floating],
     drive: NDArray[np.floating],
@@ -157,7 +157,7 @@ def _fire(
                     out[j] |= bit if fired else np.uint8(0)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _replay(bits: NDArray[np.uint8], amplitude: NDArray[np.floating], first: int, spikes: NDArray[np.floating]) -> None:
     steps, images, neurons = spikes.shape
     silent = amplitude[0] - amplitude[0]

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnfl.spiking.compiled import compiled
 from snnfl.spiking.graph import Affine, Parameters, SpikingGraph
 from snnfl.spiking.vectors import FOUND_AT_ONCE, POSITIONS, accumulate, append_nonzero, load, store
 
@@ -129,7 +129,7 @@ def _is_plain(node: Affine) -> bool:
     return arguments["groups"] == 1 and arguments["dilation"] == (1, 1) and isinstance(arguments["padding"], tuple)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _find(
     value: Reals, first: Integers, where: Integers, positions: Integers, shape: tuple[int, ...], capacity: int
 ) -> bool:
@@ -155,7 +155,7 @@ def _find(
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _gather(
     value: Reals,
     first: Integers,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from snnfl.spiking.compiled import compiled
 
 BLOCK = 2048
 """Neurons whose potential, threshold and amplitude stay in the first-level cache while time runs."""
@@ -100,7 +101,7 @@ def _in_memory_order(
     return [threshold, amplitude, *rows], inner, spikes.movedim(-1, 2) if channels_last else spikes
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _fused(
     threshold: NDArray[np.floating],
     amplitude: NDArray[np.generic],
@@ -132,7 +133,7 @@ def _fused(
                     out[j] = amp[j] if fired else silent
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled
 def _spread(per_channel: NDArray[np.generic], inner: int, neurons: int) -> NDArray[np.generic]:
     """Repeat each channel's value for ``inner`` neurons, and all of them until every neuron has one."""
     if len(per_channel) == 1:

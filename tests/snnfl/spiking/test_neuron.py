@@ -127,6 +127,16 @@ def test_every_layout_on_the_cpu():
     assert "snnfl.spiking.scan_triton" not in sys.modules
 
 
+def test_loops_compile_where_nothing_can_be_cached():
+    """Neither the package's folder nor the user's cache can be written: Numba finds no place."""
+    code = (
+        "from numba.core import caching; caching.CompileResultCacheImpl._locator_classes = []; "
+        "import test_neuron; test_neuron.test_charge_is_conserved(); "
+        "import snnfl.conversion.trains, snnfl.spiking.events"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+
+
 needs_triton = pytest.mark.skipif(
     not neuron._has_triton(), reason="Triton is not installed: PyTorch for CUDA brings it, or pip install triton"
 )
