@@ -124,9 +124,10 @@ class _Conversion:
     def _convert_layer(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's thresholds, calibrate what flows into it and record its spike train."""
         try:
-            self.parameters[f"{node.name}.threshold"] = find_thresholds(activation, self.steps, self.config)
+            thresholds = find_thresholds(activation, self.steps, self.config, ceiling=node.ceiling)
         except ValueError as reason:
             raise ValueError(f"{node.name}: {reason}") from None
+        self.parameters[f"{node.name}.threshold"] = thresholds
         for name in self.plan.sharing.before[node.name]:
             self.replay.share(name, self._shared_chunks(node))
         if self.config.calibration == "time_bias":

@@ -16,7 +16,9 @@ PART = 2**16
 """Activations that are sorted into a histogram at once: their float64 copies stay in the second-level cache."""
 
 
-def find_thresholds(activation: Tensor, steps: int, config: ConversionConfig) -> Tensor:
+def find_thresholds(
+    activation: Tensor, steps: int, config: ConversionConfig, *, ceiling: float | None = None
+) -> Tensor:
     """Find the thresholds of one layer.
 
     ``layer_mmse`` and ``channel_mmse``: :func:`mmse_threshold` (Li et al. 2021, section 4.1). ``layer_max``: the
@@ -27,24 +29,34 @@ def find_thresholds(activation: Tensor, steps: int, config: ConversionConfig) ->
         activation: The ANN's activations of the layer, ``[N, C, *space]``, not negative.
         steps: Simulation length T, which the MMSE depends on.
         config: The kind of threshold and its options.
+        ceiling: What no activation exceeds, of a clipped ReLU.
 
     Returns:
-        Shape ``[1]``, or ``[C]`` for ``channel_mmse``; positive, 1 where no activation is.
+        Shape ``[1]``, or ``[C]`` for ``channel_mmse``; positive. A channel without any positive activation gets the
+        largest threshold of the others, a layer without any 1 or the ceiling, if that is less.
 
     Raises:
         ValueError: If an activation is negative or not finite.
     """
+    found = _thresholds(activation, steps, config)
+    silent = found == 0
+    scale = found.new_tensor(min(1.0, ceiling or 1.0)) if bool(silent.all()) else found.amax()
+    return torch.where(silent, scale, found)
+
+
+def _thresholds(activation: Tensor, steps: int, config: ConversionConfig) -> Tensor:
+    """Find the thresholds of one layer, zero where no activation is positive."""
     if config.thresholds == "channel_mmse":
-        return mmse_threshold(activation.transpose(0, 1).flatten(1), steps, candidates=config.candidates)
+        return _best(activation.transpose(0, 1).flatten(1), steps, config.candidates)
     row = in_memory_order(activation)[None]
     if config.thresholds == "layer_mmse":
-        return mmse_threshold(row, steps, candidates=config.candidates)
+        return _best(row, steps, config.candidates)
     check_activations(activation)
     largest = row.amax(1)
     if config.thresholds == "layer_max":
-        return _or_one(largest)
+        return largest
     level = percentile_threshold(row, config.percentile)
-    return _or_one(torch.where(level > 0, level, largest))
+    return torch.where(level > 0, level, largest)
 
 
 def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> Tensor:
@@ -68,10 +80,15 @@ def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> 
     Raises:
         ValueError: If an activation is negative or not finite.
     """
+    found = _best(activations, steps, candidates)
+    return torch.where(found > 0, found, torch.ones_like(found))
+
+
+def _best(activations: Tensor, steps: int, candidates: int) -> Tensor:
     check_activations(activations)
     factors = 1 - 0.01 * torch.arange(candidates, dtype=activations.dtype, device=activations.device)
     best = [_best_candidate(*_histogram(row, GRID * steps), candidates, steps) for row in activations]
-    return _or_one(activations.amax(1) * factors[torch.stack(best)])
+    return activations.amax(1) * factors[torch.stack(best)]
 
 
 def percentile_threshold(activations: Tensor, percentile: float) -> Tensor:
@@ -114,10 +131,6 @@ def in_memory_order(value: Tensor) -> Tensor:
     """Flatten a dense tensor in whatever order its values lie in memory, without a copy."""
     order = sorted(range(value.dim()), key=value.stride, reverse=True)
     return value.permute(order).flatten()
-
-
-def _or_one(thresholds: Tensor) -> Tensor:
-    return torch.where(thresholds > 0, thresholds, torch.ones_like(thresholds))
 
 
 def _histogram(row: Tensor, bins: int) -> tuple[Tensor, Tensor]:

@@ -86,12 +86,14 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
         if isinstance(node, Spike):
             source = node.inputs[0]
             rows = target.transpose(0, 1).flatten(1) if config.thresholds == "channel_mmse" else target.flatten()[None]
-            parameters[f"{node.name}.threshold"] = {
+            silent = rows.amax(1) == 0
+            parameters[f"{node.name}.threshold"] = level = {
                 "layer_mmse": lambda rows: mmse_threshold(rows, length),
                 "channel_mmse": lambda rows: mmse_threshold(rows, length),
                 "layer_max": lambda rows: rows.amax(1),
                 "percentile": lambda rows: rows.quantile(config.percentile / 100, dim=1),
             }[config.thresholds](rows)
+            level[silent] = min(1.0, node.ceiling or 1.0) if silent.all() else level[~silent].max()
         site = graph.calibration_site(source)
         if config.calibration in ("bias", "bias_potential") and site is not None:
             error = channel_mean(target) - channel_mean(spikes(node.name)[first:].mean(0))
@@ -327,13 +329,26 @@ def test_a_layer_that_is_silent_on_the_calibration_images_converts():
         assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()
 
 
+@pytest.mark.parametrize("thresholds", ["layer_mmse", "channel_mmse", "layer_max", "percentile"])
+@pytest.mark.parametrize("ceiling", [0.5, 6.0])
+def test_no_threshold_exceeds_the_ceiling_of_its_layer(thresholds, ceiling):
+    for bias in ([-100.0, 0, 0], [-100.0] * 3):
+        model = nn.Sequential(nn.Linear(4, 3), nn.Hardtanh(0, ceiling), nn.Linear(3, 2)).double()
+        with torch.no_grad():
+            model[0].bias.add_(torch.tensor(bias, dtype=torch.float64))
+        images = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        (levels,) = convert(model, images, ConversionConfig(steps=4, thresholds=thresholds)).thresholds.values()
+        assert (levels > 0).all()
+        assert (levels <= ceiling).all()
+
+
 def test_a_channel_that_is_silent_is_calibrated_beside_others():
     model = networks.trained(networks.Plain)
     with torch.no_grad():
         model.conv.bias[0] = -100
     spiking = convert(model, networks.images(4), ConversionConfig.fast(4))
-    assert spiking.thresholds["relu"][0] == 1
-    assert set(spiking.thresholds["relu"][1:].tolist()).isdisjoint({1.0})
+    silent, *others = spiking.thresholds["relu"].tolist()
+    assert silent == max(others) != 1
     assert spiking.parameters["conv.bias"][0].item() == pytest.approx(-100, abs=1e-9)
     assert torch.isfinite(spiking.simulate(networks.images(4), steps=4)[4]).all()
 
