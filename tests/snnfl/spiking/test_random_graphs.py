@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import networks
+import stepwise
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -207,6 +208,40 @@ def test_random_networks(steps, pooling, per_channel, initial, contrast, seed):
     for length, logits in network.simulate(images, steps=STEPS, curve=(3,)).items():
         torch.testing.assert_close(logits, torch.stack(outputs[:length]).mean(0), rtol=1e-9, atol=1e-9)
 
-    converted = convert_state(graph, model.state_dict(), images, ConversionConfig(steps=STEPS))
-    logits = converted.simulate(images, steps=STEPS)[STEPS]
-    torch.testing.assert_close(logits.mean(0), expected.mean(0), rtol=1e-9, atol=1e-9)  # the readout is calibrated
+
+@settings(max_examples=100)
+@given(
+    steps=descriptions(),
+    pooling=st.sampled_from(["average", "pre_spike"]),
+    thresholds=st.sampled_from(["layer_mmse", "channel_mmse", "layer_max", "percentile"]),
+    calibration=st.sampled_from(["none", "bias", "potential", "bias_potential", "time_bias"]),
+    initial=st.sampled_from(["zero", "half", "drip"]),
+    seed=st.integers(0, 2**20),
+)
+@torch.no_grad()
+def test_random_networks_convert(steps, pooling, thresholds, calibration, initial, seed):
+    """What comes out spikes at every step as two plain loops say, whatever the options."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, *steps[0].shape, generator=draw, dtype=torch.float64)
+    graph, state = (
+        trace(Network(steps), max_pooling=pooling),
+        networks.trained(lambda: Network(steps), seed).state_dict(),
+    )
+    config = ConversionConfig(
+        steps=STEPS, thresholds=thresholds, calibration=calibration, initial_potential=initial, percentile=95
+    )
+    network = convert_state(graph, state, images, config)
+    assert any(".potential" in name for name in network.parameters) == ("potential" in calibration)
+    assert any(".time_bias" in name for name in network.parameters) == (calibration == "time_bias")
+    if "bias" in calibration.split("_")[:1]:  # so is the readout's
+        expected = SpikingNetwork(graph, fold(graph, state)).analog(images)
+        logits = network.simulate(images, steps=STEPS)[STEPS]
+        torch.testing.assert_close(logits.mean(0), expected.mean(0), rtol=1e-9, atol=1e-9)
+    # A threshold may equal a current, so that rounding decides whether the neuron fires: not those next to it.
+    moved = {
+        name: array * 1.00123 if name.endswith(".threshold") else array for name, array in network.parameters.items()
+    }
+    network = SpikingNetwork(graph, moved, initial)
+    found = network.simulate(images, steps=STEPS, curve=range(1, STEPS))
+    for length, logits in stepwise.logits(network, images, STEPS, stepwise.fire_in_a_loop).items():
+        torch.testing.assert_close(found[length], logits, rtol=1e-9, atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import stepwise
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +86,24 @@ def test_with_average_pooling(name, neurons, alone):
     # The readout is calibrated last, so on the calibration images the mean logits are the ANN's.
     mean = model.float()(images()).mean(0)
     torch.testing.assert_close(network.simulate(images(), steps=4)[4].mean(0), mean, rtol=1e-3, atol=1e-3)
+    # In double precision no rounding decides on a spike: one more or less would show.
+    network, picture = network.to(dtype=torch.float64), images(torch.float64)[:1]
+    found = network.simulate(picture, steps=4, curve=(1, 2, 3))
+    for length, logits in stepwise.logits(network, picture, 4).items():
+        torch.testing.assert_close(found[length], logits, rtol=1e-9, atol=1e-9)
+
+
+def test_googlenet_as_users_get_it():
+    """With the auxiliary heads of training, which evaluation leaves out; pretrained ones transform their input."""
+    guard()
+    from torchvision.models import googlenet
+
+    with torch.device("meta"):
+        model = googlenet(num_classes=5, init_weights=False)
+        transforming = googlenet(num_classes=5, init_weights=False, transform_input=True)
+    assert len(trace(model, max_pooling="average").spikes) == 57
+    with pytest.raises(ConversionError, match=r"getitem .*googlenet.py:\d+.*set model.transform_input to False"):
+        trace(transforming, max_pooling="average")
 
 
 @pytest.mark.parametrize(("name", "pools"), [("resnet18", 1), ("vgg16_bn", 5), ("densenet121", 1)])
@@ -96,6 +115,8 @@ def test_with_max_pooling_before_the_neurons(name, pools):
     assert_twin(model, graph)
 
 
-def test_a_maximum_over_a_concatenation_has_no_neurons_to_move_before():
-    with pytest.raises(ConversionError, match=r"inception3a.branch4.0 \(MaxPool2d\).*: pre-spike max pooling"):
+def test_a_maximum_over_what_others_read_has_no_neurons_to_move_before():
+    with pytest.raises(
+        ConversionError, match=r"inception3a.branch4.0 \(MaxPool2d\).*: pre-spike max pooling .*which inception3a"
+    ):
         trace(trained("googlenet"), max_pooling="pre_spike")

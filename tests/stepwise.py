@@ -1,0 +1,54 @@
+"""A spiking network one time step after the other, by its equations alone: what tests compare the engine with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from snnfl.spiking import Spike, SpikingNetwork
+
+Fire = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def fire(charged: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Return spikes and what is left of the potential (SNFL equation 5)."""
+    spikes = torch.where(charged >= level, level, 0.0)
+    return spikes, charged - spikes
+
+
+def fire_in_a_loop(charged: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Do the same for one neuron after the other, in plain Python."""
+    spikes, left = list[float](), list[float]()
+    for potential, threshold in zip(
+        charged.flatten().tolist(), level.expand_as(charged).flatten().tolist(), strict=True
+    ):
+        fired = potential >= threshold
+        spikes.append(threshold if fired else 0.0)
+        left.append(potential - threshold if fired else potential)
+    return charged.new_tensor(spikes).view_as(charged), charged.new_tensor(left).view_as(charged)
+
+
+def logits(network: SpikingNetwork, images: Tensor, steps: int, neurons: Fire = fire) -> dict[int, Tensor]:
+    """Simulate; return the logits averaged over every number of steps up to ``steps``."""
+    graph, parameters = network.graph, network.parameters
+    potentials, outputs = dict[str, Tensor](), list[Tensor]()
+    for step in range(steps):
+        values = {graph.input: images}
+        for node in graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            if not isinstance(node, Spike):
+                values[node.name] = node.apply(inputs, parameters)
+                continue
+            axes = [-1, *[1] * (inputs[0].dim() - 2)]
+            level, nothing = parameters[f"{node.name}.threshold"].view(axes), images.new_zeros(1)
+            if step == 0:
+                start = parameters.get(f"{node.name}.potential", nothing).view(axes) + torch.zeros_like(inputs[0])
+                potentials[node.name] = start + (0.5 * level if network.initial_potential == "half" else 0)
+            drive = parameters[f"{node.name}.time_bias"][step] if f"{node.name}.time_bias" in parameters else nothing
+            drip = level / (2 * steps) if network.initial_potential == "drip" else 0
+            charged = potentials[node.name] + inputs[0] + drive.view(axes) + drip
+            values[node.name], potentials[node.name] = neurons(charged, level)
+        outputs.append(values[graph.output])
+    return {length: torch.stack(outputs[:length]).mean(0) for length in range(1, steps + 1)}
