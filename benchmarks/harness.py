@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -179,11 +180,12 @@ def main(name: str, measure: Callable[[Options], list[Result]]) -> None:
         "--quick", action="store_true", help="small and without data, to see that it runs; bars mean nothing"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, beside other benchmarks'")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="rewrite this benchmark's table in a document")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: --device cuda: no CUDA device here; leave the option out to measure on the CPU")
+    written = {} if arguments.json is None else _written(arguments.json)
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
     machine = environment(device)
@@ -194,7 +196,7 @@ def main(name: str, measure: Callable[[Options], list[Result]]) -> None:
     command = " ".join(["python", *(sys.argv[:1]), *(["--quick"] if arguments.quick else []), "--device", device.type])
     if arguments.json is not None:
         entries = [{**asdict(r), "value": r.value, "verdict": r.verdict} for r in results]
-        content = {"benchmark": name, "machine": machine, "command": command, "results": entries}
+        content = {**written, name: {"machine": machine, "command": command, "results": entries}}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if arguments.markdown is not None:
         _rewrite(arguments.markdown, name, _table(results, machine, command))
@@ -235,6 +237,23 @@ def _table(results: Sequence[Result], machine: str, command: str) -> str:
     ]
     head = ["| what | median | range | floor, or how | bar | |", "|---|---|---|---|---|---|"]
     return "\n".join([f"{machine}. Command: `{command}`", "", *head, *rows])
+
+
+def _written(file: Path) -> dict[str, Any]:
+    """Read what benchmarks wrote before, by their names.
+
+    Raises:
+        SystemExit: If the file holds anything else, which would be lost.
+    """
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(each, dict) and "results" in each for each in found.values()):
+        sys.exit(f"error: --json {file}: holds no results of benchmarks; move it away")
+    return found
 
 
 def _rewrite(document: Path, name: str, table: str) -> None:

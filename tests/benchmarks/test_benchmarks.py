@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -26,14 +27,36 @@ def test_a_benchmark_runs_and_writes_down_what_it_prints(name, tmp_path):
     done = run(name, "--json", str(tmp_path / "results.json"), "--markdown", str(document))
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written["benchmark"] == name
-    assert any(result["bar"] for result in written["results"])
-    for result in written["results"]:
+    assert list(written) == [name]
+    assert any(result["bar"] for result in written[name]["results"])
+    for result in written[name]["results"]:
         assert result["name"] in done.stdout
         assert f"| {result['name']} |" in document.read_text()
     assert document.read_text().startswith("before\n")
     assert document.read_text().endswith("\nafter\n")
     assert "old" not in document.read_text().splitlines()
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("harness")
+
+
+def test_benchmarks_share_a_file_of_results(harness, monkeypatch, tmp_path):
+    """``make bench BENCH_ARGS="--json FILE"`` gives one file to all of them, and again on the next day."""
+    file = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["bench", "--json", str(file)])
+    for name, value in (("one", 1.0), ("two", 2.0), ("one", 3.0)):
+        harness.main(name, lambda options, value=value: [harness.Result(name="n", samples=(value,), unit="s")])
+    found = {
+        name: [result["value"] for result in each["results"]] for name, each in json.loads(file.read_text()).items()
+    }
+    assert found == {"one": [3.0], "two": [2.0]}
+    file.write_text("[1]")
+    with pytest.raises(SystemExit, match=r"holds no results of benchmarks; move it away"):
+        harness.main("one", lambda options: [])
+    assert file.read_text() == "[1]"
 
 
 def test_make_bench_runs_all_of_them():
