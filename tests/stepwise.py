@@ -31,7 +31,7 @@ def fire_in_a_loop(charged: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logits(network: SpikingNetwork, images: Tensor, steps: int, neurons: Fire = fire) -> dict[int, Tensor]:
-    """Simulate; return the logits averaged over every number of steps up to ``steps``."""
+    """Simulate; return the logits of every number of steps up to ``steps``, averaged over those that count."""
     graph, parameters = network.graph, network.parameters
     potentials, outputs = dict[str, Tensor](), list[Tensor]()
     for step in range(steps):
@@ -51,4 +51,5 @@ def logits(network: SpikingNetwork, images: Tensor, steps: int, neurons: Fire = 
             charged = potentials[node.name] + inputs[0] + drive.view(axes) + drip
             values[node.name], potentials[node.name] = neurons(charged, level)
         outputs.append(values[graph.output])
-    return {length: torch.stack(outputs[:length]).mean(0) for length in range(1, steps + 1)}
+    half = network.readout == "second_half"
+    return {length: torch.stack(outputs[length // 2 if half else 0 : length]).mean(0) for length in range(1, steps + 1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
@@ -216,10 +217,11 @@ def test_random_networks(steps, pooling, per_channel, initial, contrast, seed):
     thresholds=st.sampled_from(["layer_mmse", "channel_mmse", "layer_max", "percentile"]),
     calibration=st.sampled_from(["none", "bias", "potential", "bias_potential", "time_bias"]),
     initial=st.sampled_from(["zero", "half", "drip"]),
+    half=st.booleans(),
     seed=st.integers(0, 2**20),
 )
 @torch.no_grad()
-def test_random_networks_convert(steps, pooling, thresholds, calibration, initial, seed):
+def test_random_networks_convert(steps, pooling, thresholds, calibration, initial, half, seed):
     """What comes out spikes at every step as two plain loops say, whatever the options."""
     draw = torch.Generator().manual_seed(seed)
     images = torch.randn(2, *steps[0].shape, generator=draw, dtype=torch.float64)
@@ -228,7 +230,12 @@ def test_random_networks_convert(steps, pooling, thresholds, calibration, initia
         networks.trained(lambda: Network(steps), seed).state_dict(),
     )
     config = ConversionConfig(
-        steps=STEPS, thresholds=thresholds, calibration=calibration, initial_potential=initial, percentile=95
+        steps=STEPS,
+        thresholds=thresholds,
+        percentile=95,
+        calibration=calibration,
+        initial_potential=initial,
+        readout="second_half" if half and "potential" not in calibration else "all",
     )
     network = convert_state(graph, state, images, config)
     assert any(".potential" in name for name in network.parameters) == ("potential" in calibration)
@@ -241,7 +248,7 @@ def test_random_networks_convert(steps, pooling, thresholds, calibration, initia
     moved = {
         name: array * 1.00123 if name.endswith(".threshold") else array for name, array in network.parameters.items()
     }
-    network = SpikingNetwork(graph, moved, initial)
+    network = replace(network, parameters=moved)
     found = network.simulate(images, steps=STEPS, curve=range(1, STEPS))
     for length, logits in stepwise.logits(network, images, STEPS, stepwise.fire_in_a_loop).items():
         torch.testing.assert_close(found[length], logits, rtol=1e-9, atol=1e-9)
