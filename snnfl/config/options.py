@@ -128,7 +128,7 @@ class ConversionConfig:
         check_options(self)
         if self.readout == "second_half" and self.calibration in ("potential", "bias_potential"):
             raise ConfigError(
-                f"conversion.readout=second_half: conversion.calibration={self.calibration} changes the first steps "
+                f"readout=second_half: calibration={self.calibration} changes the first steps "
                 "alone, which are not read; use calibration=bias"
             )
 

@@ -16,7 +16,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
 
     Convolution and linear weights and biases are ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))``: that is Kaiming's uniform
     distribution with ``a = sqrt(5)`` (He et al. 2015, with PyTorch's constant). Batch normalisation starts as the
-    identity: gamma 1, beta 0, mean 0, variance 1. A frozen weight (``requires_grad=False``) is a constant of the
+    identity: gamma 1, beta 0, mean 0, variance 1. What is frozen (``requires_grad=False``) is a constant of the
     architecture and stays as it is.
 
     Args:
@@ -26,9 +26,10 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, _NORMALISED):
             module.reset_parameters()
-        elif isinstance(module, _DRAWN) and module.weight.requires_grad:
-            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
-            if module.bias is not None:
+        elif isinstance(module, _DRAWN):
+            if module.weight.requires_grad:
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+            if module.bias is not None and module.bias.requires_grad:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
