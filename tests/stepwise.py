@@ -30,16 +30,29 @@ def fire_in_a_loop(charged: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return charged.new_tensor(spikes).view_as(charged), charged.new_tensor(left).view_as(charged)
 
 
-def logits(network: SpikingNetwork, images: Tensor, steps: int, neurons: Fire = fire) -> dict[int, Tensor]:
-    """Simulate; return the logits of every number of steps up to ``steps``, averaged over those that count."""
-    graph, parameters = network.graph, network.parameters
-    potentials, outputs = dict[str, Tensor](), list[Tensor]()
+def outputs(
+    network: SpikingNetwork,
+    images: Tensor,
+    steps: int,
+    *,
+    upto: str | None = None,
+    total: int | None = None,
+    neurons: Fire = fire,
+) -> Tensor:
+    """Simulate; return what one layer gives at each step, ``[steps, N, ...]``: the last, or ``upto``.
+
+    A drip is that of ``total`` steps, or of ``steps``.
+    """
+    graph, parameters, last = network.graph, network.parameters, upto or network.graph.output
+    potentials, found = dict[str, Tensor](), list[Tensor]()
     for step in range(steps):
         values = {graph.input: images}
         for node in graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if not isinstance(node, Spike):
                 values[node.name] = node.apply(inputs, parameters)
+                if node.name == last:
+                    break
                 continue
             axes = [-1, *[1] * (inputs[0].dim() - 2)]
             level, nothing = parameters[f"{node.name}.threshold"].view(axes), images.new_zeros(1)
@@ -47,9 +60,16 @@ def logits(network: SpikingNetwork, images: Tensor, steps: int, neurons: Fire = 
                 start = parameters.get(f"{node.name}.potential", nothing).view(axes) + torch.zeros_like(inputs[0])
                 potentials[node.name] = start + (0.5 * level if network.initial_potential == "half" else 0)
             drive = parameters[f"{node.name}.time_bias"][step] if f"{node.name}.time_bias" in parameters else nothing
-            drip = level / (2 * steps) if network.initial_potential == "drip" else 0
+            drip = level / (2 * (total or steps)) if network.initial_potential == "drip" else 0
             charged = potentials[node.name] + inputs[0] + drive.view(axes) + drip
             values[node.name], potentials[node.name] = neurons(charged, level)
-        outputs.append(values[graph.output])
-    half = network.readout == "second_half"
-    return {length: torch.stack(outputs[length // 2 if half else 0 : length]).mean(0) for length in range(1, steps + 1)}
+            if node.name == last:
+                break
+        found.append(values[last])
+    return torch.stack(found)
+
+
+def logits(network: SpikingNetwork, images: Tensor, steps: int, neurons: Fire = fire) -> dict[int, Tensor]:
+    """Simulate; return the logits of every number of steps up to ``steps``, averaged over those that count."""
+    found, half = outputs(network, images, steps, neurons=neurons), network.readout == "second_half"
+    return {length: found[length // 2 if half else 0 : length].mean(0) for length in range(1, steps + 1)}

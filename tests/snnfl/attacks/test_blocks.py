@@ -15,6 +15,14 @@ from snnfl.config import ModelConfig
 from snnfl.models import build_model
 
 
+class Skipping(nn.Sequential):
+    """Reads what the convolution returns beside what the pooling does."""
+
+    def forward(self, images):
+        convolved = self[0](images)
+        return self[2](self[1](convolved)).mean() + convolved.mean()
+
+
 def stage(convolution, pooling=None):
     return nn.Sequential(convolution, nn.ReLU(), pooling or nn.AvgPool2d(2))
 
@@ -69,6 +77,7 @@ def test_values_and_second_slopes_are_those_of_the_layers(channels, outputs, ker
         stage(nn.Conv2d(3, 6, 3), nn.AvgPool2d(2, ceil_mode=True)),
         stage(nn.Conv2d(3, 6, 3), nn.MaxPool2d(2)),
         nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2)),
+        Skipping(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AvgPool2d(2)),
     ],
     ids=lambda network: str(network[0]) + str(network[-1]),
 )

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import networks
 import pytest
+import stepwise
 import torch
 from torch import Tensor, nn
 
 from snnfl.config import ConfigError
 from snnfl.conversion import ConversionConfig, ConversionError, convert, convert_state, fold, mmse_threshold, trace
 from snnfl.conversion.calibration import TIME_BIAS_CORRECTIONS, TIME_BIAS_RATE
-from snnfl.spiking import Spike, SpikingGraph
+from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
 from snnfl.spiking.graph import Parameters
 
 memory_module = importlib.import_module("snnfl.conversion.memory")
@@ -24,37 +25,6 @@ NETWORKS = [
     networks.PreActivation,
     networks.MaxPooled,
 ]
-
-
-def run(
-    graph: SpikingGraph, parameters: Parameters, images: Tensor, upto: str, *, steps: int, total: int, initial: str
-) -> Tensor:
-    """Run the whole network step by step; return the outputs of one layer, ``[steps, N, ...]``."""
-    outputs, potentials = [], {}
-    for step in range(steps):
-        values = {graph.input: images}
-        for node in graph.nodes:
-            inputs = [values[name] for name in node.inputs]
-            if not isinstance(node, Spike):
-                values[node.name] = node.apply(inputs, parameters)
-            else:
-                axes = (-1, *[1] * (inputs[0].dim() - 2))
-                level = parameters[f"{node.name}.threshold"].view(axes)
-                start = level * (0.5 if initial == "half" else 0) + torch.zeros_like(inputs[0])
-                start = start + parameters.get(f"{node.name}.potential", torch.zeros(1)).view(axes)
-                v = potentials.get(node.name, start) + inputs[0]
-                if initial == "drip":
-                    v = v + level * 0.5 / total
-                biases = parameters.get(f"{node.name}.time_bias", ())
-                if step < len(biases):
-                    v = v + biases[step].view(axes)
-                spikes = (v >= level) * level
-                potentials[node.name] = v - spikes
-                values[node.name] = spikes
-            if node.name == upto:
-                break
-        outputs.append(values[upto])
-    return torch.stack(outputs)
 
 
 def activation(graph: SpikingGraph, parameters: Parameters, images: Tensor, upto: str) -> Tensor:
@@ -78,7 +48,8 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
     first = length // 2 if config.readout == "second_half" else 0
 
     def spikes(name: str, steps: int = length) -> Tensor:
-        return run(graph, parameters, images, name, steps=steps, total=length, initial=config.initial_potential)
+        network = SpikingNetwork(graph, parameters, config.initial_potential)
+        return stepwise.outputs(network, images, steps, upto=name, total=length)
 
     for node in [*graph.spikes, graph.by_name[graph.output]]:
         target = activation(graph, original, images, node.name)
@@ -119,11 +90,10 @@ def assert_equal_to_the_literal_algorithm(network: type[nn.Module], config: Conv
     for name, tensor in expected.items():
         torch.testing.assert_close(spiking.parameters[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
     # And the network that comes out simulates as the literal run does.
-    graph, length = spiking.graph, config.calibration_length
-    outputs = run(graph, expected, images, graph.output, steps=length, total=length, initial=config.initial_potential)
-    first = length // 2 if config.readout == "second_half" else 0
-    logits = spiking.simulate(images, steps=length)[length]
-    torch.testing.assert_close(logits, outputs[first:].mean(0), rtol=1e-9, atol=1e-11)
+    length = config.calibration_length
+    network = SpikingNetwork(spiking.graph, expected, config.initial_potential, config.readout)
+    logits, literally = spiking.simulate(images, steps=length), stepwise.logits(network, images, length)
+    torch.testing.assert_close(logits[length], literally[length], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -252,6 +222,19 @@ def test_the_fast_preset_is_closer_to_the_ann_in_few_steps():
     }
     assert errors["fast"] < 0.9 * errors["all"], errors
     assert errors["all"] < 0.9 * errors["paper"], errors
+
+
+def test_a_shallow_network_has_no_use_for_a_late_readout():
+    model, images = networks.trained(networks.Plain), networks.images(64)
+    late = ConversionConfig.fast(32)
+    errors = {
+        config.readout: (convert(model, images, config).simulate(images, steps=32)[32] - model(images))
+        .abs()
+        .mean()
+        .item()
+        for config in (replace(late, readout="all"), late)
+    }
+    assert errors["all"] < errors["second_half"], errors
 
 
 def test_the_model_is_left_alone():
