@@ -23,7 +23,7 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e8ed; text-align: le
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .leaks { background: #fbe3e1; font-weight: 600; } .unclear { background: #fdf3d4; }
 .nothing-seen { background: #e2f2e4; }
-.refused, .not-scored { color: #6b7680; } img { image-rendering: pixelated; } figure { margin: 1rem 0; }
+.refused, .failed, .not-scored { color: #6b7680; } img { image-rendering: pixelated; } figure { margin: 1rem 0; }
 figcaption { color: #55606b; } svg { max-width: 100%; height: auto; }
 pre { background: #f4f6f8; padding: .8rem; overflow: auto; }
 @media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } table, figure { break-inside: avoid; } }
@@ -47,7 +47,7 @@ TABLE = """<table>{% if caption %}<caption>{{ caption }}</caption>{% endif %}
 {% endfor %}</tbody></table>
 """
 
-VERDICTS = ("leaks", "unclear", "nothing seen", "refused", "not scored")
+VERDICTS = ("leaks", "unclear", "nothing seen", "refused", "failed", "not scored")
 
 _ENVIRONMENT = Environment(autoescape=True)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnfl.config import Config, ConfigError
-from snnfl.detection import RoundView, Verdict, get_detector
+from snnfl.detection import DetectorError, RoundView, Verdict, get_detector
 from snnfl.spiking import SpikingGraph
 from strategies.update import Update
 
@@ -28,19 +28,23 @@ class Screening:
 
     Attributes:
         partitions: Of the clients that were judged, in the order of the updates.
-        verdicts: One per detector.
+        verdicts: One per detector that judged.
         kept: Whether each update goes into the aggregate, boolean ``[clients]``.
+        failed: Why each other detector didn't, by its name.
     """
 
     partitions: tuple[int, ...]
     verdicts: tuple[Verdict, ...]
     kept: Tensor
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Detecting:
     """Judge the updates of each round, and say which of them are kept.
 
-    Without ``exclude`` all are kept, and a run is bit for bit what it would be without detectors.
+    Without ``exclude`` all are kept, and a run is bit for bit what it would be without detectors. A detector that fails
+    has no verdict in that round; if it is the one that excludes, nothing is kept: an update that a defence cannot judge
+    must not enter by making it fail.
 
     Args:
         detectors: Their names.
@@ -78,10 +82,18 @@ class Detecting:
             graph=self.graph,
             minimum_scale=self.minimum_scale,
         )
-        verdicts = tuple(detector(view) for detector in self.detectors)
-        flagged = [verdict.flagged for verdict in verdicts if verdict.detector == self.exclude]
-        kept = ~flagged[0] if flagged else torch.ones(len(updates), dtype=torch.bool)
-        return Screening(partitions=tuple(partitions), verdicts=verdicts, kept=kept)
+        verdicts: list[Verdict] = []
+        failed: dict[str, str] = {}
+        for detector in self.detectors:
+            try:
+                verdicts.append(detector(view))
+            except DetectorError as error:
+                failed[detector.name] = str(error)
+        kept = torch.full((len(updates),), self.exclude not in failed)
+        for verdict in verdicts:
+            if verdict.detector == self.exclude:
+                kept = ~verdict.flagged
+        return Screening(partitions=tuple(partitions), verdicts=tuple(verdicts), kept=kept, failed=failed)
 
 
 def build_detecting(config: Config, graph: SpikingGraph | None) -> Detecting | None:
@@ -109,13 +121,14 @@ def detection_columns(screening: Screening | None, attackers: Collection[int]) -
     Returns:
         Of each detector ``scores`` by partition, ``flagged`` partitions, ``points`` by partition where it has a
         picture, ``true_positive_rate`` (``None`` if no attacker replied) and ``false_positive_rate`` (``None`` if
-        nobody else did).
+        nobody else did); of one that failed these are empty, and ``failed`` is
+        the reason.
     """
     if screening is None:
         return None
     guilty = torch.tensor([partition in attackers for partition in screening.partitions], dtype=torch.bool)
     names = [str(partition) for partition in screening.partitions]
-    return {
+    judged: dict[str, Any] = {
         verdict.detector: {
             "scores": dict(zip(names, verdict.scores.tolist(), strict=True)),
             "flagged": [p for p, flag in zip(screening.partitions, verdict.flagged.tolist(), strict=True) if flag],
@@ -125,6 +138,14 @@ def detection_columns(screening: Screening | None, attackers: Collection[int]) -
         }
         for verdict in screening.verdicts
     }
+    nothing: dict[str, Any] = {
+        "scores": {},
+        "flagged": [],
+        "points": None,
+        "true_positive_rate": None,
+        "false_positive_rate": None,
+    }
+    return judged | {name: {**nothing, "failed": reason} for name, reason in screening.failed.items()}
 
 
 def _share(flags: Tensor) -> float | None:

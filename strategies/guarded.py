@@ -207,8 +207,11 @@ class Guarded(Strategy):
         partitions = [self._sender(reply)[1] for reply in valid]
         screening = detecting.screen(updates, [n if p is None else p for n, p in enumerate(partitions)])
         kept = screening.kept.tolist()
+        for reason in screening.failed.values():
+            logger.warning("round %d: detector failed: %s", server_round, reason)
+        doubt = "failed, so nothing enters" if detecting.exclude in screening.failed else "takes it for an attacker's"
         for reply in (reply for reply, keep in zip(valid, kept, strict=True) if not keep):
-            self._log(server_round, reply, "excluded", f"detector {detecting.exclude} takes it for an attacker's")
+            self._log(server_round, reply, "excluded", f"detector {detecting.exclude} {doubt}")
         self.report = replace(self.report, screening=screening, excluded=kept.count(False))
         return (
             [reply for reply, keep in zip(valid, kept, strict=True) if keep],

@@ -14,6 +14,7 @@ and then ``run.tracking=wandb``, in a process that has imported this.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from typing import Any, TypeAlias
 
 from snnfl.config import Config, ConfigError, nearest
 from strategies.run_directory import TENSORBOARD
+
+logger = logging.getLogger(__name__)
 
 Told: TypeAlias = Callable[[Mapping[str, Any]], object]
 """Is told each round's row of ``metrics.jsonl``, when that is on the disk."""
@@ -38,13 +41,37 @@ class Tracker:
         name: In ``run.tracking``.
         package: What must be installed.
         extra: The extra of snnfl that installs it, if one does.
-        open: The tracker itself.
+        function: The tracker itself.
     """
 
     name: str
     package: str
     extra: str | None
-    open: Open
+    function: Open
+
+    def open(self, config: Config, folder: Path, first_round: int) -> Told:
+        """Start tracking a run. Whatever a tracker does afterwards, the run goes on: a failure is a line in the log.
+
+        Raises:
+            ConfigError: If it doesn't start, or returns nothing that could be told a row.
+        """
+        try:
+            told = self.function(config, folder, first_round)
+        except Exception as error:  # of code that anybody may have written
+            raise ConfigError(f"run.tracking={self.name}: {_named(error)}") from error
+        if not callable(told):
+            raise ConfigError(
+                f"run.tracking={self.name}: expected a function that is told each row, found {type(told).__name__}"
+            )
+
+        def guarded(row: Mapping[str, Any]) -> None:
+            try:
+                told(row)
+            except Exception as error:
+                message = "round %d is not tracked: run.tracking=%s: %s; metrics.jsonl has it"
+                logger.warning(message, row["round"], self.name, _named(error))
+
+        return guarded
 
 
 _TRACKERS: dict[str, Tracker] = {}
@@ -60,7 +87,7 @@ def register(name: str, *, package: str, extra: str | None = None) -> Callable[[
     def decorate(function: Open) -> Open:
         if name in _TRACKERS:
             raise ValueError(f"tracker {name!r} is already registered; choose another name")
-        _TRACKERS[name] = Tracker(name=name, package=package, extra=extra, open=function)
+        _TRACKERS[name] = Tracker(name=name, package=package, extra=extra, function=function)
         return function
 
     return decorate
@@ -97,6 +124,10 @@ def numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[prefix + key] = float(value)
     return found
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @register("tensorboard", package="tensorboard", extra="tensorboard")

@@ -73,6 +73,10 @@ def audit_runs(
     found = [entry for each in audits for entry in each.entries]
     for table in _tables(found):
         console.print(table)
+    for entry in found:
+        if entry["verdict"] == "failed":
+            about = f"{entry['run']}, round {entry['round']}"
+            console.print(f"{about}: {entry['verdict_text']}", style="yellow", highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
 
 
@@ -264,7 +268,7 @@ def attack_progress(console: Console) -> Progress:
 
 
 def _tables(found: Sequence[Entry]) -> Iterator[Table]:
-    """Show a table per run and round; what was refused stands in the report with its reason."""
+    """Show a table per run and round; what was refused or failed stands in the report with its reason."""
     for (run, server_round), group in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
         table = Table(title=f"{run}, round {server_round}")
         for name in ("attack", "images", "labels", "PSNR (floor)", "SSIM (floor)"):

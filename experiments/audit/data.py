@@ -59,6 +59,8 @@ def _detectors(audits: Sequence[Audit]) -> str:
     for audit in audits:
         for judged in audit.judged:
             guilty, verdict = attacks_in(audit.config, judged.server_round), judged.verdict
+            if verdict is None:
+                continue  # the report says why
             found = zip(judged.partitions, verdict.scores.tolist(), verdict.flagged.tolist(), strict=True)
             start = [audit.path.name, judged.server_round]
             rows += [[*start, p, p in guilty, verdict.detector, score, flagged] for p, score, flagged in found]

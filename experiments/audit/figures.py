@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from snnfl.audit.bias_errors import BiasError
-from snnfl.audit.detecting import Judged
 from snnfl.audit.scorecard import SUCCESS, Entry
+from snnfl.detection import Verdict
 
 SIZE = (7.5, 3.6)
 
@@ -68,16 +68,16 @@ def noise_curve(points: Sequence[tuple[float, Entry]]) -> Figure:
     return figure
 
 
-def threshold_scatter(judged: Judged, guilty: set[int]) -> Figure:
+def threshold_scatter(partitions: Sequence[int], verdict: Verdict, guilty: set[int]) -> Figure:
     """Draw the thresholds of the last two layers, and each client's distance (SNFL, Figure 3B and C)."""
     figure = Figure(figsize=SIZE, layout="constrained")
     left, right = figure.subplots(1, 2)
-    points, scores = judged.verdict.points, judged.verdict.scores
-    colours = ["C3" if partition in guilty else "C0" for partition in judged.partitions]
+    points, scores = verdict.points, verdict.scores
+    colours = ["C3" if partition in guilty else "C0" for partition in partitions]
     if points is not None:
         left.scatter(points[:, 0].tolist(), points[:, 1].tolist(), c=colours)
     left.set(xlabel="threshold, last layer but one", ylabel="threshold, last layer")
     right.bar(range(len(scores)), scores.tolist(), color=colours)
     right.set(xlabel="client", ylabel="distance to the cluster's centre")
-    right.set_xticks(range(len(scores)), [str(partition) for partition in judged.partitions], fontsize="small")
+    right.set_xticks(range(len(scores)), [str(partition) for partition in partitions], fontsize="small")
     return figure

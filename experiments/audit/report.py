@@ -48,14 +48,15 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
 def _scorecard(audits: Sequence[Audit]) -> Markup:
     head = ["run", "round", "attack", "verdict", "setting", "victims", "PSNR (95 %)", "floor", "SSIM", "floor"]
     head += [f"≥ {SUCCESS['psnr']:g} dB", "labels", "IIP", "floor", "over plain twin"]
-    rows = [_score_row(entry) for audit in audits for entry in audit.entries if entry["refusal"] is None]
+    carried_out = [entry for audit in audits for entry in audit.entries if entry["refusal"] is None]
+    rows = [_score_row(entry) for entry in carried_out]
     refused = [
-        [entry["run"], entry["round"], entry["attack"], "refused", entry["refusal"]]
+        [entry["run"], entry["round"], entry["attack"], entry["verdict"], entry["refusal"]]
         for audit in audits for entry in audit.entries if entry["refusal"] is not None
     ]  # fmt: skip
     refused += [
         [entry["run"], entry["round"], entry["attack"], f"client {passed['partition']}", passed["reason"]]
-        for audit in audits for entry in audit.entries if entry["refusal"] is None for passed in entry["passed_over"]
+        for entry in carried_out for passed in entry["passed_over"]
     ]  # fmt: skip
     shown = table(head, rows, caption="Who attacked, what leaked, against which floor, how sure.")
     if refused:
@@ -176,20 +177,23 @@ def detection(audit: Audit) -> Markup:
     """Show whom detectors of poisoned clients flagged, and the thresholds that they look at."""
     rows = []
     for judged in audit.judged:
+        if judged.verdict is None:
+            rows.append([judged.server_round, judged.detector, f"failed: {judged.failure}", "–", "–"])
+            continue
         guilty = set(attacks_in(audit.config, judged.server_round))
         flagged = [p for p, flag in zip(judged.partitions, judged.verdict.flagged.tolist(), strict=True) if flag]
         honest = [p for p in judged.partitions if p not in guilty]
         present = [p for p in judged.partitions if p in guilty]
         found = f"{len(set(flagged) & guilty)} of {len(present)}" if present else "–"
         alarms = f"{len(set(flagged) - guilty)} of {len(honest)}"
-        rows.append([judged.server_round, judged.verdict.detector, ", ".join(map(str, flagged)) or "–", found, alarms])
+        rows.append([judged.server_round, judged.detector, ", ".join(map(str, flagged)) or "–", found, alarms])
     caption = f"{audit.path.name}: clients that detectors take for poisoners, as far as they are recorded."
     shown = table(["round", "detector", "flagged clients", "attackers found", "false alarms"], rows, caption=caption)
-    last = [judged for judged in audit.judged if judged.verdict.points is not None][-1:]
-    for judged in last:
+    drawn = [(j, j.verdict) for j in audit.judged if j.verdict is not None and j.verdict.points is not None]
+    for judged, verdict in drawn[-1:]:
         guilty = set(attacks_in(audit.config, judged.server_round))
         text = f"{audit.path.name}, round {judged.server_round}: thresholds of the last two layers; distances."
-        shown += drawing(threshold_scatter(judged, guilty), text)
+        shown += drawing(threshold_scatter(judged.partitions, verdict, guilty), text)
     return shown
 
 

@@ -35,11 +35,12 @@ def write_tables(scorecards: Mapping[str, Path], document: Path) -> None:
 def _table(path: Path) -> str:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(row)) for row in rows if not row["refusal"])]
-    refused = sorted({f"`{row['attack']}` on {row['run']}" for row in rows if row["refusal"]})
-    return "\n".join(lines) + (
-        f"\n\nRefused, for the setting lacks what they need: {', '.join(refused)}." if refused else ""
-    )
+    lines = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(row)) for row in rows if row["psnr"])]
+    notes = {"refused": "Refused, for the setting lacks what they need", "failed": "Failed, by a mistake of their own"}
+    for verdict, text in notes.items():
+        if named := sorted({f"`{row['attack']}` on {row['run']}" for row in rows if row["verdict"] == verdict}):
+            lines.append(f"\n{text}: {', '.join(named)}.")
+    return "\n".join(lines)
 
 
 def _cells(row: Row) -> Sequence[str]:

@@ -13,7 +13,8 @@ from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import problem_of
-from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
 from snnfl.attacks.surrogate import spiking_problem
 from snnfl.audit.view import Fact, ServerView

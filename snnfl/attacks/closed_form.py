@@ -15,7 +15,8 @@ from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, simulate
 from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
-from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.registry import Budget, register
 from snnfl.audit.view import ServerView
 
 GRID = 64

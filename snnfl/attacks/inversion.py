@@ -15,7 +15,8 @@ from snnfl.attacks.local import l2_distance, simulate
 from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.networks import Arrays
 from snnfl.attacks.problem import Problem, problem_of
-from snnfl.attacks.registry import Budget, Reconstruction, register
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
 from snnfl.audit.view import STATISTICS as RUNNING
 from snnfl.audit.view import Fact, ServerView

@@ -16,7 +16,8 @@ from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_va
 from snnfl.attacks.networks import Arrays
 from snnfl.attacks.pooling import DECOMPOSITIONS
 from snnfl.attacks.problem import Problem
-from snnfl.attacks.registry import Budget, Reconstruction
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.registry import Budget
 from snnfl.attacks.statistics import statistics_distance
 
 IMAGES = "images"

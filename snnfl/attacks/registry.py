@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
 from snnfl.audit.view import Fact, ServerView, ThreatModelError
 from snnfl.config import ConfigError, nearest
 
@@ -71,17 +72,6 @@ class AttackResult:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reconstruction:
-    """What an attack function returns of one victim: see :class:`AttackResult`."""
-
-    images: Tensor
-    labels: Tensor
-    objective: float
-    curve: tuple[tuple[int, float], ...]
-    trail: tuple[Tensor, ...]
-
-
 Invert: TypeAlias = Callable[[Sequence[ServerView], Budget, torch.Generator], list[Reconstruction]]
 """``(views, budget, generator) -> one reconstruction per view``; every random draw is from the generator."""
 
@@ -130,6 +120,7 @@ class Attack:
 
         Raises:
             ThreatModelError: If the threat model denies what the attack needs.
+            AttackError: If the attack fails, or returns what is no reconstruction.
         """
         return self.run_many([view], budget=budget, generator=generator)[0]
 
@@ -146,6 +137,8 @@ class Attack:
         Raises:
             ThreatModelError: If the threat model denies what the attack needs, or the views' knowledge differs; an
                 attack itself may raise it, too, for what only its code can see.
+            AttackError: If the attack fails, or returns what is no reconstruction
+                (:func:`~snnfl.attacks.reconstruction.check_reconstructions`).
         """
         for view in views:
             if view.knowledge != views[0].knowledge:
@@ -153,9 +146,13 @@ class Attack:
             if (reason := self.refusal(view)) is not None:
                 raise ThreatModelError(reason)
         try:
-            found = self.invert(views, budget, generator)
+            found = check_reconstructions(self.invert(views, budget, generator), views)
         except ThreatModelError as error:
             raise ThreatModelError(f"{self.name}: {error}") from None
+        except AttackError as error:
+            raise AttackError(f"{self.name}: {error}") from None
+        except Exception as error:  # of code that anybody may have written
+            raise AttackError(f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
         return [
             AttackResult(
                 attack=self.name,

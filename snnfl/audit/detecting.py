@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from snnfl.audit.checked import read_checked
-from snnfl.detection import RoundView, Verdict, get_detector, names
+from snnfl.detection import Detector, DetectorError, RoundView, Verdict, get_detector, names
 from snnfl.protocol import EXAMPLES
 from snnfl.workspace import Workspace
 
@@ -19,13 +20,17 @@ class Judged:
 
     Attributes:
         server_round: Counted from 1.
+        detector: Its name.
         partitions: Of the clients, in the order of the verdict's scores.
-        verdict: Scores and flags.
+        verdict: Scores and flags; ``None`` if the detector failed.
+        failure: Why it did, or ``None``.
     """
 
     server_round: int
+    detector: str
     partitions: tuple[int, ...]
-    verdict: Verdict
+    verdict: Verdict | None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +87,14 @@ def judge_recording(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -
             minimum_scale=work.config.conversion.minimum_scale,
         )
         partitions = tuple(r.partition for r in received)
-        judged += [
-            Judged(server_round=server_round, partitions=partitions, verdict=detector(view)) for detector in detectors
-        ]
+        judged += [_judged(detector, view, server_round, partitions) for detector in detectors]
     return judged
+
+
+def _judged(detector: Detector, view: RoundView, server_round: int, partitions: tuple[int, ...]) -> Judged:
+    """Let a detector judge a round; that it fails is a finding, too."""
+    about = partial(Judged, server_round=server_round, detector=detector.name, partitions=partitions)
+    try:
+        return about(verdict=detector(view))
+    except DetectorError as error:
+        return about(verdict=None, failure=str(error))

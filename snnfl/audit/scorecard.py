@@ -139,7 +139,7 @@ def _entry(config: Config, outcome: Outcome, controls: Sequence[Outcome]) -> Ent
         "metrics": {name: _summary([getattr(score, name) for score in scores]) for name in METRICS if scores},
         "lpips": _perceptual(scores),
         "rates": _rates(scores),
-        "verdict": verdict if outcome.refusal is None else "refused",
+        "verdict": verdict if outcome.refusal is None else "failed" if outcome.failed else "refused",
         "label_verdict": _label_verdict(scores),
         "control": _over_control(outcome, controls),
         "curve": _curve(outcome),
@@ -183,7 +183,7 @@ def _curve(outcome: Outcome) -> list[Entry]:
 
 
 def _at(curve: Sequence[tuple[int, float]], iteration: int) -> float:
-    return next(value for step, value in reversed(curve) if step <= iteration)
+    return next((value for step, value in reversed(curve) if step <= iteration), curve[0][1])
 
 
 def _summary(values: Sequence[float]) -> Entry:
@@ -239,7 +239,7 @@ def _label_verdict(scores: Sequence[Score]) -> str:
 
 def _text(entry: Entry) -> str:
     if entry["refusal"] is not None:
-        return f"refused: {entry['refusal']}"
+        return f"{entry['verdict']}: {entry['refusal']}"
     if entry["value"] is None:
         return f"{entry['victims']} victims reconstructed, not scored (audit.ground_truth=false)"
     ssim = entry["metrics"]["ssim"]["value"]

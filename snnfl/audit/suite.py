@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from snnfl import rng
-from snnfl.attacks import Attack, AttackResult, Budget, get_attack, names
+from snnfl.attacks import Attack, AttackError, AttackResult, Budget, get_attack, names
 from snnfl.audit.scoring import Score, Scorer
 from snnfl.audit.victims import Victim
 from snnfl.audit.view import Knowledge, ThreatModelError
 from snnfl.config import ConfigError
 from snnfl.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 MAXIMUM_STEPS = 64
 """Local steps that an attack simulates at most: each is differentiated twice and kept in memory."""
@@ -50,6 +54,7 @@ class Outcome:
         knowledge: The threat model; of several clients the first one's, the number of images may differ.
         findings: One per victim that could be attacked.
         passed_over: Partitions of the others, each with the reason.
+        failed: Whether the attack itself failed on one of them: a mistake of its code, not a refusal.
     """
 
     attack: str
@@ -58,6 +63,7 @@ class Outcome:
     knowledge: Knowledge
     findings: tuple[Finding, ...] = ()
     passed_over: tuple[tuple[int, str], ...] = ()
+    failed: bool = False
 
     @property
     def refusal(self) -> str | None:
@@ -88,7 +94,7 @@ def attack_all(
     *,
     done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Attack every victim with every attack; an attack that the threat model denies is an outcome with its reason.
+    """Attack every victim with every attack; one that the threat model denies, or that fails, is an outcome, too.
 
     Args:
         work: Of the run.
@@ -116,18 +122,27 @@ def _attack_round(
 ) -> Outcome:
     """Attack whom the threat model lets attack: what one client claims doesn't protect the others.
 
-    An attack may notice only in its own code that it lacks something: that is a refusal as any other.
+    An attack may notice only in its own code that it lacks something: that is a refusal as any other. One that fails on
+    several victims at once is tried on each by itself, so that what one client sent protects no other.
     """
     draw = rng.generator(work.config.run.seed, f"audit {attack.name}", server_round)
     reasons = {victim.partition: _refusal(attack, victim) for victim in victims}
-    findings: list[Finding] = []
-    for batch in _batches([victim for victim in victims if reasons[victim.partition] is None]):
+    findings, failed = list[Finding](), False
+    batches = deque(_batches([victim for victim in victims if reasons[victim.partition] is None]))
+    while batches:
+        batch = batches.popleft()
         try:
             results = attack.run_many([victim.view for victim in batch], budget=budget, generator=draw)
         except ThreatModelError as error:
             reasons |= {victim.partition: str(error) for victim in batch}
-            continue
-        findings += [_finding(scorer, *pair) for pair in zip(batch, results, strict=True)]
+        except AttackError as error:
+            logger.debug("attack failed", exc_info=error)
+            if len(batch) > 1:
+                batches.extendleft([victim] for victim in reversed(batch))
+                continue
+            reasons[batch[0].partition], failed = str(error), True
+        else:
+            findings += [_finding(scorer, *pair) for pair in zip(batch, results, strict=True)]
     return Outcome(
         attack=attack.name,
         source=attack.source,
@@ -135,6 +150,7 @@ def _attack_round(
         knowledge=(findings[0].victim if findings else victims[0]).view.knowledge,
         findings=tuple(findings),
         passed_over=tuple((partition, reason) for partition, reason in reasons.items() if reason is not None),
+        failed=failed,
     )
 
 

@@ -31,9 +31,19 @@ class Verdict:
     points: Tensor | None = None
 
 
+class DetectorError(RuntimeError):
+    """A detector that failed, or returned what is no verdict; one line that names it."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Findings:
-    """What a detector function returns: see :class:`Verdict`."""
+    """What a detector function returns.
+
+    Attributes:
+        scores: How unusual each client is, ``[clients]``, floating point, finite.
+        flagged: Whom it takes for an attacker, boolean ``[clients]``.
+        points: Where to draw each client in a plane, ``[clients, 2]``, floating point, finite; ``None`` for no picture.
+    """
 
     scores: Tensor
     flagged: Tensor
@@ -70,14 +80,40 @@ class Detector:
 
         Raises:
             ConfigError: If the run hasn't what the detector looks at.
+            DetectorError: If the detector fails, or what it returns isn't as :class:`Findings` says.
         """
         if (reason := self.refusal(spiking=view.graph is not None)) is not None:
             raise ConfigError(reason)
         if (count := len(view.updates)) < 3:
             zeros = torch.zeros(count, dtype=torch.float64)
             return Verdict(detector=self.name, scores=zeros, flagged=zeros > 0)
-        found = self.judge(view)
+        try:
+            found = self.judge(view)
+        except Exception as error:  # of code that anybody may have written, about whatever a client may have sent
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise DetectorError(f"{self.name}: {reason}") from error
+        if (mistake := _mistake(found, count)) is not None:
+            raise DetectorError(f"{self.name}: {mistake}")
         return Verdict(detector=self.name, scores=found.scores, flagged=found.flagged, points=found.points)
+
+
+def _mistake(found: object, clients: int) -> str | None:
+    """Say what is wrong with what a detector returned, or return ``None``."""
+    if not isinstance(found, Findings):
+        return f"expected Findings, found {type(found).__name__}"
+    shapes: dict[str, tuple[int, ...]] = {"scores": (clients,), "flagged": (clients,)}
+    if found.points is not None:
+        shapes["points"] = (clients, 2)
+    for name, shape in shapes.items():
+        array = getattr(found, name)
+        if not isinstance(array, Tensor) or array.shape != shape:
+            what = list(array.shape) if isinstance(array, Tensor) else type(array).__name__
+            return f"{name}: expected a tensor of shape {list(shape)}, found {what}"
+        if name == "flagged" and array.dtype != torch.bool:
+            return f"flagged: expected booleans, found {array.dtype}"
+        if name != "flagged" and not (array.is_floating_point() and bool(torch.isfinite(array).all())):
+            return f"{name}: expected finite floating-point numbers"
+    return None
 
 
 _DETECTORS: dict[str, Detector] = {}

@@ -115,9 +115,10 @@ def label_accuracy(found: Tensor, true: Tensor) -> float:
     >>> label_accuracy(torch.arange(10), torch.tensor([3, 3]))
     0.1
     """
-    classes = int(torch.cat([found, true]).max()) + 1
-    common = torch.minimum(torch.bincount(found, minlength=classes), torch.bincount(true, minlength=classes))
-    return int(common.sum()) / max(len(found), len(true))
+    # Not counted up to the largest, which is whatever an attack says.
+    classes: Tensor = torch.cat([found, true]).unique()  # type: ignore[no-untyped-call]
+    counts = [(labels[:, None] == classes).sum(0) for labels in (found, true)]
+    return int(torch.minimum(*counts).sum()) / max(len(found), len(true))
 
 
 def identified(

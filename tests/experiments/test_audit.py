@@ -523,6 +523,28 @@ def test_a_documented_attack_is_refused_without_biases(runs, tmp_path, monkeypat
 
 
 @pytest.mark.usefixtures("own_registry")
+def test_an_attack_that_fails_is_a_row_beside_what_the_others_found(runs, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "broken.py"
+    path.write_text(
+        "from snnfl.attacks import register\n\n"
+        "@register('broken', source='here', needs=(), against='plain')\n"
+        "def broken(views, budget, generator):\n    return None\n"
+    )
+    command = ["audit", runs / "p", "--plugin", path, "--attack", "broken", "--attack", "inverting_gradients"]
+    command += ["--iterations", "1", "--no-controls", "--round", "1", "--output", tmp_path / "out"]
+    _, said = invoke(monkeypatch, capsys, *command)
+    assert "Traceback" not in said
+    broken, other = json.loads((tmp_path / "out/scorecard.json").read_text())
+    reason = "broken: expected a list of 1 reconstructions, one per view, found NoneType"
+    assert (broken["attack"], broken["verdict"], broken["refusal"]) == ("broken", "failed", reason)
+    assert (other["attack"], other["victims"]) == ("inverting_gradients", 3)
+    assert f"p, round 1: failed: {reason}" in " ".join(said.split())
+    assert reason in (tmp_path / "out/report.html").read_text()
+    rows = list(csv.DictReader((tmp_path / "out/scorecard.csv").read_text().splitlines()))
+    assert rows[0]["verdict"] == "failed"
+
+
+@pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize(
     ("source", "words"),
     [(None, "no such file"), ("x = 1", "registers no attack"), ("1 / 0", "ZeroDivisionError: division by zero")],

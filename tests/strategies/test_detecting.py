@@ -208,3 +208,31 @@ def test_excluding_is_logged_as_what_it_is(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         play(tmp_path, "detection.detectors=[norm]", "detection.exclude=norm", "run.rounds=1")
     assert "detection.exclude=norm: a defence" in caplog.text
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_a_detector_that_fails_ends_no_run_and_lets_nothing_pass_that_it_should_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, exclude: bool
+) -> None:
+    monkeypatch.setattr("snnfl.detection.registry._DETECTORS", dict(_DETECTORS))
+    judged = []
+
+    @register("fragile", source="this test")
+    def fragile(view) -> Findings:
+        judged.append(view)
+        if len(judged) == 2:
+            raise ZeroDivisionError("a client found the way")
+        return Findings(scores=torch.zeros(6), flagged=torch.zeros(6, dtype=torch.bool))
+
+    defence = ["detection.exclude=fragile"] if exclude else []
+    path, rows = play(tmp_path, "detection.detectors=[norm,fragile]", "run.rounds=3", *defence)
+    reason = "fragile: ZeroDivisionError: a client found the way"
+    assert [row["detection"]["fragile"].get("failed") for row in rows] == [None, reason, None]
+    assert [len(row["detection"]["norm"]["scores"]) for row in rows] == [6, 6, 6]
+    assert [row["aggregated"] for row in rows] == [True, not exclude, True]
+    assert [row["excluded"] for row in rows] == [0, 6 if exclude else 0, 0]
+    assert f"round 2: detector failed: {reason}" in caplog.text
+    assert ("detector fragile failed, so nothing enters" in caplog.text) == exclude
+    if not exclude:
+        without, _ = play(tmp_path, "run.rounds=3", "run.name=without")
+        assert_equal_bits(path, without)

@@ -47,6 +47,39 @@ def test_another_tracker_is_one_decorator(tmp_path, monkeypatch):
         tracking.register("notebook", package="json")(notebook)
 
 
+def test_a_tracker_that_fails_costs_the_run_nothing_but_a_line(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "_TRACKERS", dict(tracking._TRACKERS))
+
+    @tracking.register("offline", package="json")
+    def offline(config, folder, first_round):
+        def told(row):
+            if row["round"] == 1:
+                raise ConnectionError("no route\nto host")
+
+        return told
+
+    path = run(tmp_path, "run.tracking=offline")
+    assert [row["round"] for row in read_metrics(path)] == [1, 2]
+    lines = [record.getMessage() for record in caplog.records if "tracked" in record.getMessage()]
+    reason = "run.tracking=offline: ConnectionError: no route to host"
+    assert lines == [f"round 1 is not tracked: {reason}; metrics.jsonl has it"]
+
+
+@pytest.mark.parametrize(("answer", "part"), [(None, "found NoneType"), (KeyError("token"), "KeyError: 'token'")])
+def test_a_tracker_that_does_not_start_is_one_line(tmp_path, monkeypatch, answer, part):
+    monkeypatch.setattr(tracking, "_TRACKERS", dict(tracking._TRACKERS))
+
+    @tracking.register("broken", package="json")
+    def broken(config, folder, first_round):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.raises(ConfigError, match=r"run\.tracking=broken") as error:
+        run(tmp_path, "run.tracking=broken")
+    assert part in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [

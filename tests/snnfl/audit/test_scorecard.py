@@ -30,7 +30,7 @@ def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
     )  # fmt: skip
 
 
-def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0)):
+def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0), failed=False):
     curve = tuple(zip((0, 4), objectives, strict=True))
     result = type("Result", (), {"setting": "realistic", "reasons": (), "curve": curve})()
     victims = [type("Victim", (), {"partition": n})() for n in range(len(scores))]
@@ -39,7 +39,7 @@ def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0)):
     ]
     return Outcome(
         attack=attack, source="here", server_round=1, knowledge=Knowledge(), findings=tuple(findings),
-        passed_over=passed_over,
+        passed_over=passed_over, failed=failed,
     )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def test_labels_are_judged_by_themselves():
 
 def test_refused_and_not_scored_are_told_apart():
     assert entry(passed_over=((3, "dlg: needs loss"),))["verdict"] == "refused"
+    failed = entry(passed_over=((3, "dlg: KeyError: 'fc9'"),), failed=True)
+    assert (failed["verdict"], failed["verdict_text"]) == ("failed", "failed: dlg: KeyError: 'fc9'")
     assert entry(None, None)["verdict"] == "not scored"
     assert entry(None, None)["victims"] == 2
 
@@ -144,3 +146,14 @@ def test_a_curve_averages_victims_and_says_nothing_of_what_is_no_number():
     assert broken["curve"][1]["objective"] is None
     rows = list(csv.DictReader(io.StringIO(curves_as_csv([entry(scored(20.0), scored(22.0))]))))
     assert [(row["iteration"], row["psnr"]) for row in rows] == [("0", "8"), ("4", "21")]
+
+
+def test_a_client_whose_attack_succeeded_at_once_has_a_curve_beside_one_that_took_longer():
+    late = outcome_of(scored(20.0))
+    findings = list(late.findings)
+    findings[0].result.curve = ((3, 2.0), (4, 1.0))
+    early = outcome_of(scored(21.0))
+    both = Outcome(
+        attack="dlg", source="here", server_round=1, knowledge=Knowledge(), findings=(*early.findings, *findings)
+    )
+    assert [point["iteration"] for point in entries(CONFIG, [both])[0]["curve"]] == [0, 3, 4]

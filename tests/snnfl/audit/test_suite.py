@@ -86,3 +86,29 @@ def test_several_steps_without_their_learning_rate_end_no_audit():
     first, second = attack_all(WORK, victims, ["inverting_gradients", "huang"], Budget(iterations=1))
     assert "needs learning_rate" in first.refusal
     assert second.refusal is None
+
+
+def test_an_attack_that_fails_on_one_client_costs_neither_the_others_nor_the_other_attacks(monkeypatch):
+    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
+    good = registry.get_attack("closed_form").invert
+    hated = client(1)
+
+    @registry.register("fragile", source="here", needs=("architecture",), against="plain")
+    def fragile(views, budget, generator):
+        if any(view is hated.view for view in views):
+            raise RuntimeError("a line\nand another")
+        return good(views, budget, generator)
+
+    @registry.register("useless", source="here", needs=("architecture",), against="plain")
+    def useless(views, budget, generator):
+        return None
+
+    victims = [client(0), hated, client(2)]
+    first, second, third = attack_all(WORK, victims, ["useless", "fragile", "closed_form"], Budget(iterations=1))
+    assert (first.failed, first.findings) == (True, ())
+    assert [partition for partition, _ in first.passed_over] == [0, 1, 2]
+    assert "useless: expected a list of 1 reconstructions" in first.refusal
+    assert (second.failed, second.passed_over) == (True, ((1, "fragile: RuntimeError: a line and another"),))
+    assert [finding.victim.partition for finding in second.findings] == [0, 2]
+    assert second.refusal is None
+    assert (third.failed, len(third.findings)) == (False, 3)

@@ -15,7 +15,7 @@ from torch import Tensor
 from snnfl.config import ConfigError
 from snnfl.conversion import fold
 from snnfl.conversion.folding import NORM_FIELDS
-from snnfl.detection import Findings, RoundView, detect, get_detector, names, register
+from snnfl.detection import DetectorError, Findings, RoundView, detect, get_detector, names, register
 from snnfl.detection.outliers import outliers
 from snnfl.poisoning import forged
 from snnfl.spiking import trace
@@ -226,3 +226,29 @@ def test_of_equally_large_clusters_the_first_clients_counts() -> None:
         mixed = torch.zeros(5, 1, dtype=torch.float64)
         mixed[list(few)] = 9
         assert larger_cluster_centre(mixed).item() == 0
+
+
+FLAGS, SCORES = torch.zeros(CLIENTS, dtype=torch.bool), torch.zeros(CLIENTS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "expected Findings, found NoneType"),
+        ([], "expected Findings, found list"),
+        (Findings(scores=SCORES[:3], flagged=FLAGS), "scores: expected a tensor of shape [10], found [3]"),
+        (Findings(scores=SCORES.tolist(), flagged=FLAGS), "scores: expected a tensor of shape [10], found list"),
+        (Findings(scores=SCORES / 0, flagged=FLAGS), "scores: expected finite floating-point numbers"),
+        (Findings(scores=SCORES.int(), flagged=FLAGS), "scores: expected finite floating-point numbers"),
+        (Findings(scores=SCORES, flagged=FLAGS[:3]), "flagged: expected a tensor of shape [10], found [3]"),
+        (Findings(scores=SCORES, flagged=SCORES), "flagged: expected booleans, found torch.float32"),
+        (Findings(scores=SCORES, flagged=FLAGS, points=SCORES), "points: expected a tensor of shape [10, 2]"),
+        (Findings(scores=SCORES, flagged=FLAGS, points=torch.full((10, 2), torch.inf)), "points: expected finite"),
+    ],
+)
+def test_what_is_no_verdict_is_refused_by_the_detectors_name(monkeypatch, answer, reason):
+    monkeypatch.setattr("snnfl.detection.registry._DETECTORS", {})
+    register("odd", source="this test")(lambda view: answer)
+    with pytest.raises(DetectorError, match=r"^odd: ") as error:
+        detect("odd", round_of(), SENT, examples=[10] * CLIENTS, graph=GRAPH)
+    assert reason in str(error.value)
