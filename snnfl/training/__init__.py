@@ -2,6 +2,7 @@
 
 from snnfl.training.evaluation import Evaluation, accuracies, accuracy, evaluate
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
+from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
 from snnfl.training.resident import copy_arrays, exchangeable, load_arrays, private_biases
 
@@ -20,6 +21,7 @@ __all__ = [
     "learning_rate",
     "load_arrays",
     "model_contrastive",
+    "precise_batch_norm",
     "private_biases",
     "proximal",
     "train_locally",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 from snnfl.config import TrainingConfig
+from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
 
 
@@ -120,17 +121,18 @@ def train_locally(
     if not all(module.training for module in model.modules()):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
-    for epoch, batches in enumerate(epochs_of_batches, start=1):
-        losses, sizes = [], []
-        for inputs, labels in batches:
-            loss = objective(model, inputs, labels)
-            loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
-            descent.step()
-            losses.append(loss.detach())
-            sizes.append(len(labels))
-        where = f"round {server_round}, epoch {epoch}"
-        steps += len(sizes)
-        result = TrainingResult(loss=_mean_loss(losses, sizes, where, rate), samples=sum(sizes), steps=steps)
+    with precise_batch_norm(model):
+        for epoch, batches in enumerate(epochs_of_batches, start=1):
+            losses, sizes = [], []
+            for inputs, labels in batches:
+                loss = objective(model, inputs, labels)
+                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
+                descent.step()
+                losses.append(loss.detach())
+                sizes.append(len(labels))
+            where = f"round {server_round}, epoch {epoch}"
+            steps += len(sizes)
+            result = TrainingResult(loss=_mean_loss(losses, sizes, where, rate), samples=sum(sizes), steps=steps)
     if result is None:
         raise ValueError("local training without an epoch; give at least one iterable of batches")
     return result
