@@ -21,7 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from snnfl.config import Config, ConfigError, nearest
+from snnfl.config import Config, ConfigError
+from snnfl.registry import Registry
 from strategies.run_directory import TENSORBOARD
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Tracker:
         return guarded
 
 
-_TRACKERS: dict[str, Tracker] = {}
+TRACKERS = Registry[Tracker]("tracker", "run.tracking")
 
 
 def register(name: str, *, package: str, extra: str | None = None) -> Callable[[Open], Open]:
@@ -85,9 +86,8 @@ def register(name: str, *, package: str, extra: str | None = None) -> Callable[[
     """
 
     def decorate(function: Open) -> Open:
-        if name in _TRACKERS:
-            raise ValueError(f"tracker {name!r} is already registered; choose another name")
-        _TRACKERS[name] = Tracker(name=name, package=package, extra=extra, function=function)
+        tracker = Tracker(name=name, package=package, extra=extra, function=function)
+        TRACKERS.add(name, tracker, home=function.__module__)
         return function
 
     return decorate
@@ -102,9 +102,7 @@ def find_tracker(config: Config) -> Tracker | None:
     name = config.run.tracking
     if name is None:
         return None
-    if name not in _TRACKERS:
-        raise ConfigError(f"run.tracking={name}: unknown tracker{nearest(name, list(_TRACKERS))}")
-    tracker = _TRACKERS[name]
+    tracker = TRACKERS.find(name)
     if find_spec(tracker.package) is None:
         what = tracker.package if tracker.extra is None else f"snnfl[{tracker.extra}]"
         raise ConfigError(f"run.tracking={name}: {tracker.package} is not installed; type: pip install '{what}'")

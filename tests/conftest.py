@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import hypothesis
 import pytest
@@ -31,3 +34,18 @@ def data_root() -> Path:
     pytest.skip(
         "no downloaded data sets here; type: export SNNFL_DATA=~/snnfl-data; .venv/bin/snnfl data fetch fashion_mnist"
     )
+
+
+@pytest.fixture
+def own_registries() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    from snnfl.attacks.registry import ATTACKS
+    from snnfl.data.sources import SOURCES
+    from snnfl.detection.registry import DETECTORS
+    from snnfl.models.registry import MODELS
+    from strategies.tracking import TRACKERS
+
+    with ExitStack() as stack:
+        for registry in (ATTACKS, DETECTORS, MODELS, SOURCES, TRACKERS):
+            stack.enter_context(patch.dict(registry.items))
+        yield

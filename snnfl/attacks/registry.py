@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
 from snnfl.audit.view import Fact, ServerView, ThreatModelError
-from snnfl.config import ConfigError, nearest
+from snnfl.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ class Attack:
         ]
 
 
-_ATTACKS: dict[str, Attack] = {}
+ATTACKS = Registry[Attack]("attack")
 
 
 def register(
@@ -193,13 +193,10 @@ def register(
     """
 
     def decorate(invert: Invert) -> Invert:
-        if name in _ATTACKS:
-            raise ValueError(
-                f"attack {name!r} is already registered by {_ATTACKS[name].invert.__module__}; choose another name"
-            )
-        _ATTACKS[name] = Attack(
+        attack = Attack(
             name=name, source=source, needs=frozenset(needs), against=against, invert=invert, requires=requires
         )
+        ATTACKS.add(name, attack, home=invert.__module__)
         return invert
 
     return decorate
@@ -207,7 +204,7 @@ def register(
 
 def names() -> tuple[str, ...]:
     """Return the names of all attacks, sorted."""
-    return tuple(sorted(_ATTACKS))
+    return ATTACKS.names()
 
 
 def get_attack(name: str) -> Attack:
@@ -216,6 +213,4 @@ def get_attack(name: str) -> Attack:
     Raises:
         ConfigError: With the nearest known name.
     """
-    if name not in _ATTACKS:
-        raise ConfigError(f"attack {name!r} is unknown{nearest(name, names())}")
-    return _ATTACKS[name]
+    return ATTACKS.find(name)

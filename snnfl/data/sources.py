@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from snnfl import rng
-from snnfl.config import ConfigError, DataConfig, nearest
+from snnfl.config import ConfigError, DataConfig
 from snnfl.data.dataset import DataNotFoundError, Dataset
+from snnfl.registry import Registry
 
 Source: TypeAlias = Callable[[Path], Dataset]
 """Reads a data set from the folder that holds all data sets."""
 
-_SOURCES: dict[str, Source] = {}
+SOURCES = Registry[Source]("data set", "data.source")
 
 
 def register(name: str) -> Callable[[Source], Source]:
@@ -36,17 +37,14 @@ def register(name: str) -> Callable[[Source], Source]:
     """
 
     def add(source: Source) -> Source:
-        if name in _SOURCES:
-            raise ValueError(f"data source {name!r} is registered already; choose another name")
-        _SOURCES[name] = source
-        return source
+        return SOURCES.add(name, source, home=source.__module__)
 
     return add
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all sources, in order of registration."""
-    return tuple(_SOURCES)
+    """Return the names of all sources, sorted."""
+    return SOURCES.names()
 
 
 def check_source(name: str) -> None:
@@ -55,8 +53,7 @@ def check_source(name: str) -> None:
     Raises:
         ConfigError: For an unknown name, with the nearest known one.
     """
-    if name not in _SOURCES:
-        raise ConfigError(f"data.source={name}: unknown data set{nearest(name, names())}")
+    SOURCES.find(name)
 
 
 def data_root(root: str | None) -> Path:
@@ -109,6 +106,6 @@ def _chosen(available: int, count: int, name: str, split: str) -> Tensor:
 @functools.cache
 def _load(name: str, root: Path) -> Dataset:
     try:
-        return _SOURCES[name](root)
+        return SOURCES.find(name)(root)
     except FileNotFoundError as error:  # of a source that doesn't look for itself
         raise DataNotFoundError(f"data.source={name}: {error.filename} is missing (data.root={root})") from None

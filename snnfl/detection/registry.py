@@ -9,8 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from snnfl.config import ConfigError, nearest
+from snnfl.config import ConfigError
 from snnfl.detection.view import RoundView
+from snnfl.registry import Registry
 from snnfl.spiking import SpikingGraph
 
 
@@ -116,7 +117,7 @@ def _mistake(found: object, clients: int) -> str | None:
     return None
 
 
-_DETECTORS: dict[str, Detector] = {}
+DETECTORS = Registry[Detector]("detector")
 
 
 def register(name: str, *, source: str, needs_thresholds: bool = False) -> Callable[[Judge], Judge]:
@@ -127,9 +128,8 @@ def register(name: str, *, source: str, needs_thresholds: bool = False) -> Calla
     """
 
     def decorate(judge: Judge) -> Judge:
-        if name in _DETECTORS:
-            raise ValueError(f"detector {name!r} is already registered; choose another name")
-        _DETECTORS[name] = Detector(name=name, source=source, needs_thresholds=needs_thresholds, judge=judge)
+        detector = Detector(name=name, source=source, needs_thresholds=needs_thresholds, judge=judge)
+        DETECTORS.add(name, detector, home=judge.__module__)
         return judge
 
     return decorate
@@ -137,7 +137,7 @@ def register(name: str, *, source: str, needs_thresholds: bool = False) -> Calla
 
 def names() -> tuple[str, ...]:
     """Return the names of all detectors, sorted."""
-    return tuple(sorted(_DETECTORS))
+    return DETECTORS.names()
 
 
 def get_detector(name: str) -> Detector:
@@ -146,9 +146,7 @@ def get_detector(name: str) -> Detector:
     Raises:
         ConfigError: With the nearest known name.
     """
-    if name not in _DETECTORS:
-        raise ConfigError(f"detector {name!r} is unknown{nearest(name, names())}")
-    return _DETECTORS[name]
+    return DETECTORS.find(name)
 
 
 def detect(

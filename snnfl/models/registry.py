@@ -8,14 +8,15 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from snnfl.config import ConfigError, ModelConfig, nearest
+from snnfl.config import ConfigError, ModelConfig
 from snnfl.models.initialisation import materialise
 from snnfl.models.projection import with_projection_head
+from snnfl.registry import Registry
 
 Builder: TypeAlias = Callable[[ModelConfig, tuple[int, ...], int], nn.Module]
 """``(config, input_shape, classes) -> model``; called on the meta device, so it costs no time and no random draw."""
 
-_BUILDERS: dict[str, Builder] = {}
+MODELS = Registry[Builder]("model", "model.name")
 
 
 def register(name: str) -> Callable[[Builder], Builder]:
@@ -26,19 +27,14 @@ def register(name: str) -> Callable[[Builder], Builder]:
     """
 
     def decorate(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(
-                f"model {name!r} is already registered by {_BUILDERS[name].__module__}; choose another name"
-            )
-        _BUILDERS[name] = builder
-        return builder
+        return MODELS.add(name, builder, home=builder.__module__)
 
     return decorate
 
 
 def names() -> tuple[str, ...]:
     """Return the names of all models, sorted."""
-    return tuple(sorted(_BUILDERS))
+    return MODELS.names()
 
 
 def check_model(name: str) -> None:
@@ -47,8 +43,7 @@ def check_model(name: str) -> None:
     Raises:
         ConfigError: With the nearest known name.
     """
-    if name not in _BUILDERS:
-        raise ConfigError(f"model.name={name}: unknown model{nearest(name, names())}")
+    MODELS.find(name)
 
 
 def build_model(
@@ -73,9 +68,9 @@ def build_model(
     >>> tuple(model(torch.zeros(2, 4)).shape)
     (2, 3)
     """
-    check_model(config.name)
+    builder = MODELS.find(config.name)
     with torch.device("meta"):
-        model = _BUILDERS[config.name](config, input_shape, classes)
+        model = builder(config, input_shape, classes)
         if config.projection_head:
             model = with_projection_head(model, config.name)
     materialise(model, generator)

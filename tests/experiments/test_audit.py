@@ -478,21 +478,13 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, monkeypatch, capsys):
     assert "give the folder of a run" in said
 
 
-@pytest.fixture
-def own_registry(monkeypatch):
-    """Attacks that a test registers are forgotten after it."""
-    from snnfl.attacks import registry
-
-    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
-
-
 def example(page: str = "docs/audit.md") -> str:
     """Return the plug-in that a page shows."""
     text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
     return textwrap.dedent(re.search(r"```python[^\n]*\n(.*?)```", text, re.S)[1])
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("own_registries")
 def test_the_documented_plugin_is_an_attack_as_any_other(runs, tmp_path, monkeypatch, capsys):
     path = tmp_path / "inverting_l2.py"
     path.write_text(example())
@@ -508,7 +500,7 @@ def test_the_documented_plugin_is_an_attack_as_any_other(runs, tmp_path, monkeyp
     assert entry["refusal"] == "inverting_l2: needs loss, which the threat model denies"
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize("page", ["docs/audit.md", "docs/how-to/own-attack.md"])
 def test_a_documented_attack_is_refused_without_biases(runs, tmp_path, monkeypatch, capsys, page):
     path = tmp_path / "own.py"
@@ -522,7 +514,7 @@ def test_a_documented_attack_is_refused_without_biases(runs, tmp_path, monkeypat
     assert entry["refusal"] == f"{name}: needs biases, which the threat model denies"
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("own_registries")
 def test_an_attack_that_fails_is_a_row_beside_what_the_others_found(runs, tmp_path, monkeypatch, capsys):
     path = tmp_path / "broken.py"
     path.write_text(
@@ -544,7 +536,7 @@ def test_an_attack_that_fails_is_a_row_beside_what_the_others_found(runs, tmp_pa
     assert rows[0]["verdict"] == "failed"
 
 
-@pytest.mark.usefixtures("own_registry")
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize(
     ("source", "words"),
     [(None, "no such file"), ("x = 1", "registers no attack"), ("1 / 0", "ZeroDivisionError: division by zero")],

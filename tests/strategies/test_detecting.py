@@ -14,7 +14,7 @@ from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.detection import Findings, names
-from snnfl.detection.registry import _DETECTORS, register
+from snnfl.detection.registry import register
 from snnfl.poisoning import attackers
 from strategies.detecting import Detecting, detection_columns
 from strategies.recorder import Row
@@ -83,12 +83,12 @@ def test_a_backdoor_works_and_is_recorded(tmp_path: Path) -> None:
             assert found["false_positive_rate"] == pytest.approx((len(found["flagged"]) - len(hits)) / 3)
 
 
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize("spiking", [True, False])
 def test_an_excluded_update_is_in_no_aggregate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spiking: bool
 ) -> None:
     """The attacker replaces the model; without it the run is that of the other five, in which it fails every time."""
-    monkeypatch.setattr("snnfl.detection.registry._DETECTORS", dict(_DETECTORS))
     attack = [f"strategy.spiking={spiking}", "poisoning.attack=model_replacement", "poisoning.scale=20"]
     (guilty,) = attackers(compose(None, [*SMALL, *attack]))
 
@@ -210,11 +210,11 @@ def test_excluding_is_logged_as_what_it_is(tmp_path: Path, caplog: pytest.LogCap
     assert "detection.exclude=norm: a defence" in caplog.text
 
 
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize("exclude", [True, False])
 def test_a_detector_that_fails_ends_no_run_and_lets_nothing_pass_that_it_should_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, exclude: bool
 ) -> None:
-    monkeypatch.setattr("snnfl.detection.registry._DETECTORS", dict(_DETECTORS))
     judged = []
 
     @register("fragile", source="this test")

@@ -32,8 +32,8 @@ def test_tensorboard_reads_what_metrics_hold(tmp_path):
         assert found == [(row["round"], pytest.approx(tracking.numbers(row)[name])) for row in rows]
 
 
-def test_another_tracker_is_one_decorator(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "_TRACKERS", dict(tracking._TRACKERS))
+@pytest.mark.usefixtures("own_registries")
+def test_another_tracker_is_one_decorator(tmp_path):
     told = []
 
     @tracking.register("notebook", package="json")
@@ -47,9 +47,8 @@ def test_another_tracker_is_one_decorator(tmp_path, monkeypatch):
         tracking.register("notebook", package="json")(notebook)
 
 
-def test_a_tracker_that_fails_costs_the_run_nothing_but_a_line(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tracking, "_TRACKERS", dict(tracking._TRACKERS))
-
+@pytest.mark.usefixtures("own_registries")
+def test_a_tracker_that_fails_costs_the_run_nothing_but_a_line(tmp_path, caplog):
     @tracking.register("offline", package="json")
     def offline(config, folder, first_round):
         def told(row):
@@ -65,10 +64,9 @@ def test_a_tracker_that_fails_costs_the_run_nothing_but_a_line(tmp_path, monkeyp
     assert lines == [f"round 1 is not tracked: {reason}; metrics.jsonl has it"]
 
 
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize(("answer", "part"), [(None, "found NoneType"), (KeyError("token"), "KeyError: 'token'")])
-def test_a_tracker_that_does_not_start_is_one_line(tmp_path, monkeypatch, answer, part):
-    monkeypatch.setattr(tracking, "_TRACKERS", dict(tracking._TRACKERS))
-
+def test_a_tracker_that_does_not_start_is_one_line(tmp_path, answer, part):
     @tracking.register("broken", package="json")
     def broken(config, folder, first_round):
         if isinstance(answer, Exception):

@@ -48,9 +48,8 @@ WRONG = {
 
 
 @pytest.fixture
-def returning(monkeypatch):
+def returning(own_registries):
     """Register an attack ``odd`` that returns what it is told; run it on one victim."""
-    monkeypatch.setattr(registry, "_ATTACKS", {})
 
     def run(answer):
         registry.register("odd", source="here", needs=(), against="plain")(lambda views, budget, generator: answer)
@@ -78,9 +77,8 @@ def test_what_is_one_becomes_a_result(returning, labels):
     assert result.images.shape == (2, 1, 8, 8)
 
 
-def test_an_attack_that_raises_is_named_with_its_reason(monkeypatch):
-    monkeypatch.setattr(registry, "_ATTACKS", {})
-
+@pytest.mark.usefixtures("own_registries")
+def test_an_attack_that_raises_is_named_with_its_reason():
     @registry.register("raises", source="here", needs=(), against="plain")
     def raises(views, budget, generator):
         raise KeyError("fc9\nweight")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from victims import attacked, small_mlp
 
@@ -59,9 +60,9 @@ def test_the_trail_is_scored_and_dropped():
     assert torch.isfinite(outcome.findings[0].result.images).all()
 
 
-def test_what_an_attack_notices_only_in_its_own_code_is_a_refusal(monkeypatch):
+@pytest.mark.usefixtures("own_registries")
+def test_what_an_attack_notices_only_in_its_own_code_is_a_refusal():
     """As a plug-in whose author forgot a fact, such as that of the biases."""
-    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
     needs = ("architecture", "loss", "images", "batch_size", "epochs")
 
     @registry.register("forgetful", source="here", needs=needs, against="plain")
@@ -88,8 +89,8 @@ def test_several_steps_without_their_learning_rate_end_no_audit():
     assert second.refusal is None
 
 
-def test_an_attack_that_fails_on_one_client_costs_neither_the_others_nor_the_other_attacks(monkeypatch):
-    monkeypatch.setattr(registry, "_ATTACKS", dict(registry._ATTACKS))
+@pytest.mark.usefixtures("own_registries")
+def test_an_attack_that_fails_on_one_client_costs_neither_the_others_nor_the_other_attacks():
     good = registry.get_attack("closed_form").invert
     hated = client(1)
 

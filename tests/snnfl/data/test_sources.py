@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from snnfl import data
 from snnfl.config import ConfigError, DataConfig
-from snnfl.data import sources
 
 
 def test_every_documented_source_is_registered():
@@ -29,12 +28,12 @@ def test_the_nearest_name_is_suggested():
 
 
 def test_a_name_is_taken_once():
-    with pytest.raises(ValueError, match="'digits' is registered already"):
+    with pytest.raises(ValueError, match=r"'digits' is already registered by snnfl\.data\.embedded"):
         data.register("digits")(lambda root: pytest.fail("must not be read"))
 
 
-def test_a_registered_source_is_read_once_per_root(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
+@pytest.mark.usefixtures("own_registries")
+def test_a_registered_source_is_read_once_per_root(tmp_path):
     digits = data.load(DataConfig(source="digits"))
     read = []
 

@@ -231,6 +231,7 @@ def test_of_equally_large_clusters_the_first_clients_counts() -> None:
 FLAGS, SCORES = torch.zeros(CLIENTS, dtype=torch.bool), torch.zeros(CLIENTS)
 
 
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -246,8 +247,7 @@ FLAGS, SCORES = torch.zeros(CLIENTS, dtype=torch.bool), torch.zeros(CLIENTS)
         (Findings(scores=SCORES, flagged=FLAGS, points=torch.full((10, 2), torch.inf)), "points: expected finite"),
     ],
 )
-def test_what_is_no_verdict_is_refused_by_the_detectors_name(monkeypatch, answer, reason):
-    monkeypatch.setattr("snnfl.detection.registry._DETECTORS", {})
+def test_what_is_no_verdict_is_refused_by_the_detectors_name(answer, reason):
     register("odd", source="this test")(lambda view: answer)
     with pytest.raises(DetectorError, match=r"^odd: ") as error:
         detect("odd", round_of(), SENT, examples=[10] * CLIENTS, graph=GRAPH)

@@ -1,0 +1,76 @@
+"""Things of one kind by name: how data sets, models, attacks, detectors and trackers are found, and others added."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from snnfl.config.declaration import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Registry(Generic[T]):
+    """Things of one kind, each under a name of its own.
+
+    Attributes:
+        kind: What they are, in errors: ``"model"``.
+        option: The option that names one: ``"model.name"``; ``None`` if several do.
+        items: By name, in order of registration.
+        homes: The module that registered each.
+
+    >>> colours = Registry[int]("colour", "paint.colour")
+    >>> colours.add("red", 0xFF0000, home="tests")
+    16711680
+    >>> "red" in colours, colours.names()
+    (True, ('red',))
+    >>> colours.find("rad")
+    Traceback (most recent call last):
+    snnfl.config.declaration.ConfigError: paint.colour=rad: unknown colour; did you mean 'red'?
+    """
+
+    kind: str
+    option: str | None = None
+    items: dict[str, T] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, item: T, *, home: str) -> T:
+        """Register and return a thing.
+
+        Args:
+            name: Not taken yet.
+            item: The thing.
+            home: The module that does it, for the error of the next one.
+
+        Raises:
+            ValueError: If the name is taken.
+        """
+        if name in self.items:
+            raise ValueError(f"{self.kind} {name!r} is already registered by {self.homes[name]}; choose another name")
+        self.items[name], self.homes[name] = item, home
+        return item
+
+    def find(self, name: str) -> T:
+        """Return a thing by its name.
+
+        Raises:
+            ConfigError: If nothing has it, with the nearest known name.
+        """
+        if name not in self.items:
+            what = f"{self.kind} {name!r} is unknown"
+            if self.option is not None:
+                what = f"{self.option}={name}: unknown {self.kind}"
+            raise ConfigError(what + nearest(name, self.names()))
+        return self.items[name]
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted."""
+        return tuple(sorted(self.items))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.items
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items.values())
