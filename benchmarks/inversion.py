@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from snnfl.attacks import Budget, get_attack
 from snnfl.attacks.matching import Matching, prepare
 from snnfl.attacks.problem import problem_of
-from snnfl.audit.view import Exchange, Knowledge, ServerView
 from snnfl.config import ModelConfig
 from snnfl.metrics.images import matched, psnr, ssim
 from snnfl.models import build_model, initialise
 from snnfl.rng import generator
+from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.torchvision_guard import guard
 
 RATE = 0.1

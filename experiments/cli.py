@@ -317,9 +317,9 @@ def main() -> None:
     """Run the command; a user's mistake is one line on the standard error and exit status 2."""
     from experiments.engines import EngineError
     from snnfl.audit.recording import RecordingError
-    from snnfl.audit.view import ThreatModelError
     from snnfl.spiking.export import ExportError
     from snnfl.spiking.storage import NetworkFileError
+    from snnfl.threat import ThreatModelError
     from strategies.cohort import CohortError
 
     try:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from snnfl import rng
 from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.view import Exchange, Knowledge, ServerView
 from snnfl.config import ConversionConfig, DataConfig, TrainingConfig
 from snnfl.conversion import convert_state
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.data import load
 from snnfl.models import initialise
 from snnfl.spiking import trace
+from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
 
 SCALE = 16.0

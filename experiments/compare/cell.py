@@ -15,8 +15,8 @@ from experiments.compare.extras import Extras
 from experiments.compare.measure import measure
 from experiments.engines.in_process import run_in_process
 from snnfl.audit.recording import RecordingError
-from snnfl.audit.view import ThreatModelError
 from snnfl.config import ConfigError, compose, flatten
+from snnfl.threat import ThreatModelError
 from strategies.run_directory import node_folders, run_path
 from strategies.server_app import server_app
 

@@ -17,10 +17,10 @@ from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
 from snnfl.attacks.surrogate import spiking_problem
-from snnfl.audit.view import Fact, ServerView
+from snnfl.threat import ServerView
 from snnfl.training import private_biases
 
-NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epochs", "update_statistics")
+NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "update_statistics")
 """Whoever hasn't an S-update's own statistics cannot recover its weights."""
 
 

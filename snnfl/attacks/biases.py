@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from snnfl.attacks.networks import Arrays, normalised_layers
-from snnfl.audit.view import Exchange, ServerView, ThreatModelError
 from snnfl.conversion import recover
+from snnfl.threat import Exchange, ServerView, ThreatModelError
 from snnfl.training import private_biases
 
 BiasSource: TypeAlias = Callable[[ServerView], Arrays]

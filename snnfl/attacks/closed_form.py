@@ -17,7 +17,7 @@ from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.audit.view import ServerView
+from snnfl.threat import ServerView
 
 GRID = 64
 """Scales that are tried before the best one is refined."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.attacks.problem import problem_of
-from snnfl.audit.view import ServerView
+from snnfl.threat import ServerView
 
 MOST = 64
 """Images that are counted at most, whatever a hostile update seems to be of."""

@@ -18,8 +18,8 @@ from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
-from snnfl.audit.view import STATISTICS as RUNNING
-from snnfl.audit.view import Fact, ServerView
+from snnfl.threat import ServerView
+from snnfl.threat.view import STATISTICS as RUNNING
 
 CONVERGED = 1e-7
 """Share of a start's first objective below which DLG takes a further start for needless."""
@@ -27,7 +27,7 @@ CONVERGED = 1e-7
 INNER_STEPS = 20
 """Evaluations within a step of L-BFGS, as in the code of Zhu et al."""
 
-NEEDS: tuple[Fact, ...] = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "biases")
+NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "biases")
 
 
 @register(

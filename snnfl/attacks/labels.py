@@ -7,7 +7,7 @@ from torch import Tensor
 
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
-from snnfl.audit.view import ServerView
+from snnfl.threat import ServerView
 
 
 def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:

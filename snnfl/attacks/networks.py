@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnfl.attacks.blocks import in_blocks
-from snnfl.audit.view import ThreatModelError
+from snnfl.threat import ThreatModelError
 from snnfl.training import exchangeable
 
 Arrays: TypeAlias = dict[str, Tensor]
@@ -23,7 +23,7 @@ Network: TypeAlias = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 def network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network:
     """Return a model as a function of its arrays; the model isn't changed, its own arrays are never read.
 
-    The function raises :class:`~snnfl.audit.view.ThreatModelError` where it isn't given one of them.
+    The function raises :class:`~snnfl.threat.ThreatModelError` where it isn't given one of them.
 
     Args:
         model: Of one tensor argument. Dropout is switched off.

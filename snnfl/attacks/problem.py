@@ -11,8 +11,8 @@ from torch import Tensor
 
 from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
-from snnfl.audit.view import Exchange, ServerView, ThreatModelError
 from snnfl.conversion import recover
+from snnfl.threat import Exchange, ServerView, ThreatModelError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

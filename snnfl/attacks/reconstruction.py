@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snnfl.audit.view import ServerView
+from snnfl.threat import ServerView
 
 
 class AttackError(RuntimeError):

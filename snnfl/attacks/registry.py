@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
-from snnfl.audit.view import Fact, ServerView, ThreatModelError
 from snnfl.registry import Registry
+from snnfl.threat import FACTS, ServerView, ThreatModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Attack:
 
     name: str
     source: str
-    needs: frozenset[Fact]
+    needs: frozenset[str]
     against: Literal["plain", "spiking", "both"]
     invert: Invert
     requires: Callable[[ServerView], str | None]
@@ -175,7 +175,7 @@ def register(
     name: str,
     *,
     source: str,
-    needs: Sequence[Fact],
+    needs: Sequence[str],
     against: Literal["plain", "spiking", "both"],
     requires: Callable[[ServerView], str | None] = lambda view: None,
 ) -> Callable[[Invert], Invert]:
@@ -190,7 +190,10 @@ def register(
 
     Raises:
         ValueError: If the name is taken.
+        ConfigError: If it needs what is no fact.
     """
+    for fact in needs:
+        FACTS.find(fact)
 
     def decorate(invert: Invert) -> Invert:
         attack = Attack(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snnfl.attacks.local import LocalTraining
 from snnfl.attacks.networks import Arrays, Network, normalised_layers
 from snnfl.attacks.problem import Problem
-from snnfl.audit.view import ServerView
+from snnfl.threat import ServerView
 
 STATISTICS = 0.1
 """Weight of the statistics' distance beside a cosine distance."""

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from snnfl.attacks.networks import Arrays, Network
 from snnfl.attacks.problem import Problem, local_training
-from snnfl.audit.view import ServerView, ThreatModelError
 from snnfl.config import ConversionConfig
 from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
 from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
 from snnfl.spiking.network import add_drive, constant_values, linear_value, over_time, readout
 from snnfl.spiking.neuron import broadcast
+from snnfl.threat import ServerView, ThreatModelError
 
 
 def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surrogate: bool) -> Network:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snnfl.attacks import biases
 from snnfl.attacks.networks import Arrays
 from snnfl.audit.victims import Victim
-from snnfl.audit.view import ThreatModelError
+from snnfl.threat import ThreatModelError
 
 BIAS_SOURCES = {
     "as received": biases.as_received,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.view import Exchange
 from snnfl.sealed import DamagedFileError, read_sealed, write_sealed
+from snnfl.threat import Exchange
 
 logger = logging.getLogger(__name__)
 

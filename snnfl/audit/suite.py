@@ -12,8 +12,8 @@ from snnfl import rng
 from snnfl.attacks import Attack, AttackError, AttackResult, Budget, get_attack, names
 from snnfl.audit.scoring import Score, Scorer
 from snnfl.audit.victims import Victim
-from snnfl.audit.view import Knowledge, ThreatModelError
 from snnfl.config import ConfigError
+from snnfl.threat import Knowledge, ThreatModelError
 from snnfl.workspace import Workspace
 
 logger = logging.getLogger(__name__)

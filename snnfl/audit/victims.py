@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,31 +12,12 @@ from torch import Tensor
 from snnfl.audit.checked import read_checked, read_checked_truth
 from snnfl.audit.ground_truth import GroundTruth
 from snnfl.audit.recording import Received, RecordingError, check_rounds
-from snnfl.audit.view import Exchange, Fact, Knowledge, ServerView, ThreatModelError
-from snnfl.config import Config, ConfigError, nearest
+from snnfl.config import Config
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
+from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError
 from snnfl.training import learning_rate
 from snnfl.workspace import Workspace
-
-DENIED: Mapping[Fact, dict[str, Any]] = {
-    "architecture": {"architecture": False},
-    "loss": {"loss": False},
-    "labels": {"labels": False},
-    "images": {"images": None},
-    "batch_size": {"batch_size": None},
-    "epochs": {"epochs": None},
-    "learning_rate": {"learning_rate": None},
-    "optimizer": {"momentum": None, "weight_decay": None},
-    "norm_mode": {"norm_mode": None},
-    "update_statistics": {"norm_statistics": "estimated"},
-    "norm_statistics": {"norm_statistics": "unknown"},
-    "biases": {"biases": False},
-    "thresholds": {"thresholds": False},
-    "initial_weights": {"initial_weights": False},
-    "earlier_rounds": {"earlier_rounds": False},
-}
-"""What denying a fact does to the threat model; of two that change the same flag the later one counts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +51,7 @@ class Scope:
     rounds: frozenset[int] = frozenset()
     partitions: frozenset[int] = frozenset()
     labels: bool = False
-    denied: frozenset[Fact] = frozenset()
+    denied: frozenset[str] = frozenset()
 
     def __contains__(self, received: Received) -> bool:
         """Tell whether an update is attacked."""
@@ -86,9 +65,9 @@ def scope_of(*, rounds: Iterable[int], partitions: Iterable[int], labels: bool, 
     Raises:
         ConfigError: For a fact that no threat model knows.
     """
-    facts = typing.cast(frozenset[Fact], frozenset(denied))
-    for fact in sorted(facts - DENIED.keys()):
-        raise ConfigError(f"--deny {fact}: unknown fact{nearest(fact, list(DENIED))}")
+    facts = frozenset(denied)
+    for name in sorted(facts):
+        FACTS.find(name)
     return Scope(rounds=frozenset(rounds), partitions=frozenset(partitions), labels=labels, denied=facts)
 
 
@@ -157,7 +136,7 @@ def server_view(
     )
 
 
-def knowledge_of(config: Config, received: Received, labels: bool, denied: Iterable[Fact]) -> Knowledge:
+def knowledge_of(config: Config, received: Received, labels: bool, denied: Iterable[str]) -> Knowledge:
     """Return the threat model: what the server knows by running the federation, less the denied.
 
     The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images. Where
@@ -175,9 +154,7 @@ def knowledge_of(config: Config, received: Received, labels: bool, denied: Itera
         biases=not config.strategy.spiking,
         thresholds=config.strategy.spiking,
     )
-    return replace(
-        known, **{name: value for fact, flags in DENIED.items() if fact in denied for name, value in flags.items()}
-    )
+    return known.without(denied)
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:

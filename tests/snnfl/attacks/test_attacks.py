@@ -11,9 +11,9 @@ from torch import nn
 from victims import Direct, Victim, attacked, digits, settled_cnn, small_cnn, small_mlp
 
 from snnfl.attacks import AttackResult, Budget, biases, get_attack, names
-from snnfl.audit.view import Knowledge, ThreatModelError
 from snnfl.config import ConversionConfig, TrainingConfig
 from snnfl.metrics.images import floors, matched, psnr
+from snnfl.threat import Knowledge, ThreatModelError
 
 CONVERSION = ConversionConfig(steps=16)
 MANY = Budget(iterations=300)

@@ -10,8 +10,8 @@ from torch import nn
 from victims import attacked, small_cnn, small_mlp
 
 from snnfl.attacks import biases
-from snnfl.audit.view import ThreatModelError
 from snnfl.config import ConversionConfig
+from snnfl.threat import ThreatModelError
 
 CONVERSION = ConversionConfig(steps=8)
 EXPOSED = ConversionConfig(steps=8, calibration="none")

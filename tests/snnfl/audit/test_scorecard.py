@@ -14,8 +14,8 @@ from scipy import stats
 from snnfl.audit.scorecard import as_csv, curves_as_csv, entries, interval
 from snnfl.audit.scoring import Score
 from snnfl.audit.suite import Finding, Outcome
-from snnfl.audit.view import Knowledge
 from snnfl.config import compose
+from snnfl.threat import Knowledge
 
 CONFIG = compose(overrides=["run.name=tested"])
 

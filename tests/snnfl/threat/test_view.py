@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from snnfl.attacks.registry import get_attack
 from snnfl.audit.bias_errors import bias_errors
 from snnfl.audit.controls import plain_twin
 from snnfl.audit.victims import Victim
-from snnfl.audit.view import Fact, Knowledge, ThreatModelError
 from snnfl.config import ConfigError, ConversionConfig
+from snnfl.threat import FACTS, Knowledge, ThreatModelError
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("clients", "snnfl.data")
@@ -74,7 +73,7 @@ def reachable(start: set[Path]) -> set[str]:
 def test_attack_code_cannot_import_what_is_private():
     found = reachable(set((ROOT / "snnfl/attacks").rglob("*.py")))
     assert not {name for name in found if name.startswith(PRIVATE)}
-    assert {"snnfl.spiking.network", "snnfl.audit.view"} <= found  # the walk does go somewhere
+    assert {"snnfl.spiking.network", "snnfl.threat.view"} <= found  # the walk does go somewhere
     assert all((ROOT / Path(*name.split("."))).with_suffix(".py").is_file() or name in PACKAGES for name in PRIVATE)
 
 
@@ -212,7 +211,7 @@ def test_every_attack_is_refused_something_above():
     cases = marks[0].args[1]
     assert {case[0] for case in cases} == set(names())
     # Labels are never granted by default, so no attack needs them: any other fact is some attack's.
-    assert {case[3] for case in cases} == set(typing.get_args(Fact)) - {"labels"}
+    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels"}
 
 
 @pytest.mark.parametrize("spiking", [False, True])

@@ -1,139 +1,23 @@
-"""Everything that an honest-but-curious server holds of one client in one round, and what it is said to know."""
+"""Everything that an honest-but-curious server holds of one client in one round, less what it isn't said to know."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
 from snnfl.config import ConversionConfig
 from snnfl.spiking import SpikingGraph
+from snnfl.threat.knowledge import Knowledge, ThreatModelError
 from snnfl.training import private_biases
-
-Fact: TypeAlias = Literal[
-    "architecture",
-    "loss",
-    "labels",
-    "images",
-    "batch_size",
-    "epochs",
-    "learning_rate",
-    "optimizer",
-    "norm_mode",
-    "update_statistics",
-    "norm_statistics",
-    "biases",
-    "thresholds",
-    "initial_weights",
-    "earlier_rounds",
-]
-"""What a threat model grants or denies."""
 
 STATISTICS = ("running_mean", "running_var")
 """How the names of an ANN's running statistics end."""
 
 SPIKING_STATISTICS = ("mean", "var")
 """Their names in an S-update, after that of the batch normalisation."""
-
-
-class ThreatModelError(ValueError):
-    """An attack needs what its threat model denies, or a view contradicts its threat model; one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Knowledge:
-    """The threat model: what the attacker knows beside the arrays. ``None`` and ``False`` mean "unknown".
-
-    Attributes:
-        architecture: The model's structure.
-        loss: That clients minimise cross-entropy.
-        labels: The private labels. No server has them: results are diagnostic.
-        images: How many images the client trained on; ``num-examples`` of a reply says so.
-        batch_size: Images per step.
-        epochs: Passes over the images.
-        learning_rate: Of this round.
-        momentum: Of SGD, whose buffer starts anew each round.
-        weight_decay: L2 coefficient.
-        norm_mode: How the client's batch normalisation ran. Training runs in ``"train"``; ``"eval"`` is a diagnosis.
-        norm_statistics: Which running statistics are there: those of the update, too (``"known"``, the fact
-            ``update_statistics``), only those that the server sent (``"estimated"``), or none, as if they never
-            travelled.
-        biases: The client's own biases. In an S-run the server never has them.
-        thresholds: Firing thresholds of an S-update.
-        initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
-        earlier_rounds: Earlier updates of the same client.
-    """
-
-    architecture: bool = True
-    loss: bool = True
-    labels: bool = False
-    images: int | None = None
-    batch_size: int | None = None
-    epochs: int | None = None
-    learning_rate: float | None = None
-    momentum: float | None = 0.0
-    weight_decay: float | None = 0.0
-    norm_mode: Literal["train", "eval"] | None = "train"
-    norm_statistics: Literal["known", "estimated", "unknown"] = "known"
-    biases: bool = True
-    thresholds: bool = True
-    initial_weights: bool = True
-    earlier_rounds: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ThreatModelError: Naming the flag and its value.
-        """
-        for name in ("images", "batch_size", "epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ThreatModelError(f"{name}={value}: expected at least 1, or None for unknown")
-        for name, low in (("learning_rate", math.ulp(0.0)), ("momentum", 0.0), ("weight_decay", 0.0)):
-            value = getattr(self, name)
-            if value is not None and not low <= value < math.inf:
-                above = "more than" if low else "at least"
-                raise ThreatModelError(f"{name}={value}: expected a finite number of {above} 0, or None for unknown")
-
-    @property
-    def facts(self) -> frozenset[Fact]:
-        """What is granted."""
-        granted: dict[Fact, bool] = {
-            "architecture": self.architecture,
-            "loss": self.loss,
-            "labels": self.labels,
-            "images": self.images is not None,
-            "batch_size": self.batch_size is not None,
-            "epochs": self.epochs is not None,
-            "learning_rate": self.learning_rate is not None,
-            "optimizer": self.momentum is not None and self.weight_decay is not None,
-            "norm_mode": self.norm_mode is not None,
-            "update_statistics": self.norm_statistics == "known",
-            "norm_statistics": self.norm_statistics != "unknown",
-            "biases": self.biases,
-            "thresholds": self.thresholds,
-            "initial_weights": self.initial_weights,
-            "earlier_rounds": self.earlier_rounds,
-        }
-        return frozenset(fact for fact, known in granted.items() if known)
-
-    @property
-    def steps(self) -> int | None:
-        """SGD steps of the round, or ``None`` where the flags don't tell."""
-        if self.images is None or self.batch_size is None or self.epochs is None:
-            return None
-        return self.epochs * math.ceil(self.images / self.batch_size)
-
-    @property
-    def diagnoses(self) -> tuple[str, ...]:
-        """Why a result under these flags is an upper bound, not a realistic setting; empty where it is realistic."""
-        reasons = ("the labels are given",) if self.labels else ()
-        return (*reasons, "the client's batch normalisation ran in eval mode") if self.norm_mode == "eval" else reasons
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

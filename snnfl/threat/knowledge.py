@@ -1,0 +1,158 @@
+"""The threat model: what an attacker is said to know beside the arrays, as a table of facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from snnfl.registry import Registry
+
+
+class ThreatModelError(ValueError):
+    """An attack needs what its threat model denies, or a view contradicts its threat model; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """The threat model: what the attacker knows beside the arrays. ``None`` and ``False`` mean "unknown".
+
+    Attributes:
+        architecture: The model's structure.
+        loss: That clients minimise cross-entropy.
+        labels: The private labels. No server has them: results are diagnostic.
+        images: How many images the client trained on; ``num-examples`` of a reply says so.
+        batch_size: Images per step.
+        epochs: Passes over the images.
+        learning_rate: Of this round.
+        momentum: Of SGD, whose buffer starts anew each round.
+        weight_decay: L2 coefficient.
+        norm_mode: How the client's batch normalisation ran. Training runs in ``"train"``; ``"eval"`` is a diagnosis.
+        norm_statistics: Which running statistics are there: those of the update, too (``"known"``, the fact
+            ``update_statistics``), only those that the server sent (``"estimated"``), or none, as if they never
+            travelled.
+        biases: The client's own biases. In an S-run the server never has them.
+        thresholds: Firing thresholds of an S-update.
+        initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
+        earlier_rounds: Earlier updates of the same client.
+    """
+
+    architecture: bool = True
+    loss: bool = True
+    labels: bool = False
+    images: int | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    learning_rate: float | None = None
+    momentum: float | None = 0.0
+    weight_decay: float | None = 0.0
+    norm_mode: Literal["train", "eval"] | None = "train"
+    norm_statistics: Literal["known", "estimated", "unknown"] = "known"
+    biases: bool = True
+    thresholds: bool = True
+    initial_weights: bool = True
+    earlier_rounds: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ThreatModelError: Naming the flag and its value.
+        """
+        for name in ("images", "batch_size", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ThreatModelError(f"{name}={value}: expected at least 1, or None for unknown")
+        for name, low in (("learning_rate", math.ulp(0.0)), ("momentum", 0.0), ("weight_decay", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not low <= value < math.inf:
+                above = "more than" if low else "at least"
+                raise ThreatModelError(f"{name}={value}: expected a finite number of {above} 0, or None for unknown")
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """Names of the facts that are granted."""
+        return frozenset(name for name, fact in FACTS.items.items() if fact.granted(self))
+
+    def without(self, denied: Iterable[str]) -> Knowledge:
+        """Return the threat model without some facts; of two that change one flag the later one of the table counts.
+
+        Raises:
+            ConfigError: For a name that is no fact.
+        """
+        refused = frozenset(denied)
+        for name in sorted(refused):
+            FACTS.find(name)
+        flags: dict[str, Any] = {}
+        for name, fact in FACTS.items.items():
+            if name in refused:
+                flags |= fact.denied
+        return replace(self, **flags)
+
+    @property
+    def steps(self) -> int | None:
+        """SGD steps of the round, or ``None`` where the flags don't tell."""
+        if self.images is None or self.batch_size is None or self.epochs is None:
+            return None
+        return self.epochs * math.ceil(self.images / self.batch_size)
+
+    @property
+    def diagnoses(self) -> tuple[str, ...]:
+        """Why a result under these flags is an upper bound, not a realistic setting; empty where it is realistic."""
+        reasons = ("the labels are given",) if self.labels else ()
+        return (*reasons, "the client's batch normalisation ran in eval mode") if self.norm_mode == "eval" else reasons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """Something that a threat model grants or denies; an attack says which of them it needs.
+
+    Attributes:
+        meaning: In words.
+        denied: The flags of :class:`Knowledge` that say no, with their values.
+        granted: Whether a threat model grants it.
+    """
+
+    meaning: str
+    denied: Mapping[str, Any]
+    granted: Callable[[Knowledge], bool]
+
+
+FACTS = Registry[Fact]("fact")
+
+
+def _fact(name: str, meaning: str, granted: Callable[[Knowledge], bool] | None = None, **denied: Any) -> None:
+    """Add a row; a fact is granted if none of its flags says no, unless it has a rule of its own."""
+
+    def known(knowledge: Knowledge) -> bool:
+        return all(getattr(knowledge, flag) is not value for flag, value in denied.items())
+
+    FACTS.add(name, Fact(meaning=meaning, denied=denied, granted=granted or known), home=__name__)
+
+
+_fact("architecture", "the model's structure", architecture=False)
+_fact("loss", "that clients minimise cross-entropy", loss=False)
+_fact("labels", "the private labels", labels=False)
+_fact("images", "how many images the client trained on", images=None)
+_fact("batch_size", "images per step", batch_size=None)
+_fact("epochs", "passes over the images", epochs=None)
+_fact("learning_rate", "of the round", learning_rate=None)
+_fact("optimizer", "momentum and weight decay of SGD", momentum=None, weight_decay=None)
+_fact("norm_mode", "how the client's batch normalisation ran", norm_mode=None)
+_fact(
+    "update_statistics",
+    "running statistics that the client sends",
+    lambda known: known.norm_statistics == "known",
+    norm_statistics="estimated",
+)
+_fact(
+    "norm_statistics",
+    "any running statistics",
+    lambda known: known.norm_statistics != "unknown",
+    norm_statistics="unknown",
+)
+_fact("biases", "the client's own biases", biases=False)
+_fact("thresholds", "firing thresholds of an S-update", thresholds=False)
+_fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
+_fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
