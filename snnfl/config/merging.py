@@ -19,12 +19,15 @@ from snnfl.config.declaration import ConfigError, FlatValue, nearest, show, unli
 from snnfl.config.options import Config, options, validate, value_of
 
 
-def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Merge the defaults, a YAML file and ``key=value`` overrides.
+def compose(
+    base: Config | Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """Merge the defaults, a YAML file and overrides.
 
     Args:
-        path: YAML file, or ``None`` for the defaults.
-        overrides: For example ``["data.clients=5", "training.milestones=[10,20]"]``.
+        base: YAML file, the same as a mapping, a configuration, or ``None`` for the defaults.
+        overrides: For example ``["data.clients=5", "training.milestones=[10,20]"]``, or as a mapping by section or by
+            dotted key: ``{"data": {"clients": 5}, "training.milestones": [10, 20]}``.
 
     Returns:
         The validated configuration.
@@ -32,7 +35,9 @@ def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Co
     Raises:
         ConfigError: For a missing or malformed file, an unknown key, a wrong type or a value out of range.
     """
-    layers = [] if path is None else [_raw(_read(Path(path)))]
+    layers = [] if base is None else [_layer(base)]
+    if isinstance(overrides, Mapping):
+        return _merge([*layers, _nested(overrides)])
     for item in overrides:
         key, separator, _ = item.partition("=")
         if not separator or not key:
@@ -42,6 +47,28 @@ def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Co
         except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises
             raise ConfigError(f"override {item!r}: not a YAML value ({_first_line(error)})") from None
     return _merge(layers)
+
+
+def _layer(base: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    if isinstance(base, Config):
+        return _nested({key: value_of(base, key) for key, _, _ in options()})
+    return _nested(base) if isinstance(base, Mapping) else _raw(_read(Path(base)))
+
+
+def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Write options by dotted key or by section as sections."""
+    layer: dict[str, Any] = {}
+    for key, value in given.items():
+        section, separator, name = str(key).partition(".")
+        if separator:
+            content = {name: value}
+        elif isinstance(value, Mapping):
+            content = dict(value)
+        else:
+            layer[section] = value
+            continue
+        layer[section] = {**layer.get(section, {}), **content}
+    return layer
 
 
 def flatten(config: Config) -> dict[str, FlatValue]:
