@@ -28,6 +28,7 @@ from strategies.cohort import Cohort
 from strategies.combinations import build_checked, minimum_replies
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
+from strategies.flower_internals import shielded
 from strategies.guarded import Guarded
 from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import find_checkpoint
@@ -84,7 +85,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         if checkpoint.server_round >= config.run.rounds:
             _leave(checkpoint, config, strategy)
             return
-    cohort = Cohort(grid)
+    cohort = Cohort(shielded(grid))
     cohort.assemble(
         config.data.clients,
         timeout=config.strategy.timeout,

@@ -96,6 +96,63 @@ def test_the_superlinks_answer_for_a_dead_node_belongs_to_that_node(scripted: Sc
     assert replies[2].has_error()
 
 
+def forged(message: Message, sender: int, *, error: bool = False) -> Message:
+    reply = Message(Error(0, "mine") if error else RecordDict({"a": MetricRecord({"b": sender})}), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = sender
+    return reply
+
+
+@pytest.mark.parametrize("sender", [3, 1, 5])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_forged_reply_is_ignored_and_the_true_one_counts(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture, sender: int, first: bool
+) -> None:
+    """Node 3, the SuperLink's own number and a stranger answer what node 901 was asked."""
+    cohort = assembled(scripted)
+    answer = cohort.grid.send_and_receive
+
+    def also_forged(sent: list[Message], *, timeout: float | None = None) -> list[Message]:
+        (asked,) = [message for message in sent if message.metadata.dst_node_id == 901]
+        true = answer(sent, timeout=timeout)
+        false = [forged(asked, sender)]
+        return [*false, *true] if first else [*true, *false]
+
+    cohort.grid.send_and_receive = also_forged
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        replies = cohort.send_and_receive(messages(cohort))
+    assert [reply.metadata.src_node_id for reply in replies] == [17, 2**63 - 1, 901, 3]
+    assert all(reply.content == RecordDict() for reply in replies)
+    assert caplog.messages == [f"a forged reply of node {sender} is ignored: in the name of node 901"]
+
+
+@pytest.mark.parametrize(("sender", "error"), [(3, True), (3, False), (1, False)])
+def test_a_forged_reply_alone_is_no_reply(scripted: Scripted, sender: int, error: bool) -> None:
+    def answer(message: Message) -> Message:
+        return forged(message, sender, error=error) if message.metadata.dst_node_id == 901 else echo(message)
+
+    replies = assembled(scripted, answer).send_and_receive(messages(assembled(scripted)), timeout=2.0)
+    assert [reply.has_error() for reply in replies] == [False, False, True, False]
+    assert replies[2].error.reason == "no reply within 2 s"
+
+
+def test_nobody_answers_the_opening_question_for_another(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    honest = holding({5: 0, 6: 1, 7: 2})
+
+    class Forging(type(scripted([], echo))):
+        def send_and_receive(self, sent: list[Message], *, timeout: float | None = None) -> list[Message]:
+            true = super().send_and_receive(sent, timeout=timeout)
+            theirs = honest(sent[0])  # node 5's answer says, in node 7's name, that it holds partition 2
+            theirs.content["metrics"]["partition-id"] = 2
+            theirs.metadata.__dict__["_src_node_id"] = 7
+            return [theirs, *true]
+
+    cohort = Cohort(Forging([5, 6, 7], honest))
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        cohort.assemble(3, timeout=1.0)
+    assert cohort.partitions == {5: 0, 6: 1, 7: 2}
+    assert caplog.messages == ["a forged reply of node 7 is ignored: in the name of node 5"]
+
+
 def test_a_reply_that_answers_nothing_comes_last(scripted: Scripted) -> None:
     cohort = assembled(scripted)
     stranger = Message(RecordDict(), reply_to=Message(RecordDict(), 12345, "train"))
