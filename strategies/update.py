@@ -20,15 +20,12 @@ from torch import Tensor
 
 from snnfl import npy
 from snnfl.conversion.folding import NORM_FIELDS
-from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, METRICS, RECEIVED_LOSS, SNN_ACCURACY
+from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.spiking import SpikingGraph
+from snnfl.training.local import MAXIMUM_VALUE
 
 HEADER_BYTES = 512
 """More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
-
-MAXIMUM_VALUE = 1e12
-"""Beyond any weight, statistic or loss of a network that trains. Larger values, though finite, would overflow when they
-are divided by a small scale, squared or summed, and put infinity into an aggregate."""
 
 MAXIMUM_EXAMPLES = 10**9
 """The bound where a spec names none."""
@@ -220,7 +217,9 @@ def _check_metrics(metrics: MetricRecord, names: frozenset[str], most: int) -> d
     checked: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, list) or not abs(value) <= MAXIMUM_VALUE:
-            raise UpdateRefused(f"metric {name}: expected one number within ±{MAXIMUM_VALUE:g}")
+            found = f", found {value:g}" if isinstance(value, float) else ""  # an integer may be too long to be shown
+            hint = "; if its client is honest, its training has diverged" if name == LOSS else ""
+            raise UpdateRefused(f"metric {name}: expected one number within ±{MAXIMUM_VALUE:g}{found}{hint}")
         checked[name] = float(value)
     for name in (ACCURACY, SNN_ACCURACY):
         if not 0 <= checked.get(name, 0.0) <= 1:
