@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy, rng
-from snnfl.protocol import ARRAYS, EVALUATE_METRICS
+from snnfl.protocol import ARRAYS, EVALUATE_METRICS, LOSS, RECEIVED_LOSS
+from strategies.bounds import changes, farthest, limits
 from strategies.cohort import Cohort, failure, seeded_draws
 from strategies.detecting import Detecting, Screening
+from strategies.state import remember
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
 
 logger = logging.getLogger(__name__)
@@ -57,9 +59,10 @@ class RoundReport:
 class Guarded(Strategy):
     """Check every update, then let the base strategy do what it always does.
 
-    A reply that carries an error, or fails :func:`~strategies.update.check_update`, is dropped with one line in the
-    log and counted in :attr:`report`. With fewer than ``minimum_replies`` left, the round keeps the old weights, and so
-    does one whose aggregate is no finite number.
+    A reply that carries an error, fails :func:`~strategies.update.check_update` or goes beyond the bounds of
+    :mod:`strategies.bounds` is dropped with one line in the log and counted in :attr:`report`. With fewer than
+    ``minimum_replies`` left, the round keeps the old weights, and so does one whose aggregate is no finite number or
+    beyond the same bounds; the base strategy then forgets that it has made it.
 
     Args:
         base: Any Flower strategy.
@@ -67,30 +70,45 @@ class Guarded(Strategy):
         seed: Seed of the run: node selection becomes a function of it and the round.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+        update_bound: How many times the median of its round, or the scale of the start, an update may change an array;
+            ``None`` for any change.
 
     Attributes:
         detecting: Judges the checked updates of each round; ``None`` for no detectors.
     """
 
     def __init__(
-        self, base: Strategy, spec: UpdateSpec, *, seed: int, minimum_replies: int = 1, participation: float = 1.0
+        self,
+        base: Strategy,
+        spec: UpdateSpec,
+        *,
+        seed: int,
+        minimum_replies: int = 1,
+        participation: float = 1.0,
+        update_bound: float | None = 100.0,
     ) -> None:
         self.base = base
         self.spec = spec
         self.seed = seed
         self.minimum_replies = minimum_replies
         self.participation = participation
+        self.update_bound = update_bound
+        self.scales = {name: array.scale for name, array in spec.arrays.items()}
+        self.lenient: frozenset[str] = frozenset()
         self.report = RoundReport()
         self.detecting: Detecting | None = None
         self._grid: Grid | None = None
+        self._sent: dict[str, Tensor] = {}
+        self._limits: dict[str, float] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         self._grid, self.report = grid, RoundReport()
+        self._sent = dict(arrays.to_torch_state_dict())
         if self.detecting is not None:
-            self.detecting.sent = dict(arrays.to_torch_state_dict())
+            self.detecting.sent = self._sent
         with seeded_draws(self.seed, server_round, "train selection"):
             messages = list(self.base.configure_train(server_round, arrays, config, grid))
         return [message for message in messages if self._takes_part(server_round, message.metadata.dst_node_id)]
@@ -101,6 +119,7 @@ class Guarded(Strategy):
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
         valid, updates = self._examine(server_round, replies, lambda reply: check_update(reply, self.spec))
+        valid, updates = self._bounded(server_round, valid, updates)
         if self.detecting is not None:
             valid, updates = self._screen(self.detecting, server_round, valid, updates)
         if len(valid) < self.minimum_replies:
@@ -108,13 +127,26 @@ class Guarded(Strategy):
             logger.warning(message, server_round, len(valid), self.minimum_replies)
             return None, None
         with seeded_draws(self.seed, server_round, "aggregation"):
-            arrays, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
-            arrays = self._sound(server_round, arrays)
+            forget = remember(self.base)
+            made, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
+            arrays = self._sound(server_round, made)
             if arrays is not None:
                 self.aggregated(server_round, valid, updates)
+            elif made:
+                forget()
         seconds = time.perf_counter() - start
+        updates = [replace(update, state=None) for update in updates]
         self.report = replace(self.report, updates=tuple(updates), aggregated=arrays is not None, seconds=seconds)
         return arrays, metrics
+
+    def state_of(self, update: Update) -> Mapping[str, Tensor]:
+        """Return the arrays of an update as the base strategy aggregates them."""
+        return update.arrays
+
+    def magnitudes(self, update: Update, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return how far an update goes, by what is bounded."""
+        claimed = {name: abs(update.metrics[name]) for name in (LOSS, RECEIVED_LOSS) if name in update.metrics}
+        return changes(state, self._sent) | claimed
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
         """Return the replies that the base strategy aggregates; here the received ones.
@@ -167,7 +199,7 @@ class Guarded(Strategy):
             if self.spec.arrays:
                 logger.warning("round %d: the strategy aggregated nothing; the old weights are kept", server_round)
             return None
-        sound = dict(arrays)
+        sound, tensors = dict(arrays), dict[str, Tensor]()
         for name, array in arrays.items():
             values = array.numpy()
             if name.endswith("running_var"):
@@ -178,8 +210,41 @@ class Guarded(Strategy):
                 message = "round %d: the aggregate of %s isn't finite; the old weights are kept"
                 logger.warning(message, server_round, name)
                 return None
-            sound[name] = Array(values)
-        return ArrayRecord(sound)
+            sound[name], tensors[name] = Array(values), npy.as_tensor(values)
+        return ArrayRecord(sound) if self._moderate(server_round, tensors) else None
+
+    def _moderate(self, server_round: int, arrays: Mapping[str, Tensor]) -> bool:
+        """Tell whether an aggregate is within the bounds of its round."""
+        far = changes({name: array for name, array in arrays.items() if name in self._limits}, self._sent)
+        if (name := farthest(far, self._limits)) is None:
+            return True
+        message = "round %d: the aggregate's %s; the old weights are kept"
+        logger.warning(message, server_round, self._beyond(name, far))
+        return False
+
+    def _bounded(
+        self, server_round: int, valid: list[Message], updates: list[Update]
+    ) -> tuple[list[Message], list[Update]]:
+        """Drop the updates that go too far; give the others the arrays that the base strategy aggregates."""
+        self._limits = {}
+        if self.update_bound is None or not updates or not self.spec.arrays:
+            return valid, updates
+        updates = [replace(update, state=self.state_of(update)) for update in updates]
+        far = [self.magnitudes(update, update.state or {}) for update in updates]
+        self._limits = limits(far, self.scales, self.update_bound, self.lenient)
+        kept = []
+        for reply, update, magnitudes in zip(valid, updates, far, strict=True):
+            if (name := farthest(magnitudes, self._limits)) is None:
+                kept.append((reply, update))
+                continue
+            hint = "if its client is honest, its training diverges: lower training.learning_rate"
+            self._log(server_round, reply, "refused", f"{self._beyond(name, magnitudes)}; {hint}")
+        self.report = replace(self.report, refused=self.report.refused + len(updates) - len(kept))
+        return [reply for reply, _ in kept], [update for _, update in kept]
+
+    def _beyond(self, name: str, far: Mapping[str, float]) -> str:
+        allowed = f"{self._limits[name]:.3g} is allowed (strategy.update_bound={self.update_bound:g})"
+        return f"{name} goes as far as {far[name]:.3g}, where {allowed}"
 
     def _examine(
         self, server_round: int, replies: Iterable[Message], check: Callable[[Message], Checked]

@@ -192,6 +192,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "seed": config.run.seed,
         "minimum_replies": minimum_replies(config),
         "participation": config.strategy.participation,
+        "update_bound": config.strategy.update_bound,
     }
     if not config.strategy.spiking or config.strategy.name == "solo":
         arrays = {} if config.strategy.name == "solo" else dict(state)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
@@ -14,8 +13,9 @@ from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import recover
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.spiking import SpikingGraph, SpikingNetwork
+from strategies.bounds import changes
 from strategies.guarded import Guarded, with_tensors
-from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, spiking_specs
+from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, ann_specs, spiking_specs
 
 
 class Spiking(Guarded):
@@ -43,6 +43,7 @@ class Spiking(Guarded):
         seed: Seed of the run.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+        update_bound: As in :class:`~strategies.guarded.Guarded`, for the recovered ANN and for the spiking network.
         examples: Most training examples that a client may claim.
         test_examples: Most test examples.
         network_base: Aggregates the spiking networks; ``None`` averages them.
@@ -63,6 +64,7 @@ class Spiking(Guarded):
         seed: int = 0,
         minimum_replies: int = 1,
         participation: float = 1.0,
+        update_bound: float | None = 100.0,
         examples: int = MAXIMUM_EXAMPLES,
         test_examples: int = MAXIMUM_EXAMPLES,
         network_base: Strategy | None = None,
@@ -81,20 +83,24 @@ class Spiking(Guarded):
             time_biases=conversion.calibration_length if in_time else 0,
         )
         spec = UpdateSpec(arrays=arrays, metrics=metrics, examples=examples, test_examples=test_examples)
-        super().__init__(base, spec, seed=seed, minimum_replies=minimum_replies, participation=participation)
+        super().__init__(
+            base,
+            spec,
+            seed=seed,
+            minimum_replies=minimum_replies,
+            participation=participation,
+            update_bound=update_bound,
+        )
         self.network_base = network_base
         self.graph = graph
         self.conversion = conversion
         self.bias_back = bias_back
         self.network: SpikingNetwork | None = None
-        self._sent: dict[str, Tensor] = {}
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Remember what is sent: it stands in for channels whose weight cannot be recovered."""
-        self._sent = dict(arrays.to_torch_state_dict())
-        return super().configure_train(server_round, arrays, config, grid)
+        norms = {f"{node.norm}.{name}" for node in graph.affines for name in NORM_FIELDS if node.norm}
+        self._network_names = {name: f"spiking {name}" for name in arrays if name not in norms}
+        self.lenient = frozenset(self._network_names.values())
+        self.scales = {name: array.scale for name, array in ann_specs(state).items()}
+        self.scales |= {own: self.scales.get(name, 1.0) for name, own in self._network_names.items()}
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
         """Recover each client's ANN weights, in the order in which the server sent them."""
@@ -120,15 +126,23 @@ class Spiking(Guarded):
         conversion = self.conversion
         return SpikingNetwork(self.graph, parameters, conversion.initial_potential, conversion.readout)
 
-    def _recovered(self, message: Message, update: Update) -> Message:
-        state = recover(
+    def state_of(self, update: Update) -> Mapping[str, Tensor]:
+        """Recover a client's ANN; what was sent stands in for channels whose weight cannot be recovered."""
+        return recover(
             self.graph,
             update.arrays,
             biases=self.bias_back,
             minimum_scale=self.conversion.minimum_scale,
             fallback=self._sent,
         )
-        return with_tensors(message, state, self._sent)
+
+    def magnitudes(self, update: Update, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return how far the recovered ANN goes, and how large the spiking network is."""
+        network = {own: update.arrays[name] for name, own in self._network_names.items()}
+        return super().magnitudes(update, state) | changes(network, {})
+
+    def _recovered(self, message: Message, update: Update) -> Message:
+        return with_tensors(message, update.state or self.state_of(update), self._sent)
 
 
 def _average(updates: list[Update], names: list[str]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.spiking import SpikingGraph
 from snnfl.training.local import MAXIMUM_VALUE
+from strategies.bounds import scale_of
 
 HEADER_BYTES = 512
 """More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
@@ -37,10 +38,11 @@ class UpdateRefused(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """An expected array: its shape and the range of its values. The type is always float32."""
+    """An expected array: its shape, the range of its values, their scale at the start. The type is always float32."""
 
     shape: tuple[int, ...]
     values: Literal["finite", "non-negative", "positive"] = "finite"
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,13 @@ class UpdateSpec:
 class Update:
     """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average.
 
-    The arrays are views of the bytes that were received: read them, never write to them.
+    The arrays are views of the bytes that were received: read them, never write to them. While a round is aggregated,
+    ``state`` holds the ANN's arrays that follow from them.
     """
 
     arrays: dict[str, Tensor]
     metrics: dict[str, float]
+    state: Mapping[str, Tensor] | None = None
 
     @property
     def examples(self) -> int:
@@ -80,7 +84,11 @@ class Update:
 def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
     """Describe the update of a plain client: the exchanged arrays of the ANN."""
     return {
-        name: ArraySpec(shape=tuple(array.shape), values="non-negative" if name.endswith("running_var") else "finite")
+        name: ArraySpec(
+            shape=tuple(array.shape),
+            values="non-negative" if name.endswith("running_var") else "finite",
+            scale=scale_of(array),
+        )
         for name, array in state.items()
     }
 

@@ -171,6 +171,12 @@ class StrategyConfig:
     participation: float = option(
         1.0, above=0.0, high=1.0, doc="probability that a selected client takes part in a round (SNFL, appendix A.2)"
     )
+    update_bound: float | None = option(
+        100.0,
+        low=1.0,
+        doc="how many times the median of its round, or the scale of the start, an update or aggregate may change an "
+        "array (docs/backdoor.md); null: any change to values below 1e12",
+    )
     proximal_mu: float | None = option(None, low=0.0, doc="fedprox: weight of |w - w_t|^2 / 2; null: 0.01")
     contrastive_mu: float | None = option(None, low=0.0, doc="moon: weight of the contrastive loss; null: 1")
     temperature: float | None = option(None, above=0.0, doc="moon: temperature of the similarities; null: 0.5")

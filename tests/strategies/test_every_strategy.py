@@ -48,6 +48,7 @@ def spiking(federation: Any, config: Config) -> Spiking:
         federation.state,
         ConversionConfig(),
         metrics=train_metrics(config) - {"seconds-convert"},
+        update_bound=config.strategy.update_bound,
         network_base=bases.build_base(config) if bases.find(config.strategy.name).robust else None,
     )
 
@@ -108,7 +109,11 @@ ROBUST = [name for name in bases.names() if bases.find(name).robust]
 def test_one_liar_moves_the_average_and_not_a_robust_aggregate(
     federation: Any, update_reply: UpdateReply, scripted: Callable[..., Any], name: str
 ) -> None:
-    """Honest clients differ by 1e-2; the liar's weights are a thousand away, its spiking network likewise."""
+    """Honest clients differ by 1e-2; the liar's weights are a thousand away, its spiking network likewise.
+
+    No bound keeps the liar out before the strategy sees it.
+    """
+    unbounded = "strategy.update_bound=null"
 
     def aggregates(config: Config, lie: float) -> tuple[dict[str, np.ndarray], Arrays]:
         strategy = spiking(federation, config)
@@ -126,9 +131,9 @@ def test_one_liar_moves_the_average_and_not_a_robust_aggregate(
         assert strategy.report.refused == 0
         return numbers(arrays), dict(strategy.network.parameters)
 
-    honest_ann, honest_snn = aggregates(configured("fedavg"), 0.0)
-    fallen_ann, fallen_snn = aggregates(configured("fedavg"), 1000.0)
-    ann, snn = aggregates(configured(name), 1000.0)
+    honest_ann, honest_snn = aggregates(configured("fedavg", unbounded), 0.0)
+    fallen_ann, fallen_snn = aggregates(configured("fedavg", unbounded), 1000.0)
+    ann, snn = aggregates(configured(name, unbounded), 1000.0)
     for key in ("conv.weight", "hidden.weight", "head.weight"):
         assert abs(fallen_ann[key] - honest_ann[key]).max() > 50
         assert abs(ann[key] - honest_ann[key]).max() < 1
@@ -164,7 +169,7 @@ def test_whatever_is_accepted_leaves_finite_weights(
     federation: Any, update_reply: UpdateReply, scripted: Callable[..., Any], kind: str, data: st.DataObject
 ) -> None:
     extreme = st.sampled_from([0.0, 1e-45, 2e-6, 1e11, 1e12, -1e12])
-    config = configured(kind)
+    config = configured(kind, f"strategy.update_bound={data.draw(st.sampled_from(['null', '100', '1e6']))}")
     strategy = spiking(federation, config)
     grid = Cohort(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
     sent = federation.without_biases()
