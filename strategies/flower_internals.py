@@ -13,6 +13,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -61,6 +62,9 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 3.0
 """Between two questions to the SuperLink, as in Flower."""
+
+PATIENCE = 3
+"""How often the SuperLink may fail at one reply."""
 
 GROWTH, SLACK_BYTES, SLACK_OBJECTS = 8, 64 * 2**20, 1000
 """A reply may have so many times the bytes and objects of what was sent, and so many more. An update of this project
@@ -178,6 +182,7 @@ class SuperLinkGrid(Grid):
         self._sent_bytes = 0
         self._sent_arrays = 0
         self._together = True
+        self._stumbles: Counter[str] = Counter()
         self._arriving: dict[str, Arrival] = {}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
@@ -217,21 +222,25 @@ class SuperLinkGrid(Grid):
         return replies
 
     def _ask(self, message_ids: list[str]) -> list[Message]:
-        """Learn which replies there are; return error replies for those about which the SuperLink cannot answer."""
+        """Learn which replies there are; return error replies for those about which the SuperLink cannot answer.
+
+        A tree of objects that is too deep, or a locked database, is its status 500, for all that are asked for at once.
+        """
         replies = []
         for batch in [message_ids] if self._together else [[message_id] for message_id in message_ids]:
             try:
                 answer = self._grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=batch))
             except (httpx.HTTPStatusError, ValueError) as error:  # ValueError: an answer that doesn't parse
-                if not self._together:
+                if self._together:
+                    line = "the SuperLink fails at a reply; from now on each is asked for alone: %s"
+                    logger.warning(line, one_line(str(error)))
+                    self._together = False
+                    return self._ask(message_ids)
+                self._stumbles[batch[0]] += 1
+                if self._stumbles[batch[0]] == PATIENCE:
                     reason = f"the SuperLink cannot hand over its reply: {type(error).__name__}: {error}"
                     replies.append(_error(self._grid.run.run_id, SUPERLINK_NODE_ID, batch[0], reason))
-                    continue
-                logger.warning(
-                    "the SuperLink fails at a reply; from now on each is asked for alone: %s", one_line(str(error))
-                )
-                self._together = False
-                return self._ask(message_ids)
+                continue
             self._announce(batch, answer)
         return replies
 

@@ -411,6 +411,25 @@ def test_a_tree_at_which_the_superlink_itself_fails_costs_others_one_round(caplo
     assert [line for line in caplog.messages if "each is asked for alone" in line] == caplog.messages[:1]
 
 
+@pytest.mark.parametrize(("failures", "answered"), [(2, True), (5, False)])
+def test_a_superlink_that_stumbles_is_asked_again(failures: int, answered: bool) -> None:
+    link = SuperLink([honest(0)])
+    grid = shielded(link.grid())
+    ask, left = link.state.get_message_res, failures
+
+    def stumbling(*args: object, **kwargs: object) -> list[Message]:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise RuntimeError("database is locked")
+        return ask(*args, **kwargs)
+
+    link.state.get_message_res = stumbling
+    (reply,) = grid.send_and_receive([Message(RecordDict({"arrays": SENT}), link.nodes[0], "train")], timeout=30.0)
+    assert reply.has_content() == answered
+    assert answered or reply.error.reason.startswith("the SuperLink cannot hand over its reply: HTTPStatusError: 500")
+
+
 def test_only_flowers_grid_of_a_deployment_is_shielded() -> None:
     factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory())
     simulated = InMemoryGrid(factory)
