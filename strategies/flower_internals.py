@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -109,7 +108,6 @@ class Arrival:
     most_bytes: int
     contents: dict[str, bytes] = field(default_factory=dict)
     incomplete: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def pull(self, fetch: Callable[[str], bytes]) -> bool:
         """Fetch what is missing; tell whether all is there.
@@ -136,8 +134,7 @@ class Arrival:
         except ObjectUnavailableError:
             self.incomplete = True
             raise
-        with self._lock:
-            self.contents[object_id] = content
+        self.contents[object_id] = content
         return content
 
     def inflate(self) -> Message:

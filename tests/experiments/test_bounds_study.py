@@ -14,7 +14,7 @@ SHORT = (*ATTACKED, "run.rounds=2", "training.epochs=1")
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet5", "mlp"])
 def test_twenty_seeds_of_honest_clients_are_never_refused(model: str) -> None:
-    """Ten S-clients with very different labels: LeNet-5 with batch normalisation, and the network nearest to the bound."""
+    """Ten S-clients of very different labels: LeNet-5 with batch normalisation, and what is nearest to the bound."""
     assert refusals((*QUICK, f"model.name={model}"), seeds=20, bound=100) == (0, 400)
 
 
