@@ -44,8 +44,10 @@ class DataConfig:
     training_images: int = option(0, low=0, doc="use so many training images, the same for every seed; 0: all")
     test_images: int = option(0, low=0, doc="use so many test images, the same for every seed; 0: all")
     clients: int = option(10, low=1, doc="number of clients, each with one partition")
-    partition: Literal["iid", "dirichlet", "quantity", "pathological"] = option(
-        "iid", doc="iid; dirichlet over labels; dirichlet over quantities (SNFL 5.2); classes per client"
+    partition: Literal["iid", "dirichlet", "dirichlet_balanced", "quantity", "pathological"] = option(
+        "iid",
+        doc="iid; dirichlet over labels, or the balanced one of NIID-Bench and MOON; dirichlet over quantities (SNFL "
+        "5.2); classes per client",
     )
     beta: float = option(0.5, above=0.0, doc="concentration of either Dirichlet; smaller is more unbalanced")
     classes_per_client: int = option(2, low=1, doc="of the pathological partition")
