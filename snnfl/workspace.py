@@ -17,7 +17,7 @@ from snnfl.config import Config, ConfigError
 from snnfl.data import Dataset, load, partition
 from snnfl.models import build_model
 from snnfl.spiking import ConversionError, SpikingGraph, trace
-from snnfl.training import exchangeable, load_arrays, private_biases
+from snnfl.training import exchangeable, load_arrays, needs_two, private_biases
 
 
 class Workspace:
@@ -125,6 +125,26 @@ class Workspace:
         if plain := [node.norm for node in graph.affines if node.norm and f"{node.norm}.weight" not in parameters]:
             raise ConversionError(f"{plain[0]} has no gamma and beta for the server; build it with affine=True")
         return graph
+
+    def check_batches(self) -> None:
+        """Check that no client would train on a batch of one sample where batch normalisation cannot.
+
+        A single sample that is left over joins the batch before, so it takes a client, or batches, of one.
+
+        Raises:
+            ConfigError: If one would.
+        """
+        norm = needs_two(self.model, torch.zeros(1, *self.dataset.input_shape, device=self.device))
+        if norm is None:
+            return
+        reason = f"{norm} of model.name={self.config.model.name} cannot normalise a batch of one"
+        if self.config.training.batch_size == 1:
+            raise ConfigError(f"training.batch_size=1: {reason}; take at least 2, or a model without it")
+        if alone := [client for client, part in enumerate(self.partitions) if len(part) == 1]:
+            raise ConfigError(
+                f"data.minimum_samples={self.config.data.minimum_samples}: client {alone[0]} has a single training "
+                f"sample, and {reason}; take at least 2, or a model without it"
+            )
 
     def test_images(self, server_round: int) -> int:
         """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""

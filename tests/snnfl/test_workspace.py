@@ -28,6 +28,32 @@ def test_everything_follows_from_the_configuration() -> None:
     assert [node.name for node in work.graph.affines] == ["conv1", "conv2", "fc3", "fc4", "fc5"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["model.name=mlp", "training.batch_size=1"],
+            r"training.batch_size=1: norm1 of model.name=mlp cannot .*; take",
+        ),
+        (
+            ["model.name=mlp", "data.clients=1437", "data.minimum_samples=1"],
+            r"data.minimum_samples=1: client 0 has a single training sample, and norm1 of model.name=mlp cannot",
+        ),
+        (["model.name=mlp", "training.batch_size=2"], None),
+        (["model.name=mlp", "training.batch_size=1", "model.batch_norm=false"], None),
+        (["data.clients=1437", "data.minimum_samples=1", "training.batch_size=1"], None),  # LeNet-5 has pixels
+        (["model.name=resnet20_snfl", "training.batch_size=1"], r"stage3.0.norm1 of model.name=resnet20_snfl cannot"),
+    ],
+)
+def test_a_batch_of_one_is_refused_where_batch_normalisation_cannot_train_on_it(options, message) -> None:
+    work = Workspace(compose(None, options))
+    if message is None:
+        work.check_batches()
+        return
+    with pytest.raises(ConfigError, match=message):
+        work.check_batches()
+
+
 def test_the_seed_decides_weights_and_partitions() -> None:
     one, other = (Workspace(compose(None, [f"run.seed={seed}", "data.partition=dirichlet"])) for seed in (0, 1))
     assert not torch.equal(one.initial_state["fc5.weight"], other.initial_state["fc5.weight"])
