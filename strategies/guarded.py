@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy, rng
-from snnfl.protocol import ARRAYS, EVALUATE_METRICS
+from snnfl.protocol import ARRAYS, EVALUATE_METRICS, EXAMPLES, METRICS
 from strategies.cohort import Cohort, failure, seeded_draws
 from strategies.detecting import Detecting, Screening
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
+from strategies.weighting import Weighing, by_examples
 
 logger = logging.getLogger(__name__)
 
@@ -67,19 +68,28 @@ class Guarded(Strategy):
         seed: Seed of the run: node selection becomes a function of it and the round.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+        weighing: What an update counts in the averages of the base strategy.
 
     Attributes:
         detecting: Judges the checked updates of each round; ``None`` for no detectors.
     """
 
     def __init__(
-        self, base: Strategy, spec: UpdateSpec, *, seed: int, minimum_replies: int = 1, participation: float = 1.0
+        self,
+        base: Strategy,
+        spec: UpdateSpec,
+        *,
+        seed: int,
+        minimum_replies: int = 1,
+        participation: float = 1.0,
+        weighing: Weighing = by_examples,
     ) -> None:
         self.base = base
         self.spec = spec
         self.seed = seed
         self.minimum_replies = minimum_replies
         self.participation = participation
+        self.weighing = weighing
         self.report = RoundReport()
         self.detecting: Detecting | None = None
         self._grid: Grid | None = None
@@ -111,7 +121,7 @@ class Guarded(Strategy):
             arrays, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
             arrays = self._sound(server_round, arrays)
             if arrays is not None:
-                self.aggregated(server_round, valid, updates)
+                self.aggregated(server_round, arrays, valid, updates)
         seconds = time.perf_counter() - start
         self.report = replace(self.report, updates=tuple(updates), aggregated=arrays is not None, seconds=seconds)
         return arrays, metrics
@@ -125,10 +135,11 @@ class Guarded(Strategy):
         if not self.spec.arrays:
             return valid
         names = self.spec.arrays
-        return [with_tensors(message, update.arrays, names) for message, update in zip(valid, updates, strict=True)]
+        pairs = zip(valid, updates, strict=True)
+        return [with_tensors(message, update.arrays, names, self.weighing(update)) for message, update in pairs]
 
-    def aggregated(self, server_round: int, valid: list[Message], updates: list[Update]) -> None:
-        """Do what else is to be done with the replies of a round once the base strategy has aggregated them."""
+    def aggregated(self, server_round: int, arrays: ArrayRecord, valid: list[Message], updates: list[Update]) -> None:
+        """Do what else is to be done with the replies of a round once the base strategy has made arrays of them."""
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -160,17 +171,17 @@ class Guarded(Strategy):
     def _sound(self, server_round: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
         """Return an aggregate as it may be sent: float32, finite, without negative variances; else ``None``.
 
-        Noise and adaptive steps treat the running variance of batch normalisation as any weight and may make it
-        negative, which nobody can take the root of.
+        Noise may make the running variance of batch normalisation negative, which nobody can take the root of.
         """
         if arrays is None or not arrays:
             if self.spec.arrays:
                 logger.warning("round %d: the strategy aggregated nothing; the old weights are kept", server_round)
             return None
-        sound = dict(arrays)
+        sound, negative = dict(arrays), dict[str, int]()
         for name, array in arrays.items():
             values = array.numpy()
-            if name.endswith("running_var"):
+            if name.endswith("running_var") and (values < 0).any():
+                negative[name] = int((values < 0).sum())
                 values = np.maximum(values, 0)
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
                 values = values.astype(np.float32, copy=False)
@@ -179,6 +190,9 @@ class Guarded(Strategy):
                 logger.warning(message, server_round, name)
                 return None
             sound[name] = Array(values)
+        if negative:
+            found = ", ".join(f"{count} of {name}" for name, count in negative.items())
+            logger.warning("round %d: negative variances of the aggregate were set to 0: %s", server_round, found)
         return ArrayRecord(sound)
 
     def _examine(
@@ -254,11 +268,15 @@ class KnownArray(Array):
         return self.tensor.numpy().copy()
 
 
-def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterable[str]) -> Message:
-    """Return a reply with these arrays, in the order of the names; the given one stays as it is for who recorded it."""
+def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterable[str], weight: float) -> Message:
+    """Return a reply with these arrays, in the order of the names; the given one stays as it is for who recorded it.
+
+    Its weight in an average stands where Flower's strategies look for it: in the number of examples.
+    """
     reply = copy.copy(message)
     arrays = ArrayRecord()
     # A record that is made of a dictionary would serialise each array and copy it, one that is filled check each item.
     arrays.__dict__["_data"].update({name: KnownArray(tensors[name]) for name in names})
-    reply.content = RecordDict({**message.content, ARRAYS: arrays})
+    metrics = MetricRecord({**message.content.metric_records[METRICS], EXAMPLES: weight})
+    reply.content = RecordDict({**message.content, ARRAYS: arrays, METRICS: metrics})
     return reply

@@ -22,10 +22,10 @@ from snnfl.protocol import RUN_TOKEN, train_metrics
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
 from strategies.audited import Audited, LiveAudit, recording_of
-from strategies.bases import build_base, find
+from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
 from strategies.cohort import Cohort
-from strategies.combinations import build_checked, minimum_replies
+from strategies.combinations import build_checked, minimum_replies, network_rule
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
@@ -73,6 +73,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     """
     work = workspace(config)
     check_poisoning(config, work.dataset.input_shape, work.dataset.classes)
+    work.check_batches()
     tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
     strategy.detecting = build_detecting(config, strategy.graph if isinstance(strategy, Spiking) else None)
@@ -186,11 +187,15 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     """
     config, state = work.config, work.initial_state
     base, metrics = build_checked(config), train_metrics(config)
-    bounds = {"examples": max(map(len, work.partitions)), "test_examples": len(work.dataset.test_labels)}
+    bounds: dict[str, Any] = {
+        "examples": max(map(len, work.partitions)),
+        "test_examples": len(work.dataset.test_labels),
+    }
     options: dict[str, Any] = {
         "seed": config.run.seed,
         "minimum_replies": minimum_replies(config),
         "participation": config.strategy.participation,
+        "weighing": weighing(config),
     }
     if not config.strategy.spiking or config.strategy.name == "solo":
         arrays = {} if config.strategy.name == "solo" else dict(state)
@@ -203,7 +208,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         config.conversion,
         metrics=metrics,
         bias_back=config.strategy.bias_back,
-        network_base=build_base(config) if find(config.strategy.name).robust else None,
+        **network_rule(config),
         **bounds,
         **options,
     )

@@ -164,9 +164,18 @@ class StrategyConfig:
     )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")
-    fraction_train: float = option(1.0, above=0.0, high=1.0, doc="part of the clients selected per round")
+    fraction_train: float = option(
+        1.0, above=0.0, high=1.0, doc="part of the clients selected per round, rounded down, but at least one"
+    )
     fraction_evaluate: float = option(
-        0.0, low=0.0, high=1.0, doc="part of the clients that test the received model with their own biases"
+        0.0,
+        low=0.0,
+        high=1.0,
+        doc="part of the clients that test the received model with their own biases; above 0 at least one",
+    )
+    weighting: Literal["examples", "uniform"] = option(
+        "examples",
+        doc="what an update counts in an average: its client's training examples (FedAvg), or all alike (SNFL, eq. 2)",
     )
     timeout: float = option(3600.0, above=0.0, doc="seconds that each client has for its reply")
     minimum_replies: int = option(1, low=1, doc="with fewer valid replies a round keeps the old weights")

@@ -161,6 +161,32 @@ def recover(
     return state
 
 
+def unexplained_biases(graph: SpikingGraph, update: Mapping[str, Tensor], *, biases: bool) -> dict[str, Tensor]:
+    """Return what is in an update's biases beyond the ANN's arrays that the server knows: ``b' - fold(known)``.
+
+    Behind a batch normalisation it knows ``beta - mean gamma/sigma``; what is left is the private bias, times
+    ``gamma/sigma``, and the calibration's shift. Elsewhere it knows nothing, and all of ``b'`` is left.
+
+    Args:
+        graph: Structure of the network.
+        update: As in :func:`recover`.
+        biases: Whether the server infers biases, too; of a layer that has one, nothing is left then.
+
+    Returns:
+        ``<layer>.bias`` of every affine layer, shape ``[out]``.
+    """
+    left = {}
+    for node in graph.affines:
+        bias = update[f"{node.name}.bias"]
+        if biases and node.has_bias:
+            bias = torch.zeros_like(bias)
+        elif node.norm is not None:
+            norm = BatchNormState(**{f: update[f"{node.norm}.{f}"] for f in NORM_FIELDS}, eps=node.epsilon)
+            bias = bias - (norm.beta - norm.mean * norm.scale)
+        left[f"{node.name}.bias"] = bias
+    return left
+
+
 def norm_state(node: Affine, state: Mapping[str, Tensor]) -> BatchNormState:
     """Read the batch normalisation behind a layer from an ANN's state; one without gamma and beta has 1 and 0."""
     mean, var = state[f"{node.norm}.running_mean"], state[f"{node.norm}.running_var"]
