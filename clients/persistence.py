@@ -20,6 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import orders_of, partition_of, round_of, run_workspace
+from snnfl.private_files import make_private
 from snnfl.protocol import CONFIG, RUN_TOKEN, STATE_DIRECTORY, keeps_state
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 
@@ -112,8 +113,8 @@ def _write(folder: Path, server_round: int, state: RecordDict) -> None:
         f"{record}/{name}": np.frombuffer(a.data, np.uint8) for record, values in records for name, a in values.items()
     }
     about = {record: {name: (a.dtype, a.shape, a.stype) for name, a in values.items()} for record, values in records}
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_sealed(round_file(folder, server_round), arrays, about, sync=False)
+    make_private(folder)
+    write_sealed(round_file(folder, server_round), arrays, about, sync=False, private=True)
 
 
 def _forget(folder: Path, oldest: int) -> None:

@@ -25,6 +25,7 @@ from snnfl.audit.scorecard import Entry, as_csv, entries, write_json
 from snnfl.audit.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.audit.victims import Scope, Victim, victims_of
 from snnfl.config import Config, ConfigError, compose
+from snnfl.private_files import make_private
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT, CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
@@ -78,7 +79,7 @@ def audit_runs(
 
 def write_audits(folder: Path, audits: Sequence[Audit], budget: Budget) -> None:
     """Write what audits found: ``report.html``, and the same numbers as JSON and CSV."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)  # the pages show clients' images
     found = [entry for each in audits for entry in each.entries]
     curve = [{"noise_multiplier": z, **entry} for each in audits for z, entry in each.noise]
     write_json(folder / "scorecard.json", [*found, *curve])

@@ -11,6 +11,7 @@ from experiments.deploy.folder import Deployment
 from experiments.deploy.superlink import greet
 from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
 from snnfl.config import Config, compose
+from snnfl.private_files import make_private
 
 CONNECTION = "deployment"
 """What the connection is called in this deployment's own Flower configuration."""
@@ -70,7 +71,7 @@ def flower_home(deployment: Deployment) -> Path:
     lines = {"address": deployment.address, "root-certificates": str(trusted)}
     text = f"[superlink]\n\n[superlink.{CONNECTION}]\n{to_toml(lines)}"
     try:
-        home.mkdir(exist_ok=True)
+        make_private(home)
         (home / "config.toml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise DeployError(f"{home}: cannot be written ({error.strerror})") from None

@@ -118,7 +118,13 @@ def flwr_command(
     command = [sys.executable, "-m", "flwr.cli.app", *arguments]
     lines: list[str] = []
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        umask=0o077,  # the database of a local SuperLink, which it may start, holds updates under way
     ) as process:
         for line in process.stdout or ():
             lines.append(line.rstrip())

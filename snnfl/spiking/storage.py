@@ -6,6 +6,7 @@ import json
 import os
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from snnfl.private_files import PRIVATE_FILE
 from snnfl.spiking.graph import Affine, LinearMap, Spike, SpikingGraph
 from snnfl.spiking.graph_json import decode_graph, encode_graph, show
 from snnfl.spiking.network import SpikingNetwork
@@ -88,27 +90,35 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Tensor], about: Mapping[
     write_bytes(path, save(plain, {KEY: json.dumps(about, sort_keys=True)}))
 
 
-def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
+def write_bytes(path: str | Path, content: bytes, *, sync: bool = True, private: bool = False) -> None:
     """Write a file in one step: either the old content is there or the new one.
 
     Args:
         path: File to write; its folder is there.
         content: All of it.
         sync: Whether it is on the disk when this returns. Without, a power cut may leave a damaged file.
+        private: Whether its owner alone may read it, from the first byte on.
+
+    Raises:
+        OSError: Naming ``path``, if the system doesn't let it be written; the old content is still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, mode = path.with_name(f".{path.name}.tmp"), PRIVATE_FILE if private else 0o666
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # a killed process may have left one, with another mode
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+        if sync:
+            _sync_folder(path.parent)
+    except OSError as error:  # one of writing names no file, one of replacing the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
-    if sync:
-        _sync_folder(path.parent)
+        with suppress(OSError):  # or it would hide the reason
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

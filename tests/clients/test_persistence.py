@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def test_a_new_process_remembers(client: Callable[..., Client]) -> None:
         one.new_process()
         assert one.message("evaluate", n) == list(range(1, n + 1)), "evaluation comes after training"
         one.new_process()
+
+
+def test_a_state_and_every_folder_made_for_it_is_its_owners_alone(client: Callable[..., Client], tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        one = client(node=tmp_path / "var" / "lib" / "snnfl")
+        one.message("train", 1)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes.pop(round_file(one.folder, 1)) == 0o600
+    assert len(modes) == 5
+    assert set(modes.values()) == {0o700}
 
 
 def test_a_repeated_round_starts_from_the_same_state(client: Callable[..., Client]) -> None:
