@@ -72,7 +72,9 @@ def test_a_new_process_remembers(client: Callable[..., Client]) -> None:
         one.new_process()
 
 
-def test_a_state_and_every_folder_made_for_it_is_its_owners_alone(client: Callable[..., Client], tmp_path: Path) -> None:
+def test_a_state_and_every_folder_made_for_it_is_its_owners_alone(
+    client: Callable[..., Client], tmp_path: Path
+) -> None:
     before = os.umask(0)
     try:
         one = client(node=tmp_path / "var" / "lib" / "snnfl")

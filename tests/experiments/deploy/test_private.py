@@ -42,7 +42,9 @@ def test_a_deployments_folders_are_private_from_the_first_on(tmp_path: Path) -> 
 def test_the_database_of_the_documented_superlink_is_its_owners_alone(tmp_path: Path) -> None:
     """The commands of docs/deployment.md, but for the port."""
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
-    (block,) = [code for code in re.findall(r"^   ```sh\n(.*?)^   ```", page, re.S | re.M) if "flower-superlink" in code]
+    (block,) = [
+        code for code in re.findall(r"^   ```sh\n(.*?)^   ```", page, re.S | re.M) if "flower-superlink" in code
+    ]
     port = free_port()
     commands = textwrap.dedent(block).replace("--host 0.0.0.0", f"--host 127.0.0.1 --port {port}")
     init_deployment(tmp_path / "fleet", f"localhost:{port}", 1)
