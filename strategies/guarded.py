@@ -6,8 +6,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from snnfl import npy, rng
 from snnfl.protocol import ARRAYS, EVALUATE_METRICS
+from strategies.attendance import Fault
 from strategies.cohort import Cohort, failure, seeded_draws
 from strategies.detecting import Detecting, Screening
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
@@ -38,6 +39,9 @@ class RoundReport:
         evaluations: Metrics of the clients that evaluated the received model, likewise.
         refused: Replies that failed the check.
         failed: Replies that carried an error, or didn't come in time.
+        faults: These two, one by one.
+        asked: Partitions of those who were asked to ``train`` and to ``evaluate``.
+        partitions: Of the checked updates.
         excluded: Updates that a detector kept out of the aggregate; they aren't among ``updates``.
         screening: What the detectors said, if there are any.
         aggregated: Whether the round has new weights; with too few valid replies it keeps the old ones.
@@ -48,6 +52,9 @@ class RoundReport:
     evaluations: tuple[dict[str, float], ...] = ()
     refused: int = 0
     failed: int = 0
+    faults: tuple[Fault, ...] = ()
+    asked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    partitions: tuple[int, ...] = ()
     excluded: int = 0
     screening: Screening | None = None
     aggregated: bool = False
@@ -93,7 +100,7 @@ class Guarded(Strategy):
             self.detecting.sent = dict(arrays.to_torch_state_dict())
         with seeded_draws(self.seed, server_round, "train selection"):
             messages = list(self.base.configure_train(server_round, arrays, config, grid))
-        return [message for message in messages if self._takes_part(server_round, message.metadata.dst_node_id)]
+        return self._asked("train", [m for m in messages if self._takes_part(server_round, m.metadata.dst_node_id)])
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -113,7 +120,14 @@ class Guarded(Strategy):
             if arrays is not None:
                 self.aggregated(server_round, valid, updates)
         seconds = time.perf_counter() - start
-        self.report = replace(self.report, updates=tuple(updates), aggregated=arrays is not None, seconds=seconds)
+        senders = tuple(-1 if p is None else p for _, p in map(self._sender, valid))
+        self.report = replace(
+            self.report,
+            updates=tuple(updates),
+            partitions=senders,
+            aggregated=arrays is not None,
+            seconds=seconds,
+        )
         return arrays, metrics
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
@@ -135,7 +149,7 @@ class Guarded(Strategy):
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         with seeded_draws(self.seed, server_round, "evaluate selection"):
-            return list(self.base.configure_evaluate(server_round, arrays, config, grid))
+            return self._asked("evaluate", list(self.base.configure_evaluate(server_round, arrays, config, grid)))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the valid metrics."""
@@ -148,6 +162,13 @@ class Guarded(Strategy):
     def summary(self) -> None:
         """Log the base strategy's summary."""
         self.base.summary()
+
+    def _asked(self, what: str, messages: list[Message]) -> list[Message]:
+        """Note whom a round's messages are for."""
+        if isinstance(self._grid, Cohort):
+            asked = tuple(sorted(self._grid.partitions[message.metadata.dst_node_id] for message in messages))
+            self.report = replace(self.report, asked={**self.report.asked, what: asked})
+        return messages
 
     def _takes_part(self, server_round: int, node: int) -> bool:
         """Draw whether a client takes part, from the seed, the round and the client's partition."""
@@ -189,14 +210,14 @@ class Guarded(Strategy):
         for reply in replies:
             if reply.has_error():
                 failed += 1
-                self._log(server_round, reply, "failed", failure(reply))
+                self._drop(server_round, reply, "failed", failure(reply))
                 continue
             try:
                 results.append(check(reply))
                 valid.append(reply)
             except UpdateRefused as error:
                 refused += 1
-                self._log(server_round, reply, "refused", one_line(str(error)))
+                self._drop(server_round, reply, "refused", one_line(str(error)))
         self.report = replace(self.report, refused=self.report.refused + refused, failed=self.report.failed + failed)
         return valid, results
 
@@ -220,6 +241,13 @@ class Guarded(Strategy):
         if isinstance(self._grid, Cohort):
             return self._grid.node_of(reply), self._grid.partition_of(reply)
         return reply.metadata.src_node_id, None
+
+    def _drop(self, server_round: int, reply: Message, verdict: Literal["failed", "refused"], reason: str) -> None:
+        """Note and log a reply that enters nothing."""
+        asked = reply.metadata.message_type.partition(".")[0]
+        fault = Fault(partition=self._sender(reply)[1], message=asked, verdict=verdict, reason=reason)
+        self.report = replace(self.report, faults=(*self.report.faults, fault))
+        self._log(server_round, reply, verdict, reason)
 
     def _log(self, server_round: int, reply: Message, verdict: str, reason: str) -> None:
         node, known = self._sender(reply)
