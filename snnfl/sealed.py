@@ -75,7 +75,7 @@ def round_files(folder: Path) -> dict[int, Path]:
     """Return the files of :func:`round_file` that lie in a folder by round, ascending; none if there is no folder."""
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     found = {int(match[1]): folder / match[0] for name in names if (match := _ROUND_FILE.fullmatch(name))}
     return dict(sorted(found.items()))

@@ -43,8 +43,12 @@ class State:
 
 
 def state_of(cell: Cell) -> State:
-    """Read a cell's state off its folder."""
-    rows = read_metrics(cell.path) if (cell.path / METRICS_FILE).exists() else []
+    """Read the state of a cell, which may be running, off its folder.
+
+    Raises:
+        RunFileError: If its rows are damaged.
+    """
+    rows = read_metrics(cell.path, growing=True) if (cell.path / METRICS_FILE).exists() else []
     files = [FIGURE_FILES[-1], *([] if cell.extras.file is None else [cell.extras.file])]
     complete = len(rows) == cell.config.run.rounds and all((cell.path / name).exists() for name in files)
     seconds = statistics.fmean(row["seconds_round"] for row in rows) if rows else None

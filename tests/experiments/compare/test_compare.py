@@ -214,7 +214,8 @@ def test_a_last_round_without_a_number_shows_none(finished, tmp_path):
 def test_every_column_of_the_metrics_can_be_shown(finished):
     row = read_metrics(read_study(finished).cells[0].path)[-1]
     shown = {*SOURCES["rounds"].values, "server_snn_accuracy_at", "detection"}
-    assert set(row) - shown == {"round", "aggregated", "learning_rate", "test_images"}
+    others = {"round", "aggregated", "learning_rate", "test_images", "asked", "faults", "absent"}
+    assert set(row) - shown == others
 
 
 def test_more_seeds_run_only_those(finished, monkeypatch):
@@ -289,7 +290,7 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         failed = run_cells(study.cells, 2)
     assert list(failed) == [first.name]
-    assert "another process runs this cell" in failed[first.name]
+    assert f"{first.path}: another process of snnfl writes there" in failed[first.name]
     assert state_of(second).finished
     assert run_cells(study.cells, 1) == {}
     assert state_of(first).finished
