@@ -19,8 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.engines import EngineError
+from experiments.engines import EngineError, RefusedRunError
 from snnfl.config import Config, FlatValue, flatten
+from snnfl.protocol import REFUSED
 
 APP = Path(__file__).parents[2]
 """The Flower app: the folder of our ``pyproject.toml``."""
@@ -42,6 +43,7 @@ def run_deployed(config: Config, show: Callable[[str], None], home: Path | None 
         home: Folder of Flower's ``config.toml``, which describes the connection; ``None`` for the user's own.
 
     Raises:
+        RefusedRunError: If the ServerApp refuses the run for a mistake in what was asked.
         DeploymentError: If there is no app here, ``flwr`` refuses the run, or it ends otherwise than completed.
     """
     if not (APP / "pyproject.toml").is_file():
@@ -57,6 +59,8 @@ def run_deployed(config: Config, show: Callable[[str], None], home: Path | None 
     while not (status := _status([*connection, "--run-id", started[1]], home))[0].startswith("finished"):
         time.sleep(POLL_SECONDS)  # a busy SuperLink may break off the log before the run ends
     if status[0] != "finished:completed":
+        if refused := [line.partition(f"{REFUSED}: ")[2] for line in lines if f"{REFUSED}: " in line]:
+            raise RefusedRunError(refused[0])
         raise DeploymentError(f"run {started[1]}: {': '.join(filter(None, status))}")
 
 
