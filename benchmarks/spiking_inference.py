@@ -29,7 +29,7 @@ from snnfl.training import load_arrays
 guard()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based import base, functional, layer
 
 NETWORKS = {"convnet": ("fashion_mnist", (1, 28, 28), 64), "resnet20": ("cifar10", (3, 32, 32), 32)}
 """Data set, shape of a picture, and pictures per run."""
@@ -192,7 +192,7 @@ def _make_multi_step(module: torch.fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.op == "call_module":
             part = module.get_submodule(node.target)
-            if isinstance(part, neuron.BaseNode):
+            if isinstance(part, base.MemoryModule):
                 part.step_mode = "m"
             elif len(node.args) == 1:  # an addition of two values takes [T, N, ...] as it takes [N, ...]
                 module.set_submodule(node.target, layer.SeqToANNContainer(part))

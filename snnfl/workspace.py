@@ -115,10 +115,12 @@ class Workspace:
         Raises:
             ConversionError: If the model doesn't convert, or an S-run wouldn't exchange all of its parameters.
         """
-        graph = trace(self.model, max_pooling=self.config.conversion.max_pooling)
+        pooling = self.config.conversion.max_pooling
+        graph = trace(self.model, max_pooling=pooling, input_shape=self.dataset.input_shape)
         layers = {name for node in graph.affines for name in (node.name, node.norm) if name is not None}
+        known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
         parameters = {name for name, _ in self.model.named_parameters()}
-        if unused := sorted(name for name in parameters if name.rpartition(".")[0] not in layers):
+        if unused := sorted(parameters - known):
             raise ConversionError(
                 f"parameter {unused[0]} is in no layer of the spiking network; remove it from the model"
             )

@@ -207,7 +207,9 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         **bounds,
         **options,
     )
-    if exposed := exposed_biases(work.graph, config.conversion.calibration):
+    if exposed := exposed_biases(
+        work.graph, config.conversion.calibration, work.initial_state, work.dataset.input_shape
+    ):
         logger.warning(
             "conversion.calibration=%s shifts no bias of %s: an update holds these private biases as they are, or "
             "folded with its own batch normalisation",

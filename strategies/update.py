@@ -106,8 +106,9 @@ def spiking_specs(
         time_biases: Number of time steps that have a calibrated bias of their own.
     """
     specs: dict[str, ArraySpec] = {}
+    weights = {f"{node.name}.weight": node.outputs_first(state[f"{node.name}.weight"]) for node in graph.affines}
     for node in graph.affines:
-        weight = state[f"{node.name}.weight"]
+        weight = weights[f"{node.name}.weight"]
         specs[f"{node.name}.weight"] = ArraySpec(shape=tuple(weight.shape))
         specs[f"{node.name}.bias"] = ArraySpec(shape=(len(weight),))
         if node.norm is not None:
@@ -115,7 +116,7 @@ def spiking_specs(
                 values: Literal["finite", "non-negative"] = "non-negative" if field == "var" else "finite"
                 specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
     for spike in graph.spikes:
-        channels = graph.channels(spike.name, state) if per_channel or potentials or time_biases else 1
+        channels = graph.channels(spike.name, weights) if per_channel or potentials or time_biases else 1
         shape = (channels if per_channel else 1,)
         specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
         if potentials:

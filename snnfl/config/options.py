@@ -117,8 +117,8 @@ class ConversionConfig:
     max_bytes: int = option(
         800_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
     )
-    max_pooling: Literal["error", "average", "pre_spike"] = option(
-        "error", doc="refused; replaced by average pooling; or moved before the spikes (approximate)"
+    max_pooling: Literal["gated", "average"] = option(
+        "gated", doc="what becomes of it: the spikes of the neuron that fired most so far pass; or average pooling"
     )
     minimum_scale: float = option(
         1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from snnfl.spiking.graph import (
     SpikingGraph,
     freed_after,
 )
+from snnfl.spiking.maximum import Accumulated, gated_maximum
 from snnfl.spiking.neuron import broadcast, integrate_and_fire
 
 CHUNK_BYTES = 2 * 2**20
@@ -34,6 +35,19 @@ WEIGHT_BYTES = 16 * 2**20
 
 CHUNK_STEPS = 8
 """Time steps per chunk: enough that reading and writing the membrane potential once per chunk costs little."""
+
+
+@dataclass
+class State:
+    """What a simulation carries from one chunk of time to the next.
+
+    Attributes:
+        potentials: Membrane potentials by spiking layer.
+        maxima: What max poolings remember, by name.
+    """
+
+    potentials: dict[str, Tensor] = field(default_factory=dict)
+    maxima: dict[str, Accumulated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,14 +201,14 @@ class SpikingNetwork:
         self, images: Tensor, wanted: Sequence[int], layers: Mapping[str, EventLayer]
     ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
-        potentials: dict[str, Tensor] = {}
+        state = State()
         sums: dict[str, Tensor] = {}
         starts = {self.first_read(point) for point in wanted}
         results, before, done = dict[int, Tensor](), dict[int, dict[str, Tensor]](), 0
         for point in sorted({*wanted, *starts} - {0}):
             while done < point:
                 stop = min(done + CHUNK_STEPS, point)
-                for name, total in self._advance(constants, potentials, done, stop, wanted[-1], layers).items():
+                for name, total in self._advance(constants, state, done, stop, wanted[-1], layers).items():
                     sums[name] = sums[name] + total if name in sums else total
                 done = stop
             if point in starts:
@@ -209,7 +223,7 @@ class SpikingNetwork:
     def _advance(
         self,
         constants: Parameters,
-        potentials: dict[str, Tensor],
+        state: State,
         start: int,
         stop: int,
         steps: int,
@@ -220,11 +234,15 @@ class SpikingNetwork:
         for node in graph.body:
             if isinstance(node, Spike):
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
-                if node.name not in potentials:
-                    potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
+                if node.name not in state.potentials:
+                    state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                spikes = integrate_and_fire(current, self.parameters[f"{node.name}.threshold"], potentials[node.name])
-                values[node.name] = spikes.flatten(0, 1)
+                threshold, potential = self.parameters[f"{node.name}.threshold"], state.potentials[node.name]
+                values[node.name] = integrate_and_fire(current, threshold, potential).flatten(0, 1)
+            elif isinstance(node, MaxPool):
+                read = over_time(values[node.inputs[0]], False, length)
+                passed, state.maxima[node.name] = gated_maximum(node, read, state.maxima.get(node.name))
+                values[node.name] = passed.flatten(0, 1)
             else:
                 values[node.name] = linear_value(node, values, constants, self.parameters, length, layers)
             if node.name in graph.readout_inputs:
@@ -255,14 +273,19 @@ def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> Non
         raise ValueError(f"{what} hold NaN or infinity: check the data and its normalisation")
 
 
-def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images") -> dict[str, int]:
-    """Compute the bytes of every value of one image, without computing a value.
+def value_shadows(
+    graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images"
+) -> dict[str, Tensor]:
+    """Compute every value of one image without its numbers: shapes and types on the device ``meta``.
 
     Raises:
         ValueError: If the images don't fit the network, naming the first layer that they don't fit.
     """
     shadows = {name: array.to("meta") for name, array in parameters.items()}
     values = {graph.input: images[:1].to("meta")}
+    misfit = f"{what} of shape {list(images.shape)} do not fit the model: "
+    if graph.image_shape is not None and tuple(images.shape[1:]) != graph.image_shape:
+        raise ValueError(f"{misfit}it was traced for images of shape {list(graph.image_shape)}, which it reads")
     for node in graph.nodes:
         try:
             if isinstance(node, Affine) and node.op.startswith("conv"):
@@ -270,10 +293,18 @@ def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor, wha
             values[node.name] = analog_value(node, values, shadows)
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"{what} of shape {list(images.shape)} do not fit the model: {node.name}: {reason}"
-            ) from None
-    return {name: value.nbytes for name, value in values.items()}
+            raise ValueError(f"{misfit}{node.name}: {reason}") from None
+    return values
+
+
+def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images") -> dict[str, int]:
+    """Compute the bytes of every value of one image; raises as :func:`value_shadows`."""
+    return {name: value.nbytes for name, value in value_shadows(graph, parameters, images, what).items()}
+
+
+def channel_counts(graph: SpikingGraph, parameters: Parameters, images: Tensor) -> dict[str, int]:
+    """Count the channels of every value; raises as :func:`value_shadows`."""
+    return {name: value.shape[1] for name, value in value_shadows(graph, parameters, images).items()}
 
 
 def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
@@ -283,7 +314,9 @@ def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
 
 def in_fast_layout(images: Tensor) -> Tensor:
     """Lay pictures out channels last: convolutions of few channels run up to twice as fast, and keep the layout."""
-    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+    if images.dim() == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous() if images.dim() > 4 else images
 
 
 def analog_value(node: GraphNode, values: Mapping[str, Tensor], parameters: Parameters) -> Tensor:
@@ -307,7 +340,7 @@ def over_time(value: Tensor, constant: bool, length: int) -> Tensor:
 
 
 def linear_value(
-    node: Affine | LinearMap | MaxPool,
+    node: Affine | LinearMap,
     values: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
     parameters: Parameters,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from snnfl.conversion import ConversionConfig, convert, fold, trace
+from snnfl.conversion import ConversionConfig, convert, convert_state, fold, trace
 from snnfl.conversion.memory import plan_memory
 from snnfl.spiking import Affine
 from snnfl.spiking.network import value_bytes
@@ -121,7 +121,8 @@ def test_the_readout_is_calibrated_without_convolutions_that_it_does_not_read(mo
     apply = Affine.apply
     monkeypatch.setattr(Affine, "apply", lambda node, *rest: (computed.append(node.name), apply(node, *rest))[1])
     model = WideDense()
-    convert(model, IMAGES[:2], ConversionConfig(steps=1, thresholds="layer_max"))
+    graph = trace(model)
+    convert_state(graph, model.state_dict(), IMAGES[:2], ConversionConfig(steps=1, thresholds="layer_max"))
     after = computed[computed.index("head") :]  # once on shapes alone, once as the ANN, once for the readout
     assert after[after.index("head", 1) :].count("head") == 2
     assert set(after[after.index("head", 1) :]) == {"head"}

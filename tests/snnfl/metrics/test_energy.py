@@ -23,7 +23,7 @@ STEPS, IMAGES = 16, 5
 
 
 def converted(model: nn.Module, shape: tuple[int, ...] = (2, 6, 6), **options: Any) -> SpikingNetwork:
-    graph = trace(model, max_pooling="pre_spike")
+    graph = trace(model, max_pooling="gated")
     return convert_state(graph, model.state_dict(), pictures(shape), ConversionConfig(steps=STEPS, **options))
 
 

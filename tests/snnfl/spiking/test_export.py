@@ -11,13 +11,14 @@ import networks
 import nir
 import numpy as np
 import pytest
+import stepwise
 import torch
 from snntorch import Leaky
 from snntorch.import_nir import import_from_nir as snntorch_from_nir
 from torch import Tensor, nn
 
 from snnfl.conversion import ConversionConfig, convert, convert_state
-from snnfl.spiking import Affine, Spike, SpikingGraph, SpikingNetwork, trace
+from snnfl.spiking import Affine, MaxPool, Spike, SpikingGraph, SpikingNetwork, trace
 from snnfl.spiking.export import ExportError, unit_spikes
 from snnfl.spiking.export_nir import to_nir
 from snnfl.torchvision_guard import guard
@@ -41,18 +42,22 @@ class Perceptron(nn.Sequential):
 
 def converted(kind: type[nn.Module], **options: Any) -> SpikingNetwork:
     model, config = networks.trained(kind), ConversionConfig(steps=STEPS, **options)
-    graph = trace(model, max_pooling="pre_spike")
+    graph = trace(model, max_pooling="gated")
     return convert_state(graph, model.state_dict(), networks.images(8), config)
 
 
 def trains(network: SpikingNetwork, images: Tensor, steps: int = STEPS) -> dict[str, Tensor]:
     """Simulate literally, ``v += I; s = v >= V; v -= s V``; return each layer's spikes, 0 or 1, ``[T, N, ...]``."""
     potentials: dict[str, Tensor] = {}
+    sums: stepwise.Sums = {}
     found: dict[str, list[Tensor]] = {node.name: [] for node in network.graph.spikes}
     for _ in range(steps):
         values = {network.graph.input: images}
         for node in network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
+            if isinstance(node, MaxPool):
+                values[node.name] = stepwise.pass_maximum(node, *inputs, sums)
+                continue
             if not isinstance(node, Spike):
                 values[node.name] = node.apply(inputs, network.parameters)
                 continue
@@ -164,10 +169,10 @@ def test_groups_take_their_own_thresholds():
     assert torch.equal(parameters["conv2.weight"], expected)
     added = [node for node in graph.nodes if node not in network.graph.nodes and isinstance(node, Affine)]
     assert [(node.name, node.op, node.inputs) for node in added] == [
-        ("stem.2.amplitude", "scale", ("stem.2",)),
-        ("pool.amplitude", "scale", ("pool",)),
+        ("stem.2_amplitude", "scale", ("stem.2",)),
+        ("pool_amplitude", "scale", ("pool",)),
     ]
-    assert torch.equal(parameters["stem.2.amplitude.weight"], network.thresholds["stem.2"])
+    assert torch.equal(parameters["stem.2_amplitude.weight"], network.thresholds["stem.2"])
 
 
 def test_a_network_that_ends_in_neurons_gets_its_amplitude():
