@@ -122,7 +122,15 @@ class Workspace:
         parameters = {name for name, _ in self.model.named_parameters()}
         if unused := sorted(parameters - known):
             raise ConversionError(
-                f"parameter {unused[0]} is in no layer of the spiking network; remove it from the model"
+                f"parameter {unused[0]} is in no layer of the spiking network, or a weight is computed from it; remove "
+                "it from the model, or what computes a weight"
+            )
+        if computed := [
+            node.name for node in graph.affines if node.norm is None and f"{node.name}.weight" not in parameters
+        ]:
+            raise ConversionError(
+                f"{computed[0]} is computed from constants of the model, which a federation does not exchange; put "
+                "them into a layer, or into the data's normalisation"
             )
         if plain := [node.norm for node in graph.affines if node.norm and f"{node.norm}.weight" not in parameters]:
             raise ConversionError(f"{plain[0]} has no gamma and beta for the server; build it with affine=True")

@@ -66,7 +66,13 @@ def _concatenated_form(read: Forms, arguments: Arguments) -> Form:
 
 
 SUMS: dict[str, NodeOperation] = {
-    "add": NodeOperation(apply=_add, arguments={"alpha": is_number}, reads=2, form=_sum_form),
+    "add": NodeOperation(
+        apply=_add,
+        arguments={"alpha": is_number},
+        reads=2,
+        form=_sum_form,
+        paths=lambda left, right, alpha=1: left + right * (alpha != 0),
+    ),
     "multiply": NodeOperation(
         apply=lambda value, by: value * by,
         arguments={"by": is_number},

@@ -94,7 +94,7 @@ class Recorder(fx.Tracer):
     ) -> Any:
         """Record a call, or what spells it, and tell the listener."""
         if kind == "placeholder" and self.batch is not None:  # any other argument is not given
-            return () if target.startswith("*") and target[1] != "*" else {} if target[0] == "*" else args[0]
+            return _NoKeywords() if target.startswith("**") else _NoArguments() if target[0] == "*" else args[0]
         if kind in ("call_function", "call_method") and target in SPELLINGS:
             try:
                 spelled = SPELLINGS[target](self._size, *args, **kwargs)
@@ -158,6 +158,14 @@ class Recorder(fx.Tracer):
                 + ("is the batch's" if place == 0 else "only the image tells; give trace the input_shape")
             )
         return size
+
+
+class _NoArguments(tuple[Any, ...]):
+    """An empty ``*args``, of a type of its own: ``torch.fx`` would take a tuple apart."""
+
+
+class _NoKeywords(dict[str, Any]):
+    """An empty ``**kwargs``, likewise."""
 
 
 class _Proxy(fx.Proxy):
@@ -246,6 +254,6 @@ class _Shape(tuple[Any, ...]):
 
 
 def _holds_proxy(value: Any) -> bool:
-    found = list[fx.Proxy]()
-    torch.utils._pytree.tree_map_only(fx.Proxy, found.append, value)
-    return bool(found)
+    if isinstance(value, list | tuple | dict):
+        return any(map(_holds_proxy, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, fx.Proxy)

@@ -128,7 +128,7 @@ def _to(size: Size, x: Value, *args: Any, **kwargs: Any) -> Any:
         raise Refusal(f"argument {strange[0]!r} does not convert; leave it out")
     types = [each if isinstance(each, torch.dtype) else getattr(each, "dtype", None) for each in given]
     dtype = next((each for each in types if each is not None), None)
-    if given == [dtype]:
+    if len(given) == 1 and given[0] is dtype:
         return NotImplemented
     return x.contiguous() if dtype is None else x.to(dtype)
 

@@ -59,10 +59,9 @@ def trace_with_state(
     """
     _check_plain(model)
     modes = {module: module.training for module in model.modules()}
-    walk = Walk(model.eval(), max_pooling, input_shape)
-    recorder = Recorder(walk)
+    walk = Walk(model, max_pooling, input_shape)
     try:
-        traced = recorder.trace(model)
+        traced = Recorder(walk).trace(model.eval())
     except ConversionError:
         raise
     except Exception as error:  # whatever the model's forward raises on a proxy

@@ -25,6 +25,8 @@ from snnfl.spiking.ways_out import ConversionError, Refusal, way_out
 
 MaxPooling: TypeAlias = Literal["gated", "average"]
 
+KNOWN_NAMES = {target.__name__ for target in BY_TARGET if isinstance(target, type)}
+
 SHAPE = "shape"
 SIZE = "a size of the image"
 
@@ -140,7 +142,9 @@ class Walk:
         check_hooks(module)
         row = operation_of(module)
         if row is None:
-            raise Refusal(f"does not convert to a spiking layer; {way_out(type(module).__name__)}")
+            kind = type(module).__name__
+            namesake = f", being of {type(module).__module__}," if kind in KNOWN_NAMES else ""
+            raise Refusal(f"does not convert to a spiking layer{namesake}; {way_out(kind)}")
         return row
 
     def _call(self, node: fx.Node, row: Operation, tensors: list[Any], options: dict[str, Any]) -> None:
