@@ -26,8 +26,9 @@ def fold_norms(nodes: Sequence[GraphNode]) -> list[GraphNode]:
     """
 
     def merge(before: GraphNode, node: GraphNode) -> Iterable[GraphNode]:
-        norm = isinstance(node, Affine) and node.op == "scale" and node.norm is not None
-        if norm and isinstance(before, Affine) and before.op != "scale" and before.norm is None:
+        if not isinstance(before, Affine) or not isinstance(node, Affine) or node.op != "scale":
+            return
+        if node.norm is not None and before.norm is None and before.op != "scale":  # a constant scale has no such state
             yield replace(before, norm=node.norm, epsilon=node.epsilon)
 
     return _merged(nodes, merge)

@@ -95,6 +95,11 @@ def _check_plain(model: nn.Module) -> None:
             raise ConversionError(f"{label}: a compiled module cannot be traced; give its _orig_mod, the plain module")
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise ConversionError(f"{label}: a parallel module cannot be traced; give its .module, the plain module")
+    if "forward" in vars(model):
+        raise ConversionError(
+            f"the model ({type(model).__name__}): its forward was replaced on the object, where torch.fx does not "
+            "look; wrap it in a module that calls it"
+        )
     takes = [*inspect.signature(type(model).forward).parameters.values()][1:]
     others = [each.name for each in takes[1:] if each.default is each.empty and each.kind not in _VARIADIC]
     if not takes or others:

@@ -379,6 +379,15 @@ def test_a_hook_on_the_model_itself_is_named():
         trace(hooked(nn.Sequential(nn.Linear(4, 4), nn.ReLU())))
 
 
+def test_a_forward_that_was_replaced_on_the_model_is_named():
+    """``torch.fx`` looks at the type alone, and would trace another network."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model.forward = lambda x: x
+    with pytest.raises(ConversionError, match=r"^the model \(Sequential\): its forward was replaced on the object"):
+        trace(model)
+    assert trace(nn.Sequential(model, nn.ReLU())).affines == ()  # called by another, it is what it computes
+
+
 def other_spellings(m: nn.Module, x: Tensor) -> Tensor:
     y = torch.clamp(m.norm(m.conv(x)), min=0)
     y = torch.cat([y, m.alone(y).clamp(0, 0.5)], dim=-3)
