@@ -23,7 +23,8 @@ GRID = 64
 
 
 def _reads_images(view: ServerView) -> str | None:
-    layers = [module for module in view.model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+    layers = [module for module in view.model.modules() if isinstance(module, kinds)]
     if not isinstance(layers[0], nn.Linear) or layers[0].in_features != math.prod(view.input_shape):
         return "the first layer isn't linear on the image itself"
     if view.knowledge.images != 1:

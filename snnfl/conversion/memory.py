@@ -162,9 +162,9 @@ class _Account:
             found.add(name)
         # A current is copied with what is added to it, made dense, and gives bytes and the potential.
         sizes = [self.sizes[name] for name in found]
-        return sum(sizes) + 4 * self.sizes[source] + sum(map(self._remembered, self.graph.maxima)), max(sizes)
+        maxima = sum(self._remembered(pool) for pool in self.graph.maxima if pool.name in found)
+        return sum(sizes) + 4 * self.sizes[source] + maxima, max(sizes)
 
     def _remembered(self, pool: MaxPool) -> int:
-        """Return the bytes of a maximum's sums over time, and of what it remembers, per image and time step."""
-        double = 8 // self.itemsize
-        return double * (3 * self.sizes[pool.inputs[0]] + 4 * self.sizes[pool.name])
+        """Return the bytes of a maximum's double-precision sums, and of a copy of what it reads, per image and step."""
+        return 8 // self.itemsize * 2 * (self.sizes[pool.inputs[0]] + self.sizes[pool.name])

@@ -63,6 +63,7 @@ class Replay:
     def keep(self, layer: str, train: SpikeTrain) -> None:
         """Keep a new train, and of the old trains and values those that are still read."""
         self.shared.forget(layer)
+        self._maxima.clear()
         read = read_after(self.graph, layer)
         self.trains = {name: kept for name, kept in {**self.trains, layer: train}.items() if name in read}
 

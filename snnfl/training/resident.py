@@ -37,7 +37,7 @@ def private_biases(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         f"{prefix}.bias" if prefix else "bias"
         for prefix, module in model.named_modules()
-        if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+        if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm))
         and any(name == "bias" for name, _ in module.named_parameters(recurse=False, remove_duplicate=False))
     )
 

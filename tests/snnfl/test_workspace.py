@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from snnfl.config import ConfigError, compose
 from snnfl.data import load, partition
-from snnfl.models import build_model
+from snnfl.models import build_model, registry
 from snnfl.rng import generator
+from snnfl.spiking import ConversionError
 from snnfl.training import exchangeable, load_arrays
 from snnfl.workspace import Workspace, workspace
 
@@ -109,3 +113,56 @@ def test_the_last_round_is_evaluated_on_everything() -> None:
 def test_batches_are_laid_out_as_the_weights_of_convolutions() -> None:
     assert Workspace(compose(None, ["model.name=lenet5"])).layout is torch.channels_last
     assert Workspace(compose(None, ["model.name=mlp"])).layout is torch.contiguous_format
+
+
+class Standardised(nn.Conv2d):
+    """Normalises its weight before the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
+class Normalising(nn.Module):
+    """Subtracts a mean of its own from the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(1, 1, 1, device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.mean
+
+
+class Scaled(nn.Linear):
+    """Adds a linear layer of its own to itself."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.more = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.5 * self.more(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "features", "words"),
+    [
+        (lambda: Standardised(1, 2, 3), 72, r"^parameter 0\.\S+ is in no layer .*or a weight is computed from it"),
+        (Normalising, 64, r"^add is computed from constants .* does not exchange; put them into a layer"),
+    ],
+)
+def test_what_an_s_run_would_not_exchange_is_refused_before_it(layer, features, words, monkeypatch) -> None:
+    work = of_layers(lambda: [layer(), nn.ReLU(), nn.Flatten(), nn.Linear(features, 3)], monkeypatch)
+    with pytest.raises(ConversionError, match=words):
+        work.graph  # noqa: B018 (traced when it is asked for)
+
+
+def test_an_adapter_of_layers_of_its_own_is_exchanged(monkeypatch) -> None:
+    work = of_layers(lambda: [nn.Flatten(), Scaled(64, 4), nn.ReLU(), nn.Linear(4, 3)], monkeypatch)
+    assert [node.name for node in work.graph.affines] == ["1", "1.more", "3"]
+
+
+def of_layers(layers: Callable[[], list[nn.Module]], monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return the workspace of a model of one's own."""
+    monkeypatch.setattr(registry, "_BUILDERS", {"own": lambda config, shape, classes: nn.Sequential(*layers())})
+    return Workspace(compose(None, ["model.name=own"]))

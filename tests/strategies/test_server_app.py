@@ -120,7 +120,7 @@ def test_an_earlier_run_is_found_before_training(tmp_path: Path) -> None:
 )
 def test_biases_that_no_calibration_shifts_are_named(overrides, exposed, caplog):
     work = Workspace(compose(None, overrides))
-    found = exposed_biases(work.graph, work.config.conversion.calibration)
+    found = exposed_biases(work.graph, work.config.conversion.calibration, work.initial_state, work.dataset.input_shape)
     assert found == exposed
     build_strategy(work)
     lines = [record.getMessage() for record in caplog.records if record.name == "strategies.server_app"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from networks import Joined, Plain, Residual, images, trained
+from networks import Gated, Joined, MaxPooled, Plain, Residual, images, trained
 
 from snnfl.attacks.surrogate import fire, spiking_network_of
 from snnfl.config import ConversionConfig
 from snnfl.conversion import convert
 
 
-@pytest.mark.parametrize("network", [Plain, Residual, Joined])
+@pytest.mark.parametrize("network", [Plain, Residual, Joined, MaxPooled, Gated])
 @pytest.mark.parametrize(
     "options",
     [

@@ -25,6 +25,7 @@ NETWORKS = [
     networks.Dense,
     networks.PreActivation,
     networks.MaxPooled,
+    networks.Gated,
 ]
 
 
@@ -171,7 +172,7 @@ def test_only_what_calibrates_moves(calibration):
 
 
 @pytest.mark.parametrize("calibration", ["bias", "bias_potential", "time_bias"])
-@pytest.mark.parametrize("network", [networks.Residual, networks.Joined, networks.PreActivation])
+@pytest.mark.parametrize("network", [networks.Residual, networks.Joined, networks.PreActivation, networks.Gated])
 def test_chunks_and_memory_change_nothing(network, calibration, monkeypatch):
     model, images = networks.trained(network), networks.images(7)
     config = ConversionConfig(steps=13, calibration=calibration)
