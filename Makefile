@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
 
-BENCHMARKS := spiking_inference conversion accuracy federated_round inversion scale
+BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round inversion scale
 # Tests of processes run alone: Flower gives its own 15 s to start and its database a few to answer, whatever else runs.
 PROCESSES := ray or flwr or slow
 # Pytest's status 5 says that it chose no test, which is right where PYTEST_ARGS chose none of these.

@@ -65,7 +65,9 @@ class Affine(Node):
 
         They are the same but for a transposed convolution, which PyTorch gives ``[in, out / groups, *kernel]``.
         """
-        return swap_channels(weight, self.arguments["groups"]) if AFFINE_OPS[self.op].transposed else weight
+        if not AFFINE_OPS[self.op].transposed:
+            return weight
+        return swap_channels(weight, self.arguments["groups"]).contiguous()
 
     def as_in_ann(self, weight: Tensor) -> Tensor:
         """Turn a weight of the spiking network into one of the ANN: the inverse of :meth:`outputs_first`."""

@@ -113,6 +113,7 @@ class SpikingNetwork:
     @torch.inference_mode()
     def analog(self, images: Tensor) -> Tensor:
         """Compute the logits of the analog twin: the same weights and biases, with ReLU in place of the neurons."""
+        check_size(self.graph, images)
         values = {self.graph.input: in_fast_layout(images)}
         for node in self.graph.nodes:
             values[node.name] = analog_value(node, values, self.parameters)
@@ -273,6 +274,19 @@ def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> Non
         raise ValueError(f"{what} hold NaN or infinity: check the data and its normalisation")
 
 
+def check_size(graph: SpikingGraph, images: Tensor, what: str = "images") -> None:
+    """Check that images have the shape that a graph was traced for, where it depends on one.
+
+    Raises:
+        ValueError: Naming both shapes.
+    """
+    if graph.image_shape is not None and tuple(images.shape[1:]) != graph.image_shape:
+        raise ValueError(
+            f"{what} of shape {list(images.shape)} do not fit the model: it was traced for images of shape "
+            f"{list(graph.image_shape)}, whose sizes its forward reads"
+        )
+
+
 def value_shadows(
     graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images"
 ) -> dict[str, Tensor]:
@@ -284,8 +298,7 @@ def value_shadows(
     shadows = {name: array.to("meta") for name, array in parameters.items()}
     values = {graph.input: images[:1].to("meta")}
     misfit = f"{what} of shape {list(images.shape)} do not fit the model: "
-    if graph.image_shape is not None and tuple(images.shape[1:]) != graph.image_shape:
-        raise ValueError(f"{misfit}it was traced for images of shape {list(graph.image_shape)}, which it reads")
+    check_size(graph, images, what)
     for node in graph.nodes:
         try:
             if isinstance(node, Affine) and node.op.startswith("conv"):

@@ -14,7 +14,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -299,6 +299,8 @@ def test_a_network_of_one_size_says_so(tmp_path):
     assert torch.equal(loaded.simulate(images, steps=4)[4], network.simulate(images, steps=4)[4])
     with pytest.raises(ValueError, match=r"do not fit the model: it was traced for images of shape \[2, 6, 6\]"):
         loaded.simulate(images[..., :5], steps=4)
+    with pytest.raises(ValueError, match="was traced for"):
+        loaded.analog(images[..., :5])
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):
@@ -330,7 +332,8 @@ JUNK = st.sampled_from(
     [
         *(None, True, False, 0, 1, -1, 2**40, 10**400, 1.5, float("inf"), "", "x", "\ud800\n", [], {}, [[]], ["conv1"]),
         *("input", "conv1", "add", "spike", "affine", "linear_map", "max_pool", "conv2d", "flatten", "scale", "mean"),
-        *({"tuple": [1, 1]}, {"tuple": 1}),
+        *("slice", "pad", "permute", "interpolate", "conv_transpose2d", "max_pool2d", "squeeze", "image_shape"),
+        *({"tuple": [1, 1]}, {"tuple": 1}, [1, 2], [[0, 1, None]], [0, 2, 1, 3], -1, 2),
     ]
 )
 
@@ -353,13 +356,16 @@ def mutate(value: Any, data: st.DataObject) -> Any:
 
 
 ABOUT, ARRAYS = parts(converted(networks.Residual))
+GATED = parts(converted(networks.Gated))
 
 
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_mutated_description_is_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
-    about = mutate(copy.deepcopy(ABOUT), data)
-    write_bytes(path, save(ARRAYS, {"snnfl": json.dumps(about)}))
+    about, arrays = data.draw(st.sampled_from([(ABOUT, ARRAYS), GATED]))
+    about = mutate(copy.deepcopy(about), data)
+    write_bytes(path, save(arrays, {"snnfl": json.dumps(about)}))
     read_or_refused(path)
 
 
