@@ -23,6 +23,7 @@ from snnfl.models.registry import build_model
 from snnfl.rng import generator
 from snnfl.spiking import Affine, SpikingNetwork
 from snnfl.spiking import network as engine
+from snnfl.spiking.values import analog_value
 from snnfl.torchvision_guard import guard
 from snnfl.training import load_arrays
 
@@ -132,7 +133,7 @@ def record(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[Callabl
     values = {network.graph.input: images}
     with torch.inference_mode():
         for node in network.graph.nodes:
-            values[node.name] = engine.analog_value(node, values, network.parameters)
+            values[node.name] = analog_value(node, values, network.parameters)
     calls += [(node, values[node.inputs[0]]) for node in constant]
     macs = sum(_macs(node, value, network) for node, value in calls) / len(images)
     # One input of each shape stands for all, so that what is timed isn't the reading of memory that no engine reads.

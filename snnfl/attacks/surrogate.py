@@ -16,7 +16,13 @@ from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
 from snnfl.spiking import MaxPool, Spike, SpikingGraph, SpikingNetwork
 from snnfl.spiking.maximum import gated_maximum
-from snnfl.spiking.network import add_drive, constant_values, linear_value, over_time, readout
+from snnfl.spiking.network import (
+    add_drive,
+    constant_values,
+    linear_value,
+    over_time,
+    readout,
+)
 from snnfl.spiking.neuron import broadcast
 
 

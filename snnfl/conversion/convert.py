@@ -20,14 +20,12 @@ from snnfl.spiking.graph import Spike, SpikingGraph
 from snnfl.spiking.network import (
     SpikingNetwork,
     add_drive,
-    analog_value,
-    check_images,
     constant_values,
     in_fast_layout,
     readout,
-    value_shadows,
 )
 from snnfl.spiking.trace import trace_with_state
+from snnfl.spiking.values import analog_value, check_images, value_shadows
 from snnfl.spiking.ways_out import ConversionError
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold
 from snnfl.spiking import SpikingGraph
-from snnfl.spiking.network import channel_counts
+from snnfl.spiking.values import channel_counts
 
 
 def exposed_biases(

@@ -39,7 +39,7 @@ def plan_memory(
 
     Args:
         graph: Structure of the network.
-        sizes: Bytes of each value of one image, from :func:`~snnfl.spiking.network.value_bytes`.
+        sizes: Bytes of each value of one image, from :func:`~snnfl.spiking.values.value_bytes`.
         images: Number of calibration images.
         itemsize: Bytes of an activation.
         config: Steps, calibration and ceiling.

@@ -31,8 +31,9 @@ from torch import Tensor
 
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike
 from snnfl.spiking.linear_maps import LINEAR_OPS
-from snnfl.spiking.network import SpikingNetwork, analog_value
+from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
+from snnfl.spiking.values import analog_value
 
 MAC_PICOJOULES = 4.6
 AC_PICOJOULES = 0.9

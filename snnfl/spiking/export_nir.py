@@ -43,9 +43,10 @@ from torch import Tensor
 
 from snnfl.spiking.export import ExportError, optional_library, unit_spikes
 from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
-from snnfl.spiking.network import SpikingNetwork, analog_value
+from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
 from snnfl.spiking.storage import write_bytes
+from snnfl.spiking.values import analog_value
 
 
 def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path, *, steps: int | None = None) -> None:

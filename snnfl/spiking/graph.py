@@ -279,7 +279,7 @@ class SpikingGraph:
 
         Args:
             name: The value.
-            channels: Channels of every value, such as :func:`~snnfl.spiking.network.channel_counts` returns.
+            channels: Channels of every value, such as :func:`~snnfl.spiking.values.channel_counts` returns.
         """
         node = self.by_name.get(name)
         if node is None or sum(reader.inputs.count(name) for reader in self.consumers[name]) > 1:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from snnfl.spiking.export import optional_library
 from snnfl.spiking.graph import MaxPool
 from snnfl.spiking.maximum import Accumulated, gate
 from snnfl.spiking.neuron import broadcast
 from snnfl.torchvision_guard import guard
 
 guard()
+base: Any = optional_library("spikingjelly.activation_based.base", "spikingjelly>=2.0")
 
-from spikingjelly.activation_based.base import MemoryModule  # noqa: E402  (imports torchvision)
 
-
-class Start(MemoryModule):  # type: ignore[misc]
+class Start(base.MemoryModule):  # type: ignore[misc]
     """Adds the membrane potential before the first step, ``[1]`` or ``[C]``, to the first current after a reset."""
 
     potential: Tensor
@@ -40,7 +42,7 @@ class Start(MemoryModule):  # type: ignore[misc]
         return started
 
 
-class Maximum(MemoryModule):  # type: ignore[misc]
+class Maximum(base.MemoryModule):  # type: ignore[misc]
     """A max pooling over time, :func:`snnfl.spiking.maximum.gate`."""
 
     total: Tensor | float

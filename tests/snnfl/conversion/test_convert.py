@@ -15,7 +15,7 @@ from snnfl.conversion import ConversionConfig, convert, convert_state, fold, mms
 from snnfl.conversion.calibration import TIME_BIAS_CORRECTIONS, TIME_BIAS_RATE
 from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
 from snnfl.spiking.graph import Parameters
-from snnfl.spiking.network import channel_counts
+from snnfl.spiking.values import channel_counts
 
 memory_module = importlib.import_module("snnfl.conversion.memory")
 NETWORKS = [

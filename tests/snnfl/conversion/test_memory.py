@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from snnfl.conversion import ConversionConfig, convert, convert_state, fold, trace
 from snnfl.conversion.memory import plan_memory
 from snnfl.spiking import Affine
-from snnfl.spiking.network import value_bytes
+from snnfl.spiking.values import value_bytes
 
 IMAGES = torch.randn(16, 2, 24, 24, generator=torch.Generator().manual_seed(0))
 
