@@ -59,6 +59,8 @@ def trace_with_state(
     """
     _check_plain(model)
     modes = {module: module.training for module in model.modules()}
+    # A forward may write to buffers.
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not nn.parameter.is_lazy(buffer)]
     walk = Walk(model, max_pooling, input_shape)
     try:
         traced = Recorder(walk).trace(model.eval())
@@ -74,6 +76,9 @@ def trace_with_state(
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for buffer, before in buffers:
+            if not buffer.is_meta and not torch.equal(buffer, before):
+                buffer.copy_(before)
     output = walk.end(next(node for node in traced.nodes if node.op == "output").args[0])
     nodes = pool_before_spikes(fold_norms(needed([*walk.nodes.values()], output)))
     graph = SpikingGraph(tuple(nodes), input=walk.image, image_shape=walk.input_shape if walk.bound else None)

@@ -426,6 +426,21 @@ def test_further_arguments_keep_their_defaults():
     assert [type(node).__name__ for node in graph.nodes] == ["Affine", "Spike"]
 
 
+def test_a_forward_that_writes_to_buffers_leaves_the_model_alone():
+    class Counting(nn.ReLU):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Linear(4, 4), Counting())
+    trace(model)
+    assert model[1].calls == 0
+
+
 def test_a_lazy_layer_converts_once_it_is_initialised():
     model = nn.Sequential(nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(), nn.ReLU()).double()
     with pytest.raises(ConversionError, match=r"^0 \(LazyConv2d\): is not initialised; call the model once"):
