@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -11,6 +11,7 @@ from unittest.mock import patch
 import hypothesis
 import pytest
 import torch
+from shared import Shared
 
 
 def pytest_configure() -> None:
@@ -21,6 +22,15 @@ def pytest_configure() -> None:
         "snnfl", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI"))
     )
     hypothesis.settings.load_profile("snnfl")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for shared in list(Shared.alive):
+            shared.spoil()
+    return report
 
 
 @pytest.fixture(scope="session")
