@@ -191,6 +191,9 @@ class _Proxy(fx.Proxy):
     def __itruediv__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise self.tracer.listener.mistake(self.node, "is assigned to by index; join its parts by torch.cat instead")
+
     def __len__(self) -> int:
         raise self.tracer.listener.mistake(self.node, "has a len() that only the batch tells; write x.shape[0]")
 

@@ -395,6 +395,7 @@ def test_a_graph_is_bound_to_the_image_by_what_is_read_alone():
         (lambda m, x: conv(m, x)[:, x[0]], "is indexed by|takes images out of the batch"),
         (lambda m, x: conv(m, x)[:, [0, 1]], "is indexed by [0, 1]; use numbers and slices"),
         (lambda m, x: conv(m, x).permute(1, 0, 2, 3), "leave the first one, the batch"),
+        (lambda m, x: conv(m, x).__setitem__(0, 1), "is assigned to by index; join its parts"),
         (lambda m, x: conv(m, x).squeeze(), "squeezes every dimension; name"),
         (lambda m, x: (y := conv(m, x)) / y, "truediv (truediv).*a quotient is not linear"),
         (lambda m, x: m.conv(x, output_size=(3, 3)), "conv (Conv2d).*with keywords"),
