@@ -144,14 +144,15 @@ def main() -> None:
         first, last, refused = accuracies(strategy, part, always, arguments.liars_seeds)
         lies = f"rounds {ATTACK} to {ROUNDS}" if always else f"round {ATTACK}"
         print(f"| {strategy} | {part:.0%} | {lies} | {first:.2f} | {last:.2f} | {refused} |", flush=True)
-    print("\n| thresholds times | server SNN after | at the end |\n|---|---|---|")
+    print("\n| thresholds times | server SNN after | at the end | refused |\n|---|---|---|---|")
     for part in (0.001, *PARTS):
         runs = [
             play(Liar, *ATTACKED, f"run.seed={seed}", part=part, rounds=(ATTACK,), thresholds=True)
             for seed in range(arguments.liars_seeds)
         ]
         first, last = (statistics.fmean(rows[n]["server_snn_accuracy"] for rows in runs) for n in (ATTACK - 1, -1))
-        print(f"| {1000 * part:g} | {first:.2f} | {last:.2f} |", flush=True)
+        refused = sum(row["refused"] for rows in runs for row in rows)
+        print(f"| {1000 * part:g} | {first:.2f} | {last:.2f} | {refused} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -257,6 +257,25 @@ def test_evaluation_replies_are_checked_too(reply: Callable[..., Message]) -> No
     assert guarded().aggregate_evaluate(1, []) is None
 
 
+@pytest.mark.parametrize("says", ["system", "query", "evaluate"])
+def test_a_fault_is_noted_under_what_was_asked_whatever_the_reply_says(
+    update_reply: Callable[..., Message], cohort: Cohort, says: str
+) -> None:
+    """Flower's own replies for lost messages are of type ``system``, and a liar's of any."""
+    strategy = guarded()
+    strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    lost, lying = failed(901), update_reply({"w": torch.ones(1)}, 404)
+    for reply in (lost, lying):
+        reply.metadata.__dict__["_message_type"] = says
+    strategy.aggregate_train(1, [lost, lying, update_reply(arrays(1.0), 17)])
+    assert [(fault.message, fault.verdict) for fault in strategy.report.faults] == [
+        ("train", "failed"),
+        ("train", "refused"),
+    ]
+    strategy.aggregate_evaluate(1, [lost])
+    assert strategy.report.faults[-1].message == "evaluate"
+
+
 def test_selection_depends_on_seed_and_round_alone(cohort: Cohort) -> None:
     base = FedAvg(fraction_train=0.5, fraction_evaluate=0.5, min_available_nodes=1)
 

@@ -65,4 +65,5 @@ def test_malformed_objects_cost_their_own_nodes_replies(fleet: Fleet) -> None:
     for number in (1, 2):
         reason = "its reply cannot be read: TypeError: Invalid arguments for Array"
         assert re.search(rf"round {number}: reply of partition 1 \(node \d+\) failed: {reason}", told)
+    assert "finished, but not as configured: partition 1 gave no valid reply to 2 of 2 train messages" in told
     assert (fleet.folder / "runs" / "attacked" / "final_snn.safetensors").exists()
