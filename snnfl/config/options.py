@@ -257,7 +257,7 @@ class EngineConfig:
     )
     gpus_per_client: float = option(0.0, low=0.0, doc="ray: GPUs that a client occupies; 0.25 lets four share one")
     address: str | None = option(
-        None, doc="ray: HOST:PORT of a running cluster, auto for one here; null: start Ray here"
+        None, doc="ray: address of a running cluster, HOST:PORT, or auto for one here; null: start Ray here"
     )
     connection: str | None = option(
         None, doc="deployment: connection of Flower's config.toml, as in flwr run . CONNECTION; null: its default"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold
 from snnfl.spiking import SpikingGraph
-from snnfl.spiking.values import channel_counts
+from snnfl.spiking.values import channel_counts, hollow
 
 
 def exposed_biases(
@@ -26,8 +26,8 @@ def exposed_biases(
     """
     shifted = set[str]()
     if calibration in ("bias", "bias_potential"):
-        parameters = fold(graph, {name: array.to("meta") for name, array in state.items()})
-        image = next(iter(parameters.values())).new_empty(1, *input_shape)
+        parameters = fold(graph, state)
+        image = hollow((1, *input_shape), next(iter(parameters.values())))
         channels = channel_counts(graph, parameters, image)
         ends = (*(node.inputs[0] for node in graph.spikes), graph.output)
         shifted = {site.name for end in ends if (site := graph.calibration_site(end, channels)) is not None}

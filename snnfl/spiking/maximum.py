@@ -71,7 +71,7 @@ def _gate_compiled(node: MaxPool, value: Tensor, before: Accumulated | None) -> 
         pixels = pixels[..., None, :]
     pixels = pixels.contiguous()
     steps, images, *size, channels = pixels.shape
-    shape = node.apply([value[0, :1].to("meta")], {}).shape
+    shape = node.apply([value[0, :1]], {}).shape
     counts = (*shape[2:], 1)[:2]
     if before is None:
         before = Accumulated(

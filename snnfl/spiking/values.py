@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ def analog_value(node: GraphNode, values: Mapping[str, Tensor], parameters: Para
     """Compute one value of the analog twin."""
     inputs = [values[name] for name in node.inputs]
     return node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+
+
+def hollow(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return zeros of a shape and of a tensor's type and device, which have the memory of one number.
+
+    What a shape becomes could be told by the device ``meta``, too, but that imports PyTorch's compiler and SymPy: more
+    than a second of CPU in every process of a federation.
+    """
+    return like.new_zeros(()).expand(tuple(shape))
 
 
 def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> None:
@@ -52,20 +61,20 @@ def check_size(graph: SpikingGraph, images: Tensor, what: str = "images") -> Non
 def value_shadows(
     graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images"
 ) -> dict[str, Tensor]:
-    """Compute every value of one image without its numbers: shapes and types on the device ``meta``.
+    """Compute the shape and type of every value of one image; their numbers and memory are those of :func:`hollow`.
 
     Raises:
         ValueError: If the images don't fit the network, naming the first layer that they don't fit.
     """
-    shadows = {name: array.to("meta") for name, array in parameters.items()}
-    values = {graph.input: images[:1].to("meta")}
+    values = {graph.input: hollow((1, *images.shape[1:]), images)}
     misfit = f"{what} of shape {list(images.shape)} do not fit the model: "
     check_size(graph, images, what)
     for node in graph.nodes:
         try:
             if isinstance(node, Affine) and node.op.startswith("conv"):
-                _check_convolved(values[node.inputs[0]], shadows[f"{node.name}.weight"], node.arguments["groups"])
-            values[node.name] = analog_value(node, values, shadows)
+                _check_convolved(values[node.inputs[0]], parameters[f"{node.name}.weight"], node.arguments["groups"])
+            value = analog_value(node, values, parameters)
+            values[node.name] = hollow(value.shape, value)
         except (RuntimeError, ValueError, IndexError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{misfit}{node.name}: {reason}") from None

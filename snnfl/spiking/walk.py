@@ -21,6 +21,7 @@ from snnfl.spiking.calls import BATCH, Call, Computed
 from snnfl.spiking.graph import Affine, GraphNode, MaxPool, Parameters, Spike, form_of
 from snnfl.spiking.node_operations import Form
 from snnfl.spiking.operations import BY_TARGET, Operation, arrays_by_path, from_the_front, operation_of
+from snnfl.spiking.values import hollow
 from snnfl.spiking.ways_out import ConversionError, Refusal, way_out
 
 MaxPooling: TypeAlias = Literal["gated", "average"]
@@ -77,7 +78,9 @@ class Walk:
         self.forms[self.image] = Form()
         if self.input_shape is not None:
             self.forms[self.image] = Form(None, 1 + len(self.input_shape))
-            self.shadows[self.image] = torch.empty(2, *self.input_shape, dtype=self.dtype, device="meta")
+            self.shadows[self.image] = hollow(
+                (2, *self.input_shape), torch.empty(0, dtype=self.dtype, device=self.device)
+            )
 
     def visit(self, node: fx.Node) -> None:
         """Make of a call what it is.
@@ -192,17 +195,17 @@ class Walk:
             except (RuntimeError, ValueError, IndexError):  # the image doesn't fit, as whoever simulates it will say
                 pass
             else:
-                self.shadows[made.name] = shadow
+                self.shadows[made.name] = hollow(shadow.shape, shadow)
                 form = Form(form.channels, shadow.dim())
         self.forms[made.name] = form
 
     def _arrays(self, made: GraphNode) -> Parameters:
-        """Return weight and bias of a layer without their numbers, and their output channels first."""
+        """Return weight and bias of a layer, whose numbers don't matter, and their output channels first."""
         if not isinstance(made, Affine):
             return {}
         kind = "weight" if made.norm is None else "running_var"
-        weight = made.outputs_first(self.state[f"{made.name}.{kind}"].to("meta"))
-        return {f"{made.name}.weight": weight, f"{made.name}.bias": weight.new_empty(len(weight))}
+        weight = made.outputs_first(self.state[f"{made.name}.{kind}"])
+        return {f"{made.name}.weight": weight, f"{made.name}.bias": weight.new_zeros(len(weight))}
 
     def _known(self, inputs: Sequence[str]) -> tuple[Form, ...]:
         """Return the forms of values, with channels that only images of the given shape have."""
