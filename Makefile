@@ -13,9 +13,10 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
 
-BENCHMARKS := spiking_inference conversion accuracy federated_round inversion scale
-# Tests of processes run alone: Flower gives its own 15 s to start and its database a few to answer, whatever else runs.
+BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round inversion scale
+# Markers of the tests that start processes of Flower, Ray or snnfl; `make test` runs one of them for each engine.
 PROCESSES := ray or flwr or slow
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 # Pytest's status 5 says that it chose no test, which is right where PYTEST_ARGS chose none of these.
 NONE_CHOSEN := $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 VENV := .venv
@@ -28,14 +29,14 @@ SHELL := bash
 
 # One thread per worker: on a shared machine OpenMP threads that wait for each other cost up to 30 times the time.
 # Nothing that a test or a benchmark starts reports to a server, or asks one for updates.
-test bench notebooks: export OMP_NUM_THREADS := 1
-test bench notebooks: export FLWR_TELEMETRY_ENABLED := 0
-test bench notebooks: export FLWR_DISABLE_UPDATE_CHECK := 1
-test bench notebooks: export RAY_USAGE_STATS_ENABLED := 0
+test test-deployment bench notebooks: export OMP_NUM_THREADS := 1
+test test-deployment bench notebooks: export FLWR_TELEMETRY_ENABLED := 0
+test test-deployment bench notebooks: export FLWR_DISABLE_UPDATE_CHECK := 1
+test test-deployment bench notebooks: export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(STAMP) ## make .venv with the pinned dependencies, if it is missing or out of date
@@ -61,9 +62,12 @@ lint: $(STAMP) ## ruff check, ruff format --check, mypy --strict
 	@$(BIN)/mypy
 
 .PHONY: test
-test: lint ## lint, then every test and doctest
-	@$(BIN)/python -m pytest -m 'not ($(PROCESSES))' --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS) $(NONE_CHOSEN)
-	@$(BIN)/python -m pytest -m '$(PROCESSES)' $(PYTEST_ARGS) $(NONE_CHOSEN)
+test: lint ## lint, then every test and doctest that starts no processes, and a run on each engine
+	@$(PYTEST) -m 'engine or not ($(PROCESSES))' $(PYTEST_ARGS) $(NONE_CHOSEN)
+
+.PHONY: test-deployment
+test-deployment: $(STAMP) ## the other tests: deployments, clusters, kills, studies, benchmarks, documentation, containers
+	@$(PYTEST) -m '($(PROCESSES)) and not engine' --numprocesses 0 $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down

@@ -34,6 +34,7 @@ from snnfl.models.resnet import BasicBlock
 from snnfl.rng import generator
 from snnfl.spiking import Affine
 from snnfl.spiking import network as engine
+from snnfl.spiking.values import analog_value
 
 PICTURE = (3, 32, 32)
 WIDTHS = (8, 16, 32)
@@ -134,7 +135,7 @@ def convolutions(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[C
     values, works, macs = {graph.input: engine.in_fast_layout(images)}, list[tuple[Affine, Tensor, int]](), 0
     with torch.inference_mode():
         for node in graph.nodes:
-            values[node.name] = engine.analog_value(node, values, parameters)
+            values[node.name] = analog_value(node, values, parameters)
             if isinstance(node, Affine):
                 times = steps if node in graph.body else 1
                 works.append((node, values[node.inputs[0]], times))

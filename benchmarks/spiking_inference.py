@@ -23,13 +23,14 @@ from snnfl.models.registry import build_model
 from snnfl.rng import generator
 from snnfl.spiking import Affine, SpikingNetwork
 from snnfl.spiking import network as engine
+from snnfl.spiking.values import analog_value
 from snnfl.torchvision_guard import guard
 from snnfl.training import load_arrays
 
 guard()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based import base, functional, layer
 
 NETWORKS = {"convnet": ("fashion_mnist", (1, 28, 28), 64), "resnet20": ("cifar10", (3, 32, 32), 32)}
 """Data set, shape of a picture, and pictures per run."""
@@ -132,7 +133,7 @@ def record(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[Callabl
     values = {network.graph.input: images}
     with torch.inference_mode():
         for node in network.graph.nodes:
-            values[node.name] = engine.analog_value(node, values, network.parameters)
+            values[node.name] = analog_value(node, values, network.parameters)
     calls += [(node, values[node.inputs[0]]) for node in constant]
     macs = sum(_macs(node, value, network) for node, value in calls) / len(images)
     # One input of each shape stands for all, so that what is timed isn't the reading of memory that no engine reads.
@@ -192,7 +193,7 @@ def _make_multi_step(module: torch.fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.op == "call_module":
             part = module.get_submodule(node.target)
-            if isinstance(part, neuron.BaseNode):
+            if isinstance(part, base.MemoryModule):
                 part.step_mode = "m"
             elif len(node.args) == 1:  # an addition of two values takes [T, N, ...] as it takes [N, ...]
                 module.set_submodule(node.target, layer.SeqToANNContainer(part))

@@ -47,7 +47,9 @@ def unprotected(work: Workspace) -> str | None:
         return "strategy.spiking=false uploads ordinary networks"
     if config.strategy.bias_back:
         return "strategy.bias_back=true gives the server the biases that clients train with"
-    if exposed := exposed_biases(work.graph, config.conversion.calibration):
+    if exposed := exposed_biases(
+        work.graph, config.conversion.calibration, work.initial_state, work.dataset.input_shape
+    ):
         layers = ", ".join(exposed)
         return f"conversion.calibration={config.conversion.calibration} shifts no bias of {layers} before upload"
     return None

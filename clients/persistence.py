@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.participant import orders_of, partition_of, round_of, run_workspace
-from snnfl.protocol import CONFIG, RUN_TOKEN, STATE_DIRECTORY, keeps_state
+from clients.participant import metrics_of, orders_of, partition_of, round_of, run_workspace
+from snnfl.private_files import make_private
+from snnfl.protocol import CONFIG, RUN_TOKEN, STATE_DIRECTORY, STATE_ROUND, keeps_state
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 
 logger = logging.getLogger(__name__)
+
+HELD = "held-since"
+"""Record of a state that says after which round it was written; a file says it by its name."""
 
 
 class StateLostError(RuntimeError):
@@ -39,6 +42,8 @@ class StateLostError(RuntimeError):
 def persistent_state(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Restore the client's state before a message, write it after training. A client that keeps nothing writes nothing.
 
+    Where clients keep a state, the reply to a train message says from which round's the client has trained.
+
     Raises:
         StateLostError: If the run is resumed and the client keeps a state, but its node names no folder for it.
         ValueError: If the server's name of the run is none.
@@ -48,23 +53,35 @@ def persistent_state(message: Message, context: Context, call_next: ClientAppCal
     lost = config.run.resume and directory is None
     if kind == MessageType.QUERY and lost and keeps_state(config):  # before a round is spent
         raise StateLostError
-    in_a_run = CONFIG in message.content and RUN_TOKEN in orders_of(message)
-    if kind == MessageType.QUERY or not in_a_run or not config.run.keep_checkpoints:
+    if kind == MessageType.QUERY or CONFIG not in message.content:
         return call_next(message, context)
-    order, server_round = orders_of(message), round_of(message)
-    folder = None if directory is None else _folder(Path(str(directory)), order, context)
-    if folder is not None:
+    server_round, folder = round_of(message), None
+    in_a_run = RUN_TOKEN in orders_of(message)
+    if directory is not None and in_a_run and config.run.keep_checkpoints:
+        folder = _folder(Path(str(directory)), orders_of(message), context)
         # A client evaluates what it holds after training in the same round.
         last = server_round if kind == MessageType.EVALUATE else server_round - 1
-        context.state = _restore(path for n, path in reversed(round_files(folder).items()) if n <= last)
+        context.state = _restore({n: path for n, path in round_files(folder).items() if n <= last})
+    held = _held(context.state)
     reply = call_next(message, context)
-    if kind == MessageType.TRAIN and not reply.has_error() and context.state:
+    if kind != MessageType.TRAIN or reply.has_error():
+        return reply
+    if context.state.keys() - {HELD}:
         if lost:
             raise StateLostError
         if folder is not None:
             _write(folder, server_round, context.state)
             _forget(folder, server_round - config.run.keep_checkpoints)
+    if keeps_state(config):
+        context.state[HELD] = MetricRecord({"round": server_round})
+        metrics_of(reply)[STATE_ROUND] = held
     return reply
+
+
+def _held(state: RecordDict) -> int:
+    """Return after which round a state was written, 0 for none."""
+    record = state.get(HELD)
+    return int(record["round"]) if isinstance(record, MetricRecord) else 0  # type: ignore[arg-type]
 
 
 def _folder(directory: Path, order: ConfigRecord, context: Context) -> Path:
@@ -75,9 +92,13 @@ def _folder(directory: Path, order: ConfigRecord, context: Context) -> Path:
     return directory / token / str(partition_of(context, run_workspace(context).config.data.clients))
 
 
-def _restore(newest_first: Iterable[Path]) -> RecordDict:
-    """Read the newest intact version; without any the state is empty, as before the first training."""
-    for path in newest_first:
+def _restore(versions: dict[int, Path]) -> RecordDict:
+    """Read the newest intact version; without any the state is empty, as before the first training.
+
+    Args:
+        versions: By round, ascending.
+    """
+    for server_round, path in reversed(versions.items()):
         try:
             arrays, records = read_sealed(path)
         except DamagedFileError as error:
@@ -85,7 +106,7 @@ def _restore(newest_first: Iterable[Path]) -> RecordDict:
                 "%s; the client takes the version before it, so the run may differ from an undisturbed one", error
             )
             continue
-        return RecordDict(
+        state = RecordDict(
             {
                 record: ArrayRecord(
                     {
@@ -96,12 +117,14 @@ def _restore(newest_first: Iterable[Path]) -> RecordDict:
                 for record, described in records.items()
             }
         )
+        state[HELD] = MetricRecord({"round": server_round})
+        return state
     return RecordDict()
 
 
 def _write(folder: Path, server_round: int, state: RecordDict) -> None:
     """Write the state as it is after a round; not synced, which would cost a small model more than its training."""
-    other = [name for name, record in state.items() if not isinstance(record, ArrayRecord)]
+    other = [name for name, record in state.items() if not isinstance(record, ArrayRecord) and name != HELD]
     if other:
         raise TypeError(
             f"context.state[{other[0]!r}] is a {type(state[other[0]]).__name__}; only ArrayRecords are kept"
@@ -112,8 +135,8 @@ def _write(folder: Path, server_round: int, state: RecordDict) -> None:
         f"{record}/{name}": np.frombuffer(a.data, np.uint8) for record, values in records for name, a in values.items()
     }
     about = {record: {name: (a.dtype, a.shape, a.stype) for name, a in values.items()} for record, values in records}
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_sealed(round_file(folder, server_round), arrays, about, sync=False)
+    make_private(folder)
+    write_sealed(round_file(folder, server_round), arrays, about, sync=False, private=True)
 
 
 def _forget(folder: Path, oldest: int) -> None:

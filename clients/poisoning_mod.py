@@ -13,6 +13,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, partition_of, round_of, run_workspace
+from snnfl.config import sampled_clients
 from snnfl.conversion.folding import fold
 from snnfl.poisoning import attacks_in, forged, poisoned, scaled, scaled_spiking
 from snnfl.protocol import ARRAYS
@@ -59,7 +60,7 @@ def _scales(work: Workspace, *, spiking: bool) -> bool:
 def _factor(work: Workspace) -> float:
     """Return what attackers scale by."""
     poisoning = work.config.poisoning
-    selected = work.config.data.clients * work.config.strategy.fraction_train
+    selected = sampled_clients(work.config)
     return max(1.0, selected / poisoning.attackers) if poisoning.scale is None else poisoning.scale
 
 

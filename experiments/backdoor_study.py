@@ -57,6 +57,7 @@ ATTACKS = {
         "poisoning.attack=model_replacement",
         f"poisoning.first_round={ROUNDS}",
         "poisoning.scale_ann=true",
+        "strategy.update_bound=null",  # or one of ten attackers is refused
     ),
     "replacement_sent": ("poisoning.attack=model_replacement", f"poisoning.first_round={ROUNDS}"),
     "blended": ("poisoning.attack=blended", BEGINS),

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import sys
-import time
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from experiments.deploy import DeployError
 from experiments.deploy.cli import deploy_app
-from snnfl.config import Config, ConfigError, StrategyConfig, compose, to_yaml
-from snnfl.conversion import ConversionError
+from experiments.ending import ending, keeping
+from experiments.running import (
+    check_results,
+    console_of,
+    may_replace_a_demo,
+    run_and_show,
+)
+from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
+
+STATUSES = (
+    "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
+    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted."
+)
 
 app = typer.Typer(
     help="Federated learning with spiking neural networks, and attacks on its privacy.",
+    epilog=STATUSES,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -57,7 +63,7 @@ def run(
 
     \b
     snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five
-    snnfl run experiments/conf/demo.yaml engine.name=ray engine.cpus_per_client=2
+    snnfl run experiments/conf/demo.yaml engine.name=ray engine.cpus_per_client=2 run.name=ray
     snnfl run experiments/conf/demo.yaml --print-config
     snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five --resume
     """  # noqa: D301  (\b keeps typer from joining the lines)
@@ -65,17 +71,21 @@ def run(
     if print_config:
         typer.echo(to_yaml(resolved), nl=False)
         return
-    console = _console(verbose)
+    console = console_of(verbose)
     rows = run_and_show(resolved, console, verbose=verbose)
     from experiments.progress import results_table
 
     console.print(results_table([(resolved, rows)]))
     console.print(f"results: {Path(resolved.run.directory) / resolved.run.name}/", highlight=False)
+    check_results({"": (resolved, rows)})
 
 
 @app.command()
 def demo(overrides: OverridesArgument = None) -> None:
-    """Run S-FedAvg beside FedAvg on real digits; results go to runs/demo/ and runs/demo_fedavg/."""
+    """Run S-FedAvg beside FedAvg on real digits; results go to runs/demo/ and runs/demo_fedavg/.
+
+    It replaces what an earlier demo left there, and nothing else.
+    """
     from experiments.progress import algorithm, results_table
     from strategies.figures import plot_accuracy
 
@@ -84,17 +94,20 @@ def demo(overrides: OverridesArgument = None) -> None:
     plain = compose(
         CONFIGURATIONS / "demo.yaml", [*(overrides or []), "strategy.spiking=false", f"run.name={name}_fedavg"]
     )
-    console = _console(verbose=False)
+    configs = [may_replace_a_demo(config) for config in (spiking, plain)]
+    console = console_of(verbose=False)
     console.print(
         f"{spiking.data.clients} Flower clients train on {spiking.data.source}; in the first run they convert their "
         "networks to spiking ones before upload.",
         highlight=False,
     )
-    results = [(config, run_and_show(config, console)) for config in (spiking, plain)]
-    console.print(results_table(results))
     folder = Path(spiking.run.directory) / name
+    kept = f"{folder} and {folder}_fedavg keep the rounds so far; the same command begins anew"
+    results = [(config, run_and_show(config, console, kept=lambda: kept)) for config in configs]
+    console.print(results_table(results))
     plot_accuracy({algorithm(c): rows for c, rows in results}, [folder / "comparison.png", folder / "comparison.svg"])
     console.print(f"results: {folder}/ (S-FedAvg, comparison.png) and {folder}_fedavg/", highlight=False)
+    check_results({config.run.name: (config, rows) for config, rows in results})
 
 
 @app.command()
@@ -126,10 +139,10 @@ def audit(
     """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
 
     \b
-    snnfl run experiments/conf/demo.yaml audit.record=true audit.ground_truth=true
-    snnfl audit runs/demo
+    snnfl run experiments/conf/demo.yaml run.name=watched audit.record=true audit.ground_truth=true
+    snnfl audit runs/watched
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
-    snnfl audit runs/demo --attack reconverted_train --deny norm_statistics
+    snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
     """  # noqa: D301
     from experiments.audit.command import audit_runs
     from experiments.audit.plugins import load_plugin
@@ -143,7 +156,9 @@ def audit(
         load_plugin(path)
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
-    audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=_console(verbose=False))
+    console = console_of(verbose=False)
+    with keeping(lambda: "no report is written; what was recorded is as it was, and the same command begins anew"):
+        audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
 
 
 @app.command()
@@ -163,7 +178,7 @@ def compare(
     """  # noqa: D301
     from experiments.compare.command import compare as run_study
 
-    run_study(study, overrides or [], dry_run=dry_run, jobs=jobs, console=_console(verbose=False))
+    run_study(study, overrides or [], dry_run=dry_run, jobs=jobs, console=console_of(verbose=False))
 
 
 @app.command()
@@ -182,7 +197,7 @@ def export(
     """Write a run's spiking network for other tools: snnfl export runs/demo --format nir."""
     from snnfl.spiking import SpikingNetwork
     from snnfl.spiking.export_nir import to_nir
-    from strategies.run_directory import CONFIG_FILE, SNN_FILE
+    from strategies.run_directory import CONFIG_FILE, SNN_FILE, read_config
 
     path = run / SNN_FILE if run.is_dir() else run
     if run.is_dir() and not path.exists():
@@ -191,7 +206,7 @@ def export(
     target = output or path.with_suffix(f".{kind}")
     shape = _image_shape(path.parent, input_shape)
     if steps is None and (path.parent / CONFIG_FILE).exists():
-        steps = compose(path.parent / CONFIG_FILE).conversion.steps
+        steps = read_config(path.parent).conversion.steps
     try:
         to_nir(network, shape, target, steps=steps)
     except OSError as error:
@@ -236,72 +251,10 @@ def plot(
     )
 
 
-def run_and_show(config: Config, console: Console, *, verbose: bool = False) -> list[dict[str, Any]]:
-    """Run a federation on the engine that its configuration names; return all rows of its ``metrics.jsonl``.
-
-    A SuperLink's log is printed as it comes; the other engines show a bar per round.
-    """
-    deployed = config.engine.name == "deployment"
-    rows = _run_deployed(config, console) if deployed else _run_here(config, console, verbose)
-    if not any(row["replies"] for row in rows):
-        raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
-    return rows
-
-
-def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str, Any]]:
-    from clients.client_app import app as client_app
-    from experiments.progress import RoundProgress, WatchedClientApp
-    from snnfl.config import flatten
-    from strategies.run_directory import node_folders, read_metrics, run_path
-    from strategies.server_app import server_app
-
-    engine, run_config, clients, path = config.engine, flatten(config), config.data.clients, run_path(config)
-    node_config = node_folders(path)
-    with RoundProgress(config, console) as progress:
-        app = server_app(progress.round_done)
-        if engine.name == "ray":
-            from experiments.engines.ray import run_on_ray  # importing Ray takes a second
-
-            run_on_ray(
-                app,
-                client_app,
-                run_config=run_config,
-                clients=clients,
-                node_config=node_config,
-                num_cpus_per_client=engine.cpus_per_client,
-                num_gpus_per_client=engine.gpus_per_client,
-                backend_config={"init_args": {"address": engine.address}} if engine.address else None,
-                verbose=verbose,
-            )
-        else:
-            from experiments.engines.in_process import run_in_process
-
-            watched = WatchedClientApp(client_app, progress)
-            run_in_process(app, watched, run_config=run_config, clients=clients, node_config=node_config)
-    return read_metrics(path)
-
-
-def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
-    from experiments.engines.deployment import run_deployed, with_absolute_paths
-    from strategies.run_directory import METRICS_FILE, read_metrics
-
-    path = Path(config.run.directory).expanduser() / config.run.name
-    start = time.time()
-    run_deployed(with_absolute_paths(config), partial(console.print, markup=False, highlight=False, soft_wrap=True))
-    untouched = not (path / METRICS_FILE).exists() or (path / METRICS_FILE).stat().st_mtime < start
-    if untouched and not config.run.resume:  # a run that was complete has nothing to write
-        raise RunFailedError(f"the run completed, but left nothing in {path}; look on the machine of its ServerApp")
-    return read_metrics(path)
-
-
-class RunFailedError(RuntimeError):
-    """A run that ended without training anything."""
-
-
 def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
     """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
     from snnfl import data
-    from strategies.run_directory import CONFIG_FILE
+    from strategies.run_directory import CONFIG_FILE, read_config
 
     if given is not None:
         sizes = given.split(",")
@@ -310,65 +263,10 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
         return tuple(map(int, sizes))
     if not (folder / CONFIG_FILE).exists():
         raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
-    return data.load(compose(folder / CONFIG_FILE).data).input_shape
+    return data.load(read_config(folder).data).input_shape
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line on the standard error and exit status 2."""
-    from experiments.engines import EngineError
-    from snnfl.audit.recording import RecordingError
-    from snnfl.spiking.export import ExportError
-    from snnfl.spiking.storage import NetworkFileError
-    from snnfl.threat import ThreatModelError
-    from strategies.cohort import CohortError
-
-    try:
+    """Run the command; what a user can do something about is one line on the standard error and an exit status."""
+    with ending("snnfl"):
         app()
-    except (
-        ConfigError,
-        ConversionError,
-        CohortError,
-        DeployError,
-        ExportError,
-        NetworkFileError,
-        RecordingError,
-        ThreatModelError,
-    ) as error:
-        _fail(str(error), 2)
-    except (EngineError, RunFailedError) as error:
-        _fail(str(error), 1)
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "snnfl: interrupted; snnfl run with --resume, or snnfl compare as before, goes on after the last complete "
-            "round\n"
-        )
-        sys.stderr.flush()
-        os._exit(130)  # an exit in good order would wait for Flower's threads, which wait for their Ray clients
-
-
-def _fail(line: str, status: int) -> None:
-    sys.stderr.write(f"snnfl: {line}\n")
-    sys.exit(status)
-
-
-class _ConsoleHandler(logging.Handler):
-    """Print log messages above the progress bar, each in a line of its own."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self.console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a message as it is."""
-        style = "yellow" if record.levelno >= logging.WARNING else None
-        self.console.print(self.format(record), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _console(verbose: bool) -> Console:
-    """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
-    console = Console()
-    logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)
-    logging.getLogger("strategies").setLevel(logging.INFO)
-    flower = logging.getLogger("flwr")
-    flower.setLevel(logging.INFO if verbose else logging.ERROR)
-    return console

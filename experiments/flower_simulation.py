@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -22,7 +20,8 @@ from flwr.common.config import flatten_dict, get_project_config, parse_config_ar
 from flwr.serverapp import ServerApp
 from flwr.supercore.object_ref import load_app
 
-from snnfl.config import Config, ConfigError, FlatValue, flatten, nearest, unflatten
+from experiments.ending import ending, interruptible, keeping
+from snnfl.config import Config, FlatValue, flatten, nearest, unflatten
 
 EXAMPLES = """\
 examples:
@@ -49,15 +48,26 @@ class FlowerApp:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; a mistake of the user is one line on the standard error and exit status 2."""
+    """Run the command; what a user can do something about is one line on the standard error and an exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from experiments.engines.ray import RayError, run_on_ray  # importing Ray takes longer than showing the help
+    with ending(parser.prog, files=False):  # where a foreign app finds no file, a traceback says
+        from experiments.engines.ray import RayError  # importing Ray takes longer than showing the help
 
-    try:
-        backend_config = _backend_config(options.backend_config)
-        app = _load(options)
-        run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
+        try:
+            _run(options, parser.prog)
+        except (UsageError, RayError) as error:
+            parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _run(options: argparse.Namespace, program: str) -> None:
+    from experiments.engines.ray import run_on_ray
+
+    backend_config = _backend_config(options.backend_config)
+    app = _load(options)
+    run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
+    config = _own_config(run_config)
+    with interruptible(lambda: "", program) if config is None else keeping(lambda: _kept(config), program):
         run_on_ray(
             app.server,
             app.client,
@@ -65,16 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             clients=options.num_supernodes,
             backend_config=backend_config,
             verbose=options.verbose,
-            node_config=_node_config(run_config),
+            node_config=_node_config(config),
         )
-    except (UsageError, ConfigError, RayError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{parser.prog}: interrupted\n")
-        sys.stderr.flush()
-        # Ray is shut down, but Flower's threads that wait for a client in `ray.get` never wake up, and a normal exit
-        # would wait for them.
-        os._exit(130)
+    if config is not None:
+        _check_results(config)
+
+
+def _own_config(run_config: Mapping[str, FlatValue]) -> Config | None:
+    """Return the configuration of a run of our own app, which writes a run's folder; ``None`` for another app."""
+    return unflatten(run_config) if run_config.keys() == flatten(Config()).keys() else None
+
+
+def _kept(config: Config) -> str:
+    from strategies.resume import what_is_kept
+
+    return what_is_kept(config, "the same command with --run-config run.resume=true goes on")
+
+
+def _check_results(config: Config) -> None:
+    from experiments.running import check_results
+    from strategies.run_directory import read_metrics, run_path
+
+    check_results({"": (config, read_metrics(run_path(config)))})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,16 +200,13 @@ def _run_config(
     return merged
 
 
-def _node_config(run_config: Mapping[str, FlatValue]) -> dict[str, FlatValue]:
+def _node_config(config: Config | None) -> dict[str, FlatValue]:
     """Give the clients of our own app a place for their state, beside that of the server."""
-    if run_config.keys() != flatten(Config()).keys():
+    if config is None:
         return {}
-    from strategies.run_directory import (
-        node_folders,
-        run_path,
-    )  # brings torch, which takes longer than showing the help
+    from strategies.run_directory import node_folders, run_path  # torch takes longer than showing the help
 
-    return dict(node_folders(run_path(unflatten(run_config))))
+    return dict(node_folders(run_path(config)))
 
 
 def _parse_override(item: str) -> dict[str, Any]:

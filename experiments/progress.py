@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from snnfl.config import Config
+from snnfl.config import Config, sampled_clients
 from strategies.bases import find
 
 
@@ -29,7 +29,7 @@ class RoundProgress:
         self.rounds = config.run.rounds
         # Of clients in other processes nobody hears before the round is over: their bar only moves.
         here = config.engine.name == "in_process"
-        self.selected = max(1, int(config.data.clients * config.strategy.fraction_train)) if here else None
+        self.selected = sampled_clients(config) if here else None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clients"))
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
         self.task = self.progress.add_task("connecting", total=self.selected)

@@ -41,8 +41,15 @@ NORM_BIT = "norm_bit"
 SECONDS_TRAIN = "seconds-train"
 SECONDS_EVALUATE = "seconds-evaluate"
 SECONDS_CONVERT = "seconds-convert"
+STATE_ROUND = "state-round"
 """Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]. The received loss is
-that of the received model on the client's training images. The norm bit (Flower's name) is 1 for a clipped update."""
+that of the received model on the client's training images. The norm bit (Flower's name) is 1 for a clipped update.
+The state's round is the one after which the private state was written that the client has trained from, 0 for none: by
+it the server, which knows who has trained when, notices that a client has lost its state."""
+
+NOT_AS_CONFIGURED = "finished, but not as configured"
+REFUSED = "the run is refused"
+"""How lines of a ServerApp's log begin, by which whoever follows it from another machine learns how a run ended."""
 
 PARTITION = "partition-id"
 """The client's answer to a query."""
@@ -64,6 +71,8 @@ def train_metrics(config: Config) -> frozenset[str]:
         names |= {ACCURACY, SECONDS_EVALUATE}
     if config.strategy.spiking:
         names |= {SECONDS_CONVERT}
+    if keeps_state(config):
+        names |= {STATE_ROUND}
     if config.strategy.name == "qfedavg":
         names |= {RECEIVED_LOSS}
     if config.strategy.name == "solo" and config.strategy.spiking and config.evaluation.clients:

@@ -24,7 +24,9 @@ class DamagedFileError(ValueError):
     """A sealed file that isn't as it was written: names the file and what is wrong with it."""
 
 
-def write_sealed(path: Path, arrays: Mapping[str, NDArray[Any]], about: Any, *, sync: bool = True) -> None:
+def write_sealed(
+    path: Path, arrays: Mapping[str, NDArray[Any]], about: Any, *, sync: bool = True, private: bool = False
+) -> None:
     """Write arrays and what JSON can hold of them in one step, as safetensors with a checksum.
 
     Args:
@@ -33,10 +35,14 @@ def write_sealed(path: Path, arrays: Mapping[str, NDArray[Any]], about: Any, *, 
         about: What :func:`json.dumps` writes; NaN and infinity are allowed.
         sync: Whether the file is on the disk when this returns, so that it outlives a power cut too. A process that is
             killed loses nothing either way.
+        private: Whether its owner alone may read it.
+
+    Raises:
+        OSError: As :func:`~snnfl.spiking.storage.write_bytes`.
     """
     text = json.dumps(about)
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_bytes(path, save(plain, {KEY: f"{_checksum(plain, text)} {text}"}), sync=sync)
+    write_bytes(path, save(plain, {KEY: f"{_checksum(plain, text)} {text}"}), sync=sync, private=private)
 
 
 def read_sealed(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
@@ -69,7 +75,7 @@ def round_files(folder: Path) -> dict[int, Path]:
     """Return the files of :func:`round_file` that lie in a folder by round, ascending; none if there is no folder."""
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     found = {int(match[1]): folder / match[0] for name in names if (match := _ROUND_FILE.fullmatch(name))}
     return dict(sorted(found.items()))

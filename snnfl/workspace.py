@@ -17,7 +17,7 @@ from snnfl.config import Config, ConfigError
 from snnfl.data import Dataset, load, partition
 from snnfl.models import build_model
 from snnfl.spiking import ConversionError, SpikingGraph, trace
-from snnfl.training import exchangeable, load_arrays, private_biases
+from snnfl.training import exchangeable, load_arrays, needs_two, private_biases
 
 
 class Workspace:
@@ -115,16 +115,46 @@ class Workspace:
         Raises:
             ConversionError: If the model doesn't convert, or an S-run wouldn't exchange all of its parameters.
         """
-        graph = trace(self.model, max_pooling=self.config.conversion.max_pooling)
+        pooling = self.config.conversion.max_pooling
+        graph = trace(self.model, max_pooling=pooling, input_shape=self.dataset.input_shape)
         layers = {name for node in graph.affines for name in (node.name, node.norm) if name is not None}
+        known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
         parameters = {name for name, _ in self.model.named_parameters()}
-        if unused := sorted(name for name in parameters if name.rpartition(".")[0] not in layers):
+        if unused := sorted(parameters - known):
             raise ConversionError(
-                f"parameter {unused[0]} is in no layer of the spiking network; remove it from the model"
+                f"parameter {unused[0]} is in no layer of the spiking network, or a weight is computed from it; remove "
+                "it from the model, or what computes a weight"
+            )
+        if computed := [
+            node.name for node in graph.affines if node.norm is None and f"{node.name}.weight" not in parameters
+        ]:
+            raise ConversionError(
+                f"{computed[0]} is computed from constants of the model, which a federation does not exchange; put "
+                "them into a layer, or into the data's normalisation"
             )
         if plain := [node.norm for node in graph.affines if node.norm and f"{node.norm}.weight" not in parameters]:
             raise ConversionError(f"{plain[0]} has no gamma and beta for the server; build it with affine=True")
         return graph
+
+    def check_batches(self) -> None:
+        """Check that no client would train on a batch of one sample where batch normalisation cannot.
+
+        A single sample that is left over joins the batch before, so it takes a client, or batches, of one.
+
+        Raises:
+            ConfigError: If one would.
+        """
+        norm = needs_two(self.model, torch.zeros(1, *self.dataset.input_shape, device=self.device))
+        if norm is None:
+            return
+        reason = f"{norm} of model.name={self.config.model.name} cannot normalise a batch of one"
+        if self.config.training.batch_size == 1:
+            raise ConfigError(f"training.batch_size=1: {reason}; take at least 2, or a model without it")
+        if alone := [client for client, part in enumerate(self.partitions) if len(part) == 1]:
+            raise ConfigError(
+                f"data.minimum_samples={self.config.data.minimum_samples}: client {alone[0]} has a single training "
+                f"sample, and {reason}; take at least 2, or a model without it"
+            )
 
     def test_images(self, server_round: int) -> int:
         """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""

@@ -8,30 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from flwr.serverapp.strategy import (
-    Bulyan,
-    FedAdagrad,
-    FedAdam,
-    FedMedian,
-    FedProx,
-    FedTrimmedAvg,
-    FedYogi,
-    Krum,
-    MultiKrum,
-    QFedAvg,
-    Strategy,
-)
+from flwr.serverapp.strategy import Bulyan, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum, Strategy
 
-from snnfl.config import Config, ConfigError, nearest
+from snnfl.config import Config, ConfigError, exactly, nearest, sampled_clients
 from snnfl.protocol import RECEIVED_LOSS
-from strategies.own import FedAvg, MomentumAvg, Moon, Solo
+from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
+from strategies.own import FedAvg, Moon, Solo
+from strategies.weighting import WEIGHINGS, Weighing, by_loss
 
 Builder: TypeAlias = Callable[..., Strategy]
 """``(config, **parameters) -> strategy``: the parameters are those that it was registered with, as configured."""
 
 Quorum: TypeAlias = Callable[[Mapping[str, Any]], int]
+
+Kind: TypeAlias = Literal["mean", "step", "robust", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +35,30 @@ class Algorithm:
         build: Makes the strategy.
         defaults: Its parameters, which are fields of :class:`~snnfl.config.StrategyConfig`, with their defaults.
         quorum: How many updates it needs to do what it promises, given its parameters.
-        robust: Whether it withstands updates that lie, for which an average over the spiking networks would fall.
+        kind: What it makes of the updates: their mean; a step of its own, as an optimiser does; an aggregate that
+            withstands updates that lie; or nothing. It decides what becomes of the server's spiking network.
+        weighs: Whether the weights of ``strategy.weighting`` enter it.
     """
 
     title: str
     build: Builder
     defaults: Mapping[str, float | None]
     quorum: Quorum
-    robust: bool
+    kind: Kind
+    weighs: bool
 
 
 _ALGORITHMS: dict[str, Algorithm] = {}
 
 
 def register(
-    name: str, title: str | None = None, *, quorum: Quorum = lambda p: 1, robust: bool = False, **defaults: Any
+    name: str,
+    title: str | None = None,
+    *,
+    quorum: Quorum = lambda p: 1,
+    kind: Kind = "step",
+    weighs: bool = False,
+    **defaults: Any,
 ) -> Callable[[Builder], Builder]:
     """Make a builder known as ``strategy.name=NAME``; the other arguments are those of :class:`Algorithm`.
 
@@ -69,7 +70,7 @@ def register(
         if name in _ALGORITHMS:
             raise ValueError(f"strategy {name!r} is already registered")
         _ALGORITHMS[name] = Algorithm(
-            title=title or name, build=builder, defaults=defaults, quorum=quorum, robust=robust
+            title=title or name, build=builder, defaults=defaults, quorum=quorum, kind=kind, weighs=weighs
         )
         return builder
 
@@ -98,9 +99,15 @@ def parameters(config: Config) -> dict[str, Any]:
     """Return the configured algorithm's parameters: what is set, else its defaults.
 
     Raises:
-        ConfigError: If its name is unknown, or a parameter is set that it doesn't use.
+        ConfigError: If its name is unknown, or a parameter or a weighting is set that it doesn't use.
     """
     algorithm = find(config.strategy.name)
+    if (weighting := config.strategy.weighting) != "examples" and not algorithm.weighs:
+        users = ", ".join(sorted(known for known, other in _ALGORITHMS.items() if other.weighs))
+        raise ConfigError(
+            f"strategy.weighting={weighting}: strategy.name={config.strategy.name} doesn't use it, only {users}; set "
+            "examples"
+        )
     for name in sorted({name for other in _ALGORITHMS.values() for name in other.defaults} - algorithm.defaults.keys()):
         if (value := getattr(config.strategy, name)) is not None:
             users = ", ".join(sorted(known for known, other in _ALGORITHMS.items() if name in other.defaults))
@@ -111,11 +118,6 @@ def parameters(config: Config) -> dict[str, Any]:
     return {name: default if given[name] is None else given[name] for name, default in algorithm.defaults.items()}
 
 
-def sampled_clients(config: Config) -> int:
-    """Return how many clients Flower selects per round."""
-    return max(1, int(config.data.clients * config.strategy.fraction_train))
-
-
 def quorum(config: Config) -> int:
     """Return how many updates the algorithm needs to do what it promises.
 
@@ -123,6 +125,16 @@ def quorum(config: Config) -> int:
     al. 2018); a median needs three values, and a trimmed mean as many that one is cut off at either end.
     """
     return find(config.strategy.name).quorum(parameters(config))
+
+
+def weighing(config: Config) -> Weighing:
+    """Return what an update counts in the averages that the algorithm takes, those of the spiking network included.
+
+    Raises:
+        ConfigError: As :func:`parameters`.
+    """
+    values = parameters(config)
+    return by_loss(values["q"]) if config.strategy.name == "qfedavg" else WEIGHINGS[config.strategy.weighting]
 
 
 def build_base(config: Config) -> Strategy:
@@ -137,70 +149,70 @@ def build_base(config: Config) -> Strategy:
 def _common(config: Config) -> dict[str, Any]:
     """Return what every strategy is built with. One client is enough: how many must be there is the cohort's affair."""
     return {
-        "fraction_train": config.strategy.fraction_train,
-        "fraction_evaluate": config.strategy.fraction_evaluate,
+        "fraction_train": exactly(config.strategy.fraction_train),
+        "fraction_evaluate": exactly(config.strategy.fraction_evaluate),
         "min_train_nodes": 1,
         "min_evaluate_nodes": 1,
         "min_available_nodes": 1,
     }
 
 
-@register("fedavg", "FedAvg")
+@register("fedavg", "FedAvg", kind="mean", weighs=True)
 def fedavg(config: Config) -> Strategy:
     """Federated averaging (McMahan et al. 2017)."""
     return FedAvg(**_common(config))
 
 
-@register("fedprox", "FedProx", proximal_mu=0.01)
+@register("fedprox", "FedProx", kind="mean", weighs=True, proximal_mu=0.01)
 def fedprox(config: Config, proximal_mu: float) -> Strategy:
     """FedAvg with a proximal term in the local objective (Li et al. 2020)."""
     return FedProx(**_common(config), proximal_mu=proximal_mu)
 
 
-@register("moon", "MOON", contrastive_mu=1.0, temperature=0.5)
+@register("moon", "MOON", kind="mean", weighs=True, contrastive_mu=1.0, temperature=0.5)
 def moon(config: Config, contrastive_mu: float, temperature: float) -> Strategy:
     """FedAvg with a model-contrastive term in the local objective (Li et al. 2021)."""
     return Moon(**_common(config), contrastive_mu=contrastive_mu, temperature=temperature)
 
 
-@register("solo", "SOLO")
+@register("solo", "SOLO", kind="none")
 def solo(config: Config) -> Strategy:
     """Each client for itself (SNFL section 5.2)."""
     return Solo(**_common(config))
 
 
-@register("fedavgm", "FedAvgM", server_learning_rate=1.0, server_momentum=0.9)
+@register("fedavgm", "FedAvgM", weighs=True, server_learning_rate=1.0, server_momentum=0.9)
 def fedavgm(config: Config, server_learning_rate: float, server_momentum: float) -> Strategy:
     """Server momentum (Hsu et al. 2019)."""
-    return MomentumAvg(**_common(config), server_learning_rate=server_learning_rate, server_momentum=server_momentum)
+    return ServerMomentum(**_common(config), server_learning_rate=server_learning_rate, server_momentum=server_momentum)
 
 
-@register("fedadam", "FedAdam", server_learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
+@register("fedadam", "FedAdam", weighs=True, server_learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
 def fedadam(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
     """Adam on the server (Reddi et al. 2021, algorithm 2)."""
-    return FedAdam(**_common(config), eta=server_learning_rate, **moments)
+    return ServerAdam(**_common(config), eta=server_learning_rate, **moments)
 
 
-@register("fedyogi", "FedYogi", server_learning_rate=0.01, beta_1=0.9, beta_2=0.99, tau=1e-3)
+@register("fedyogi", "FedYogi", weighs=True, server_learning_rate=0.01, beta_1=0.9, beta_2=0.99, tau=1e-3)
 def fedyogi(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
     """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
-    return FedYogi(**_common(config), eta=server_learning_rate, **moments)
+    return ServerYogi(**_common(config), eta=server_learning_rate, **moments)
 
 
-@register("fedadagrad", "FedAdagrad", server_learning_rate=0.1, tau=1e-3)
+@register("fedadagrad", "FedAdagrad", weighs=True, server_learning_rate=0.1, tau=1e-3)
 def fedadagrad(config: Config, server_learning_rate: float, tau: float) -> Strategy:
     """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
-    return FedAdagrad(**_common(config), eta=server_learning_rate, tau=tau)
+    return ServerAdagrad(**_common(config), eta=server_learning_rate, tau=tau)
 
 
 @register("qfedavg", "q-FedAvg", q=0.1)
 def qfedavg(config: Config, q: float) -> Strategy:
     """Weights by loss, for fairness (Li et al. 2020, algorithm 2); 1/L is the learning rate before its schedule."""
     rate = config.training.learning_rate
-    return QFedAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **_common(config))
+    return FairAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **_common(config))
 
 
-@register("fedmedian", "FedMedian", quorum=lambda p: 3, robust=True)
+@register("fedmedian", "FedMedian", quorum=lambda p: 3, kind="robust")
 def fedmedian(config: Config) -> Strategy:
     """Coordinate-wise median (Yin et al. 2018)."""
     return FedMedian(**_common(config))
@@ -209,16 +221,16 @@ def fedmedian(config: Config) -> Strategy:
 @register(
     "fedtrimmedavg",
     "FedTrimmedAvg",
-    quorum=lambda p: math.ceil(1 / p["trimmed_fraction"]),
-    robust=True,
+    quorum=lambda p: math.ceil(1 / exactly(p["trimmed_fraction"])),
+    kind="robust",
     trimmed_fraction=0.2,
 )
 def fedtrimmedavg(config: Config, trimmed_fraction: float) -> Strategy:
     """Coordinate-wise trimmed mean (Yin et al. 2018)."""
-    return FedTrimmedAvg(**_common(config), beta=trimmed_fraction)
+    return FedTrimmedAvg(**_common(config), beta=exactly(trimmed_fraction))
 
 
-@register("krum", "Krum", quorum=lambda p: 2 * p["malicious_clients"] + 3, robust=True, malicious_clients=1)
+@register("krum", "Krum", quorum=lambda p: 2 * p["malicious_clients"] + 3, kind="robust", malicious_clients=1)
 def krum(config: Config, malicious_clients: int) -> Strategy:
     """The update that is closest to its neighbours (Blanchard et al. 2017)."""
     return Krum(**_common(config), num_malicious_nodes=malicious_clients)
@@ -228,7 +240,8 @@ def krum(config: Config, malicious_clients: int) -> Strategy:
     "multikrum",
     "Multi-Krum",
     quorum=lambda p: 2 * p["malicious_clients"] + 3,
-    robust=True,
+    kind="robust",
+    weighs=True,
     malicious_clients=1,
     selected_clients=None,
 )
@@ -247,7 +260,7 @@ def multikrum(config: Config, malicious_clients: int, selected_clients: int | No
     return MultiKrum(**_common(config), num_malicious_nodes=malicious_clients, num_nodes_to_select=chosen)
 
 
-@register("bulyan", "Bulyan", quorum=lambda p: 4 * p["malicious_clients"] + 3, robust=True, malicious_clients=1)
+@register("bulyan", "Bulyan", quorum=lambda p: 4 * p["malicious_clients"] + 3, kind="robust", malicious_clients=1)
 def bulyan(config: Config, malicious_clients: int) -> Strategy:
     """Multi-Krum, then a trimmed mean about the median (El Mhamdi et al. 2018)."""
     return Bulyan(**_common(config), num_malicious_nodes=malicious_clients)

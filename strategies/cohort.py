@@ -18,16 +18,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
 from snnfl.protocol import METRICS, PARTITION
 from snnfl.rng import derive_seed
+from strategies.simulation import is_simulated
 from strategies.update import array_bytes, one_line
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+PATIENCE_SECONDS, REPEAT_SECONDS = 1.0, 30.0
+"""After which it is said that nodes are missing, and said again."""
+
+SETTLED_SECONDS = 5.0
+"""After which a simulation, which makes all its nodes at its start, makes no more."""
 
 
 class CohortError(RuntimeError):
@@ -84,10 +90,22 @@ class Cohort(Grid):
             raise CohortError(f"the grid holds {len(held)} partitions, but data.clients={clients}")
 
     def _connected(self, clients: int, timeout: float) -> list[int]:
-        deadline = time.monotonic() + timeout
+        start = changed = time.monotonic()
+        count, due, simulated = 0, start + PATIENCE_SECONDS, is_simulated(self.grid)
         while len(nodes := sorted(self.grid.get_node_ids())) < clients:
-            if time.monotonic() > deadline:
-                raise CohortError(f"{len(nodes)} of data.clients={clients} nodes connected within {timeout:g} s")
+            now = time.monotonic()
+            if len(nodes) != count:
+                count, changed = len(nodes), now
+            if simulated and count and now - changed > SETTLED_SECONDS:
+                raise CohortError(
+                    f"Flower simulates {count} SuperNodes, but data.clients={clients}; say "
+                    f"`flwr run … --federation-config num-supernodes={clients}`, or data.clients={count}"
+                )
+            if now - start > timeout:
+                raise CohortError(f"{count} of data.clients={clients} nodes connected within {timeout:g} s")
+            if now > due:
+                logger.warning("%d of data.clients=%d nodes connected, waiting (up to %g s)", count, clients, timeout)
+                due = now + REPEAT_SECONDS
             time.sleep(POLL_SECONDS)
         return nodes
 
@@ -164,13 +182,22 @@ class Cohort(Grid):
         """Send and receive; put an error reply in the place of each that didn't come, and drop a second one."""
         received = list(self.grid.send_and_receive(outgoing, timeout=timeout))
         self._asked = {message.metadata.message_id: message.metadata.dst_node_id for message in outgoing}
-        answers = {reply.metadata.reply_to_message_id: reply for reply in reversed(received)}
+        answers = {reply.metadata.reply_to_message_id: reply for reply in reversed(received) if self._genuine(reply)}
         late = f"no reply within {timeout:g} s" if timeout is not None else "no reply"
         return [
             answers.get(message.metadata.message_id)
             or Message(Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, late), reply_to=message)
             for message in outgoing
         ]
+
+    def _genuine(self, reply: Message) -> bool:
+        """Tell whether a reply comes from the node that was asked, or from the SuperLink that says why none comes."""
+        asked, sender = self._asked.get(reply.metadata.reply_to_message_id), reply.metadata.src_node_id
+        if asked == sender or (asked is not None and sender == SUPERLINK_NODE_ID and reply.has_error()):
+            return True
+        what = "an answer to nothing that was asked" if asked is None else f"in the name of node {asked}"
+        logger.warning("a forged reply of node %d is ignored: %s", sender, what)
+        return False
 
     def set_run(self, run: object) -> None:
         """Pass on."""
@@ -207,7 +234,7 @@ def _partition(reply: Message, clients: int) -> int | str:
 
 def failure(reply: Message) -> str:
     """Say in one line why a reply has no content, in the words of whoever sent it."""
-    return one_line(reply.error.reason or "no reason given") if reply.has_error() else "it sent no content"
+    return one_line(str(reply.error.reason or "no reason given")) if reply.has_error() else "it sent no content"
 
 
 @contextmanager

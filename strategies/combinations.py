@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.config import Config, ConfigError
-from strategies.bases import build_base, parameters, quorum, sampled_clients
+from snnfl.config import Config, ConfigError, sampled_clients
+from strategies.bases import build_base, find, parameters, quorum
 from strategies.privacy import private
 
 logger = logging.getLogger(__name__)
-
-_AVERAGES = ("fedavg", "fedprox", "moon")
 
 
 def build_checked(config: Config) -> Strategy:
@@ -27,6 +26,19 @@ def build_checked(config: Config) -> Strategy:
     for line in _privacy_warnings(config):
         logger.warning(line)
     return private(build_base(config), config, sampled_clients(config))
+
+
+def network_rule(config: Config) -> dict[str, Any]:
+    """Return how :class:`~strategies.spiking.Spiking` is to make the server's spiking network.
+
+    It is the aggregate of the clients' networks only where that is what the strategy makes of their ANNs, too: where
+    a step, clipping or noise is between, it follows the aggregate.
+    """
+    kind = find(config.strategy.name).kind
+    return {
+        "network_base": build_base(config) if kind == "robust" else None,
+        "follows": kind == "step" or config.privacy.clipping != "none",
+    }
 
 
 def minimum_replies(config: Config) -> int:
@@ -71,13 +83,13 @@ def _privacy_mistakes(config: Config) -> Iterator[str]:
 def _privacy_warnings(config: Config) -> Iterator[str]:
     if config.privacy.clipping == "none":
         return
-    if config.strategy.name not in _AVERAGES:
+    if find(config.strategy.name).kind != "mean":
         yield (
             f"privacy.clipping={config.privacy.clipping}: the noise is computed for an average; with "
             f"strategy.name={config.strategy.name} one client moves the aggregate by more, so no guarantee follows"
         )
     if config.strategy.spiking:
         yield (
-            f"privacy.clipping={config.privacy.clipping}: protects the weights that clients receive; the server's "
-            "spiking network is averaged without clipping and noise"
+            f"privacy.clipping={config.privacy.clipping}: protects the weights and batch normalisation that clients "
+            "receive; biases and thresholds of the server's spiking network are aggregated without clipping and noise"
         )

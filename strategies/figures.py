@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+from snnfl.spiking.storage import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SERIES = {
     "server_snn_accuracy": "server, SNN",
@@ -22,6 +26,8 @@ def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequen
         runs: Rows of ``metrics.jsonl`` by the run's label; each label has a colour, each series a line style.
         paths: Files to write; the suffix decides the format.
     """
+    from matplotlib.figure import Figure  # half a second to import
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for color, (label, rows) in enumerate(runs.items()):
@@ -44,4 +50,15 @@ def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequen
     if axes.lines:  # none where every round failed
         axes.legend(fontsize="small")
     for path in paths:
-        figure.savefig(path, dpi=150)
+        save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in one step; the suffix decides the format.
+
+    Raises:
+        OSError: Naming the file, if the system doesn't let it be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=150)
+    write_bytes(path, content.getvalue())

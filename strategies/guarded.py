@@ -6,8 +6,8 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy, rng
-from snnfl.protocol import ARRAYS, EVALUATE_METRICS
+from snnfl.protocol import ARRAYS, EVALUATE_METRICS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS
+from strategies.attendance import Fault
+from strategies.bounds import changes, farthest, limits
 from strategies.cohort import Cohort, failure, seeded_draws
 from strategies.detecting import Detecting, Screening
+from strategies.state import remember
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
+from strategies.weighting import Weighing, by_examples
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ class RoundReport:
         evaluations: Metrics of the clients that evaluated the received model, likewise.
         refused: Replies that failed the check.
         failed: Replies that carried an error, or didn't come in time.
+        faults: These two, one by one.
+        asked: Partitions of those who were asked to ``train`` and to ``evaluate``.
+        partitions: Of the checked updates.
         excluded: Updates that a detector kept out of the aggregate; they aren't among ``updates``.
         screening: What the detectors said, if there are any.
         aggregated: Whether the round has new weights; with too few valid replies it keeps the old ones.
@@ -48,6 +55,9 @@ class RoundReport:
     evaluations: tuple[dict[str, float], ...] = ()
     refused: int = 0
     failed: int = 0
+    faults: tuple[Fault, ...] = ()
+    asked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    partitions: tuple[int, ...] = ()
     excluded: int = 0
     screening: Screening | None = None
     aggregated: bool = False
@@ -57,9 +67,10 @@ class RoundReport:
 class Guarded(Strategy):
     """Check every update, then let the base strategy do what it always does.
 
-    A reply that carries an error, or fails :func:`~strategies.update.check_update`, is dropped with one line in the
-    log and counted in :attr:`report`. With fewer than ``minimum_replies`` left, the round keeps the old weights, and so
-    does one whose aggregate is no finite number.
+    A reply that carries an error, fails :func:`~strategies.update.check_update` or goes beyond the bounds of
+    :mod:`strategies.bounds` is dropped with one line in the log and counted in :attr:`report`. With fewer than
+    ``minimum_replies`` left, the round keeps the old weights, and so does one whose aggregate is no finite number or
+    beyond the same bounds; the base strategy then forgets that it has made it.
 
     Args:
         base: Any Flower strategy.
@@ -67,40 +78,59 @@ class Guarded(Strategy):
         seed: Seed of the run: node selection becomes a function of it and the round.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+        update_bound: How many times the median of its round, or the scale of the start, an update may change an array;
+            ``None`` for any change.
+        weighing: What an update counts in the averages of the base strategy.
 
     Attributes:
         detecting: Judges the checked updates of each round; ``None`` for no detectors.
     """
 
     def __init__(
-        self, base: Strategy, spec: UpdateSpec, *, seed: int, minimum_replies: int = 1, participation: float = 1.0
+        self,
+        base: Strategy,
+        spec: UpdateSpec,
+        *,
+        seed: int,
+        minimum_replies: int = 1,
+        participation: float = 1.0,
+        update_bound: float | None = 100.0,
+        weighing: Weighing = by_examples,
     ) -> None:
         self.base = base
         self.spec = spec
         self.seed = seed
         self.minimum_replies = minimum_replies
         self.participation = participation
+        self.update_bound = update_bound
+        self.scales = {name: array.scale for name, array in spec.arrays.items()}
+        self.lenient: frozenset[str] = frozenset()
+        self.weighing = weighing
         self.report = RoundReport()
         self.detecting: Detecting | None = None
         self._grid: Grid | None = None
+        self._sent: dict[str, Tensor] = {}
+        self._limits: dict[str, float] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         self._grid, self.report = grid, RoundReport()
+        self._sent = dict(arrays.to_torch_state_dict())
         if self.detecting is not None:
-            self.detecting.sent = dict(arrays.to_torch_state_dict())
+            self.detecting.sent = self._sent
         with seeded_draws(self.seed, server_round, "train selection"):
             messages = list(self.base.configure_train(server_round, arrays, config, grid))
-        return [message for message in messages if self._takes_part(server_round, message.metadata.dst_node_id)]
+        return self._asked("train", [m for m in messages if self._takes_part(server_round, m.metadata.dst_node_id)])
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
-        valid, updates = self._examine(server_round, replies, lambda reply: check_update(reply, self.spec))
+        valid, updates = self._examine("train", server_round, replies, lambda reply: check_update(reply, self.spec))
+        valid, updates = self._bounded(server_round, valid, updates)
         if self.detecting is not None:
             valid, updates = self._screen(self.detecting, server_round, valid, updates)
         if len(valid) < self.minimum_replies:
@@ -108,13 +138,32 @@ class Guarded(Strategy):
             logger.warning(message, server_round, len(valid), self.minimum_replies)
             return None, None
         with seeded_draws(self.seed, server_round, "aggregation"):
-            arrays, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
-            arrays = self._sound(server_round, arrays)
+            forget = remember(self.base)
+            made, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
+            arrays = self._sound(server_round, made)
             if arrays is not None:
-                self.aggregated(server_round, valid, updates)
+                self.aggregated(server_round, arrays, valid, updates)
+            elif made:
+                forget()
         seconds = time.perf_counter() - start
-        self.report = replace(self.report, updates=tuple(updates), aggregated=arrays is not None, seconds=seconds)
+        senders = tuple(-1 if p is None else p for _, p in map(self._sender, valid))
+        self.report = replace(
+            self.report,
+            updates=tuple(replace(update, state=None) for update in updates),
+            partitions=senders,
+            aggregated=arrays is not None,
+            seconds=seconds,
+        )
         return arrays, metrics
+
+    def state_of(self, update: Update) -> Mapping[str, Tensor]:
+        """Return the arrays of an update as the base strategy aggregates them."""
+        return update.arrays
+
+    def magnitudes(self, update: Update, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return how far an update goes, by what is bounded."""
+        claimed = {name: abs(update.metrics[name]) for name in (LOSS, RECEIVED_LOSS) if name in update.metrics}
+        return changes(state, self._sent) | claimed
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
         """Return the replies that the base strategy aggregates; here the received ones.
@@ -125,22 +174,26 @@ class Guarded(Strategy):
         if not self.spec.arrays:
             return valid
         names = self.spec.arrays
-        return [with_tensors(message, update.arrays, names) for message, update in zip(valid, updates, strict=True)]
+        pairs = zip(valid, updates, strict=True)
+        return [with_tensors(message, update.arrays, names, self.weighing(update)) for message, update in pairs]
 
-    def aggregated(self, server_round: int, valid: list[Message], updates: list[Update]) -> None:
-        """Do what else is to be done with the replies of a round once the base strategy has aggregated them."""
+    def aggregated(self, server_round: int, arrays: ArrayRecord, valid: list[Message], updates: list[Update]) -> None:
+        """Do what else is to be done with the replies of a round once the base strategy has made arrays of them."""
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         with seeded_draws(self.seed, server_round, "evaluate selection"):
-            return list(self.base.configure_evaluate(server_round, arrays, config, grid))
+            return self._asked("evaluate", list(self.base.configure_evaluate(server_round, arrays, config, grid)))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the valid metrics."""
         valid, metrics = self._examine(
-            server_round, replies, lambda reply: check_metrics(reply, EVALUATE_METRICS, self.spec.test_examples)
+            "evaluate",
+            server_round,
+            replies,
+            lambda reply: check_metrics(reply, EVALUATE_METRICS, self.spec.test_examples),
         )
         self.report = replace(self.report, evaluations=tuple(metrics))
         return self.base.aggregate_evaluate(server_round, valid) if valid else None
@@ -148,6 +201,13 @@ class Guarded(Strategy):
     def summary(self) -> None:
         """Log the base strategy's summary."""
         self.base.summary()
+
+    def _asked(self, what: str, messages: list[Message]) -> list[Message]:
+        """Note whom a round's messages are for."""
+        if isinstance(self._grid, Cohort):
+            asked = tuple(sorted(self._grid.partitions[message.metadata.dst_node_id] for message in messages))
+            self.report = replace(self.report, asked={**self.report.asked, what: asked})
+        return messages
 
     def _takes_part(self, server_round: int, node: int) -> bool:
         """Draw whether a client takes part, from the seed, the round and the client's partition."""
@@ -160,17 +220,17 @@ class Guarded(Strategy):
     def _sound(self, server_round: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
         """Return an aggregate as it may be sent: float32, finite, without negative variances; else ``None``.
 
-        Noise and adaptive steps treat the running variance of batch normalisation as any weight and may make it
-        negative, which nobody can take the root of.
+        Noise may make the running variance of batch normalisation negative, which nobody can take the root of.
         """
         if arrays is None or not arrays:
             if self.spec.arrays:
                 logger.warning("round %d: the strategy aggregated nothing; the old weights are kept", server_round)
             return None
-        sound = dict(arrays)
+        sound, tensors, negative = dict(arrays), dict[str, Tensor](), dict[str, int]()
         for name, array in arrays.items():
             values = array.numpy()
-            if name.endswith("running_var"):
+            if name.endswith("running_var") and (values < 0).any():
+                negative[name] = int((values < 0).sum())
                 values = np.maximum(values, 0)
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
                 values = values.astype(np.float32, copy=False)
@@ -178,25 +238,61 @@ class Guarded(Strategy):
                 message = "round %d: the aggregate of %s isn't finite; the old weights are kept"
                 logger.warning(message, server_round, name)
                 return None
-            sound[name] = Array(values)
-        return ArrayRecord(sound)
+            sound[name], tensors[name] = Array(values), npy.as_tensor(values)
+        if negative:
+            found = ", ".join(f"{count} of {name}" for name, count in negative.items())
+            logger.warning("round %d: negative variances of the aggregate were set to 0: %s", server_round, found)
+        return ArrayRecord(sound) if self._moderate(server_round, tensors) else None
+
+    def _moderate(self, server_round: int, arrays: Mapping[str, Tensor]) -> bool:
+        """Tell whether an aggregate is within the bounds of its round."""
+        far = changes({name: array for name, array in arrays.items() if name in self._limits}, self._sent)
+        if (name := farthest(far, self._limits)) is None:
+            return True
+        message = "round %d: the aggregate's %s; the old weights are kept"
+        logger.warning(message, server_round, self._beyond(name, far))
+        return False
+
+    def _bounded(
+        self, server_round: int, valid: list[Message], updates: list[Update]
+    ) -> tuple[list[Message], list[Update]]:
+        """Drop the updates that go too far; give the others the arrays that the base strategy aggregates."""
+        self._limits = {}
+        if self.update_bound is None or not updates or not self.spec.arrays:
+            return valid, updates
+        updates = [replace(update, state=self.state_of(update)) for update in updates]
+        far = [self.magnitudes(update, update.state or {}) for update in updates]
+        self._limits = limits(far, self.scales, self.update_bound, self.lenient)
+        kept = []
+        for reply, update, magnitudes in zip(valid, updates, far, strict=True):
+            if (name := farthest(magnitudes, self._limits)) is None:
+                kept.append((reply, update))
+                continue
+            hint = "if its client is honest, its training diverges: lower training.learning_rate"
+            self._drop("train", server_round, reply, "refused", f"{self._beyond(name, magnitudes)}; {hint}")
+        self.report = replace(self.report, refused=self.report.refused + len(updates) - len(kept))
+        return [reply for reply, _ in kept], [update for _, update in kept]
+
+    def _beyond(self, name: str, far: Mapping[str, float]) -> str:
+        allowed = f"{self._limits[name]:.3g} is allowed (strategy.update_bound={self.update_bound:g})"
+        return f"{name} goes as far as {far[name]:.3g}, where {allowed}"
 
     def _examine(
-        self, server_round: int, replies: Iterable[Message], check: Callable[[Message], Checked]
+        self, asked: str, server_round: int, replies: Iterable[Message], check: Callable[[Message], Checked]
     ) -> tuple[list[Message], list[Checked]]:
         """Separate the replies that pass a check; log and count the others."""
         valid, results, refused, failed = list[Message](), list[Checked](), 0, 0
         for reply in replies:
             if reply.has_error():
                 failed += 1
-                self._log(server_round, reply, "failed", failure(reply))
+                self._drop(asked, server_round, reply, "failed", failure(reply))
                 continue
             try:
                 results.append(check(reply))
                 valid.append(reply)
             except UpdateRefused as error:
                 refused += 1
-                self._log(server_round, reply, "refused", one_line(str(error)))
+                self._drop(asked, server_round, reply, "refused", one_line(str(error)))
         self.report = replace(self.report, refused=self.report.refused + refused, failed=self.report.failed + failed)
         return valid, results
 
@@ -223,6 +319,14 @@ class Guarded(Strategy):
         if isinstance(self._grid, Cohort):
             return self._grid.node_of(reply), self._grid.partition_of(reply)
         return reply.metadata.src_node_id, None
+
+    def _drop(
+        self, asked: str, server_round: int, reply: Message, verdict: Literal["failed", "refused"], reason: str
+    ) -> None:
+        """Note and log a reply that enters nothing; what was asked is ours to say, not the reply's."""
+        fault = Fault(partition=self._sender(reply)[1], message=asked, verdict=verdict, reason=reason)
+        self.report = replace(self.report, faults=(*self.report.faults, fault))
+        self._log(server_round, reply, verdict, reason)
 
     def _log(self, server_round: int, reply: Message, verdict: str, reason: str) -> None:
         node, known = self._sender(reply)
@@ -254,11 +358,15 @@ class KnownArray(Array):
         return self.tensor.numpy().copy()
 
 
-def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterable[str]) -> Message:
-    """Return a reply with these arrays, in the order of the names; the given one stays as it is for who recorded it."""
+def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterable[str], weight: float) -> Message:
+    """Return a reply with these arrays, in the order of the names; the given one stays as it is for who recorded it.
+
+    Its weight in an average stands where Flower's strategies look for it: in the number of examples.
+    """
     reply = copy.copy(message)
     arrays = ArrayRecord()
     # A record that is made of a dictionary would serialise each array and copy it, one that is filled check each item.
     arrays.__dict__["_data"].update({name: KnownArray(tensors[name]) for name in names})
-    reply.content = RecordDict({**message.content, ARRAYS: arrays})
+    metrics = MetricRecord({**message.content.metric_records[METRICS], EXAMPLES: weight})
+    reply.content = RecordDict({**message.content, ARRAYS: arrays, METRICS: metrics})
     return reply

@@ -1,15 +1,15 @@
-"""Strategies that Flower doesn't have, one that it has with a flaw, and one that takes it long."""
+"""Strategies that Flower doesn't have, and one that takes it long."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from flwr import serverapp
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvgM
 from numpy.typing import NDArray
 
 from snnfl.protocol import ARRAYS, CONTRASTIVE_MU, METRICS, TEMPERATURE
@@ -26,16 +26,22 @@ class FedAvg(serverapp.strategy.FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average arrays and metrics by examples."""
+        """Average arrays and metrics, weighted by what ``weighted_by_key`` names."""
         contents = [reply.content for reply in replies]
         if not contents:
             return None, None
-        examples: list[Any] = [content[METRICS][self.weighted_by_key] for content in contents]
         records: list[Any] = [content[ARRAYS] for content in contents]
-        total = sum(examples)
-        factors = [count / total for count in examples]
+        factors = shares(contents, self.weighted_by_key)
         average = {name: Array(weighted_sum([each[name] for each in records], factors)) for name in records[0]}
         return ArrayRecord(average), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+
+def shares(contents: Sequence[RecordDict], key: str) -> list[float]:
+    """Return each reply's share in an average, in proportion to one of its metrics."""
+    weights: list[Any] = [content[METRICS][key] for content in contents]
+    total = sum(weights)
+    # Losses of nothing to a large power: the average is then no number, and the round keeps the old weights.
+    return [weight / total if total else math.nan for weight in weights]
 
 
 def weighted_sum(arrays: Sequence[Array], factors: Sequence[float]) -> NDArray[Any]:
@@ -86,17 +92,3 @@ class Solo(FedAvg):
         """Average the metrics; there are no arrays."""
         contents = [reply.content for reply in replies]
         return None, self.train_metrics_aggr_fn(contents, self.weighted_by_key) if contents else None
-
-
-class MomentumAvg(FedAvgM):
-    """Flower's FedAvgM, whose step starts from what the clients received.
-
-    Flower's starts from its own last result, which is another thing where noise has been added to that.
-    """
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Remember what is sent."""
-        self.current_arrays = arrays
-        return super().configure_train(server_round, arrays, config, grid)

@@ -15,6 +15,7 @@ from snnfl.data import Dataset, test_batches
 from snnfl.poisoning import attacks_in, triggered_test
 from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
 from snnfl.workspace import Workspace
+from strategies.attendance import KnownStates, attendance_columns
 from strategies.cohort import Cohort
 from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
@@ -35,6 +36,7 @@ class Recorder:
         cohort: Its traffic is read.
         directory: Where rows are written.
         observers: Told each row when it is written: a progress bar, a tracker.
+        rows: Of the rounds that a resumed run has played before.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Recorder:
         cohort: Cohort,
         directory: RunDirectory,
         observers: Sequence[Observer],
+        rows: Sequence[Row] = (),
     ) -> None:
         self.work = work
         self.strategy = strategy
         self.cohort = cohort
         self.directory = directory
         self.observers = observers
+        self.states = KnownStates(work.config, rows)
         self._round_started = time.perf_counter()
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
@@ -66,6 +70,7 @@ class Recorder:
             "attack_success_snn": snn_success,
             "attack_success_ann": ann_success,
             **client_columns(self.strategy),
+            **self._attendance_columns(server_round),
             **self._traffic_columns(),
             "seconds_aggregate": self.strategy.report.seconds,
             "seconds_server_evaluate": time.perf_counter() - start,
@@ -121,6 +126,14 @@ class Recorder:
     def _batches(self, dataset: Dataset, size: int, limit: int) -> Iterator[Batch]:
         device = self.work.device
         return ((x.to(device), y.to(device)) for x, y in test_batches(dataset, size, limit))
+
+    def _attendance_columns(self, server_round: int) -> Row:
+        report, nodes = self.strategy.report, {partition: node for node, partition in self.cohort.partitions.items()}
+        metrics = {p: update.metrics for p, update in zip(report.partitions, report.updates, strict=True)}
+        return {
+            "states_lost": self.states.count_lost(server_round, metrics, nodes),
+            **attendance_columns(self.work.config, report.asked, report.faults, nodes),
+        }
 
     def _traffic_columns(self) -> Row:
         traffic = self.cohort.take_traffic()

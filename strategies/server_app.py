@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import INFO
+from logging import ERROR, INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
@@ -15,22 +15,25 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
-from snnfl.config import Config, unflatten
-from snnfl.conversion import exposed_biases
+from snnfl.config import Config, ConfigError, unflatten
+from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import RUN_TOKEN, train_metrics
+from snnfl.protocol import NOT_AS_CONFIGURED, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
+from strategies.attendance import shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
-from strategies.bases import build_base, find
+from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
-from strategies.cohort import Cohort
-from strategies.combinations import build_checked, minimum_replies
+from strategies.cohort import Cohort, CohortError
+from strategies.combinations import build_checked, minimum_replies, network_rule
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
+from strategies.flower_internals import shielded
 from strategies.guarded import Guarded
+from strategies.lock import FolderInUseError
 from strategies.recorder import Observer, Recorder, Row
-from strategies.resume import find_checkpoint
+from strategies.resume import RunBrokenOffError, find_checkpoint, require_run, told_if_broken_off
 from strategies.run_directory import (
     ANN_FILE,
     AUDIT,
@@ -38,14 +41,21 @@ from strategies.run_directory import (
     FIGURE_FILES,
     SNN_FILE,
     RunDirectory,
+    RunFileError,
+    held,
     read_metrics,
+    refuse_earlier,
     run_path,
 )
+from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
-from strategies.tracking import find_tracker
+from strategies.tracking import Tracker, find_tracker
 from strategies.update import UpdateSpec, ann_specs
 
 logger = logging.getLogger(__name__)
+
+MISTAKES = (CohortError, ConfigError, ConversionError, FolderInUseError, RunFileError)
+"""What a run is refused for, before training."""
 
 
 def server_app(observer: Observer = lambda row: None) -> ServerApp:
@@ -54,6 +64,7 @@ def server_app(observer: Observer = lambda row: None) -> ServerApp:
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
+        end_in_good_order()
         run(grid, unflatten(context.run_config), observer)
 
     return made
@@ -70,34 +81,58 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     Raises:
         ConfigError: For a configuration that cannot run, before anything is sent or written.
         CohortError: If the nodes don't fit it.
+        FolderInUseError: If another process runs it.
+        RunFileError: If a file of the run is damaged, before anything is sent.
+        RunBrokenOffError: If the system doesn't let a file of the run be written.
     """
     work = workspace(config)
     check_poisoning(config, work.dataset.input_shape, work.dataset.classes)
+    work.check_batches()
     tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
     strategy.detecting = build_detecting(config, strategy.graph if isinstance(strategy, Spiking) else None)
     if config.run.keep_checkpoints:
         check_state(strategy)
-    checkpoint = find_checkpoint(config) if config.run.resume else None
-    if checkpoint is not None:
-        checkpoint.restore(strategy)
-        if checkpoint.server_round >= config.run.rounds:
-            _leave(checkpoint, config, strategy)
-            return
-    cohort = Cohort(grid)
-    cohort.assemble(
-        config.data.clients,
-        timeout=config.strategy.timeout,
-        minimum_replies=config.strategy.minimum_replies,
-        ask=config.run.resume,
-    )
+    if config.run.resume:
+        require_run(config)
+    else:
+        refuse_earlier(config)
+    with held(config), told_if_broken_off(config):
+        checkpoint = find_checkpoint(config) if config.run.resume else None
+        if checkpoint is not None:
+            checkpoint.restore(strategy)
+            if checkpoint.server_round >= config.run.rounds:
+                _leave(checkpoint, config, strategy)
+                return
+        cohort = Cohort(shielded(grid))
+        cohort.assemble(
+            config.data.clients,
+            timeout=config.strategy.timeout,
+            minimum_replies=config.strategy.minimum_replies,
+            ask=config.run.resume,
+        )
+        _play(work, strategy, arrays, cohort, checkpoint, tracker, observer)
+
+
+def _play(
+    work: Workspace,
+    strategy: Guarded,
+    arrays: ArrayRecord,
+    cohort: Cohort,
+    checkpoint: Checkpoint | None,
+    tracker: Tracker | None,
+    observer: Observer,
+) -> None:
+    """Play the rounds that a run lacks, and write its results."""
+    config = work.config
     if checkpoint is None:
         directory, token, completed = RunDirectory.create(config), secrets.token_hex(16), 0
     else:
         directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
         arrays = checkpoint.arrays
     observers = [observer, *([] if tracker is None else [tracker.open(config, directory.path, completed + 1)])]
-    recorder = Recorder(work, strategy, cohort, directory, observers)
+    rows = read_metrics(directory.path, completed)
+    recorder = Recorder(work, strategy, cohort, directory, observers, rows)
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:
@@ -186,11 +221,16 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     """
     config, state = work.config, work.initial_state
     base, metrics = build_checked(config), train_metrics(config)
-    bounds = {"examples": max(map(len, work.partitions)), "test_examples": len(work.dataset.test_labels)}
+    bounds: dict[str, Any] = {
+        "examples": max(map(len, work.partitions)),
+        "test_examples": len(work.dataset.test_labels),
+    }
     options: dict[str, Any] = {
         "seed": config.run.seed,
         "minimum_replies": minimum_replies(config),
         "participation": config.strategy.participation,
+        "update_bound": config.strategy.update_bound,
+        "weighing": weighing(config),
     }
     if not config.strategy.spiking or config.strategy.name == "solo":
         arrays = {} if config.strategy.name == "solo" else dict(state)
@@ -203,11 +243,13 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         config.conversion,
         metrics=metrics,
         bias_back=config.strategy.bias_back,
-        network_base=build_base(config) if find(config.strategy.name).robust else None,
+        **network_rule(config),
         **bounds,
         **options,
     )
-    if exposed := exposed_biases(work.graph, config.conversion.calibration):
+    if exposed := exposed_biases(
+        work.graph, config.conversion.calibration, work.initial_state, work.dataset.input_shape
+    ):
         logger.warning(
             "conversion.calibration=%s shifts no bias of %s: an update holds these private biases as they are, or "
             "folded with its own batch normalisation",
@@ -238,4 +280,36 @@ def tell(row: Row) -> None:
     log(INFO, "round %d: %s; %s%s", row["round"], accuracies or "no server network", counts, kept)
 
 
-app = server_app(tell)
+@contextmanager
+def refusals_in_the_log() -> Iterator[None]:
+    """Write a mistake, or a full disk, into Flower's log as a line, not as the traceback that Flower would add.
+
+    The log is all that whoever follows a run from another machine learns.
+    """
+    try:
+        yield
+    except (*MISTAKES, RunBrokenOffError) as error:
+        if isinstance(error, MISTAKES):
+            log(ERROR, "%s: %s", REFUSED, error)
+        logging.getLogger("flwr").addFilter(_without_traceback)
+        raise
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (*MISTAKES, RunBrokenOffError)):
+        record.msg, record.args, record.exc_info = "%s: %s", (record.getMessage(), error), None
+    return True
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation that nobody in this process watches."""
+    with refusals_in_the_log():
+        config = unflatten(context.run_config)
+        run(grid, config, tell)
+        for line in shortcomings(config, read_metrics(run_path(config))):
+            log(WARNING, "%s: %s", NOT_AS_CONFIGURED, line)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import recover
-from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.conversion.folding import NORM_FIELDS, fold, unexplained_biases
 from snnfl.spiking import SpikingGraph, SpikingNetwork
+from strategies.bounds import changes
 from strategies.guarded import Guarded, with_tensors
-from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, spiking_specs
+from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, ann_specs, spiking_specs
+from strategies.weighting import Weighing, by_examples
+
+logger = logging.getLogger(__name__)
 
 
 class Spiking(Guarded):
@@ -26,9 +31,12 @@ class Spiking(Guarded):
     weights ``W_A = W_S sigma/gamma``; these, with the batch normalisation, are the replies that the base strategy
     aggregates as if no conversion had been. Biases aren't among them: clients keep their own.
 
-    The server also averages the spiking networks, weighted by examples, and keeps the result in :attr:`network`. Where
-    the base strategy is a robust one, a second instance of it does that: a liar whom the first one withstands must not
-    get into the spiking network.
+    The server also aggregates the spiking networks and keeps the result in :attr:`network`. It averages them by the
+    base strategy's weights (SNFL, "Server Aggregation"). Where the base strategy is a robust one, a second instance of
+    it does that: a liar whom the first one withstands must not get into the spiking network. Where it is neither, the
+    network ``follows`` what the base strategy made: its weights are the new ANN's, folded with the new batch
+    normalisation, and of the clients' networks it takes what the ANN's arrays don't tell, which is thresholds and, of
+    biases, what folding leaves unexplained (:func:`~snnfl.conversion.unexplained_biases`).
 
     With ``bias_back`` the server also infers each client's biases from ``b'`` and the batch normalisation and
     returns their aggregate (SNFL, Table 3).
@@ -43,9 +51,12 @@ class Spiking(Guarded):
         seed: Seed of the run.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+        update_bound: As in :class:`~strategies.guarded.Guarded`, for the recovered ANN and for the spiking network.
+        weighing: What an update counts in an average, that of the ANN and that of the spiking networks.
         examples: Most training examples that a client may claim.
         test_examples: Most test examples.
         network_base: Aggregates the spiking networks; ``None`` averages them.
+        follows: Whether the network's weights are those of what the base strategy made.
 
     Raises:
         ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
@@ -63,9 +74,12 @@ class Spiking(Guarded):
         seed: int = 0,
         minimum_replies: int = 1,
         participation: float = 1.0,
+        update_bound: float | None = 100.0,
+        weighing: Weighing = by_examples,
         examples: int = MAXIMUM_EXAMPLES,
         test_examples: int = MAXIMUM_EXAMPLES,
         network_base: Strategy | None = None,
+        follows: bool = False,
     ) -> None:
         in_time = conversion.calibration == "time_bias"
         if in_time and conversion.calibration_length < conversion.steps:
@@ -81,58 +95,92 @@ class Spiking(Guarded):
             time_biases=conversion.calibration_length if in_time else 0,
         )
         spec = UpdateSpec(arrays=arrays, metrics=metrics, examples=examples, test_examples=test_examples)
-        super().__init__(base, spec, seed=seed, minimum_replies=minimum_replies, participation=participation)
+        super().__init__(
+            base,
+            spec,
+            seed=seed,
+            minimum_replies=minimum_replies,
+            participation=participation,
+            update_bound=update_bound,
+            weighing=weighing,
+        )
         self.network_base = network_base
+        self.follows = follows
         self.graph = graph
         self.conversion = conversion
         self.bias_back = bias_back
         self.network: SpikingNetwork | None = None
-        self._sent: dict[str, Tensor] = {}
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Remember what is sent: it stands in for channels whose weight cannot be recovered."""
-        self._sent = dict(arrays.to_torch_state_dict())
-        return super().configure_train(server_round, arrays, config, grid)
+        norms = {f"{node.norm}.{name}" for node in graph.affines for name in NORM_FIELDS if node.norm}
+        self._network_names = {name: f"spiking {name}" for name in arrays if name not in norms}
+        unexplained = {f"unexplained {node.name}.bias" for node in graph.affines}
+        self.lenient = frozenset(self._network_names.values()) | unexplained
+        self.scales = {name: array.scale for name, array in ann_specs(state).items()}
+        self.scales |= {own: self.scales.get(name, 1.0) for name, own in self._network_names.items()}
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
         """Recover each client's ANN weights, in the order in which the server sent them."""
         return [self._recovered(message, update) for message, update in zip(valid, updates, strict=True)]
 
-    def aggregated(self, server_round: int, valid: list[Message], updates: list[Update]) -> None:
-        """Aggregate the spiking network too."""
+    def aggregated(self, server_round: int, arrays: ArrayRecord, valid: list[Message], updates: list[Update]) -> None:
+        """Aggregate the spiking network too; the last one stays if the new one isn't finite."""
+        parameters = self._combined(server_round, valid, updates)
+        if parameters is None:
+            return
+        if self.follows:
+            folded = fold(self.graph, arrays.to_torch_state_dict())
+            parameters |= {n: parameters[n] + a if n.endswith(".bias") else a for n, a in folded.items()}
+            if wrong := [name for name, array in parameters.items() if not torch.isfinite(array).all()]:
+                message = "round %d: %s of the spiking network isn't finite; the last network is kept"
+                logger.warning(message, server_round, wrong[0])
+                return
+        self.network = self.network_of(parameters)
+
+    def _combined(self, server_round: int, valid: list[Message], updates: list[Update]) -> dict[str, Tensor] | None:
+        """Average the clients' networks, or what of them is to be added to the one that follows."""
         norms = {f"{node.norm}.{name}" for node in self.graph.affines for name in NORM_FIELDS if node.norm}
         wanted = [name for name in self.spec.arrays if name not in norms]
+        networks = [update.arrays for update in updates]
+        weights = [self.weighing(update) for update in updates]
+        if self.follows:
+            weight_names = {f"{node.name}.weight" for node in self.graph.affines}
+            wanted = [name for name in wanted if name not in weight_names]
+            networks = [{**n, **unexplained_biases(self.graph, n, biases=self.bias_back)} for n in networks]
         if self.network_base is None:
-            parameters = _average(updates, wanted)
-        else:
-            pairs = zip(valid, updates, strict=True)
-            replies = [with_tensors(message, update.arrays, wanted) for message, update in pairs]
-            arrays, _ = self.network_base.aggregate_train(server_round, replies)
-            if arrays is None:
-                return
-            parameters = dict(arrays.to_torch_state_dict())
-        self.network = self.network_of(parameters)
+            return _average(networks, weights, wanted)
+        pairs = zip(valid, networks, weights, strict=True)
+        replies = [with_tensors(message, network, wanted, weight) for message, network, weight in pairs]
+        arrays, _ = self.network_base.aggregate_train(server_round, replies)
+        return None if arrays is None else dict(arrays.to_torch_state_dict())
 
     def network_of(self, parameters: Mapping[str, torch.Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""
         conversion = self.conversion
         return SpikingNetwork(self.graph, parameters, conversion.initial_potential, conversion.readout)
 
-    def _recovered(self, message: Message, update: Update) -> Message:
-        state = recover(
+    def state_of(self, update: Update) -> Mapping[str, Tensor]:
+        """Recover a client's ANN; what was sent stands in for channels whose weight cannot be recovered."""
+        return recover(
             self.graph,
             update.arrays,
             biases=self.bias_back,
             minimum_scale=self.conversion.minimum_scale,
             fallback=self._sent,
         )
-        return with_tensors(message, state, self._sent)
+
+    def magnitudes(self, update: Update, state: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return how far the recovered ANN goes, and how large the spiking network is."""
+        network = {own: update.arrays[name] for name, own in self._network_names.items()}
+        if self.follows:  # it adds what is left of the biases to those of another network
+            left = unexplained_biases(self.graph, update.arrays, biases=self.bias_back)
+            network |= {f"unexplained {name}": array for name, array in left.items()}
+        return super().magnitudes(update, state) | changes(network, {})
+
+    def _recovered(self, message: Message, update: Update) -> Message:
+        return with_tensors(message, update.state or self.state_of(update), self._sent, self.weighing(update))
 
 
-def _average(updates: list[Update], names: list[str]) -> dict[str, Tensor]:
-    """Average the spiking network's arrays by examples (SNFL, "Server Aggregation"; FedAvg, eq. 2)."""
-    total = sum(update.examples for update in updates)
-    parts = [(update.examples / total, update.arrays) for update in updates]
+def _average(networks: Sequence[Mapping[str, Tensor]], weights: list[float], names: list[str]) -> dict[str, Tensor]:
+    """Average arrays by weight (SNFL, "Server Aggregation")."""
+    total = sum(weights) or math.nan
+    parts = [(weight / total, arrays) for weight, arrays in zip(weights, networks, strict=True)]
     return {name: torch.stack([share * arrays[name] for share, arrays in parts]).sum(0) for name in names}

@@ -117,6 +117,23 @@ def restore(strategy: Strategy, state: StrategyState) -> None:
             setattr(strategy, name, value)
 
 
+def remember(strategy: Strategy) -> Callable[[], None]:
+    """Return a function that gives a strategy, and those within it, the attributes back that they have now.
+
+    Flower's strategies put new arrays in the place of old ones; what is changed in place stays changed.
+    """
+    attributes = dict(vars(strategy))
+    within = [remember(value) for value in attributes.values() if isinstance(value, Strategy)]
+
+    def put_back() -> None:
+        vars(strategy).clear()
+        vars(strategy).update(attributes)
+        for each in within:
+            each()
+
+    return put_back
+
+
 def _as_array(value: Any, path: str) -> tuple[str, NDArray[Any]]:
     """Return the kind of a leaf and its values."""
     kind = type(value)

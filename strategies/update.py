@@ -20,15 +20,13 @@ from torch import Tensor
 
 from snnfl import npy
 from snnfl.conversion.folding import NORM_FIELDS
-from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, METRICS, RECEIVED_LOSS, SNN_ACCURACY
+from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.spiking import SpikingGraph
+from snnfl.training.local import MAXIMUM_VALUE
+from strategies.bounds import scale_of
 
 HEADER_BYTES = 512
 """More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
-
-MAXIMUM_VALUE = 1e12
-"""Beyond any weight, statistic or loss of a network that trains. Larger values, though finite, would overflow when they
-are divided by a small scale, squared or summed, and put infinity into an aggregate."""
 
 MAXIMUM_EXAMPLES = 10**9
 """The bound where a spec names none."""
@@ -40,10 +38,11 @@ class UpdateRefused(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """An expected array: its shape and the range of its values. The type is always float32."""
+    """An expected array: its shape, the range of its values, their scale at the start. The type is always float32."""
 
     shape: tuple[int, ...]
     values: Literal["finite", "non-negative", "positive"] = "finite"
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +67,13 @@ class UpdateSpec:
 class Update:
     """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average.
 
-    The arrays are views of the bytes that were received: read them, never write to them.
+    The arrays are views of the bytes that were received: read them, never write to them. While a round is aggregated,
+    ``state`` holds the ANN's arrays that follow from them.
     """
 
     arrays: dict[str, Tensor]
     metrics: dict[str, float]
+    state: Mapping[str, Tensor] | None = None
 
     @property
     def examples(self) -> int:
@@ -83,7 +84,11 @@ class Update:
 def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
     """Describe the update of a plain client: the exchanged arrays of the ANN."""
     return {
-        name: ArraySpec(shape=tuple(array.shape), values="non-negative" if name.endswith("running_var") else "finite")
+        name: ArraySpec(
+            shape=tuple(array.shape),
+            values="non-negative" if name.endswith("running_var") else "finite",
+            scale=scale_of(array),
+        )
         for name, array in state.items()
     }
 
@@ -106,8 +111,9 @@ def spiking_specs(
         time_biases: Number of time steps that have a calibrated bias of their own.
     """
     specs: dict[str, ArraySpec] = {}
+    weights = {f"{node.name}.weight": node.outputs_first(state[f"{node.name}.weight"]) for node in graph.affines}
     for node in graph.affines:
-        weight = state[f"{node.name}.weight"]
+        weight = weights[f"{node.name}.weight"]
         specs[f"{node.name}.weight"] = ArraySpec(shape=tuple(weight.shape))
         specs[f"{node.name}.bias"] = ArraySpec(shape=(len(weight),))
         if node.norm is not None:
@@ -115,7 +121,7 @@ def spiking_specs(
                 values: Literal["finite", "non-negative"] = "non-negative" if field == "var" else "finite"
                 specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
     for spike in graph.spikes:
-        channels = graph.channels(spike.name, state) if per_channel or potentials or time_biases else 1
+        channels = graph.channels(spike.name, weights) if per_channel or potentials or time_biases else 1
         shape = (channels if per_channel else 1,)
         specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
         if potentials:
@@ -220,7 +226,9 @@ def _check_metrics(metrics: MetricRecord, names: frozenset[str], most: int) -> d
     checked: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, list) or not abs(value) <= MAXIMUM_VALUE:
-            raise UpdateRefused(f"metric {name}: expected one number within ±{MAXIMUM_VALUE:g}")
+            found = f", found {value:g}" if isinstance(value, float) else ""  # an integer may be too long to be shown
+            hint = "; if its client is honest, its training has diverged" if name == LOSS else ""
+            raise UpdateRefused(f"metric {name}: expected one number within ±{MAXIMUM_VALUE:g}{found}{hint}")
         checked[name] = float(value)
     for name in (ACCURACY, SNN_ACCURACY):
         if not 0 <= checked.get(name, 0.0) <= 1:

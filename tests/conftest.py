@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -11,9 +12,13 @@ from unittest.mock import patch
 import hypothesis
 import pytest
 import torch
+from shared import Shared
 
 
 def pytest_configure() -> None:
+    # Whoever starts tests in the background may have them deaf to Ctrl-C, and what they start with them.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # One thread: results do not depend on the machine, and two OpenMP threads on a busy machine are far slower.
     torch.set_num_threads(1)
     # No deadline, since the first example pays for imports; in CI the same examples every time.
@@ -21,6 +26,15 @@ def pytest_configure() -> None:
         "snnfl", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI"))
     )
     hypothesis.settings.load_profile("snnfl")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for shared in list(Shared.alive):
+            shared.spoil()
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from flwr_local import BINARIES, free_port, kill_processes
@@ -27,6 +28,9 @@ SECONDS = 400
 """That anything may take: a busy machine needs ten times as long as an idle one."""
 
 REPOSITORY = Path(__file__).parents[1]
+
+LIMITS = re.compile(r".*(?:database is locked|No heartbeat received|HTTP status 500|500 Internal).*")
+"""What Flower's logs say where it met limits of its own."""
 
 
 def missing_for_a_cut() -> str | None:
@@ -45,14 +49,18 @@ class Fleet:
     """The processes of a deployment.
 
     Attributes:
-        folder: Holds all that they write.
+        folder: Holds all that they write, but for the database.
         deployment: Certificates, keys and nodes.
+        database: Of the SuperLink.
         processes: By name; each leads a process group of its own.
+        complaints: Of logs that newer ones have replaced.
     """
 
     folder: Path
     deployment: Deployment
+    database: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -74,7 +82,7 @@ class Fleet:
         files = [f"--ssl-ca-certfile={made}/ca.crt", f"--ssl-certfile={made}/server.crt"]
         command = ["flower-superlink", "--host=0.0.0.0", f"--port={self.deployment.port}", *files]
         command += [f"--ssl-keyfile={made}/server.key", "--enable-supernode-auth"]
-        self.start("superlink", command if in_memory else [*command, f"--database={self.folder}/superlink.db"])
+        self.start("superlink", command if in_memory else [*command, f"--database={self.database}"])
         wait(lambda: "Uvicorn running" in self.log("superlink"), "the SuperLink answers")
 
     def start_node(self, index: int, host: str = "127.0.0.1", **options: str) -> None:
@@ -117,11 +125,26 @@ class Fleet:
 
     def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start a process whose output becomes a log."""
-        with (self.folder / f"{name}.log").open("wb") as log:
+        path = self.folder / f"{name}.log"
+        self.complaints += LIMITS.findall(self.log(name)) if path.exists() else []
+        with path.open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 command, env=self.env, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         return self.processes[name]
+
+    def lives(self) -> bool:
+        """Tell whether neither SuperLink nor a SuperNode has ended, and the SuperLink sees each node."""
+        kept = [process for name, process in self.processes.items() if name.startswith(("superlink", "node-"))]
+        return all(process.poll() is None for process in kept) and self.snnfl("check")[1] is None
+
+    def stuck(self) -> list[str]:
+        """Return what Flower's logs say of its own limits, which a busy machine exceeds: no verdict on the app."""
+        return [*self.complaints, *(line for name in self.processes for line in LIMITS.findall(self.log(name)))]
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process and its children."""
+        os.killpg(self.processes[name].pid, number)
 
     def kill(self, name: str) -> None:
         """Kill a process and its children at once, as a power cut would."""
@@ -175,16 +198,19 @@ def fleet_of(folder: Path, nodes: int, host: str = "127.0.0.1", *, in_memory: bo
         in_memory: Whether the SuperLink keeps its database there.
     """
     made = init_deployment(folder / "deployment", f"{host}:{free_port()}", nodes)
-    fleet = Fleet(folder, replace(made, host="127.0.0.1"))
-    fleet.deployment.write()
-    (folder / "config.yaml").write_text("")
-    try:
-        fleet.start_superlink(in_memory=in_memory)
-        yield fleet
-    finally:
-        for name in list(fleet.processes):
-            fleet.kill(name)
-        kill_processes("FLWR_HOME", fleet.env["FLWR_HOME"])
+    # On a disk that others keep busy SQLite waits for writes, and tells those who wait for it that it is locked.
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as place:
+        fleet = Fleet(folder, replace(made, host="127.0.0.1"), Path(place, "superlink.db"))
+        fleet.deployment.write()
+        (folder / "config.yaml").write_text("")
+        try:
+            fleet.start_superlink(in_memory=in_memory)
+            yield fleet
+        finally:
+            for name in list(fleet.processes):
+                fleet.kill(name)
+            kill_processes("FLWR_HOME", fleet.env["FLWR_HOME"])
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.engines.local_superlink import local_superlink as started_superlink
+
 BINARIES = Path(sys.executable).parent
 TIMEOUT = 400  # seconds that one command may take
 
@@ -29,62 +31,56 @@ address = ":local:"
 """
 
 
-@contextmanager
-def local_superlink(tmp_path: Path, num_supernodes: int) -> Iterator[dict[str, str]]:
-    """Start a local SuperLink as ``flwr`` itself starts it, and at the end kill whatever came out of it.
-
-    ``flwr`` detaches the SuperLink and keeps no process id. The SuperLink starts a SuperExec, that the simulation, and
-    that Ray. Told to end, the first two do, but a simulation under way goes on. All of them inherit the environment, so
-    those whose ``FLWR_HOME`` is this test's are found and killed.
+def flower_env(home: Path) -> dict[str, str]:
+    """Return an environment for Flower's commands that nobody else's meet in.
 
     Args:
-        tmp_path: Becomes the working directory of the app, and holds the SuperLink's database and log.
-        num_supernodes: Clients of the simulation, at 1 CPU each.
+        home: Is made, and becomes ``FLWR_HOME``, with a connection ``local`` as Flower's default configuration has it.
+    """
+    home.mkdir()
+    (home / "config.toml").write_text(CONNECTION)
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),  # its only one; the default may be a user's
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else it calls `uv sync`, which asks a package index
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_ADDRESS": "local",  # else simulations join whatever cluster was last started on this machine
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",  # `flwr` looks for `flower-superlink` there
+    }
+
+
+@contextmanager
+def local_superlink(folder: Path) -> Iterator[dict[str, str]]:
+    """Start a local SuperLink, and at the end kill whatever came out of it.
+
+    The SuperLink starts a SuperExec, that the simulation, and that Ray; all of them inherit the environment, so those
+    whose ``FLWR_HOME`` is this one are found and killed. ``flwr`` itself would give the start 15 seconds.
+
+    Args:
+        folder: Becomes the working directory of the app, and holds the SuperLink's database and log.
 
     Yields:
         The environment for :func:`flwr_run`.
     """
-    home = tmp_path / "flwr-home"
-    home.mkdir()
-    (home / "config.toml").write_text(CONNECTION)
-    env = {
-        **os.environ,
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else it calls `uv sync`, which asks a package index
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",  # `flwr` looks for `flower-superlink` there
-    }
+    env = flower_env(folder / "flwr-home")
     try:
-        _start_superlink(env, num_supernodes)
-        yield env
+        with started_superlink(":local:", env):
+            yield env
     finally:
-        kill_processes("FLWR_HOME", str(home))
+        kill_processes("FLWR_HOME", env["FLWR_HOME"])
 
 
-def _start_superlink(env: dict[str, str], num_supernodes: int) -> None:
-    """Start it; up to three times, since ``flwr`` waits for 15 s and no longer, however busy the machine is."""
-    configure = ["federation", "simulation-config", "@none/default", "local"]
-    for attempt in range(3):
-        env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())  # its only port; the default may be a user's
-        try:
-            _flwr(env, *configure, "--num-supernodes", str(num_supernodes), "--client-resources-num-cpus", "1")
-        except RuntimeError as error:
-            if "Failed to start local SuperLink within" not in str(error) or attempt == 2:
-                raise
-            kill_processes("FLWR_HOME", env["FLWR_HOME"])
-        else:
-            return
-
-
-def flwr_run(app_dir: Path, env: dict[str, str], run_config: str) -> str:
+def flwr_run(app_dir: Path, env: dict[str, str], run_config: str, num_supernodes: int | None = None) -> str:
     """Run an app to its end.
 
     Args:
         app_dir: Folder of the app.
         env: From :func:`local_superlink`.
         run_config: For example ``'rounds=2 output="/tmp/result.json"'``; every key is declared in the app's pyproject.
+        num_supernodes: Clients of the simulation, at 1 CPU each; ``None`` for what Flower does unasked.
 
     Returns:
         What ``flwr run --stream`` printed.
@@ -93,7 +89,9 @@ def flwr_run(app_dir: Path, env: dict[str, str], run_config: str) -> str:
         RuntimeError: If the run did not complete; ``flwr run`` itself exits with status 0 then.
         subprocess.TimeoutExpired: If a command takes longer than ``TIMEOUT``.
     """
-    output = _flwr(env, "run", str(app_dir.resolve()), "local", "--stream", "--run-config", run_config)
+    nodes = f"num-supernodes={num_supernodes} client-resources-num-cpus=1"
+    simulation = [] if num_supernodes is None else ["--federation-config", nodes]
+    output = _flwr(env, "run", str(app_dir.resolve()), "local", "--stream", *simulation, "--run-config", run_config)
     started = re.search(r"Successfully started run (\d+)", output)
     if started is None:
         raise RuntimeError(f"no run was started:\n{output}")
@@ -108,8 +106,10 @@ def processes_with(variable: str, value: str) -> set[int]:
     """Return the ids of the living processes that were started with ``variable=value`` (Linux: reads ``/proc``)."""
     found = set()
     for folder in Path("/proc").iterdir():
-        with suppress(OSError):  # not a process, another user's, or one that has just ended
-            if f"{variable}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+        with suppress(OSError):  # another user's, or one that has just ended
+            if folder.name.isdecimal() and f"{variable}={value}".encode() in (folder / "environ").read_bytes().split(
+                b"\0"
+            ):
                 found.add(int(folder.name))
     return found - {os.getpid()}
 

@@ -135,6 +135,25 @@ class MaxPooled(nn.Module):
         return self.head(self.relu3(self.pool3(self.conv3(x))).flatten(1))
 
 
+class Gated(nn.Module):
+    """Maxima that stand in front of no neurons: of a concatenation, of what others read, and before the readout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 3, padding=1)
+        self.mix, self.up = nn.Conv2d(5, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 2, stride=2, bias=False)
+        self.norm, self.one = nn.BatchNorm2d(4), nn.Conv2d(5, 1, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([torch.relu(self.left(x)), torch.relu(self.right(x))], 1)
+        y = torch.relu(self.mix(F.max_pool2d(x, 2)))
+        z = self.norm(self.up(y)) + self.one(x)
+        z = torch.relu(z - F.max_pool2d(x, 3, 1, padding=1)[:, :4])
+        z = F.max_pool2d(z, 2) + F.interpolate(F.avg_pool2d(z, 2), scale_factor=1)
+        return self.head(F.adaptive_max_pool2d(z, 1).flatten(1))
+
+
 def trained(network: type[nn.Module], seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
     """Build a network with random weights and statistics, gamma of both signs, in evaluation mode."""
     draw = torch.Generator().manual_seed(seed)

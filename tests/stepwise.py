@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from snnfl.spiking import Spike, SpikingNetwork
+from snnfl.spiking import MaxPool, Spike, SpikingNetwork
 
 Fire = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Sums = dict[str, tuple[Tensor, Tensor]]
 
 
 def fire(charged: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,6 +31,14 @@ def fire_in_a_loop(charged: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return charged.new_tensor(spikes).view_as(charged), charged.new_tensor(left).view_as(charged)
 
 
+def pass_maximum(node: MaxPool, value: Tensor, sums: Sums) -> Tensor:
+    """Return what passes a max pooling at one step: the growth of the largest sum so far in each window."""
+    nothing = torch.zeros_like(value)
+    total, largest = sums.get(node.name, (nothing, node.apply([nothing], {})))
+    sums[node.name] = total + value, node.apply([total + value], {})
+    return sums[node.name][1] - largest
+
+
 def outputs(
     network: SpikingNetwork,
     images: Tensor,
@@ -44,13 +53,14 @@ def outputs(
     A drip is that of ``total`` steps, or of ``steps``.
     """
     graph, parameters, last = network.graph, network.parameters, upto or network.graph.output
-    potentials, found = dict[str, Tensor](), list[Tensor]()
+    potentials, found, sums = dict[str, Tensor](), list[Tensor](), Sums()
     for step in range(steps):
         values = {graph.input: images}
         for node in graph.nodes:
             inputs = [values[name] for name in node.inputs]
             if not isinstance(node, Spike):
-                values[node.name] = node.apply(inputs, parameters)
+                maximum = isinstance(node, MaxPool)
+                values[node.name] = pass_maximum(node, *inputs, sums) if maximum else node.apply(inputs, parameters)
                 if node.name == last:
                     break
                 continue

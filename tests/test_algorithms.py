@@ -24,6 +24,7 @@ from snnfl.config import Config, compose, flatten
 from snnfl.data import batches, test_batches
 from snnfl.training import evaluate, exchangeable
 from snnfl.workspace import Workspace
+from strategies import bases
 from strategies.privacy import WRAPPERS
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import server_app
@@ -61,14 +62,16 @@ def final(directory: Path) -> dict[str, Tensor]:
     return load_file(directory / "run" / ANN_FILE)
 
 
-def assert_equal(found: dict[str, Tensor], model: nn.Module, before: nn.Module, ties: float = 0.0) -> None:
-    """Compare to 1e-6, but for a share ``ties`` of the weights, which may differ by 1e-2."""
+def assert_equal(
+    found: dict[str, Tensor], model: nn.Module, before: nn.Module, ties: float = 0.0, by: float = 1e-2
+) -> None:
+    """Compare to 1e-6, but for a share ``ties`` of the weights, which may differ ``by`` more."""
     expected, initial = exchangeable(model), exchangeable(before)
     assert found.keys() == expected.keys()
     off = torch.cat([((found[n] - a).abs() > 1e-6 * (1 + a.abs())).flatten() for n, a in expected.items()])
     assert off.float().mean() <= ties
     for name, array in expected.items():
-        tolerance = 1e-2 if ties else 1e-6
+        tolerance = by if ties else 1e-6
         torch.testing.assert_close(
             found[name], array, rtol=1e-6, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}"
         )
@@ -85,40 +88,40 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         {"mu": 5, "temperature": 0.4},
     ),
     "fedavgm": (
-        ["strategy.server_learning_rate=0.8", "strategy.server_momentum=0.7", "model.batch_norm=false"],
+        ["strategy.server_learning_rate=0.8", "strategy.server_momentum=0.7"],
         server_optimisers.fedavgm,
         {"server_rate": 0.8, "momentum": 0.7},
     ),
     "fedadam": (
-        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.8", "strategy.tau=0.01", "model.batch_norm=false"],
+        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.8", "strategy.tau=0.01"],
         server_optimisers.adaptive,
         {"kind": "adam", "server_rate": 0.02, "beta_1": 0.8, "beta_2": 0.99, "tau": 0.01},
     ),
     "fedyogi": (
-        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.5", "strategy.tau=0.05", "model.batch_norm=false"],
+        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.5", "strategy.tau=0.05"],
         server_optimisers.adaptive,
         {"kind": "yogi", "server_rate": 0.02, "beta_1": 0.5, "beta_2": 0.99, "tau": 0.05},
     ),
     "fedadagrad": (
-        ["strategy.server_learning_rate=0.02", "strategy.tau=0.05", "model.batch_norm=false"],
+        ["strategy.server_learning_rate=0.02", "strategy.tau=0.05"],
         server_optimisers.adaptive,
         {"kind": "adagrad", "server_rate": 0.02, "tau": 0.05},
     ),
-    "qfedavg": (["strategy.q=0.5", "model.batch_norm=false"], qfedavg.run, {"q": 0.5}),
-    "fedmedian": (["model.batch_norm=false"], robust.run, {"rule": robust.median}),
+    "qfedavg": (["strategy.q=0.5"], qfedavg.run, {"q": 0.5}),
+    "fedmedian": ([], robust.run, {"rule": robust.median}),
     "fedtrimmedavg": (
-        ["strategy.trimmed_fraction=0.25", "model.batch_norm=false"],
+        ["strategy.trimmed_fraction=0.25"],
         robust.run,
         {"rule": robust.trimmed_mean, "beta": 0.25},
     ),
-    "krum": (["model.batch_norm=false"], robust.run, {"rule": robust.krum, "f": 1}),
+    "krum": ([], robust.run, {"rule": robust.krum, "f": 1}),
     "multikrum": (
-        ["strategy.selected_clients=3", "model.batch_norm=false"],
+        ["strategy.selected_clients=3"],
         robust.run,
         {"rule": robust.multi_krum, "f": 1, "m": 3},
     ),
     "bulyan": (
-        ["data.clients=7", "model.batch_norm=false"],
+        ["data.clients=7"],
         robust.run,
         {"rule": robust.bulyan, "f": 1},
     ),
@@ -144,25 +147,41 @@ for _clipping in WRAPPERS:
                 if _adaptive
                 else []
             ),
-            "model.batch_norm=false",
         ],
         private.run,
         {"clip": 0.8, "z": 0.1, "draws": noise_of_round, **(ADAPTIVE if _adaptive else {})},
     )
 
 
-@pytest.mark.parametrize("name", PAPERS)
-def test_a_run_is_the_papers_algorithm(tmp_path: Path, name: str) -> None:
+UNIFORM = [name for name in PAPERS if bases.find(name.partition(",")[0]).weighs and "_adaptive" not in name]
+
+
+def assert_run_is_the_papers_algorithm(directory: Path, name: str, *options: str, **more: Any) -> None:
     overrides, literal, parameters = PAPERS[name]
-    config = configuration(tmp_path, name.partition(",")[0], *overrides)
+    config = configuration(directory, name.partition(",")[0], *overrides, *options)
     initial, data = problem(config)
     run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=config.data.clients)
-    expected = literal(copy.deepcopy(initial), data, ROUNDS, rate=RATE, **parameters)
-    # Where two updates are equally far from the median, rounding decides which of them Bulyan takes.
-    assert_equal(final(tmp_path), expected, initial, ties=1e-3 if name == "bulyan" else 0.0)
-    if name != "fedavg":  # and not FedAvg under another name
+    expected = literal(copy.deepcopy(initial), data, ROUNDS, rate=RATE, **parameters, **more)
+    if config.model.batch_norm:
+        # Rounding may put an input of ReLU on the other side of zero: the literal version itself moves by 1e-4 when
+        # its first weights are moved by 6e-8. Without batch normalisation that doesn't happen here.
+        assert_equal(final(directory), expected, initial, ties=1.0, by=1e-2 if name == "bulyan" else 1e-3)
+    else:  # where two updates are equally far from the median, rounding decides which of them Bulyan takes
+        assert_equal(final(directory), expected, initial, ties=1e-3 if name == "bulyan" else 0.0)
+    if name != "fedavg" or more:  # and not FedAvg under another name
         average = exchangeable(fedavg.run(copy.deepcopy(initial), data, ROUNDS, rate=RATE))
-        assert max(float((final(tmp_path)[n] - average[n]).abs().max()) for n in average) > 1e-3
+        assert max(float((final(directory)[n] - average[n]).abs().max()) for n in average) > 5e-3
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_run_is_the_papers_algorithm(tmp_path: Path, name: str, batch_norm: bool) -> None:
+    assert_run_is_the_papers_algorithm(tmp_path, name, f"model.batch_norm={batch_norm}")
+
+
+@pytest.mark.parametrize("name", UNIFORM)
+def test_with_uniform_weights_all_clients_count_alike(tmp_path: Path, name: str) -> None:
+    assert_run_is_the_papers_algorithm(tmp_path, name, "strategy.weighting=uniform", uniform=True)
 
 
 @pytest.mark.parametrize("spiking", [False, True])

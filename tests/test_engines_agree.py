@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr_local import BINARIES, TIMEOUT, lingering_processes, local_superlink, needs_proc
+from flwr_local import BINARIES, TIMEOUT, free_port, kill_processes, lingering_processes, needs_proc
 from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
@@ -30,8 +30,6 @@ OVERRIDES = [
     "strategy.participation=0.9",
     "data.clients=3",
 ]
-STATEFUL = ["strategy.name=moon", "strategy.spiking=false", "strategy.fraction_train=1"]
-"""A plain run whose clients keep their previous model."""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +84,7 @@ def snnfl_run(env: Mapping[str, str], folder: Path, *overrides: str) -> subproce
 
 
 @pytest.mark.ray
+@pytest.mark.engine
 @needs_proc
 def test_the_ray_engine_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
     env = {**os.environ, "SNNFL_TEST": str(tmp_path)}
@@ -96,28 +95,24 @@ def test_the_ray_engine_gives_the_same_weights(in_process: Path, tmp_path: Path)
     assert not lingering_processes("SNNFL_TEST", str(tmp_path))
 
 
-@pytest.mark.ray
-@needs_proc
-def test_a_plain_run_whose_clients_keep_a_state_gives_the_same_weights_on_ray(tmp_path: Path) -> None:
-    config = compose(None, [*OVERRIDES, *STATEFUL, f"run.directory={tmp_path}"])
-    run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
-    env = {**os.environ, "SNNFL_TEST": str(tmp_path)}
-    done = snnfl_run(env, tmp_path, *STATEFUL, "engine.name=ray", "run.directory=here")
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert (tmp_path / "here" / "run" / ANN_FILE).read_bytes() == (tmp_path / "run" / ANN_FILE).read_bytes()
-
-
-@pytest.mark.ray
 @pytest.mark.flwr
+@pytest.mark.engine
 @needs_proc
 def test_the_deployment_engine_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
-    with local_superlink(tmp_path, 3) as env:
+    """Where nothing is prepared: no configuration of Flower's, none of its variables, its programs not on the PATH."""
+    home = tmp_path / "flwr-home"
+    prepared = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "PATH"}
+    env = {name: value for name, value in os.environ.items() if name not in prepared}
+    env |= {"FLWR_HOME": str(home), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()), "PATH": "/usr/bin:/bin"}
+    try:
         done = snnfl_run(env, tmp_path, "engine.name=deployment", "engine.connection=local", "run.directory=here")
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
         assert "Successfully started run" in done.stdout
         assert "results: here/run/" in done.stdout
-    assert_equal_runs(tmp_path / "here" / "run", in_process)
-    assert not lingering_processes("FLWR_HOME", str(tmp_path / "flwr-home"))
+        assert_equal_runs(tmp_path / "here" / "run", in_process)
+        assert not lingering_processes("FLWR_HOME", str(home))
+    finally:
+        kill_processes("FLWR_HOME", str(home))
 
 
 def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:

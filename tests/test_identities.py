@@ -13,12 +13,13 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from clients import client_app
 from clients.spiking_mod import spiking_mod
 from experiments.engines.in_process import InProcessGrid, run_in_process
 from snnfl.config import Config, compose, flatten, unflatten
+from snnfl.models import registry
 from snnfl.workspace import workspace
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import run, server_app
@@ -73,15 +74,37 @@ def difference(one: Arrays, other: Arrays) -> float:
     return max(float((one[n] - other[n]).abs().max() / other[n].abs().max().clamp_min(1e-30)) for n in one)
 
 
+class Hourglass(nn.Module):
+    """Down by max pooling and up by a transposed convolution in groups; a sum that broadcasts channels."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv2d(channels, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.up, self.norm2 = nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2), nn.BatchNorm2d(6)
+        self.skip, self.head = nn.Conv2d(4, 1, 1), nn.Linear(6, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.first(x)))
+        x = torch.relu(self.skip(x) + self.norm2(self.up(nn.functional.max_pool2d(x, 2))))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def hourglass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.MODELS.items, "hourglass", lambda config, shape, classes: Hourglass(shape[0], classes))
+
+
 @pytest.mark.parametrize(
     ("model", "tolerance"),
     [
         (["model.conv_bias=true"], TOLERANCE),
         (["model.conv_bias=false"], TOLERANCE),
         (["model.batch_norm=false", "model.conv_bias=true"], 0.0),  # nothing is folded, so nothing is rounded
+        (["model.name=hourglass"], TOLERANCE),
     ],
-    ids=["norm and conv bias", "norm", "plain"],
+    ids=["norm and conv bias", "norm", "plain", "transposed"],
 )
+@pytest.mark.usefixtures("hourglass")
 def test_s_fedavg_without_calibration_is_fedavg(tmp_path: Path, model: list[str], tolerance: float) -> None:
     seen: dict[bool, Trained] = {}
     for spiking in (True, False):

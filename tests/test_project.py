@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -144,5 +145,24 @@ def test_make_names_a_python_that_will_not_do(checkout: Checkout, python: str, m
 
 def test_make_lists_its_commands() -> None:
     listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, check=True).stdout
-    commands = re.findall(r"^make (\w+) ", listed, re.MULTILINE)
-    assert sorted(commands) == ["bench", "clean", "demo", "docs", "help", "install", "lint", "notebooks", "test"]
+    commands = re.findall(r"^make ([\w-]+) ", listed, re.MULTILINE)
+    others = ["bench", "clean", "demo", "docs", "help", "install", "lint", "notebooks"]
+    assert sorted(commands) == [*others, "test", "test-deployment"]
+
+
+def test_ci_runs_the_commands_for_tests_that_the_readme_names() -> None:
+    called = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    (targets,) = re.findall(r"^exec make ([\w -]+) </dev/null$", called)
+    named = re.findall(r"^make (test[\w-]*) ", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets.split() == named == ["test", "test-deployment"]
+
+
+def test_every_test_is_run_by_one_of_the_two_commands() -> None:
+    """Together the two choices of markers leave out none and choose none twice."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (processes,) = re.findall(r"^PROCESSES := (.+)$", text, re.MULTILINE)
+    chosen = [choice.replace("$(PROCESSES)", processes) for choice in re.findall(r"\$\(PYTEST\) -m '(.+?)'", text)]
+    markers = sorted({"engine", *processes.split(" or ")})
+    for present in itertools.product([True, False], repeat=len(markers)):
+        names = dict(zip(markers, present, strict=True))
+        assert sum(eval(choice, {}, names) for choice in chosen) == 1, names

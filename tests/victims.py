@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnfl import rng
 from snnfl.audit.ground_truth import GroundTruth
+from snnfl.batching import batch_sizes
 from snnfl.config import ConversionConfig, DataConfig, TrainingConfig
 from snnfl.conversion import convert_state
 from snnfl.conversion.folding import NORM_FIELDS
@@ -121,7 +122,8 @@ def attacked(
         for name, array in (biases or {}).items():
             model.get_parameter(name).copy_(array)
     before = {name: array.clone() for name, array in exchangeable(model).items()}
-    parts = (torch.split(values, training.batch_size) for values in ((pixels - mean) / std, labels))
+    sizes = batch_sizes(len(labels), training.batch_size)
+    parts = (torch.split(values, sizes) for values in ((pixels - mean) / std, labels))
     batches = list(zip(*parts, strict=True))
     train_locally(model, [batches] * training.epochs, training, server_round=1)
     after = {name: array.clone() for name, array in exchangeable(model).items()}

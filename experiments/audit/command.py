@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,18 +15,21 @@ from rich.table import Table
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.report import write_report
+from experiments.ending import NotAsConfiguredError
 from snnfl.attacks import Budget, get_attack
 from snnfl.audit.bias_errors import BiasError, bias_errors
 from snnfl.audit.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.audit.detecting import Judged, Threshold, judge_recording, recorded_thresholds
-from snnfl.audit.recording import RecordingError
 from snnfl.audit.scorecard import Entry, as_csv, entries, write_json
 from snnfl.audit.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.audit.victims import Scope, Victim, victims_of
-from snnfl.config import Config, ConfigError, compose
+from snnfl.config import Config, ConfigError
+from snnfl.private_files import make_private
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
-from strategies.run_directory import AUDIT, CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, read_metrics
+from strategies.lock import locked
+from strategies.resume import check_run
+from strategies.run_directory import AUDIT, read_config, read_environment, read_metrics
 
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
@@ -59,30 +61,33 @@ def audit_runs(
 
     Raises:
         ConfigError: For an unknown attack, or named ones of which none applies.
-        RecordingError: For a folder without a run or a recording, or a damaged one.
+        RunFileError: For a folder without a run, or a damaged one.
+        RecordingError: For a folder without a recording, or a damaged one.
+        FolderInUseError: If another process writes its report there.
+        NotAsConfiguredError: If an attack failed; the report is written.
     """
     prepared = [prepare(path, attacks, scope, controls=controls) for path in runs]
     for line in (line for each in prepared for line in each.notes):
         console.print(line, highlight=False, markup=False)
     if not any(each.chosen or each.on_twins for each in prepared):
         raise ConfigError(f"--attack {', '.join(attacks)}: nothing to attack in these runs")
-    with attack_progress(console) as progress:
-        audits = [audit_run(each, budget, progress) for each in prepared]
     folder = output or runs[0] / AUDIT
-    write_audits(folder, audits, budget)
+    make_private(folder)  # the pages show clients' images
+    with locked(folder), attack_progress(console) as progress:
+        audits = [audit_run(each, budget, progress) for each in prepared]
+        write_audits(folder, audits, budget)
     found = [entry for each in audits for entry in each.entries]
     for table in _tables(found):
         console.print(table)
-    for entry in found:
-        if entry["verdict"] == "failed":
-            about = f"{entry['run']}, round {entry['round']}"
-            console.print(f"{about}: {entry['verdict_text']}", style="yellow", highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
+    failed = [entry for entry in found if entry["verdict"] == "failed"]
+    if failed:
+        raise NotAsConfiguredError([f"{e['run']}, round {e['round']}: {e['verdict_text']}" for e in failed])
 
 
 def write_audits(folder: Path, audits: Sequence[Audit], budget: Budget) -> None:
     """Write what audits found: ``report.html``, and the same numbers as JSON and CSV."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     found = [entry for each in audits for entry in each.entries]
     curve = [{"noise_multiplier": z, **entry} for each in audits for z, entry in each.noise]
     write_json(folder / "scorecard.json", [*found, *curve])
@@ -132,16 +137,16 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
 
     Raises:
         ConfigError: For an unknown attack, or data that are no pictures.
-        RecordingError: If the folder holds no run, or no recording, or something of it is damaged or missing.
+        RunFileError: If the folder holds no run, or a file of it is damaged.
+        RecordingError: If it holds no recording, or something of that is damaged or missing.
         ThreatModelError: If labels are granted that nobody told.
     """
     for name in attacks:
         get_attack(name)
-    if not (path / CONFIG_FILE).exists():
-        raise RecordingError(f"{path}: no {CONFIG_FILE} of a run here; give the folder of a run, such as runs/demo")
-    config = compose(path / CONFIG_FILE)
+    check_run(path)
+    config = read_config(path)
     config = replace(config, run=replace(config.run, name=path.name))
-    metrics, environment = _rows(path), _environment(path)
+    metrics, environment = read_metrics(path), read_environment(path)
     work, spiking = Workspace(config), config.strategy.spiking
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)
@@ -222,43 +227,6 @@ def _note(run: str, attack: str, spiking: bool, on_twins: bool) -> str:
     kinds = ("plain", "an S-run") if spiking else ("S-", "a plain run")
     instead = "; it attacks the plain twins of its clients" if on_twins else ""
     return f"{run}: {attack} attacks {kinds[0]} updates, this is {kinds[1]}{instead}"
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Read a run's metrics.
-
-    Raises:
-        RecordingError: Naming the file.
-    """
-    try:
-        rows: list[Any] = read_metrics(path)
-    except OSError as error:
-        raise RecordingError(f"{path / METRICS_FILE}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise RecordingError(f"{path / METRICS_FILE}: damaged ({error})") from None
-    if any(not isinstance(row, dict) or "round" not in row for row in rows):
-        raise RecordingError(f"{path / METRICS_FILE}: damaged (a line isn't the row of a round)")
-    return rows
-
-
-def _environment(path: Path) -> Mapping[str, Any]:
-    """Read where a run took place; empty if nobody wrote that down.
-
-    Raises:
-        RecordingError: Naming the file.
-    """
-    file = path / ENVIRONMENT_FILE
-    if not file.exists():
-        return {}
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordingError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise RecordingError(f"{file}: damaged ({error})") from None
-    if not isinstance(facts, dict):
-        raise RecordingError(f"{file}: damaged (expected an object)")
-    return facts
 
 
 def attack_progress(console: Console) -> Progress:

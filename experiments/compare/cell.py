@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from clients.client_app import app as client_app
 from experiments.compare.extras import Extras
 from experiments.compare.measure import measure
+from experiments.ending import explained
 from experiments.engines.in_process import run_in_process
-from snnfl.audit.recording import RecordingError
-from snnfl.config import ConfigError, compose, flatten
-from snnfl.threat import ThreatModelError
-from strategies.run_directory import node_folders, run_path
+from snnfl.config import compose, flatten
+from strategies.lock import locked
+from strategies.resume import RunBrokenOffError
+from strategies.run_directory import holds_results, node_folders, run_path
 from strategies.server_app import server_app
 
 LOCK = "cell.lock"
@@ -31,16 +32,14 @@ def run_cell(path: Path, extras: Extras) -> None:
         extras: What to measure when it is finished.
 
     Raises:
-        ConfigError: If another process runs it at this moment.
+        FolderInUseError: If another process runs it at this moment.
     """
     config = compose(path)
     folder = run_path(config)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{folder}: another process runs this cell") from None
+    with locked(folder, LOCK):
+        if not holds_results(folder):  # there is nothing yet to go on with
+            config = replace(config, run=replace(config.run, resume=False))
         run_in_process(
             server_app(),
             client_app,
@@ -64,10 +63,15 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(int(sys.argv[3]),), daemon=True).start()
     try:
         run_cell(Path(sys.argv[1]), Extras.from_json(Path(sys.argv[2]).read_text(encoding="utf-8")))
-    except (ConfigError, RecordingError, ThreatModelError) as error:
-        sys.exit(f"{error}")
+    except RunBrokenOffError as error:
+        sys.exit(error.reason)
     except KeyboardInterrupt:
         sys.exit("interrupted")
+    except Exception as error:
+        told = explained(error)
+        if told is None:
+            raise
+        sys.exit(" ".join(told[0]))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,19 @@ from rich.table import Table
 
 from experiments.compare.cost import estimate
 from experiments.compare.figures import draw
-from experiments.compare.records import entries
+from experiments.compare.records import entries, extras_of
 from experiments.compare.report import study_page
 from experiments.compare.scheduler import State, places, run_cells, seconds_left, seconds_per_round, state_of
 from experiments.compare.study import Cell, Study, read_study
 from experiments.compare.tables import as_csv, as_latex, as_markdown, as_rich
+from experiments.ending import keeping
 from experiments.engines import EngineError
+from experiments.running import check_results
 from snnfl.spiking.storage import write_bytes
+from strategies.figures import save_figure
+from strategies.lock import locked
+from strategies.resume import check_run
+from strategies.run_directory import holds_results, read_metrics
 
 LOOK_SECONDS = 1.0
 """How often the rounds of all cells are counted."""
@@ -42,19 +48,44 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
 
     Raises:
         ConfigError: For a study with a mistake, before anything runs.
+        RunFileError: If a file of an earlier attempt is damaged, likewise.
+        FolderInUseError: If another process runs the study.
         EngineError: If a cell failed; the others are finished.
+        NotAsConfiguredError: If a cell is finished, but not as configured.
+        BrokenOffError: If the system doesn't let the results be written.
     """
     study = read_study(path, overrides)
+    check_cells(study)
     if dry_run:
         console.print(_plan(study, jobs))
         return
-    failed = _run(study, jobs, console)
-    finished = [cell for cell in study.cells if state_of(cell).finished]
-    if finished:
-        write_results(study, finished, console)
+    study.directory.mkdir(parents=True, exist_ok=True)
+    with locked(study.directory), keeping(lambda: _kept(study)):
+        failed = _run(study, jobs, console)
+        finished = [cell for cell in study.cells if state_of(cell).finished]
+        if finished:
+            write_results(study, finished, console)
     if failed:
         reasons = "; ".join(f"{name}: {line}" for name, line in failed.items())
-        raise EngineError(f"{len(failed)} of {len(study.cells)} cells failed: {reasons}")
+        raise EngineError(f"{len(failed)} of {len(study.cells)} cells failed: {reasons}; {_kept(study)}")
+    check_results({cell.name: (cell.config, read_metrics(cell.path)) for cell in finished})
+
+
+def check_cells(study: Study) -> None:
+    """Look at all that earlier runs of a study have left, before anything runs for hours.
+
+    Raises:
+        RunFileError: Naming the first file that is damaged.
+    """
+    for cell in study.cells:
+        if holds_results(cell.path):
+            check_run(cell.path)
+            extras_of(cell)
+
+
+def _kept(study: Study) -> str:
+    finished = sum(state_of(cell).finished for cell in study.cells)
+    return f"{finished} of {len(study.cells)} cells are finished; the same command goes on with the others"
 
 
 def write_results(study: Study, finished: Sequence[Cell], console: Console) -> None:
@@ -67,7 +98,7 @@ def write_results(study: Study, finished: Sequence[Cell], console: Console) -> N
     figures = [(view, figure) for view, figure in drawn if figure is not None]
     for view, figure in figures:
         for suffix in ("svg", "png"):
-            figure.savefig(folder / f"{view.slug}.{suffix}", dpi=150)
+            save_figure(figure, folder / f"{view.slug}.{suffix}")
     write_bytes(folder / "report.html", study_page(study, finished, tables, figures).encode())
     for filled in tables:
         console.print(as_rich(filled))

@@ -26,7 +26,7 @@ import torch
 
 from experiments.compare.study import Cell
 from snnfl import rng
-from snnfl.config import Config
+from snnfl.config import Config, part_of, sampled_clients
 from snnfl.conversion import convert_state
 from snnfl.data import batches, calibration_batch
 from snnfl.training import copy_arrays, train_locally
@@ -61,7 +61,7 @@ def estimate(cells: Sequence[Cell]) -> dict[str, float]:
 def seconds_of_round(config: Config, pace: Pace) -> float:
     """Multiply the pieces by how many a round has; see the module."""
     work, strategy = Workspace(config), config.strategy
-    part = config.data.clients * strategy.fraction_train * strategy.participation
+    part = sampled_clients(config) * strategy.participation
     images = len(work.dataset.train_labels) / config.data.clients
     tested, rounds = len(work.dataset.test_labels), config.run.rounds
     tested = round((tested + (rounds - 1) * (config.evaluation.images or tested)) / rounds)
@@ -71,7 +71,8 @@ def seconds_of_round(config: Config, pace: Pace) -> float:
     client = (
         config.training.epochs * epoch + pace.conversion + (tested * pace.forward if config.evaluation.clients else 0)
     )
-    evaluated = config.data.clients * strategy.fraction_evaluate * tested * pace.forward
+    testers = part_of(config.data.clients, strategy.fraction_evaluate) if strategy.fraction_evaluate else 0
+    evaluated = testers * tested * pace.forward
     server = tested * (pace.simulation + pace.forward) * (1 if config.poisoning.attack == "none" else 2)
     return part * client + evaluated + server
 

@@ -20,9 +20,11 @@ from snnfl.config import Config
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
 from snnfl.poisoning import attacks_in
+from snnfl.private_files import make_private
 from snnfl.spiking import SpikingNetwork
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
+from strategies.lock import locked
 from strategies.run_directory import AUDIT, SNN_FILE
 
 Record: TypeAlias = dict[str, Any]
@@ -71,6 +73,12 @@ def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record
 
 def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     """Audit a cell with every budget; the report in its folder and what a study shows of it are of the largest."""
+    make_private(folder / AUDIT)
+    with locked(folder / AUDIT):
+        return _audited_alone(plan, folder)
+
+
+def _audited_alone(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     records, audits = list[Record](), list[Audit]()
     prepared = prepare(folder, plan.attacks, plan.scope, controls=False)
     for iterations in plan.iterations:

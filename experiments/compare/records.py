@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from experiments.compare.measure import Record
 from experiments.compare.study import Cell
 from experiments.compare.views import LAST, SOURCES, View, better
 from snnfl.poisoning import attacks_in
-from strategies.run_directory import read_metrics
+from strategies.run_directory import read_metrics, read_object
 
 ACCURACIES = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
 
@@ -114,11 +113,14 @@ def _records(cell: Cell, source: str) -> list[Record]:
 
 
 def extras_of(cell: Cell) -> dict[str, Any]:
-    """Read what was measured of a cell beside its rounds."""
-    if cell.extras.file is None:
+    """Read what was measured of a cell beside its rounds; empty if that hasn't been yet.
+
+    Raises:
+        RunFileError: If the file is damaged.
+    """
+    if cell.extras.file is None or not (cell.path / cell.extras.file).exists():
         return {"records": [], "fragments": {}}
-    found: dict[str, Any] = json.loads((cell.path / cell.extras.file).read_text(encoding="utf-8"))
-    return found
+    return read_object(cell.path / cell.extras.file, {"records": list, "fragments": dict}, "delete it to measure anew")
 
 
 def _round_records(rows: Sequence[dict[str, Any]]) -> list[Record]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -16,7 +15,8 @@ from experiments.compare.tables import Filled, caption, html_rows
 from experiments.compare.views import View
 from experiments.html import Section, drawing, page, paragraph, preformatted, table
 from snnfl.config import Config, options, to_yaml, value_of
-from strategies.run_directory import ENVIRONMENT_FILE, read_metrics
+from strategies.attendance import shortcomings
+from strategies.run_directory import read_environment, read_metrics
 
 
 def study_page(
@@ -30,6 +30,8 @@ def study_page(
     shown = _audits(finished)
     if shown:
         sections.append(Section(title="Audit", body=shown))
+    if lacking := _lacking(finished):
+        sections.append(Section(title="Not as configured", body=lacking))
     sections += [
         Section(title="Cost", body=_costs(finished)),
         Section(title="Configuration", body=_configurations(study, finished)),
@@ -69,6 +71,12 @@ def _audits(finished: Sequence[Cell]) -> Markup:
     return shown
 
 
+def _lacking(finished: Sequence[Cell]) -> Markup:
+    """Show which finished cells aren't what was configured; tables and figures count them all the same."""
+    rows = [[cell.name, line] for cell in finished for line in shortcomings(cell.config, read_metrics(cell.path))]
+    return table(["cell", "who and why"], rows, caption="They count in tables and figures.") if rows else Markup()
+
+
 def _costs(finished: Sequence[Cell]) -> Markup:
     rows = []
     for cell in finished:
@@ -103,9 +111,9 @@ def _environments(finished: Sequence[Cell]) -> Markup:
     """Show where the cells ran, each environment once."""
     found: dict[str, list[str]] = {}
     for cell in finished:
-        facts: dict[str, Any] = json.loads((cell.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        facts = read_environment(cell.path)
         plain = {key: value for key, value in facts.items() if key not in ("started", "command", "resumed")}
-        found.setdefault(json.dumps(plain, indent=1), []).append(facts["started"])
+        found.setdefault(json.dumps(plain, indent=1), []).append(str(facts.get("started", "at an unknown time")))
     return Markup("").join(
         paragraph(f"{len(times)} cells, started {min(times)} to {max(times)}:") + preformatted(text)
         for text, times in found.items()

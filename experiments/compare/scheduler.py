@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -43,8 +40,12 @@ class State:
 
 
 def state_of(cell: Cell) -> State:
-    """Read a cell's state off its folder."""
-    rows = read_metrics(cell.path) if (cell.path / METRICS_FILE).exists() else []
+    """Read the state of a cell, which may be running, off its folder.
+
+    Raises:
+        RunFileError: If its rows are damaged.
+    """
+    rows = read_metrics(cell.path, growing=True) if (cell.path / METRICS_FILE).exists() else []
     files = [FIGURE_FILES[-1], *([] if cell.extras.file is None else [cell.extras.file])]
     complete = len(rows) == cell.config.run.rounds and all((cell.path / name).exists() for name in files)
     seconds = statistics.fmean(row["seconds_round"] for row in rows) if rows else None
@@ -133,39 +134,24 @@ def run_cells(
     free = places(cells, jobs)
     running: dict[str, tuple[Cell, dict[str, str], subprocess.Popen[bytes]]] = {}
     failed: dict[str, str] = {}
-    with _terminating():
-        try:
-            while waiting or running:
-                for cell in [cell for cell in waiting if free[cell.config.run.device]]:
-                    if free[cell.config.run.device]:
-                        waiting.remove(cell)
-                        place = free[cell.config.run.device].pop(0)
-                        running[cell.name] = (cell, place, _start(cell, place))
-                for name, (cell, place, process) in list(running.items()):
-                    if process.poll() is not None:
-                        del running[name]
-                        free[cell.config.run.device].append(place)
-                        if process.returncode or not state_of(cell).finished:
-                            failed[name] = _last_line(cell.path / LOG)
-                watch([cell for cell, _, _ in running.values()])
-                time.sleep(POLL_SECONDS)
-        finally:
-            _end([process for _, _, process in running.values()])
-    return failed
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """Take a request to terminate for an interrupt, so that what must be cleaned up is."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        while waiting or running:
+            for cell in [cell for cell in waiting if free[cell.config.run.device]]:
+                if free[cell.config.run.device]:
+                    waiting.remove(cell)
+                    place = free[cell.config.run.device].pop(0)
+                    running[cell.name] = (cell, place, _start(cell, place))
+            for name, (cell, place, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    free[cell.config.run.device].append(place)
+                    if process.returncode or not state_of(cell).finished:
+                        failed[name] = _last_line(cell.path / LOG)
+            watch([cell for cell, _, _ in running.values()])
+            time.sleep(POLL_SECONDS)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _end([process for _, _, process in running.values()])
+    return failed
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

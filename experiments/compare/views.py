@@ -38,6 +38,7 @@ SOURCES: Mapping[str, Source] = {
             "attack_success_ann", "train_loss", "bytes_up", "bytes_down", "bytes_total", "seconds_train",
             "seconds_convert", "seconds_client_evaluate", "seconds_exchange", "seconds_aggregate",
             "seconds_server_evaluate", "seconds_round", "seconds_total", "replies", "refused", "failed", "excluded",
+            "states_lost",
         ),
     ),
     "lengths": Source(axes=("round", "T"), values=("accuracy_at_T",), needs="evaluation.curve"),

@@ -67,16 +67,27 @@ def run(
 ) -> None:
     """Submit a run and follow its log. Results go to run.directory on the SuperLink's machine.
 
+    Ctrl-C ends the log, not the run.
+
     \b
     snnfl deploy run fleet experiments/conf/demo.yaml data.clients=3
     snnfl deploy run fleet experiments/conf/demo.yaml data.clients=3 --resume
     """  # noqa: D301
     from experiments.deploy.folder import read_deployment
-    from experiments.deploy.run import run_on
+    from experiments.deploy.run import lacking_in, run_on, still_running_on
+    from experiments.ending import NotAsConfiguredError, keeping
 
-    deployment = read_deployment(folder)
-    done = run_on(deployment, config, [*(overrides or []), *(["run.resume=true"] if resume else [])], typer.echo)
+    deployment, said = read_deployment(folder), list[str]()
+
+    def show(line: str) -> None:
+        said.append(line)
+        typer.echo(line)
+
+    with keeping(lambda: still_running_on(deployment, said)):
+        done = run_on(deployment, config, [*(overrides or []), *(["run.resume=true"] if resume else [])], show)
     typer.echo(f"results: {Path(done.run.directory) / done.run.name}/ on {deployment.host}")
+    if lacking := lacking_in(said):
+        raise NotAsConfiguredError(lacking)
 
 
 @deploy_app.command()

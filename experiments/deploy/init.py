@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.deploy import DeployError
 from experiments.deploy.certificates import fingerprint, make_authority, make_node_key, make_server
 from experiments.deploy.folder import Deployment, Node, parse_server
+from snnfl.private_files import make_private
 
 ENVIRONMENT = """\
 # What docker/compose*.yaml read; written by snnfl deploy init. Copy this file to each machine, beside what
@@ -64,7 +65,7 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
         raise DeployError(f"--renew: {authority[1]} is missing; only the folder that signed the first can sign another")
     try:
         for folder in (certificates, keys):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private(folder)
         if not renew:
             make_authority(*authority)
         for file in server_files:  # a server's key is used up with its certificate

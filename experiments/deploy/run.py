@@ -10,7 +10,10 @@ from experiments.deploy.check import Show
 from experiments.deploy.folder import Deployment
 from experiments.deploy.superlink import greet
 from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
+from experiments.running import still_running
 from snnfl.config import Config, compose
+from snnfl.private_files import make_private
+from snnfl.protocol import NOT_AS_CONFIGURED
 
 CONNECTION = "deployment"
 """What the connection is called in this deployment's own Flower configuration."""
@@ -38,8 +41,24 @@ def run_on(deployment: Deployment, config: Path, overrides: Sequence[str], show:
     if clients != nodes:
         raise DeployError(f"data.clients={clients}, but this deployment has {nodes} nodes; say data.clients={nodes}")
     greet(deployment)
-    run_deployed(resolved, show, flower_home(deployment))
+    run_deployed(resolved, show, flower_home(deployment), stops=False)  # `snnfl deploy logs` finds it again
     return resolved
+
+
+def still_running_on(deployment: Deployment, said: Sequence[str]) -> str:
+    """Say that a run goes on when its operator doesn't follow it any more.
+
+    Args:
+        deployment: Where.
+        said: The lines of its log so far.
+    """
+    stop = f"FLWR_HOME={deployment.path / 'flwr'} flwr stop {{run}} {CONNECTION}"
+    return still_running(said, f"snnfl deploy logs {deployment.path}", stop)
+
+
+def lacking_in(said: Sequence[str]) -> list[str]:
+    """Return what the log of a finished run says isn't as configured; its folder is on another machine."""
+    return [line.partition(f"{NOT_AS_CONFIGURED}: ")[2] for line in said if f"{NOT_AS_CONFIGURED}: " in line]
 
 
 def show_logs(deployment: Deployment, run_id: str | None, show: Show) -> None:
@@ -61,7 +80,7 @@ def show_logs(deployment: Deployment, run_id: str | None, show: Show) -> None:
         if not runs:
             raise DeployError(f"{deployment.address} has had no run; submit one: snnfl deploy run {deployment.path}")
         run_id = str(max(runs, key=lambda run: str(run["created-at"]))["run-id"])
-    flwr_command(["log", run_id, CONNECTION, "--stream"], show, home)
+    flwr_command(["log", run_id, CONNECTION, "--stream"], show, home, deployment.address)
 
 
 def flower_home(deployment: Deployment) -> Path:
@@ -70,7 +89,7 @@ def flower_home(deployment: Deployment) -> Path:
     lines = {"address": deployment.address, "root-certificates": str(trusted)}
     text = f"[superlink]\n\n[superlink.{CONNECTION}]\n{to_toml(lines)}"
     try:
-        home.mkdir(exist_ok=True)
+        make_private(home)
         (home / "config.toml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise DeployError(f"{home}: cannot be written ({error.strerror})") from None

@@ -78,7 +78,8 @@ def greet(deployment: Deployment) -> datetime:
         raise DeployError(f"{address}: no such host; its name was given to snnfl deploy init --server") from None
     except ConnectionRefusedError:
         raise DeployError(
-            f"{address}: the port is closed; start flower-superlink --host 0.0.0.0 --port {deployment.port} there"
+            f"{address}: the port is closed; start flower-superlink --host 0.0.0.0 --port {deployment.port} there, "
+            "after umask 077 (docs/deployment.md)"
         ) from None
     except OSError as error:
         reason = f"no answer within {SECONDS:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)

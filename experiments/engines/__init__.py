@@ -8,3 +8,7 @@ machine); :mod:`experiments.engines.ray` runs them in worker processes on Flower
 
 class EngineError(RuntimeError):
     """An engine cannot run this here, or a run on it failed; the text is one line."""
+
+
+class RefusedRunError(EngineError):
+    """A ServerApp in another process refused the run for a mistake in what was asked; the text is its line."""

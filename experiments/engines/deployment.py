@@ -8,56 +8,125 @@ ended, so its status is asked for afterwards.
 from __future__ import annotations
 
 import json
-import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.engines import EngineError
+from experiments.engines import EngineError, RefusedRunError
+from experiments.engines.local_superlink import address_of, flower_environment, local_superlink, reachable_address
+from experiments.signals import Terminated
 from snnfl.config import Config, FlatValue, flatten
+from snnfl.protocol import REFUSED
 
 APP = Path(__file__).parents[2]
 """The Flower app: the folder of our ``pyproject.toml``."""
 
 POLL_SECONDS = 5.0
+WATCH_SECONDS = 1.0
+REFUSALS = 3
+"""Refused connections in a row that tell of a SuperLink's end."""
 
 
 class DeploymentError(EngineError):
     """The run was not accepted, or did not complete; the text is one line."""
 
 
-def run_deployed(config: Config, show: Callable[[str], None], home: Path | None = None) -> None:
-    """Submit a run and follow it to its end. An interrupted caller leaves the run going.
+def run_deployed(config: Config, show: Callable[[str], None], home: Path | None = None, *, stops: bool = True) -> None:
+    """Submit a run and follow it to its end.
+
+    Ctrl-C ends the following alone: the run goes on, and so does a SuperLink that was started for it. A request to
+    terminate (SIGTERM) ends both, unless other runs go on there.
 
     Args:
-        config: Of the run; ``engine.connection`` names the SuperLink, which has ``data.clients`` SuperNodes. A relative
-            ``run.directory`` or ``data.root`` is one of the SuperLink's or a SuperNode's working directory.
+        config: Of the run; ``engine.connection`` names the SuperLink, which has ``data.clients`` SuperNodes; one that
+            simulates them is told how many. A relative ``run.directory`` or ``data.root`` is one of the SuperLink's or
+            a SuperNode's working directory.
         show: Told each line that ``flwr run`` prints, the ServerApp's log among them.
         home: Folder of Flower's ``config.toml``, which describes the connection; ``None`` for the user's own.
+        stops: Whether a request to terminate ends the run, too.
 
     Raises:
+        RefusedRunError: If the ServerApp refuses the run for a mistake in what was asked.
         DeploymentError: If there is no app here, ``flwr`` refuses the run, or it ends otherwise than completed.
     """
     if not (APP / "pyproject.toml").is_file():
         raise DeploymentError(f"engine.name=deployment: {APP} holds no Flower app; run it from a source tree of snnfl")
     connection = [] if config.engine.connection is None else [config.engine.connection]
+    environment = flower_environment(home)
+    address = address_of(config.engine.connection, environment)
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        show(line)
+
+    with local_superlink(address, environment) as superlink:
+        try:
+            _submit(config, connection, hear, home, reachable_address(address, environment))
+            _wait(lines, connection, home)
+        except KeyboardInterrupt as interrupt:
+            if stops and isinstance(interrupt, Terminated):
+                _stop(_started(lines), connection, home, show)
+            elif superlink is not None:
+                superlink.stays = True
+            raise
+        finally:
+            if superlink is not None and not superlink.stays and superlink.answers and _others_run(connection, home):
+                superlink.stays = True
+                show(f"the SuperLink on {superlink.server} stays, since other runs go on there")
+
+
+def _submit(
+    config: Config, connection: Sequence[str], show: Callable[[str], None], home: Path | None, server: str | None
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "run-config.toml"
         overrides.write_text(to_toml(flatten(config)), encoding="utf-8")
-        lines = flwr_command(["run", str(APP), *connection, "--stream", "--run-config", str(overrides)], show, home)
-    started = re.search(r"Successfully started run (\d+)", "\n".join(lines))
-    if started is None:
+        nodes = ["--federation-config", f"num-supernodes={config.data.clients}"]  # heeded by those that simulate
+        command = ["run", str(APP), *connection, "--stream", *nodes, "--run-config", str(overrides)]
+        flwr_command(command, show, home, server)
+
+
+def _wait(lines: Sequence[str], connection: Sequence[str], home: Path | None) -> None:
+    run = _started(lines)
+    if run is None:
         raise DeploymentError(f"flwr run started no run: {_last(lines)}")
-    while not (status := _status([*connection, "--run-id", started[1]], home))[0].startswith("finished"):
+    while not (status := _status([*connection, "--run-id", run], home))[0].startswith("finished"):
         time.sleep(POLL_SECONDS)  # a busy SuperLink may break off the log before the run ends
     if status[0] != "finished:completed":
-        raise DeploymentError(f"run {started[1]}: {': '.join(filter(None, status))}")
+        if refused := [line.partition(f"{REFUSED}: ")[2] for line in lines if f"{REFUSED}: " in line]:
+            raise RefusedRunError(refused[0])
+        raise DeploymentError(f"run {run}: {': '.join(filter(None, status))}")
+
+
+def _stop(run: str | None, connection: Sequence[str], home: Path | None, show: Callable[[str], None]) -> None:
+    if run is not None:
+        try:
+            flwr_command(["stop", run, *connection], home=home)
+        except DeploymentError as error:
+            show(f"run {run} may go on: {error}")
+
+
+def _started(lines: Sequence[str]) -> str | None:
+    found = re.search(r"Successfully started run (\d+)", "\n".join(lines))
+    return None if found is None else found[1]
+
+
+def _others_run(connection: Sequence[str], home: Path | None) -> bool:
+    """Tell whether a SuperLink has runs that haven't ended; one that doesn't say has none."""
+    try:
+        return not all(str(run["status"]).startswith("finished") for run in list_runs(connection, home))
+    except (DeploymentError, LookupError, TypeError):
+        return False
 
 
 def _status(arguments: Sequence[str], home: Path | None) -> tuple[str, str]:
@@ -99,7 +168,10 @@ def to_toml(run_config: Mapping[str, FlatValue]) -> str:
 
 
 def flwr_command(
-    arguments: Sequence[str], show: Callable[[str], None] = lambda line: None, home: Path | None = None
+    arguments: Sequence[str],
+    show: Callable[[str], None] = lambda line: None,
+    home: Path | None = None,
+    server: str | None = None,
 ) -> list[str]:
     """Run Flower's command of this Python; return the lines that it prints.
 
@@ -107,25 +179,64 @@ def flwr_command(
         arguments: Of ``flwr``.
         show: Told each line.
         home: As in :func:`run_deployed`.
+        server: ``HOST:PORT`` of the SuperLink. One that is told to end takes no new connections, but waits for whoever
+            reads a log; so once its port is closed, the command is ended.
 
     Raises:
-        DeploymentError: If it fails, with the last line.
+        DeploymentError: If it fails, with the last line, or its SuperLink ends.
     """
-    binaries = str(Path(sys.executable).parent)  # a local SuperLink is started from the PATH
-    environment = {**os.environ, "PATH": os.pathsep.join([binaries, os.environ.get("PATH", "")])}
-    if home is not None:
-        environment["FLWR_HOME"] = str(home.absolute())
     command = [sys.executable, "-m", "flwr.cli.app", *arguments]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    pipes["umask"] = 0o077  # the database of a local SuperLink, which it may start, holds updates under way
     lines: list[str] = []
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        for line in process.stdout or ():
-            lines.append(line.rstrip())
-            show(lines[-1])
+    with subprocess.Popen(command, env=flower_environment(home), **pipes) as process, _watched(process, server) as gone:
+        try:
+            for line in process.stdout or ():
+                lines.append(line.rstrip())
+                show(lines[-1])
+        except BaseException:
+            process.terminate()
+            raise
+    if gone.is_set():
+        raise DeploymentError(f"the SuperLink on {server} has ended, and its runs with it")
     if process.returncode != 0:
         raise DeploymentError(f"flwr {arguments[0]} exits with status {process.returncode}: {_last(lines)}")
     return lines
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[str], server: str | None) -> Iterator[threading.Event]:
+    """End a process when a server that was there refuses connections; yields whether that has happened."""
+    ended, gone = threading.Event(), threading.Event()
+    host, _, port = (server or "").rpartition(":")
+
+    def watch() -> None:
+        refused: int | None = None  # in a row, since the first connection
+        while refused is None or refused < REFUSALS:
+            if ended.wait(WATCH_SECONDS):
+                return
+            if _accepts(host, int(port)):
+                refused = 0
+            elif refused is not None:
+                refused += 1
+        gone.set()
+        process.terminate()
+
+    if host and port.isdecimal():
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield gone
+    finally:
+        ended.set()
+
+
+def _accepts(host: str, port: int) -> bool:
+    """Tell whether connections are accepted, or could be: a network that fails is not the end of a SuperLink."""
+    try:
+        socket.create_connection((host, port), WATCH_SECONDS).close()
+    except OSError as error:
+        return not isinstance(error, ConnectionRefusedError)
+    return True
 
 
 def _last(lines: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ from flwr.supercore import telemetry
 from experiments.engines import EngineError
 from experiments.engines.in_process import call_client, restored_task_identity
 from experiments.engines.ray_actors import TimeLimit, outlive, renewing_actors
+from experiments.engines.ray_address import cluster_address
+from experiments.signals import same_handler
 
 WORKER_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
@@ -187,23 +189,29 @@ class _ConfiguredServerApp(ServerApp):
 
 @contextmanager
 def _ray(init_args: Mapping[str, Any], *, verbose: bool) -> Iterator[None]:
-    """Start Ray, and shut it down whatever happens. Flower uses a Ray that is running already."""
+    """Start Ray, or join a cluster, and leave it whatever happens. Flower uses a Ray that is running already."""
     if ray.is_initialized():
         raise RayError("Ray is already running in this process: call ray.shutdown() first")
+    try:
+        address = cluster_address(init_args)
+    except ValueError as error:
+        raise RayError(str(error)) from None
     environment = {name: os.environ.get(name, default) for name, default in WORKER_DEFAULTS.items()}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # so that workers find what this process finds
     if verbose:
         environment["FLWR_LOG_LEVEL"] = "DEBUG"
     options = {"include_dashboard": False, "log_to_driver": verbose, "logging_level": "WARNING", **init_args}
+    options["address"] = address
     runtime_env = dict(options.pop("runtime_env", {}))
     runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
     try:
         try:
-            with warnings.catch_warnings():
+            with same_handler(), warnings.catch_warnings():  # Ray's handler lets Flower's threads hold up the exit
                 warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
                 ray.init(runtime_env=runtime_env, **options)
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise RayError(f"Ray does not start with init_args={dict(init_args)}: {error}") from error
+        except (ConnectionError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise RayError(f"Ray does not start with init_args={dict(init_args)}: {reason}") from error
         yield
     finally:
         ray.shutdown()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from snnfl.attacks import biases
@@ -24,7 +23,8 @@ GRID = 64
 
 
 def _reads_images(view: ServerView) -> str | None:
-    layers = [module for module in view.model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+    layers = [module for module in view.model.modules() if isinstance(module, kinds)]
     if not isinstance(layers[0], nn.Linear) or layers[0].in_features != math.prod(view.input_shape):
         return "the first layer isn't linear on the image itself"
     if view.knowledge.images != 1:
@@ -68,6 +68,8 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
 
 def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstruction:
     """Find the factor of a direction: the one of the smallest gradient distance, first on a grid, then refined."""
+    from scipy.optimize import minimize_scalar  # half a second to import
+
     reach = float(torch.maximum(problem.low.abs().max(), problem.high.abs().max()) * math.sqrt(direction.numel()))
 
     def distance(factor: float) -> float:

@@ -11,6 +11,7 @@ from torch.func import grad
 
 from snnfl.attacks.factors import Factors, inner, square
 from snnfl.attacks.networks import Arrays, Network, soft_cross_entropy
+from snnfl.batching import batch_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class LocalTraining:
     """SGD as :func:`snnfl.training.train_locally` runs it, over a fixed order of batches.
 
     Attributes:
-        batch_size: Images per step; the last batch of an epoch may be smaller.
+        batch_size: Images per step; the last batch of an epoch is as :func:`~snnfl.batching.batch_sizes` has it.
         epochs: Passes, in the same order each time. An attacker doesn't know the order; for one step there is none.
         learning_rate: Above 0.
         momentum: The buffer starts at the first gradient.
@@ -81,7 +82,8 @@ def simulate(
         targets: Their label probabilities, ``[N, classes]``.
         local: How the client trains.
     """
-    batches = list(zip(torch.split(inputs, local.batch_size), torch.split(targets, local.batch_size), strict=True))
+    sizes = batch_sizes(len(inputs), local.batch_size)
+    batches = list(zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True))
     batches *= local.epochs
     statistics = ("running_mean", "running_var")
     moving = [name for name in arrays if not name.endswith(statistics)] if len(batches) > 1 else trained

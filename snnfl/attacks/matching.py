@@ -136,8 +136,7 @@ def prepare(
     seen = _repeat([problem.seen for problem in problems], starts)
     variables |= {name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free}
 
-    one_step = first.local.epochs == 1 and first.count <= first.local.batch_size
-    thin = matching.distance == "cosine" and one_step and not first.local.weight_decay
+    thin = matching.distance == "cosine" and first.steps == 1 and not first.local.weight_decay
 
     def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor) -> Tensor:
         images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free}}

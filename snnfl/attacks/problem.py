@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
+from snnfl.batching import batch_sizes
 from snnfl.conversion import recover
 from snnfl.threat import Exchange, ServerView, ThreatModelError
 
@@ -48,7 +49,7 @@ class Problem:
     @property
     def steps(self) -> int:
         """SGD steps of the round."""
-        return self.local.epochs * -(-self.count // self.local.batch_size)
+        return self.local.epochs * len(batch_sizes(self.count, self.local.batch_size))
 
     def gradient(self, name: str) -> Tensor:
         """Return the target of an array less the weight decay in it: gradients alone."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snnfl.attacks.local import LocalTraining
 from snnfl.attacks.networks import Arrays, Network, normalised_layers
 from snnfl.attacks.problem import Problem
+from snnfl.batching import batch_sizes
 from snnfl.threat import ServerView
 
 STATISTICS = 0.1
@@ -96,7 +97,7 @@ def statistics_distance(
     ``mean((mu - mu*)^2 / var*) + mean((var/var* - 1)^2)`` over the channels of all normalisations: the regulariser of
     GradInversion (Yin et al. 2021, eq. 6) with the private batch's statistics in place of a public data set's.
     """
-    parts = [statistics(arrays, part) for part in torch.split(images, local.batch_size)]
+    parts = [statistics(arrays, part) for part in torch.split(images, batch_sizes(len(images), local.batch_size))]
     found = torch.stack(parts).mean(0)
     variance = seen[1].clamp_min(1e-12)
     return ((found[0] - seen[0]).square() / variance).mean() + (found[1] / variance - 1).square().mean()

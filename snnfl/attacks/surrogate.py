@@ -13,8 +13,15 @@ from snnfl.attacks.problem import Problem, local_training
 from snnfl.config import ConversionConfig
 from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
-from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
-from snnfl.spiking.network import add_drive, constant_values, linear_value, over_time, readout
+from snnfl.spiking import MaxPool, Spike, SpikingGraph, SpikingNetwork
+from snnfl.spiking.maximum import gated_maximum
+from snnfl.spiking.network import (
+    add_drive,
+    constant_values,
+    linear_value,
+    over_time,
+    readout,
+)
 from snnfl.spiking.neuron import broadcast
 from snnfl.threat import ServerView, ThreatModelError
 
@@ -45,6 +52,9 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
                     spikes.append(fire(charged, threshold, surrogate=surrogate))
                     potential = charged - spikes[-1]
                 values[node.name] = torch.stack(spikes).flatten(0, 1)
+            elif isinstance(node, MaxPool):
+                passed, _ = gated_maximum(node, over_time(values[node.inputs[0]], False, steps), None)
+                values[node.name] = passed.flatten(0, 1)
             else:
                 values[node.name] = linear_value(node, values, constants, arrays, steps)
         varying = [name for name in graph.readout_inputs if name not in constants]
@@ -95,9 +105,10 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
     for node in view.graph.affines:
         name = f"{node.name}.weight"
         if node.op != "scale":
-            scale = torch.ones(len(sent[name])) if node.norm is None else norm_state(node, sent).scale
-            per_channel = scale.view(-1, *[1] * (sent[name].dim() - 1))
-            target[name] = problem.target[name] / torch.where(per_channel.abs() > 0, per_channel, torch.inf)
+            gradient = node.outputs_first(problem.target[name])
+            scale = torch.ones(len(gradient)) if node.norm is None else norm_state(node, sent).scale
+            per_channel = scale.view(-1, *[1] * (gradient.dim() - 1))
+            target[name] = gradient / torch.where(per_channel.abs() > 0, per_channel, torch.inf)
     return replace(
         problem,
         network=spiking_network_of(view.graph, view.conversion, surrogate=surrogate),

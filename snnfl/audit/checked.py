@@ -85,14 +85,15 @@ def received_shapes(work: Workspace) -> Shapes:
     if not work.config.strategy.spiking:
         return {name: tuple(array.shape) for name, array in state.items()}
     shapes: dict[str, tuple[int, ...]] = {}
+    weights = {f"{node.name}.weight": node.outputs_first(state[f"{node.name}.weight"]) for node in work.graph.affines}
     for node in work.graph.affines:
-        weight = state[f"{node.name}.weight"]
+        weight = weights[f"{node.name}.weight"]
         shapes |= {f"{node.name}.weight": tuple(weight.shape), f"{node.name}.bias": (len(weight),)}
         shapes |= {f"{node.norm}.{field}": (len(weight),) for field in NORM_FIELDS if node.norm is not None}
     for spike in work.graph.spikes:
         per_channel, potentials = config.thresholds == "channel_mmse", config.calibration.endswith("potential")
         in_time = config.calibration == "time_bias"
-        channels = work.graph.channels(spike.name, state) if per_channel or potentials or in_time else 1
+        channels = work.graph.channels(spike.name, weights) if per_channel or potentials or in_time else 1
         shapes[f"{spike.name}.threshold"] = (channels if per_channel else 1,)
         if potentials:
             shapes[f"{spike.name}.potential"] = (channels,)

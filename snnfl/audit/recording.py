@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from snnfl.audit.ground_truth import GroundTruth
+from snnfl.private_files import make_private
 from snnfl.sealed import DamagedFileError, read_sealed, write_sealed
 from snnfl.threat import Exchange
 
@@ -83,7 +84,7 @@ class Recording:
             self._stop(f"audit.max_bytes={self.max_bytes} is spent")
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
             _seal(path, arrays, about)
             self._size += size
         except OSError as error:
@@ -164,7 +165,7 @@ def write_truth(folder: Path, server_round: int, partition: int, truth: GroundTr
     path = client_folder(folder, server_round, partition) / SECRET
     sides = {"biases": truth.biases, "trained_biases": truth.trained_biases}
     biases = {f"{side}/{name}": array for side, arrays in sides.items() for name, array in arrays.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     _seal(
         path,
         {"images": truth.images, "labels": truth.labels, **biases},
@@ -216,7 +217,7 @@ def _numbered(folder: Path, kind: str) -> dict[int, Path]:
 
 def _seal(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     plain = {name: array.detach().cpu().contiguous().numpy() for name, array in arrays.items()}
-    write_sealed(path, plain, {"schema": SCHEMA, **about}, sync=False)
+    write_sealed(path, plain, {"schema": SCHEMA, **about}, sync=False, private=True)
 
 
 def _unseal(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from scipy.stats import t as student
 
 from snnfl.audit.scoring import Score
 from snnfl.audit.suite import Outcome
@@ -53,6 +52,8 @@ def entries(config: Config, outcomes: Sequence[Outcome], controls: Sequence[Outc
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
     """Return the interval of a mean by Student's t; of a single value there is none."""
+    from scipy.stats import t as student  # half a second to import
+
     if len(values) < 2:
         return None
     quantile = float(student.ppf((1 + level) / 2, len(values) - 1))

@@ -19,6 +19,7 @@ from snnfl.config.options import (
     value_of,
 )
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
+from snnfl.config.selection import exactly, part_of, sampled_clients
 
 __all__ = [
     "AuditConfig",
@@ -37,9 +38,12 @@ __all__ = [
     "StrategyConfig",
     "TrainingConfig",
     "compose",
+    "exactly",
     "flatten",
     "nearest",
     "options",
+    "part_of",
+    "sampled_clients",
     "to_yaml",
     "unflatten",
     "validate",

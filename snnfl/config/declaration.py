@@ -52,6 +52,9 @@ def check_option(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) 
     """
     if not _has_type(value, kind):
         raise ConfigError(unlike(key, value, item, kind))
+    if value == "":
+        alternative = " or null" if item.default is None else ""
+        raise ConfigError(f"{key}='': expected text that isn't empty{alternative} ({item.metadata['doc']})")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value}: expected a finite number")
     for bound, holds, words in (

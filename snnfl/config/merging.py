@@ -39,9 +39,11 @@ def compose(
     if isinstance(overrides, Mapping):
         return _merge([*layers, _nested(overrides)])
     for item in overrides:
-        key, separator, _ = item.partition("=")
+        key, separator, value = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5")
+        if not value.strip():  # as of a shell variable that isn't set; YAML would take it for null
+            raise ConfigError(f"override {item!r}: nothing after the equals sign; {key}=null means none")
         try:
             layers.append(_raw(OmegaConf.from_dotlist([item])))
         except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises

@@ -44,8 +44,10 @@ class DataConfig:
     training_images: int = option(0, low=0, doc="use so many training images, the same for every seed; 0: all")
     test_images: int = option(0, low=0, doc="use so many test images, the same for every seed; 0: all")
     clients: int = option(10, low=1, doc="number of clients, each with one partition")
-    partition: Literal["iid", "dirichlet", "quantity", "pathological"] = option(
-        "iid", doc="iid; dirichlet over labels; dirichlet over quantities (SNFL 5.2); classes per client"
+    partition: Literal["iid", "dirichlet", "dirichlet_balanced", "quantity", "pathological"] = option(
+        "iid",
+        doc="iid; dirichlet over labels, or the balanced one of NIID-Bench and MOON; dirichlet over quantities (SNFL "
+        "5.2); classes per client",
     )
     beta: float = option(0.5, above=0.0, doc="concentration of either Dirichlet; smaller is more unbalanced")
     classes_per_client: int = option(2, low=1, doc="of the pathological partition")
@@ -117,8 +119,8 @@ class ConversionConfig:
     max_bytes: int = option(
         800_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
     )
-    max_pooling: Literal["error", "average", "pre_spike"] = option(
-        "error", doc="refused; replaced by average pooling; or moved before the spikes (approximate)"
+    max_pooling: Literal["gated", "average"] = option(
+        "gated", doc="what becomes of it: the spikes of the neuron that fired most so far pass; or average pooling"
     )
     minimum_scale: float = option(
         1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"
@@ -162,14 +164,29 @@ class StrategyConfig:
     )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")
-    fraction_train: float = option(1.0, above=0.0, high=1.0, doc="part of the clients selected per round")
+    fraction_train: float = option(
+        1.0, above=0.0, high=1.0, doc="part of the clients selected per round, rounded down, but at least one"
+    )
     fraction_evaluate: float = option(
-        0.0, low=0.0, high=1.0, doc="part of the clients that test the received model with their own biases"
+        0.0,
+        low=0.0,
+        high=1.0,
+        doc="part of the clients that test the received model with their own biases; above 0 at least one",
+    )
+    weighting: Literal["examples", "uniform"] = option(
+        "examples",
+        doc="what an update counts in an average: its client's training examples (FedAvg), or all alike (SNFL, eq. 2)",
     )
     timeout: float = option(3600.0, above=0.0, doc="seconds that each client has for its reply")
     minimum_replies: int = option(1, low=1, doc="with fewer valid replies a round keeps the old weights")
     participation: float = option(
         1.0, above=0.0, high=1.0, doc="probability that a selected client takes part in a round (SNFL, appendix A.2)"
+    )
+    update_bound: float | None = option(
+        100.0,
+        low=1.0,
+        doc="how many times the median of its round, or the scale of the start, an update or aggregate may change an "
+        "array (docs/backdoor.md); null: any change to values below 1e12",
     )
     proximal_mu: float | None = option(None, low=0.0, doc="fedprox: weight of |w - w_t|^2 / 2; null: 0.01")
     contrastive_mu: float | None = option(None, low=0.0, doc="moon: weight of the contrastive loss; null: 1")
@@ -239,7 +256,9 @@ class EngineConfig:
         1.0, above=0.0, doc="ray: CPUs that a client occupies; on four, 1 runs four clients"
     )
     gpus_per_client: float = option(0.0, low=0.0, doc="ray: GPUs that a client occupies; 0.25 lets four share one")
-    address: str | None = option(None, doc="ray: address of a running cluster, HOST:PORT; null: start Ray here")
+    address: str | None = option(
+        None, doc="ray: address of a running cluster, HOST:PORT, or auto for one here; null: start Ray here"
+    )
     connection: str | None = option(
         None, doc="deployment: connection of Flower's config.toml, as in flwr run . CONNECTION; null: its default"
     )

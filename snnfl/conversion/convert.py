@@ -20,15 +20,13 @@ from snnfl.spiking.graph import Spike, SpikingGraph
 from snnfl.spiking.network import (
     SpikingNetwork,
     add_drive,
-    analog_value,
-    check_images,
     constant_values,
     in_fast_layout,
     readout,
-    value_bytes,
 )
-from snnfl.spiking.operations import ConversionError
-from snnfl.spiking.trace import trace
+from snnfl.spiking.trace import trace_with_state
+from snnfl.spiking.values import analog_value, check_images, value_shadows
+from snnfl.spiking.ways_out import ConversionError
 
 
 def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> SpikingNetwork:
@@ -40,7 +38,8 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     ``config.readout`` names:
 
     - ``bias``: ``b <- b + mean(a) - mean(s)`` (SNFL equation 6; Li et al. 2021, "bias correction"). The readout is
-      calibrated likewise. A layer without a bias of its own, such as one behind a pooling, is left as it is.
+      calibrated likewise. A layer without a bias of its own, such as one behind a pooling, is left as it is; of a sum
+      a term of its own channels is calibrated, not one that broadcasts.
     - ``potential``: ``v(0) <- v(0) + T (mean(a) - mean(s))`` (Li et al. 2021, section 4.3, "potential correction").
       They take the mean over images alone, for each neuron; here it is over space too, so that an update's size doesn't
       depend on the images and a server may average it, as it does biases.
@@ -65,7 +64,9 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
         ConversionError: If the model doesn't convert.
         ValueError: If the images are empty, not finite, or don't fit the model, or ``max_bytes`` is too low.
     """
-    return convert_state(trace(model, max_pooling=config.max_pooling), model.state_dict(), images, config)
+    shape = tuple(images.shape[1:]) if isinstance(images, Tensor) and images.dim() > 1 else None
+    graph, state = trace_with_state(model, max_pooling=config.max_pooling, input_shape=shape)
+    return convert_state(graph, state, images, config)
 
 
 @torch.no_grad()
@@ -77,9 +78,11 @@ def convert_state(
     if not parameters:
         raise ConversionError("the model has no convolution or linear layer, so there are no weights to convert")
     check_images(images, next(iter(parameters.values())), "calibration images")
-    sizes = value_bytes(graph, parameters, images, "calibration images")
+    shadows = value_shadows(graph, parameters, images, "calibration images")
+    sizes = {name: value.nbytes for name, value in shadows.items()}
+    channels = {name: value.shape[1] for name, value in shadows.items()}
     plan = plan_memory(graph, sizes, images=len(images), itemsize=images.element_size(), config=config)
-    return _Conversion(graph, parameters, in_fast_layout(images), config, plan).run()
+    return _Conversion(graph, parameters, in_fast_layout(images), config, plan, channels).run()
 
 
 @dataclass
@@ -91,12 +94,18 @@ class _Conversion:
     images: Tensor
     config: ConversionConfig
     plan: MemoryPlan
-    means: dict[str, Tensor] = field(default_factory=dict)
+    channels: Mapping[str, int]
+    means: list[dict[str, Tensor]] = field(default_factory=list)
+    """Mean trains that the readout is computed from, over each span of time."""
 
     def run(self) -> SpikingNetwork:
         original = dict(self.parameters)  # what the ANN's activations are computed from
         self.steps = self.config.calibration_length
         self.first = self._network().first_read(self.steps)
+        # Up to a step a maximum commutes with the mean over time, but not between two steps.
+        late = self.graph.has_late_maxima and self.first > 0
+        self.spans = [(0, self.steps), (0, self.first)] if late else [(self.first, self.steps)]
+        self.means = [{} for _ in self.spans]
         shared = SharedValues(self.plan.sharing, self.plan.shared_images, self.steps)
         self.replay = Replay(self.graph, self.parameters, self._constants(), shared)
         self.store = CurrentStore(self.plan.stored, self.images)
@@ -135,7 +144,7 @@ class _Conversion:
             return
         self.store.clear()
         target = channel_mean(activation)
-        site = self.graph.calibration_site(node.inputs[0]) if self._calibrates("bias") else None
+        site = self.graph.calibration_site(node.inputs[0], self.channels) if self._calibrates("bias") else None
         shift = None if site is None else (target - self._mean_rate(node, activation, None)).to(activation)
         if self._calibrates("potential"):
             error = target - self._mean_rate(node, activation, shift)
@@ -154,7 +163,7 @@ class _Conversion:
         for images in self._blocks(node):
             potential = self._network().rest(node.name, activation[images])
             forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], neurons)
-            for start, current in self._currents(node, images):
+            for start, current in self._currents(node, images, activation[0].numel()):
                 unread = min(max(self.first - start, 0), len(current))
                 if unread:
                     forgotten.fire(everything, 0, current[:unread], potential)
@@ -172,7 +181,7 @@ class _Conversion:
         train = SpikeTrain.silent(self.steps, activation, self._neurons(node, activation, shift))
         for images in self._blocks(node):
             potential = self._network().rest(node.name, activation[images])
-            for start, current in self._currents(node, images):
+            for start, current in self._currents(node, images, activation[0].numel()):
                 train.fire(images, start, current, potential)
         self._keep(node, train)
 
@@ -209,15 +218,18 @@ class _Conversion:
                 for start in range(0, self.steps, length):
                     yield images, start, min(start + length, self.steps)
 
-    def _currents(self, node: Spike, images: slice) -> Iterator[tuple[int, Tensor]]:
+    def _currents(self, node: Spike, images: slice, neurons: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the current of some images in chunks of time, each with its first step."""
         source, length = node.inputs[0], self.plan.chunks[node.name][1]
+        keeps = source in self.graph.varying
+        if self.graph.maxima:  # they remember the steps before: so all of them are kept, or none
+            keeps = keeps and self.store.fits((images.stop - images.start) * neurons * self.steps)
         for start in range(0, self.steps, length):
             key = (images.start, start)
             current = self.store.get(key)
             if current is None:
                 current = self.replay.current(source, images, start, min(start + length, self.steps))
-                if source in self.graph.varying:
+                if keeps:
                     self.store.put(key, current)
             yield start, current
 
@@ -225,7 +237,8 @@ class _Conversion:
         """Keep a layer's train for later layers, and its mean where the readout reads it."""
         self.replay.keep(node.name, train)
         if node.name in self.graph.trains_behind[self.graph.output]:
-            self.means[node.name] = train.mean(self.first, self.steps)
+            for means, (start, stop) in zip(self.means, self.spans, strict=True):
+                means[node.name] = train.mean(start, stop)
 
     def _shift_bias(self, layer: str, shift: Tensor) -> None:
         self.parameters[f"{layer}.bias"] = self.parameters[f"{layer}.bias"] + shift
@@ -235,8 +248,12 @@ class _Conversion:
 
     def _calibrate_readout(self, activation: Tensor) -> None:
         """Calibrate the last, analog layer likewise: its output is that of the mean spikes."""
-        site = self.graph.calibration_site(self.graph.output)
+        site = self.graph.calibration_site(self.graph.output, self.channels)
         if site is not None:
-            output = readout(self.graph, self.parameters, {**self.replay.constants, **self.means})
-            error = channel_mean(activation) - channel_mean(output)
-            self._shift_bias(site.name, error.to(activation))
+            mean, *before = (
+                channel_mean(readout(self.graph, self.parameters, {**self.replay.constants, **means}))
+                for means in self.means
+            )
+            if before:
+                mean = (self.steps * mean - self.first * before[0]) / (self.steps - self.first)
+            self._shift_bias(site.name, (channel_mean(activation) - mean).to(activation))

@@ -101,13 +101,20 @@ def recover_bias(folded: Tensor, norm: BatchNormState, *, minimum_scale: float =
 
 
 def fold(graph: SpikingGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fold an ANN's state into ``<layer>.weight`` and ``<layer>.bias`` of every affine layer, as new tensors."""
+    """Fold an ANN's state into ``<layer>.weight`` and ``<layer>.bias`` of every affine layer, as new tensors.
+
+    Weights have their output channels first, those of transposed convolutions too, unlike in the ANN.
+
+    Raises:
+        ValueError: If the state lacks the weight of a layer.
+    """
     parameters = {}
     for node in graph.affines:
         if node.op == "scale" and node.norm is not None:  # there is no layer but the batch normalisation
-            weight, bias = torch.ones_like(state[f"{node.norm}.running_var"]), None
+            weight, bias = torch.ones_like(_array(state, node.norm, "running_var")), None
         else:
-            weight, bias = state[f"{node.name}.weight"], state.get(f"{node.name}.bias")
+            weight = node.outputs_first(_array(state, node.name, "weight"))
+            bias = state.get(f"{node.name}.bias")
         if node.norm is None:
             bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device) if bias is None else bias
             weight, bias = weight.clone(), bias.clone()
@@ -115,6 +122,15 @@ def fold(graph: SpikingGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             weight, bias = fold_batch_norm(weight, bias, norm_state(node, state))
         parameters[f"{node.name}.weight"], parameters[f"{node.name}.bias"] = weight, bias
     return parameters
+
+
+def _array(state: Mapping[str, Tensor], layer: str, kind: str) -> Tensor:
+    if (array := state.get(f"{layer}.{kind}")) is None:
+        raise ValueError(
+            f"the state has no {layer}.{kind}, as where a model computes a weight from its parameters; take the state "
+            "that snnfl.spiking.trace_with_state returns, or call snnfl.conversion.convert"
+        )
+    return array
 
 
 def recover(
@@ -149,16 +165,42 @@ def recover(
             if node.op == "scale":
                 continue
             norm = BatchNormState(**arrays, eps=node.epsilon)
-            known = None if fallback is None else fallback[f"{node.name}.weight"]
+            known = None if fallback is None else node.outputs_first(fallback[f"{node.name}.weight"])
             try:
                 weight = recover_weight(weight, norm, minimum_scale=minimum_scale, fallback=known)
             except UnrecoverableError as error:
                 raise UnrecoverableError(f"{node.name}: {error}") from None
             bias = recover_bias(bias, norm, minimum_scale=minimum_scale)
-        state[f"{node.name}.weight"] = weight
+        state[f"{node.name}.weight"] = node.as_in_ann(weight)
         if biases and node.has_bias:
             state[f"{node.name}.bias"] = bias
     return state
+
+
+def unexplained_biases(graph: SpikingGraph, update: Mapping[str, Tensor], *, biases: bool) -> dict[str, Tensor]:
+    """Return what is in an update's biases beyond the ANN's arrays that the server knows: ``b' - fold(known)``.
+
+    Behind a batch normalisation it knows ``beta - mean gamma/sigma``; what is left is the private bias, times
+    ``gamma/sigma``, and the calibration's shift. Elsewhere it knows nothing, and all of ``b'`` is left.
+
+    Args:
+        graph: Structure of the network.
+        update: As in :func:`recover`.
+        biases: Whether the server infers biases, too; of a layer that has one, nothing is left then.
+
+    Returns:
+        ``<layer>.bias`` of every affine layer, shape ``[out]``.
+    """
+    left = {}
+    for node in graph.affines:
+        bias = update[f"{node.name}.bias"]
+        if biases and node.has_bias:
+            bias = torch.zeros_like(bias)
+        elif node.norm is not None:
+            norm = BatchNormState(**{f: update[f"{node.norm}.{f}"] for f in NORM_FIELDS}, eps=node.epsilon)
+            bias = bias - (norm.beta - norm.mean * norm.scale)
+        left[f"{node.name}.bias"] = bias
+    return left
 
 
 def norm_state(node: Affine, state: Mapping[str, Tensor]) -> BatchNormState:

@@ -11,7 +11,7 @@ from snnfl.conversion.replay import read_after
 from snnfl.conversion.sharing import Sharing, share
 from snnfl.conversion.thresholds import search_bytes
 from snnfl.conversion.trains import STEPS
-from snnfl.spiking.graph import GraphNode, Spike, SpikingGraph, freed_after
+from snnfl.spiking.graph import GraphNode, MaxPool, Spike, SpikingGraph, freed_after
 from snnfl.spiking.network import CHUNK_BYTES
 
 
@@ -39,7 +39,7 @@ def plan_memory(
 
     Args:
         graph: Structure of the network.
-        sizes: Bytes of each value of one image, from :func:`~snnfl.spiking.network.value_bytes`.
+        sizes: Bytes of each value of one image, from :func:`~snnfl.spiking.values.value_bytes`.
         images: Number of calibration images.
         itemsize: Bytes of an activation.
         config: Steps, calibration and ceiling.
@@ -91,7 +91,7 @@ class _Account:
         for node in graph.nodes:
             alive.add(node.name)
             if isinstance(node, Spike) and node.name in graph.trains_behind[graph.output]:
-                means += sizes[node.name]
+                means += self._spans * sizes[node.name]
             floats = constant + means + sum(sizes[name] for name in alive)
             yield self.images * floats + sum(self._train(name) for name in trains), node
             alive.difference_update(graph.freed_after[node.name])
@@ -108,7 +108,8 @@ class _Account:
             alive.add(node.name)
             most = max(most, sum(sizes[name] for name in alive))
             alive.difference_update(freed[node.name])
-        return self.images * (self._constants() + sum(sizes[name] for name in means) + sizes[graph.output] + most)
+        kept = self._spans * sum(sizes[name] for name in means)
+        return self.images * (self._constants() + kept + sizes[graph.output] + most)
 
     def chunk(self, layer: Spike, held: int) -> tuple[tuple[int, int], int]:
         """Choose a layer's images and time steps per chunk; return the bytes of its conversion with them too."""
@@ -137,6 +138,11 @@ class _Account:
             count = 0
         return count, max(needed[layer] + count * size for layer, size in sizes.items())
 
+    @property
+    def _spans(self) -> int:
+        """Means over time that are kept of each train that the readout reads."""
+        return 2 if self.graph.has_late_maxima and self.config.readout == "second_half" else 1
+
     def _constants(self) -> int:
         """Return the bytes of an image and of its values in front of the first spikes."""
         graph = self.graph
@@ -156,4 +162,9 @@ class _Account:
             found.add(name)
         # A current is copied with what is added to it, made dense, and gives bytes and the potential.
         sizes = [self.sizes[name] for name in found]
-        return sum(sizes) + 4 * self.sizes[source], max(sizes)
+        maxima = sum(self._remembered(pool) for pool in self.graph.maxima if pool.name in found)
+        return sum(sizes) + 4 * self.sizes[source] + maxima, max(sizes)
+
+    def _remembered(self, pool: MaxPool) -> int:
+        """Return the bytes of a maximum's double-precision sums, and of a copy of what it reads, per image and step."""
+        return 8 // self.itemsize * 2 * (self.sizes[pool.inputs[0]] + self.sizes[pool.name])

@@ -11,7 +11,8 @@ from torch import Tensor
 from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.trains import SpikeTrain
 from snnfl.spiking.events import EventLayer, event_layers
-from snnfl.spiking.graph import Spike, SpikingGraph
+from snnfl.spiking.graph import MaxPool, Spike, SpikingGraph
+from snnfl.spiking.maximum import Accumulated, gated_maximum
 from snnfl.spiking.network import linear_value, over_time
 
 
@@ -35,9 +36,13 @@ class Replay:
 
     def __post_init__(self) -> None:
         self._layers: Mapping[str, EventLayer] = event_layers(self.graph, self.parameters)
+        self._maxima: dict[str, Accumulated] = {}
 
     def current(self, source: str, images: slice, start: int, stop: int) -> Tensor:
         """Compute the value ``source`` at the steps ``start..stop``, within a byte of the trains.
+
+        Max poolings remember the steps before: of a network that has any, chunks of the same images must follow one
+        another from step 0 on.
 
         Returns:
             Shape ``[stop - start, n, C, *space]``; a constant value is expanded, not repeated.
@@ -58,6 +63,7 @@ class Replay:
     def keep(self, layer: str, train: SpikeTrain) -> None:
         """Keep a new train, and of the old trains and values those that are still read."""
         self.shared.forget(layer)
+        self._maxima.clear()
         read = read_after(self.graph, layer)
         self.trains = {name: kept for name, kept in {**self.trains, layer: train}.items() if name in read}
 
@@ -68,6 +74,10 @@ class Replay:
                 values[name] = kept
             elif isinstance(node, Spike):
                 values[name] = self.trains[name].replay(images, start, stop).flatten(0, 1)
+            elif isinstance(node, MaxPool):
+                read = over_time(self._value(node.inputs[0], images, start, stop, values), False, stop - start)
+                passed, self._maxima[name] = gated_maximum(node, read, self._maxima[name] if start else None)
+                values[name] = passed.flatten(0, 1)
             else:
                 for source in node.inputs:
                     self._value(source, images, start, stop, values)
@@ -101,9 +111,13 @@ class CurrentStore:
         """Return what was put under a key, if it fitted."""
         return self._kept.get(key)
 
+    def fits(self, count: int) -> bool:
+        """Tell whether there is room for as many numbers."""
+        return self._used + count <= len(self._memory)
+
     def put(self, key: tuple[int, int], current: Tensor) -> None:
         """Copy a dense current, if there is room."""
-        if self._used + current.numel() <= len(self._memory):
+        if self.fits(current.numel()):
             kept = self._memory.as_strided(current.shape, current.stride(), self._used)
             self._kept[key] = kept.copy_(current)
             self._used += current.numel()

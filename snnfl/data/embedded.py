@@ -2,12 +2,17 @@
 
 They have no published test split. A fifth of the examples, drawn once with the same share of each class, is theirs:
 the draw depends on ``SPLIT_SEED`` and never on the seed of a run, so that all runs are tested on the same examples.
+
+Every process of a federation loads its data, and importing scikit-learn takes a second. So its files are read, and its
+split is drawn, without it; tests hold both equal to what it returns.
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +20,8 @@ from torch import Tensor
 
 from snnfl.data.dataset import Dataset
 from snnfl.data.sources import register
+
+Numbers: TypeAlias = np.ndarray[Any, Any]
 
 SPLIT_SEED = 0
 TEST_SHARE = 0.2
@@ -26,28 +33,21 @@ def digits(root: Path) -> Dataset:
 
     Cropping pads by one pixel: that is an eighth of the width, as the usual four pixels are for 32x32 images.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return _split("digits", bunch.images[:, None], bunch, padding=1)
+    table = np.loadtxt(_file("digits.csv.gz"), delimiter=",")
+    images = table[:, :-1].reshape(-1, 1, 8, 8)
+    return _split("digits", images, table[:, -1], tuple(map(str, range(10))), padding=1)
 
 
 @register("iris")
 def iris(root: Path) -> Dataset:
     """Read 150 flowers of 3 classes with 4 features in cm (Fisher 1936)."""
-    from sklearn.datasets import load_iris
-
-    bunch = load_iris()
-    return _split("iris", bunch.data, bunch)
+    return _table("iris")
 
 
 @register("breast_cancer")
 def breast_cancer(root: Path) -> Dataset:
     """Read 569 tumours of 2 classes with 30 features (Wisconsin Diagnostic, Street et al. 1993)."""
-    from sklearn.datasets import load_breast_cancer
-
-    bunch = load_breast_cancer()
-    return _split("breast_cancer", bunch.data, bunch)
+    return _table("breast_cancer")
 
 
 def standardisation(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,27 +64,67 @@ def standardisation(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
-def _split(name: str, values: np.ndarray[Any, Any], bunch: Any, padding: int = 4) -> Dataset:
-    from sklearn.model_selection import train_test_split
+def stratified_split(labels: Numbers) -> tuple[Numbers, Numbers]:
+    """Draw the positions of the training and the test examples.
 
-    train_images, test_images, train_labels, test_labels = (
-        torch.from_numpy(part)
-        for part in train_test_split(
-            values.astype(np.float32),
-            bunch.target.astype(np.int64),
-            test_size=TEST_SHARE,
-            stratify=bunch.target,
-            random_state=SPLIT_SEED,
-        )
-    )
-    mean, std = standardisation(train_images)
+    Those of scikit-learn's ``train_test_split`` with ``stratify=labels``, to the bit (``StratifiedShuffleSplit``): each
+    class gives its share, rounded, and which classes are rounded up is drawn where shares are equally near.
+
+    Args:
+        labels: Shape ``[N]``, ``0..classes - 1``.
+    """
+    draw = np.random.RandomState(SPLIT_SEED)
+    held_out = math.ceil(TEST_SHARE * len(labels))
+    counts = np.bincount(labels)
+    train_counts = _shares(counts, len(labels) - held_out, draw)
+    test_counts = _shares(counts - train_counts, held_out, draw)
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    shuffled = [positions[draw.permutation(len(positions))] for positions in members]
+    train = [positions[:kept] for positions, kept in zip(shuffled, train_counts, strict=True)]
+    ends = zip(shuffled, train_counts, test_counts, strict=True)
+    test = [positions[kept : kept + given] for positions, kept, given in ends]
+    return draw.permutation(np.concatenate(train)), draw.permutation(np.concatenate(test))
+
+
+def _shares(counts: Numbers, total: int, draw: np.random.RandomState) -> Numbers:
+    """Divide a total in proportion to counts, in whole numbers: largest remainders first, equal ones by lot."""
+    exact = counts / counts.sum() * total
+    shares = np.floor(exact)
+    remainders = exact - shares
+    missing = int(total - shares.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if missing == 0:
+            break
+        equal = np.flatnonzero(remainders == remainder)
+        chosen = draw.choice(equal, size=min(len(equal), missing), replace=False)
+        shares[chosen] += 1
+        missing -= len(chosen)
+    return np.asarray(shares, dtype=np.int64)
+
+
+def _file(name: str) -> Path:
+    places = (Path(entry, "sklearn", "datasets", "data", name) for entry in sys.path)
+    return next(filter(Path.is_file, places), Path("sklearn", "datasets", "data", name))
+
+
+def _table(name: str) -> Dataset:
+    path = _file(f"{name}.csv")
+    _, _, *class_names = path.read_text(encoding="utf-8").splitlines()[0].split(",")
+    table = np.loadtxt(path, delimiter=",", skiprows=1)
+    return _split(name, table[:, :-1], table[:, -1], tuple(class_names))
+
+
+def _split(name: str, values: Numbers, labels: Numbers, class_names: tuple[str, ...], padding: int = 4) -> Dataset:
+    images, targets = torch.from_numpy(values.astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
+    train, test = map(torch.from_numpy, stratified_split(targets.numpy()))
+    mean, std = standardisation(images[train])
     return Dataset(
         name=name,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        class_names=tuple(map(str, bunch.target_names)),
+        train_images=images[train],
+        train_labels=targets[train],
+        test_images=images[test],
+        test_labels=targets[test],
+        class_names=class_names,
         mean=mean,
         std=std,
         padding=padding,

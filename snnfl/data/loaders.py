@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from snnfl import rng
+from snnfl.batching import batch_sizes
 from snnfl.config import ConfigError
 from snnfl.data import augmentation
 from snnfl.data.dataset import Dataset
@@ -21,8 +22,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through a client's training examples in random order.
 
-    Every example comes exactly once. Where a single one would be left for the last batch, it joins the batch before:
-    batch normalisation cannot train on one example, and dropping it would bias small clients.
+    Every example comes exactly once. Where a single one would be left for the last batch, it joins the batch before
+    (:func:`~snnfl.batching.batch_sizes`).
 
     Args:
         dataset: Its training split is used.
@@ -46,7 +47,7 @@ def _batches(
     dataset: Dataset, indices: Tensor, batch_size: int, generator: torch.Generator, augment: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = indices[torch.randperm(len(indices), generator=generator)]
-    sizes = _sizes(len(order), batch_size)
+    sizes = batch_sizes(len(order), batch_size)
     if augment:
         for chunk in torch.split(order, sizes):
             images = dataset.train_images.index_select(0, chunk)
@@ -59,17 +60,6 @@ def _batches(
         images = dataset.normalise(dataset.train_images.index_select(0, chunk))
         labels = dataset.train_labels.index_select(0, chunk)
         yield from zip(torch.split(images, some), torch.split(labels, some), strict=True)
-
-
-def _sizes(examples: int, batch_size: int) -> list[int]:
-    """Return the sizes of the batches; a single example that would be left joins the last."""
-    sizes = [batch_size] * (examples // batch_size)
-    left = examples % batch_size
-    if left == 1 and sizes:
-        sizes[-1] += 1
-    elif left:
-        sizes.append(left)
-    return sizes
 
 
 def training_batches(dataset: Dataset, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,15 +6,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from snnfl import rng
 from snnfl.config import ConfigError, DataConfig
-
-DRAWS = 11
-"""Draws of either Dirichlet before too small a client is an error; flwr-datasets' partitioner has this number fixed."""
+from snnfl.data.dirichlet import draw_shares
 
 _Parts: TypeAlias = tuple[Tensor, ...]
 
@@ -26,15 +23,18 @@ def partition(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
         equal sizes, to within one.
     ``dirichlet``
         for each label a draw from ``Dir_N(beta)`` says which share of its examples each client gets
-        (Yurochkin et al. 2019; flwr-datasets' partitioner).
+        (Hsu et al. 2019; flwr-datasets' ``DirichletPartitioner`` with ``self_balancing=False``).
+    ``dirichlet_balanced``
+        the same, label after label, but a client that has its ``1/N`` of all examples gets none of the labels that are
+        left, and the shares of the others grow (Yurochkin et al. 2019; the code of MOON and NIID-Bench).
     ``quantity``
         one draw ``q ~ Dir_N(beta)`` gives client i the share ``q_i`` of all examples (SNFL section 5.2).
     ``pathological``
         each client has ``classes_per_client`` labels, the first being its number modulo the labels and the others
         random; a label's examples are shared equally (Li et al. 2022; flwr-datasets' partitioner).
 
-    Which examples make up a share is random everywhere. Either Dirichlet is drawn up to :data:`DRAWS` times until each
-    client has ``minimum_samples``.
+    Which examples make up a share is random everywhere. A Dirichlet is drawn until each client has ``minimum_samples``
+    (Li et al. 2022, NIID-Bench), or :mod:`~snnfl.data.dirichlet` gives up.
 
     Args:
         labels: ``int64`` of shape ``[N]``.
@@ -58,10 +58,9 @@ def partition(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
     parts = _KINDS[config.partition](labels[order], config, rng.derive_seed(seed, "partition"))
     smallest = min(range(len(parts)), key=lambda client: len(parts[client]))
     if len(parts[smallest]) < config.minimum_samples:
-        remedy = "" if config.partition == "pathological" else "larger data.beta, "
         raise ConfigError(
             f"data.minimum_samples={config.minimum_samples}: client {smallest}, the smallest, would have "
-            f"{len(parts[smallest])} training samples; take {remedy}fewer clients or smaller data.minimum_samples"
+            f"{len(parts[smallest])} training samples; take fewer clients or smaller data.minimum_samples"
         )
     return tuple(order[part].sort().values for part in parts)
 
@@ -86,29 +85,20 @@ def _iid(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
 
 
 def _quantity(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
-    numbers = np.random.default_rng(seed)
-    for _ in range(DRAWS):
-        shares = numbers.dirichlet([config.beta] * config.clients)
-        cuts = np.floor(np.cumsum(shares)[:-1] * len(labels)).astype(np.int64)
-        parts = torch.arange(len(labels)).tensor_split(cuts.tolist())
-        if min(map(len, parts)) >= config.minimum_samples:
-            break
-    return parts
+    return draw_shares([torch.arange(len(labels))], config, seed)
 
 
 def _dirichlet(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
-    from flwr_datasets.partitioner import DirichletPartitioner  # takes a second to import
+    return draw_shares(_by_label(labels), config, seed)
 
-    def draw(minimum: int) -> _Parts:
-        partitioner = DirichletPartitioner(
-            config.clients, "label", config.beta, minimum, self_balancing=False, shuffle=False, seed=seed
-        )
-        return _apply(partitioner, labels, config.clients)
 
-    try:
-        return draw(config.minimum_samples)
-    except ValueError:  # all its draws failed; the first of them shows by how much
-        return draw(0)
+def _dirichlet_balanced(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
+    return draw_shares(_by_label(labels), config, seed, balanced=True)
+
+
+def _by_label(labels: Tensor) -> list[Tensor]:
+    """Return the positions of each label that occurs."""
+    return [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
 
 
 def _pathological(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
@@ -145,7 +135,7 @@ def _apply(partitioner: Any, labels: Tensor, clients: int) -> _Parts:
 
     partitioner.dataset = datasets.Dataset.from_dict({"label": labels.tolist(), "row": list(range(len(labels)))})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about unused classes and draws that fail, errors here
+        warnings.simplefilter("ignore", UserWarning)  # about unused classes, an error here
         return tuple(
             torch.tensor(partitioner.load_partition(client)["row"][:], dtype=torch.int64) for client in range(clients)
         )
@@ -154,6 +144,7 @@ def _apply(partitioner: Any, labels: Tensor, clients: int) -> _Parts:
 _KINDS: dict[str, Callable[[Tensor, DataConfig, int], _Parts]] = {
     "iid": _iid,
     "dirichlet": _dirichlet,
+    "dirichlet_balanced": _dirichlet_balanced,
     "quantity": _quantity,
     "pathological": _pathological,
 }

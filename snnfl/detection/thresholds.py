@@ -9,7 +9,6 @@ presumed more; the limit is that of every detector (:func:`~snnfl.detection.outl
 from __future__ import annotations
 
 import torch
-from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
 from snnfl.detection.outliers import outliers
@@ -43,6 +42,8 @@ def larger_cluster_centre(values: Tensor) -> Tensor:
     Args:
         values: Finite, ``[clients, features]``, at least three clients.
     """
+    from sklearn.cluster import AgglomerativeClustering  # a second to import
+
     found = torch.from_numpy(AgglomerativeClustering(n_clusters=2, linkage="average").fit_predict(values.numpy()))
     first = found == found[0]
     return values[first if 2 * int(first.sum()) >= len(found) else ~first].mean(dim=0)

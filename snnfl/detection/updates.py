@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
 from snnfl.detection.outliers import outliers
@@ -50,6 +49,8 @@ def by_hdbscan(view: RoundView) -> Findings:
     As in FLAME: smallest cluster ``n/2 + 1``, one neighbour, a single cluster allowed. The score is the mean distance
     to the cluster's members. Where there is no cluster nobody is flagged, and everybody counts as a member.
     """
+    from sklearn.cluster import HDBSCAN  # a second to import
+
     count = len(view.changes)
     distances = cosine_distances(view.changes, view.changes).fill_diagonal_(0)
     distances = (distances + distances.T) / 2

@@ -3,18 +3,20 @@
 **Accumulations (AC).** Each spike costs one accumulation per synapse that it passes: per output of the next
 affine layer that it reaches. Averaging in between belongs to the synapses, whose weights absorb it: a spike costs one
 accumulation per path through the windows that hold it. A spike that reaches a neuron without an affine layer, over a
-shortcut or a pooling layer that spikes, costs one per path, too. Borders are counted exactly: a spike has fewer
-synapses there. Biases, membrane updates and comparisons are not counted, as usual (Merolla et al. 2014, "synaptic
-operations").
+shortcut or a pooling layer that spikes, costs one per path, too, and one that a max pooling counts costs one. Borders
+are counted exactly: a spike has fewer synapses there. Biases, membrane updates and comparisons are not counted, as
+usual (Merolla et al. 2014, "synaptic operations").
 
-**Multiply-accumulates (MAC).** Layers that read the analog image cost ``outputs * inputs per output``, once per image
-and not per time step: the image is constant in time, so its current is computed once, as ``simulate`` does. Layers that
-read real values which vary in time, behind another affine layer without neurons in between, cost it at every step.
-Inputs that are padding count, as in every published number of MACs.
+**Multiply-accumulates (MAC).** Layers that read the analog image cost ``outputs * inputs per output``, a transposed
+convolution ``inputs * outputs per input``, once per image and not per time step: the image is constant in time, so its
+current is computed once, as ``simulate`` does. Layers that read real values which vary in time, behind another affine
+layer without neurons in between, cost it at every step. Inputs that are padding count, as in every published number of
+MACs.
 
 **Energy.** 4.6 pJ per MAC and 0.9 pJ per AC: 32-bit floating point in 45 nm (Horowitz 2014, ISSCC, figure 1.1.9). With
 memory: each operation reads its weight, each output its bias whenever it is computed, and each neuron reads and writes
-its potential at every step, at 3.12 pJ per bit, nothing being cached. These are the model and the constants of
+its potential at every step, and a max pooling its sums: those of spikes with each spike, others at every step; at 3.12
+pJ per bit, nothing being cached. These are the model and the constants of
 spikingjelly 2.0's ``SimpleEnergyProfiler``. The ANN's activations and the spikes' routing are outside of it.
 """
 
@@ -25,11 +27,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from snnfl.spiking.graph import AFFINE_OPS, LINEAR_OPS, Affine, LinearMap, Spike
-from snnfl.spiking.network import SpikingNetwork, analog_value
+from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike
+from snnfl.spiking.linear_maps import LINEAR_OPS
+from snnfl.spiking.network import SpikingNetwork
+from snnfl.spiking.node_operations import AFFINE_OPS
+from snnfl.spiking.values import analog_value
 
 MAC_PICOJOULES = 4.6
 AC_PICOJOULES = 0.9
@@ -143,22 +147,37 @@ def _spikes(network: SpikingNetwork, images: Tensor, steps: int, shapes: Mapping
     A readout of all spikes is put behind the network: its output is their mean over time. So this is the simulation of
     :meth:`SpikingNetwork.simulate`, which has nothing to do for those who don't count.
     """
-    thresholds = network.thresholds
-    sizes = [shapes[name].numel() for name in thresholds]
+    levels = _levels(network, shapes)
+    emitters = [node.name for node in network.graph.nodes if isinstance(node, Spike | MaxPool) and node.name in levels]
+    sizes = [shapes[name].numel() for name in emitters]
     flat = [
-        LinearMap(name=f"{name}, flat", inputs=(name,), op="flatten", arguments={"start_dim": 1}) for name in thresholds
+        LinearMap(name=f"{name}, flat", inputs=(name,), op="flatten", arguments={"start_dim": 1}) for name in emitters
     ]
     names = tuple(node.name for node in flat)
     readout = LinearMap(name="all spikes", inputs=names, op="concatenate", arguments={"dim": 1})
-    probe = replace(network, graph=replace(network.graph, nodes=(*network.graph.nodes, *flat, readout)))
-    levels = [
-        level.repeat_interleave(size // len(level)) for level, size in zip(thresholds.values(), sizes, strict=True)
+    probe = replace(network, graph=replace(network.graph, nodes=(*network.graph.nodes, *flat, readout)), readout="all")
+    amplitudes = [
+        levels[name].repeat_interleave(size // len(levels[name])) for name, size in zip(emitters, sizes, strict=True)
     ]
-    one = torch.cat(levels).double() / steps  # what one spike adds to the mean over time
+    one = torch.cat(amplitudes).double() / steps  # what one spike adds to the mean over time
     parts = torch.split(images, IMAGES_AT_ONCE)
     counts = torch.stack([(probe.simulate(part, steps=steps)[steps] / one).round().sum(0) for part in parts]).sum(0)
     per_layer = torch.split(counts.cpu(), sizes)
-    return {name: count.view(shapes[name]) for name, count in zip(thresholds, per_layer, strict=True)}
+    return {name: count.view(shapes[name]) for name, count in zip(emitters, per_layer, strict=True)}
+
+
+def _levels(network: SpikingNetwork, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Tell what a spike is worth, channel by channel, of every value that is a train of spikes."""
+    levels: dict[str, Tensor] = {}
+    for node in network.graph.nodes:
+        if isinstance(node, Spike):
+            levels[node.name] = network.thresholds[node.name].expand(shapes[node.name][1])
+        elif all(name in levels for name in node.inputs):
+            if isinstance(node, MaxPool):
+                levels[node.name] = levels[node.inputs[0]]
+            elif isinstance(node, LinearMap) and node.op == "concatenate" and node.arguments["dim"] == 1:
+                levels[node.name] = torch.cat([levels[name] for name in node.inputs])
+    return levels
 
 
 def _layers(
@@ -174,19 +193,27 @@ def _layers(
         events[node.name] = nothing.expand(shapes[node.name])
         kinds[node.name] = kind if kind == {IMAGE} else frozenset({ANALOG})
         if isinstance(node, LinearMap):
-            events[node.name], kinds[node.name] = _paths(node, read), kind
+            operation = LINEAR_OPS[node.op]
+            events[node.name] = (operation.paths or operation.apply)(*read, **node.arguments)
+            kinds[node.name] = kind
         elif isinstance(node, Affine):
             weight = network.parameters[f"{node.name}.weight"]
-            yield _affine(node, weight, read[0], kind, shapes[node.name].numel(), steps)
+            yield _affine(node, weight, read[0], kind, shapes[node.name], steps)
         elif isinstance(node, Spike):
             events[node.name], kinds[node.name] = spikes[node.name], frozenset({SPIKES})
             yield _neurons(node.name, spikes[node.name], float(read[0].sum()), steps)
+        elif node.name in spikes:
+            events[node.name], kinds[node.name] = spikes[node.name], frozenset({SPIKES})
+            yield LayerCount(layer=node.name, acs=float(read[0].sum()), words=2 * float(read[0].sum()))
         else:
-            yield LayerCount(layer=node.name, acs=float(read[0].sum()), words=float(read[0].sum()))
+            sums = read[0].numel() + events[node.name].numel()
+            yield LayerCount(layer=node.name, words=2 * sums * steps if ANALOG in kinds[node.name] else 0)
 
 
-def _affine(node: Affine, weight: Tensor, events: Tensor, kind: frozenset[str], outputs: int, steps: int) -> LayerCount:
-    dense = outputs * weight[0].numel()
+def _affine(
+    node: Affine, weight: Tensor, events: Tensor, kind: frozenset[str], shape: torch.Size, steps: int
+) -> LayerCount:
+    dense, outputs = AFFINE_OPS[node.op].dense(weight, events.shape, shape), shape.numel()
     macs = dense * steps if ANALOG in kind else dense * (IMAGE in kind)
     acs = 0.0 if ANALOG in kind else _synapses(node, weight, events)
     words = acs + macs + outputs * (1 if kind == {IMAGE} else steps)
@@ -211,36 +238,5 @@ def _synapses(node: Affine, weight: Tensor, events: Tensor) -> float:
         return float(events.sum())
     groups: int = node.arguments.get("groups", 1)
     ones = torch.ones(groups, *weight.shape[1:], dtype=torch.float64)
-    reached = AFFINE_OPS[node.op](events, ones, torch.zeros(groups, dtype=torch.float64), **node.arguments)
+    reached = AFFINE_OPS[node.op].apply(events, ones, torch.zeros(groups, dtype=torch.float64), **node.arguments)
     return float(reached.sum()) * (len(weight) // groups)
-
-
-def _paths(node: LinearMap, events: list[Tensor]) -> Tensor:
-    """Count the events that reach each element; through a window, all that lie in it."""
-    arguments = dict(node.arguments)
-    if node.op == "mean":
-        return events[0].sum(**arguments)
-    if node.op.startswith("adaptive"):
-        reached = LINEAR_OPS[node.op](events[0], **arguments)
-        for axis in range(2, reached.dim()):
-            sizes = _window_sizes(events[0].shape[axis], reached.shape[axis])
-            reached = reached * sizes.view(-1, *[1] * (reached.dim() - 1 - axis))
-        return reached
-    if node.op.startswith("avg"):
-        arguments.pop("count_include_pad", None)
-        if node.op == "avg_pool1d":  # only the pooling of pictures takes a divisor
-            windows = {
-                key: (value[0] if isinstance(value, tuple | list) else value, int(key != "padding"))
-                for key, value in arguments.items()
-                if key != "ceil_mode"
-            }
-            wide = F.avg_pool2d(events[0][..., None], **{**arguments, **windows}, divisor_override=1)
-            return wide[..., 0]
-        return F.avg_pool2d(events[0], **arguments, divisor_override=1)
-    return LINEAR_OPS[node.op](*events, **arguments)
-
-
-def _window_sizes(size: int, outputs: int) -> Tensor:
-    """Return the sizes of an adaptive pooling's windows: from ``floor(i size / outputs)`` on."""
-    i = torch.arange(outputs)
-    return -(-(i + 1) * size // outputs) - i * size // outputs

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from snnfl.torchvision_guard import guard
@@ -97,6 +96,8 @@ def matched(found: Tensor, true: Tensor) -> Tensor:
         found: Shape ``[M, ...]``.
         true: Shape ``[N, ...]``.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+
     costs = torch.cdist(true.flatten(1).double(), found.flatten(1).double()).square()
     rows, columns = linear_sum_assignment(costs.numpy())
     chosen = torch.full((len(true),), -1)

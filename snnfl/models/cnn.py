@@ -14,8 +14,7 @@ from snnfl.models.registry import image_shape, register
 def cnn(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """Two convolutions, max pooling and two linear layers: ``conv 32 - conv 64 - pool - 128 - classes``.
 
-    Kernels are 3x3 without padding; there is no batch normalisation. Its S-variant needs
-    ``conversion.max_pooling=average`` or ``pre_spike``. 1,626,442 parameters for 3x32x32 and 10 classes.
+    Kernels are 3x3 without padding; there is no batch normalisation. 1,626,442 parameters for 3x32x32 and 10 classes.
     Source: Granqvist et al., "pfl-research: simulation framework for accelerating research in private federated
     learning", NeurIPS 2024 (Datasets and Benchmarks).
     """

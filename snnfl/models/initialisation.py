@@ -7,15 +7,16 @@ import math
 import torch
 from torch import nn
 
-_DRAWN = (nn.Conv2d, nn.Linear)
-_NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d)
+_DRAWN = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+_NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
     """Draw the weights of a model in place, from the distributions of PyTorch's own constructors.
 
     Convolution and linear weights and biases are ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))``: that is Kaiming's uniform
-    distribution with ``a = sqrt(5)`` (He et al. 2015, with PyTorch's constant). Batch normalisation starts as the
+    distribution with ``a = sqrt(5)`` (He et al. 2015, with PyTorch's constant, and what PyTorch takes for the fan-in of
+    a transposed convolution). Batch normalisation starts as the
     identity: gamma 1, beta 0, mean 0, variance 1. What is frozen (``requires_grad=False``) is a constant of the
     architecture and stays as it is.
 
@@ -53,6 +54,11 @@ def materialise(model: nn.Module, generator: torch.Generator) -> None:
                     'device="cpu", or extend snnfl/models/initialisation.py'
                 )
     constants = {name: tensor.clone() for name, tensor in model.state_dict().items() if not tensor.is_meta}
-    model.to_empty(device="cpu")
+    for module in model.modules():  # `to_empty` would import SymPy for it: half a second of CPU
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            memory = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(module, name, nn.Parameter(memory, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
     model.load_state_dict(constants, strict=False)
     initialise(model, generator)

@@ -3,8 +3,8 @@
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike, SpikingGraph
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.neuron import integrate_and_fire
-from snnfl.spiking.operations import ConversionError
-from snnfl.spiking.trace import trace
+from snnfl.spiking.trace import trace, trace_with_state
+from snnfl.spiking.ways_out import ConversionError
 
 __all__ = [
     "Affine",
@@ -16,4 +16,5 @@ __all__ = [
     "SpikingNetwork",
     "integrate_and_fire",
     "trace",
+    "trace_with_state",
 ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from snnfl.spiking.graph import Affine, GraphNode, LinearMap, Spike, SpikingGraph
+from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Spike, SpikingGraph
+from snnfl.spiking.linear_maps import LINEAR_OPS
 from snnfl.spiking.network import SpikingNetwork
+from snnfl.spiking.node_operations import MAX_OPS, Form
 
 
 class ExportError(ValueError):
@@ -33,8 +36,9 @@ def unit_spikes(network: SpikingNetwork) -> tuple[SpikingGraph, dict[str, Tensor
     """Rewrite a network for neurons whose spikes are worth 1: equal currents, equal spikes.
 
     The thresholds, which spikes are worth here, go into the weights of the affine layers that read them, directly or
-    through pooling and flattening: ``W (V_th s) = (W V_th) s``. Where neurons are read otherwise, as by a residual
-    addition or by other neurons, a node ``<value>.amplitude`` multiplies by the threshold (an affine ``scale``).
+    through what a factor passes, such as pooling and flattening: ``W (V_th s) = (W V_th) s``. Where neurons are read
+    otherwise, as by a residual addition or by other neurons, a node ``<value>_amplitude`` multiplies by the threshold
+    (an affine ``scale``).
     Currents equal those of :meth:`SpikingNetwork.simulate` up to rounding: products are rounded before they are added.
 
     Args:
@@ -43,7 +47,9 @@ def unit_spikes(network: SpikingNetwork) -> tuple[SpikingGraph, dict[str, Tensor
     Returns:
         The graph and its parameters; thresholds are unchanged.
     """
-    rewrite = _Rewrite(network.graph, dict(network.parameters))
+    graph, parameters = network.graph, dict(network.parameters)
+    forms = graph.forms({node.name: len(parameters[f"{node.name}.weight"]) for node in graph.affines})
+    rewrite = _Rewrite(graph, parameters, forms)
     for node in network.graph.nodes:
         rewrite.visit(node)
     return rewrite.finish()
@@ -53,6 +59,7 @@ def unit_spikes(network: SpikingNetwork) -> tuple[SpikingGraph, dict[str, Tensor
 class _Rewrite:
     graph: SpikingGraph
     parameters: dict[str, Tensor]
+    forms: Mapping[str, Form]
     nodes: list[GraphNode] = field(default_factory=list)
     amplitudes: dict[str, Tensor] = field(default_factory=dict)
     """What a value has to be multiplied by, ``[1]`` or ``[C]``; of a flattened value, by channel of what it was."""
@@ -62,7 +69,7 @@ class _Rewrite:
             if node.inputs[0] in self.amplitudes:
                 weight = self.parameters[f"{node.name}.weight"]
                 self.parameters[f"{node.name}.weight"] = _scaled(node, weight, self.amplitudes[node.inputs[0]])
-        elif isinstance(node, LinearMap) and self._passes(node):
+        elif isinstance(node, LinearMap | MaxPool) and self._passes(node):
             if node.inputs[0] in self.amplitudes:
                 self.amplitudes[node.name] = self.amplitudes[node.inputs[0]]
         else:
@@ -73,15 +80,18 @@ class _Rewrite:
 
     def finish(self) -> tuple[SpikingGraph, dict[str, Tensor]]:
         self._multiplied(self.graph.output)  # the last node is the output
-        return SpikingGraph(tuple(self.nodes), input=self.graph.input), self.parameters
+        return replace(self.graph, nodes=tuple(self.nodes)), self.parameters
 
-    def _passes(self, node: LinearMap) -> bool:
-        """Tell whether a map of one value commutes with the factor, and whoever reads it can take the factor."""
-        if len(node.inputs) > 1:
+    def _passes(self, node: LinearMap | MaxPool) -> bool:
+        """Tell whether what a node computes commutes with the factor, and whoever reads it can take the factor."""
+        operation = (LINEAR_OPS if isinstance(node, LinearMap) else MAX_OPS)[node.op]
+        source, *others = node.inputs
+        if others or operation.constant(node.arguments):
             return False
-        if node.op not in ("flatten", "reshape") or len(self.amplitudes.get(node.inputs[0], ())) <= 1:
+        one = len(self.amplitudes.get(source, ())) <= 1
+        if one or operation.by_channel(node.arguments, self.forms[source].rank):
             return True
-        flat = node.op == "flatten" or len(node.arguments["shape"]) == 1
+        flat = self.forms[node.name].rank == 2 and node.op in ("flatten", "reshape")
         readers = self.graph.consumers[node.name]
         return flat and bool(readers) and all(isinstance(r, Affine) and r.op == "linear" for r in readers)
 
@@ -89,7 +99,9 @@ class _Rewrite:
         """Return the name of a value with its factor, for a reader that cannot take the factor itself."""
         if name not in self.amplitudes:
             return name
-        made = f"{name}.amplitude"
+        made = f"{name}_amplitude"
+        while made in self.graph.by_name:
+            made += "_"
         if f"{made}.weight" not in self.parameters:
             amplitude = self.amplitudes[name]
             self.nodes.append(Affine(name=made, inputs=(name,), op="scale"))

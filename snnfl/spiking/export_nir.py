@@ -43,8 +43,10 @@ from torch import Tensor
 
 from snnfl.spiking.export import ExportError, optional_library, unit_spikes
 from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
-from snnfl.spiking.network import SpikingNetwork, analog_value
+from snnfl.spiking.network import SpikingNetwork
+from snnfl.spiking.node_operations import AFFINE_OPS
 from snnfl.spiking.storage import write_bytes
+from snnfl.spiking.values import analog_value
 
 
 def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path, *, steps: int | None = None) -> None:
@@ -72,18 +74,22 @@ def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path
     if network.initial_potential == "drip" and steps is None:
         raise ExportError("a drip depends on the length of the simulation; give it as steps")
     graph, parameters = unit_spikes(network)
-    drips = _drips(network, steps or 1)
+    shapes, drips = _shapes(graph, parameters, input_shape), _drips(network, steps or 1)
+    channels = {name: shape[0] for name, shape in shapes.items()}
     for layer in [*drips]:
-        if (site := graph.calibration_site(graph.by_name[layer].inputs[0])) is not None:
+        if (site := graph.calibration_site(graph.by_name[layer].inputs[0], channels)) is not None:
             parameters[f"{site.name}.bias"] = parameters[f"{site.name}.bias"] + drips.pop(layer)
-    writer = _Writer(nir, parameters, _shapes(graph, parameters, input_shape), _starts(network), drips)
+    writer = _Writer(nir, parameters, shapes, _starts(network), drips)
     writer.add(graph.input, nir.Input(np.array(input_shape)), [])
     for node in graph.nodes:
         writer.visit(node)
     name = "output" if "output" not in writer.nodes else "network_output"
     writer.add(name, nir.Output(np.array(writer.shapes[graph.output])), writer.sources[graph.output])
     file = io.BytesIO()
-    nir.write(file, nir.NIRGraph(writer.nodes, writer.edges))
+    try:
+        nir.write(file, nir.NIRGraph(writer.nodes, writer.edges))
+    except ValueError as error:
+        raise ExportError(f"nir cannot write it: {' '.join(str(error).split())}") from None
     write_bytes(path, file.getvalue())
 
 
@@ -122,6 +128,10 @@ def _shapes(graph: SpikingGraph, parameters: Parameters, input_shape: Sequence[i
     return {name: tuple(value.shape[1:]) for name, value in values.items()}
 
 
+POOLINGS = ("avg_pool2d", "adaptive_avg_pool2d", "mean")
+"""Maps that may be an average over windows of one size."""
+
+
 @dataclass
 class _Writer:
     nir: Any
@@ -153,32 +163,64 @@ class _Writer:
         elif isinstance(node, Spike):
             self._neurons(node, shape, sources)
         elif isinstance(node, LinearMap) and node.op == "add":
-            self.sources[node.name] = self._once(node.name, sources)
+            self._sum(node)
+        elif isinstance(node, LinearMap) and node.op in ("multiply", "shift") and len(shape) < 4:
+            same, by = self._same(shape), node.arguments["by"]
+            made = (
+                self._mixed(same, shape, same.new_tensor(by)) if node.op == "shift" else self._mixed(by * same, shape)
+            )
+            self.add(node.name, made, sources)
         elif isinstance(node, LinearMap) and node.op == "concatenate":
             self._concatenate(node)
         elif isinstance(node, LinearMap) and node.op in ("flatten", "reshape") and len(self.shapes[node.name]) == 1:
             self.add(node.name, self.nir.Flatten({"input": np.array(shape)}, 0, -1), sources)
-        elif isinstance(node, LinearMap) and len(shape) == 3 and node.op != "reshape":
+        elif isinstance(node, LinearMap) and len(shape) == 3 and node.op in POOLINGS:
             self._pool(node, shape, sources)
         else:
-            kind = "MaxPool" if isinstance(node, MaxPool) else node.op
+            kind = "MaxPool, which needs a memory" if isinstance(node, MaxPool) else node.op
             raise ExportError(f"{node.name}: NIR has no {kind} of values of shape {list(shape)}")
 
-    def _once(self, name: str, sources: list[str]) -> list[str]:
+    def _sum(self, node: LinearMap) -> None:
+        """Write an addition as edges into one node, and one channel that is added to several as a mixture."""
+        shape, found = self.shapes[node.name], list[str]()
+        for number, term in enumerate(node.inputs):
+            read, factor = self.shapes[term], node.arguments.get("alpha", 1) if number else 1
+            if read[1:] != shape[1:] or len(shape) > 3:
+                raise ExportError(
+                    f"{node.name}: adds values of shape {[list(self.shapes[name]) for name in node.inputs]}, and NIR "
+                    "has no broadcast in space; give both the same size"
+                )
+            if read == shape and factor == 1:
+                found += self._once(node.name, self.sources[term], found)
+            else:
+                mixture = torch.eye(read[0]) if read == shape else torch.ones(shape[0], read[0])
+                name = f"{node.name}.term{number}"
+                self.add(name, self._mixed(factor * self._like(mixture), read), self.sources[term])
+                found.append(name)
+        self.sources[node.name] = found
+
+    def _like(self, matrix: Tensor) -> Tensor:
+        return matrix.to(next(iter(self.parameters.values())))
+
+    def _same(self, shape: tuple[int, ...]) -> Tensor:
+        return self._like(torch.eye(shape[0]))
+
+    def _once(self, name: str, sources: list[str], before: list[str]) -> list[str]:
         """Give a source that comes again, as in ``x + x``, a node of its own: NIR has one edge between two nodes."""
         found: list[str] = []
         for source in sources:
-            if source in found:
-                shape, like = self.shapes[name], next(iter(self.parameters.values()))
-                again = f"{name}.{len(found)}"
-                self.add(again, self._mixed(torch.eye(shape[0]).to(like), shape), [source])
+            if source in (*before, *found):
+                shape, again = self.shapes[name], f"{name}.{len(before) + len(found)}"
+                self.add(again, self._mixed(self._same(shape), shape), [source])
                 source = again
             found.append(source)
         return found
 
     def _concatenate(self, node: LinearMap) -> None:
         """Write a concatenation as the sum of its parts, each with its channels put into their place."""
-        places = torch.eye(self.shapes[node.name][0]).to(next(iter(self.parameters.values())))
+        if node.arguments["dim"] != 1 or len(self.shapes[node.name]) > 3:
+            raise ExportError(f"{node.name}: NIR has no concatenation but one of channels, dimension 1")
+        places = self._same(self.shapes[node.name])
         start, found = 0, []
         for number, part in enumerate(node.inputs):
             shape = self.shapes[part]
@@ -203,6 +245,8 @@ class _Writer:
             return self._mixed(torch.diag(weight.expand(shape[0])), shape, bias)
         if node.op == "linear":
             return self.nir.Affine(_array(weight), _array(bias))
+        if AFFINE_OPS[node.op].transposed:
+            raise ExportError(f"{node.name}: NIR has no transposed convolution")
         if len({*weight.shape[2:]}) > 1:
             raise ExportError(
                 f"{node.name}: nir infers no shape behind a kernel of {list(weight.shape[2:])}; use a square"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 from torch import Tensor, fx, nn
 
 from snnfl.spiking.export import ExportError, optional_library, unit_spikes
@@ -19,9 +16,12 @@ def to_spikingjelly(network: SpikingNetwork) -> fx.GraphModule:
 
     Layers keep their names, convolutions and linear layers are torch's own, and neurons emit 0 or 1: amplitudes are
     folded as :func:`snnfl.spiking.export.unit_spikes` tells, so that spikingjelly's counters see binary spikes. An
-    ``IFNode`` has one threshold. Where there is one per channel, the current is divided by it (``<layer>.current``) and
-    the neurons' is 1, which rounds the membrane potential. Neurons start at the network's initial potential whenever
-    ``functional.reset_net`` was called.
+    ``IFNode`` has one threshold. Where there is one per channel, the current is divided by it (``<layer>_current``) and
+    the neurons' is 1, which rounds the membrane potential. Where neurons don't start at zero, ``<layer>_start`` adds
+    the initial potential to the first current after each ``functional.reset_net``.
+
+    Neurons stand alone: whatever else a layer needs is a module beside them. So they may be replaced, as by
+    ``module.set_submodule("relu", LIFNode(v_threshold=module.get_submodule("relu").v_threshold, v_reset=None))``.
 
     Args:
         network: The spiking network.
@@ -35,30 +35,51 @@ def to_spikingjelly(network: SpikingNetwork) -> fx.GraphModule:
     """
     guard()
     library = optional_library("spikingjelly.activation_based.neuron", "spikingjelly>=2.0")
+    from snnfl.spiking.spikingjelly_modules import Maximum, Start
+
     graph, parameters = unit_spikes(network)
     built, modules = fx.Graph(), dict[str, nn.Module]()
     values = {graph.input: built.placeholder("image")}
+
+    def call(name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
+        modules[name] = module
+        return built.call_module(name, inputs)
+
     for node in graph.nodes:
-        inputs = tuple(values[name] for name in node.inputs)
+        inputs = [values[name] for name in node.inputs]
         if isinstance(node, Spike):
-            level = parameters[f"{node.name}.threshold"]
+            level, potential = _start(network, node)
             if len(level) > 1:
-                modules[f"{node.name}.current"] = _Divide(level)
-                inputs = (built.call_module(f"{node.name}.current", inputs),)
-            modules[node.name] = _neurons(library.IFNode, network, node)
+                inputs = [call(f"{node.name}_current", _Divide(level), *inputs)]
+                level, potential = level.new_ones(1), potential / level
+            if bool(potential.any()):
+                inputs = [call(f"{node.name}_start", Start(potential), *inputs)]
+            made: nn.Module = library.IFNode(v_threshold=level.item(), v_reset=None, step_mode="s")
         elif isinstance(node, Affine):
-            modules[node.name] = _layer(node, parameters[f"{node.name}.weight"], parameters[f"{node.name}.bias"])
+            made = _layer(node, parameters[f"{node.name}.weight"], parameters[f"{node.name}.bias"])
         else:
-            modules[node.name] = _Map(node)
-        values[node.name] = built.call_module(node.name, inputs)
+            made = Maximum(node) if isinstance(node, MaxPool) else _Map(node)
+        values[node.name] = call(node.name, made, *inputs)
     built.output(values[graph.output])
     return fx.GraphModule(modules, built)
 
 
-class _Map(nn.Module):
-    """Pooling, addition, concatenation and reshaping."""
+def _start(network: SpikingNetwork, node: Spike) -> tuple[Tensor, Tensor]:
+    """Return the threshold of a layer and its membrane potential before the first step, each ``[1]`` or ``[C]``."""
+    level = network.thresholds[node.name]
+    if network.initial_potential == "drip" or f"{node.name}.time_bias" in network.parameters:
+        raise ExportError(
+            f"{node.name}: spikingjelly's neurons get no current that varies with time or its length; convert with "
+            "initial_potential=half in place of drip, and calibration=bias in place of time_bias"
+        )
+    channels = max(len(level), len(network.parameters.get(f"{node.name}.potential", level)))
+    return level, network.rest(node.name, level.new_empty(1, channels))[0]
 
-    def __init__(self, node: LinearMap | MaxPool) -> None:
+
+class _Map(nn.Module):
+    """A map without parameters."""
+
+    def __init__(self, node: LinearMap) -> None:
         super().__init__()
         self.node = node
 
@@ -95,32 +116,19 @@ class _Divide(nn.Module):
 def _layer(node: Affine, weight: Tensor, bias: Tensor) -> nn.Module:
     if node.op == "scale":
         return _Scale(node, weight, bias)
-    kind = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "linear": nn.Linear}[node.op]
+    kind = _LAYERS[node.op]
     inputs = weight.shape[1] * node.arguments.get("groups", 1)
     kernel = {} if node.op == "linear" else {"kernel_size": tuple(weight.shape[2:])}
     # Built without values, so that no random state is touched.
     layer: nn.Module = nn.utils.skip_init(kind, inputs, len(weight), **kernel, **node.arguments)  # type: ignore[no-untyped-call]
-    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    layer.weight, layer.bias = nn.Parameter(node.as_in_ann(weight).clone()), nn.Parameter(bias.clone())
     return layer
 
 
-def _neurons(kind: Any, network: SpikingNetwork, node: Spike) -> nn.Module:
-    level = network.thresholds[node.name]
-    if network.initial_potential == "drip" or f"{node.name}.time_bias" in network.parameters:
-        raise ExportError(
-            f"{node.name}: spikingjelly's neurons get no current that varies with time or its length; convert with "
-            "initial_potential=half in place of drip, and calibration=bias in place of time_bias"
-        )
-    channels = max(len(level), len(network.parameters.get(f"{node.name}.potential", level)))
-    potential = network.rest(node.name, level.new_empty(1, channels))[0]
-    if len(level) > 1:
-        potential, level = potential / level, level.new_ones(1)
-    neurons: nn.Module = kind(v_threshold=level.item(), v_reset=None, step_mode="s")
-    neurons.register_forward_pre_hook(partial(_start, potential))
-    return neurons
-
-
-def _start(potential: Tensor, neurons: Any, inputs: tuple[Tensor]) -> None:
-    """Set the membrane potential before the first step: spikingjelly then holds a number, not yet a tensor."""
-    if not isinstance(neurons.v, Tensor):
-        neurons.v = broadcast(potential, inputs[0].shape).to(inputs[0]).expand_as(inputs[0]).clone()
+_LAYERS = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "linear": nn.Linear,
+}

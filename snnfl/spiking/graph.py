@@ -2,20 +2,22 @@
 
 Four kinds of node are enough. An :class:`Affine` layer (convolution or linear, with the batch normalisation
 that was folded into it, or one that stands alone) and a parameter-free :class:`LinearMap` (pooling, addition,
-concatenation, reshaping) are linear in their input, so they may act on every time step apart or on a sum over time. A
-:class:`Spike` layer and the :class:`MaxPool` in front of one are not.
+up-sampling, reshaping) are linear in their input, so they may act on every time step apart or on a mean over time. A
+:class:`Spike` layer and a :class:`MaxPool` are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from snnfl.spiking.linear_maps import LINEAR_OPS
+from snnfl.spiking.node_operations import AFFINE_OPS, MAX_OPS, Form, swap_channels
 
 Parameters: TypeAlias = Mapping[str, Tensor]
 
@@ -56,19 +58,32 @@ class Affine(Node):
         if self.op == "linear" and values[0].dim() != 2:
             raise ValueError(f"{self.name}: linear on {list(values[0].shape)}; flatten all but the batch before it")
         weight, bias = parameters[f"{self.name}.weight"], parameters[f"{self.name}.bias"]
-        return AFFINE_OPS[self.op](*values, weight, bias, **self.arguments)
+        return AFFINE_OPS[self.op].apply(*values, weight, bias, **self.arguments)
+
+    def outputs_first(self, weight: Tensor) -> Tensor:
+        """Turn a weight of the ANN into one of the spiking network, whose first dimension is that of the outputs.
+
+        They are the same but for a transposed convolution, which PyTorch gives ``[in, out / groups, *kernel]``.
+        """
+        if not AFFINE_OPS[self.op].transposed:
+            return weight
+        return swap_channels(weight, self.arguments["groups"]).contiguous()
+
+    def as_in_ann(self, weight: Tensor) -> Tensor:
+        """Turn a weight of the spiking network into one of the ANN: the inverse of :meth:`outputs_first`."""
+        return self.outputs_first(weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearMap(Node):
-    """A linear map without parameters: ``op`` is a key of :data:`LINEAR_OPS`."""
+    """A linear map without parameters, or such a one and a constant: ``op`` is a key of :data:`LINEAR_OPS`."""
 
     op: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, values: Sequence[Tensor], parameters: Parameters) -> Tensor:
         """Map batches to a batch."""
-        return LINEAR_OPS[self.op](*values, **self.arguments)
+        return LINEAR_OPS[self.op].apply(*values, **self.arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +104,11 @@ class Spike(Node):
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool(Node):
-    """A maximum over windows of the current in front of a spiking layer: ``op`` is a key of :data:`MAX_OPS`.
+    """A maximum over windows: ``op`` is a key of :data:`MAX_OPS`.
 
-    ``max(relu(x)) = relu(max(x))``, so the analog twin is exact. The spiking network is an approximation: it takes the
-    maximum of the current at each time step, which is not linear in time, where the ANN takes that of the mean.
-    Only spiking layers, or another maximum, read one; so it is never part of the tail.
+    In time it is :func:`~snnfl.spiking.maximum.gated_maximum`, whose mean over time is the maximum of the means; that
+    has a memory, so it is never part of the tail. Where nothing but a maximum reads a spiking layer, it stands in front
+    of that layer and there are fewer neurons: ``max(relu(x)) = relu(max(x))``.
     """
 
     op: str
@@ -101,48 +116,10 @@ class MaxPool(Node):
 
     def apply(self, values: Sequence[Tensor], parameters: Parameters) -> Tensor:
         """Map a batch to a batch."""
-        return MAX_OPS[self.op](*values, **self.arguments)
+        return MAX_OPS[self.op].apply(*values, **self.arguments)
 
 
 GraphNode: TypeAlias = Affine | LinearMap | MaxPool | Spike
-
-
-def _scale(value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    axes = [1] * (value.dim() - 2)
-    return torch.addcmul(bias.view(-1, *axes), value, weight.view(-1, *axes))
-
-
-def _mean(value: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
-    if any(each % value.dim() < 2 for each in dim):
-        raise ValueError(f"mean over {list(dim)} of {list(value.shape)} isn't over space alone; use dimensions 2 and 3")
-    return value.mean([*dim], keepdim)
-
-
-AFFINE_OPS: dict[str, Callable[..., Tensor]] = {
-    "conv1d": F.conv1d,
-    "conv2d": F.conv2d,
-    "linear": F.linear,
-    "scale": _scale,
-}
-
-MAX_OPS: dict[str, Callable[..., Tensor]] = {
-    "max_pool1d": F.max_pool1d,
-    "max_pool2d": F.max_pool2d,
-    "adaptive_max_pool1d": F.adaptive_max_pool1d,
-    "adaptive_max_pool2d": F.adaptive_max_pool2d,
-}
-
-LINEAR_OPS: dict[str, Callable[..., Tensor]] = {
-    "avg_pool1d": F.avg_pool1d,
-    "avg_pool2d": F.avg_pool2d,
-    "adaptive_avg_pool1d": F.adaptive_avg_pool1d,
-    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
-    "add": torch.add,
-    "concatenate": lambda *values, dim: torch.cat(values, dim=dim),
-    "flatten": torch.flatten,
-    "mean": _mean,
-    "reshape": lambda value, shape: value.reshape(len(value), *shape),
-}
 
 
 def freed_after(nodes: Sequence[GraphNode]) -> dict[str, tuple[str, ...]]:
@@ -157,10 +134,17 @@ class SpikingGraph:
 
     The graph holds structure alone. Parameters travel beside it, so that one graph, traced once, serves the
     server's network and every client's.
+
+    Attributes:
+        nodes: The nodes.
+        input: Name of the image.
+        image_shape: Shape of the only images that the nodes are right for, where the model's forward reads it; else
+            ``None``.
     """
 
     nodes: tuple[GraphNode, ...]
     input: str = "input"
+    image_shape: tuple[int, ...] | None = None
 
     @property
     def output(self) -> str:
@@ -176,6 +160,11 @@ class SpikingGraph:
     def spikes(self) -> tuple[Spike, ...]:
         """Spiking layers, in order."""
         return tuple(node for node in self.nodes if isinstance(node, Spike))
+
+    @cached_property
+    def maxima(self) -> tuple[MaxPool, ...]:
+        """Maxima, in order."""
+        return tuple(node for node in self.nodes if isinstance(node, MaxPool))
 
     @cached_property
     def by_name(self) -> dict[str, GraphNode]:
@@ -216,17 +205,17 @@ class SpikingGraph:
 
     @cached_property
     def tail(self) -> frozenset[str]:
-        """Values from which no spiking layer follows: linear in the spikes, so computed once on their mean."""
+        """Values from which no neurons and no maximum follow: linear in the spikes, so computed once on their mean."""
         found: set[str] = set()
         for node in reversed(self.nodes):
             later = self.consumers[node.name]
-            if not isinstance(node, Spike) and all(user.name in found for user in later):
+            if not isinstance(node, Spike | MaxPool) and all(user.name in found for user in later):
                 found.add(node.name)
         return frozenset(found)
 
     @cached_property
     def body(self) -> tuple[GraphNode, ...]:
-        """Nodes that have to be computed at every time step: those that vary and have spikes behind them."""
+        """Nodes that have to be computed at every time step: those that vary and aren't in the tail."""
         return tuple(node for node in self.nodes if node.name in self.varying and node.name not in self.tail)
 
     @cached_property
@@ -246,33 +235,79 @@ class SpikingGraph:
             found[node.name] = frozenset({node.name}) if isinstance(node, Spike) else behind
         return found
 
-    def channels(self, name: str, parameters: Parameters) -> int:
-        """Count the channels of a value from the weights of the layers behind it.
+    def forms(self, outputs: Mapping[str, int]) -> dict[str, Form]:
+        """Tell the channels and dimensions of every value, as far as they don't depend on the image.
+
+        Args:
+            outputs: Output channels of every affine layer.
 
         Raises:
-            ValueError: If a flatten or a reshape lies in between, behind which channels depend on the image's size.
+            ValueError: Naming a node whose values don't fit each other.
         """
-        node = self.by_name.get(name)
-        if isinstance(node, Affine):
-            return len(parameters[f"{node.name}.weight"])
-        if node is None or (isinstance(node, LinearMap) and node.op in ("flatten", "reshape")):
-            raise ValueError(f"the channels of {name} depend on the size of the image; use one threshold per layer")
-        if isinstance(node, LinearMap) and node.op == "concatenate":
-            return sum(self.channels(source, parameters) for source in node.inputs)
-        # Of an addition one term suffices; the image's channels are not among the weights.
-        return self.channels(max(node.inputs, key=lambda source: source != self.input), parameters)
+        found = {self.input: Form()}
+        for node in self.nodes:
+            try:
+                found[node.name] = form_of(node, [found[name] for name in node.inputs], outputs.get(node.name))
+            except ValueError as error:
+                raise ValueError(f"node {node.name!r} {error}") from None
+        return found
 
-    def calibration_site(self, name: str) -> Affine | None:
+    @cached_property
+    def has_late_maxima(self) -> bool:
+        """Whether the output is computed from the last spikes through a maximum."""
+        known = {*self.trains_behind[self.output], *(name for name in self.by_name if name not in self.varying)}
+        return any(isinstance(node, MaxPool) for node in self.readout_from(known))
+
+    def channels(self, name: str, parameters: Parameters) -> int:
+        """Count the channels of a value from the weights of the layers behind it, their output channels first.
+
+        Raises:
+            ValueError: If they depend on the image's size, as behind a flatten.
+        """
+        outputs = {node.name: len(parameters[f"{node.name}.weight"]) for node in self.affines}
+        count = self.forms(outputs)[name].channels
+        if count is None:
+            raise ValueError(f"the channels of {name} depend on the size of the image; use one threshold per layer")
+        return count
+
+    def calibration_site(self, name: str, channels: Mapping[str, int]) -> Affine | None:
         """Return the affine layer whose bias shifts the value ``name`` by a constant per channel, and nothing else.
 
         The walk back goes through additions and maxima alone: a bias shift passes them unchanged, and of an addition
-        one term suffices. A layer whose value is also read elsewhere doesn't qualify.
+        one term suffices, if it has the sum's channels: a term of one channel that broadcasts cannot tell them apart.
+        A layer whose value is also read elsewhere doesn't qualify.
+
+        Args:
+            name: The value.
+            channels: Channels of every value, such as :func:`~snnfl.spiking.values.channel_counts` returns.
         """
         node = self.by_name.get(name)
         if node is None or sum(reader.inputs.count(name) for reader in self.consumers[name]) > 1:
             return None
         if isinstance(node, Affine):
             return node
-        if isinstance(node, MaxPool) or (isinstance(node, LinearMap) and node.op == "add"):
-            return next((site for term in node.inputs if (site := self.calibration_site(term)) is not None), None)
-        return None
+        terms = _shifted_with(node)
+        sites = (self.calibration_site(term, channels) for term in terms if channels[term] == channels[name])
+        return next((site for site in sites if site is not None), None)
+
+
+def form_of(node: GraphNode, read: Sequence[Form], outputs: int | None) -> Form:
+    """Return the form of a node's value from those of its inputs, and a layer's output channels.
+
+    Raises:
+        ValueError: If the inputs don't fit each other.
+    """
+    if isinstance(node, Spike):
+        return read[0]
+    if isinstance(node, Affine):
+        return Form(outputs, AFFINE_OPS[node.op].rank or read[0].rank)
+    return (LINEAR_OPS if isinstance(node, LinearMap) else MAX_OPS)[node.op].form(read, node.arguments)
+
+
+def _shifted_with(node: Node) -> tuple[str, ...]:
+    """Name the inputs of a node whose shift by a constant per channel shifts its value alike."""
+    if isinstance(node, MaxPool) or (isinstance(node, LinearMap) and node.op == "shift"):
+        return node.inputs
+    if isinstance(node, LinearMap) and node.op == "add":
+        return node.inputs if node.arguments.get("alpha", 1) == 1 else node.inputs[:1]
+    return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,6 @@ from torch.fx import GraphModule
 from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import (
     Affine,
-    GraphNode,
     LinearMap,
     MaxPool,
     Parameters,
@@ -23,7 +22,9 @@ from snnfl.spiking.graph import (
     SpikingGraph,
     freed_after,
 )
+from snnfl.spiking.maximum import Accumulated, gated_maximum
 from snnfl.spiking.neuron import broadcast, integrate_and_fire
+from snnfl.spiking.values import analog_value, check_images, check_size, value_bytes
 
 CHUNK_BYTES = 2 * 2**20
 """Size of the widest tensor of a chunk of time: a few such tensors stay in a third-level cache, which makes a third of
@@ -34,6 +35,19 @@ WEIGHT_BYTES = 16 * 2**20
 
 CHUNK_STEPS = 8
 """Time steps per chunk: enough that reading and writing the membrane potential once per chunk costs little."""
+
+
+@dataclass
+class State:
+    """What a simulation carries from one chunk of time to the next.
+
+    Attributes:
+        potentials: Membrane potentials by spiking layer.
+        maxima: What max poolings remember, by name.
+    """
+
+    potentials: dict[str, Tensor] = field(default_factory=dict)
+    maxima: dict[str, Accumulated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,7 @@ class SpikingNetwork:
     @torch.inference_mode()
     def analog(self, images: Tensor) -> Tensor:
         """Compute the logits of the analog twin: the same weights and biases, with ReLU in place of the neurons."""
+        check_size(self.graph, images)
         values = {self.graph.input: in_fast_layout(images)}
         for node in self.graph.nodes:
             values[node.name] = analog_value(node, values, self.parameters)
@@ -187,14 +202,14 @@ class SpikingNetwork:
         self, images: Tensor, wanted: Sequence[int], layers: Mapping[str, EventLayer]
     ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
-        potentials: dict[str, Tensor] = {}
+        state = State()
         sums: dict[str, Tensor] = {}
         starts = {self.first_read(point) for point in wanted}
         results, before, done = dict[int, Tensor](), dict[int, dict[str, Tensor]](), 0
         for point in sorted({*wanted, *starts} - {0}):
             while done < point:
                 stop = min(done + CHUNK_STEPS, point)
-                for name, total in self._advance(constants, potentials, done, stop, wanted[-1], layers).items():
+                for name, total in self._advance(constants, state, done, stop, wanted[-1], layers).items():
                     sums[name] = sums[name] + total if name in sums else total
                 done = stop
             if point in starts:
@@ -209,7 +224,7 @@ class SpikingNetwork:
     def _advance(
         self,
         constants: Parameters,
-        potentials: dict[str, Tensor],
+        state: State,
         start: int,
         stop: int,
         steps: int,
@@ -220,11 +235,15 @@ class SpikingNetwork:
         for node in graph.body:
             if isinstance(node, Spike):
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
-                if node.name not in potentials:
-                    potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
+                if node.name not in state.potentials:
+                    state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                spikes = integrate_and_fire(current, self.parameters[f"{node.name}.threshold"], potentials[node.name])
-                values[node.name] = spikes.flatten(0, 1)
+                threshold, potential = self.parameters[f"{node.name}.threshold"], state.potentials[node.name]
+                values[node.name] = integrate_and_fire(current, threshold, potential).flatten(0, 1)
+            elif isinstance(node, MaxPool):
+                read = over_time(values[node.inputs[0]], False, length)
+                passed, state.maxima[node.name] = gated_maximum(node, read, state.maxima.get(node.name))
+                values[node.name] = passed.flatten(0, 1)
             else:
                 values[node.name] = linear_value(node, values, constants, self.parameters, length, layers)
             if node.name in graph.readout_inputs:
@@ -235,47 +254,6 @@ class SpikingNetwork:
         return sums
 
 
-def check_images(images: Tensor, parameter: Tensor, what: str = "images") -> None:
-    """Check that images are a tensor of at least one, finite, and of a network's type and device.
-
-    Neurons never fire on NaN, so that without this check a network would answer, and wrongly.
-
-    Raises:
-        ValueError: Naming ``what`` is wrong and the way out.
-    """
-    if not isinstance(images, Tensor):
-        raise ValueError(f"{what} are a {type(images).__name__}: give a torch.Tensor, [N, ...], of {parameter.dtype}")
-    if images.dim() == 0 or len(images) == 0:
-        raise ValueError(f"no {what}: give at least one")
-    if images.dtype != parameter.dtype:
-        raise ValueError(f"{what} are {images.dtype}, the weights {parameter.dtype}: convert either")
-    if images.device != parameter.device:
-        raise ValueError(f"{what} are on {images.device}, the weights on {parameter.device}: move either")
-    if not bool(torch.isfinite(images).all()):
-        raise ValueError(f"{what} hold NaN or infinity: check the data and its normalisation")
-
-
-def value_bytes(graph: SpikingGraph, parameters: Parameters, images: Tensor, what: str = "images") -> dict[str, int]:
-    """Compute the bytes of every value of one image, without computing a value.
-
-    Raises:
-        ValueError: If the images don't fit the network, naming the first layer that they don't fit.
-    """
-    shadows = {name: array.to("meta") for name, array in parameters.items()}
-    values = {graph.input: images[:1].to("meta")}
-    for node in graph.nodes:
-        try:
-            if isinstance(node, Affine) and node.op.startswith("conv"):
-                _check_convolved(values[node.inputs[0]], shadows[f"{node.name}.weight"], node.arguments["groups"])
-            values[node.name] = analog_value(node, values, shadows)
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"{what} of shape {list(images.shape)} do not fit the model: {node.name}: {reason}"
-            ) from None
-    return {name: value.nbytes for name, value in values.items()}
-
-
 def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
     """Add ``[1 or T, 1 or C]``, or nothing, to a current ``[T, N, C, *space]``."""
     return current if drive is None else current + drive.view(len(drive), 1, -1, *[1] * (current.dim() - 3))
@@ -283,13 +261,9 @@ def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
 
 def in_fast_layout(images: Tensor) -> Tensor:
     """Lay pictures out channels last: convolutions of few channels run up to twice as fast, and keep the layout."""
-    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
-
-
-def analog_value(node: GraphNode, values: Mapping[str, Tensor], parameters: Parameters) -> Tensor:
-    """Compute one value of the analog twin."""
-    inputs = [values[name] for name in node.inputs]
-    return node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+    if images.dim() == 4:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous() if images.dim() > 4 else images
 
 
 def constant_values(graph: SpikingGraph, parameters: Parameters, images: Tensor) -> dict[str, Tensor]:
@@ -307,7 +281,7 @@ def over_time(value: Tensor, constant: bool, length: int) -> Tensor:
 
 
 def linear_value(
-    node: Affine | LinearMap | MaxPool,
+    node: Affine | LinearMap,
     values: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
     parameters: Parameters,
@@ -352,11 +326,3 @@ def _lengths(steps: int, curve: Sequence[int]) -> list[int]:
     if points[0] < 1 or points[-1] > last:
         raise ValueError(f"curve={earlier}: every length must lie between 1 and steps={steps}")
     return points
-
-
-def _check_convolved(value: Tensor, weight: Tensor, groups: int) -> None:
-    """Check what PyTorch doesn't, which takes a value without a batch dimension for one image, or doesn't say well."""
-    if value.dim() != weight.dim():
-        raise ValueError(f"expected {weight.dim()} dimensions, images first, found {value.dim()}")
-    if value.shape[1] != weight.shape[1] * groups:
-        raise ValueError(f"expected {weight.shape[1] * groups} channels, found {value.shape[1]}")

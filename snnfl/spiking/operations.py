@@ -1,32 +1,25 @@
-"""What converts: a table of operations, and the way out of those that don't.
+"""What converts: a table of the calls of PyTorch, and how the node of the spiking graph is made from each.
 
 A row of :data:`OPERATIONS` names everything that computes an operation (modules, functions, methods of a tensor), its
-arguments, and how the node of the spiking graph is made from them.
+arguments, and what makes the node (:mod:`snnfl.spiking.builders`). What a call of PyTorch spells in terms of others,
+such as ``chunk``, is in :mod:`snnfl.spiking.spellings`.
 """
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Spike
-
-
-class ConversionError(ValueError):
-    """A network that has no spiking counterpart here: names the layer and the way out."""
-
-
-Options: TypeAlias = dict[str, Any]
-Build: TypeAlias = Callable[[str, tuple[str, ...], Options], GraphNode | None]
-
-BATCH = "the size of the batch"
-"""Stands in an operation's options for a number that the forward reads from a tensor's shape."""
+from snnfl.spiking import builders
+from snnfl.spiking.builders import Build
+from snnfl.spiking.calls import Options
+from snnfl.spiking.ways_out import Refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +27,27 @@ class Operation:
     """A row of the table.
 
     Attributes:
-        build: Makes a node from its name, its inputs and its options; ``None`` is an operation that changes nothing.
+        build: Makes a node of a call; ``None`` is an operation that changes nothing.
         targets: Types of modules, functions, and names of methods.
         arguments: Names of the arguments in order, those that are tensors of the network first. A module has
             attributes of the other names.
         tensors: How many arguments are tensors, or lists of tensors.
+        arrays: Names of arguments that are parameters or statistics of a layer.
+        constants: Whether numbers and constant tensors may stand in place of a tensor of the network.
         view: Whether the result may share memory with the input.
         variadic: Whether the last argument may be given as many.
+        more: How many dimensions the result has more, where negative ones count from the end of that.
     """
 
     build: Build
     targets: tuple[Any, ...]
     arguments: tuple[str, ...] = ("input",)
     tensors: int = 1
+    arrays: tuple[str, ...] = ()
+    constants: bool = False
     view: bool = False
     variadic: bool = False
+    more: int = 0
 
     def of_module(self, module: nn.Module) -> Options:
         """Read the options of a module from its attributes, less those that are ``None``."""
@@ -59,142 +58,20 @@ class Operation:
         """Tell the tensors of a call of a function or method from its options, less those that are ``None``.
 
         Raises:
-            ConversionError: For an argument that the table doesn't know.
+            Refusal: For an argument that the table doesn't know.
         """
         args, last = node.args, len(self.arguments) - 1
         if self.variadic and len(args) > last and not isinstance(args[last], list | tuple):
             args = (*args[:last], args[last:])
         surplus = [*args[len(self.arguments) :], *(node.kwargs.keys() - set(self.arguments))]
         if surplus:
-            raise ConversionError(f"argument {surplus[0]!r} does not convert; leave it out")
+            raise Refusal(f"argument {surplus[0]!r} does not convert; leave it out")
         bound: Options = dict(zip(self.arguments, args, strict=False)) | node.kwargs
         tensors: list[Any] = []
         for name in self.arguments[: self.tensors]:
             value = bound.pop(name, None)
             tensors += value if isinstance(value, list | tuple) else [value]
         return tensors, {name: value for name, value in bound.items() if value is not None}
-
-
-def _affine(op: str, *keys: str) -> Build:
-    def build(name: str, inputs: tuple[str, ...], options: Options) -> Affine:
-        if options.get("padding_mode", "zeros") != "zeros":
-            raise ConversionError(f"padding_mode={options['padding_mode']!r} does not convert; use zero padding")
-        has_bias = "bias" in options
-        return Affine(name=name, inputs=inputs, op=op, arguments={key: options[key] for key in keys}, has_bias=has_bias)
-
-    return build
-
-
-def _batch_norm(name: str, inputs: tuple[str, ...], options: Options) -> Affine:
-    if "running_var" not in options:
-        raise ConversionError("batch normalisation needs running statistics to be folded; track_running_stats=True")
-    return Affine(name=name, inputs=inputs, op="scale", norm=name, epsilon=options["eps"], has_bias=False)
-
-
-def _relu(name: str, inputs: tuple[str, ...], options: Options) -> Spike:
-    return Spike(name=name, inputs=inputs)
-
-
-def _relu6(name: str, inputs: tuple[str, ...], options: Options) -> Spike:
-    return Spike(name=name, inputs=inputs, ceiling=6.0)
-
-
-def _hardtanh(name: str, inputs: tuple[str, ...], options: Options) -> Spike:
-    low, high = options.get("min_val", -1.0), options.get("max_val", 1.0)
-    if low != 0:
-        raise ConversionError(
-            f"clips to {low:g} and {high:g}, and a rate is never negative; use nn.Hardtanh(0, {high:g})"
-        )
-    return Spike(name=name, inputs=inputs, ceiling=float(high))
-
-
-def _clamp(name: str, inputs: tuple[str, ...], options: Options) -> Spike:
-    low, high = options.get("min"), options.get("max")
-    if low != 0 or not isinstance(high, int | float | None):
-        raise ConversionError(f"clamps to {low} and {high}; a rate lies between 0 and a number: use clamp(min=0)")
-    return Spike(name=name, inputs=inputs, ceiling=None if high is None else float(high))
-
-
-def _identity(name: str, inputs: tuple[str, ...], options: Options) -> None:
-    return None
-
-
-def _linear_map(op: str) -> Build:
-    return lambda name, inputs, options: LinearMap(name=name, inputs=inputs, op=op, arguments=options)
-
-
-def _average_pool(op: str) -> Build:
-    def build(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap:
-        if "divisor_override" in options:
-            raise ConversionError("divisor_override does not convert; leave it out")
-        return LinearMap(name=name, inputs=inputs, op=op, arguments=options)
-
-    return build
-
-
-def _max_pool(op: str) -> Build:
-    def build(name: str, inputs: tuple[str, ...], options: Options) -> MaxPool:
-        if options.pop("return_indices", False):
-            raise ConversionError("return_indices=True does not convert; return the maxima alone")
-        return MaxPool(name=name, inputs=inputs, op=op, arguments=options)
-
-    return build
-
-
-def average_of(pool: MaxPool) -> LinearMap:
-    """Replace a maximum by the average over the same windows; padding counts in neither."""
-    arguments = dict(pool.arguments)
-    if arguments.pop("dilation", 1) not in (1, (1,), (1, 1)):
-        raise ConversionError("dilated windows have no average pooling; use max_pooling='pre_spike'")
-    if not pool.op.startswith("adaptive"):
-        arguments["count_include_pad"] = False
-    return LinearMap(name=pool.name, inputs=pool.inputs, op=pool.op.replace("max", "avg"), arguments=arguments)
-
-
-def _mean(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap:
-    dims = options.get("dim")
-    dims = [dims] if isinstance(dims, int) else list(dims or ())
-    if not dims or not all(dim in (2, 3, -1, -2) for dim in dims):
-        raise ConversionError(
-            f"a mean over the dimensions {dims or 'all'} does not convert; use those of space, 2 and 3"
-        )
-    arguments = {"dim": dims, "keepdim": options.get("keepdim", False)}
-    return LinearMap(name=name, inputs=inputs, op="mean", arguments=arguments)
-
-
-def _concatenate(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap | None:
-    dim = options.get("dim", 0)
-    if dim != 1:
-        raise ConversionError(f"a concatenation along dimension {dim} does not convert; join channels, dimension 1")
-    return LinearMap(name=name, inputs=inputs, op="concatenate", arguments={"dim": 1}) if len(inputs) > 1 else None
-
-
-def _flatten(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap:
-    start, end = options.get("start_dim", 0), options.get("end_dim", -1)
-    if start != 1 or end not in (-1, 3):  # no value here has more than four dimensions
-        raise ConversionError(f"a flatten from {start} to {end} does not convert; use flatten(1), all but the batch")
-    return LinearMap(name=name, inputs=inputs, op="flatten", arguments={"start_dim": 1})
-
-
-def _reshape(name: str, inputs: tuple[str, ...], options: Options) -> LinearMap:
-    batch, *rest = cast("tuple[Any, ...]", options["shape"])
-    if batch not in (BATCH, -1) or not all(isinstance(size, int) for size in rest):
-        raise ConversionError(
-            f"reshapes to {tuple(options['shape'])}; the first size must be the batch's own, the others numbers"
-        )
-    return LinearMap(name=name, inputs=inputs, op="reshape", arguments={"shape": rest})
-
-
-def dimensions(node: GraphNode, read: Sequence[int | None]) -> int | None:
-    """Count the dimensions of a node's value from those of its inputs; ``None`` where only the image tells them."""
-    known = next((count for count in read if count is not None), None)
-    if isinstance(node, Spike) or node.op in ("scale", "add", "concatenate"):
-        return known
-    if node.op == "reshape":
-        return 1 + len(node.arguments["shape"])
-    if node.op == "mean":
-        return known if known is None or node.arguments["keepdim"] else known - len(node.arguments["dim"])
-    return {"1d": 3, "2d": 4}.get(node.op[-2:], 2)  # else linear and flatten
 
 
 def from_the_front(options: Options, count: int | None) -> Options:
@@ -216,125 +93,212 @@ def from_the_front(options: Options, count: int | None) -> Options:
 
 
 _CONVOLUTION = ("stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dilation")
 _WINDOW = ("kernel_size", "stride", "padding")
 _AVERAGE = ("input", *_WINDOW, "ceil_mode", "count_include_pad", "divisor_override")
 _MAXIMUM = ("input", *_WINDOW, "dilation", "ceil_mode", "return_indices")
 _ADAPTIVE = ("input", "output_size", "return_indices")
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+_TRANSPOSED_DEFAULTS = {key: {**_DEFAULTS, "output_padding": 0}[key] for key in _TRANSPOSED}
+_SCALING = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation(build=_affine("linear"), targets=(nn.Linear,), arguments=("input", "bias")),
+    Operation(
+        build=builders.layer("linear"), targets=(nn.Linear,), arguments=("input", "bias"), arrays=("weight", "bias")
+    ),
+    Operation(
+        build=builders.layer_function("linear"),
+        targets=(F.linear,),
+        arguments=("input", "weight", "bias"),
+        arrays=("weight", "bias"),
+    ),
     *(
         Operation(
-            build=_affine(op, *_CONVOLUTION),
+            build=builders.layer(op, *keys),
             targets=(module,),
-            arguments=("input", *_CONVOLUTION, "padding_mode", "bias"),
+            arguments=("input", *keys, "padding_mode", "bias"),
+            arrays=("weight", "bias"),
         )
-        for op, module in (("conv1d", nn.Conv1d), ("conv2d", nn.Conv2d))
+        for op, keys, module in (
+            ("conv1d", _CONVOLUTION, nn.Conv1d),
+            ("conv2d", _CONVOLUTION, nn.Conv2d),
+            ("conv_transpose1d", _TRANSPOSED, nn.ConvTranspose1d),
+            ("conv_transpose2d", _TRANSPOSED, nn.ConvTranspose2d),
+        )
+    ),
+    *(
+        Operation(
+            build=builders.layer_function(op, **defaults),
+            targets=(function,),
+            arguments=("input", "weight", "bias", *keys),
+            arrays=("weight", "bias"),
+        )
+        for op, keys, defaults, function in (
+            ("conv1d", _CONVOLUTION, _DEFAULTS, F.conv1d),
+            ("conv2d", _CONVOLUTION, _DEFAULTS, F.conv2d),
+            ("conv_transpose1d", _TRANSPOSED, _TRANSPOSED_DEFAULTS, F.conv_transpose1d),
+            ("conv_transpose2d", _TRANSPOSED, _TRANSPOSED_DEFAULTS, F.conv_transpose2d),
+        )
     ),
     Operation(
-        build=_batch_norm,
-        targets=(nn.BatchNorm1d, nn.BatchNorm2d),
-        arguments=("input", "eps", "running_var"),
+        build=builders.batch_norm,
+        targets=(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm),
+        arguments=("input", "eps", "running_var", "training"),
+        arrays=("weight", "bias", "running_mean", "running_var"),
     ),
     Operation(
-        build=_relu,
+        build=builders.batch_norm_function,
+        targets=(F.batch_norm,),
+        arguments=("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+        arrays=("running_mean", "running_var", "weight", "bias"),
+    ),
+    Operation(
+        build=builders.relu,
         targets=(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"),
         arguments=("input", "inplace"),
     ),
-    Operation(build=_relu6, targets=(nn.ReLU6, F.relu6), arguments=("input", "inplace")),
-    Operation(build=_hardtanh, targets=(nn.Hardtanh, F.hardtanh), arguments=("input", "min_val", "max_val", "inplace")),
-    Operation(build=_clamp, targets=(torch.clamp, torch.clamp_, "clamp", "clamp_"), arguments=("input", "min", "max")),
+    Operation(build=builders.relu6, targets=(nn.ReLU6, F.relu6), arguments=("input", "inplace")),
     Operation(
-        build=_identity,
-        targets=(nn.Dropout, nn.Dropout1d, nn.Dropout2d, F.dropout, F.dropout1d, F.dropout2d),
+        build=builders.hardtanh, targets=(nn.Hardtanh, F.hardtanh), arguments=("input", "min_val", "max_val", "inplace")
+    ),
+    Operation(
+        build=builders.clamp, targets=(torch.clamp, torch.clamp_, "clamp", "clamp_"), arguments=("input", "min", "max")
+    ),
+    Operation(
+        build=builders.dropout,
+        targets=(
+            *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+            *(F.dropout, F.dropout1d, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout),
+        ),
         arguments=("input", "p", "training", "inplace"),
         view=True,
     ),
-    Operation(build=_identity, targets=(nn.Identity, "contiguous"), view=True),
-    Operation(build=_identity, targets=("clone", torch.clone)),
+    Operation(build=builders.identity, targets=(nn.Identity,), view=True),
+    Operation(build=builders.identity, targets=("contiguous",), arguments=("input", "memory_format"), view=True),
+    Operation(build=builders.identity, targets=("detach", torch.detach), view=True),
+    Operation(build=builders.identity, targets=("clone", torch.clone), arguments=("input", "memory_format")),
+    Operation(build=builders.retyped, targets=("to",), arguments=("input", "dtype"), view=True),
     *(
         Operation(build=build(op), targets=targets, arguments=arguments)
         for op, build, arguments, targets in (
-            ("avg_pool1d", _average_pool, _AVERAGE, (nn.AvgPool1d, F.avg_pool1d)),
-            ("avg_pool2d", _average_pool, _AVERAGE, (nn.AvgPool2d, F.avg_pool2d)),
-            ("adaptive_avg_pool1d", _average_pool, _ADAPTIVE, (nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d)),
-            ("adaptive_avg_pool2d", _average_pool, _ADAPTIVE, (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)),
-            ("max_pool1d", _max_pool, _MAXIMUM, (nn.MaxPool1d, F.max_pool1d, torch.max_pool1d)),
-            ("max_pool2d", _max_pool, _MAXIMUM, (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d)),
-            ("adaptive_max_pool1d", _max_pool, _ADAPTIVE, (nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d)),
-            ("adaptive_max_pool2d", _max_pool, _ADAPTIVE, (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d)),
+            ("avg_pool1d", builders.average_pool, _AVERAGE, (nn.AvgPool1d, F.avg_pool1d)),
+            ("avg_pool2d", builders.average_pool, _AVERAGE, (nn.AvgPool2d, F.avg_pool2d)),
+            ("adaptive_avg_pool1d", builders.average_pool, _ADAPTIVE, (nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d)),
+            ("adaptive_avg_pool2d", builders.average_pool, _ADAPTIVE, (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)),
+            ("max_pool1d", builders.max_pool, _MAXIMUM, (nn.MaxPool1d, F.max_pool1d, torch.max_pool1d)),
+            ("max_pool2d", builders.max_pool, _MAXIMUM, (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d)),
+            ("adaptive_max_pool1d", builders.max_pool, _ADAPTIVE, (nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d)),
+            ("adaptive_max_pool2d", builders.max_pool, _ADAPTIVE, (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d)),
         )
     ),
-    Operation(build=_mean, targets=(torch.mean, "mean"), arguments=("input", "dim", "keepdim")),
+    Operation(build=builders.mean, targets=(torch.mean, "mean"), arguments=("input", "dim", "keepdim")),
     Operation(
-        build=_linear_map("add"),
+        build=builders.add,
         targets=(operator.add, operator.iadd, torch.add, "add", "add_"),
+        arguments=("input", "other", "alpha"),
+        tensors=2,
+        constants=True,
+    ),
+    Operation(
+        build=builders.multiply,
+        targets=(operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply"),
         arguments=("input", "other"),
         tensors=2,
+        constants=True,
     ),
-    Operation(build=_concatenate, targets=(torch.cat, torch.concat, torch.concatenate), arguments=("tensors", "dim")),
     Operation(
-        build=_flatten,
+        build=builders.concatenate, targets=(torch.cat, torch.concat, torch.concatenate), arguments=("tensors", "dim")
+    ),
+    Operation(
+        build=builders.flatten,
         targets=(nn.Flatten, torch.flatten, "flatten"),
         arguments=("input", "start_dim", "end_dim"),
         view=True,
     ),
     Operation(
-        build=_reshape,
+        build=builders.reshape,
         targets=("view", "reshape", torch.reshape),
         arguments=("input", "shape"),
         view=True,
         variadic=True,
     ),
+    Operation(
+        build=builders.unflatten, targets=(nn.Unflatten,), arguments=("input", "dim", "unflattened_size"), view=True
+    ),
+    Operation(
+        build=builders.unflatten, targets=(torch.unflatten, "unflatten"), arguments=("input", "dim", "sizes"), view=True
+    ),
+    Operation(
+        build=builders.permute,
+        targets=("permute", torch.permute),
+        arguments=("input", "dims"),
+        view=True,
+        variadic=True,
+    ),
+    Operation(build=builders.sliced, targets=(operator.getitem,), arguments=("input", "index"), view=True),
+    Operation(build=builders.squeeze, targets=(torch.squeeze, "squeeze"), arguments=("input", "dim"), view=True),
+    Operation(
+        build=builders.unsqueeze, targets=(torch.unsqueeze, "unsqueeze"), arguments=("input", "dim"), view=True, more=1
+    ),
+    Operation(build=builders.pad, targets=(F.pad,), arguments=("input", "pad", "mode", "value")),
+    *(
+        Operation(build=builders.pad_module(mode), targets=targets, arguments=("input", "padding", "value"))
+        for mode, targets in (
+            ("constant", (nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d)),
+            ("reflect", (nn.ReflectionPad1d, nn.ReflectionPad2d)),
+            ("replicate", (nn.ReplicationPad1d, nn.ReplicationPad2d)),
+            ("circular", (nn.CircularPad1d, nn.CircularPad2d)),
+        )
+    ),
+    Operation(build=builders.interpolate, targets=(nn.Upsample,), arguments=("input", *_SCALING)),
+    Operation(build=builders.interpolate, targets=(F.interpolate,), arguments=("input", *_SCALING, "antialias")),
+    Operation(
+        build=builders.linear_map("pixel_shuffle"),
+        targets=(nn.PixelShuffle, F.pixel_shuffle),
+        arguments=("input", "upscale_factor"),
+    ),
+    Operation(
+        build=builders.linear_map("pixel_unshuffle"),
+        targets=(nn.PixelUnshuffle, F.pixel_unshuffle),
+        arguments=("input", "downscale_factor"),
+    ),
+    Operation(
+        build=builders.linear_map("channel_shuffle"),
+        targets=(nn.ChannelShuffle, F.channel_shuffle),
+        arguments=("input", "groups"),
+    ),
 )
 
 BY_TARGET: dict[Any, Operation] = {target: row for row in OPERATIONS for target in row.targets}
 
-_SIGN = "use nn.ReLU: an integrate-and-fire rate is never negative"
-_RATE = "use nn.ReLU: an integrate-and-fire rate is linear in its input"
-_NORM = "use batch normalisation, which is affine after training"
-_PRODUCT = "use convolutions and linear layers: a product of two activations is not linear in either's spikes"
-_RECURRENT = "use convolutions and linear layers: its gates multiply activations, which is not linear in their spikes"
-_INPUT = (
-    "give the network its whole input; of torchvision's networks with transform_input=True set model.transform_input "
-    "to False, and normalise the images before"
-)
-_CONSTANT = "put constants into the layer or batch normalisation before it"
-
-_WAYS_OUT = {
-    **dict.fromkeys(("gelu", "silu", "elu", "celu", "selu", "mish", "hardswish", "leakyrelu", "prelu", "tanh"), _SIGN),
-    **dict.fromkeys(("sigmoid", "hardsigmoid", "softplus"), _RATE),
-    **dict.fromkeys(("layernorm", "groupnorm", "instancenorm1d", "instancenorm2d"), _NORM),
-    **dict.fromkeys(
-        ("multiheadattention", "scaleddotproductattention", "softmax", "logsoftmax", "matmul", "bmm", "einsum"),
-        _PRODUCT,
-    ),
-    **dict.fromkeys(
-        (
-            "transformer",
-            *(f"transformer{part}{layer}" for part in ("encoder", "decoder") for layer in ("", "layer")),
-        ),
-        _PRODUCT,
-    ),
-    "getitem": _INPUT,
-    **dict.fromkeys(("lstm", "gru", "rnn"), _RECURRENT),
-    **dict.fromkeys(("mul", "truediv", "div", "sub"), _CONSTANT),
-    **dict.fromkeys(("squeeze", "unsqueeze"), "use flatten(1) or reshape"),
-}
-
-_SUPPORTED = (
-    "use what converts: convolution, linear, batch norm, ReLU, ReLU6, pooling, addition, concatenation, flatten, "
-    "reshape, dropout and identity"
-)
-
 
 def operation_of(module: nn.Module) -> Operation | None:
-    """Find the row of a module by its type or one that this is derived from."""
-    return next((BY_TARGET[kind] for kind in type(module).__mro__ if kind in BY_TARGET), None)
+    """Find the row of a module that computes what its type, or one that it is derived from, computes by itself.
+
+    A module with a forward of its own isn't one, nor one whose arrays are computed by a parametrization, a property or
+    a hook: what they compute shows when their forward is traced.
+    """
+    kind = next((kind for kind in type(module).__mro__ if kind in BY_TARGET), None)
+    if kind is None:
+        return None
+    row = BY_TARGET[kind]
+    for name in ("forward", "_conv_forward"):
+        if getattr(getattr(module, name, None), "__func__", None) is not getattr(kind, name, None):
+            return None
+    options = (*row.arguments[row.tensors :], *row.arrays)
+    if any(isinstance(inspect.getattr_static(type(module), name, None), property) for name in options):
+        return None
+    own = {**module._parameters, **module._buffers}
+    return None if any(name not in own for name in row.arrays) else row
 
 
-def way_out(kind: str, *, last: bool = False) -> str:
-    """Say what to use instead of a type of module or a function, and of the network's ``last`` one."""
-    if last and kind.lower().replace("_", "") in ("softmax", "logsoftmax"):
-        return "drop it: the largest logit is the largest probability"
-    return _WAYS_OUT.get(kind.lower().replace("_", ""), _SUPPORTED)
+def arrays_by_path(model: nn.Module) -> dict[int, list[str]]:
+    """Name the parameters and buffers of a model by their identity; one that is shared has several names."""
+    found: dict[int, list[str]] = {}
+    named: list[tuple[str, Tensor]] = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, array in named:
+        found.setdefault(id(array), []).append(name)
+    return found

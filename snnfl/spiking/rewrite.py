@@ -26,7 +26,9 @@ def fold_norms(nodes: Sequence[GraphNode]) -> list[GraphNode]:
     """
 
     def merge(before: GraphNode, node: GraphNode) -> Iterable[GraphNode]:
-        if isinstance(node, Affine) and node.op == "scale" and isinstance(before, Affine) and before.norm is None:
+        if not isinstance(before, Affine) or not isinstance(node, Affine) or node.op != "scale":
+            return
+        if node.norm is not None and before.norm is None and before.op != "scale":  # a constant scale has no such state
             yield replace(before, norm=node.norm, epsilon=node.epsilon)
 
     return _merged(nodes, merge)
@@ -41,15 +43,6 @@ def pool_before_spikes(nodes: Sequence[GraphNode]) -> list[GraphNode]:
             yield replace(before, inputs=(node.name,))
 
     return _merged(nodes, swap)
-
-
-def stray_maximum(nodes: Sequence[GraphNode]) -> MaxPool | None:
-    """Find a maximum that anything but spiking layers and other maxima reads, or nothing."""
-    for pool in (node for node in nodes if isinstance(node, MaxPool)):
-        readers = [node for node in nodes if pool.name in node.inputs]
-        if not readers or not all(isinstance(reader, MaxPool | Spike) for reader in readers):
-            return pool
-    return None
 
 
 def _merged(

@@ -6,6 +6,7 @@ import json
 import os
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from snnfl.spiking.graph import Affine, LinearMap, Spike, SpikingGraph
+from snnfl.private_files import PRIVATE_FILE
+from snnfl.spiking.graph import Affine, Spike, SpikingGraph
 from snnfl.spiking.graph_json import decode_graph, encode_graph, show
 from snnfl.spiking.network import SpikingNetwork
+from snnfl.spiking.node_operations import AFFINE_OPS
 
 SCHEMA = 1
 KEY = "snnfl"
 """The one key of the metadata: safetensors writes several in an order of its own, and equal networks shall give equal
 files."""
 
-WEIGHT_DIMENSIONS = {"conv1d": 3, "conv2d": 4, "linear": 2, "scale": 1}
 DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -88,27 +90,35 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Tensor], about: Mapping[
     write_bytes(path, save(plain, {KEY: json.dumps(about, sort_keys=True)}))
 
 
-def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
+def write_bytes(path: str | Path, content: bytes, *, sync: bool = True, private: bool = False) -> None:
     """Write a file in one step: either the old content is there or the new one.
 
     Args:
         path: File to write; its folder is there.
         content: All of it.
         sync: Whether it is on the disk when this returns. Without, a power cut may leave a damaged file.
+        private: Whether its owner alone may read it, from the first byte on.
+
+    Raises:
+        OSError: Naming ``path``, if the system doesn't let it be written; the old content is still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, mode = path.with_name(f".{path.name}.tmp"), PRIVATE_FILE if private else 0o666
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # a killed process may have left one, with another mode
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
+        if sync:
+            _sync_folder(path.parent)
+    except OSError as error:  # one of writing names no file, one of replacing the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
-    if sync:
-        _sync_folder(path.parent)
+        with suppress(OSError):  # or it would hide the reason
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -170,29 +180,30 @@ def _check_arrays(graph: SpikingGraph, arrays: Mapping[str, Any]) -> None:
     if len(dtypes) != 1 or dtypes[0] not in DTYPES:
         raise ValueError(f"arrays of type {', '.join(dtypes)}; expected one of {', '.join(DTYPES)} for all")
     shapes = {name: tuple(array.get_shape()) for name, array in arrays.items()}
-    channels: dict[str, int | None] = {graph.input: None}  # None: they depend on the size of the image
+    for layer in graph.affines:
+        _check_layer(layer, shapes)
+    forms = graph.forms({node.name: shapes[f"{node.name}.weight"][0] for node in graph.affines})
     for node in graph.nodes:
-        read = [channels[name] for name in node.inputs]
-        channels[node.name] = read[0]
+        read = forms[node.inputs[0]].channels
         if isinstance(node, Affine):
-            channels[node.name] = _affine_channels(node, read[0], shapes)
-        elif isinstance(node, LinearMap):
-            channels[node.name] = _map_channels(node, read)
+            _check_read(node, read, shapes[f"{node.name}.weight"])
         elif isinstance(node, Spike):
-            _check_neurons(node, read[0], shapes)
+            _check_neurons(node, read, shapes)
 
 
-def _affine_channels(node: Affine, read: int | None, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _check_layer(node: Affine, shapes: Mapping[str, tuple[int, ...]]) -> None:
     weight, bias = shapes[f"{node.name}.weight"], shapes[f"{node.name}.bias"]
     name, groups = show(node.name), node.arguments.get("groups", 1)
-    if len(weight) != WEIGHT_DIMENSIONS[node.op] or min(weight) == 0 or weight[0] % groups:
+    if len(weight) != AFFINE_OPS[node.op].weight_rank or min(weight) == 0 or weight[0] % groups:
         raise ValueError(f"weight of {name} has shape {list(weight)}, which {node.op} (groups={groups}) cannot use")
     if bias != weight[:1]:
         raise ValueError(f"bias of {name} has shape {list(bias)}, expected {list(weight[:1])}")
-    wanted = weight[0] if node.op == "scale" else weight[1] * groups
+
+
+def _check_read(node: Affine, read: int | None, weight: tuple[int, ...]) -> None:
+    wanted = weight[0] if node.op == "scale" else weight[1] * node.arguments.get("groups", 1)
     if read not in (None, wanted):
-        raise ValueError(f"weight of {name} has shape {list(weight)}, but its input has {read} channels")
-    return weight[0]
+        raise ValueError(f"weight of {show(node.name)} has shape {list(weight)}, but its input has {read} channels")
 
 
 def _check_neurons(node: Spike, read: int | None, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -202,14 +213,3 @@ def _check_neurons(node: Spike, read: int | None, shapes: Mapping[str, tuple[int
             continue
         if len(shape) != dimensions or 0 in shape or (shape[-1] != 1 and read not in (None, shape[-1])):
             raise ValueError(f"{kind} of {show(node.name)} has shape {list(shape)}, but its input has {read} channels")
-
-
-def _map_channels(node: LinearMap, read: list[int | None]) -> int | None:
-    if node.op in ("flatten", "reshape"):
-        return None
-    known = [count for count in read if count is not None]
-    if node.op == "concatenate":
-        return sum(known) if len(known) == len(read) else None
-    if len(set(known) - {1}) > 1:
-        raise ValueError(f"node {show(node.name)} adds values of {' and '.join(map(str, known))} channels")
-    return max(known, default=None)

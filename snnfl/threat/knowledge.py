@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from snnfl.batching import batch_sizes
 from snnfl.registry import Registry
 
 
@@ -95,7 +96,7 @@ class Knowledge:
         """SGD steps of the round, or ``None`` where the flags don't tell."""
         if self.images is None or self.batch_size is None or self.epochs is None:
             return None
-        return self.epochs * math.ceil(self.images / self.batch_size)
+        return self.epochs * len(batch_sizes(self.images, self.batch_size))
 
     @property
     def diagnoses(self) -> tuple[str, ...]:

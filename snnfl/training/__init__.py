@@ -4,7 +4,8 @@ from snnfl.training.evaluation import Evaluation, accuracies, accuracy, evaluate
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
-from snnfl.training.resident import copy_arrays, exchangeable, load_arrays, private_biases
+from snnfl.training.resident import copy_arrays, exchangeable, is_statistic, load_arrays, private_biases
+from snnfl.training.smallest_batch import needs_two
 
 __all__ = [
     "Batch",
@@ -18,9 +19,11 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "exchangeable",
+    "is_statistic",
     "learning_rate",
     "load_arrays",
     "model_contrastive",
+    "needs_two",
     "precise_batch_norm",
     "private_biases",
     "proximal",

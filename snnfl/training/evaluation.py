@@ -74,7 +74,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         ValueError: If there is no sample.
     """
     hits, losses = [], []
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for inputs, labels in batches:
             logits = model(inputs)
             hits.append(logits.argmax(dim=1) == labels)
@@ -90,7 +90,8 @@ def _mean(values: list[Tensor]) -> float:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Set a model to evaluation mode for a while, then every module to the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

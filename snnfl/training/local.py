@@ -14,6 +14,10 @@ from snnfl.config import TrainingConfig
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
 
+MAXIMUM_VALUE = 1e12
+"""Beyond any weight, statistic or loss of a network that trains. Larger values, though finite, would overflow when they
+are divided by a small scale, squared or summed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
@@ -31,7 +35,7 @@ class TrainingResult:
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+    """The loss, or a weight, is no longer a number, or beyond any that makes sense."""
 
 
 def learning_rate(config: TrainingConfig, server_round: int) -> float:
@@ -113,7 +117,8 @@ def train_locally(
         objective: Mean loss of a batch.
 
     Raises:
-        TrainingDivergedError: At the end of the first epoch with a loss that isn't finite.
+        TrainingDivergedError: At the end of the first epoch with a loss that isn't finite or beyond
+            :data:`MAXIMUM_VALUE`, or of the last one if a weight or statistic is.
         ValueError: If there is no epoch, or an epoch has no batch.
     """
     rate = learning_rate(config, server_round)
@@ -135,6 +140,7 @@ def train_locally(
             result = TrainingResult(loss=_mean_loss(losses, sizes, where, rate), samples=sum(sizes), steps=steps)
     if result is None:
         raise ValueError("local training without an epoch; give at least one iterable of batches")
+    _check_weights(model, f"round {server_round}", rate)
     return result
 
 
@@ -144,9 +150,23 @@ def _mean_loss(losses: list[Tensor], sizes: list[int], where: str, rate: float) 
         raise ValueError(f"{where}: no batch to train on; the client has no samples")
     values = torch.stack(losses).tolist()
     for step, value in enumerate(values, start=1):
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"{where}, step {step}: the loss is {value} at learning rate {rate:g}; "
-                "lower training.learning_rate or training.momentum"
-            )
+        if not abs(value) <= MAXIMUM_VALUE:
+            raise _diverged(f"{where}, step {step}: the loss is {value:g}", rate)
     return math.fsum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
+
+
+@torch.no_grad()
+def _check_weights(model: nn.Module, where: str, rate: float) -> None:
+    """Look at what the last step has made: no loss tells it any more."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    arrays = {name: array for name, array in named if array.is_floating_point()}
+    norms = torch.stack([torch.linalg.vector_norm(array) for array in arrays.values()]).tolist()
+    for name, norm in zip(arrays, norms, strict=True):
+        if not norm <= MAXIMUM_VALUE:
+            raise _diverged(f"{where}: after its last step the norm of {name} is {norm:g}", rate)
+
+
+def _diverged(what: str, rate: float) -> TrainingDivergedError:
+    return TrainingDivergedError(
+        f"training diverged in {what} at learning rate {rate:g}; lower training.learning_rate or training.momentum"
+    )

@@ -21,11 +21,12 @@ def exchangeable(model: nn.Module) -> dict[str, Tensor]:
         the model. Clone what must outlive the next step.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return {
-        name: array
-        for name, array in model.state_dict().items()
-        if name in parameters or name.rpartition(".")[2] in _STATISTICS
-    }
+    return {name: array for name, array in model.state_dict().items() if name in parameters or is_statistic(name)}
+
+
+def is_statistic(name: str) -> bool:
+    """Tell whether an exchanged array is a running mean or variance of batch normalisation: measured, not trained."""
+    return name.rpartition(".")[2] in _STATISTICS
 
 
 def private_biases(model: nn.Module) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def private_biases(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         f"{prefix}.bias" if prefix else "bias"
         for prefix, module in model.named_modules()
-        if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+        if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm))
         and any(name == "bias" for name, _ in module.named_parameters(recurse=False, remove_duplicate=False))
     )
 

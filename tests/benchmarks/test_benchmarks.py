@@ -19,6 +19,7 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_writes_down_what_it_prints(name, tmp_path):
     document = tmp_path / "performance.md"
@@ -65,6 +66,7 @@ def test_make_bench_runs_all_of_them():
     assert sorted(line.removeprefix("BENCHMARKS := ").split()) == NAMES
 
 
+@pytest.mark.slow
 def test_a_document_without_markers_is_an_error_that_says_what_to_write(tmp_path):
     document = tmp_path / "performance.md"
     document.write_text("nothing\n")

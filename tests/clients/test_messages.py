@@ -113,7 +113,9 @@ def close(first: Tensor, second: Tensor) -> bool:
 
 def shifted(work: Workspace) -> list[Affine]:
     """Return the layers that calibration shifts the bias of: all but those that the ServerApp warns of."""
-    exposed = exposed_biases(work.graph, work.config.conversion.calibration)
+    exposed = exposed_biases(
+        work.graph, work.config.conversion.calibration, work.initial_state, work.dataset.input_shape
+    )
     return [node for node in work.graph.affines if node.name not in exposed]
 
 
@@ -172,7 +174,9 @@ def test_no_array_is_a_private_bias_nor_its_image_under_batch_normalisation(hear
 
 def test_a_bias_that_no_calibration_shifts_leaves_as_it_is(heard: Listener, work: Workspace) -> None:
     """The second layer of MOON's projection head: the ServerApp warns of it, ``require-spiking`` refuses it."""
-    assert exposed_biases(work.graph, work.config.conversion.calibration) == ("projection2",)
+    assert exposed_biases(
+        work.graph, work.config.conversion.calibration, work.initial_state, work.dataset.input_shape
+    ) == ("projection2",)
     for server_round, update in updates(heard):
         kept = heard.kept[server_round, update.partition]["private-biases"]["projection2.bias"]
         assert torch.equal(update.arrays["arrays/projection2.bias"], kept)

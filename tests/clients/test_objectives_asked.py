@@ -69,7 +69,7 @@ def test_moon_compares_with_the_model_that_the_client_kept(
 
     assert own_model(context, workspace(config)).keys() == initial.keys()
     first = train({name: array + 0.05 for name, array in initial.items()}, initial)
-    assert list(context.state) == [OWN_MODEL]
+    assert list(context.state.array_records) == [OWN_MODEL]
     second = train({name: array + 0.1 for name, array in initial.items()}, first)
     kept = context.state[OWN_MODEL].to_torch_state_dict()
     assert all(torch.equal(kept[name], second[name]) for name in second)
@@ -95,7 +95,7 @@ def test_in_an_s_run_moons_global_model_has_the_clients_own_biases(
         # The previous model stays: what leaves is the spiking network of this round, without it.
         assert set(reply.content) == {"arrays", "metrics"}
         assert "fc5.potential" not in reply.content["arrays"]
-    assert set(context.state) == {OWN_MODEL, "private-biases"}
+    assert set(context.state.array_records) == {OWN_MODEL, "private-biases"}
 
 
 def test_q_fedavg_weighs_by_the_received_models_loss(configure: Configure, context_of: ContextOf, ask: Ask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Client:
     ):
         self.config, self.context_of, self.ask, self.node = config, context_of, ask, node
         self.context = self.new_process()
+        self.metrics = MetricRecord()
 
     def new_process(self) -> Context:
         self.context = self.context_of(self.config, 3)
@@ -38,13 +40,14 @@ class Client:
         message = self.ask(kind, {}, server_round)
         message.content["config"]["run-token"] = token
         seen: list[int] = []
+        self.metrics = MetricRecord()
 
         def work(message: Message, context: Context) -> Message:
             if "past" in context.state:
                 seen.extend(int(n) for n in context.state["past"]["rounds"].numpy())
             if kind.startswith("train"):
                 context.state["past"] = ArrayRecord({"rounds": torch.tensor([*seen, server_round])})
-            return Message(RecordDict(), reply_to=message)
+            return Message(RecordDict({"metrics": self.metrics}), reply_to=message)
 
         persistent_state(message, self.context, work)
         return seen
@@ -69,6 +72,21 @@ def test_a_new_process_remembers(client: Callable[..., Client]) -> None:
         one.new_process()
         assert one.message("evaluate", n) == list(range(1, n + 1)), "evaluation comes after training"
         one.new_process()
+
+
+def test_a_state_and_every_folder_made_for_it_is_its_owners_alone(
+    client: Callable[..., Client], tmp_path: Path
+) -> None:
+    before = os.umask(0)
+    try:
+        one = client(node=tmp_path / "var" / "lib" / "snnfl")
+        one.message("train", 1)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes.pop(round_file(one.folder, 1)) == 0o600
+    assert len(modes) == 5
+    assert set(modes.values()) == {0o700}
 
 
 def test_a_repeated_round_starts_from_the_same_state(client: Callable[..., Client]) -> None:
@@ -120,7 +138,8 @@ def test_a_client_that_keeps_nothing_writes_nothing(configure: Any, context_of: 
     context, message = context_of(configure(), 0), ask("train", {})
     context.node_config["state-directory"] = str(tmp_path / "node")
     message.content["config"]["run-token"] = TOKEN
-    persistent_state(message, context, lambda message, context: Message(RecordDict(), reply_to=message))
+    content = RecordDict({"metrics": MetricRecord()})
+    persistent_state(message, context, lambda message, context: Message(content, reply_to=message))
     assert not (tmp_path / "node").exists()
 
 
@@ -182,6 +201,33 @@ def test_a_damaged_version_is_skipped_with_a_warning(client: Callable[..., Clien
     round_file(one.folder, 1).write_bytes(b"")
     one.new_process()
     assert one.message("train", 2) == []
+
+
+def test_a_client_says_from_which_rounds_state_it_has_trained(client: Callable[..., Client]) -> None:
+    """The newest intact one that it may use, whether it lies on a disk or in the process."""
+    for node in ({}, {"node": None}):
+        one, told = client(**node), []
+        for n in (1, 2, 5):
+            one.message("train", n)
+            told.append(one.metrics["state-round"])
+            one.message("evaluate", n)
+            assert "state-round" not in one.metrics
+        assert told == [0, 1, 2]
+    one = client()
+    for path, expected in ((round_file(one.folder, 5), 2), (round_file(one.folder, 2), 0)):
+        path.unlink()
+        one.new_process()
+        one.message("train", 9)
+        assert one.metrics["state-round"] == expected
+        round_file(one.folder, 9).unlink()
+    one = client(node=None)
+    one.message("train", 1)
+    one.new_process()
+    one.message("train", 2)
+    assert one.metrics["state-round"] == 0
+    one = client("strategy.spiking=false", node=None)
+    one.message("train", 1)
+    assert not one.metrics, "clients of a plain run keep nothing"
 
 
 @pytest.mark.parametrize("token", ["../../etc", "", "0" * 31, "A" * 32, "0" * 32 + "\n", "/" + "0" * 31])

@@ -107,7 +107,8 @@ def work() -> Workspace:
 def without_calibration(graph: SpikingGraph) -> list[str]:
     """Return the layers whose biases calibration never shifts."""
     ends = [spike.inputs[0] for spike in graph.spikes] + [graph.output]
-    shifted = {site.name for end in ends if (site := graph.calibration_site(end)) is not None}
+    alike = dict.fromkeys((graph.input, *graph.by_name), 1)
+    shifted = {site.name for end in ends if (site := graph.calibration_site(end, alike)) is not None}
     return [layer.name for layer in graph.affines if layer.name not in shifted]
 
 

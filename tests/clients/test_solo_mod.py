@@ -51,7 +51,7 @@ def test_nothing_but_metrics_leaves_and_the_model_goes_on(
         assert all(torch.equal(given[name], models[-1][name]) for name in models[-1])
         models.append(dict(context.state[OWN_MODEL].to_torch_state_dict()))
         assert not torch.equal(models[-1]["fc5.weight"], models[-2]["fc5.weight"])
-    assert set(context.state) == {OWN_MODEL}
+    assert set(context.state.array_records) == {OWN_MODEL}
 
 
 def test_an_s_client_reports_what_its_spiking_network_achieves(

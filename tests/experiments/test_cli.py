@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_a_run_prints_a_line_per_round_and_a_table(capsys, tmp_path):
     assert "S-FedAvg round 2/2  server SNN" in out
     assert "clients' ANN" in out
     assert {path.name for path in (tmp_path / "runs" / "small").iterdir()} == {
+        ".lock",
         "accuracy.png",
         "accuracy.svg",
         "checkpoints",
@@ -66,6 +68,35 @@ def test_the_demo_compares_both_algorithms(capsys, tmp_path):
         assert f"{100 * row['server_ann_accuracy']:.2f} %" in out
     assert (tmp_path / "runs" / "demo" / "comparison.png").stat().st_size > 1000
     assert snnfl("demo", *SMALL) == 0, "a second demo replaces the first"
+
+
+def test_the_demo_replaces_nothing_but_a_demo(capsys, tmp_path):
+    assert snnfl("run", DEMO, *SMALL, "run.name=demo_fedavg") == 0
+    before = (tmp_path / "runs" / "demo_fedavg" / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert snnfl("demo", *SMALL) == 2
+    captured = capsys.readouterr()
+    assert "run.name=demo_fedavg" in captured.err
+    assert "holds an earlier run" in captured.err
+    assert not captured.out, "it is found before the first of both runs"
+    assert (tmp_path / "runs" / "demo_fedavg" / "metrics.jsonl").read_bytes() == before
+    assert snnfl("demo", *SMALL, "run.overwrite=true") == 0
+
+
+def test_no_shipped_configuration_overwrites():
+    shipped = [*Path(cli.__file__).parent.glob("conf/*.yaml"), *Path(cli.__file__).parent.glob("snfl/**/*.yaml")]
+    assert len(shipped) > 10
+    for path in shipped:
+        assert "overwrite" not in path.read_text(), path
+
+
+def test_no_command_of_the_readme_meets_the_run_of_another():
+    """Each has a name of its own, and none that of the demo."""
+    readme = (Path(cli.__file__).parents[1] / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in readme.splitlines() if "bin/snnfl run " in line]
+    names = [compose(command[2], command[3:]).run.name for command in commands]
+    assert len(names) > 8
+    assert len({*names, "demo", "demo_fedavg"}) == len(names) + 2
 
 
 def test_print_config_resolves_and_runs_nothing(capsys, tmp_path):
@@ -110,9 +141,9 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_path):
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(capsys):
-    assert snnfl("run", DEMO, *SMALL, "run.name=once", "run.overwrite=false") == 0
+    assert snnfl("run", DEMO, *SMALL, "run.name=once") == 0
     capsys.readouterr()
-    assert snnfl("run", DEMO, *SMALL, "run.name=once", "run.overwrite=false") == 2
+    assert snnfl("run", DEMO, *SMALL, "run.name=once") == 2
     assert "run.overwrite=true" in capsys.readouterr().err
 
 
@@ -134,7 +165,7 @@ def test_help_teaches(arguments, capsys):
 
 
 def test_a_run_is_resumed_by_its_flag(capsys, tmp_path):
-    arguments = ["run", DEMO, *SMALL, "run.name=longer", "run.overwrite=false"]
+    arguments = ["run", DEMO, *SMALL, "run.name=longer"]
     assert snnfl(*arguments) == 0
     capsys.readouterr()
     assert snnfl(*arguments, "run.rounds=2", "--resume") == 0

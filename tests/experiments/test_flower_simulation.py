@@ -15,7 +15,7 @@ from flwr_local import kill_processes, lingering_processes, needs_proc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.flower_simulation import UsageError, _node_config, _parse_override, _run_config, main
+from experiments.flower_simulation import UsageError, _node_config, _own_config, _parse_override, _run_config, main
 from snnfl.config import compose, flatten
 
 MEAN_APP = Path(__file__).parents[1] / "toy_apps" / "mean"
@@ -163,7 +163,7 @@ def test_any_override_is_read_or_explained_in_one_line(text: str) -> None:
 
 
 def test_the_clients_of_our_app_keep_their_state_in_the_folder_of_the_run(tmp_path: Path) -> None:
-    run_config = flatten(compose(None, [f"run.directory={tmp_path}", "run.name=one"]))
+    config = compose(None, [f"run.directory={tmp_path}", "run.name=one"])
     folders = {"state-directory": tmp_path / "one/clients", "truth-directory": tmp_path / "one/audit/truth"}
-    assert _node_config(run_config) == {name: str(path) for name, path in folders.items()}
-    assert _node_config({"run.directory": "runs", "rounds": 3}) == {}, "another app's business"
+    assert _node_config(_own_config(flatten(config))) == {name: str(path) for name, path in folders.items()}
+    assert _node_config(_own_config({"run.directory": "runs", "rounds": 3})) == {}, "another app's business"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from strategies.run_directory import ANN_FILE, METRICS_FILE, SNN_FILE, read_metrics
+from strategies.run_directory import ANN_FILE, CONFIG_FILE, METRICS_FILE, SNN_FILE, read_metrics
 
 # A process that runs its first command itself and forks one for each other: importing takes longer than a run.
 FORKS = """
@@ -38,7 +38,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
 """
 
-ROUNDS = 8
+ROUNDS = 10
 OPTIONS = [
     f"run.rounds={ROUNDS}",
     "data.clients=3",
@@ -99,11 +99,14 @@ def test_a_run_that_is_killed_five_times_ends_as_if_nothing_had_been(snnfl: Comm
     seconds = max(row["seconds_round"] for row in read_metrics(tmp_path / "whole")[1:])
     run, draw = tmp_path / "killed", random.Random(0)
     for finished in (0, 1, 2, 4, 6):  # spread over its life: each is killed within two rounds after so many
-        snnfl.send(f"run.directory={tmp_path}", "run.name=killed", "--resume")
+        begun = (run / CONFIG_FILE).exists()  # what was never run is not resumed
+        snnfl.send(f"run.directory={tmp_path}", "run.name=killed", *(["--resume"] if begun else []))
         process = snnfl.answer()
         while finished_rounds(run) < finished:
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 1.5 * seconds))
+        moment = time.monotonic() + draw.uniform(0, 1.5 * seconds)
+        while time.monotonic() < moment and finished_rounds(run) < ROUNDS - 2:
+            time.sleep(0.001)
         os.kill(process, signal.SIGKILL)
         assert snnfl.answer() == -signal.SIGKILL
         assert finished_rounds(run) < ROUNDS

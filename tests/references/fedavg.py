@@ -1,4 +1,7 @@
-"""Federated averaging, literally: McMahan et al., "Communication-efficient learning", AISTATS 2017, algorithm 1."""
+"""Federated averaging, literally: McMahan et al., "Communication-efficient learning", AISTATS 2017, algorithm 1.
+
+``uniform`` is SNFL's equation 2, ``1/K`` for every client.
+"""
 
 import copy
 
@@ -17,11 +20,11 @@ def client_update(model, epochs, rate):
             optimizer.step()
 
 
-def run(model, data, rounds, *, rate):
+def run(model, data, rounds, *, rate, uniform=False):
     """``data(t, k)`` returns client k's epochs of batches in round t; return the model after the last round."""
     for t in range(1, rounds + 1):
         average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-        sizes = [sum(len(labels) for _, labels in epochs[-1]) for epochs in data[t]]
+        sizes = [1 if uniform else sum(len(labels) for _, labels in epochs[-1]) for epochs in data[t]]
         for k, epochs in enumerate(data[t]):
             local = copy.deepcopy(model)
             client_update(local, epochs, rate)

@@ -21,10 +21,10 @@ def client_update(model, epochs, rate, mu):
             optimizer.step()
 
 
-def run(model, data, rounds, *, rate, mu):
+def run(model, data, rounds, *, rate, mu, uniform=False):
     for t in range(1, rounds + 1):
         average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-        sizes = [sum(len(labels) for _, labels in epochs[-1]) for epochs in data[t]]
+        sizes = [1 if uniform else sum(len(labels) for _, labels in epochs[-1]) for epochs in data[t]]
         for k, epochs in enumerate(data[t]):
             local = copy.deepcopy(model)
             client_update(local, epochs, rate, mu)

@@ -35,11 +35,11 @@ def client_update(model, previous, epochs, rate, mu, temperature):
             optimizer.step()
 
 
-def run(model, data, rounds, *, rate, mu, temperature):
+def run(model, data, rounds, *, rate, mu, temperature, uniform=False):
     previous = [copy.deepcopy(model) for _ in data[1]]
     for t in range(1, rounds + 1):
         average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-        sizes = [sum(len(labels) for _, labels in epochs[-1]) for epochs in data[t]]
+        sizes = [1 if uniform else sum(len(labels) for _, labels in epochs[-1]) for epochs in data[t]]
         for k, epochs in enumerate(data[t]):
             local = copy.deepcopy(model)
             client_update(local, previous[k], epochs, rate, mu, temperature)

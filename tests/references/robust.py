@@ -4,7 +4,7 @@ Median and trimmed mean: Yin et al., "Byzantine-robust distributed learning", IC
 Multi-Krum: Blanchard et al., "Machine learning with adversaries", NeurIPS 2017, section 4. Bulyan: El Mhamdi et al.,
 "The hidden vulnerability of distributed learning in Byzantium", ICML 2018, section 4. Flower departs from them twice:
 Multi-Krum's average weighs by examples, and Bulyan selects by Krum all at once where the paper selects one update after
-another and scores those that are left anew.
+another and scores those that are left anew. Running statistics of batch normalisation are coordinates like any other.
 """
 
 import copy
@@ -13,13 +13,18 @@ import torch
 from references.fedavg import client_update
 
 
+def arrays(model):
+    """Return what is exchanged, in order: parameters and running statistics."""
+    return [array for array in model.state_dict().values() if array.is_floating_point()]
+
+
 def local_models(model, epochs_of_clients, rate):
-    """Return each client's trained parameters as one vector, and its number of examples."""
+    """Return each client's trained arrays as one vector, and its number of examples."""
     vectors, sizes = [], []
     for epochs in epochs_of_clients:
         local = copy.deepcopy(model)
         client_update(local, epochs, rate)
-        vectors.append(torch.cat([w.detach().flatten() for w in local.parameters()]))
+        vectors.append(torch.cat([w.flatten() for w in arrays(local)]))
         sizes.append(sum(len(labels) for _, labels in epochs[-1]))
     return vectors, sizes
 
@@ -47,8 +52,8 @@ def krum(vectors, sizes, *, f):
     return vectors[by_krum_score(vectors, f)[0]]
 
 
-def multi_krum(vectors, sizes, *, f, m):
-    chosen = by_krum_score(vectors, f)[:m]
+def multi_krum(vectors, sizes, *, f, m, uniform=False):
+    chosen, sizes = by_krum_score(vectors, f)[:m], [1] * len(sizes) if uniform else sizes
     return sum(sizes[i] * vectors[i] for i in chosen) / sum(sizes[i] for i in chosen)
 
 
@@ -66,7 +71,7 @@ def run(model, data, rounds, *, rate, rule, **parameters):
         vectors, sizes = local_models(model, data[t], rate)
         aggregate, start = rule(vectors, sizes, **parameters), 0
         with torch.no_grad():
-            for w in model.parameters():
+            for w in arrays(model):
                 w.copy_(aggregate[start : start + w.numel()].view_as(w))
                 start += w.numel()
     return model

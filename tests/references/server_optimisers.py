@@ -10,12 +10,14 @@ import copy
 import math
 
 import torch
+from references.statistics import average_statistics
 from torch.nn import functional
 
 
-def pseudo_gradient(model, epochs_of_clients, rate):
-    """``Delta_t``: the mean over clients, weighted by examples, of ``w_k - w_t``."""
-    sizes = [sum(len(labels) for _, labels in epochs[-1]) for epochs in epochs_of_clients]
+def pseudo_gradient(model, epochs_of_clients, rate, uniform):
+    """``Delta_t``: the mean over clients, weighted by examples or not, of ``w_k - w_t``; statistics are averaged."""
+    sizes = [1 if uniform else sum(len(labels) for _, labels in epochs[-1]) for epochs in epochs_of_clients]
+    locals_ = []
     delta = [torch.zeros_like(w) for w in model.parameters()]
     for size, epochs in zip(sizes, epochs_of_clients, strict=True):
         local = copy.deepcopy(model)
@@ -27,13 +29,15 @@ def pseudo_gradient(model, epochs_of_clients, rate):
                 optimizer.step()
         for d, w_k, w in zip(delta, local.parameters(), model.parameters(), strict=True):
             d += size / sum(sizes) * (w_k - w).detach()
+        locals_.append(local)
+    average_statistics(model, locals_, sizes)
     return delta
 
 
-def fedavgm(model, data, rounds, *, rate, server_rate, momentum):
+def fedavgm(model, data, rounds, *, rate, server_rate, momentum, uniform=False):
     v = [torch.zeros_like(w) for w in model.parameters()]
     for t in range(1, rounds + 1):
-        delta = pseudo_gradient(model, data[t], rate)
+        delta = pseudo_gradient(model, data[t], rate, uniform)
         v = [momentum * v_i - d for v_i, d in zip(v, delta, strict=True)]
         with torch.no_grad():
             for w, v_i in zip(model.parameters(), v, strict=True):
@@ -41,11 +45,11 @@ def fedavgm(model, data, rounds, *, rate, server_rate, momentum):
     return model
 
 
-def adaptive(model, data, rounds, *, rate, kind, server_rate, tau, beta_1=0.0, beta_2=0.0):
+def adaptive(model, data, rounds, *, rate, kind, server_rate, tau, beta_1=0.0, beta_2=0.0, uniform=False):
     m = [torch.zeros_like(w) for w in model.parameters()]
     v = [torch.zeros_like(w) for w in model.parameters()]
     for t in range(1, rounds + 1):
-        delta = pseudo_gradient(model, data[t], rate)
+        delta = pseudo_gradient(model, data[t], rate, uniform)
         m = [beta_1 * m_i + (1 - beta_1) * d for m_i, d in zip(m, delta, strict=True)]
         if kind == "adagrad":
             v = [v_i + d**2 for v_i, d in zip(v, delta, strict=True)]

@@ -1,5 +1,6 @@
 """Round trips between the four places a configuration is written, and one line for every mistake."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -31,7 +32,7 @@ from snnfl.config.poisoning import poisoning_mistakes
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12)
 RAY_OPTIONS = {"cpus_per_client", "gpus_per_client", "address"}
 FOLDER_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and "/" not in name and name.isprintable())
 
@@ -64,11 +65,16 @@ def in_range(key):
 @st.composite
 def configs(draw):
     """Configurations with some options changed."""
-    config = Config()
+    drawn = collections.defaultdict(dict)
     for key in draw(st.lists(st.sampled_from(list(FIELDS)), unique=True, max_size=len(FIELDS))):
         section, name = key.split(".")
-        changed = dataclasses.replace(getattr(config, section), **{name: draw(in_range(key))})
-        config = dataclasses.replace(config, **{section: changed})
+        drawn[section][name] = draw(in_range(key))
+    if drawn["engine"].get("name") == "deployment":
+        drawn["model"].pop("weights", None)  # a file of the server's
+    if "potential" in drawn["conversion"].get("calibration", ""):
+        drawn["conversion"].pop("readout", None)  # the second half of the steps, which potentials don't change
+    sections = {name: dataclasses.replace(getattr(Config(), name), **values) for name, values in drawn.items()}
+    config = dataclasses.replace(Config(), **sections)
     assume(config.run.keep_checkpoints or not config.run.resume)
     assume(config.strategy.minimum_replies <= config.data.clients)
     unused = {"ray": {"connection"}, "deployment": RAY_OPTIONS}.get(config.engine.name, {"connection", *RAY_OPTIONS})
@@ -137,6 +143,13 @@ def test_more_replies_than_clients_cannot_be_asked_for():
         ),
         (["engine.name=ray", "run.device=cuda"], ["run.device=cuda", "engine.gpus_per_client=0"]),
         (["engine.name=deployment", "model.weights=a.safetensors"], ["model.weights=a.safetensors", "reads no file"]),
+        (
+            ["engine.name=ray", "engine.address="],
+            ["engine.address=", "nothing after", "engine.address=null means none"],
+        ),
+        (["engine.name=ray", "engine.address=''"], ["engine.address=''", "expected text that isn't empty or null"]),
+        (["engine.name=deployment", "engine.connection=''"], ["engine.connection=''", "isn't empty or null"]),
+        (["run.directory=''"], ["run.directory=''", "expected text that isn't empty ("]),
         (["engine.name=rai"], ["engine.name=rai", "did you mean 'ray'"]),
     ],
 )
@@ -251,7 +264,7 @@ def test_wrong_type_names_key_value_and_kind(key):
         ("run.name=[", ["'run.name=['", "not a YAML value"]),
         ("run.name=a/b", ["run.name='a/b'", "plain folder name"]),
         ("run.name=.", ["run.name='.'", "plain folder name"]),
-        ("run.name=", ["run.name", "text"]),
+        ("run.name=", ["run.name=", "nothing after the equals sign"]),
         ("run.seed=${run.rounds", ["run.seed=${run.rounds", "not a YAML value"]),
         ("run.name=${run.nam}", ["run.name", "run.nam"]),
         ("data.=1", ["'data.'"]),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from snnfl.config import ConfigError, compose
 from snnfl.data import load, partition
-from snnfl.models import build_model
+from snnfl.models import build_model, registry
 from snnfl.rng import generator
+from snnfl.spiking import ConversionError
 from snnfl.training import exchangeable, load_arrays
 from snnfl.workspace import Workspace, workspace
 
@@ -26,6 +30,32 @@ def test_everything_follows_from_the_configuration() -> None:
     assert work.initial_state.keys() == exchangeable(model).keys()
     assert work.biases == ("fc3.bias", "fc4.bias", "fc5.bias")
     assert [node.name for node in work.graph.affines] == ["conv1", "conv2", "fc3", "fc4", "fc5"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["model.name=mlp", "training.batch_size=1"],
+            r"training.batch_size=1: norm1 of model.name=mlp cannot .*; take",
+        ),
+        (
+            ["model.name=mlp", "data.clients=1437", "data.minimum_samples=1"],
+            r"data.minimum_samples=1: client 0 has a single training sample, and norm1 of model.name=mlp cannot",
+        ),
+        (["model.name=mlp", "training.batch_size=2"], None),
+        (["model.name=mlp", "training.batch_size=1", "model.batch_norm=false"], None),
+        (["data.clients=1437", "data.minimum_samples=1", "training.batch_size=1"], None),  # LeNet-5 has pixels
+        (["model.name=resnet20_snfl", "training.batch_size=1"], r"stage3.0.norm1 of model.name=resnet20_snfl cannot"),
+    ],
+)
+def test_a_batch_of_one_is_refused_where_batch_normalisation_cannot_train_on_it(options, message) -> None:
+    work = Workspace(compose(None, options))
+    if message is None:
+        work.check_batches()
+        return
+    with pytest.raises(ConfigError, match=message):
+        work.check_batches()
 
 
 def test_the_seed_decides_weights_and_partitions() -> None:
@@ -93,7 +123,7 @@ def test_a_process_gets_its_threads() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "cpu:x", ""])
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "cpu:x"])
 def test_a_device_that_is_not_there_is_an_error_of_one_line(device: str) -> None:
     with pytest.raises(ConfigError, match=rf"^run.device={device}: not available on this machine \(.*\); use cpu$"):
         _ = Workspace(compose(None, [f"run.device='{device}'"])).device
@@ -109,3 +139,56 @@ def test_the_last_round_is_evaluated_on_everything() -> None:
 def test_batches_are_laid_out_as_the_weights_of_convolutions() -> None:
     assert Workspace(compose(None, ["model.name=lenet5"])).layout is torch.channels_last
     assert Workspace(compose(None, ["model.name=mlp"])).layout is torch.contiguous_format
+
+
+class Standardised(nn.Conv2d):
+    """Normalises its weight before the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+
+class Normalising(nn.Module):
+    """Subtracts a mean of its own from the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(1, 1, 1, device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.mean
+
+
+class Scaled(nn.Linear):
+    """Adds a linear layer of its own to itself."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.more = nn.Linear(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.5 * self.more(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "features", "words"),
+    [
+        (lambda: Standardised(1, 2, 3), 72, r"^parameter 0\.\S+ is in no layer .*or a weight is computed from it"),
+        (Normalising, 64, r"^add is computed from constants .* does not exchange; put them into a layer"),
+    ],
+)
+def test_what_an_s_run_would_not_exchange_is_refused_before_it(layer, features, words, monkeypatch) -> None:
+    work = of_layers(lambda: [layer(), nn.ReLU(), nn.Flatten(), nn.Linear(features, 3)], monkeypatch)
+    with pytest.raises(ConversionError, match=words):
+        work.graph  # noqa: B018 (traced when it is asked for)
+
+
+def test_an_adapter_of_layers_of_its_own_is_exchanged(monkeypatch) -> None:
+    work = of_layers(lambda: [nn.Flatten(), Scaled(64, 4), nn.ReLU(), nn.Linear(4, 3)], monkeypatch)
+    assert [node.name for node in work.graph.affines] == ["1", "1.more", "3"]
+
+
+def of_layers(layers: Callable[[], list[nn.Module]], monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return the workspace of a model of one's own."""
+    monkeypatch.setitem(registry.MODELS.items, "own", lambda config, shape, classes: nn.Sequential(*layers()))
+    return Workspace(compose(None, ["model.name=own"]))

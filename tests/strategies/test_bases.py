@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 
-from snnfl.config import Config, ConfigError, compose
+from snnfl.config import Config, ConfigError, compose, sampled_clients
 from snnfl.config.options import StrategyConfig
 from strategies import bases
+from strategies.cohort import Cohort
+from strategies.combinations import build_checked
 from strategies.own import Moon, Solo
 
 
@@ -94,11 +101,12 @@ def test_a_name_gives_the_class_and_its_parameters(name: str) -> None:
     for overrides, expected in ((), default), ([f"strategy.{k}={v}" for k, v in changes.items()], changed):
         base = bases.build_base(configured(name, *overrides, "strategy.fraction_train=1"))
         assert isinstance(base, kind)
-        assert {key: getattr(base, key) for key in expected} == expected
+        assert {key: getattr(base, key) for key in expected} == pytest.approx(expected)
         # One client is enough: how many must be there is the cohort's affair.
         assert (base.min_train_nodes, base.min_available_nodes, base.min_evaluate_nodes) == (1, 1, 0)
     partial = bases.build_base(configured(name, "strategy.fraction_train=0.6", "strategy.fraction_evaluate=0.2"))
-    assert (partial.fraction_train, partial.fraction_evaluate, partial.min_evaluate_nodes) == (0.6, 0.2, 1)
+    assert (partial.fraction_train, partial.fraction_evaluate) == pytest.approx((0.6, 0.2), rel=1e-14)
+    assert partial.min_evaluate_nodes == 1
 
 
 def test_the_names_are_those_of_the_options_documentation() -> None:
@@ -182,3 +190,31 @@ def test_a_registered_strategy_is_known_and_a_taken_name_refused(monkeypatch: py
     assert bases.build_base(configured("mine", "strategy.q=0.1")).fraction_train == 0.1
     with pytest.raises(ValueError, match="'mine' is already registered"):
         bases.register("mine")(mine)
+
+
+@pytest.mark.parametrize("clipping", ["none", "server_fixed", "client_adaptive"])
+@pytest.mark.parametrize("name", [name for name in bases.names() if name != "solo"])  # which selects all
+def test_as_many_clients_are_selected_as_the_fraction_says(
+    scripted: Callable[..., Any], name: str, clipping: str
+) -> None:
+    """Products such as 0.29 times 100 lie below the whole number as doubles."""
+    for clients, fraction, expected in ((100, 0.29, 29), (50, 0.58, 29), (40, 0.4, 16), (25, 0.46, 11)):
+        options = [f"data.clients={clients}", f"strategy.fraction_train={fraction}"]
+        private = [] if clipping == "none" else [f"privacy.clipping={clipping}", "privacy.noise_multiplier=0.1"]
+        config = configured(name, *options, f"strategy.fraction_evaluate={fraction}", *private)
+        base = build_checked(config)
+        grid = Cohort(scripted(range(clients), lambda message: message), partitions={n: n for n in range(clients)})
+        assert sampled_clients(config) == expected
+        assert len(list(base.configure_train(1, ArrayRecord(), ConfigRecord(), grid))) == expected
+        assert len(list(base.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid))) == expected
+        if clipping != "none":
+            assert base.num_sampled_clients == expected
+
+
+def test_a_trimmed_mean_cuts_as_many_as_its_fraction_says() -> None:
+    """0.29 of 100 values are 29 at either end."""
+    base = bases.build_base(configured("fedtrimmedavg", "strategy.trimmed_fraction=0.29"))
+    values = np.arange(100.0)
+    values[71:] = 1e6
+    values[28] = -1e6  # the 29th from below
+    assert trim_mean(np.sort(values), base.beta) == pytest.approx(np.sort(values)[29:71].mean())

@@ -14,7 +14,9 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import strategy_utils
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
+from flwr.superlink.grid import InMemoryGrid
 
+import strategies.cohort as cohort_module
 from strategies.cohort import Cohort, CohortError, Traffic, seeded_draws
 from strategies.update import array_bytes
 
@@ -94,6 +96,63 @@ def test_the_superlinks_answer_for_a_dead_node_belongs_to_that_node(scripted: Sc
         (3, 3),
     ]
     assert replies[2].has_error()
+
+
+def forged(message: Message, sender: int, *, error: bool = False) -> Message:
+    reply = Message(Error(0, "mine") if error else RecordDict({"a": MetricRecord({"b": sender})}), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = sender
+    return reply
+
+
+@pytest.mark.parametrize("sender", [3, 1, 5])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_forged_reply_is_ignored_and_the_true_one_counts(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture, sender: int, first: bool
+) -> None:
+    """Node 3, the SuperLink's own number and a stranger answer what node 901 was asked."""
+    cohort = assembled(scripted)
+    answer = cohort.grid.send_and_receive
+
+    def also_forged(sent: list[Message], *, timeout: float | None = None) -> list[Message]:
+        (asked,) = [message for message in sent if message.metadata.dst_node_id == 901]
+        true = answer(sent, timeout=timeout)
+        false = [forged(asked, sender)]
+        return [*false, *true] if first else [*true, *false]
+
+    cohort.grid.send_and_receive = also_forged
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        replies = cohort.send_and_receive(messages(cohort))
+    assert [reply.metadata.src_node_id for reply in replies] == [17, 2**63 - 1, 901, 3]
+    assert all(reply.content == RecordDict() for reply in replies)
+    assert caplog.messages == [f"a forged reply of node {sender} is ignored: in the name of node 901"]
+
+
+@pytest.mark.parametrize(("sender", "error"), [(3, True), (3, False), (1, False)])
+def test_a_forged_reply_alone_is_no_reply(scripted: Scripted, sender: int, error: bool) -> None:
+    def answer(message: Message) -> Message:
+        return forged(message, sender, error=error) if message.metadata.dst_node_id == 901 else echo(message)
+
+    replies = assembled(scripted, answer).send_and_receive(messages(assembled(scripted)), timeout=2.0)
+    assert [reply.has_error() for reply in replies] == [False, False, True, False]
+    assert replies[2].error.reason == "no reply within 2 s"
+
+
+def test_nobody_answers_the_opening_question_for_another(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    honest = holding({5: 0, 6: 1, 7: 2})
+
+    class Forging(type(scripted([], echo))):
+        def send_and_receive(self, sent: list[Message], *, timeout: float | None = None) -> list[Message]:
+            true = super().send_and_receive(sent, timeout=timeout)
+            theirs = honest(sent[0])  # node 5's answer says, in node 7's name, that it holds partition 2
+            theirs.content["metrics"]["partition-id"] = 2
+            theirs.metadata.__dict__["_src_node_id"] = 7
+            return [theirs, *true]
+
+    cohort = Cohort(Forging([5, 6, 7], honest))
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        cohort.assemble(3, timeout=1.0)
+    assert cohort.partitions == {5: 0, 6: 1, 7: 2}
+    assert caplog.messages == ["a forged reply of node 7 is ignored: in the name of node 5"]
 
 
 def test_a_reply_that_answers_nothing_comes_last(scripted: Scripted) -> None:
@@ -286,6 +345,37 @@ def test_too_few_nodes_are_waited_for(scripted: Scripted) -> None:
     cohort = Cohort(grid)
     cohort.assemble(2, timeout=30.0)
     assert list(cohort.get_node_ids()) == [6, 5]
+
+
+def test_missing_nodes_are_said_at_once_and_again(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cohort_module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(cohort_module, "REPEAT_SECONDS", 0.3)
+    with pytest.raises(CohortError, match=r"2 of data.clients=10 nodes connected within 1 s"):
+        Cohort(scripted([1, 2], echo)).assemble(10, timeout=1.0)
+    said = [record.getMessage() for record in caplog.records]
+    assert set(said) == {"2 of data.clients=10 nodes connected, waiting (up to 1 s)"}
+    assert 2 <= len(said) <= 4
+
+
+def test_a_simulation_that_has_too_few_nodes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Simulated(InMemoryGrid):
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def get_node_ids(self) -> list[int]:
+            self.asked += 1
+            return [] if self.asked < 3 else [7, 8]  # they are registered while the ServerApp already runs
+
+    monkeypatch.setattr(cohort_module, "SETTLED_SECONDS", 0.3)
+    complaint = (
+        "Flower simulates 2 SuperNodes, but data.clients=10; say `flwr run … --federation-config num-supernodes=10`"
+    )
+    start = time.monotonic()
+    with pytest.raises(CohortError, match=complaint):
+        Cohort(Simulated()).assemble(10, timeout=3600.0)
+    assert time.monotonic() - start < 60
 
 
 def test_every_byte_of_every_array_is_counted(scripted: Scripted) -> None:

@@ -53,7 +53,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(overrides: list[str], me
         ([DP, "strategy.spiking=false"], []),
         (
             [DP],
-            ["protects the weights that clients receive; the server's spiking network is averaged without clipping"],
+            ["protects the weights and batch normalisation that clients receive; biases and thresholds of the server"],
         ),
         ([DP, "strategy.spiking=false", "strategy.name=fedadam"], ["with strategy.name=fedadam one client moves the"]),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from matplotlib import image
+from matplotlib import figure, image
 from matplotlib.figure import Figure
 
 from strategies import figures
@@ -27,7 +27,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(figures, "Figure", Kept)
+    monkeypatch.setattr(figure, "Figure", Kept)
     return made
 
 

@@ -104,19 +104,27 @@ def test_an_aggregate_that_is_no_number_is_not_sent(
     assert caplog.messages[-1] == "round 3: the aggregate of w isn't finite; the old weights are kept"
 
 
-def test_an_aggregate_is_sent_as_float32_and_without_negative_variances(update_reply: Callable[..., Message]) -> None:
-    spec = UpdateSpec(arrays={"n.running_var": ArraySpec(shape=(2,)), "w": ArraySpec(shape=(2,))}, metrics=METRICS)
+def test_an_aggregate_is_sent_as_float32_and_without_negative_variances_which_is_said(
+    update_reply: Callable[..., Message], caplog: pytest.LogCaptureFixture
+) -> None:
+    variances = {"n.running_var": [-0.5, 0.25], "m.running_var": [0.0, 1.0], "o.running_var": [-1.0, -1e-9]}
+    shapes = dict.fromkeys([*variances, "w"], ArraySpec(shape=(2,)))
 
     class Double(FedAvg):
         def aggregate_train(self, server_round: int, replies: list[Message]) -> tuple[ArrayRecord, None]:
-            values = np.array([-0.5, 0.25])
-            return ArrayRecord({"n.running_var": Array(values), "w": Array(values)}), None
+            values = {**variances, "w": [-0.5, 0.25]}
+            return ArrayRecord({name: Array(np.array(value)) for name, value in values.items()}), None
 
-    reply = update_reply({"n.running_var": torch.ones(2), "w": torch.ones(2)}, 1)
-    result, _ = Guarded(Double(), spec, seed=0).aggregate_train(1, [reply])
+    reply = update_reply({name: torch.ones(2) for name in shapes}, 1)
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        result, _ = Guarded(Double(), UpdateSpec(arrays=shapes, metrics=METRICS), seed=0).aggregate_train(4, [reply])
     assert {array.dtype for array in result.values()} == {"float32"}
     assert result["n.running_var"].numpy().tolist() == [0, 0.25]
+    assert result["o.running_var"].numpy().tolist() == [0, 0]
     assert result["w"].numpy().tolist() == [-0.5, 0.25]
+    assert caplog.messages == [
+        "round 4: negative variances of the aggregate were set to 0: 1 of n.running_var, 2 of o.running_var"
+    ]
 
 
 def test_a_round_in_which_the_strategy_gives_up_says_so(
@@ -249,6 +257,25 @@ def test_evaluation_replies_are_checked_too(reply: Callable[..., Message]) -> No
     assert guarded().aggregate_evaluate(1, []) is None
 
 
+@pytest.mark.parametrize("says", ["system", "query", "evaluate"])
+def test_a_fault_is_noted_under_what_was_asked_whatever_the_reply_says(
+    update_reply: Callable[..., Message], cohort: Cohort, says: str
+) -> None:
+    """Flower's own replies for lost messages are of type ``system``, and a liar's of any."""
+    strategy = guarded()
+    strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    lost, lying = failed(901), update_reply({"w": torch.ones(1)}, 404)
+    for reply in (lost, lying):
+        reply.metadata.__dict__["_message_type"] = says
+    strategy.aggregate_train(1, [lost, lying, update_reply(arrays(1.0), 17)])
+    assert [(fault.message, fault.verdict) for fault in strategy.report.faults] == [
+        ("train", "failed"),
+        ("train", "refused"),
+    ]
+    strategy.aggregate_evaluate(1, [lost])
+    assert strategy.report.faults[-1].message == "evaluate"
+
+
 def test_selection_depends_on_seed_and_round_alone(cohort: Cohort) -> None:
     base = FedAvg(fraction_train=0.5, fraction_evaluate=0.5, min_available_nodes=1)
 
@@ -301,3 +328,13 @@ def test_the_base_strategys_summary_is_shown(caplog: pytest.LogCaptureFixture) -
     base = Base()
     Guarded(base, SPEC, seed=0).summary()
     assert base.shown == 1
+
+
+def test_what_a_fault_answers_is_what_was_asked_whatever_the_reply_calls_itself(cohort: Cohort) -> None:
+    """A SuperLink's own error is a system message, and so is ours in the place of what doesn't inflate."""
+    strategy = guarded()
+    strategy.configure_train(1, ArrayRecord(arrays(1.0)), ConfigRecord(), cohort)
+    for ask, kind in ((strategy.aggregate_train, "train"), (strategy.aggregate_evaluate, "evaluate")):
+        reply = Message(Error(0, "cannot be read"), reply_to=Message(RecordDict(), 17, "system"))
+        ask(1, [reply])
+        assert strategy.report.faults[-1].message == kind

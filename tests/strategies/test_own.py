@@ -26,7 +26,7 @@ def replies(examples: list[int], *, known: bool, dtypes: tuple[str, ...] = ("flo
         arrays = ArrayRecord({name: Array(np.asarray(a.numpy(), dtype)) for name, a in tensors.items()})
         metrics = MetricRecord({"num-examples": count, "loss": 1.0 / count})
         message = Message(RecordDict({"arrays": arrays, "metrics": metrics}), dst_node_id=1, message_type="train")
-        found.append(with_tensors(message, tensors, SHAPES) if known else message)
+        found.append(with_tensors(message, tensors, SHAPES, count) if known else message)
     return found
 
 

@@ -19,6 +19,7 @@ from snnfl.data import test_batches
 from snnfl.spiking import SpikingNetwork
 from snnfl.training import evaluate, load_arrays, private_biases
 from snnfl.workspace import Workspace
+from strategies.lock import LOCK_FILE
 from strategies.recorder import Row, client_columns
 from strategies.run_directory import (
     ANN_FILE,
@@ -66,6 +67,10 @@ KEYS = {
     "aggregated",
     "learning_rate",
     "test_images",
+    "asked",
+    "faults",
+    "absent",
+    "states_lost",
 }
 
 
@@ -146,7 +151,16 @@ def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
         assert (row["replies"], row["refused"], row["failed"]) == (CLIENTS, 0, 0)
 
     assert load_file(path / ANN_FILE).keys() == state.keys()  # no biases
-    expected = {CONFIG_FILE, ENVIRONMENT_FILE, "metrics.jsonl", ANN_FILE, SNN_FILE, *FIGURE_FILES, CHECKPOINTS}
+    expected = {
+        CONFIG_FILE,
+        ENVIRONMENT_FILE,
+        "metrics.jsonl",
+        ANN_FILE,
+        SNN_FILE,
+        *FIGURE_FILES,
+        CHECKPOINTS,
+        LOCK_FILE,
+    }
     assert {entry.name for entry in path.iterdir()} == expected
     assert compose(path / CONFIG_FILE) == config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from experiments.engines.in_process import run_in_process
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.sealed import round_file, round_files
 from strategies.cohort import CohortError
+from strategies.lock import LOCK_FILE
 from strategies.resume import find_checkpoint
 from strategies.run_directory import (
     ANN_FILE,
     CHECKPOINTS,
     CLIENTS,
+    CONFIG_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
     SNN_FILE,
     RunDirectory,
+    RunFileError,
     read_metrics,
 )
 from strategies.server_app import server_app
@@ -85,6 +89,10 @@ def assert_same(run: Path, expected: Path) -> None:
     assert rows(run) == rows(expected)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE}
+
+
 def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in read_metrics(run)]
 
@@ -112,22 +120,33 @@ def test_a_run_that_dies_five_times_ends_as_if_nothing_had_been(tmp_path: Path, 
         {"clients": Fragile(4, 1)},
         {"observer": die_at(5)},
     ]
-    for death in deaths:
+    for number, death in enumerate(deaths):
         with pytest.raises(Killed):
-            play(tmp_path, "run.resume=true", **death)
+            play(tmp_path, f"run.resume={str(number > 0).lower()}", **death)
     run = play(tmp_path, "run.resume=true")
     assert_same(run, uninterrupted)
     facts = json.loads((run / ENVIRONMENT_FILE).read_text())
     assert [each["after_round"] for each in facts["resumed"]] == [1, 3, 3, 4]
 
 
-def test_private_biases_are_what_is_at_stake(tmp_path: Path, uninterrupted: Path) -> None:
-    """Without the clients' files a run ends otherwise; without a folder for them it isn't resumed."""
+def test_private_biases_are_what_is_at_stake(
+    tmp_path: Path, uninterrupted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the clients' files a run ends otherwise, and says so; without a folder for them it isn't resumed."""
     with pytest.raises(Killed):
         play(tmp_path, clients=Fragile(4, 1))
     for path in (tmp_path / "run" / CLIENTS).rglob("*.safetensors"):
         path.unlink()
+    caplog.clear()
     run = play(tmp_path, "run.resume=true")
+    lost = [r.getMessage() for r in caplog.records if r.name == "strategies.attendance"]
+    assert lost
+    for line in lost:
+        assert re.match(
+            r"round [45]: partition \d \(node \d\) has lost the private state of round [123]; it trained", line
+        )
+    assert sum(row["states_lost"] for row in rows(run)) == len(lost)
+    assert [row["states_lost"] for row in rows(uninterrupted)] == [0] * ROUNDS
     assert rows(run)[:3] == rows(uninterrupted)[:3]
     assert (run / SNN_FILE).read_bytes() != (uninterrupted / SNN_FILE).read_bytes()
     with pytest.raises(Killed):
@@ -160,14 +179,14 @@ def test_a_finished_run_goes_on_to_more_rounds(tmp_path: Path, uninterrupted: Pa
 
 def test_there_may_be_nothing_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = play(tmp_path, "run.rounds=2")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = contents(run)
     (run / ANN_FILE).unlink()  # as if it had been killed just before it was written
     for rounds in (2, 1):
         caplog.clear()
         play(tmp_path, f"run.rounds={rounds}", "run.resume=true", clients=Fragile(3, 0))
         lines = [r.getMessage() for r in caplog.records if r.name == "strategies.server_app"]
         assert lines == [f"nothing to do: 2 rounds of {run} are complete, and run.rounds={rounds}"]
-    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    after = contents(run)
     figures = {run / "accuracy.svg", run / "accuracy.png"}
     assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} <= figures
 
@@ -179,8 +198,7 @@ def test_without_a_complete_round_it_starts_anew(tmp_path: Path, uninterrupted: 
         return lines
 
     with pytest.raises(Killed):
-        play(tmp_path, "run.resume=true", clients=Fragile(1, 1))
-    assert said() == [f"run.resume=true: there is no run in {tmp_path / 'run'}; it starts anew"]
+        play(tmp_path, clients=Fragile(1, 1))
     (token,) = (path.name for path in (tmp_path / "run" / CLIENTS).iterdir())
     with pytest.raises(Killed):
         play(tmp_path, "run.resume=true", observer=die_at(1))
@@ -211,10 +229,10 @@ def test_a_new_run_forgets_the_old_one(tmp_path: Path) -> None:
 )
 def test_another_configuration_is_refused(tmp_path: Path, override: str, words: str) -> None:
     RunDirectory.create(compose(None, [*SMALL, f"run.directory={tmp_path}"]))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     with pytest.raises(ConfigError, match=words):
         play(tmp_path, "run.resume=true", override)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert contents(tmp_path) == before
 
 
 def test_what_changes_no_weight_may_differ(tmp_path: Path) -> None:
@@ -246,8 +264,49 @@ def test_half_a_row_is_forgotten_and_a_missing_one_is_an_error(tmp_path: Path) -
     with (directory.path / METRICS_FILE).open("a") as file:
         file.write('{"round": 3, "lo')
     assert read_metrics(RunDirectory.reopen(config, 2).path) == [{"round": 1}, {"round": 2}]
-    with pytest.raises(ConfigError, match=r"metrics.jsonl holds 2 rounds, but 3 are complete"):
+    with pytest.raises(RunFileError, match=r"metrics.jsonl: it holds 2 rounds, but 3 are complete"):
         RunDirectory.reopen(config, 3)
     (directory.path / METRICS_FILE).unlink()
-    with pytest.raises(ConfigError, match=r"metrics.jsonl holds 0 rounds, but 2 are complete"):
+    with pytest.raises(RunFileError, match=r"metrics.jsonl: cannot be read \(No such file or directory\)"):
         RunDirectory.reopen(config, 2)
+
+
+def test_a_resume_of_nothing_is_an_error_that_lists_near_names(tmp_path: Path) -> None:
+    for name in ("s_fedavg", "fedavg", "else"):
+        RunDirectory.create(compose(None, [f"run.directory={tmp_path}", f"run.name={name}"]))
+    (tmp_path / "fedavgs").mkdir()
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=r"there is no run fedavgs in .*; there are fedavg, s_fedavg and others;"):
+        play(tmp_path, "run.resume=true", "run.name=fedavgs")
+    with pytest.raises(ConfigError, match=r"there is no run run in .*/none; without --resume it begins"):
+        play(tmp_path / "none", "run.resume=true")
+    assert contents(tmp_path) == before
+    assert not list((tmp_path / "fedavgs").iterdir())
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "delete"])
+def test_complete_rounds_are_thrown_away_on_request_alone(tmp_path: Path, uninterrupted: Path, damage: str) -> None:
+    """Without an intact checkpoint a run of several rounds is not silently trained from the start."""
+    with pytest.raises(Killed):
+        play(tmp_path, clients=Fragile(4, 1))
+    for path in round_files(tmp_path / "run" / CHECKPOINTS).values():
+        path.write_bytes(path.read_bytes()[:100]) if damage == "cut" else path.unlink()
+    before = contents(tmp_path)
+    words = "completed 3 rounds, but no checkpoint is intact" if damage == "cut" else "played 3 rounds and left no"
+    with pytest.raises(ConfigError, match=f"{words}.*; set run.overwrite=true to repeat it"):
+        play(tmp_path, "run.resume=true")
+    assert contents(tmp_path) == before
+    assert_same(play(tmp_path, "run.resume=true", "run.overwrite=true"), uninterrupted)
+
+
+def test_a_run_whose_configuration_is_missing_is_not_replaced_unasked(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        play(tmp_path, clients=Fragile(2, 0))
+    (tmp_path / "run" / CONFIG_FILE).unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="holds an earlier run"):
+        play(tmp_path)
+    with pytest.raises(RunFileError, match=r"config.yaml is missing; put it back, or set run.overwrite=true"):
+        play(tmp_path, "run.resume=true")
+    assert contents(tmp_path) == before

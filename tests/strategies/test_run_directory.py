@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from snnfl.config import Config, ConfigError, compose
+from strategies.environment import environment
 from strategies.run_directory import (
     ANN_FILE,
     CONFIG_FILE,
@@ -19,7 +23,8 @@ from strategies.run_directory import (
     NIR_FILE,
     SNN_FILE,
     RunDirectory,
-    environment,
+    RunFileError,
+    read_config,
     read_metrics,
 )
 
@@ -70,7 +75,7 @@ def test_overwriting_removes_what_a_run_writes_and_nothing_else(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "/etc", "a/..", "a/"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"run.name=.*plain folder name"):
+    with pytest.raises(ConfigError, match=r"run.name=.*(plain folder name|text that isn't empty)"):
         config_of(tmp_path, f"'{name}'")
 
 
@@ -84,8 +89,8 @@ def test_a_folder_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"cannot write .* \(File name too long\)"):
         RunDirectory.create(config_of(tmp_path, "x" * 300))
     (tmp_path / "two" / METRICS_FILE / "sub").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"cannot write .*two \("):
-        RunDirectory.create(config_of(tmp_path, "two"))
+    with pytest.raises(RunFileError, match=r"two/metrics.jsonl is a folder, where a file of the run belongs"):
+        RunDirectory.create(config_of(tmp_path, "two", "run.overwrite=true"))
     with pytest.raises(ConfigError, match=r"run.directory=/proc/none: cannot write"):
         RunDirectory.create(config_of("/proc/none"))
 
@@ -118,6 +123,66 @@ def test_metrics_are_one_json_object_per_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         run.append_metrics({"loss": float("nan")})
     assert read_metrics(run.path) == rows
+
+
+@pytest.mark.parametrize(
+    ("rounds", "words"),
+    [
+        ([1, 1, 2, 3, 4], "line 2 is the row of round 1"),  # as two processes left it
+        ([1, 3], "line 2 is the row of round 3"),
+        ([2], "line 1 is the row of round 2"),
+        ([1, True], "line 2 is damaged .it isn't the row of a round."),
+        ([1, 2.0], "line 2 is damaged"),
+        ([1, None], "line 2 is damaged"),
+    ],
+)
+def test_metrics_that_are_not_the_rounds_in_order_are_refused(tmp_path: Path, rounds: list[object], words: str) -> None:
+    run = RunDirectory.create(config_of(tmp_path))
+    for server_round in rounds:
+        run.append_metrics({"round": server_round})
+    with pytest.raises(RunFileError, match=rf"^\S+/metrics.jsonl: {words}[^\n]*$"):
+        read_metrics(run.path)
+    assert read_metrics(run.path, 0) == []
+
+
+@given(content=st.binary(max_size=60) | st.lists(st.integers(0, 3)).map(lambda rounds: b"".join(map(_line, rounds))))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_metrics_are_the_rounds_in_order_or_an_error_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / METRICS_FILE).write_bytes(content)
+    rows, refused = [], ""
+    try:
+        rows = read_metrics(tmp_path)
+    except RunFileError as error:
+        refused = str(error)
+    if refused:
+        assert re.fullmatch(r"\S+/metrics.jsonl: line \d+ is [^\n]+", refused)
+    else:
+        assert [row["round"] for row in rows] == list(range(1, len(rows) + 1))
+        assert content.count(b"\n") in (len(rows), len(rows) - 1)
+
+
+def _line(server_round: int) -> bytes:
+    return f'{{"round": {server_round}}}\n'.encode()
+
+
+def test_an_unfinished_last_line_is_nothing_while_somebody_writes(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_bytes(_line(1) + _line(2)[:-2])
+    assert read_metrics(tmp_path, growing=True) == [{"round": 1}]
+    assert read_metrics(tmp_path, 1) == [{"round": 1}]
+    with pytest.raises(RunFileError, match="line 2 is damaged"):
+        read_metrics(tmp_path)
+
+
+def test_a_configuration_that_is_cut_anywhere_is_noticed(tmp_path: Path) -> None:
+    run = RunDirectory.create(config_of(tmp_path, "one", "run.seed=4"))
+    whole = (run.path / CONFIG_FILE).read_bytes()
+    assert read_config(run.path) == config_of(tmp_path, "one", "run.seed=4")
+    for length in range(0, len(whole), 7):
+        (run.path / CONFIG_FILE).write_bytes(whole[:length])
+        with pytest.raises(RunFileError, match=r"config.yaml: damaged [^\n]+$"):
+            read_config(run.path)
+    (run.path / CONFIG_FILE).write_bytes(whole.partition(b"\n")[2])  # as earlier versions wrote it
+    assert read_config(run.path).run.seed == 4
 
 
 def test_the_environment_names_the_commit_only_inside_a_checkout(

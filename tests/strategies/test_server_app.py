@@ -81,13 +81,16 @@ def test_the_flower_app_is_the_server_app() -> None:
         ("data.source=digit", r"data.source=digit"),
         ("run.device=cuda:99", r"run.device=cuda:99: not available on this machine"),
         ("data.clients=2000", r"data.clients=2000"),
+        ("model.name=mlp training.batch_size=1", r"training.batch_size=1: norm1 of model.name=mlp cannot"),
+        ("strategy.name=krum strategy.weighting=uniform", r"strategy.weighting=uniform: strategy.name=krum doesn't"),
+        ("data.partition=quantity data.beta=0.02", r"data.minimum_samples=10: none of .*; take data.beta=0.1"),
     ],
 )
 def test_a_configuration_that_cannot_run_is_an_error_before_anything_is_sent(
     tmp_path: Path, scripted: Callable[..., Any], override: str, message: str
 ) -> None:
     grid = scripted([2], lambda message: Message(RecordDict(), reply_to=message))
-    config = compose(None, [f"run.directory={tmp_path}", "strategy.timeout=1", override])
+    config = compose(None, [f"run.directory={tmp_path}", "strategy.timeout=1", *override.split()])
     with pytest.raises(ConfigError, match=message):
         run(grid, config)
     assert not grid.asked
@@ -120,7 +123,7 @@ def test_an_earlier_run_is_found_before_training(tmp_path: Path) -> None:
 )
 def test_biases_that_no_calibration_shifts_are_named(overrides, exposed, caplog):
     work = Workspace(compose(None, overrides))
-    found = exposed_biases(work.graph, work.config.conversion.calibration)
+    found = exposed_biases(work.graph, work.config.conversion.calibration, work.initial_state, work.dataset.input_shape)
     assert found == exposed
     build_strategy(work)
     lines = [record.getMessage() for record in caplog.records if record.name == "strategies.server_app"]

@@ -385,3 +385,9 @@ def test_refusals_say_what_was_expected_and_found() -> None:
     del content["metrics"]
     with pytest.raises(UpdateRefused, match=r"^expected the records 'arrays' and 'metrics', found 'arrays'$"):
         check_update(message(content), SPEC)
+    content = valid()
+    content["metrics"]["loss"] = float("nan")
+    with pytest.raises(
+        UpdateRefused, match=r"^metric loss: expected one number within ±1e\+12, found nan; .* training has diverged$"
+    ):
+        check_update(message(content), SPEC)

@@ -118,13 +118,13 @@ def test_a_large_surplus_is_refused_quickly(update_reply: Callable[..., Message]
     spec = UpdateSpec(arrays={"w": ArraySpec(shape=(1,))}, metrics=metrics)
     many = update_reply({"w": torch.zeros(1)}, **{f"m{number}": 1.0 for number in range(20_000)})
     long = update_reply({"w": torch.zeros(1), "x" * 10**6: torch.zeros(1)})
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UpdateRefused, match=r"'m0' is unknown \(0 missing, 20000 unknown\)"):
         check_update(many, spec)
     with pytest.raises(UpdateRefused, match=r"is unknown \(0 missing, 1 unknown\)") as refusal:
         check_update(long, spec)
     assert len(str(refusal.value)) < 200
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 class Payload:

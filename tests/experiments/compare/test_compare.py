@@ -125,6 +125,7 @@ def test_a_mistake_is_named_before_anything_runs(tmp_path, old, new, parts):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_the_tables_hold_what_the_runs_measured(finished):
     study = read_study(finished)
     accuracy, lengths, energy = (entries(view, study.cells) for view in study.tables)
@@ -142,6 +143,7 @@ def test_the_tables_hold_what_the_runs_measured(finished):
     assert energy[0].values[0] == pytest.approx(count_spikes(network, images, steps=2).energy.compute / 1e3)
 
 
+@pytest.mark.slow
 def test_all_formats_hold_the_same_numbers(finished):
     study = read_study(finished)
     texts = {suffix: (study.directory / f"tables.{suffix}").read_text() for suffix in ("md", "tex", "csv")}
@@ -189,6 +191,7 @@ def test_literal_tables():
     assert as_csv([(view, table)]).splitlines()[2] == "s,B,8,accuracy,0.25,,1,0.25,,,"
 
 
+@pytest.mark.slow
 def test_the_best_is_the_smallest_where_less_is_better(finished):
     study = read_study(finished)
     traffic = entries(study.figures[1], study.cells)
@@ -197,6 +200,7 @@ def test_the_best_is_the_smallest_where_less_is_better(finished):
     assert [entry.best for entry in energy] == [entry.mean == min(e.mean for e in energy) for entry in energy]
 
 
+@pytest.mark.slow
 def test_a_last_round_without_a_number_shows_none(finished, tmp_path):
     study = read_study(finished)
     cell = study.cells[0]
@@ -211,12 +215,15 @@ def test_a_last_round_without_a_number_shows_none(finished, tmp_path):
     assert len(entries(replace(loss, across=("round",)), [copied])) == 2
 
 
+@pytest.mark.slow
 def test_every_column_of_the_metrics_can_be_shown(finished):
     row = read_metrics(read_study(finished).cells[0].path)[-1]
     shown = {*SOURCES["rounds"].values, "server_snn_accuracy_at", "detection"}
-    assert set(row) - shown == {"round", "aggregated", "learning_rate", "test_images"}
+    others = {"round", "aggregated", "learning_rate", "test_images", "asked", "faults", "absent"}
+    assert set(row) - shown == others
 
 
+@pytest.mark.slow
 def test_more_seeds_run_only_those(finished, monkeypatch):
     study = read_study(finished)
     before = {cell.path: (cell.path / METRICS_FILE).stat().st_mtime_ns for cell in study.cells}
@@ -281,6 +288,7 @@ def rows_of(folder):
     return (folder / "tables.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path):
     study = read_study(written(tmp_path))
     first, second = study.cells
@@ -289,7 +297,7 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         failed = run_cells(study.cells, 2)
     assert list(failed) == [first.name]
-    assert "another process runs this cell" in failed[first.name]
+    assert f"{first.path}: another process of snnfl writes there" in failed[first.name]
     assert state_of(second).finished
     assert run_cells(study.cells, 1) == {}
     assert state_of(first).finished

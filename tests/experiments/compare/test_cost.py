@@ -35,7 +35,7 @@ def test_an_estimate_is_within_a_factor_of_three(tmp_path):
         run_in_process(
             server_app(lambda row, marks=marks: marks.append(time.process_time())),
             client_app,
-            run_config=flatten(cell.config),
+            run_config={**flatten(cell.config), "run.resume": False},
             clients=cell.config.data.clients,
             node_config={"state-directory": str(cell.path / "clients")},
         )

@@ -39,7 +39,7 @@ def test_a_call_that_takes_too_long_is_interrupted(call: Callable[[], None]) -> 
     start = time.monotonic()
     with pytest.raises(DeadlinePassed), interrupted_after(0.1):
         call()
-    assert 0.1 <= time.monotonic() - start < 5
+    assert 0.1 <= time.monotonic() - start < 15
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -47,7 +47,7 @@ def test_an_interruption_that_gets_lost_is_followed_by_another() -> None:
     start = time.monotonic()
     with pytest.raises(DeadlinePassed), interrupted_after(0.1):
         in_a_destructor()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize("seconds", [5.0, math.inf])
@@ -58,21 +58,21 @@ def test_a_call_in_time_is_left_alone(seconds: float) -> None:
 
 
 def test_whoever_used_the_timer_gets_it_back() -> None:
-    rung: list[float] = []
-    start = time.monotonic()
-    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(time.monotonic() - start))
-    theirs = signal.setitimer(signal.ITIMER_REAL, 0.4)  # of whoever runs the tests
+    rung = threading.Event()
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.set())
+    theirs = signal.setitimer(signal.ITIMER_REAL, 100.0)  # of whoever runs the tests
     try:
         with pytest.raises(DeadlinePassed), interrupted_after(0.1):
             time.sleep(20)
-        assert rung == []
-        time.sleep(0.5)
-        assert len(rung) == 1
-        assert 0.35 < rung[0] < 0.6
+        assert not rung.is_set()
+        assert signal.getitimer(signal.ITIMER_REAL)[0] <= 100.0 - 0.1
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with interrupted_after(50.0):
+            pass
+        assert rung.wait(20)
         with interrupted_after(0.1):
             pass
-        time.sleep(0.2)
-        assert len(rung) == 1
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     finally:
         signal.setitimer(signal.ITIMER_REAL, *theirs)
         signal.signal(signal.SIGALRM, before)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from hypothesis import given
 
 from experiments.engines import deployment
 from experiments.engines.deployment import DeploymentError, run_deployed, to_toml, with_absolute_paths
+from experiments.engines.local_superlink import address_of, reachable_address
+from experiments.signals import Terminated, interrupting
 from snnfl.config import Config, compose, flatten, unflatten
 
 CONFIG = compose(None, ["engine.name=deployment", "engine.connection=lab", "run.seed=7"])
@@ -31,18 +36,23 @@ Fake = Callable[..., Path]
 def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Put a program in the place of Flower's command; return the file of the calls that it gets."""
 
-    def fake(*, run: str = STARTED, listed: str = "", status: int = 0) -> Path:
+    def fake(*, run: str = STARTED, listed: str = "", status: int = 0, seconds: float = 0.0) -> Path:
         calls = tmp_path / "calls"
         program = (
-            "import json, pathlib, shutil, sys\n"
+            "import json, pathlib, shutil, sys, time\n"
             f"file = pathlib.Path({str(calls)!r})\n"
             "file.open('a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
             f"if sys.argv[1] == 'run': shutil.copy(sys.argv[-1], {str(tmp_path / 'sent.toml')!r})\n"
-            f"print({run!r} if sys.argv[1] == 'run' else {listed!r})\n"
+            f"print({run!r} if sys.argv[1] == 'run' else {listed!r}, flush=True)\n"
+            f"time.sleep({seconds} if sys.argv[1] == 'run' else 0.0)\n"
             f"sys.exit({status})\n"
         )
         (tmp_path / "flwr" / "cli").mkdir(parents=True)
         (tmp_path / "flwr" / "cli" / "app.py").write_text(program)
+        (tmp_path / "config.toml").write_text(
+            '[superlink]\ndefault = "lab"\n[superlink.lab]\naddress = "127.0.0.1:1"\n'
+        )
+        monkeypatch.setenv("FLWR_HOME", str(tmp_path))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # before the real package, which has an __init__.py
         for folder in ("flwr", "flwr/cli"):
             (tmp_path / folder / "__init__.py").touch()
@@ -57,7 +67,8 @@ def test_a_run_is_submitted_followed_and_asked_for(flwr: Fake, tmp_path: Path) -
     run_deployed(CONFIG, shown.append)
     assert shown == [STARTED, "\x1b[32mround 1\x1b[0m  done"]
     run, listed = map(json.loads, calls.read_text().splitlines())
-    assert run[:-1] == ["run", str(deployment.APP), "lab", "--stream", "--run-config"]
+    nodes = ["--federation-config", "num-supernodes=10"]
+    assert run[:-1] == ["run", str(deployment.APP), "lab", "--stream", *nodes, "--run-config"]
     assert listed == ["list", "lab", "--run-id", "4711", "--format", "json"]
     sent = unflatten(parse_config_args([str(tmp_path / "sent.toml")]))
     assert sent == CONFIG
@@ -102,14 +113,76 @@ def test_a_run_that_does_not_complete_is_an_error_in_one_line(
 
 def test_a_log_that_breaks_off_is_not_the_end_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     told = ["running", "running", "finished:completed"]
+
+    def flwr_command(arguments: list[str], show: Callable[[str], None] = lambda line: None, *_: object, **__: object):
+        lines = [STARTED] if arguments[0] == "run" else listing(told.pop(0)).splitlines()
+        for line in lines:
+            show(line)
+        return lines
+
     monkeypatch.setattr(deployment, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(
-        deployment,
-        "flwr_command",
-        lambda arguments, *_, **__: [STARTED] if arguments[0] == "run" else listing(told.pop(0)).splitlines(),
-    )
+    monkeypatch.setattr(deployment, "flwr_command", flwr_command)
     run_deployed(CONFIG, lambda line: None)
     assert not told
+
+
+@pytest.mark.parametrize(("number", "stops"), [("SIGTERM", True), ("SIGTERM", False), ("SIGINT", True)])
+def test_a_run_is_stopped_by_sigterm_unless_it_is_to_go_on(flwr: Fake, number: str, stops: bool) -> None:
+    calls = flwr(seconds=600)
+
+    def be_told(line: str) -> None:
+        os.kill(os.getpid(), signal.Signals[number])
+
+    with pytest.raises(KeyboardInterrupt) as interrupt, interrupting():  # the command that showed the log has ended
+        run_deployed(CONFIG, be_told, stops=stops)
+    assert isinstance(interrupt.value, Terminated) == (number == "SIGTERM")
+    _, *others = map(json.loads, calls.read_text().splitlines())
+    assert others == ([["stop", "4711", "lab"]] if stops and number == "SIGTERM" else [])
+
+
+def test_a_superlink_that_closes_its_port_is_not_waited_for(flwr: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "WATCH_SECONDS", 0.1)
+    calls = flwr(seconds=60)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def end(line: str) -> None:
+            server.accept()[0].close()  # the first time that somebody looks whether it is there
+            server.close()
+
+        with pytest.raises(DeploymentError, match=f"^the SuperLink on {address} has ended, and its runs with it$"):
+            deployment.flwr_command(["run", str(calls)], end, server=address)
+
+
+def test_a_superlink_that_was_never_there_is_for_flower_to_tell(flwr: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "WATCH_SECONDS", 0.1)
+    calls = flwr(run="no SuperLink there", status=1, seconds=1)
+    with pytest.raises(DeploymentError, match=r"^flwr run exits with status 1: no SuperLink there$"):
+        deployment.flwr_command(["run", str(calls)], server="127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "connection", "address"),
+    [
+        (None, None, ":local:"),
+        (None, "local", ":local:"),
+        (None, "lab", None),
+        ('[superlink]\ndefault = "a"\n[superlink.a]\naddress = "fl.example.org:8000"', None, "fl.example.org:8000"),
+        ('[superlink.b]\naddress = ":local-in-memory:"', "b", ":local-in-memory:"),
+        ("[superlink]", None, None),
+        ("superlink = 1", "a", None),
+        ("no TOML", "a", None),
+    ],
+)
+def test_the_address_of_a_connection(
+    text: str | None, connection: str | None, address: str | None, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "config.toml").write_text(text)
+    environment = {"FLWR_HOME": str(tmp_path), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "12345"}
+    assert address_of(connection, environment) == address
+    local = address is not None and address.startswith(":")
+    assert reachable_address(address, environment) == ("127.0.0.1:12345" if local else address)
 
 
 def test_outside_a_source_tree_there_is_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,13 +174,16 @@ def test_an_error_of_the_server_passes_through() -> None:
 
 
 def test_each_client_has_the_timeout_for_itself_and_a_late_reply_is_absent() -> None:
+    slow = {1}
+
     def client(message: Message, context: Context) -> Message:
-        time.sleep(0.4 if partition_of(context) == 1 else 0.1)
+        time.sleep(30.0 if partition_of(context) in slow else 0.0)
         return answer(message)
 
     def server(grid: Grid) -> None:
-        replies = grid.send_and_receive(queries(grid) * 2, timeout=0.25)
+        replies = grid.send_and_receive(queries(grid) * 2, timeout=1.0)
         assert [reply.metadata.src_node_id for reply in replies] == [FIRST_NODE_ID, FIRST_NODE_ID + 2] * 2
+        slow.clear()
         assert grid.send_and_receive(queries(grid), timeout=0.0) == []
         assert len(list(grid.send_and_receive(queries(grid), timeout=60.0))) == 3
 
@@ -205,7 +208,7 @@ def test_a_client_that_hangs_is_interrupted_its_state_discarded_and_the_others_h
         hanging, *others = queries(grid)
         start = time.monotonic()
         replies = grid.send_and_receive([hanging, *others], timeout=1.0)
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 25
         assert [reply.metadata.src_node_id for reply in replies] == [FIRST_NODE_ID + 1, FIRST_NODE_ID + 2]
         assert not any(reply.has_error() for reply in replies)
         assert calls == [0, 1, 2]

@@ -6,13 +6,13 @@ import importlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 from flwr.supercore.task_identity import TaskIdentity
-from flwr_local import needs_proc
 
 from experiments.engines.in_process import restored_task_identity
 from experiments.engines.ray import run_on_ray
@@ -21,13 +21,14 @@ from experiments.engines.ray_actors import RenewingActorPool, outlive, renewing_
 
 @pytest.mark.ray
 @pytest.mark.slow
-@needs_proc
-def test_a_dead_and_a_hanging_client_cost_their_own_replies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_and_a_hanging_client_cost_their_own_replies(
+    on_cluster: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "toy_apps")
     app = importlib.import_module("faults_app")
     config = {"timeouts": "120 12 120", "output": str(tmp_path / "rounds.json"), "data.clients": 6}
     start = time.monotonic()
-    run_on_ray(app.server_app, app.client_app, run_config=config, clients=6)
+    run_on_ray(app.server_app, app.client_app, run_config=config, clients=6, backend_config=on_cluster)
     before, faults, after = json.loads((tmp_path / "rounds.json").read_text())
     assert before["calls"] == {str(partition): 1 for partition in range(6)}
     assert faults["calls"] == {str(partition): 2 for partition in range(2, 6)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,12 @@ SMALL = ["data.clients=2", "model.name=mlp", "training.epochs=1", "conversion.st
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_engine(tmp_path: Path) -> None:
-    one_worker = partial(run_on_ray, backend_config={"init_args": {"num_cpus": 1}})
+def test_a_run_goes_on_on_another_engine(on_cluster: dict[str, Any], tmp_path: Path) -> None:
+    ray = partial(run_on_ray, backend_config=on_cluster)
     for name, engine, overrides in (
         ("whole", run_in_process, ["run.rounds=3"]),
         ("parts", run_in_process, ["run.rounds=1"]),
-        ("parts", one_worker, ["run.rounds=3", "run.resume=true"]),
+        ("parts", ray, ["run.rounds=3", "run.resume=true"]),
     ):
         config = compose(None, [*SMALL, f"run.directory={tmp_path}", f"run.name={name}", *overrides])
         node = {"state-directory": str(tmp_path / name / CLIENTS)}

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from types import SimpleNamespace
+
 import pytest
 import torch
-from networks import Joined, Plain, Residual, images, trained
+from networks import Gated, Joined, MaxPooled, Plain, Residual, images, trained
 
-from snnfl.attacks.surrogate import fire, spiking_network_of
+from snnfl.attacks.problem import Problem
+from snnfl.attacks.surrogate import fire, spiking_network_of, spiking_problem
 from snnfl.config import ConversionConfig
-from snnfl.conversion import convert
+from snnfl.conversion import convert, fold
+from snnfl.spiking import SpikingNetwork, trace
+
+surrogate_module = importlib.import_module("snnfl.attacks.surrogate")
 
 
-@pytest.mark.parametrize("network", [Plain, Residual, Joined])
+@pytest.mark.parametrize("network", [Plain, Residual, Joined, MaxPooled, Gated])
 @pytest.mark.parametrize(
     "options",
     [
@@ -54,3 +61,24 @@ def test_an_image_has_a_gradient_by_the_surrogate_alone():
 
     assert slope(True) > 0
     assert slope(False) == 0
+
+
+def test_the_gradient_of_a_transposed_convolution_is_that_of_its_folded_weight(monkeypatch):
+    """The target of the spiking network's weights is the ANN's gradient by the chain rule, in their own layout."""
+    monkeypatch.setattr(surrogate_module, "local_training", lambda view, count: None)
+    model, pictures = trained(Gated), images(4)
+    reals = {name: array for name, array in model.state_dict().items() if array.is_floating_point()}
+    graph, sent = trace(model), {name: array.clone().requires_grad_() for name, array in reals.items()}
+    folded = fold(graph, sent)
+    layer = "up.weight"
+    loss = SpikingNetwork.analog.__wrapped__(SpikingNetwork(graph, folded), pictures).square().sum()
+    by_folded, by_ann = torch.autograd.grad(loss, [folded[layer], sent[layer]])
+    names = {f"{node.name}.weight" for node in graph.affines if node.op != "scale"}
+    target = {name: by_ann if name == layer else torch.zeros_like(sent[name]) for name in names}
+    exchange = SimpleNamespace(sent=sent, received={})
+    view = SimpleNamespace(graph=graph, conversion=ConversionConfig(steps=2), exchange=exchange)
+    problem = Problem(
+        network=None, arrays={}, target=target, local=None, count=1, input_shape=(), classes=3, low=None, high=None
+    )
+    found = spiking_problem(view, problem, {}, surrogate=False).target[layer]
+    torch.testing.assert_close(found, by_folded)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.config import ConfigError
-from snnfl.conversion import ConversionConfig, ConversionError, convert, convert_state, fold, mmse_threshold, trace
+from snnfl.conversion import ConversionConfig, convert, convert_state, fold, mmse_threshold, trace
 from snnfl.conversion.calibration import TIME_BIAS_CORRECTIONS, TIME_BIAS_RATE
 from snnfl.spiking import Spike, SpikingGraph, SpikingNetwork
 from snnfl.spiking.graph import Parameters
+from snnfl.spiking.values import channel_counts
 
 memory_module = importlib.import_module("snnfl.conversion.memory")
 NETWORKS = [
@@ -24,6 +25,7 @@ NETWORKS = [
     networks.Dense,
     networks.PreActivation,
     networks.MaxPooled,
+    networks.Gated,
 ]
 
 
@@ -41,9 +43,9 @@ def channel_mean(value: Tensor) -> Tensor:
 
 def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[str, Tensor]:
     """Algorithm 1 as it stands: for every layer, rerun the whole network, step by step (O(L^2 T))."""
-    graph = trace(model, max_pooling="pre_spike")
+    graph = trace(model, max_pooling="gated")
     original = fold(graph, model.state_dict())
-    parameters = dict(original)
+    parameters, channels = dict(original), channel_counts(graph, original, images)
     length = config.calibration_length
     first = length // 2 if config.readout == "second_half" else 0
 
@@ -65,7 +67,7 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
                 "percentile": lambda rows: rows.quantile(config.percentile / 100, dim=1),
             }[config.thresholds](rows)
             level[silent] = min(1.0, node.ceiling or 1.0) if silent.all() else level[~silent].max()
-        site = graph.calibration_site(source)
+        site = graph.calibration_site(source, channels)
         if config.calibration in ("bias", "bias_potential") and site is not None:
             error = channel_mean(target) - channel_mean(spikes(node.name)[first:].mean(0))
             parameters[f"{site.name}.bias"] = parameters[f"{site.name}.bias"] + error
@@ -85,7 +87,7 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
 def assert_equal_to_the_literal_algorithm(network: type[nn.Module], config: ConversionConfig) -> None:
     model, images = networks.trained(network), networks.images(7)
     expected = literal(model, images, config)
-    spiking = convert_state(trace(model, max_pooling="pre_spike"), model.state_dict(), images, config)
+    spiking = convert_state(trace(model, max_pooling="gated"), model.state_dict(), images, config)
     assert spiking.parameters.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(spiking.parameters[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
@@ -170,7 +172,7 @@ def test_only_what_calibrates_moves(calibration):
 
 
 @pytest.mark.parametrize("calibration", ["bias", "bias_potential", "time_bias"])
-@pytest.mark.parametrize("network", [networks.Residual, networks.Joined, networks.PreActivation])
+@pytest.mark.parametrize("network", [networks.Residual, networks.Joined, networks.PreActivation, networks.Gated])
 def test_chunks_and_memory_change_nothing(network, calibration, monkeypatch):
     model, images = networks.trained(network), networks.images(7)
     config = ConversionConfig(steps=13, calibration=calibration)
@@ -285,7 +287,7 @@ def test_a_wrong_calibration_batch_is_an_error(images, words):
         ({"thresholds": "chanel_mmse"}, "thresholds=chanel_mmse: expected one of layer_mmse, .*did you mean 'chann"),
         ({"calibration": "Bias"}, "calibration=Bias: expected one of none, bias, .*did you mean 'bias'"),
         ({"initial_potential": "full"}, "initial_potential=full: expected one of zero, half, drip"),
-        ({"max_pooling": "mean"}, "max_pooling=mean: expected one of error, average, pre_spike"),
+        ({"max_pooling": "mean"}, "max_pooling=mean: expected one of gated, average"),
         ({"candidates": 120}, "candidates=120: expected at most 99"),
         ({"percentile": 0}, "percentile=0: expected more than 0"),
         ({"percentile": 200.0}, "percentile=200.0: expected at most 100"),
@@ -345,12 +347,11 @@ def test_a_model_that_computes_no_number_is_named_with_its_layer(weight):
         convert(model, networks.images(4), ConversionConfig(steps=4))
 
 
-def test_max_pooling_converts_on_request_only():
+def test_max_pooling_is_gated_or_averaged():
     model, images = networks.trained(networks.MaxPooled), networks.images(4)
-    with pytest.raises(ConversionError, match="max_pooling='average'"):
-        convert(model, images, ConversionConfig(steps=4))
-    for choice in ("average", "pre_spike"):
+    for choice in ("gated", "average"):
         spiking = convert(model, images, ConversionConfig(steps=4, max_pooling=choice))
         kinds = {type(node).__name__ for node in spiking.graph.nodes}
-        assert ("MaxPool" in kinds) == (choice == "pre_spike")
+        assert ("MaxPool" in kinds) == (choice == "gated")
         assert torch.isfinite(spiking.simulate(images, steps=4)[4]).all()
+    assert convert(model, images, ConversionConfig(steps=4)).graph.maxima

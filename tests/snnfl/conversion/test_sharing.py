@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnfl.conversion import ConversionConfig, convert, fold, trace
 from snnfl.conversion.memory import plan_memory
 from snnfl.conversion.sharing import share
-from snnfl.spiking.network import value_bytes
+from snnfl.spiking.values import value_bytes
 
 STEPS, IMAGES = 13, 7
 

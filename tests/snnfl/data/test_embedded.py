@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn import datasets as sklearn_datasets
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from snnfl import data
 from snnfl.config import DataConfig
+from snnfl.data.embedded import SPLIT_SEED, TEST_SHARE, stratified_split
 
 LOADERS = {
     "digits": sklearn_datasets.load_digits,
@@ -36,6 +40,28 @@ def test_both_splits_together_are_the_published_examples(name):
         return sorted((*row, target) for row, target in zip(values.tolist(), targets.tolist(), strict=True))
 
     assert rows(ours, labels) == rows(published, bunch.target)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_files_and_split_are_scikit_learns(name):
+    dataset, bunch = data.load(DataConfig(source=name)), LOADERS[name]()
+    values = bunch.data.astype(np.float32).reshape(-1, *dataset.input_shape)
+    expected = train_test_split(
+        values, bunch.target, test_size=TEST_SHARE, stratify=bunch.target, random_state=SPLIT_SEED
+    )
+    found = (dataset.train_images, dataset.test_images, dataset.train_labels, dataset.test_labels)
+    assert all(np.array_equal(ours.numpy(), theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert dataset.class_names == tuple(map(str, bunch.target_names))
+
+
+@given(  # scikit-learn wants an example of each class in the test split
+    st.lists(st.integers(3, 40), min_size=2, max_size=6).filter(lambda sizes: sum(sizes) * TEST_SHARE >= len(sizes)),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_split_is_scikit_learns(sizes, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    expected = train_test_split(np.arange(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED)
+    assert all(np.array_equal(*pair) for pair in zip(stratified_split(labels), expected, strict=True))
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import networks
 import pytest
+import stepwise
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ STEPS, IMAGES = 16, 5
 
 
 def converted(model: nn.Module, shape: tuple[int, ...] = (2, 6, 6), **options: Any) -> SpikingNetwork:
-    graph = trace(model, max_pooling="pre_spike")
+    graph = trace(model, max_pooling="gated")
     return convert_state(graph, model.state_dict(), pictures(shape), ConversionConfig(steps=STEPS, **options))
 
 
@@ -274,3 +276,33 @@ def test_no_spike_is_lost_to_rounding(level):
     network = SpikingNetwork(SpikingGraph(nodes), {**weights, "head.weight": torch.eye(2), "head.bias": torch.zeros(2)})
     count = count_spikes(network, torch.tensor([[2 * level, 0.0]]), steps=2000)
     assert counted(count)["relu"].spikes == 2000
+
+
+def test_what_passes_a_max_pooling_is_counted_as_spikes():
+    """Of a concatenation, thresholds per channel: each spike is counted once, and what passes reaches what follows."""
+    network, images = converted(networks.trained(networks.Gated), thresholds="channel_mmse"), pictures((2, 6, 6))
+    layers = counted(count_spikes(network, images, steps=STEPS))
+    spikes = sum((stepwise.outputs(network, images, STEPS, upto=name) != 0).sum() for name in ("relu", "relu_1"))
+    assert layers["max_pool2d"].acs == pytest.approx(spikes.item() / IMAGES, rel=1e-12)
+    assert layers["max_pool2d"].words == 2 * layers["max_pool2d"].acs
+    passed = (stepwise.outputs(network, images, STEPS, upto="max_pool2d").abs() > 1e-9).sum(0).double()
+    ones = torch.ones(4, 5, 3, 3, dtype=torch.float64)
+    reached = torch.nn.functional.conv2d(passed, ones, padding=1).sum().item()
+    assert layers["mix"].acs == pytest.approx(reached / IMAGES, rel=1e-12)
+    assert layers["mix"].macs == 0
+    assert layers["head"].acs == 0  # behind sums of maxima, which are real values
+    assert layers["head"].macs == layers["head"].ann_macs * STEPS
+
+
+def test_a_maximum_of_currents_reads_and_writes_its_sums_at_every_step():
+    network, images = converted(networks.trained(networks.MaxPooled)), pictures((2, 6, 6))
+    layers = counted(count_spikes(network, images, steps=STEPS))
+    assert layers["max_pool2d"].words == 2 * (5 * 36 + 5 * 9) * STEPS
+    assert layers["pool1"].words == 0  # of the image's own current, the same at every step
+    assert all(layers[name].acs == layers[name].macs == 0 for name in ("pool1", "max_pool2d", "pool3"))
+
+
+def test_all_spikes_are_counted_wherever_the_logits_are_read():
+    network, images = converted(networks.trained(networks.Residual)), pictures((2, 6, 6))
+    late = replace(network, readout="second_half")
+    assert count_spikes(late, images, steps=STEPS) == count_spikes(network, images, steps=STEPS)

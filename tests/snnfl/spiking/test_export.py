@@ -11,13 +11,14 @@ import networks
 import nir
 import numpy as np
 import pytest
+import stepwise
 import torch
 from snntorch import Leaky
 from snntorch.import_nir import import_from_nir as snntorch_from_nir
 from torch import Tensor, nn
 
 from snnfl.conversion import ConversionConfig, convert, convert_state
-from snnfl.spiking import Affine, Spike, SpikingGraph, SpikingNetwork, trace
+from snnfl.spiking import Affine, MaxPool, Spike, SpikingGraph, SpikingNetwork, trace_with_state
 from snnfl.spiking.export import ExportError, unit_spikes
 from snnfl.spiking.export_nir import to_nir
 from snnfl.torchvision_guard import guard
@@ -25,7 +26,9 @@ from snnfl.torchvision_guard import guard
 guard()
 
 from spikingjelly.activation_based import functional  # noqa: E402  (torchvision must be guarded first)
-from spikingjelly.activation_based.neuron import IFNode  # noqa: E402
+from spikingjelly.activation_based.base import MemoryModule  # noqa: E402
+from spikingjelly.activation_based.layer import SeqToANNContainer  # noqa: E402
+from spikingjelly.activation_based.neuron import IFNode, LIFNode  # noqa: E402
 from spikingjelly.activation_based.nir_exchange import import_from_nir as spikingjelly_from_nir  # noqa: E402
 
 NETWORKS = [networks.Plain, networks.Residual, networks.Joined, networks.Dense, networks.MaxPooled]
@@ -41,18 +44,22 @@ class Perceptron(nn.Sequential):
 
 def converted(kind: type[nn.Module], **options: Any) -> SpikingNetwork:
     model, config = networks.trained(kind), ConversionConfig(steps=STEPS, **options)
-    graph = trace(model, max_pooling="pre_spike")
-    return convert_state(graph, model.state_dict(), networks.images(8), config)
+    graph, state = trace_with_state(model, input_shape=(2, 6, 6))
+    return convert_state(graph, state, networks.images(8), config)
 
 
 def trains(network: SpikingNetwork, images: Tensor, steps: int = STEPS) -> dict[str, Tensor]:
     """Simulate literally, ``v += I; s = v >= V; v -= s V``; return each layer's spikes, 0 or 1, ``[T, N, ...]``."""
     potentials: dict[str, Tensor] = {}
+    sums: stepwise.Sums = {}
     found: dict[str, list[Tensor]] = {node.name: [] for node in network.graph.spikes}
     for _ in range(steps):
         values = {network.graph.input: images}
         for node in network.graph.nodes:
             inputs = [values[name] for name in node.inputs]
+            if isinstance(node, MaxPool):
+                values[node.name] = stepwise.pass_maximum(node, *inputs, sums)
+                continue
             if not isinstance(node, Spike):
                 values[node.name] = node.apply(inputs, network.parameters)
                 continue
@@ -124,6 +131,59 @@ def test_the_module_is_torchs_and_spikingjellys_own_and_shares_nothing():
     assert all(torch.equal(array, copies[name]) for name, array in network.parameters.items())
 
 
+REPLACED = [networks.Plain, networks.Residual, networks.Dense, networks.MaxPooled]
+
+
+@pytest.mark.parametrize("kind", REPLACED)
+@pytest.mark.parametrize(
+    "options", [{}, {"thresholds": "channel_mmse", "initial_potential": "half"}], ids=["paper", "fast"]
+)
+def test_neurons_may_be_replaced_by_others(kind, options):
+    """Whatever a layer needs beside its neurons stays: thresholds per channel, amplitudes, initial potentials."""
+    network, images = converted(kind, **options), networks.images(5, seed=9)
+    expected = network.simulate(images, steps=STEPS)[STEPS]
+    for make in (
+        lambda old: IFNode(v_threshold=old.v_threshold, v_reset=None),
+        lambda old: LIFNode(v_threshold=old.v_threshold, v_reset=None, tau=1e12, decay_input=False),
+    ):
+        module = network.to_spikingjelly()
+        neurons = {name: each for name, each in module.named_modules() if isinstance(each, IFNode)}
+        assert all([*each._modules] == ["surrogate_function"] for each in neurons.values())
+        assert not any(each._forward_pre_hooks for each in neurons.values())
+        for name, old in neurons.items():
+            module.set_submodule(name, make(old))
+        for _ in range(2):
+            functional.reset_net(module)
+            with torch.no_grad():
+                mean = torch.stack([module(images) for _ in range(STEPS)]).mean(0)
+            torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_leaky_neurons_leak():
+    network, images = converted(networks.Plain), networks.images(5)
+    module = network.to_spikingjelly()
+    for name, level in network.thresholds.items():
+        module.set_submodule(name, LIFNode(v_threshold=level.item(), v_reset=None, tau=2.0, decay_input=False))
+    _, found = recorded(module, LIFNode, lambda: module(images))
+    assert all(found[name].sum() < spikes.sum() for name, spikes in trains(network, images).items())
+
+
+@pytest.mark.parametrize("kind", [networks.Plain, networks.Residual, networks.MaxPooled])
+def test_modules_with_a_state_take_all_steps_at_once(kind):
+    """As spikingjelly documents: ``set_step_mode`` for what has a state, its container for what has none."""
+    network, images = converted(kind, initial_potential="half"), networks.images(5, seed=9)
+    module = network.to_spikingjelly()
+    functional.set_step_mode(module, "m")
+    for node in module.graph.nodes:
+        if node.op == "call_module" and len(node.args) == 1:
+            part = module.get_submodule(node.target)
+            if not isinstance(part, MemoryModule):
+                module.set_submodule(node.target, SeqToANNContainer(part))
+    with torch.no_grad():
+        mean = module(images.expand(STEPS, *images.shape)).mean(0)
+    torch.testing.assert_close(mean, network.simulate(images, steps=STEPS)[STEPS], rtol=1e-9, atol=1e-9)
+
+
 def test_a_gradient_flows_through_the_module():
     module, images = converted(networks.Residual).to_spikingjelly(), networks.images(4)
     torch.stack([module(images) for _ in range(STEPS)]).mean(0).square().sum().backward()
@@ -164,10 +224,10 @@ def test_groups_take_their_own_thresholds():
     assert torch.equal(parameters["conv2.weight"], expected)
     added = [node for node in graph.nodes if node not in network.graph.nodes and isinstance(node, Affine)]
     assert [(node.name, node.op, node.inputs) for node in added] == [
-        ("stem.2.amplitude", "scale", ("stem.2",)),
-        ("pool.amplitude", "scale", ("pool",)),
+        ("stem.2_amplitude", "scale", ("stem.2",)),
+        ("pool_amplitude", "scale", ("pool",)),
     ]
-    assert torch.equal(parameters["stem.2.amplitude.weight"], network.thresholds["stem.2"])
+    assert torch.equal(parameters["stem.2_amplitude.weight"], network.thresholds["stem.2"])
 
 
 def test_a_network_that_ends_in_neurons_gets_its_amplitude():
@@ -257,7 +317,21 @@ class Doubled(nn.Module):
         return self.head(self.relu(x + x).flatten(1))
 
 
+class Broadcast(nn.Module):
+    """One channel added to several, a difference, numbers, and constants of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.one, self.relu, self.head = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 1, 1), nn.ReLU(), nn.Linear(108, 2)
+        self.gain = nn.Parameter(torch.empty(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.one(x) + self.wide(x) * 2 - 0.25)
+        return self.head((y * self.gain - self.one.bias).flatten(1))
+
+
 READABLE = [
+    Broadcast,
     networks.Plain,
     networks.Residual,
     networks.Joined,
@@ -382,6 +456,28 @@ def test_a_mean_over_the_picture_is_a_pooling(tmp_path):
     assert tuple(pool.kernel_size) == (6, 6)
 
 
+class InSpace(nn.Module):
+    """A number per channel, added to every pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.head = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(108, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x))
+        return self.head(torch.relu(y + self.gate(y.mean((2, 3), keepdim=True))).flatten(1))
+
+
+def test_what_the_library_cannot_write_is_one_line(tmp_path, monkeypatch):
+    def refuses(*rest: Any) -> None:
+        raise ValueError("types\ndo not fit")
+
+    monkeypatch.setattr(nir, "NIRGraph", refuses)
+    with pytest.raises(ExportError, match=r"^nir cannot write it: types do not fit$"):
+        to_nir(converted(networks.Plain), (2, 6, 6), tmp_path / "network.nir")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("network", "words"),
     [
@@ -389,7 +485,8 @@ def test_a_mean_over_the_picture_is_a_pooling(tmp_path):
         (lambda: pooled(nn.AvgPool2d(4, ceil_mode=True)), "2: .*windows of one size"),
         (lambda: pooled(nn.AvgPool2d(2, padding=1, count_include_pad=False)), "2: .*padding included"),
         (lambda: pooled(nn.Conv2d(3, 3, (3, 1))), r"2: .*kernel of \[3, 1\]"),
-        (lambda: converted(networks.MaxPooled), "NIR has no MaxPool"),
+        (lambda: converted(networks.MaxPooled), "NIR has no MaxPool, which needs a memory"),
+        (lambda: converted(InSpace), r"add: adds values of shape \[\[3, 6, 6\], \[3, 1, 1\]\].*no broadcast in space"),
         (lambda: converted(networks.Residual, calibration="bias_potential"), "relu_pool: .*at its threshold or above"),
         (lambda: converted(networks.Plain, calibration="time_bias"), "relu: .*calibration=bias"),
     ],

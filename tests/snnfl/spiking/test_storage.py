@@ -14,7 +14,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -92,6 +92,26 @@ def example_nodes() -> dict[str, Affine | LinearMap | MaxPool]:
         "flatten": {"start_dim": 1},
         "mean": {"dim": [2, -1], "keepdim": True},
         "reshape": {"shape": [-1, 4]},
+        "conv_transpose1d": {"stride": (2,), "padding": (0,), "output_padding": (1,), "groups": 1, "dilation": (1,)},
+        "conv_transpose2d": {
+            "stride": (2, 1),
+            "padding": (1, 0),
+            "output_padding": (1, 0),
+            "groups": 2,
+            "dilation": (1, 1),
+        },
+        "add": {"alpha": -0.5},
+        "multiply": {"by": 2.0},
+        "shift": {"by": -1.0},
+        "interpolate": {"scale_factor": (2.0, 1.5), "mode": "bilinear", "align_corners": True},
+        "pad": {"pad": [1, -1, 0, 2], "mode": "constant", "value": 0.5},
+        "permute": {"dims": [0, 2, 1]},
+        "slice": {"index": [[1, None, 2], -1, [None, 3, None]]},
+        "squeeze": {"dim": [-1, 2]},
+        "unsqueeze": {"dim": -1},
+        "pixel_shuffle": {"upscale_factor": 2},
+        "pixel_unshuffle": {"downscale_factor": 2},
+        "channel_shuffle": {"groups": 2},
     }
     kinds = [(Affine, AFFINE_OPS), (LinearMap, LINEAR_OPS), (MaxPool, MAX_OPS)]
     reads = {"add": ("relu", "input")}
@@ -206,6 +226,8 @@ HOSTILE: list[tuple[str, Change]] = [
     ("'kernel_size'=(2, 2, 2)", lambda about, arrays: node(about, "pool")["arguments"].update(
         kernel_size={"tuple": [2, 2, 2]})),
     ("half of a window", lambda about, arrays: node(about, "pool")["arguments"].update(padding=2)),
+    ("image_shape=[0, 6]", lambda about, arrays: about["graph"].update(image_shape=[0, 6])),
+    ("image_shape='x'", lambda about, arrays: about["graph"].update(image_shape="x")),
     ("'start_dim'=0", lambda about, arrays: node(about, "flatten")["arguments"].update(start_dim=0)),
     ("epsilon=nan", lambda about, arrays: node(about, "conv").update(epsilon=float("nan"))),
     ("ceiling=-1", lambda about, arrays: node(about, "relu").update(ceiling=-1)),
@@ -268,12 +290,17 @@ def test_additions_must_fit(tmp_path):
     assert "adds values of 6 and 5 channels" in refused(tmp_path / "network.safetensors")
 
 
-def test_only_a_spiking_layer_reads_a_maximum(tmp_path):
-    about, arrays = parts(converted())
-    window = {"kernel_size": 2, "stride": 2}
-    node(about, "pool").update(kind="max_pool", op="max_pool2d", arguments=window)
-    write_arrays(tmp_path / "network.safetensors", arrays, about)
-    assert "'flatten' reads the maximum 'pool'" in refused(tmp_path / "network.safetensors")
+def test_a_network_of_one_size_says_so(tmp_path):
+    network, images = converted(), networks.images(2, dtype=torch.float32)
+    bound = replace(network, graph=replace(network.graph, image_shape=(2, 6, 6)))
+    bound.save(tmp_path / "network.safetensors")
+    loaded = SpikingNetwork.load(tmp_path / "network.safetensors")
+    assert loaded.graph == bound.graph
+    assert torch.equal(loaded.simulate(images, steps=4)[4], network.simulate(images, steps=4)[4])
+    with pytest.raises(ValueError, match=r"do not fit the model: it was traced for images of shape \[2, 6, 6\]"):
+        loaded.simulate(images[..., :5], steps=4)
+    with pytest.raises(ValueError, match="was traced for"):
+        loaded.analog(images[..., :5])
 
 
 def test_files_of_other_kinds_are_refused(tmp_path):
@@ -305,7 +332,8 @@ JUNK = st.sampled_from(
     [
         *(None, True, False, 0, 1, -1, 2**40, 10**400, 1.5, float("inf"), "", "x", "\ud800\n", [], {}, [[]], ["conv1"]),
         *("input", "conv1", "add", "spike", "affine", "linear_map", "max_pool", "conv2d", "flatten", "scale", "mean"),
-        *({"tuple": [1, 1]}, {"tuple": 1}),
+        *("slice", "pad", "permute", "interpolate", "conv_transpose2d", "max_pool2d", "squeeze", "image_shape"),
+        *({"tuple": [1, 1]}, {"tuple": 1}, [1, 2], [[0, 1, None]], [0, 2, 1, 3], -1, 2),
     ]
 )
 
@@ -328,13 +356,16 @@ def mutate(value: Any, data: st.DataObject) -> Any:
 
 
 ABOUT, ARRAYS = parts(converted(networks.Residual))
+GATED = parts(converted(networks.Gated))
 
 
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_mutated_description_is_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
-    about = mutate(copy.deepcopy(ABOUT), data)
-    write_bytes(path, save(ARRAYS, {"snnfl": json.dumps(about)}))
+    about, arrays = data.draw(st.sampled_from([(ABOUT, ARRAYS), GATED]))
+    about = mutate(copy.deepcopy(about), data)
+    write_bytes(path, save(arrays, {"snnfl": json.dumps(about)}))
     read_or_refused(path)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.conversion import ConversionConfig, convert_state, fold
-from snnfl.spiking import ConversionError, MaxPool, SpikingGraph, SpikingNetwork, trace
+from snnfl.spiking import LinearMap, MaxPool, SpikingGraph, SpikingNetwork, trace
 from snnfl.torchvision_guard import guard
 
 
@@ -101,22 +101,19 @@ def test_googlenet_as_users_get_it():
     with torch.device("meta"):
         model = googlenet(num_classes=5, init_weights=False)
         transforming = googlenet(num_classes=5, init_weights=False, transform_input=True)
-    assert len(trace(model, max_pooling="average").spikes) == 57
-    with pytest.raises(ConversionError, match=r"getitem .*googlenet.py:\d+.*set model.transform_input to False"):
-        trace(transforming, max_pooling="average")
+    assert len(trace(model).spikes) == 57
+    graph = trace(transforming)
+    assert len(graph.spikes) == 57
+    taken = [node.arguments["index"][0] for node in graph.nodes if isinstance(node, LinearMap) and node.op == "slice"]
+    assert taken == [0, 1, 2]  # of the image, each channel apart
 
 
-@pytest.mark.parametrize(("name", "pools"), [("resnet18", 1), ("vgg16_bn", 5), ("densenet121", 1)])
-def test_with_max_pooling_before_the_neurons(name, pools):
-    """``max(relu(x)) = relu(max(x))``: the analog twin is the network as it is."""
+@pytest.mark.parametrize(
+    ("name", "pools"), [("resnet18", 1), ("vgg16_bn", 5), ("densenet121", 1), ("googlenet", 13), ("squeezenet1_1", 3)]
+)
+def test_with_gated_max_pooling(name, pools):
+    """The analog twin is the network as it is, behind a concatenation and over what others read, too."""
     model = trained(name)
-    graph = trace(model, max_pooling="pre_spike")
+    graph = trace(model)
     assert sum(isinstance(node, MaxPool) for node in graph.nodes) == pools
     assert_twin(model, graph)
-
-
-def test_a_maximum_over_what_others_read_has_no_neurons_to_move_before():
-    with pytest.raises(
-        ConversionError, match=r"inception3a.branch4.0 \(MaxPool2d\).*: pre-spike max pooling .*which inception3a"
-    ):
-        trace(trained("googlenet"), max_pooling="pre_spike")

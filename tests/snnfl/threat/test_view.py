@@ -141,6 +141,7 @@ def test_a_flag_out_of_range_is_named(flags, message):
 
 def test_steps_follow_from_images_batches_and_epochs():
     assert Knowledge(images=10, batch_size=4, epochs=2).steps == 6
+    assert Knowledge(images=9, batch_size=4, epochs=2).steps == 4  # the ninth joins the second batch
     assert Knowledge(images=10, batch_size=None, epochs=2).steps is None
 
 

@@ -173,9 +173,33 @@ def test_divergence_is_explained_in_one_line(value):
     with pytest.raises(TrainingDivergedError) as error:
         train_locally(build(), [good, [*good, *bad]], CONFIG, server_round=61)
     assert str(error.value) == (
-        "round 61, epoch 2, step 4: the loss is nan at learning rate 0.005; "
+        "training diverged in round 61, epoch 2, step 4: the loss is nan at learning rate 0.005; "
         "lower training.learning_rate or training.momentum"
     )
+
+
+def test_a_finite_loss_beyond_any_that_makes_sense_is_divergence():
+    with pytest.raises(
+        TrainingDivergedError, match=r"^training diverged in round 1, epoch 1, step 1: the loss is 3e\+15 "
+    ):
+        train_locally(build(), [draw([8])], CONFIG, server_round=1, objective=lambda m, x, y: m(x).sum() * 0 + 3e15)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e13, 1e30])
+@pytest.mark.parametrize("name", ["fc5.weight", "fc3.bias"])
+def test_weights_that_the_last_step_has_ruined_are_divergence(value, name):
+    model = build()
+
+    def objective(model, inputs, labels):
+        with torch.no_grad():
+            model.get_parameter(name).flatten()[0].fill_(value)
+        return model(inputs).mul(0).nan_to_num().sum() + 0.5
+
+    complaint = (
+        rf"^training diverged in round 2: after its last step the norm of {name} is .* at learning rate .*; lower "
+    )
+    with pytest.raises(TrainingDivergedError, match=complaint):
+        train_locally(model, [draw([8])], TrainingConfig(weight_decay=0.0), server_round=2, objective=objective)
 
 
 def test_nothing_to_train_on_is_an_error():

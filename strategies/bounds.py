@@ -1,0 +1,89 @@
+"""How far an update may go: relative to what was sent, to the other updates of its round, and to how the run started.
+
+Each array's magnitude is bounded, in each update and in the aggregate:
+
+``magnitude <= factor * max(median of the round's magnitudes, scale of the array at the start)``
+
+The *magnitude* is the root mean square of the change against what was sent, for a running variance that of its root,
+the deviation; of what the server never sends (folded weights, thresholds and the like) it is that of the values. The
+*median* is the lower one, so of two updates it is the smaller magnitude; a single update has none to be compared with.
+The *scale* is the root mean square of the initial weights, and 1 for vectors, whose unit is an activation. It doesn't
+grow with the network, so that a liar cannot raise the bound from round to round.
+
+The factor is generous, for honest clients stay an order of magnitude below it. One liar within it can still ruin an
+average: docs/backdoor.md says what was measured, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Magnitudes = Mapping[str, float]
+"""By name of the array, or of the metric."""
+
+LENIENCE = 10.0
+"""For what only a spiking network has: the largest activation of a client with images of one class, which decides a
+threshold, was up to 140 times that of the others in trials."""
+
+
+def scale_of(array: Tensor) -> float:
+    """Return the scale of an initial array: its root mean square; of a vector, and of zeros, 1.
+
+    >>> scale_of(torch.full((2, 2), -0.5)), scale_of(torch.full((3,), 0.5)), scale_of(torch.zeros(2, 3))
+    (0.5, 1.0, 1.0)
+    """
+    if array.dim() < 2:
+        return 1.0
+    return float(torch.linalg.vector_norm(array)) / math.sqrt(array.numel()) or 1.0
+
+
+def changes(arrays: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the magnitude of each array: of its change where it was sent, else of itself.
+
+    Args:
+        arrays: float32. Names that end in ``running_var`` hold variances, none below zero.
+        sent: Their counterparts, as far as there are any.
+    """
+    if not arrays:
+        return {}
+    differences = [_difference(name, array, sent.get(name)) for name, array in arrays.items()]
+    norms = torch.stack([torch.linalg.vector_norm(difference) for difference in differences]).tolist()
+    sizes = (max(1, array.numel()) for array in arrays.values())
+    return {name: norm / math.sqrt(size) for name, norm, size in zip(arrays, norms, sizes, strict=True)}
+
+
+def limits(
+    magnitudes: Sequence[Magnitudes], scales: Mapping[str, float], factor: float, lenient: Collection[str] = ()
+) -> dict[str, float]:
+    """Return the largest admissible magnitude of each array.
+
+    Args:
+        magnitudes: Of the round's updates, at least one, all with the same names.
+        scales: Of the arrays at the start; 1 for those that aren't named.
+        factor: How many times the reference.
+        lenient: Names for which it is :data:`LENIENCE` times as large.
+    """
+    medians = {name: sorted(each[name] for each in magnitudes)[(len(magnitudes) - 1) // 2] for name in magnitudes[0]}
+    alone = len(magnitudes) == 1
+    return {
+        name: factor
+        * (LENIENCE if name in lenient else 1.0)
+        * max(0.0 if alone or not math.isfinite(median) else median, scales.get(name, 1.0))
+        for name, median in medians.items()
+    }
+
+
+def farthest(magnitudes: Magnitudes, most: Mapping[str, float]) -> str | None:
+    """Name the array that goes farthest beyond its limit; ``None`` if none does."""
+    beyond = {name: value / most[name] for name, value in magnitudes.items() if not value <= most[name]}
+    return max(beyond, key=lambda name: beyond[name] if math.isfinite(beyond[name]) else math.inf) if beyond else None
+
+
+def _difference(name: str, array: Tensor, sent: Tensor | None) -> Tensor:
+    if name.endswith("running_var"):
+        return array.sqrt() if sent is None else array.sqrt() - sent.sqrt()
+    return array if sent is None else array - sent
