@@ -76,7 +76,7 @@ class Run:
 
     def _final(self, name: str) -> Path:
         if not (self.path / name).exists():
-            raise ConfigError(f"{self.path}: no {name}; a run leaves it when it is finished, the spiking one in an S-run")
+            raise ConfigError(f"{self.path}: no {name}; a finished run leaves it, the spiking one in an S-run")
         return self.path / name
 
 
@@ -215,9 +215,7 @@ def audit(
     return Audit(path=folder, entries=found)
 
 
-def compare(
-    study: str | Path, *, jobs: int | None = None, progress: bool = True, **overrides: Any
-) -> Study:
+def compare(study: str | Path, *, jobs: int | None = None, progress: bool = True, **overrides: Any) -> Study:
     """Run every cell of a study that isn't finished, and write its tables, figures and report, as ``snnfl compare``.
 
     Args:

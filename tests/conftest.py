@@ -12,6 +12,7 @@ from unittest.mock import patch
 import hypothesis
 import pytest
 import torch
+from installed import Installed, install
 from shared import Shared
 
 
@@ -48,6 +49,12 @@ def data_root() -> Path:
     pytest.skip(
         "no downloaded data sets here; type: export SNNFL_DATA=~/snnfl-data; .venv/bin/snnfl data fetch fashion_mnist"
     )
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """snnfl as a wheel in a virtual environment."""
+    return install(tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def _start(cell: Cell, place: Mapping[str, str]) -> subprocess.Popen[bytes]:
     write_bytes(cell.path / EXTRAS, cell.extras.to_json().encode())
     environment = {**os.environ, "OMP_NUM_THREADS": str(cell.config.run.threads), **place}
     files = [str(cell.path / name) for name in (CONFIGURATION, EXTRAS)]
-    command = [sys.executable, "-m", "experiments.compare.cell", *files, str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "snnfl.launch", "experiments.compare.cell", *files, str(os.getpid())]
     with (cell.path / LOG).open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
 
