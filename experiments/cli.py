@@ -144,10 +144,10 @@ def audit(
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
     """  # noqa: D301
-    from experiments.audit.command import audit_runs
+    from experiments.audit.command import audit_runs, check_attacks
     from experiments.audit.plugins import load_plugin
     from snnfl.attacks import Budget
-    from snnfl.audit.victims import scope_of
+    from snnfl.auditing.victims import scope_of
 
     compiler = os.environ.get("CXX", "g++")
     if compiled and shutil.which(compiler) is None:
@@ -158,7 +158,8 @@ def audit(
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
     with keeping(lambda: "no report is written; what was recorded is as it was, and the same command begins anew"):
-        audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
+        _, found = audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
+    check_attacks(found)
 
 
 @app.command()
@@ -176,9 +177,14 @@ def compare(
     snnfl compare experiments/snfl/table1_iid/laptop.yaml --dry-run
     snnfl compare experiments/snfl/table1_iid/laptop.yaml --jobs 2
     """  # noqa: D301
+    from experiments.compare.command import check_compared, plan
     from experiments.compare.command import compare as run_study
 
-    run_study(study, overrides or [], dry_run=dry_run, jobs=jobs, console=console_of(verbose=False))
+    console = console_of(verbose=False)
+    if dry_run:
+        plan(study, overrides or [], jobs=jobs, console=console)
+    else:
+        check_compared(run_study(study, overrides or [], jobs=jobs, console=console))
 
 
 @app.command()

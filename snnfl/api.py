@@ -1,17 +1,21 @@
-"""Run, read, audit and compare federations from Python: what ``import snnfl`` offers, beside its rooms.
+"""Run, read, audit and compare federations from Python, and convert networks: what ``import snnfl`` offers.
 
-Every function takes what the command of the same name takes, and returns what that command writes. Mistakes raise what
-the command prints: a :class:`~snnfl.config.ConfigError`, or the error that is named below, of one line.
+Every function takes what the command of the same name takes, and returns what that command writes. A mistake raises
+what the command prints: a :class:`~snnfl.config.ConfigError`, or the error that is named below, of one line. Ctrl-C
+raises ``KeyboardInterrupt``; what is complete is kept, and ``run={"resume": True}`` goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnfl.config import Config, ConfigError, ConversionConfig, compose
+from snnfl.config import Config, ConfigError, ConversionConfig, assignments, compose
 from snnfl.launch import use_app
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ class Run:
         In an S-run these have no biases but the initial ones, unless ``strategy.bias_back`` is on: clients keep theirs.
 
         Raises:
-            ConfigError: If the run left none.
+            ConfigError: If the run has left none yet.
         """
         from safetensors.torch import load_file
 
@@ -65,7 +69,7 @@ class Run:
         """Read the server's spiking network.
 
         Raises:
-            ConfigError: If the run left none, as a plain one doesn't.
+            ConfigError: If the run has left none yet, or never will, as a plain one.
         """
         from snnfl.spiking import SpikingNetwork
 
@@ -86,7 +90,8 @@ class Audit:
 
     Attributes:
         path: Folder of ``report.html`` and the same numbers as JSON and CSV.
-        entries: One dictionary per run, round and attack: threat model, value, interval, floor and verdict.
+        entries: One dictionary per run, round and attack, as in ``scorecard.json``: threat model, metrics with their
+            intervals, floors and verdict.
     """
 
     path: Path
@@ -106,7 +111,7 @@ class Study:
     Attributes:
         path: Folder of ``report.html``, tables and figures.
         runs: By the cell's name, such as ``"algorithm=S-FedAvg, seed=0"``.
-        tables: One dictionary per cell of each table: its row and column, mean, deviation and number of seeds.
+        tables: One dictionary per number of each table: its row and column, mean, deviation and number of seeds.
     """
 
     path: Path
@@ -129,35 +134,39 @@ def run(
         overrides: Options over it, by section: ``data={"clients": 5}``, or ``**{"data.clients": 5}``.
 
     Returns:
-        The finished run.
+        The finished run. A warning says where it isn't as configured: a client that never answered, for instance.
 
     Raises:
         ConfigError: For a mistake in the options, or a folder that holds an earlier run.
         EngineError: If the engine cannot run it.
-
-    >>> import snnfl  # doctest: +SKIP
-    >>> run = snnfl.run(data={"clients": 3}, run={"rounds": 2, "name": "first"})  # doctest: +SKIP
+        RunFailedError: If no client sent a valid update.
     """
-    use_app()
-    from experiments.cli import run_and_show
+    with _called() as console:
+        from experiments.running import run_and_show
+        from strategies.attendance import shortcomings
+        from strategies.run_directory import run_path
 
-    resolved = compose(config, overrides)
-    run_and_show(resolved, _console(progress))
-    return load_run(Path(resolved.run.directory).expanduser() / resolved.run.name)
+        resolved = compose(config, overrides)
+        run_and_show(resolved, console(progress))
+        done = load_run(run_path(resolved))
+    for line in shortcomings(resolved, done.metrics):
+        warnings.warn(f"finished, but not as configured: {line}", stacklevel=2)
+    return done
 
 
 def load_run(path: str | Path) -> Run:
     """Read the folder of a run, finished or not.
 
     Raises:
-        ConfigError: If it holds none, or something of it is damaged.
+        RunFileError: If it holds none, or something of it is damaged.
     """
     use_app()
-    from strategies.run_directory import read_run
+    from strategies.run_directory import METRICS_FILE, read_config, read_environment, read_metrics
 
     folder = Path(path).expanduser()
-    config, metrics, environment = read_run(folder)
-    return Run(path=folder, config=config, metrics=metrics, environment=environment)
+    config = read_config(folder)
+    metrics = read_metrics(folder, growing=True) if (folder / METRICS_FILE).exists() else []
+    return Run(path=folder, config=config, metrics=metrics, environment=read_environment(folder))
 
 
 def audit(
@@ -194,25 +203,25 @@ def audit(
         RecordingError: For a folder without a recording, or a damaged one.
         ThreatModelError: If labels are granted that nobody told.
     """
-    use_app()
-    from experiments.audit.command import audit_runs
-    from snnfl.attacks import Budget
-    from snnfl.audit.victims import scope_of
-
     several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     folders = [each.path if isinstance(each, Run) else Path(each).expanduser() for each in several]
     if not folders:
         raise ConfigError("runs=[]: nothing to audit; give at least one run")
-    folder, found = audit_runs(
-        folders,
-        tuple(attacks),
-        scope_of(rounds=rounds, partitions=clients, labels=labels, denied=deny),
-        Budget(iterations=iterations, restarts=restarts),
-        controls=controls,
-        output=None if output is None else Path(output).expanduser(),
-        console=_console(progress),
-    )
-    return Audit(path=folder, entries=found)
+    with _called() as console:
+        from experiments.audit.command import audit_runs
+        from snnfl.attacks import Budget
+        from snnfl.auditing.victims import scope_of
+
+        folder, scorecard = audit_runs(
+            folders,
+            tuple(attacks),
+            scope_of(rounds=rounds, partitions=clients, labels=labels, denied=deny),
+            Budget(iterations=iterations, restarts=restarts),
+            controls=controls,
+            output=None if output is None else Path(output).expanduser(),
+            console=console(progress),
+        )
+    return Audit(path=folder, entries=scorecard)
 
 
 def compare(study: str | Path, *, jobs: int | None = None, progress: bool = True, **overrides: Any) -> Study:
@@ -228,13 +237,32 @@ def compare(study: str | Path, *, jobs: int | None = None, progress: bool = True
         ConfigError: For a study with a mistake, before anything runs.
         EngineError: If a cell failed; the others are finished.
     """
+    with _called() as console:
+        from experiments.compare.command import compare as run_study
+
+        made = run_study(Path(study), assignments(overrides), jobs=jobs, console=console(progress))
+        runs = {cell.name: load_run(cell.path) for cell in made.finished}
+    tables = [
+        {
+            "table": view.title,
+            "value": view.value,
+            "row": entry.row,
+            "column": entry.column,
+            "mean": entry.mean,
+            "deviation": entry.deviation,
+            "seeds": len(entry.values),
+        }
+        for view, filled in made.tables
+        for entry in filled
+    ]
+    return Study(path=made.study.directory, runs=runs, tables=tables)
 
 
 def convert(model: nn.Module, images: Tensor, config: ConversionConfig | None = None) -> SpikingNetwork:
     """Convert a trained network to a calibrated spiking one.
 
     Args:
-        model: Any network that ``torch.fx`` traces, of the layers that docs/how-to/own-model.md lists.
+        model: Any network that ``torch.fx`` traces, of the layers that docs/how-to/convert.md lists.
         images: Some tens of calibration images, normalised as in training, ``[N, ...]``.
         config: Steps, thresholds and calibration; ``None`` for :meth:`~snnfl.config.ConversionConfig.fast`, 32 steps.
 
@@ -247,7 +275,25 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig | None = 
     return convert_network(model, images, ConversionConfig.fast() if config is None else config)
 
 
-def _console(progress: bool) -> Console:
+@contextmanager
+def _called() -> Iterator[Callable[[bool], Console]]:
+    """Let commands run for a caller: interrupts are the caller's, and Flower's log stays short.
+
+    Yields:
+        Makes a console, from whether it shows anything.
+    """
+    use_app()
     from rich.console import Console
 
-    return Console(quiet=not progress)
+    from experiments.ending import caller
+
+    flower = logging.getLogger("flwr")
+    with caller():
+        import flwr.supercore  # noqa: F401  (it sets the level of its log when it is imported)
+
+        level = flower.level
+        flower.setLevel(logging.ERROR)
+        try:
+            yield lambda progress: Console(quiet=not progress)
+        finally:
+            flower.setLevel(level)

@@ -40,6 +40,8 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree, with a + where files differ from it; None outside a checkout."""
+    if Path(__file__).parents[1].name == "_app":  # of a wheel, whose environment may lie in somebody's repository
+        return None
     command = [
         "git",
         "-C",

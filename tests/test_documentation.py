@@ -18,7 +18,9 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-EXECUTED = [DOCS / "quickstart.md", *sorted((DOCS / "how-to").glob("*.md"))]
+IN_PYTHON = [DOCS / "python.md", DOCS / "how-to" / "convert.md"]
+"""Pages whose examples are one session of Python."""
+EXECUTED = [DOCS / "quickstart.md", *sorted({*(DOCS / "how-to").glob("*.md")} - {*IN_PYTHON})]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 BLOCK = re.compile(
@@ -82,6 +84,19 @@ def test_what_a_page_tells_to_type_works(page: Path, checkout: Path) -> None:
     assert follow(page, checkout)
     for name in LEFT_BEHIND[page.stem]:
         assert (checkout / "runs" / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", IN_PYTHON, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run_in_one_session(page: Path, tmp_path: Path) -> None:
+    found = list(blocks(page))
+    assert {language for language, _, _ in found} == {"python"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    session = "".join(code for _, _, code in found)
+    command = [sys.executable, "-W", "error::UserWarning:__main__", "-c", session]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= session.count("\nprint(")
 
 
 def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:

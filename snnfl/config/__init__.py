@@ -2,7 +2,7 @@
 
 from snnfl.config.auditing import AuditConfig
 from snnfl.config.declaration import ConfigError, FlatValue, nearest
-from snnfl.config.merging import compose, flatten, to_yaml, unflatten
+from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
     Config,
     ConversionConfig,
@@ -37,6 +37,7 @@ __all__ = [
     "RunConfig",
     "StrategyConfig",
     "TrainingConfig",
+    "assignments",
     "compose",
     "exactly",
     "flatten",

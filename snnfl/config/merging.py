@@ -73,6 +73,20 @@ def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
     return layer
 
 
+def assignments(overrides: Mapping[str, Any]) -> list[str]:
+    """Write options, by section or by dotted key, as ``key=value`` each, as on a command line.
+
+    >>> assignments({"data": {"clients": 5}, "training.milestones": (10, 20)})
+    ['data.clients=5', 'training.milestones=[10, 20]']
+    """
+    layer = _nested(overrides)
+    return [
+        f"{section}.{name}={json.dumps(value)}"
+        for section, content in layer.items()
+        for name, value in (content.items() if isinstance(content, dict) else ())
+    ] + [f"{section}={json.dumps(content)}" for section, content in layer.items() if not isinstance(content, dict)]
+
+
 def flatten(config: Config) -> dict[str, FlatValue]:
     """Write a configuration as Flower's flat ``run_config``: lists and nulls become JSON text."""
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from experiments import cli
 from experiments.audit import command
-from snnfl.audit.suite import applicable
+from snnfl.auditing.suite import applicable
 
 SETTING = """
 run: {name: NAME, rounds: 2}

@@ -20,7 +20,7 @@ from experiments.deploy.run import lacking_in
 from experiments.ending import BrokenOffError, NotAsConfiguredError, RunFailedError, ending, keeping
 from experiments.engines import EngineError, RefusedRunError
 from experiments.running import still_running
-from snnfl.audit.recording import RecordingError
+from snnfl.auditing.recording import RecordingError
 from snnfl.config import ConfigError
 from strategies.lock import FolderInUseError
 from strategies.resume import RunBrokenOffError
