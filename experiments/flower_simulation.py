@@ -23,6 +23,7 @@ from flwr.supercore.object_ref import load_app
 from experiments.ending import ending, interruptible, keeping
 from snnfl.config import Config, FlatValue, flatten, nearest, unflatten
 from snnfl.launch import use_app
+from snnfl.plugins import load, load_installed
 
 EXAMPLES = """\
 examples:
@@ -65,6 +66,9 @@ def _run(options: argparse.Namespace, program: str) -> None:
     from experiments.engines.ray import run_on_ray
 
     backend_config = _backend_config(options.backend_config)
+    load_installed()
+    for each in options.plugin:
+        load(each)
     app = _load(options)
     run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
     config = _own_config(run_config)
@@ -138,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
         default="{}",
         help="`client_resources`: num_cpus and num_gpus of each client (default: 1 CPU, so that a two-core machine "
         "runs two clients at a time; Flower's default is 2), and `init_args`: arguments of ray.init",
+    )
+    add(
+        "--plugin",
+        metavar="FILE_OR_MODULE",
+        action="append",
+        default=[],
+        help="your own, for snnfl's app; may be repeated",
     )
     add(
         "--verbose",

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnfl.config import Config, ConfigError, ConversionConfig, assignments, compose
+from snnfl.config import Config, ConfigError, ConversionConfig, assignments
 from snnfl.launch import use_app
+from snnfl.plugins import load_installed, load_listed, resolve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,12 +125,17 @@ class Study:
 
 
 def run(
-    config: Config | Mapping[str, Any] | str | Path | None = None, *, progress: bool = True, **overrides: Any
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    *,
+    plugins: Iterable[str | Path] = (),
+    progress: bool = True,
+    **overrides: Any,
 ) -> Run:
     """Run one federation, as ``snnfl run``.
 
     Args:
         config: A YAML file, a mapping of sections, a :class:`~snnfl.config.Config`, or ``None`` for the defaults.
+        plugins: Your own Python files or modules that register what the options name, beside those that the file lists.
         progress: Whether to show a bar and a line per round.
         overrides: Options over it, by section: ``data={"clients": 5}``, or ``**{"data.clients": 5}``.
 
@@ -146,7 +152,7 @@ def run(
         from strategies.attendance import shortcomings
         from strategies.run_directory import run_path
 
-        resolved = compose(config, overrides)
+        resolved = resolve(config, overrides, plugins)
         run_and_show(resolved, console(progress))
         done = load_run(run_path(resolved))
     for line in shortcomings(resolved, done.metrics):
@@ -181,6 +187,7 @@ def audit(
     restarts: int = 1,
     controls: bool = True,
     output: str | Path | None = None,
+    plugins: Iterable[str | Path] = (),
     progress: bool = True,
 ) -> Audit:
     """Attack what the server of runs has seen, as ``snnfl audit``; they were played with ``audit.record=true``.
@@ -196,6 +203,7 @@ def audit(
         restarts: Random starts per victim.
         controls: Whether clients' plain twins, and plain updates with noise, are attacked too.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
+        plugins: As for :func:`run`: those that the runs were made with, and attacks.
         progress: Whether to show a bar and the scorecard.
 
     Raises:
@@ -212,6 +220,8 @@ def audit(
         from snnfl.attacks import Budget
         from snnfl.auditing.victims import scope_of
 
+        load_installed()
+        load_listed([*plugins], None)
         folder, scorecard = audit_runs(
             folders,
             tuple(attacks),
@@ -224,12 +234,20 @@ def audit(
     return Audit(path=folder, entries=scorecard)
 
 
-def compare(study: str | Path, *, jobs: int | None = None, progress: bool = True, **overrides: Any) -> Study:
+def compare(
+    study: str | Path,
+    *,
+    jobs: int | None = None,
+    plugins: Iterable[str | Path] = (),
+    progress: bool = True,
+    **overrides: Any,
+) -> Study:
     """Run every cell of a study that isn't finished, and write its tables, figures and report, as ``snnfl compare``.
 
     Args:
         study: Its YAML file (docs/compare.md).
         jobs: Cells at a time; ``None`` for one per core, or per GPU.
+        plugins: As for :func:`run`.
         progress: Whether to show a bar and the tables.
         overrides: Options of every cell, as in :func:`run`.
 
@@ -240,6 +258,7 @@ def compare(study: str | Path, *, jobs: int | None = None, progress: bool = True
     with _called() as console:
         from experiments.compare.command import compare as run_study
 
+        load_listed([*plugins], None)
         made = run_study(Path(study), assignments(overrides), jobs=jobs, console=console(progress))
         runs = {cell.name: load_run(cell.path) for cell in made.finished}
     tables = [

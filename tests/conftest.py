@@ -64,9 +64,13 @@ def own_registries() -> Iterator[None]:
     from snnfl.data.sources import SOURCES
     from snnfl.detection.registry import DETECTORS
     from snnfl.models.registry import MODELS
+    from snnfl.plugins import _loaded
+    from strategies.bases import STRATEGIES
     from strategies.tracking import TRACKERS
 
     with ExitStack() as stack:
-        for registry in (ATTACKS, DETECTORS, MODELS, SOURCES, TRACKERS):
+        for registry in (ATTACKS, DETECTORS, MODELS, SOURCES, STRATEGIES, TRACKERS):
             stack.enter_context(patch.dict(registry.items))
+            stack.enter_context(patch.dict(registry.homes))
+        stack.enter_context(patch.dict(_loaded))
         yield

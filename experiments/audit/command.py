@@ -24,6 +24,7 @@ from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
 from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.auditing.victims import Scope, Victim, victims_of
 from snnfl.config import Config, ConfigError
+from snnfl.plugins import check_same
 from snnfl.private_files import make_private
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
@@ -158,6 +159,8 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     config = read_config(path)
     config = replace(config, run=replace(config.run, name=path.name))
     metrics, environment = read_metrics(path), read_environment(path)
+    if (missing := check_same(environment.get("plugins"), versions=False)) is not None:
+        raise ConfigError(f"{path}: {missing}")
     work, spiking = Workspace(config), config.strategy.spiking
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)

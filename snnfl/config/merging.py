@@ -54,7 +54,7 @@ def compose(
 def _layer(base: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
     if isinstance(base, Config):
         return _nested({key: value_of(base, key) for key, _, _ in options()})
-    return _nested(base) if isinstance(base, Mapping) else _raw(_read(Path(base)))
+    return _nested(base) if isinstance(base, Mapping) else read_mapping(Path(base))
 
 
 def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +133,15 @@ def _decode(text: str, kind: Any) -> Any:
 def to_yaml(config: Config) -> str:
     """Write a configuration as YAML that :func:`compose` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file as it stands.
+
+    Raises:
+        ConfigError: If it is missing, malformed or no mapping.
+    """
+    return _raw(_read(path))
 
 
 def _read(path: Path) -> DictConfig:
