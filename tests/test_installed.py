@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,36 +12,19 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from fleet import fleet_of
 from flwr.cli.build import build_fab_from_disk
+from flwr_local import needs_proc
 from installed import Installed
+from user_project import PLUGIN, write_project
 
 ROOT = Path(__file__).parents[1]
-
-SMALL = """\
-data: {clients: 2}
-training: {epochs: 1}
-conversion: {steps: 4}
-evaluation: {images: 20}
-run: {rounds: 1, name: small}
-"""
-
-STUDY = """\
-name: both
-base: small.yaml
-matrix: {strategy.spiking: [true, false]}
-tables: [{title: Accuracy, rows: strategy.spiking, value: server_ann_accuracy}]
-"""
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A user's folder."""
-    for name in ("experiments", "strategies", "clients"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
-    (tmp_path / "small.yaml").write_text(SMALL)
-    (tmp_path / "study.yaml").write_text(STUDY)
-    return tmp_path
+    return write_project(tmp_path)
 
 
 @pytest.mark.slow
@@ -59,6 +44,61 @@ def test_processes_of_a_study_and_workers_of_ray_find_the_right_modules(project:
     assert (project / "runs/both/report.html").exists()
     done = installed.run(project, "snnfl", "run", "small.yaml", "engine.name=ray", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_project_with_everything_of_its_own(project: Path, installed: Installed) -> None:
+    """Data set, model, strategy, detector, tracker and attack: in process, on Ray, in a study, in an audit."""
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return installed.run(project, "snnfl", *command, PYTHONPATH=".")
+
+    done = run("run", "own.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (project / "runs/own/lines.txt").read_text() == "1\n"
+    (plugin,) = json.loads((project / "runs/own/environment.json").read_text())["plugins"]
+    assert plugin == {"name": "mine.py", "version": hashlib.sha256(PLUGIN.encode()).hexdigest()}
+
+    done = run("audit", "runs/own", "--no-controls")
+    assert done.stderr.startswith("snnfl: runs/own: it was started with the plug-in mine.py; say --plugin mine.py")
+    done = run("audit", "runs/own", "--no-controls", "--attack", "grey", "--plugin", "strategies/mine.py")
+    assert done.returncode == 0, done.stderr
+    assert "grey" in (project / "runs/own/audit/scorecard.csv").read_text()
+
+    done = run("run", "own.yaml", "engine.name=ray", "run.name=on_ray")
+    assert done.returncode == 0, done.stderr
+    weights = [(project / "runs" / name / "final_ann.safetensors").read_bytes() for name in ("own", "on_ray")]
+    assert weights[0] == weights[1]
+
+    done = run("compare", "own_study.yaml", "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert (project / "runs/own_study/report.html").exists()
+
+    (project / "strategies/mine.py").write_text(PLUGIN + "# another\n")
+    done = run("run", "own.yaml", "--resume", "run.rounds=2")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "it was started with another version of the plug-in mine.py" in line
+
+
+@pytest.mark.slow
+@pytest.mark.flwr
+@needs_proc
+def test_a_deployment_ships_what_is_a_projects_own(project: Path, installed: Installed) -> None:
+    folder = project / "fleet"
+    folder.mkdir()
+    with fleet_of(folder, 2, in_memory=True, environment=installed.environment) as fleet:
+        fleet.snnfl("register")
+        for index in range(2):
+            fleet.start_node(index)
+        options = ["audit.record=false", "audit.ground_truth=false"]
+        done = installed.run(project, "snnfl", "deploy", "run", str(fleet.deployment.path), "own.yaml", *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (row,) = fleet.rows("own")
+        assert row["replies"] == 2
+        assert (folder / "runs/own/lines.txt").read_text() == "1\n"
+        (plugin,) = json.loads((folder / "runs/own/environment.json").read_text())["plugins"]
+        assert plugin["name"] == "mine.py"
 
 
 @pytest.mark.slow
