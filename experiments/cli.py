@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from experiments.running import (
     run_and_show,
 )
 from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
-from snnfl.plugins import load, load_installed, resolve
+from snnfl.plugins import check_same, load, load_installed, loaded, resolve
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
@@ -78,6 +79,8 @@ def run(
     """  # noqa: D301  (\b keeps typer from joining the lines)
     resolved = resolve(config, [*(overrides or []), *(["run.resume=true"] if resume else [])], plugin or ())
     if print_config:
+        if files := [each.path or each.name for each in loaded() if not each.installed]:
+            typer.echo(f"plugins: {json.dumps(files)}")
         typer.echo(to_yaml(resolved), nl=False)
         return
     console = console_of(verbose)
@@ -271,7 +274,7 @@ def plot(
 def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
     """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
     from snnfl import data
-    from strategies.run_directory import CONFIG_FILE, read_config
+    from strategies.run_directory import CONFIG_FILE, read_config, read_environment
 
     if given is not None:
         sizes = given.split(",")
@@ -280,7 +283,13 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
         return tuple(map(int, sizes))
     if not (folder / CONFIG_FILE).exists():
         raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
-    return data.load(read_config(folder).data).input_shape
+    config = read_config(folder)
+    if (
+        config.data.source not in data.sources.names()
+        and check_same(read_environment(folder).get("plugins")) is not None
+    ):
+        raise ConfigError(f"{folder}: its data.source={config.data.source} is a plug-in's; say --input-shape 1,28,28")
+    return data.load(config.data).input_shape
 
 
 def main() -> None:

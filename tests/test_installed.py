@@ -59,6 +59,8 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
     (plugin,) = json.loads((project / "runs/own/environment.json").read_text())["plugins"]
     assert plugin == {"name": "mine.py", "version": hashlib.sha256(PLUGIN.encode()).hexdigest()}
 
+    done = run("export", "runs/own")
+    assert "its data.source=parity is a plug-in's; say --input-shape 1,28,28" in done.stderr
     done = run("audit", "runs/own", "--no-controls")
     assert done.stderr.startswith("snnfl: runs/own: it was started with the plug-in mine.py; say --plugin mine.py")
     done = run("audit", "runs/own", "--no-controls", "--attack", "grey", "--plugin", "strategies/mine.py")
@@ -96,6 +98,11 @@ def test_a_session_of_python_in_the_project(project: Path, installed: Installed)
         "run = snnfl.run('own.yaml', progress=False)\n"
         "assert snnfl.audit(run, attacks=['grey'], controls=False, progress=False).entries\n"
         "print(run, run.ann()[0].out_channels)\n"
+        "import subprocess, sys\n"
+        "fresh = 'import snnfl; snnfl.load_run(\"runs/own\"%s).ann()'\n"
+        "told = subprocess.run([sys.executable, '-c', fresh % ''], capture_output=True, text=True).stderr\n"
+        "assert \"in Python plugins=['mine.py']\" in told, told\n"
+        "subprocess.run([sys.executable, '-c', fresh % ', plugins=[\"strategies/mine.py\"]'], check=True)\n"
         "import experiments.mine\n"
     )
     done = installed.run(project, "python", "-c", code)
@@ -103,6 +110,19 @@ def test_a_session_of_python_in_the_project(project: Path, installed: Installed)
         done.stderr
     )
     assert "snnfl's own package 'experiments' hides others of that name" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_installed_package_brings_its_own(project: Path, installed: Installed) -> None:
+    packages = project / "packages"
+    (packages / "theirs-1.0.dist-info").mkdir(parents=True)
+    (packages / "theirs-1.0.dist-info/METADATA").write_text("Name: theirs\nVersion: 1.0\n")
+    (packages / "theirs-1.0.dist-info/entry_points.txt").write_text("[snnfl]\nmine = theirs_federated\n")
+    (packages / "theirs_federated.py").write_text(PLUGIN)
+    done = installed.run(project, "snnfl", "run", "small.yaml", "data.source=parity", PYTHONPATH=str(packages))
+    assert done.returncode == 0, done.stderr
+    (plugin,) = json.loads((project / "runs/small/environment.json").read_text())["plugins"]
+    assert plugin == {"name": "theirs_federated", "version": "theirs 1.0"}
 
 
 @pytest.mark.slow
