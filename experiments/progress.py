@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from snnfl.config import Config, sampled_clients
+from snnfl.config import Config, prefixed, sampled_clients
 from strategies.bases import find
 
 
@@ -101,7 +101,7 @@ class WatchedClientApp(ClientApp):
 def algorithm(config: Config) -> str:
     """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg."""
     private = "" if config.privacy.clipping == "none" else "DP-"
-    return ("S-" if config.strategy.spiking else "") + private + find(config.strategy.name).title
+    return prefixed(config, private + find(config.strategy.name).title)
 
 
 def percent(value: float | None) -> str:

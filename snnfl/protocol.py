@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snnfl.config import Config
+from snnfl.config import Config, converts, keeps_biases, update_kind
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -60,8 +60,7 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    biases = config.strategy.spiking and not config.strategy.bias_back
-    return biases or config.strategy.name in ("moon", "solo")
+    return keeps_biases(config) or config.strategy.name in ("moon", "solo")
 
 
 def train_metrics(config: Config) -> frozenset[str]:
@@ -69,13 +68,13 @@ def train_metrics(config: Config) -> frozenset[str]:
     names = {EXAMPLES, LOSS, SECONDS_TRAIN}
     if config.evaluation.clients:
         names |= {ACCURACY, SECONDS_EVALUATE}
-    if config.strategy.spiking:
+    if converts(config):
         names |= {SECONDS_CONVERT}
     if keeps_state(config):
         names |= {STATE_ROUND}
     if config.strategy.name == "qfedavg":
         names |= {RECEIVED_LOSS}
-    if config.strategy.name == "solo" and config.strategy.spiking and config.evaluation.clients:
+    if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}
     if config.privacy.clipping == "client_adaptive":
         names |= {NORM_BIT}

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 from strategies.guarded import Guarded
-from strategies.spiking import Spiking
 from strategies.state import StrategyState, pack, restore, unpack
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Checkpoint:
             ConfigError: If its base is of another kind.
         """
         restore(strategy.base, self.base)
-        if isinstance(strategy, Spiking) and self.network is not None:
+        if self.network is not None:
             strategy.network = strategy.network_of(self.network)
 
 
@@ -59,7 +58,7 @@ def write_checkpoint(
         ConfigError: If the base strategy holds something that cannot be written.
     """
     content: dict[str, NDArray[Any]] = {}
-    network = strategy.network if isinstance(strategy, Spiking) else None
+    network = strategy.network
     state = {
         "token": token,
         "arrays": arrays,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from snnfl import npy, rng
 from snnfl.protocol import ARRAYS, EVALUATE_METRICS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS
+from snnfl.spiking import SpikingNetwork
 from strategies.attendance import Fault
 from strategies.bounds import changes, farthest, limits
 from strategies.cohort import Cohort, failure, seeded_draws
@@ -83,6 +84,7 @@ class Guarded(Strategy):
         weighing: What an update counts in the averages of the base strategy.
 
     Attributes:
+        network: The spiking network that the server aggregates; ``None`` where it has none, or none yet.
         detecting: Judges the checked updates of each round; ``None`` for no detectors.
     """
 
@@ -103,10 +105,11 @@ class Guarded(Strategy):
         self.minimum_replies = minimum_replies
         self.participation = participation
         self.update_bound = update_bound
-        self.scales = {name: array.scale for name, array in spec.arrays.items()}
+        self.scales = dict(spec.scales)
         self.lenient: frozenset[str] = frozenset()
         self.weighing = weighing
         self.report = RoundReport()
+        self.network: SpikingNetwork | None = None
         self.detecting: Detecting | None = None
         self._grid: Grid | None = None
         self._sent: dict[str, Tensor] = {}
@@ -176,6 +179,10 @@ class Guarded(Strategy):
         names = self.spec.arrays
         pairs = zip(valid, updates, strict=True)
         return [with_tensors(message, update.arrays, names, self.weighing(update)) for message, update in pairs]
+
+    def network_of(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork | None:
+        """Return the spiking network of aggregated arrays; here there is none."""
+        return None
 
     def aggregated(self, server_round: int, arrays: ArrayRecord, valid: list[Message], updates: list[Update]) -> None:
         """Do what else is to be done with the replies of a round once the base strategy has made arrays of them."""

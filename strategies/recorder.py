@@ -20,7 +20,6 @@ from strategies.cohort import Cohort
 from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
 from strategies.run_directory import RunDirectory
-from strategies.spiking import Spiking
 from strategies.update import Update
 
 Row: TypeAlias = dict[str, Any]
@@ -109,7 +108,7 @@ class Recorder:
             return None, None
         work, size = self.work, self.work.config.evaluation.batch_size
         limit = work.test_images(server_round)
-        if not isinstance(self.strategy, Spiking):
+        if work.format.graph is None:
             load_arrays(work.model, arrays.to_torch_state_dict())
             return None, evaluate(work.model, self._batches(dataset, size, limit)).accuracy
         network, steps = self.strategy.network, work.config.conversion.steps

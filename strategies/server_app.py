@@ -20,6 +20,7 @@ from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import NOT_AS_CONFIGURED, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking.storage import write_arrays
+from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
@@ -50,7 +51,7 @@ from strategies.run_directory import (
 from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
 from strategies.tracking import Tracker, find_tracker
-from strategies.update import UpdateSpec, ann_specs
+from strategies.update import UpdateSpec
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     work.check_batches()
     tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
-    strategy.detecting = build_detecting(config, strategy.graph if isinstance(strategy, Spiking) else None)
+    strategy.detecting = build_detecting(config, work.format)
     if config.run.keep_checkpoints:
         check_state(strategy)
     if config.run.resume:
@@ -219,9 +220,10 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
 
     In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels. In a SOLO run there are none.
     """
-    config, state = work.config, work.initial_state
+    config, state, format = work.config, work.initial_state, work.format
     base, metrics = build_checked(config), train_metrics(config)
     bounds: dict[str, Any] = {
+        "scales": {name: scale_of(array) for name, array in state.items()},
         "examples": max(map(len, work.partitions)),
         "test_examples": len(work.dataset.test_labels),
     }
@@ -232,39 +234,25 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "update_bound": config.strategy.update_bound,
         "weighing": weighing(config),
     }
-    if not config.strategy.spiking or config.strategy.name == "solo":
-        arrays = {} if config.strategy.name == "solo" else dict(state)
-        spec = UpdateSpec(arrays=ann_specs(arrays), metrics=metrics, **bounds)
-        return Guarded(base, spec, **options), ArrayRecord(arrays)
-    strategy = Spiking(
-        base,
-        work.graph,
-        state,
-        config.conversion,
-        metrics=metrics,
-        bias_back=config.strategy.bias_back,
-        **network_rule(config),
-        **bounds,
-        **options,
-    )
-    if exposed := exposed_biases(
-        work.graph, config.conversion.calibration, work.initial_state, work.dataset.input_shape
-    ):
+    sent = ArrayRecord({name: state[name] for name in format.sent_specs})
+    if not isinstance(format, Converted):
+        return Guarded(base, UpdateSpec(arrays=format.specs, metrics=metrics, **bounds), **options), sent
+    strategy = Spiking(base, format, metrics=metrics, **network_rule(config), **bounds, **options)
+    if exposed := exposed_biases(work.graph, config.conversion.calibration, state, work.dataset.input_shape):
         logger.warning(
             "conversion.calibration=%s shifts no bias of %s: an update holds these private biases as they are, or "
             "folded with its own batch normalisation",
             config.conversion.calibration,
             ", ".join(exposed),
         )
-    private = () if config.strategy.bias_back else work.biases
-    return strategy, ArrayRecord({name: array for name, array in state.items() if name not in private})
+    return strategy, sent
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
     if arrays:
         about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
         write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
-    if isinstance(strategy, Spiking) and strategy.network is not None:
+    if strategy.network is not None:
         strategy.network.save(directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 

@@ -24,6 +24,7 @@ from snnfl.spiking.network import (
 )
 from snnfl.spiking.neuron import broadcast
 from snnfl.threat import ServerView, ThreatModelError
+from snnfl.updates import Converted
 
 
 def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surrogate: bool) -> Network:
@@ -97,12 +98,13 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
         biases: Any, for the folding; the received ones replace them.
         surrogate: As in :func:`spiking_network_of`.
     """
-    if view.graph is None or view.conversion is None:
+    format = view.format
+    if not isinstance(format, Converted):
         raise ThreatModelError("a plain update holds no spiking network")
     sent = {**view.exchange.sent, **biases}
     received = {name: array for name, array in view.exchange.received.items() if not name.endswith(".weight")}
     target = {}
-    for node in view.graph.affines:
+    for node in format.graph.affines:
         name = f"{node.name}.weight"
         if node.op != "scale":
             gradient = node.outputs_first(problem.target[name])
@@ -111,8 +113,8 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
             target[name] = gradient / torch.where(per_channel.abs() > 0, per_channel, torch.inf)
     return replace(
         problem,
-        network=spiking_network_of(view.graph, view.conversion, surrogate=surrogate),
-        arrays={**fold(view.graph, sent), **received},
+        network=spiking_network_of(format.graph, format.conversion, surrogate=surrogate),
+        arrays={**fold(format.graph, sent), **received},
         target=target,
         local=local_training(view, problem.count),
     )

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.sealed import round_file, round_files, write_sealed
+from snnfl.updates import Converted
 from strategies.checkpoint import Checkpoint, check_state, discard_newer, newest_checkpoint, write_checkpoint
 from strategies.guarded import Guarded
 from strategies.spiking import Spiking
@@ -57,7 +58,9 @@ def test_a_spiking_strategy_goes_on_with_its_network_and_its_moments(
 
     def build() -> Spiking:
         base = FedAdam(fraction_evaluate=0.0)
-        return Spiking(base, federation.graph, federation.state, ConversionConfig(), metrics=frozenset(metrics))
+        return Spiking(
+            base, Converted(federation.graph, federation.state, ConversionConfig()), metrics=frozenset(metrics)
+        )
 
     strategy = build()
     base: Any = strategy.base

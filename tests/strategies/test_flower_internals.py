@@ -27,11 +27,12 @@ from flwr.superlink.grid import HttpGrid, InMemoryGrid
 from superlink import RUN_ID, TASK_ID, SuperLink, Upload, upload
 
 from snnfl.config import ConfigError
+from snnfl.updates import ArraySpec
 from strategies import flower_internals
 from strategies.cohort import Cohort, CohortError
 from strategies.flower_internals import SuperLinkGrid, shielded
 from strategies.guarded import Guarded
-from strategies.update import ArraySpec, UpdateSpec
+from strategies.update import UpdateSpec
 
 SHAPES = {"conv.weight": (4, 2, 3, 3), "head.bias": (3,)}
 METRICS = {"num-examples": 40, "loss": 0.5}

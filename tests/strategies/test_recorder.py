@@ -142,7 +142,7 @@ def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
         assert row["bytes_up"] == sum(
             len(array.data) for reply in clients.replies[row["round"]] for array in reply.content["arrays"].values()
         )
-        state = {name: array for name, array in work.initial_state.items() if name not in work.biases}
+        state = {name: array for name, array in work.initial_state.items() if name not in private_biases(work.model)}
         assert row["bytes_down"] == CLIENTS * sum(128 + array.nbytes for array in state.values())
         for phase in ("train", "convert"):
             assert row[f"seconds_{phase}"] == pytest.approx(sum(m[f"seconds-{phase}"] for m in metrics))

@@ -54,8 +54,8 @@ def test_an_s_run_starts_without_biases_unless_they_come_back(bias_back: bool) -
     work = Workspace(config)
     strategy, arrays = build_strategy(work)
     assert isinstance(strategy, Spiking)
-    assert (strategy.bias_back, strategy.seed, strategy.minimum_replies) == (bias_back, 3, 2)
-    assert strategy.conversion == config.conversion
+    assert (strategy.format.bias_back, strategy.seed, strategy.minimum_replies) == (bias_back, 3, 2)
+    assert strategy.format.conversion == config.conversion
     biases = {"fc3.bias", "fc4.bias", "fc5.bias"}
     assert work.initial_state.keys() - arrays.keys() == (set() if bias_back else biases)
     assert all(torch.equal(torch.from_numpy(a.numpy()), work.initial_state[name]) for name, a in arrays.items())

@@ -14,6 +14,7 @@ from snnfl.attacks.surrogate import fire, spiking_network_of, spiking_problem
 from snnfl.config import ConversionConfig
 from snnfl.conversion import convert, fold
 from snnfl.spiking import SpikingNetwork, trace
+from snnfl.updates import Converted
 
 surrogate_module = importlib.import_module("snnfl.attacks.surrogate")
 
@@ -76,7 +77,7 @@ def test_the_gradient_of_a_transposed_convolution_is_that_of_its_folded_weight(m
     names = {f"{node.name}.weight" for node in graph.affines if node.op != "scale"}
     target = {name: by_ann if name == layer else torch.zeros_like(sent[name]) for name in names}
     exchange = SimpleNamespace(sent=sent, received={})
-    view = SimpleNamespace(graph=graph, conversion=ConversionConfig(steps=2), exchange=exchange)
+    view = SimpleNamespace(format=Converted(graph, sent, ConversionConfig(steps=2)), exchange=exchange)
     problem = Problem(
         network=None, arrays={}, target=target, local=None, count=1, input_shape=(), classes=3, low=None, high=None
     )

@@ -152,7 +152,6 @@ def test_a_view_holds_nothing_that_the_flags_deny():
         (spiking, {"knowledge": replace(spiking.knowledge, biases=True)}, "biases=True"),
         (plain, {"labels": torch.tensor([1])}, "labels=False"),
         (plain, {"knowledge": replace(plain.knowledge, labels=True)}, "labels=True"),
-        (plain, {"conversion": ConversionConfig()}, "both a graph and a conversion"),
         (
             plain,
             {"initial": {}, "knowledge": replace(plain.knowledge, initial_weights=False)},
