@@ -20,6 +20,9 @@ TEMPERATURE = "temperature"
 RUN_TOKEN = "run-token"
 """In the config record: a random name of the run, 32 hexadecimal digits, which a resumed run keeps."""
 
+OLDEST_ROUND = "oldest-round"
+"""There: the oldest round that the server could be resumed after. What a client would need for an older one may go."""
+
 STATE_DIRECTORY = "state-directory"
 """In a node's configuration: the folder in which its client keeps its private state."""
 

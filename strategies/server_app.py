@@ -18,14 +18,14 @@ from flwr.supercore import log
 from snnfl.config import Config, ConfigError, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import NOT_AS_CONFIGURED, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.protocol import NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking.storage import write_arrays
 from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
 from strategies.bases import weighing
-from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
+from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
 from strategies.cohort import Cohort, CohortError
 from strategies.combinations import build_checked, minimum_replies, network_rule
 from strategies.detecting import build_detecting
@@ -40,6 +40,7 @@ from strategies.run_directory import (
     AUDIT,
     CHECKPOINTS,
     FIGURE_FILES,
+    METRICS_FILE,
     SNN_FILE,
     RunDirectory,
     RunFileError,
@@ -140,15 +141,17 @@ def _play(
         played = Audited(strategy, recording_of(config, directory.path / AUDIT), strategy.spec)
         live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
+    keep, rounds = config.run.keep_checkpoints, config.run.rounds
+    checkpoints = Checkpoints(directory.path / CHECKPOINTS, directory.path / METRICS_FILE, keep=keep, rounds=rounds)
     with cheap_collection():
-        for server_round in range(completed + 1, config.run.rounds + 1):
-            arrays = play_round(played, cohort, server_round, arrays, token, timeout=config.strategy.timeout)
+        for server_round in range(completed + 1, rounds + 1):
+            order = ConfigRecord({RUN_TOKEN: token, OLDEST_ROUND: checkpoints.oldest})
+            arrays = play_round(played, cohort, server_round, arrays, order, timeout=config.strategy.timeout)
             recorder(server_round, arrays)
             if live is not None:
                 live(server_round)
-            if keep := config.run.keep_checkpoints:  # with its checkpoint the round is complete
-                folder = directory.path / CHECKPOINTS
-                write_checkpoint(folder, strategy, server_round=server_round, token=token, arrays=arrays, keep=keep)
+            if keep:
+                checkpoints.write(strategy, server_round=server_round, token=token, arrays=arrays)
     _finish(directory, config, strategy, arrays)
 
 
@@ -171,7 +174,7 @@ def play_round(
     grid: Grid,
     server_round: int,
     arrays: ArrayRecord,
-    token: str,
+    order: ConfigRecord,
     *,
     timeout: float,
 ) -> ArrayRecord:
@@ -182,17 +185,17 @@ def play_round(
         grid: Of the engine.
         server_round: Counted from 1.
         arrays: What the server sends.
-        token: Of the run, sent along.
+        order: Sent along.
         timeout: Seconds to wait for the replies to train messages, and again for those to evaluate messages.
 
     Returns:
         What the server sends in the next round; with too few valid replies, the same as in this one.
     """
     log(INFO, "[ROUND %d]", server_round)
-    messages = strategy.configure_train(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
+    messages = strategy.configure_train(server_round, arrays, ConfigRecord(dict(order)), grid)
     aggregated, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages, timeout=timeout))
     arrays = arrays if aggregated is None else aggregated
-    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
+    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord(dict(order)), grid)
     strategy.aggregate_evaluate(server_round, grid.send_and_receive(messages, timeout=timeout))
     return arrays
 

@@ -121,6 +121,19 @@ def write_bytes(path: str | Path, content: bytes, *, sync: bool = True, private:
             temporary.unlink(missing_ok=True)
 
 
+def sync_file(path: Path) -> None:
+    """See to the disk what was written to a file.
+
+    Raises:
+        OSError: Naming it, if the system cannot.
+    """
+    try:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def _sync_folder(folder: Path) -> None:
     """See a new name to the disk, where the system can open a folder."""
     if os.name != "posix":

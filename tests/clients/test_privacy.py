@@ -147,6 +147,7 @@ def test_nothing_but_numbers_travels_beside_the_arrays(watched: Watched) -> None
     assert {name for name, _ in watched.values} == {
         "server-round",
         "run-token",
+        "oldest-round",
         "partition-id",
         "num-examples",
         "loss",
