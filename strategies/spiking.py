@@ -14,8 +14,9 @@ from torch import Tensor
 from snnfl.conversion.folding import fold, unexplained_biases
 from snnfl.spiking import SpikingNetwork
 from snnfl.updates import Converted
+from strategies.arrays import tensors_of, with_tensors
 from strategies.bounds import changes
-from strategies.guarded import Guarded, with_tensors
+from strategies.guarded import Guarded
 from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec
 from strategies.weighting import Weighing, by_examples
 
@@ -104,7 +105,7 @@ class Spiking(Guarded):
         if parameters is None:
             return
         if self.follows:
-            folded = fold(self.graph, arrays.to_torch_state_dict())
+            folded = fold(self.graph, tensors_of(arrays))
             parameters |= {n: parameters[n] + a if n.endswith(".bias") else a for n, a in folded.items()}
             if wrong := [name for name, array in parameters.items() if not torch.isfinite(array).all()]:
                 message = "round %d: %s of the spiking network isn't finite; the last network is kept"
@@ -126,7 +127,7 @@ class Spiking(Guarded):
         pairs = zip(valid, networks, weights, strict=True)
         replies = [with_tensors(message, network, wanted, weight) for message, network, weight in pairs]
         arrays, _ = self.network_base.aggregate_train(server_round, replies)
-        return None if arrays is None else dict(arrays.to_torch_state_dict())
+        return None if arrays is None else tensors_of(arrays)
 
     def network_of(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""

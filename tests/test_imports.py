@@ -35,7 +35,14 @@ LOCAL_RANDOMNESS = {
 # Flower samples nodes from Python's global generator and noise from NumPy's: one function sets their state for a
 # selection or an aggregation and puts it back.
 GLOBAL_RANDOMNESS = {
-    "strategies/cohort.py": {"random.getstate", "random.setstate", "numpy.random.get_state", "numpy.random.set_state"}
+    "strategies/cohort.py": {
+        f"{module}.{name}"
+        for module, names in (
+            ("random", ("getstate", "setstate", "seed")),
+            ("numpy.random", ("get_state", "set_state", "seed")),
+        )
+        for name in names
+    }
 }
 TORCH_DRAWS = {
     f"torch.{name}"
