@@ -2,7 +2,6 @@
 
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike, SpikingGraph
 from snnfl.spiking.network import SpikingNetwork
-from snnfl.spiking.neuron import integrate_and_fire
 from snnfl.spiking.trace import trace, trace_with_state
 from snnfl.spiking.ways_out import ConversionError
 
@@ -14,7 +13,6 @@ __all__ = [
     "Spike",
     "SpikingGraph",
     "SpikingNetwork",
-    "integrate_and_fire",
     "trace",
     "trace_with_state",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from snnfl.neurons import Neuron, NeuronState, broadcast, scan
 from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import (
     Affine,
@@ -23,7 +24,6 @@ from snnfl.spiking.graph import (
     freed_after,
 )
 from snnfl.spiking.maximum import Accumulated, gated_maximum
-from snnfl.spiking.neuron import broadcast, integrate_and_fire
 from snnfl.spiking.values import analog_value, check_images, check_size, value_bytes
 
 CHUNK_BYTES = 2 * 2**20
@@ -76,6 +76,10 @@ class SpikingNetwork:
     def thresholds(self) -> dict[str, Tensor]:
         """Firing thresholds by spiking layer."""
         return {node.name: self.parameters[f"{node.name}.threshold"] for node in self.graph.spikes}
+
+    def neuron(self, layer: str) -> Neuron:
+        """Return the parameters of a layer's neurons."""
+        return Neuron(threshold=self.parameters[f"{layer}.threshold"])
 
     @torch.inference_mode()
     def simulate(self, images: Tensor, *, steps: int, curve: Sequence[int] = ()) -> dict[int, Tensor]:
@@ -161,10 +165,14 @@ class SpikingNetwork:
 
     def rest(self, layer: str, like: Tensor) -> Tensor:
         """Return a layer's membrane potential before the first step, of the shape and layout of its current."""
+        potential = broadcast(self.resting_potential(layer), like.shape)
+        return torch.empty_like(like, dtype=_accumulating(like)).copy_(potential)
+
+    def resting_potential(self, layer: str) -> Tensor:
+        """Return a layer's membrane potential before the first step, ``[1]`` or ``[C]``."""
         potential = self.parameters[f"{layer}.threshold"] * (0.5 if self.initial_potential == "half" else 0.0)
-        if (calibrated := self.parameters.get(f"{layer}.potential")) is not None:
-            potential = potential + calibrated
-        return torch.empty_like(like, dtype=_accumulating(like)).copy_(broadcast(potential, like.shape))
+        calibrated = self.parameters.get(f"{layer}.potential")
+        return potential if calibrated is None else potential + calibrated
 
     def drive(self, layer: str, start: int, stop: int, steps: int) -> Tensor | None:
         """Return what flows into a layer beside its input: drip and biases in time.
@@ -238,8 +246,8 @@ class SpikingNetwork:
                 if node.name not in state.potentials:
                     state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                threshold, potential = self.parameters[f"{node.name}.threshold"], state.potentials[node.name]
-                values[node.name] = integrate_and_fire(current, threshold, potential).flatten(0, 1)
+                before = NeuronState(state.potentials[node.name])
+                values[node.name] = scan(self.neuron(node.name), before, current).flatten(0, 1)
             elif isinstance(node, MaxPool):
                 read = over_time(values[node.inputs[0]], False, length)
                 passed, state.maxima[node.name] = gated_maximum(node, read, state.maxima.get(node.name))
