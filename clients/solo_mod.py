@@ -49,9 +49,8 @@ def _spiking_metrics(work: Workspace, trained: ArrayRecord, partition: int, serv
     if work.config.evaluation.clients:
         steps, size = work.config.conversion.steps, work.config.evaluation.batch_size
         parameters = {name: array.to(work.device) for name, array in update.items()}
-        network = SpikingNetwork(
-            work.graph, parameters, work.config.conversion.initial_potential, work.config.conversion.readout
-        )
+        how = work.config.conversion
+        network = SpikingNetwork(work.graph, parameters, how.initial_potential, how.readout, steps=how.steps)
         pairs = (
             (images.to(work.device), labels.to(work.device))
             for images, labels in test_batches(work.dataset, size, work.test_images(server_round))

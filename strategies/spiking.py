@@ -154,8 +154,8 @@ class Spiking(Guarded):
 
     def network_of(self, parameters: Mapping[str, torch.Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""
-        conversion = self.conversion
-        return SpikingNetwork(self.graph, parameters, conversion.initial_potential, conversion.readout)
+        how = self.conversion
+        return SpikingNetwork(self.graph, parameters, how.initial_potential, how.readout, steps=how.steps)
 
     def state_of(self, update: Update) -> Mapping[str, Tensor]:
         """Recover a client's ANN; what was sent stands in for channels whose weight cannot be recovered."""

@@ -15,14 +15,8 @@ from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
 from snnfl.neurons import Neuron, NeuronState, at_threshold, broadcast, triangular
 from snnfl.spiking import MaxPool, Spike, SpikingGraph, SpikingNetwork
+from snnfl.spiking.in_time import add_drive, constant_values, linear_value, over_time, readout
 from snnfl.spiking.maximum import gate
-from snnfl.spiking.network import (
-    add_drive,
-    constant_values,
-    linear_value,
-    over_time,
-    readout,
-)
 from snnfl.threat import ServerView, ThreatModelError
 
 

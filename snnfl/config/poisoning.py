@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from snnfl.config.declaration import option
+from snnfl.config.declaration import answers_nearest, option
 
 if TYPE_CHECKING:
     from snnfl.config.options import Config
@@ -21,6 +21,7 @@ _USED_BY = {
 }
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class PoisoningConfig:
     """Which clients attack, and how. They are the simulation's ground truth: a server learns of them by updates alone.
@@ -60,6 +61,7 @@ class PoisoningConfig:
         return self.attack in _TRIGGERED
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
     """What the server makes of the updates of a round before it aggregates them."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from snnfl.neurons import Neuron, NeuronState, broadcast, scan
-from snnfl.spiking.network import add_drive
+from snnfl.spiking.in_time import add_drive
 
 TIME_BIAS_RATE = 0.5
 """Part of an error that one correction of a bias in time takes back, as in the code of Wu et al. (2024)."""

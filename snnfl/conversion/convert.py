@@ -17,13 +17,8 @@ from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.thresholds import find_thresholds
 from snnfl.conversion.trains import Layer, SpikeTrain
 from snnfl.spiking.graph import Spike, SpikingGraph
-from snnfl.spiking.network import (
-    SpikingNetwork,
-    add_drive,
-    constant_values,
-    in_fast_layout,
-    readout,
-)
+from snnfl.spiking.in_time import add_drive, constant_values, in_fast_layout, readout
+from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.trace import trace_with_state
 from snnfl.spiking.values import analog_value, check_images, value_shadows
 from snnfl.spiking.ways_out import ConversionError
@@ -125,7 +120,8 @@ class _Conversion:
         return self.config.calibration in (what, "bias_potential")
 
     def _network(self) -> SpikingNetwork:
-        return SpikingNetwork(self.graph, self.parameters, self.config.initial_potential, self.config.readout)
+        config = self.config
+        return SpikingNetwork(self.graph, self.parameters, config.initial_potential, config.readout, steps=config.steps)
 
     def _constants(self) -> dict[str, Tensor]:
         return constant_values(self.graph, self.parameters, self.images)

@@ -19,7 +19,7 @@ from snnfl.neurons import Neuron, NeuronState, broadcast, scan
 from snnfl.neurons.compiled import compiled
 from snnfl.neurons.kernel_numba import BLOCK, scan_to_bits
 from snnfl.neurons.kernels import runs_compiled
-from snnfl.spiking.network import add_drive
+from snnfl.spiking.in_time import add_drive
 
 STEPS = 8
 """Time steps in a byte. A chunk of time never crosses the border between two."""
