@@ -508,8 +508,14 @@ def test_what_nir_cannot_express_is_named(network, words, tmp_path):
 
 
 def test_a_drip_needs_the_length_of_the_simulation(tmp_path):
+    network = converted(networks.Plain, initial_potential="drip")
     with pytest.raises(ExportError, match="drip depends on the length"):
-        to_nir(converted(networks.Plain, initial_potential="drip"), (2, 6, 6), tmp_path / "network.nir")
+        to_nir(replace(network, steps=None), (2, 6, 6), tmp_path / "network.nir")
+    for number, steps in enumerate((None, network.steps, 2 * STEPS)):
+        to_nir(network, (2, 6, 6), tmp_path / f"{number}.nir", steps=steps)
+    own, same, longer = (nir.read(tmp_path / f"{number}.nir").nodes["conv"].bias for number in range(3))
+    assert np.array_equal(own, same)
+    assert not np.array_equal(own, longer)
 
 
 def test_an_image_that_does_not_fit_is_named(tmp_path):
