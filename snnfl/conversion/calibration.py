@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.neurons import Neuron, NeuronState, broadcast, scan
+from snnfl.neurons import Neuron, NeuronState, at_threshold, broadcast, scan
 from snnfl.spiking.in_time import add_drive
 
 TIME_BIAS_RATE = 0.5
@@ -42,8 +42,9 @@ def correct_in_time(current: Tensor, neuron: Neuron, potential: Tensor, target: 
         The bias, shape ``[C]``, and the binary spikes of this step, shape ``[1, N, C, *space]``.
     """
     bias, charged = torch.zeros_like(target), potential + current[0]
+    fired = torch.empty_like(charged)
     for _ in range(TIME_BIAS_CORRECTIONS):
-        fired = neuron.spike(charged, broadcast((neuron.threshold - bias).to(charged), charged.shape))
-        bias += TIME_BIAS_RATE * (target - channel_mean(fired.to(charged.dtype)) * neuron.threshold)
+        at_threshold(charged, broadcast((neuron.threshold - bias).to(charged), charged.shape), out=fired)
+        bias += TIME_BIAS_RATE * (target - channel_mean(fired) * neuron.threshold)
     bias = bias.to(charged)
     return bias, scan(neuron, NeuronState(potential), add_drive(current, bias[None]), binary=True)
