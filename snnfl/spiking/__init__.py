@@ -4,8 +4,9 @@ from snnfl.spiking.export import ExportError
 from snnfl.spiking.export_nir import to_nir
 from snnfl.spiking.export_spikingjelly import to_spikingjelly
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike, SpikingGraph
-from snnfl.spiking.network import SpikingNetwork, State, Step
+from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.recording import Recording
+from snnfl.spiking.state import State, Step
 from snnfl.spiking.storage import NetworkFileError, load, save
 from snnfl.spiking.trace import trace, trace_with_state
 from snnfl.spiking.ways_out import ConversionError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ from snnfl.spiking.in_time import (
     over_time,
     readout,
 )
-from snnfl.spiking.maximum import Accumulated, gated_maximum
+from snnfl.spiking.maximum import gated_maximum
 from snnfl.spiking.recording import MAX_RECORDING, Fire, Probe, Recording, chosen_layers, run_neurons
+from snnfl.spiking.state import State, Step
 from snnfl.spiking.summary import summary
 from snnfl.spiking.values import analog_value, check_images, check_size, value_bytes, value_shadows
 
@@ -36,41 +37,6 @@ WEIGHT_BYTES = 16 * 2**20
 
 CHUNK_STEPS = 8
 """Time steps per chunk: enough that reading and writing the membrane potential once per chunk costs little."""
-
-
-@dataclass
-class State:
-    """What a simulation carries from one time step to the next.
-
-    Attributes:
-        potentials: Membrane potentials by spiking layer.
-        maxima: What max poolings remember, by name; nothing before the first step.
-        time: Steps taken so far.
-        steps: Length of the whole simulation, over which a drip is spread.
-    """
-
-    potentials: dict[str, Tensor] = field(default_factory=dict)
-    maxima: dict[str, Accumulated] = field(default_factory=dict)
-    time: int = 0
-    steps: int | None = None
-
-    def copy(self) -> State:
-        """Return a state that shares no memory with this one."""
-        potentials = {name: potential.clone() for name, potential in self.potentials.items()}
-        maxima = {name: Accumulated(*(sums.clone() for sums in pool)) for name, pool in self.maxima.items()}
-        return replace(self, potentials=potentials, maxima=maxima)
-
-
-class Step(NamedTuple):
-    """What a network gives in one time step.
-
-    Attributes:
-        output: Its output, ``[N, classes]``; the mean over the steps that are read is the logits.
-        spikes: Spikes of each spiking layer, ``[N, C, *space]``, each worth the layer's threshold.
-    """
-
-    output: Tensor
-    spikes: dict[str, Tensor]
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,7 +141,7 @@ class SpikingNetwork:
         thresholds = {name: self.thresholds[name] for name in wanted}
         return Recording(spikes=probe.spikes, potentials=probe.potentials, thresholds=thresholds, logits=logits)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def start(self, images: Tensor, *, steps: int | None = None) -> State:
         """Return the state before the first time step.
 
@@ -187,13 +153,15 @@ class SpikingNetwork:
         Raises:
             ValueError: If the images don't fit, or a drip's length isn't known.
         """
-        length = self._length(steps) if self.initial_potential == "drip" else steps or self.steps
+        given = steps is not None or self.initial_potential == "drip"
+        length = self._length(steps) if given else self.steps
         shadows = value_shadows(self.graph, self.parameters, images)
         currents = {node.name: shadows[node.inputs[0]] for node in self.graph.spikes}
         likes = {name: value.new_empty(len(images), *value.shape[1:]) for name, value in currents.items()}
-        return State({name: self.rest(name, in_fast_layout(like)) for name, like in likes.items()}, steps=length)
+        potentials = {name: self.rest(name, in_fast_layout(like)) for name, like in likes.items()}
+        return State(potentials, steps=length, images=images.shape)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, state: State, images: Tensor) -> tuple[State, Step]:
         """Take one time step.
 
@@ -210,9 +178,8 @@ class SpikingNetwork:
         Raises:
             ValueError: If the images don't fit the state, or there is no bias or drip for one more step.
         """
-        count = len(next(iter(state.potentials.values()), images))
-        if len(images) != count:
-            raise ValueError(f"{len(images)} images, but the state is that of {count}: give as many at each step")
+        if images.shape != state.images:
+            raise ValueError(f"images of shape {[*images.shape]} do not fit the state, started with {[*state.images]}")
         self._check_steps(state.time + 1, state.steps)
         check_images(images, next(iter(self.parameters.values())))
         constants = constant_values(self.graph, self.parameters, in_fast_layout(images))

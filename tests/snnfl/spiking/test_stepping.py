@@ -84,8 +84,10 @@ def test_images_may_change_from_step_to_step():
 def test_what_does_not_fit_is_named():
     network, images = converted(networks.Plain), networks.images(3)
     state = network.start(images)
-    with pytest.raises(ValueError, match="2 images, but the state is that of 3"):
+    with pytest.raises(ValueError, match=r"\[2, 2, 6, 6\] do not fit the state, started with \[3, 2, 6, 6\]"):
         network.step(state, images[:2])
+    with pytest.raises(ValueError, match="steps=0: simulate at least 1"):
+        network.start(images, steps=0)
     with pytest.raises(ValueError, match="do not fit the model"):
         network.start(networks.images(3)[:, :1])
     with pytest.raises(ValueError, match="NaN"):
