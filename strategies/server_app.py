@@ -19,6 +19,7 @@ from snnfl.config import Config, ConfigError, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.spiking import save
 from snnfl.spiking.storage import write_arrays
 from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
@@ -256,7 +257,7 @@ def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: 
         about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
         write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
     if strategy.network is not None:
-        strategy.network.save(directory.path / SNN_FILE)
+        save(strategy.network, directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 
 

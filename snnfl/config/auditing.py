@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snnfl.config.declaration import option
+from snnfl.config.declaration import answers_nearest, option
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """The audit of a run. It changes nothing that is trained: weights are bit for bit those of a run without it."""

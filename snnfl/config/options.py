@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from snnfl.config.auditing import AuditConfig
-from snnfl.config.declaration import ConfigError, check_options, option
+from snnfl.config.declaration import ConfigError, answers_nearest, check_options, option
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The run itself."""
@@ -31,6 +32,7 @@ class RunConfig:
     tracking: str | None = option(None, doc="who else is told each round's metrics: tensorboard; null: nobody")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data set and how it is divided among the clients."""
@@ -54,6 +56,7 @@ class DataConfig:
     augment: bool = option(False, doc="random crop (padding 4, digits 1) and, of photographs, horizontal flip")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network that clients train."""
@@ -67,6 +70,7 @@ class ModelConfig:
     projection_head: bool = option(False, doc="MOON's two linear layers, 256 wide at the end, before the output layer")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Local training by SGD."""
@@ -80,6 +84,7 @@ class TrainingConfig:
     decay: float = option(0.1, above=0.0, high=1.0, doc="factor at each milestone")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class ConversionConfig:
     """How a client turns its ANN into a spiking network (SNFL, Algorithm 1, ANN-TO-SNN).
@@ -148,6 +153,7 @@ class ConversionConfig:
         return self.steps if self.calibration_steps is None else self.calibration_steps
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
     """The federated algorithm.
@@ -207,6 +213,7 @@ class StrategyConfig:
     )
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
     """Central differential privacy of the aggregate, by Flower's wrappers (McMahan et al. 2018, Andrew et al. 2021).
@@ -232,6 +239,7 @@ class PrivacyConfig:
     )
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured after a round, on the test set."""
@@ -244,6 +252,7 @@ class EvaluationConfig:
     curve: tuple[int, ...] = option((), doc="other lengths T at which the server's spiking network is measured, too")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where the run takes place. What the named engine doesn't use must stay at its default."""
@@ -263,6 +272,7 @@ class EngineConfig:
     )
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a run."""

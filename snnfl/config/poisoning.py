@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from snnfl.config.declaration import option
+from snnfl.config.declaration import answers_nearest, option
 
 _TRIGGERED = ("badnets", "blended", "distributed", "model_replacement")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class PoisoningConfig:
     """Which clients attack, and how. They are the simulation's ground truth: a server learns of them by updates alone.
@@ -49,6 +50,7 @@ class PoisoningConfig:
         return self.attack in _TRIGGERED
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
     """What the server makes of the updates of a round before it aggregates them."""

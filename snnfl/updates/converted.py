@@ -96,7 +96,8 @@ class Converted(UpdateFormat):
 
     def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""
-        return SpikingNetwork(self.graph, parameters, self.conversion.initial_potential, self.conversion.readout)
+        how = self.conversion
+        return SpikingNetwork(self.graph, parameters, how.initial_potential, how.readout, steps=how.steps)
 
 
 def converted_specs(

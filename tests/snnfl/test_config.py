@@ -276,6 +276,18 @@ def test_mistakes_on_the_command_line(override, parts):
 
 
 @pytest.mark.parametrize(
+    "section", [Config, *(type(getattr(Config(), item.name)) for item in dataclasses.fields(Config))]
+)
+def test_a_section_built_in_python_answers_with_the_nearest_name(section):
+    name = dataclasses.fields(section)[0].name
+    with pytest.raises(ConfigError) as caught:
+        section(**{f"{name}s": 1})
+    assert str(caught.value) == f"{section.__name__}: unknown option '{name}s'; did you mean {name!r}?"
+    with pytest.raises(TypeError, match="positional"):
+        section(1)
+
+
+@pytest.mark.parametrize(
     ("content", "parts"),
     [
         (b"- a\n- b\n", ["expected a mapping"]),

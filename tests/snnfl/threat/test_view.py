@@ -28,8 +28,8 @@ HIDDEN_IMPORTS = ("__import__", "builtins.__import__", "exec", "eval", "sys.modu
 
 OPTIONAL = (
     "snnfl/spiking/export.py",
-    "snnfl/spiking/neuron.py",
-    "snnfl/spiking/scan_triton.py",
+    "snnfl/neurons/kernels.py",
+    "snnfl/neurons/kernel_triton.py",
     "snnfl/torchvision_guard.py",
 )
 """Files that look for other people's packages, which may be missing. None of them is attack code."""
