@@ -64,7 +64,6 @@ def server_app(observer: Observer = lambda row: None) -> ServerApp:
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
-        end_in_good_order()
         run(grid, unflatten(context.run_config), observer)
 
     return made
@@ -308,6 +307,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation that nobody in this process watches."""
+    end_in_good_order()
     with refusals_in_the_log():
         config = unflatten(context.run_config)
         run(grid, config, tell)
