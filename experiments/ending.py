@@ -29,7 +29,7 @@ SHOWN = 5
 
 
 class RunFailedError(RuntimeError):
-    """A run that ended without training anything."""
+    """A command whose runs ended without training anything; its arguments are lines that say which and why."""
 
 
 class BrokenOffError(RuntimeError):
@@ -67,7 +67,9 @@ def explained(error: BaseException) -> tuple[list[str], int] | None:
     of_files = (ExportError, NetworkFileError, RecordingError, ThreatModelError)
     if isinstance(error, (ConfigError, ConversionError, DeployError, *of_a_run, *of_files)):
         return [str(error)], MISTAKE
-    if isinstance(error, (BrokenOffError, EngineError, RunBrokenOffError, RunFailedError)):
+    if isinstance(error, RunFailedError):
+        return list(error.args), FAILED
+    if isinstance(error, (BrokenOffError, EngineError, RunBrokenOffError)):
         return [str(error)], FAILED
     if isinstance(error, NotAsConfiguredError):
         more = len(error.lines) - SHOWN

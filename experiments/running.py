@@ -34,6 +34,7 @@ def run_and_show(
         RunFailedError: If no client sent a valid update in any round.
         BrokenOffError: If the system doesn't let it go on.
     """
+    from strategies.attendance import nothing_valid
     from strategies.resume import what_is_kept
 
     if config.engine.name == "deployment":
@@ -41,8 +42,8 @@ def run_and_show(
     else:
         with keeping(kept or (lambda: what_is_kept(config))):
             rows = _run_here(config, console, verbose)
-    if not any(row.get("replies") for row in rows):
-        raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
+    if (failure := nothing_valid(rows)) is not None:
+        raise RunFailedError(failure)
     return rows
 
 
@@ -71,15 +72,18 @@ def check_results(runs: Mapping[str, tuple[Config, Sequence[Mapping[str, Any]]]]
         runs: Configuration and rows by the name that a line begins with; the empty name for none.
 
     Raises:
-        NotAsConfiguredError: With a line for each who isn't, and why.
+        RunFailedError: With a line for each in which no client sent a valid update in any round.
+        NotAsConfiguredError: With a line for each who isn't as configured, and why.
     """
-    from strategies.attendance import shortcomings
+    from strategies.attendance import nothing_valid, shortcomings
 
-    lines = [
-        f"{name}: {line}" if name else line
-        for name, (config, rows) in runs.items() for line in shortcomings(config, rows)
-    ]  # fmt: skip
-    if lines:
+    def named(found: Mapping[str, Sequence[str]]) -> list[str]:
+        return [f"{name}: {line}" if name else line for name, lines in found.items() for line in lines]
+
+    failures = {name: nothing_valid(rows) for name, (_, rows) in runs.items()}
+    if failed := named({name: [line] for name, line in failures.items() if line is not None}):
+        raise RunFailedError(*failed)
+    if lines := named({name: shortcomings(config, rows) for name, (config, rows) in runs.items()}):
         raise NotAsConfiguredError(lines)
 
 

@@ -18,10 +18,10 @@ from flwr.supercore import log
 from snnfl.config import Config, ConfigError, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import NOT_AS_CONFIGURED, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking.storage import write_arrays
 from snnfl.workspace import Workspace, workspace
-from strategies.attendance import shortcomings
+from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
 from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
@@ -311,5 +311,9 @@ def main(grid: Grid, context: Context) -> None:
     with refusals_in_the_log():
         config = unflatten(context.run_config)
         run(grid, config, tell)
-        for line in shortcomings(config, read_metrics(run_path(config))):
+        rows = read_metrics(run_path(config))
+        if (failure := nothing_valid(rows)) is not None:
+            log(ERROR, "%s: %s", FAILED, failure)
+            return
+        for line in shortcomings(config, rows):
             log(WARNING, "%s: %s", NOT_AS_CONFIGURED, line)
