@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from experiments.ending import NotAsConfiguredError, RunFailedError, keeping
+from experiments.signals import SIGPIPE
 from snnfl.config import Config
+
+UNLIMITED = 10_000
+"""Columns of a file, or of a pipe."""
 
 
 def run_and_show(
@@ -52,8 +57,9 @@ def may_replace_a_demo(config: Config) -> Config:
 
     Raises:
         ConfigError: If another run lies there.
+        FolderInUseError: If another process runs there.
     """
-    from strategies.run_directory import RunFileError, read_environment, refuse_earlier, run_path
+    from strategies.run_directory import RunFileError, held, read_environment, refuse_earlier, run_path
 
     try:
         command = read_environment(run_path(config)).get("command")
@@ -61,7 +67,8 @@ def may_replace_a_demo(config: Config) -> Config:
         command = None
     own = isinstance(command, list) and command[1:2] == ["demo"]
     allowed = replace(config, run=replace(config.run, overwrite=config.run.overwrite or own))
-    refuse_earlier(allowed)
+    with held(allowed):
+        refuse_earlier(allowed)
     return allowed
 
 
@@ -157,6 +164,23 @@ def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
     return read_metrics(path)
 
 
+class _Console(Console):
+    """A console that leaves lines whole where it writes to no terminal, and a closed output to the main thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = UNLIMITED
+
+    def on_broken_pipe(self) -> None:
+        """Tell the main thread, which may be waiting for this one, instead of ending with status 1."""
+        if SIGPIPE is None:
+            super().on_broken_pipe()
+        else:
+            self.quiet = True
+            os.kill(os.getpid(), SIGPIPE)
+
+
 class _ConsoleHandler(logging.Handler):
     """Print log messages above the progress bar, each in a line of its own."""
 
@@ -174,7 +198,7 @@ def console_of(verbose: bool) -> Console:
     """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
     import flwr.supercore  # noqa: F401  (it sets the level of its log when it is imported)
 
-    console = Console()
+    console = _Console()
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)
     logging.getLogger("strategies").setLevel(logging.INFO)
     flower = logging.getLogger("flwr")

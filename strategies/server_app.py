@@ -94,9 +94,9 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         check_state(strategy)
     if config.run.resume:
         require_run(config)
-    else:
-        refuse_earlier(config)
     with held(config), told_if_broken_off(config):
+        if not config.run.resume:
+            refuse_earlier(config)
         checkpoint = find_checkpoint(config) if config.run.resume else None
         if checkpoint is not None:
             checkpoint.restore(strategy)
