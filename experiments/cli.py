@@ -22,7 +22,8 @@ from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
-    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted."
+    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted; 143 told to "
+    "terminate."
 )
 
 app = typer.Typer(

@@ -50,6 +50,7 @@ that of the received model on the client's training images. The norm bit (Flower
 The state's round is the one after which the private state was written that the client has trained from, 0 for none: by
 it the server, which knows who has trained when, notices that a client has lost its state."""
 
+FAILED = "the run has failed"
 NOT_AS_CONFIGURED = "finished, but not as configured"
 REFUSED = "the run is refused"
 """How lines of a ServerApp's log begin, by which whoever follows it from another machine learns how a run ended."""

@@ -18,12 +18,12 @@ from flwr.supercore import log
 from snnfl.config import Config, ConfigError, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking import save
 from snnfl.spiking.storage import write_arrays
 from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
-from strategies.attendance import shortcomings
+from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
 from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
@@ -67,7 +67,6 @@ def server_app(observer: Observer = lambda row: None) -> ServerApp:
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
-        end_in_good_order()
         run(grid, unflatten(context.run_config), observer)
 
     return made
@@ -98,9 +97,9 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         check_state(strategy)
     if config.run.resume:
         require_run(config)
-    else:
-        refuse_earlier(config)
     with held(config), told_if_broken_off(config):
+        if not config.run.resume:
+            refuse_earlier(config)
         checkpoint = find_checkpoint(config) if config.run.resume else None
         if checkpoint is not None:
             checkpoint.restore(strategy)
@@ -300,8 +299,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation that nobody in this process watches."""
+    end_in_good_order()
     with refusals_in_the_log():
         config = unflatten(context.run_config)
         run(grid, config, tell)
-        for line in shortcomings(config, read_metrics(run_path(config))):
+        rows = read_metrics(run_path(config))
+        if (failure := nothing_valid(rows)) is not None:
+            log(ERROR, "%s: %s", FAILED, failure)
+            return
+        for line in shortcomings(config, rows):
             log(WARNING, "%s: %s", NOT_AS_CONFIGURED, line)

@@ -69,6 +69,14 @@ def test_a_plain_run_starts_with_everything() -> None:
     assert arrays.keys() == work.initial_state.keys() == strategy.spec.arrays.keys()
 
 
+def test_the_flower_app_ends_with_who_started_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    watching: list[bool] = []
+    monkeypatch.setattr("strategies.server_app.end_in_good_order", lambda: watching.append(True))
+    with pytest.raises(ConfigError):
+        run_in_process(app, client_app.app, run_config={"no.such": "option"}, clients=1)
+    assert watching == [True]
+
+
 def test_the_flower_app_is_the_server_app() -> None:
     assert isinstance(app, ServerApp)
 
