@@ -30,6 +30,7 @@ from harness import Bar, Options, Result, find_data, main, ratios
 from pfl_research import Clock, pfl_rounds
 from torch import Tensor, nn
 
+# isort: split
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import (

@@ -29,7 +29,10 @@ from torch import Tensor, nn
 from snnfl.config import ConfigError, DataConfig
 from snnfl.data.dataset import Dataset
 from snnfl.data.sources import load
+from snnfl.launch import use_app
 from snnfl.rng import generator
+
+use_app()  # for whoever imports this first: the app's folders are no installed packages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from harness import Bar, Options, Result, main, ratios
 
+# isort: split
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten

@@ -39,6 +39,7 @@ from snnfl.training import (
     proximal,
     train_locally,
 )
+from snnfl.training.objectives import OBJECTIVES
 from snnfl.workspace import Workspace
 
 app = ClientApp(
@@ -115,6 +116,8 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     decides.
     """
     asked: Mapping[str, Any] = orders_of(message)
+    if protocol.OBJECTIVE in asked:
+        return OBJECTIVES.find(str(asked[protocol.OBJECTIVE]))(work.model, asked)
     if protocol.PROXIMAL_MU in asked:
         return proximal(work.model, asked[protocol.PROXIMAL_MU])
     if protocol.CONTRASTIVE_MU in asked:

@@ -1,6 +1,6 @@
 """A simulated client that consents tells, on its own disk, what an attack is scored against. Nothing of it travels.
 
-Who attacks never reads it: ``snnfl.audit.ground_truth`` is closed to ``snnfl.attacks``.
+Who attacks never reads it: ``snnfl.auditing.ground_truth`` is closed to ``snnfl.attacks``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, partition_of, round_of, run_workspace
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import write_truth
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import write_truth
 from snnfl.protocol import TRUTH_DIRECTORY
 from snnfl.training import private_biases
 from snnfl.workspace import Workspace

@@ -19,6 +19,7 @@ from experiments.running import (
     run_and_show,
 )
 from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
+from snnfl.plugins import load, load_installed, resolve
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
@@ -42,12 +43,18 @@ STRATEGIES = f"strategy.name is {StrategyConfig.__dataclass_fields__['name'].met
 
 CONFIGURATIONS = Path(__file__).parent / "conf"
 
+PLUGIN = "FILE_OR_MODULE"
+
 ConfigArgument = Annotated[
     Path, typer.Argument(help="YAML file, such as experiments/conf/demo.yaml", metavar="CONFIG.yaml")
 ]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(help="options that replace the file's, such as data.clients=5", metavar="KEY=VALUE..."),
+]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", help="your own Python file or module (docs/how-to); repeated for several", metavar=PLUGIN),
 ]
 
 
@@ -60,6 +67,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="continue a run that was killed, or one of fewer rounds")
     ] = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Run one federation, in this process or where engine.name says; results go to runs/NAME/.
 
@@ -68,8 +76,9 @@ def run(
     snnfl run experiments/conf/demo.yaml engine.name=ray engine.cpus_per_client=2 run.name=ray
     snnfl run experiments/conf/demo.yaml --print-config
     snnfl run experiments/conf/demo.yaml data.clients=5 run.name=five --resume
+    snnfl run mine.yaml --plugin my_model.py model.name=mine
     """  # noqa: D301  (\b keeps typer from joining the lines)
-    resolved = compose(config, [*(overrides or []), *(["run.resume=true"] if resume else [])])
+    resolved = resolve(config, [*(overrides or []), *(["run.resume=true"] if resume else [])], plugin or ())
     if print_config:
         typer.echo(to_yaml(resolved), nl=False)
         return
@@ -133,9 +142,7 @@ def audit(
     controls: Annotated[
         bool, typer.Option(help="attack clients' plain twins and plain updates with noise too, for scale")
     ] = True,
-    plugin: Annotated[
-        list[Path] | None, typer.Option(help="Python file that registers attacks (docs/audit.md)", metavar="FILE")
-    ] = None,
+    plugin: PluginOption = None,
     output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
 ) -> None:
     """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
@@ -146,21 +153,22 @@ def audit(
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
     """  # noqa: D301
-    from experiments.audit.command import audit_runs
-    from experiments.audit.plugins import load_plugin
+    from experiments.audit.command import audit_runs, check_attacks
     from snnfl.attacks import Budget
-    from snnfl.audit.victims import scope_of
+    from snnfl.auditing.victims import scope_of
 
     compiler = os.environ.get("CXX", "g++")
     if compiled and shutil.which(compiler) is None:
         raise ConfigError(f"--compile: {compiler} isn't here; install a C++ compiler or name it in CXX")
-    for path in plugin or ():
-        load_plugin(path)
+    load_installed()
+    for each in plugin or ():
+        load(each)
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
     with keeping(lambda: "no report is written; what was recorded is as it was, and the same command begins anew"):
-        audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
+        _, found = audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
+    check_attacks(found)
 
 
 @app.command()
@@ -171,6 +179,7 @@ def compare(
         bool, typer.Option("--dry-run", help="list the cells and what they will cost, and stop")
     ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: one per core, or per GPU")] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Run every cell of a study that isn't finished; write its tables, figures and report to runs/STUDY/.
 
@@ -178,9 +187,16 @@ def compare(
     snnfl compare experiments/snfl/table1_iid/laptop.yaml --dry-run
     snnfl compare experiments/snfl/table1_iid/laptop.yaml --jobs 2
     """  # noqa: D301
+    from experiments.compare.command import check_compared, plan
     from experiments.compare.command import compare as run_study
 
-    run_study(study, overrides or [], dry_run=dry_run, jobs=jobs, console=console_of(verbose=False))
+    console = console_of(verbose=False)
+    for each in plugin or ():
+        load(each)
+    if dry_run:
+        plan(study, overrides or [], jobs=jobs, console=console)
+    else:
+        check_compared(run_study(study, overrides or [], jobs=jobs, console=console))
 
 
 app.command()(export)
@@ -204,13 +220,14 @@ def plot(
     output: Annotated[Path, typer.Option(help="picture to write; the suffix decides the format")] = Path(
         "partition.png"
     ),
+    plugin: PluginOption = None,
 ) -> None:
     """Draw which client holds how many images of which label."""
     from experiments.partition_plot import plot_partition
     from snnfl.data import label_counts
     from snnfl.workspace import Workspace
 
-    resolved = compose(config, overrides or [])
+    resolved = resolve(config, overrides or [], plugin or ())
     work = Workspace(resolved)
     counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
     title = f"{resolved.data.source}, {resolved.data.partition}, {resolved.data.clients} clients"

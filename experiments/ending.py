@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from experiments.signals import OUTPUT, OutputClosed, Terminated, exit_status, interrupting
 
@@ -55,7 +56,7 @@ def explained(error: BaseException) -> tuple[list[str], int] | None:
     """Return the lines that explain an error to a user, and the exit status; ``None`` for one that is ours."""
     from experiments.deploy import DeployError
     from experiments.engines import EngineError, RefusedRunError
-    from snnfl.audit.recording import RecordingError
+    from snnfl.auditing.recording import RecordingError
     from snnfl.config import ConfigError
     from snnfl.conversion import ConversionError
     from snnfl.spiking.export import ExportError
@@ -131,6 +132,19 @@ def keeping(
             raise BrokenOffError(_joined(_reason(error), kept)) from None
 
 
+_FOR_A_CALLER: ContextVar[bool] = ContextVar("for_a_caller", default=False)
+
+
+@contextmanager
+def caller() -> Iterator[None]:
+    """Leave interrupts to whoever calls us from Python: a notebook lives on after one."""
+    token = _FOR_A_CALLER.set(True)
+    try:
+        yield
+    finally:
+        _FOR_A_CALLER.reset(token)
+
+
 @contextmanager
 def interruptible(
     kept: Callable[[], str], program: str = "snnfl", *, terminated: Callable[[], str] | None = None
@@ -138,8 +152,11 @@ def interruptible(
     """Say at once, on Ctrl-C or SIGTERM, what is kept and how to go on; then end in good order what must, such as Ray.
 
     The same where nobody reads the output any more; a command that keeps nothing then ends without a word. A second
-    Ctrl-C ends the process at once. Arguments as for :func:`keeping`.
+    Ctrl-C ends the process at once. Arguments as for :func:`keeping`. For a :func:`caller` nothing happens.
     """
+    if _FOR_A_CALLER.get():
+        yield
+        return
 
     def tell(interrupt: KeyboardInterrupt) -> None:
         if isinstance(interrupt, OutputClosed):

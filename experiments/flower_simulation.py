@@ -22,6 +22,8 @@ from flwr.supercore.object_ref import load_app
 
 from experiments.ending import ending, interruptible, keeping
 from snnfl.config import Config, FlatValue, flatten, nearest, unflatten
+from snnfl.launch import use_app
+from snnfl.plugins import load, load_installed
 
 EXAMPLES = """\
 examples:
@@ -64,6 +66,9 @@ def _run(options: argparse.Namespace, program: str) -> None:
     from experiments.engines.ray import run_on_ray
 
     backend_config = _backend_config(options.backend_config)
+    load_installed()
+    for each in options.plugin:
+        load(each)
     app = _load(options)
     run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
     config = _own_config(run_config)
@@ -114,7 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--app", metavar="DIR", help="folder of a Flower app: its pyproject.toml names the apps and the run config")
+    add(
+        "--app",
+        metavar="DIR",
+        help="folder of a Flower app, whose pyproject.toml names the apps and the run config; default: snnfl's own",
+    )
     add("--server-app", metavar="MODULE:ATTR", help="a ServerApp, instead of --app")
     add("--client-app", metavar="MODULE:ATTR", help="a ClientApp, instead of --app")
     add("--num-supernodes", metavar="N", type=int, required=True, help="number of clients")
@@ -135,6 +144,13 @@ def _parser() -> argparse.ArgumentParser:
         "runs two clients at a time; Flower's default is 2), and `init_args`: arguments of ray.init",
     )
     add(
+        "--plugin",
+        metavar="FILE_OR_MODULE",
+        action="append",
+        default=[],
+        help="your own, for snnfl's app; may be repeated",
+    )
+    add(
         "--verbose",
         action="store_true",
         help="show debug messages, tracebacks of clients that fail, and what workers print",
@@ -147,8 +163,10 @@ def _load(options: argparse.Namespace) -> FlowerApp:
     if options.num_supernodes < 1:
         raise UsageError(f"--num-supernodes {options.num_supernodes}: expected at least 1")
     pair = [options.server_app, options.client_app]
-    if (options.app is not None) == any(pair) or (any(pair) and not all(pair)):
+    if any(pair) and (options.app is not None or not all(pair)):
         raise UsageError("expected either --app DIR or both --server-app MODULE:ATTR and --client-app MODULE:ATTR")
+    if options.app is None and not any(pair):
+        return _own_app()
     defaults = None
     if options.app is not None:
         try:
@@ -162,6 +180,14 @@ def _load(options: argparse.Namespace) -> FlowerApp:
         client=_load_object(pair[1], ClientApp, options.app),
         defaults=defaults,
     )
+
+
+def _own_app() -> FlowerApp:
+    use_app()
+    from clients.client_app import app as client
+    from strategies.server_app import app as server
+
+    return FlowerApp(server=server, client=client, defaults=flatten(Config()))
 
 
 def _load_object(reference: str, kind: type[AnyApp], folder: str | None) -> AnyApp:

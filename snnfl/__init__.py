@@ -1,1 +1,49 @@
-"""Federated learning with spiking neural networks: the science, in pure PyTorch."""
+"""Federated learning with spiking neural networks: run it, attack it, compare it, and convert networks of your own.
+
+>>> import snnfl
+>>> run = snnfl.run(data={"clients": 3}, run={"rounds": 2, "name": "first"})  # doctest: +SKIP
+>>> run.metrics[-1]["server_snn_accuracy"]  # doctest: +SKIP
+0.81
+
+The functions are those of :mod:`snnfl.api`, imported when they are first asked for; docs/python.md shows each at work.
+The packages below this one are the science, in pure PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snnfl.api import Audit, Run, Study, audit, compare, convert, load_run, run
+    from snnfl.config import Config, ConfigError, ConversionConfig
+
+__all__ = [
+    "Audit",
+    "Config",
+    "ConfigError",
+    "ConversionConfig",
+    "Run",
+    "Study",
+    "audit",
+    "compare",
+    "convert",
+    "load_run",
+    "run",
+]
+__version__ = "0.1.0"
+
+_OF_CONFIG = {"Config", "ConfigError", "ConversionConfig"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: PyTorch and Flower take seconds, and ``import snnfl`` needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module 'snnfl' has no attribute {name!r}")
+    value = getattr(import_module("snnfl.config" if name in _OF_CONFIG else "snnfl.api"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

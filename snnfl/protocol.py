@@ -12,6 +12,9 @@ CONFIG = "config"
 SERVER_ROUND = "server-round"
 """What Flower's strategies put into the config record: the round, counted from 1."""
 
+OBJECTIVE = "objective"
+"""There: the name of the objective that clients are to minimise, of :data:`~snnfl.training.objectives.OBJECTIVES`."""
+
 PROXIMAL_MU = "proximal-mu"
 CONTRASTIVE_MU = "contrastive-mu"
 TEMPERATURE = "temperature"

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from snnfl.config.declaration import ConfigError, nearest
 
 T = TypeVar("T")
+
+_registries: list[Registry[Any]] = []
+
+
+def registered() -> int:
+    """Return how many things all registries hold."""
+    return sum(len(registry.items) for registry in _registries)
+
+
+def forget(home: str) -> None:
+    """Take back all that a module has registered, whose import has failed: it may be tried again."""
+    for registry in _registries:
+        for name in [name for name, other in registry.homes.items() if other == home]:
+            registry.items.pop(name, None)
+            del registry.homes[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +50,10 @@ class Registry(Generic[T]):
     option: str | None = None
     items: dict[str, T] = field(default_factory=dict)
     homes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let :func:`forget` find it."""
+        _registries.append(self)
 
     def add(self, name: str, item: T, *, home: str) -> T:
         """Register and return a thing.

@@ -16,6 +16,7 @@ from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
 from snnfl.models import build_model
+from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two
 from snnfl.updates import Converted, Plain, Unsent, UpdateFormat
@@ -191,7 +192,11 @@ def workspace(config: Config) -> Workspace:
     """Return this process's workspace for a configuration, and give the process its threads.
 
     The initial state is taken before anybody trains the resident model.
+
+    Raises:
+        ConfigError: If it names what nobody has registered here, or a plug-in of this process fails.
     """
+    load_installed()
     torch.set_num_threads(config.run.threads)
     made = Workspace(config)
     _ = made.initial_state

@@ -11,10 +11,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from snnfl.attacks import Budget, get_attack
-from snnfl.audit.recording import Recording
-from snnfl.audit.scorecard import entries, write_json
-from snnfl.audit.suite import attack_all, check_pictures
-from snnfl.audit.victims import Scope, victims_of
+from snnfl.auditing.recording import Recording
+from snnfl.auditing.scorecard import entries, write_json
+from snnfl.auditing.suite import attack_all, check_pictures
+from snnfl.auditing.victims import Scope, victims_of
 from snnfl.config import Config
 from snnfl.protocol import ARRAYS
 from snnfl.workspace import Workspace

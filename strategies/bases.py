@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum, Strategy
 
-from snnfl.config import Config, ConfigError, exactly, nearest, sampled_clients
+from snnfl.config import Config, ConfigError, exactly, sampled_clients
 from snnfl.protocol import RECEIVED_LOSS
+from snnfl.registry import Registry
 from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
 from strategies.own import FedAvg, Moon, Solo
 from strategies.weighting import WEIGHINGS, Weighing, by_loss
@@ -48,7 +49,7 @@ class Algorithm:
     weighs: bool
 
 
-_ALGORITHMS: dict[str, Algorithm] = {}
+STRATEGIES = Registry[Algorithm]("strategy", "strategy.name")
 
 
 def register(
@@ -67,11 +68,10 @@ def register(
     """
 
     def decorate(builder: Builder) -> Builder:
-        if name in _ALGORITHMS:
-            raise ValueError(f"strategy {name!r} is already registered")
-        _ALGORITHMS[name] = Algorithm(
+        algorithm = Algorithm(
             title=title or name, build=builder, defaults=defaults, quorum=quorum, kind=kind, weighs=weighs
         )
+        STRATEGIES.add(name, algorithm, home=builder.__module__)
         return builder
 
     return decorate
@@ -79,7 +79,7 @@ def register(
 
 def names() -> tuple[str, ...]:
     """Return the known names, sorted."""
-    return tuple(sorted(_ALGORITHMS))
+    return STRATEGIES.names()
 
 
 def find(name: str) -> Algorithm:
@@ -90,9 +90,7 @@ def find(name: str) -> Algorithm:
     """
     if name.lower().startswith("fedxgb"):
         raise ConfigError(f"strategy.name={name}: Flower's FedXgb strategies pass on decision trees, not a network")
-    if name not in _ALGORITHMS:
-        raise ConfigError(f"strategy.name={name}: unknown strategy{nearest(name, names())}")
-    return _ALGORITHMS[name]
+    return STRATEGIES.find(name)
 
 
 def parameters(config: Config) -> dict[str, Any]:
@@ -103,14 +101,16 @@ def parameters(config: Config) -> dict[str, Any]:
     """
     algorithm = find(config.strategy.name)
     if (weighting := config.strategy.weighting) != "examples" and not algorithm.weighs:
-        users = ", ".join(sorted(known for known, other in _ALGORITHMS.items() if other.weighs))
+        users = ", ".join(sorted(known for known, other in STRATEGIES.items.items() if other.weighs))
         raise ConfigError(
             f"strategy.weighting={weighting}: strategy.name={config.strategy.name} doesn't use it, only {users}; set "
             "examples"
         )
-    for name in sorted({name for other in _ALGORITHMS.values() for name in other.defaults} - algorithm.defaults.keys()):
+    for name in sorted(
+        {name for other in STRATEGIES.items.values() for name in other.defaults} - algorithm.defaults.keys()
+    ):
         if (value := getattr(config.strategy, name)) is not None:
-            users = ", ".join(sorted(known for known, other in _ALGORITHMS.items() if name in other.defaults))
+            users = ", ".join(sorted(known for known, other in STRATEGIES.items.items() if name in other.defaults))
             raise ConfigError(
                 f"strategy.{name}={value}: strategy.name={config.strategy.name} doesn't use it, only {users}; set null"
             )
@@ -146,8 +146,11 @@ def build_base(config: Config) -> Strategy:
     return find(config.strategy.name).build(config, **parameters(config))
 
 
-def _common(config: Config) -> dict[str, Any]:
-    """Return what every strategy is built with. One client is enough: how many must be there is the cohort's affair."""
+def common(config: Config) -> dict[str, Any]:
+    """Return what every strategy of Flower is built with.
+
+    One client is enough for it: how many must be there is the cohort's affair.
+    """
     return {
         "fraction_train": exactly(config.strategy.fraction_train),
         "fraction_evaluate": exactly(config.strategy.fraction_evaluate),
@@ -160,62 +163,62 @@ def _common(config: Config) -> dict[str, Any]:
 @register("fedavg", "FedAvg", kind="mean", weighs=True)
 def fedavg(config: Config) -> Strategy:
     """Federated averaging (McMahan et al. 2017)."""
-    return FedAvg(**_common(config))
+    return FedAvg(**common(config))
 
 
 @register("fedprox", "FedProx", kind="mean", weighs=True, proximal_mu=0.01)
 def fedprox(config: Config, proximal_mu: float) -> Strategy:
     """FedAvg with a proximal term in the local objective (Li et al. 2020)."""
-    return FedProx(**_common(config), proximal_mu=proximal_mu)
+    return FedProx(**common(config), proximal_mu=proximal_mu)
 
 
 @register("moon", "MOON", kind="mean", weighs=True, contrastive_mu=1.0, temperature=0.5)
 def moon(config: Config, contrastive_mu: float, temperature: float) -> Strategy:
     """FedAvg with a model-contrastive term in the local objective (Li et al. 2021)."""
-    return Moon(**_common(config), contrastive_mu=contrastive_mu, temperature=temperature)
+    return Moon(**common(config), contrastive_mu=contrastive_mu, temperature=temperature)
 
 
 @register("solo", "SOLO", kind="none")
 def solo(config: Config) -> Strategy:
     """Each client for itself (SNFL section 5.2)."""
-    return Solo(**_common(config))
+    return Solo(**common(config))
 
 
 @register("fedavgm", "FedAvgM", weighs=True, server_learning_rate=1.0, server_momentum=0.9)
 def fedavgm(config: Config, server_learning_rate: float, server_momentum: float) -> Strategy:
     """Server momentum (Hsu et al. 2019)."""
-    return ServerMomentum(**_common(config), server_learning_rate=server_learning_rate, server_momentum=server_momentum)
+    return ServerMomentum(**common(config), server_learning_rate=server_learning_rate, server_momentum=server_momentum)
 
 
 @register("fedadam", "FedAdam", weighs=True, server_learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
 def fedadam(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
     """Adam on the server (Reddi et al. 2021, algorithm 2)."""
-    return ServerAdam(**_common(config), eta=server_learning_rate, **moments)
+    return ServerAdam(**common(config), eta=server_learning_rate, **moments)
 
 
 @register("fedyogi", "FedYogi", weighs=True, server_learning_rate=0.01, beta_1=0.9, beta_2=0.99, tau=1e-3)
 def fedyogi(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
     """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
-    return ServerYogi(**_common(config), eta=server_learning_rate, **moments)
+    return ServerYogi(**common(config), eta=server_learning_rate, **moments)
 
 
 @register("fedadagrad", "FedAdagrad", weighs=True, server_learning_rate=0.1, tau=1e-3)
 def fedadagrad(config: Config, server_learning_rate: float, tau: float) -> Strategy:
     """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
-    return ServerAdagrad(**_common(config), eta=server_learning_rate, tau=tau)
+    return ServerAdagrad(**common(config), eta=server_learning_rate, tau=tau)
 
 
 @register("qfedavg", "q-FedAvg", q=0.1)
 def qfedavg(config: Config, q: float) -> Strategy:
     """Weights by loss, for fairness (Li et al. 2020, algorithm 2); 1/L is the learning rate before its schedule."""
     rate = config.training.learning_rate
-    return FairAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **_common(config))
+    return FairAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **common(config))
 
 
 @register("fedmedian", "FedMedian", quorum=lambda p: 3, kind="robust")
 def fedmedian(config: Config) -> Strategy:
     """Coordinate-wise median (Yin et al. 2018)."""
-    return FedMedian(**_common(config))
+    return FedMedian(**common(config))
 
 
 @register(
@@ -227,13 +230,13 @@ def fedmedian(config: Config) -> Strategy:
 )
 def fedtrimmedavg(config: Config, trimmed_fraction: float) -> Strategy:
     """Coordinate-wise trimmed mean (Yin et al. 2018)."""
-    return FedTrimmedAvg(**_common(config), beta=exactly(trimmed_fraction))
+    return FedTrimmedAvg(**common(config), beta=exactly(trimmed_fraction))
 
 
 @register("krum", "Krum", quorum=lambda p: 2 * p["malicious_clients"] + 3, kind="robust", malicious_clients=1)
 def krum(config: Config, malicious_clients: int) -> Strategy:
     """The update that is closest to its neighbours (Blanchard et al. 2017)."""
-    return Krum(**_common(config), num_malicious_nodes=malicious_clients)
+    return Krum(**common(config), num_malicious_nodes=malicious_clients)
 
 
 @register(
@@ -257,10 +260,10 @@ def multikrum(config: Config, malicious_clients: int, selected_clients: int | No
             f"strategy.selected_clients={selected_clients}: expected at most the {sampled} clients of a round"
         )
     chosen = selected_clients or max(1, sampled - malicious_clients - 2)
-    return MultiKrum(**_common(config), num_malicious_nodes=malicious_clients, num_nodes_to_select=chosen)
+    return MultiKrum(**common(config), num_malicious_nodes=malicious_clients, num_nodes_to_select=chosen)
 
 
 @register("bulyan", "Bulyan", quorum=lambda p: 4 * p["malicious_clients"] + 3, kind="robust", malicious_clients=1)
 def bulyan(config: Config, malicious_clients: int) -> Strategy:
     """Multi-Krum, then a trimmed mean about the median (El Mhamdi et al. 2018)."""
-    return Bulyan(**_common(config), num_malicious_nodes=malicious_clients)
+    return Bulyan(**common(config), num_malicious_nodes=malicious_clients)

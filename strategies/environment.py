@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from snnfl.plugins import loaded
+
 _PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
 
 
@@ -27,6 +29,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "plugins": [plugin.as_json() for plugin in loaded()],
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -40,6 +43,8 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree, with a + where files differ from it; None outside a checkout."""
+    if Path(__file__).parents[1].name == "_app":  # of a wheel, whose environment may lie in somebody's repository
+        return None
     command = [
         "git",
         "-C",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from snnfl.config import Config, ConfigError, options, value_of
+from snnfl.plugins import check_same
 from snnfl.sealed import round_files
 from strategies.checkpoint import Checkpoint, newest_checkpoint
 from strategies.run_directory import (
@@ -93,7 +94,8 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
         return None
     _check_same_run(config, read_config(path))
     check_places(path)
-    read_environment(path)
+    if (mistake := check_same(read_environment(path).get("plugins"))) is not None:
+        raise ConfigError(f"run.resume=true: {path}: {mistake}")
     checkpoint = newest_checkpoint(path / CHECKPOINTS)
     if checkpoint is not None:
         read_metrics(path, checkpoint.server_round)

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from snnfl.audit.recording import TRUTH
+from snnfl.auditing.recording import TRUTH
 from snnfl.config import Config, ConfigError, compose, options, to_yaml
 from snnfl.protocol import STATE_DIRECTORY, TRUTH_DIRECTORY
 from snnfl.sealed import round_files

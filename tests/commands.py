@@ -26,7 +26,7 @@ SERVER = """
 import json, os, sys
 import numpy, torch, flwr.simulation  # what takes long
 from experiments import cli, flower_simulation, running
-from experiments.audit import command, plugins
+from experiments.audit import command
 from experiments.compare import command
 from experiments.engines import in_process, ray
 from strategies import server_app

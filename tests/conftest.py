@@ -12,6 +12,7 @@ from unittest.mock import patch
 import hypothesis
 import pytest
 import torch
+from installed import Installed, install
 from shared import Shared
 
 
@@ -50,6 +51,12 @@ def data_root() -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """snnfl as a wheel in a virtual environment."""
+    return install(tmp_path_factory.mktemp("installed"))
+
+
 @pytest.fixture
 def own_registries() -> Iterator[None]:
     """What a test registers is forgotten after it."""
@@ -57,9 +64,13 @@ def own_registries() -> Iterator[None]:
     from snnfl.data.sources import SOURCES
     from snnfl.detection.registry import DETECTORS
     from snnfl.models.registry import MODELS
+    from snnfl.plugins import _loaded
+    from strategies.bases import STRATEGIES
     from strategies.tracking import TRACKERS
 
     with ExitStack() as stack:
-        for registry in (ATTACKS, DETECTORS, MODELS, SOURCES, TRACKERS):
+        for registry in (ATTACKS, DETECTORS, MODELS, SOURCES, STRATEGIES, TRACKERS):
             stack.enter_context(patch.dict(registry.items))
+            stack.enter_context(patch.dict(registry.homes))
+        stack.enter_context(patch.dict(_loaded))
         yield

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -54,6 +54,7 @@ class Fleet:
         database: Of the SuperLink.
         processes: By name; each leads a process group of its own.
         complaints: Of logs that newer ones have replaced.
+        environment: Of a user's processes; ``None`` for those of this checkout.
     """
 
     folder: Path
@@ -61,10 +62,13 @@ class Fleet:
     database: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    environment: Mapping[str, str] | None = None
 
     @property
     def env(self) -> dict[str, str]:
         """Offline, one thread each; all share one folder of installed apps, whose compiled code is made once."""
+        if self.environment is not None:
+            return {**self.environment, "FLWR_HOME": str(self.folder / "flwr-home")}
         return {
             **os.environ,
             "FLWR_HOME": str(self.folder / "flwr-home"),
@@ -188,7 +192,14 @@ def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None
 
 
 @contextmanager
-def fleet_of(folder: Path, nodes: int, host: str = "127.0.0.1", *, in_memory: bool = False) -> Iterator[Fleet]:
+def fleet_of(
+    folder: Path,
+    nodes: int,
+    host: str = "127.0.0.1",
+    *,
+    in_memory: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Fleet]:
     """Make a deployment and start its SuperLink; at the end kill whatever came out of it.
 
     Args:
@@ -196,12 +207,13 @@ def fleet_of(folder: Path, nodes: int, host: str = "127.0.0.1", *, in_memory: bo
         nodes: How many keys there are.
         host: Of the certificate; the operator, on the SuperLink's machine, uses its loopback all the same.
         in_memory: Whether the SuperLink keeps its database there.
+        environment: As for :class:`Fleet`.
     """
     made = init_deployment(folder / "deployment", f"{host}:{free_port()}", nodes)
     # On a disk that others keep busy SQLite waits for writes, and tells those who wait for it that it is locked.
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as place:
-        fleet = Fleet(folder, replace(made, host="127.0.0.1"), Path(place, "superlink.db"))
+        fleet = Fleet(folder, replace(made, host="127.0.0.1"), Path(place, "superlink.db"), environment=environment)
         fleet.deployment.write()
         (folder / "config.yaml").write_text("")
         try:

@@ -13,7 +13,7 @@ import torch
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
-from snnfl.audit.recording import read_recording
+from snnfl.auditing.recording import read_recording
 from snnfl.config import compose, flatten
 from snnfl.poisoning import attackers
 from strategies.run_directory import read_metrics

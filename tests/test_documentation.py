@@ -8,17 +8,21 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+from installed import Installed
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-EXECUTED = [DOCS / "quickstart.md", *sorted((DOCS / "how-to").glob("*.md"))]
+IN_PYTHON = [DOCS / "python.md", DOCS / "how-to" / "convert.md"]
+"""Pages whose examples are one session of Python."""
+HOW_TO = sorted({*(DOCS / "how-to").glob("*.md")} - {*IN_PYTHON})
+"""Pages for a user's own folder, which has snnfl as a wheel."""
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 BLOCK = re.compile(
@@ -36,21 +40,28 @@ def blocks(page: Path) -> Iterator[tuple[str, str | None, str]]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the code that a page may change, with this environment as its ``.venv``."""
+    """A copy of the code, with this environment as its ``.venv``."""
     for name in ("snnfl", "clients", "strategies", "experiments"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 
 
-def follow(page: Path, folder: Path) -> list[str]:
-    """Do what a page says: write or extend each titled file, run each ``sh`` block; return the commands that ran."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A user's own folder, which has folders of the names that ours have."""
+    for name in ("experiments", "strategies", "clients"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
+    return tmp_path
+
+
+def follow(page: Path, folder: Path, environment: Mapping[str, str]) -> list[str]:
+    """Do what a page says: write each titled file, run each ``sh`` block; return the commands that ran."""
     ran: list[str] = []
     for language, title, code in blocks(page):
         if title is not None:
-            with (folder / title).open("a", encoding="utf-8") as file:
-                file.write(code)
+            (folder / title).write_text(code, encoding="utf-8")
         elif language == "sh":
             commands = "".join(line for line in code.splitlines(keepends=True) if not line.startswith(SET_UP))
             done = subprocess.run(
@@ -69,26 +80,54 @@ def follow(page: Path, folder: Path) -> list[str]:
 LEFT_BEHIND = {
     "quickstart": ["first/final_snn.nir", "first_study/report.html", "watched/audit/report.html"],
     "own-attack": ["watched/audit/scorecard.csv"],
-    "own-data": ["mine/accuracy.png"],
+    "own-data": ["parity/accuracy.png"],
     "own-model": ["tiny/final_snn.safetensors"],
-    "own-strategy": ["s_damped/final_snn.safetensors", "damped/final_ann.safetensors"],
+    "own-strategy": [
+        "s_damped/final_snn.safetensors",
+        "damped/final_ann.safetensors",
+        "smoothed/final_snn.safetensors",
+    ],
     "own-tracker": ["tracked/rounds.txt"],
+    "plugins": ["judged/final_snn.safetensors"],
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.stem)
-def test_what_a_page_tells_to_type_works(page: Path, checkout: Path) -> None:
-    assert follow(page, checkout)
-    for name in LEFT_BEHIND[page.stem]:
+def test_what_the_quick_start_tells_to_type_works(checkout: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    assert follow(DOCS / "quickstart.md", checkout, environment)
+    for name in LEFT_BEHIND["quickstart"]:
         assert (checkout / "runs" / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_what_a_page_tells_to_type_works_in_a_folder_of_ones_own(
+    page: Path, project: Path, installed: Installed
+) -> None:
+    assert follow(page, project, installed.environment)
+    for name in LEFT_BEHIND[page.stem]:
+        assert (project / "runs" / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", IN_PYTHON, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run_in_one_session(page: Path, tmp_path: Path) -> None:
+    found = list(blocks(page))
+    assert {language for language, _, _ in found} == {"python"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    session = "".join(code for _, _, code in found)
+    command = [sys.executable, "-W", "error::UserWarning:__main__", "-c", session]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= session.count("\nprint(")
 
 
 def test_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("1. Type\n\n    ```sh\n    false\n    true\n    ```\n")
     with pytest.raises(AssertionError, match=r"page\.md: false"):
-        follow(page, tmp_path)
+        follow(page, tmp_path, os.environ)
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from snnfl.config import Config, FlatValue, flatten
+from snnfl.launch import NAMES
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -49,7 +50,7 @@ def test_flower_accepts_the_app() -> None:
 
 def test_bundle_holds_the_packages_and_nothing_else() -> None:
     bundle = build_fab_from_disk(ROOT)  # raises above Flower's limit of 10 MB
-    packages = {package.partition(".")[0] for package in PYPROJECT["tool"]["setuptools"]["packages"]}
+    packages = {"snnfl", *NAMES}
     sources = {path.relative_to(ROOT).as_posix() for name in packages for path in (ROOT / name).rglob("*.py")}
     with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
         assert set(archive.namelist()) == sources | {"pyproject.toml", "README.md", "LICENSE", ".info/CONTENT"}

@@ -25,7 +25,7 @@ UNUSED = [
 
 RUN = """
 import json, sys
-from experiments.cli import main
+from snnfl.launch import main
 sys.argv = ["snnfl", "run", *sys.argv[1:]]
 try:
     main()

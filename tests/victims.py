@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.audit.ground_truth import GroundTruth
+from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.batching import batch_sizes
 from snnfl.config import ConversionConfig, DataConfig, TrainingConfig
 from snnfl.conversion import convert_state

@@ -18,13 +18,14 @@ from experiments.audit.report import write_report
 from experiments.ending import NotAsConfiguredError
 from experiments.progress import Bars
 from snnfl.attacks import Budget, get_attack
-from snnfl.audit.bias_errors import BiasError, bias_errors
-from snnfl.audit.controls import MULTIPLIERS, noised, plain_twin
-from snnfl.audit.detecting import Judged, Threshold, judge_recording, recorded_thresholds
-from snnfl.audit.scorecard import Entry, as_csv, entries, write_json
-from snnfl.audit.suite import Outcome, applicable, attack_all, check_pictures
-from snnfl.audit.victims import Scope, Victim, victims_of
+from snnfl.auditing.bias_errors import BiasError, bias_errors
+from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
+from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
+from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
+from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
+from snnfl.auditing.victims import Scope, Victim, victims_of
 from snnfl.config import Config, ConfigError
+from snnfl.plugins import check_same
 from snnfl.private_files import make_private
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
@@ -48,7 +49,7 @@ def audit_runs(
     controls: bool,
     output: Path | None,
     console: Console,
-) -> None:
+) -> tuple[Path, list[Entry]]:
     """Attack runs and write the report; a user's mistake is found before the first attack.
 
     Args:
@@ -60,12 +61,14 @@ def audit_runs(
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         console: Shows progress and the scorecard.
 
+    Returns:
+        The folder of the report, and the scorecard.
+
     Raises:
         ConfigError: For an unknown attack, or named ones of which none applies.
         RunFileError: For a folder without a run, or a damaged one.
         RecordingError: For a folder without a recording, or a damaged one.
         FolderInUseError: If another process writes its report there.
-        NotAsConfiguredError: If an attack failed; the report is written.
     """
     prepared = [prepare(path, attacks, scope, controls=controls) for path in runs]
     for line in (line for each in prepared for line in each.notes):
@@ -81,6 +84,15 @@ def audit_runs(
     for table in _tables(found):
         console.print(table)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
+    return folder, found
+
+
+def check_attacks(found: Sequence[Entry]) -> None:
+    """Look whether every attack of a scorecard came to its end.
+
+    Raises:
+        NotAsConfiguredError: With a line for each that didn't.
+    """
     failed = [entry for entry in found if entry["verdict"] == "failed"]
     if failed:
         raise NotAsConfiguredError([f"{e['run']}, round {e['round']}: {e['verdict_text']}" for e in failed])
@@ -148,6 +160,8 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     config = read_config(path)
     config = replace(config, run=replace(config.run, name=path.name))
     metrics, environment = read_metrics(path), read_environment(path)
+    if (missing := check_same(environment.get("plugins"), versions=False)) is not None:
+        raise ConfigError(f"{path}: {missing}")
     work, spiking = Workspace(config), config.strategy.spiking
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)

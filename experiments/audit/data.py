@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.audit.found import Audit
-from snnfl.audit.scorecard import Entry, csv_text, curves_as_csv
+from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv
 from snnfl.poisoning.roles import attacks_in
 
 

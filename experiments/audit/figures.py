@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from snnfl.audit.bias_errors import BiasError
-from snnfl.audit.scorecard import SUCCESS, Entry
+from snnfl.auditing.bias_errors import BiasError
+from snnfl.auditing.scorecard import SUCCESS, Entry
 from snnfl.detection import Verdict
 
 SIZE = (7.5, 3.6)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snnfl.audit.bias_errors import BiasError
-from snnfl.audit.detecting import Judged, Threshold
-from snnfl.audit.scorecard import Entry
-from snnfl.audit.suite import Outcome
+from snnfl.auditing.bias_errors import BiasError
+from snnfl.auditing.detecting import Judged, Threshold
+from snnfl.auditing.scorecard import Entry
+from snnfl.auditing.suite import Outcome
 from snnfl.config import Config
 
 

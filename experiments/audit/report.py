@@ -12,7 +12,7 @@ from experiments.audit.figures import bias_curves, convergence, noise_curve, thr
 from experiments.audit.found import Audit
 from experiments.html import Section, drawing, page, paragraph, picture, preformatted, table
 from snnfl.attacks import Budget
-from snnfl.audit.scorecard import SUCCESS, Entry
+from snnfl.auditing.scorecard import SUCCESS, Entry
 from snnfl.config import to_yaml
 from snnfl.poisoning.roles import attacks_in
 from snnfl.spiking.storage import write_bytes

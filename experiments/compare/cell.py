@@ -1,4 +1,7 @@
-"""``python -m experiments.compare.cell CONFIG.yaml EXTRAS.json PID``: a cell; its process ends with that of PID."""
+"""``experiments.compare.cell CONFIG.yaml EXTRAS.json PID``: a cell; its process ends with that of PID.
+
+The study's plug-ins come by the standard input.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from experiments.compare.measure import measure
 from experiments.ending import explained
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
+from snnfl.plugins import adopt, unpack
 from strategies.lock import locked
 from strategies.resume import RunBrokenOffError
 from strategies.run_directory import holds_results, node_folders, run_path
@@ -62,6 +66,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threading.Thread(target=_end_with, args=(int(sys.argv[3]),), daemon=True).start()
     try:
+        adopt(unpack(sys.stdin.buffer.read()))
         run_cell(Path(sys.argv[1]), Extras.from_json(Path(sys.argv[2]).read_text(encoding="utf-8")))
     except RunBrokenOffError as error:
         sys.exit(error.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from experiments.compare.records import entries, extras_of
 from experiments.compare.report import study_page
 from experiments.compare.scheduler import State, places, run_cells, seconds_left, seconds_per_round, state_of
 from experiments.compare.study import Cell, Study, read_study
-from experiments.compare.tables import as_csv, as_latex, as_markdown, as_rich
+from experiments.compare.tables import Filled, as_csv, as_latex, as_markdown, as_rich
 from experiments.ending import keeping
 from experiments.engines import EngineError
 from experiments.progress import Bars
@@ -37,13 +38,45 @@ ABOUT_COSTS = (
 )
 
 
-def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | None, console: Console) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A study whose cells have run.
+
+    Attributes:
+        study: As its file says.
+        finished: Its cells that have all their results.
+        tables: What was written as ``tables.md`` and the like.
+    """
+
+    study: Study
+    finished: Sequence[Cell]
+    tables: Sequence[Filled]
+
+
+def plan(path: Path, overrides: Sequence[str], *, jobs: int | None, console: Console) -> None:
+    """List the cells of a study and what they will cost.
+
+    Args:
+        path: YAML file of the study.
+        overrides: ``key=value`` for every cell.
+        jobs: Processes at a time; ``None`` for one per core, or per GPU.
+        console: Shows the list.
+
+    Raises:
+        ConfigError: For a study with a mistake.
+        RunFileError: If a file of an earlier attempt is damaged.
+    """
+    study = read_study(path, overrides)
+    check_cells(study)
+    console.print(_plan(study, jobs))
+
+
+def compare(path: Path, overrides: Sequence[str], *, jobs: int | None, console: Console) -> Compared:
     """Run what a study lacks; write ``tables.{md,csv,tex}``, figures as SVG and PNG, and ``report.html``.
 
     Args:
         path: YAML file of the study.
         overrides: ``key=value`` for every cell.
-        dry_run: List the cells and what they will cost, and stop.
         jobs: Processes at a time; ``None`` for one per core, or per GPU.
         console: Shows progress and the table.
 
@@ -52,24 +85,30 @@ def compare(path: Path, overrides: Sequence[str], *, dry_run: bool, jobs: int | 
         RunFileError: If a file of an earlier attempt is damaged, likewise.
         FolderInUseError: If another process runs the study.
         EngineError: If a cell failed; the others are finished.
-        NotAsConfiguredError: If a cell is finished, but not as configured.
         BrokenOffError: If the system doesn't let the results be written.
     """
     study = read_study(path, overrides)
     check_cells(study)
-    if dry_run:
-        console.print(_plan(study, jobs))
-        return
     study.directory.mkdir(parents=True, exist_ok=True)
+    tables: Sequence[Filled] = ()
     with locked(study.directory), keeping(lambda: _kept(study)):
         failed = _run(study, jobs, console)
         finished = [cell for cell in study.cells if state_of(cell).finished]
         if finished:
-            write_results(study, finished, console)
+            tables = write_results(study, finished, console)
     if failed:
         reasons = "; ".join(f"{name}: {line}" for name, line in failed.items())
         raise EngineError(f"{len(failed)} of {len(study.cells)} cells failed: {reasons}; {_kept(study)}")
-    check_results({cell.name: (cell.config, read_metrics(cell.path)) for cell in finished})
+    return Compared(study=study, finished=finished, tables=tables)
+
+
+def check_compared(compared: Compared) -> None:
+    """Look whether the finished cells are as configured.
+
+    Raises:
+        NotAsConfiguredError: With a line for each who isn't, and why.
+    """
+    check_results({cell.name: (cell.config, read_metrics(cell.path)) for cell in compared.finished})
 
 
 def check_cells(study: Study) -> None:
@@ -89,8 +128,8 @@ def _kept(study: Study) -> str:
     return f"{finished} of {len(study.cells)} cells are finished; the same command goes on with the others"
 
 
-def write_results(study: Study, finished: Sequence[Cell], console: Console) -> None:
-    """Write tables, figures and report of the finished cells."""
+def write_results(study: Study, finished: Sequence[Cell], console: Console) -> Sequence[Filled]:
+    """Write tables, figures and report of the finished cells; return the tables."""
     folder = study.directory
     tables = [(view, entries(view, finished)) for view in study.tables]
     for name, text in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
@@ -104,6 +143,7 @@ def write_results(study: Study, finished: Sequence[Cell], console: Console) -> N
     for filled in tables:
         console.print(as_rich(filled))
     console.print(f"results: {folder}/ (report.html, tables.md, tables.csv, tables.tex, figures)", highlight=False)
+    return tables
 
 
 def _run(study: Study, jobs: int | None, console: Console) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from snnfl.attacks import get_attack
-from snnfl.audit.victims import Scope, scope_of
+from snnfl.auditing.victims import Scope, scope_of
 from snnfl.config import Config, ConfigError, nearest, update_kind
 
 

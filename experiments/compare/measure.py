@@ -15,7 +15,7 @@ from experiments.audit.found import Audit
 from experiments.audit.report import detection, reconstructions
 from experiments.compare.extras import AuditPlan, Extras
 from snnfl.attacks import Budget
-from snnfl.audit.scorecard import METRICS
+from snnfl.auditing.scorecard import METRICS
 from snnfl.config import Config
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes

@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 
 from experiments.compare.study import Cell
 from snnfl.config import to_yaml
+from snnfl.plugins import loaded, pack
 from snnfl.spiking.storage import write_bytes
 from strategies.run_directory import FIGURE_FILES, METRICS_FILE, read_metrics
 
@@ -171,9 +173,11 @@ def _start(cell: Cell, place: Mapping[str, str]) -> subprocess.Popen[bytes]:
     write_bytes(cell.path / EXTRAS, cell.extras.to_json().encode())
     environment = {**os.environ, "OMP_NUM_THREADS": str(cell.config.run.threads), **place}
     files = [str(cell.path / name) for name in (CONFIGURATION, EXTRAS)]
-    command = [sys.executable, "-m", "experiments.compare.cell", *files, str(os.getpid())]
-    with (cell.path / LOG).open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+    command = [sys.executable, "-P", "-m", "snnfl.launch", "experiments.compare.cell", *files, str(os.getpid())]
+    with (cell.path / LOG).open("ab") as log, tempfile.TemporaryFile() as plugins:
+        plugins.write(pack(loaded()))
+        plugins.seek(0)
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=plugins, env=environment)
 
 
 def _last_line(log: Path) -> str:

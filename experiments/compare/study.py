@@ -34,12 +34,13 @@ from omegaconf import OmegaConf
 
 from experiments.compare.extras import NOTHING, Extras, read_extras
 from experiments.compare.views import SOURCES, View, read_figures, read_tables
-from snnfl.config import Config, ConfigError, compose, nearest, to_yaml, validate
+from snnfl.config import Config, ConfigError, nearest, to_yaml, validate
+from snnfl.plugins import load_installed, load_listed, loaded, resolve
 from snnfl.workspace import Workspace
 from strategies.server_app import build_strategy
 from strategies.tracking import find_tracker
 
-KEYS = ("name", "base", "options", "matrix", "seeds", "tables", "figures", "energy", "audit")
+KEYS = ("name", "plugins", "base", "options", "matrix", "seeds", "tables", "figures", "energy", "audit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,11 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         ConfigError: Naming the file, the key or the cell.
     """
     content = _read(path)
+    load_installed()
+    try:
+        load_listed(content.get("plugins", ()), path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     matrix = content.get("matrix")
     if not isinstance(matrix, dict) or not matrix:
         raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as algorithm")
@@ -149,13 +155,14 @@ def _cells(
 
 def _resolved(study: str, base: Path | None, options: Sequence[str], labels: Mapping[str, str], seed: int) -> Config:
     """Compose and check the configuration of a cell, and give it its folder."""
-    config = compose(base, options)
+    config = resolve(base, options)
     if config.engine.name != "in_process":
         raise ConfigError(f"engine.name={config.engine.name}: a study's cells run in process; leave it out")
     find_tracker(config)
     kept = replace(config.run, name="cell", directory="runs", overwrite=False, resume=False, tracking=None)
     plain = replace(config, run=kept)
-    digest = hashlib.sha256(to_yaml(plain).encode()).hexdigest()[:10]
+    decides = to_yaml(plain) + "".join(f"{plugin.name} {plugin.version}\n" for plugin in loaded())
+    digest = hashlib.sha256(decides.encode()).hexdigest()[:10]
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(labels.values()))
     run = replace(
         config.run, name=f"{slug}-{seed}-{digest}", directory=str(Path(config.run.directory) / study), resume=True

@@ -64,6 +64,10 @@ def run(
         list[str] | None, typer.Argument(help="options that replace the file's", metavar="KEY=VALUE...")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue a run after its last complete round")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", help="your own Python file; it travels with the app", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Submit a run and follow its log. Results go to run.directory on the SuperLink's machine.
 
@@ -84,7 +88,8 @@ def run(
         typer.echo(line)
 
     with keeping(lambda: still_running_on(deployment, said)):
-        done = run_on(deployment, config, [*(overrides or []), *(["run.resume=true"] if resume else [])], show)
+        options = [*(overrides or []), *(["run.resume=true"] if resume else [])]
+        done = run_on(deployment, config, options, show, plugin or ())
     typer.echo(f"results: {Path(done.run.directory) / done.run.name}/ on {deployment.host}")
     check_log(said)
 

@@ -12,7 +12,8 @@ from experiments.deploy.superlink import greet
 from experiments.ending import NotAsConfiguredError, RunFailedError
 from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
 from experiments.running import still_running
-from snnfl.config import Config, compose
+from snnfl.config import Config
+from snnfl.plugins import resolve
 from snnfl.private_files import make_private
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED
 
@@ -20,7 +21,9 @@ CONNECTION = "deployment"
 """What the connection is called in this deployment's own Flower configuration."""
 
 
-def run_on(deployment: Deployment, config: Path, overrides: Sequence[str], show: Show) -> Config:
+def run_on(
+    deployment: Deployment, config: Path, overrides: Sequence[str], show: Show, plugins: Sequence[str] = ()
+) -> Config:
     """Submit a run and follow its log to its end.
 
     Args:
@@ -28,6 +31,7 @@ def run_on(deployment: Deployment, config: Path, overrides: Sequence[str], show:
         config: YAML file.
         overrides: ``key=value`` each.
         show: Told each line.
+        plugins: Files that travel with the app.
 
     Returns:
         The run's configuration.
@@ -37,7 +41,8 @@ def run_on(deployment: Deployment, config: Path, overrides: Sequence[str], show:
         DeployError: If the run isn't for as many clients as there are nodes, or the SuperLink cannot be reached.
         DeploymentError: If it doesn't complete.
     """
-    resolved = compose(config, [*overrides, "engine.name=deployment", f"engine.connection={CONNECTION}"])
+    options = [*overrides, "engine.name=deployment", f"engine.connection={CONNECTION}"]
+    resolved = resolve(config, options, plugins)
     clients, nodes = resolved.data.clients, len(deployment.nodes)
     if clients != nodes:
         raise DeployError(f"data.clients={clients}, but this deployment has {nodes} nodes; say data.clients={nodes}")

@@ -1,4 +1,4 @@
-"""Run the repository's Flower app on a SuperLink, by the real ``flwr run``.
+"""Run our Flower app on a SuperLink, by the real ``flwr run``.
 
 The SuperLink gets the app's source and the run config; where its ServerApp and the SuperNodes run, there the run
 directory and the data lie. ``flwr run --stream`` shows the ServerApp's log and ends with status 0 however the run
@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engines import EngineError, RefusedRunError
+from experiments.engines.app_folder import flower_app
 from experiments.engines.local_superlink import address_of, flower_environment, local_superlink, reachable_address
 from experiments.signals import Terminated
 from snnfl.config import Config, FlatValue, flatten
 from snnfl.protocol import REFUSED
-
-APP = Path(__file__).parents[2]
-"""The Flower app: the folder of our ``pyproject.toml``."""
 
 POLL_SECONDS = 5.0
 WATCH_SECONDS = 1.0
@@ -56,10 +54,8 @@ def run_deployed(config: Config, show: Callable[[str], None], home: Path | None 
 
     Raises:
         RefusedRunError: If the ServerApp refuses the run for a mistake in what was asked.
-        DeploymentError: If there is no app here, ``flwr`` refuses the run, or it ends otherwise than completed.
+        DeploymentError: If ``flwr`` refuses the run, or it ends otherwise than completed.
     """
-    if not (APP / "pyproject.toml").is_file():
-        raise DeploymentError(f"engine.name=deployment: {APP} holds no Flower app; run it from a source tree of snnfl")
     connection = [] if config.engine.connection is None else [config.engine.connection]
     environment = flower_environment(home)
     address = address_of(config.engine.connection, environment)
@@ -88,11 +84,11 @@ def run_deployed(config: Config, show: Callable[[str], None], home: Path | None 
 def _submit(
     config: Config, connection: Sequence[str], show: Callable[[str], None], home: Path | None, server: str | None
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with flower_app() as app, tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "run-config.toml"
         overrides.write_text(to_toml(flatten(config)), encoding="utf-8")
         nodes = ["--federation-config", f"num-supernodes={config.data.clients}"]  # heeded by those that simulate
-        command = ["run", str(APP), *connection, "--stream", *nodes, "--run-config", str(overrides)]
+        command = ["run", str(app), *connection, "--stream", *nodes, "--run-config", str(overrides)]
         flwr_command(command, show, home, server)
 
 

@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,8 @@ from experiments.engines.in_process import call_client, restored_task_identity
 from experiments.engines.ray_actors import TimeLimit, outlive, renewing_actors
 from experiments.engines.ray_address import cluster_address
 from experiments.signals import same_handler
+from snnfl.launch import names_in_use
+from snnfl.plugins import Plugin, loaded
 
 WORKER_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
@@ -204,6 +206,7 @@ def _ray(init_args: Mapping[str, Any], *, verbose: bool) -> Iterator[None]:
     options["address"] = address
     runtime_env = dict(options.pop("runtime_env", {}))
     runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
+    runtime_env.setdefault("worker_process_setup_hook", _worker_setup(names_in_use(), loaded()))
     try:
         try:
             with same_handler(), warnings.catch_warnings():  # Ray's handler lets Flower's threads hold up the exit
@@ -215,6 +218,22 @@ def _ray(init_args: Mapping[str, Any], *, verbose: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _worker_setup(names: Sequence[str], plugins: Sequence[Plugin]) -> Callable[[], None]:
+    """Return what a worker does first: Ray lets its current folder hide our packages, and it has run no plug-in.
+
+    It travels by value, as a function within another does.
+    """
+
+    def set_up() -> None:
+        from snnfl.launch import use_app
+        from snnfl.plugins import adopt
+
+        use_app(names)
+        adopt(plugins)
+
+    return set_up
 
 
 def _check_resources(resources: Mapping[str, float]) -> None:

@@ -23,7 +23,7 @@ from experiments.compare.study import read_study
 from experiments.compare.tables import Filled, as_markdown
 from experiments.compare.views import View, read_tables
 from experiments.snfl.cost import cost_part, read
-from snnfl.audit.scorecard import interval
+from snnfl.auditing.scorecard import interval
 from snnfl.config import ConfigError
 from snnfl.spiking.storage import write_bytes
 from strategies.run_directory import ENVIRONMENT_FILE

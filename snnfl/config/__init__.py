@@ -4,7 +4,7 @@ from snnfl.config.auditing import AuditConfig
 from snnfl.config.checks import mistakes, validate
 from snnfl.config.declaration import ConfigError, FlatValue, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, update_kind
-from snnfl.config.merging import compose, flatten, to_yaml, unflatten
+from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
     Config,
     ConversionConfig,
@@ -39,6 +39,7 @@ __all__ = [
     "StrategyConfig",
     "TrainingConfig",
     "UpdateKind",
+    "assignments",
     "compose",
     "converts",
     "exactly",

@@ -20,12 +20,15 @@ from snnfl.config.declaration import ConfigError, FlatValue, nearest, show, unli
 from snnfl.config.options import Config, options, value_of
 
 
-def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Merge the defaults, a YAML file and ``key=value`` overrides.
+def compose(
+    base: Config | Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """Merge the defaults, a YAML file and overrides.
 
     Args:
-        path: YAML file, or ``None`` for the defaults.
-        overrides: For example ``["data.clients=5", "training.milestones=[10,20]"]``.
+        base: YAML file, the same as a mapping, a configuration, or ``None`` for the defaults.
+        overrides: For example ``["data.clients=5", "training.milestones=[10,20]"]``, or as a mapping by section or by
+            dotted key: ``{"data": {"clients": 5}, "training.milestones": [10, 20]}``.
 
     Returns:
         The validated configuration.
@@ -33,7 +36,9 @@ def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Co
     Raises:
         ConfigError: For a missing or malformed file, an unknown key, a wrong type or a value out of range.
     """
-    layers = [] if path is None else [_raw(_read(Path(path)))]
+    layers = [] if base is None else [_layer(base)]
+    if isinstance(overrides, Mapping):
+        return _merge([*layers, _nested(overrides)])
     for item in overrides:
         key, separator, value = item.partition("=")
         if not separator or not key:
@@ -45,6 +50,42 @@ def compose(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Co
         except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises
             raise ConfigError(f"override {item!r}: not a YAML value ({_first_line(error)})") from None
     return _merge(layers)
+
+
+def _layer(base: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    if isinstance(base, Config):
+        return _nested({key: value_of(base, key) for key, _, _ in options()})
+    return _nested(base) if isinstance(base, Mapping) else read_mapping(Path(base))
+
+
+def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Write options by dotted key or by section as sections."""
+    layer: dict[str, Any] = {}
+    for key, value in given.items():
+        section, separator, name = str(key).partition(".")
+        if separator:
+            content = {name: value}
+        elif isinstance(value, Mapping):
+            content = dict(value)
+        else:
+            layer[section] = value
+            continue
+        layer[section] = {**layer.get(section, {}), **content}
+    return layer
+
+
+def assignments(overrides: Mapping[str, Any]) -> list[str]:
+    """Write options, by section or by dotted key, as ``key=value`` each, as on a command line.
+
+    >>> assignments({"data": {"clients": 5}, "training.milestones": (10, 20)})
+    ['data.clients=5', 'training.milestones=[10, 20]']
+    """
+    layer = _nested(overrides)
+    return [
+        f"{section}.{name}={json.dumps(value)}"
+        for section, content in layer.items()
+        for name, value in (content.items() if isinstance(content, dict) else ())
+    ] + [f"{section}={json.dumps(content)}" for section, content in layer.items() if not isinstance(content, dict)]
 
 
 def flatten(config: Config) -> dict[str, FlatValue]:
@@ -93,6 +134,15 @@ def _decode(text: str, kind: Any) -> Any:
 def to_yaml(config: Config) -> str:
     """Write a configuration as YAML that :func:`compose` reads back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file as it stands.
+
+    Raises:
+        ConfigError: If it is missing, malformed or no mapping.
+    """
+    return _raw(_read(path))
 
 
 def _read(path: Path) -> DictConfig:

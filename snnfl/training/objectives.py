@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnfl.registry import Registry
 from snnfl.training.resident import load_arrays
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -17,6 +18,25 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 Objective: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """``(model, inputs, labels) -> loss``: a scalar, the mean over the batch, that gradients flow through."""
+
+
+Maker: TypeAlias = Callable[[nn.Module, Mapping[str, Any]], Objective]
+"""``(model, asked) -> objective``: a model with the received weights, and what the server's message says."""
+
+OBJECTIVES = Registry[Maker]("objective")
+
+
+def register(name: str) -> Callable[[Maker], Maker]:
+    """Let a strategy ask its clients to minimise the decorated objective: ``config["objective"] = NAME``.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+
+    def decorate(maker: Maker) -> Maker:
+        return OBJECTIVES.add(name, maker, home=maker.__module__)
+
+    return decorate
 
 
 def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from experiments import cli
 from experiments.audit import command
-from snnfl.audit.suite import applicable
+from snnfl.auditing.suite import applicable
 
 SETTING = """
 run: {name: NAME, rounds: 2}
@@ -539,7 +539,11 @@ def test_an_attack_that_fails_is_a_row_beside_what_the_others_found(runs, tmp_pa
 @pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize(
     ("source", "words"),
-    [(None, "no such file"), ("x = 1", "registers no attack"), ("1 / 0", "ZeroDivisionError: division by zero")],
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("x = 1", "it registers nothing"),
+        ("x = 1\n1 / 0", "mine.py, line 2: ZeroDivisionError: division by zero"),
+    ],
 )
 def test_a_plugin_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, source, words):
     path = tmp_path / "mine.py"

@@ -20,7 +20,7 @@ from experiments.deploy.run import check_log
 from experiments.ending import BrokenOffError, NotAsConfiguredError, RunFailedError, ending, keeping
 from experiments.engines import EngineError, RefusedRunError
 from experiments.running import check_results, still_running
-from snnfl.audit.recording import RecordingError
+from snnfl.auditing.recording import RecordingError
 from snnfl.config import ConfigError, compose
 from strategies.lock import FolderInUseError
 from strategies.resume import RunBrokenOffError

@@ -56,7 +56,7 @@ def test_the_command_runs_an_app_and_leaves_no_process(tmp_path: Path) -> None:
         (f"--app {MEAN_APP}", "required: --num-supernodes"),
         (f"--app {MEAN_APP} --num-supernodes 0", "--num-supernodes 0: expected at least 1"),
         (f"--app {MEAN_APP} --num-supernodes two", "invalid int value: 'two'"),
-        ("--num-supernodes 2", "expected either --app DIR or both --server-app"),
+        ("--num-supernodes 2 --run-config run.round=3", "unknown key 'run.round'; did you mean 'run.rounds'?"),
         ("--num-supernodes 2 --server-app mean_app:server_app", "expected either --app DIR or both --server-app"),
         (f"{APP} --server-app a:b --client-app a:b", "expected either --app DIR or both --server-app"),
         ("--num-supernodes 2 --app nowhere", "Cannot find pyproject.toml in nowhere"),

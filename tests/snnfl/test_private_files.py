@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import TRUTH, Recording, write_truth
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import TRUTH, Recording, write_truth
 from snnfl.private_files import make_private
 from snnfl.sealed import write_sealed
 from snnfl.spiking.storage import write_bytes

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
-from snnfl.audit.recording import Recording, read_recording, read_truth
-from snnfl.audit.victims import Scope, victims_of
+from snnfl.auditing.recording import Recording, read_recording, read_truth
+from snnfl.auditing.victims import Scope, victims_of
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.threat import ThreatModelError
 from snnfl.training import private_biases

@@ -177,9 +177,8 @@ def test_a_strategy_for_trees_is_refused_with_the_reason(name: str) -> None:
         bases.find(name)
 
 
-def test_a_registered_strategy_is_known_and_a_taken_name_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bases, "_ALGORITHMS", dict(bases._ALGORITHMS))
-
+@pytest.mark.usefixtures("own_registries")
+def test_a_registered_strategy_is_known_and_a_taken_name_refused() -> None:
     @bases.register("mine", "Mine", q=0.5)
     def mine(config: Config, q: float) -> flower.FedAvg:
         return flower.FedAvg(fraction_train=config.strategy.fraction_train * q)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from experiments.compare.cell import LOCK
-from experiments.compare.command import compare, write_results
+from experiments.compare.command import check_compared, compare, plan, write_results
 from experiments.compare.records import Entry, entries
 from experiments.compare.scheduler import places, run_cells, seconds_left, seconds_per_round, state_of
 from experiments.compare.study import read_study
@@ -67,7 +67,7 @@ def quiet():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = written(tmp_path_factory.mktemp("studies"), seeds="[0, 1]")
-    compare(path, [], dry_run=False, jobs=2, console=quiet())
+    check_compared(compare(path, [], jobs=2, console=quiet()))
     shutil.copy(path, path.with_name("first.yaml"))  # a test adds a seed to the other
     return path
 
@@ -242,7 +242,7 @@ def test_more_seeds_run_only_those(finished, monkeypatch):
 
 
 def start(path):
-    command = [sys.executable, "-c", "from experiments.cli import main; main()", "compare", str(path), "--jobs", "2"]
+    command = [sys.executable, "-c", "from snnfl.launch import main; main()", "compare", str(path), "--jobs", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -279,7 +279,7 @@ def test_a_study_that_ends_half_way_goes_on_to_the_same_table(finished, tmp_path
     wait_for(lambda: not any(is_locked(cell) for cell in study.cells), seconds=60)  # nobody is left
     rounds = {cell.name: state_of(cell).rounds for cell in study.cells}
     assert any(rounds.values())
-    compare(path, [], dry_run=False, jobs=2, console=quiet())
+    check_compared(compare(path, [], jobs=2, console=quiet()))
     ours, theirs = (rows_of(read_study(f).directory) for f in (path, finished.with_name("first.yaml")))
     assert ours == theirs
 
@@ -305,7 +305,7 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path):
 
 def test_a_dry_run_runs_nothing(tmp_path, capsys):
     path = written(tmp_path)
-    compare(path, [], dry_run=True, jobs=None, console=Console(width=200))
+    plan(path, [], jobs=None, console=Console(width=200))
     said = capsys.readouterr().out
     assert "algorithm=S-FedAvg, seed=0" in said
     assert "estimated" in said

@@ -11,9 +11,9 @@ from experiments.compare.extras import AuditPlan, Extras
 from experiments.compare.records import entries
 from experiments.compare.scheduler import state_of
 from experiments.compare.study import read_study
-from snnfl.audit.bias_errors import bias_errors
-from snnfl.audit.recording import read_recording
-from snnfl.audit.victims import victims_of
+from snnfl.auditing.bias_errors import bias_errors
+from snnfl.auditing.recording import read_recording
+from snnfl.auditing.victims import victims_of
 from snnfl.config import to_yaml
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT

@@ -21,6 +21,7 @@ from experiments.signals import Terminated, interrupting
 from snnfl.config import Config, compose, flatten, unflatten
 
 CONFIG = compose(None, ["engine.name=deployment", "engine.connection=lab", "run.seed=7"])
+ROOT = Path(__file__).parents[3]
 STARTED = "Successfully started run 4711"
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")))
 
@@ -68,7 +69,7 @@ def test_a_run_is_submitted_followed_and_asked_for(flwr: Fake, tmp_path: Path) -
     assert shown == [STARTED, "\x1b[32mround 1\x1b[0m  done"]
     run, listed = map(json.loads, calls.read_text().splitlines())
     nodes = ["--federation-config", "num-supernodes=10"]
-    assert run[:-1] == ["run", str(deployment.APP), "lab", "--stream", *nodes, "--run-config"]
+    assert run[:-1] == ["run", str(ROOT), "lab", "--stream", *nodes, "--run-config"]
     assert listed == ["list", "lab", "--run-id", "4711", "--format", "json"]
     sent = unflatten(parse_config_args([str(tmp_path / "sent.toml")]))
     assert sent == CONFIG
@@ -79,7 +80,7 @@ def test_without_a_connection_flower_takes_its_default(flwr: Fake) -> None:
     calls = flwr(listed=listing("finished:completed"))
     run_deployed(compose(None, ["engine.name=deployment"]), lambda line: None)
     run, listed = map(json.loads, calls.read_text().splitlines())
-    assert run[:3] == ["run", str(deployment.APP), "--stream"]
+    assert run[:3] == ["run", str(ROOT), "--stream"]
     assert listed[:2] == ["list", "--run-id"]
 
 
@@ -183,12 +184,6 @@ def test_the_address_of_a_connection(
     assert address_of(connection, environment) == address
     local = address is not None and address.startswith(":")
     assert reachable_address(address, environment) == ("127.0.0.1:12345" if local else address)
-
-
-def test_outside_a_source_tree_there_is_no_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "APP", tmp_path)
-    with pytest.raises(DeploymentError, match="holds no Flower app"):
-        run_deployed(CONFIG, lambda line: None)
 
 
 @given(directory=TEXT, root=st.none() | TEXT, beta=st.floats(1e-300, 1e300))

@@ -10,7 +10,7 @@ from victims import attacked, digits, small_cnn, small_mlp
 
 from snnfl.attacks import counting, get_attack
 from snnfl.attacks.counting import images_told
-from snnfl.audit.scoring import Scorer
+from snnfl.auditing.scoring import Scorer
 from snnfl.config import ModelConfig, TrainingConfig, compose
 from snnfl.models import build_model
 from snnfl.rng import generator

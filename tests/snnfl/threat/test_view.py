@@ -13,15 +13,21 @@ from victims import attacked, small_cnn, small_mlp
 from snnfl.attacks import names
 from snnfl.attacks.networks import network_of
 from snnfl.attacks.registry import get_attack
-from snnfl.audit.bias_errors import bias_errors
-from snnfl.audit.controls import plain_twin
-from snnfl.audit.victims import Victim
+from snnfl.auditing.bias_errors import bias_errors
+from snnfl.auditing.controls import plain_twin
+from snnfl.auditing.victims import Victim
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.threat import FACTS, Knowledge, ThreatModelError
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("clients", "snnfl.data")
-PRIVATE = (*PACKAGES, "snnfl.workspace", "snnfl.audit.ground_truth", "snnfl.audit.recording", "snnfl.audit.victims")
+PRIVATE = (
+    *PACKAGES,
+    "snnfl.workspace",
+    "snnfl.auditing.ground_truth",
+    "snnfl.auditing.recording",
+    "snnfl.auditing.victims",
+)
 """What holds or loads private images, labels and biases, or the files that tell them."""
 
 HIDDEN_IMPORTS = ("__import__", "builtins.__import__", "exec", "eval", "sys.modules")
@@ -79,7 +85,7 @@ def test_attack_code_cannot_import_what_is_private():
 
 def test_the_walk_goes_through_other_modules():
     """Scoring may know everything, and a walk from there says so."""
-    assert set(PRIVATE) - {"clients"} <= reachable({ROOT / "snnfl/audit/suite.py"})
+    assert set(PRIVATE) - {"clients"} <= reachable({ROOT / "snnfl/auditing/suite.py"})
 
 
 class Fake(type(ROOT)):
@@ -98,8 +104,8 @@ def walked(source):
 @pytest.mark.parametrize(
     ("source", "module"),
     [
-        ("import snnfl.audit.ground_truth", "snnfl.audit.ground_truth"),
-        ("from ..audit.ground_truth import GroundTruth", "snnfl.audit.ground_truth"),
+        ("import snnfl.auditing.ground_truth", "snnfl.auditing.ground_truth"),
+        ("from ..audit.ground_truth import GroundTruth", "snnfl.auditing.ground_truth"),
         ("def attack():\n    from snnfl.data import load", "snnfl.data"),
         ("from snnfl import workspace", "snnfl.workspace"),
         ("import clients.private_state", "clients"),

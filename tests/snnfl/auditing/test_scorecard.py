@@ -11,9 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
-from snnfl.audit.scorecard import as_csv, curves_as_csv, entries, interval
-from snnfl.audit.scoring import Score
-from snnfl.audit.suite import Finding, Outcome
+from snnfl.auditing.scorecard import as_csv, curves_as_csv, entries, interval
+from snnfl.auditing.scoring import Score
+from snnfl.auditing.suite import Finding, Outcome
 from snnfl.config import compose
 from snnfl.threat import Knowledge
 

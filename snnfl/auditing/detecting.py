@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from snnfl.audit.checked import read_checked
+from snnfl.auditing.checked import read_checked
 from snnfl.detection import Detector, DetectorError, RoundView, Verdict, get_detector, names
 from snnfl.protocol import EXAMPLES
 from snnfl.workspace import Workspace

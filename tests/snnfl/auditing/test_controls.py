@@ -8,9 +8,9 @@ import pytest
 import torch
 from victims import attacked, small_cnn
 
-from snnfl.audit.controls import noised, plain_twin
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.victims import Victim
+from snnfl.auditing.controls import noised, plain_twin
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.victims import Victim
 from snnfl.config import ConversionConfig
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from snnfl.attacks import biases
 from snnfl.attacks.networks import Arrays
-from snnfl.audit.victims import Victim
+from snnfl.auditing.victims import Victim
 from snnfl.threat import ThreatModelError
 
 BIAS_SOURCES = {

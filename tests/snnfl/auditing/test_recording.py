@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import (
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import (
     RECEIVED,
     SECRET,
     Recording,

@@ -12,8 +12,8 @@ from snnfl.attacks import Budget, registry
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.problem import problem_of
-from snnfl.audit.suite import attack_all
-from snnfl.audit.victims import Victim
+from snnfl.auditing.suite import attack_all
+from snnfl.auditing.victims import Victim
 from snnfl.config import TrainingConfig, compose
 from snnfl.workspace import Workspace
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnfl.audit.ground_truth import GroundTruth
+from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.private_files import make_private
 from snnfl.sealed import DamagedFileError, read_sealed, write_sealed
 from snnfl.threat import Exchange

@@ -9,7 +9,7 @@ import torch
 
 from snnfl import rng
 from snnfl.attacks.networks import normalised_layers
-from snnfl.audit.victims import Victim
+from snnfl.auditing.victims import Victim
 from snnfl.updates import Plain
 
 MULTIPLIERS = (1e-4, 1e-3, 1e-2, 1e-1)

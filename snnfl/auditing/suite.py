@@ -10,8 +10,8 @@ from itertools import groupby
 
 from snnfl import rng
 from snnfl.attacks import Attack, AttackError, AttackResult, Budget, get_attack, names
-from snnfl.audit.scoring import Score, Scorer
-from snnfl.audit.victims import Victim
+from snnfl.auditing.scoring import Score, Scorer
+from snnfl.auditing.victims import Victim
 from snnfl.config import ConfigError
 from snnfl.threat import Knowledge, ThreatModelError
 from snnfl.workspace import Workspace

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from snnfl.audit.checked import read_checked, read_checked_truth
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import Recording, RecordingError, write_truth
+from snnfl.auditing.checked import read_checked, read_checked_truth
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import Recording, RecordingError, write_truth
 from snnfl.config import compose
 from snnfl.workspace import Workspace
 
@@ -62,7 +62,7 @@ def test_what_no_run_records_is_named_in_one_line(tmp_path, wrong, file, words):
     recording.write_sent(1, arrays_of(work.format.sent_specs) | (options["sent"] or {}))
     path = tmp_path / "recording/round-000001"
     # As an adversary would: past the writer's own types, under a checksum that is right.
-    from snnfl.audit.recording import _seal
+    from snnfl.auditing.recording import _seal
 
     about = {"round": 1, "partition": 4, "metrics": options["metrics"]}
     (path / "partition-000004").mkdir()

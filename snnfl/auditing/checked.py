@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import (
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import (
     RECEIVED,
     RECORDING,
     SECRET,
@@ -29,7 +29,7 @@ from snnfl.workspace import Workspace
 
 
 def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozenset()) -> Iterator[Received]:
-    """Read a recording as :func:`~snnfl.audit.recording.read_recording`, and check what it holds.
+    """Read a recording as :func:`~snnfl.auditing.recording.read_recording`, and check what it holds.
 
     A checksum tells damage, not malice: a file can be made that has a right one and wrong arrays.
 
@@ -49,7 +49,7 @@ def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozens
 
 
 def read_checked_truth(work: Workspace, folder: Path, server_round: int, partition: int) -> GroundTruth | None:
-    """Read what a client told as :func:`~snnfl.audit.recording.read_truth`, and check that it fits the run.
+    """Read what a client told as :func:`~snnfl.auditing.recording.read_truth`, and check that it fits the run.
 
     Raises:
         RecordingError: Naming the file and what is wrong in it.

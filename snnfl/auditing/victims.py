@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from snnfl.audit.checked import read_checked, read_checked_truth
-from snnfl.audit.ground_truth import GroundTruth
-from snnfl.audit.recording import Received, RecordingError, check_rounds
+from snnfl.auditing.checked import read_checked, read_checked_truth
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snnfl.attacks import AttackResult
 from snnfl.attacks.networks import last_linear
-from snnfl.audit.ground_truth import GroundTruth
+from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.metrics import images as metrics
 from snnfl.workspace import Workspace
 

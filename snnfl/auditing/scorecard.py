@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from snnfl.audit.scoring import Score
-from snnfl.audit.suite import Outcome
+from snnfl.auditing.scoring import Score
+from snnfl.auditing.suite import Outcome
 from snnfl.config import Config, prefixed
 from snnfl.metrics.images import success_rate
 from snnfl.spiking.storage import write_bytes

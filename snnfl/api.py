@@ -1,0 +1,318 @@
+"""Run, read, audit and compare federations from Python, and convert networks: what ``import snnfl`` offers.
+
+Every function takes what the command of the same name takes, and returns what that command writes. A mistake raises
+what the command prints: a :class:`~snnfl.config.ConfigError`, or the error that is named below, of one line. Ctrl-C
+raises ``KeyboardInterrupt``; what is complete is kept, and ``run={"resume": True}`` goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snnfl.config import Config, ConfigError, ConversionConfig, assignments
+from snnfl.launch import use_app
+from snnfl.plugins import load_installed, load_listed, resolve
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor, nn
+
+    from snnfl.spiking import SpikingNetwork
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A run's folder, read.
+
+    Attributes:
+        path: The folder; `docs/run-directory.md` says what its files hold.
+        config: Its resolved options.
+        metrics: A dictionary per round, as in ``metrics.jsonl``: ``pandas.DataFrame(run.metrics)`` is a table.
+        environment: Versions, commit and command.
+    """
+
+    path: Path
+    config: Config
+    metrics: list[dict[str, Any]]
+    environment: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Name the folder and how far the run is."""
+        return f"<Run {self.path}: {len(self.metrics)} of {self.config.run.rounds} rounds>"
+
+    def ann(self) -> nn.Module:
+        """Build the model with the final weights that clients receive, in evaluation mode.
+
+        In an S-run these have no biases but the initial ones, unless ``strategy.bias_back`` is on: clients keep theirs.
+
+        Raises:
+            ConfigError: If the run has left none yet.
+        """
+        from safetensors.torch import load_file
+
+        from snnfl.workspace import Workspace
+
+        use_app()
+        from strategies.run_directory import ANN_FILE
+
+        path = self._final(ANN_FILE)
+        model = Workspace(self.config).model
+        model.load_state_dict(load_file(path), strict=False)
+        return model.eval()
+
+    def snn(self) -> SpikingNetwork:
+        """Read the server's spiking network.
+
+        Raises:
+            ConfigError: If the run has left none yet, or never will, as a plain one.
+        """
+        from snnfl.spiking import load
+
+        use_app()
+        from strategies.run_directory import SNN_FILE
+
+        return load(self._final(SNN_FILE))
+
+    def _final(self, name: str) -> Path:
+        if not (self.path / name).exists():
+            raise ConfigError(f"{self.path}: no {name}; a finished run leaves it, the spiking one in an S-run")
+        return self.path / name
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        path: Folder of ``report.html`` and the same numbers as JSON and CSV.
+        entries: One dictionary per run, round and attack, as in ``scorecard.json``: threat model, metrics with their
+            intervals, floors and verdict.
+    """
+
+    path: Path
+    entries: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        """Name the report and count the verdicts."""
+        verdicts = [entry["verdict"] for entry in self.entries]
+        counted = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
+        return f"<Audit {self.path / 'report.html'}: {counted}>"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """A study's folder, with its finished runs.
+
+    Attributes:
+        path: Folder of ``report.html``, tables and figures.
+        runs: By the cell's name, such as ``"algorithm=S-FedAvg, seed=0"``.
+        tables: One dictionary per number of each table: its row and column, mean, deviation and number of seeds.
+    """
+
+    path: Path
+    runs: dict[str, Run]
+    tables: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        """Name the report and count the runs."""
+        return f"<Study {self.path / 'report.html'}: {len(self.runs)} runs>"
+
+
+def run(
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    *,
+    plugins: Iterable[str | Path] = (),
+    progress: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Run one federation, as ``snnfl run``.
+
+    Args:
+        config: A YAML file, a mapping of sections, a :class:`~snnfl.config.Config`, or ``None`` for the defaults.
+        plugins: Your own Python files or modules that register what the options name, beside those that the file lists.
+        progress: Whether to show a bar and a line per round.
+        overrides: Options over it, by section: ``data={"clients": 5}``, or ``**{"data.clients": 5}``.
+
+    Returns:
+        The finished run. A warning says where it isn't as configured: a client that never answered, for instance.
+
+    Raises:
+        ConfigError: For a mistake in the options, or a folder that holds an earlier run.
+        EngineError: If the engine cannot run it.
+        RunFailedError: If no client sent a valid update.
+    """
+    with _called() as console:
+        from experiments.running import run_and_show
+        from strategies.attendance import shortcomings
+        from strategies.run_directory import run_path
+
+        resolved = resolve(config, overrides, plugins)
+        run_and_show(resolved, console(progress))
+        done = load_run(run_path(resolved))
+    for line in shortcomings(resolved, done.metrics):
+        warnings.warn(f"finished, but not as configured: {line}", stacklevel=2)
+    return done
+
+
+def load_run(path: str | Path) -> Run:
+    """Read the folder of a run, finished or not.
+
+    Raises:
+        RunFileError: If it holds none, or something of it is damaged.
+    """
+    use_app()
+    from strategies.run_directory import METRICS_FILE, read_config, read_environment, read_metrics
+
+    folder = Path(path).expanduser()
+    config = read_config(folder)
+    metrics = read_metrics(folder, growing=True) if (folder / METRICS_FILE).exists() else []
+    return Run(path=folder, config=config, metrics=metrics, environment=read_environment(folder))
+
+
+def audit(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    attacks: Iterable[str] = (),
+    rounds: Iterable[int] = (),
+    clients: Iterable[int] = (),
+    deny: Iterable[str] = (),
+    labels: bool = False,
+    iterations: int = 300,
+    restarts: int = 1,
+    controls: bool = True,
+    output: str | Path | None = None,
+    plugins: Iterable[str | Path] = (),
+    progress: bool = True,
+) -> Audit:
+    """Attack what the server of runs has seen, as ``snnfl audit``; they were played with ``audit.record=true``.
+
+    Args:
+        runs: One or several, or their folders.
+        attacks: Names; empty for all that apply.
+        rounds: To attack; empty for all that are recorded.
+        clients: Partitions; likewise.
+        deny: Facts that the attacker lacks.
+        labels: Give the private labels: a diagnosis.
+        iterations: Per start.
+        restarts: Random starts per victim.
+        controls: Whether clients' plain twins, and plain updates with noise, are attacked too.
+        output: Folder of the report; ``None`` for ``audit/`` of the first run.
+        plugins: As for :func:`run`: those that the runs were made with, and attacks.
+        progress: Whether to show a bar and the scorecard.
+
+    Raises:
+        ConfigError: For an unknown attack, round or fact.
+        RecordingError: For a folder without a recording, or a damaged one.
+        ThreatModelError: If labels are granted that nobody told.
+    """
+    several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    folders = [each.path if isinstance(each, Run) else Path(each).expanduser() for each in several]
+    if not folders:
+        raise ConfigError("runs=[]: nothing to audit; give at least one run")
+    with _called() as console:
+        from experiments.audit.command import audit_runs
+        from snnfl.attacks import Budget
+        from snnfl.auditing.victims import scope_of
+
+        load_installed()
+        load_listed([*plugins], None)
+        folder, scorecard = audit_runs(
+            folders,
+            tuple(attacks),
+            scope_of(rounds=rounds, partitions=clients, labels=labels, denied=deny),
+            Budget(iterations=iterations, restarts=restarts),
+            controls=controls,
+            output=None if output is None else Path(output).expanduser(),
+            console=console(progress),
+        )
+    return Audit(path=folder, entries=scorecard)
+
+
+def compare(
+    study: str | Path,
+    *,
+    jobs: int | None = None,
+    plugins: Iterable[str | Path] = (),
+    progress: bool = True,
+    **overrides: Any,
+) -> Study:
+    """Run every cell of a study that isn't finished, and write its tables, figures and report, as ``snnfl compare``.
+
+    Args:
+        study: Its YAML file (docs/compare.md).
+        jobs: Cells at a time; ``None`` for one per core, or per GPU.
+        plugins: As for :func:`run`.
+        progress: Whether to show a bar and the tables.
+        overrides: Options of every cell, as in :func:`run`.
+
+    Raises:
+        ConfigError: For a study with a mistake, before anything runs.
+        EngineError: If a cell failed; the others are finished.
+    """
+    with _called() as console:
+        from experiments.compare.command import compare as run_study
+
+        load_listed([*plugins], None)
+        made = run_study(Path(study), assignments(overrides), jobs=jobs, console=console(progress))
+        runs = {cell.name: load_run(cell.path) for cell in made.finished}
+    tables = [
+        {
+            "table": view.title,
+            "value": view.value,
+            "row": entry.row,
+            "column": entry.column,
+            "mean": entry.mean,
+            "deviation": entry.deviation,
+            "seeds": len(entry.values),
+        }
+        for view, filled in made.tables
+        for entry in filled
+    ]
+    return Study(path=made.study.directory, runs=runs, tables=tables)
+
+
+def convert(model: nn.Module, images: Tensor, config: ConversionConfig | None = None) -> SpikingNetwork:
+    """Convert a trained network to a calibrated spiking one.
+
+    Args:
+        model: Any network that ``torch.fx`` traces, of the layers that docs/how-to/convert.md lists.
+        images: Some tens of calibration images, normalised as in training, ``[N, ...]``.
+        config: Steps, thresholds and calibration; ``None`` for :meth:`~snnfl.config.ConversionConfig.fast`, 32 steps.
+
+    Raises:
+        ConversionError: If the model doesn't convert, naming the layer and the way out.
+        ValueError: If the images are empty, not finite, or don't fit the model.
+    """
+    from snnfl.conversion import convert as convert_network
+
+    return convert_network(model, images, ConversionConfig.fast() if config is None else config)
+
+
+@contextmanager
+def _called() -> Iterator[Callable[[bool], Console]]:
+    """Let commands run for a caller: interrupts are the caller's, and Flower's log stays short.
+
+    Yields:
+        Makes a console, from whether it shows anything.
+    """
+    use_app()
+    from rich.console import Console
+
+    from experiments.ending import caller
+
+    flower = logging.getLogger("flwr")
+    with caller():
+        import flwr.supercore  # noqa: F401  (it sets the level of its log when it is imported)
+
+        level = flower.level
+        flower.setLevel(logging.ERROR)
+        try:
+            yield lambda progress: Console(quiet=not progress)
+        finally:
+            flower.setLevel(level)

@@ -1,0 +1,189 @@
+"""Plug-ins: what is run, once, under which name, and what is said of one that fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from snnfl import plugins
+from snnfl.config import ConfigError, compose
+from snnfl.data.sources import SOURCES
+from snnfl.models.registry import MODELS
+
+MODEL = """\
+from torch import nn
+from snnfl.models import register
+
+class Mine(nn.Linear):
+    pass
+
+@register("mine")
+def mine(config, input_shape, classes):
+    return Mine(input_shape[0], classes)
+"""
+
+pytestmark = pytest.mark.usefixtures("own_registries")
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_stay() -> Iterator[None]:
+    """What a test imports as a plug-in is forgotten after it."""
+    with patch.dict(sys.modules):
+        yield
+
+
+def written(folder: Path, source: str = MODEL, name: str = "mine.py") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(source)
+    return folder / name
+
+
+def test_a_configuration_names_a_file_beside_it(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "run.yaml").write_text("plugins: [mine.py]\nmodel: {name: mine}\n")
+    assert plugins.resolve(tmp_path / "run.yaml", ["run.rounds=3"]).run.rounds == 3
+    assert "mine" in MODELS
+
+
+def test_a_file_is_run_once_under_a_name_that_objects_can_be_sent_by(tmp_path: Path) -> None:
+    path = written(tmp_path, "import builtins\nbuiltins.times = getattr(builtins, 'times', 0) + 1\n" + MODEL)
+    first = plugins.load(path)
+    assert plugins.load(str(path)) is first
+    assert sys.modules["builtins"].times == 1  # type: ignore[attr-defined]
+    made = sys.modules["snnfl_plugin_mine"].Mine
+    assert made.__module__ == "snnfl_plugin_mine"
+    assert [plugin.name for plugin in plugins.loaded()] == ["mine.py"]
+
+
+def test_nothing_but_a_command_names_a_plugin(tmp_path: Path) -> None:
+    """Neither the configuration in a run's folder, nor one that came over a network, is more than options."""
+    written(tmp_path, "raise SystemExit('run')")
+    (tmp_path / "config.yaml").write_text("plugins: [mine.py]\n")
+    with pytest.raises(ConfigError, match="unknown section 'plugins'"):
+        compose(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (None, r"mine\.py: cannot be read \(No such file or directory\)$"),
+        ("x = 1", r"mine\.py: it registers nothing; decorate a function"),
+        ("x = 1\n\n1 / 0", r"mine\.py, line 3: ZeroDivisionError: division by zero$"),
+        ("x = 1\ny = (", r"mine\.py, line 2: SyntaxError: '\(' was never closed$"),
+        ("import nowhere_at_all", r"mine\.py, line 1: ModuleNotFoundError: No module named 'nowhere_at_all'$"),
+        (MODEL.replace('"mine"', '"mlp"'), r"mine\.py, line 7: ValueError: model 'mlp' is already registered by snnfl"),
+    ],
+)
+def test_what_fails_is_one_line_with_its_place(tmp_path: Path, source: str | None, words: str) -> None:
+    path = tmp_path / "mine.py" if source is None else written(tmp_path, source)
+    with pytest.raises(ConfigError, match=words) as told:
+        plugins.load(path)
+    assert str(told.value).startswith(f"plug-in {path}")
+    assert "\n" not in str(told.value)
+    assert plugins.loaded() == ()
+
+
+def test_a_mended_file_can_be_run_again(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 11: NameError"):
+        plugins.load(written(tmp_path, MODEL + "\noops"))
+    assert "mine" not in MODELS
+    plugins.load(written(tmp_path))
+    assert "mine" in MODELS
+
+
+def test_two_files_of_one_name_and_a_changed_one_are_refused(tmp_path: Path) -> None:
+    path = plugins.load(written(tmp_path)).path
+    with pytest.raises(ConfigError, match=rf"{path} has the same name; rename one"):
+        plugins.load(written(tmp_path / "other", MODEL.replace('"mine"', '"yours"')))
+    with pytest.raises(ConfigError, match="has changed since this process ran it"):
+        plugins.load(written(tmp_path, MODEL + "# new"))
+
+
+@pytest.mark.parametrize("listed", ["mine.py", [1], {"mine.py": None}])
+def test_the_list_is_a_list_of_names(tmp_path: Path, listed: Any) -> None:
+    with pytest.raises(ConfigError, match="expected a list of Python files and modules"):
+        plugins.resolve({"plugins": listed})
+
+
+def test_a_module_is_a_plugin_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, name="federated_plugin.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    (plugin,) = [plugins.load("federated_plugin")]
+    assert (plugin.name, plugin.source, len(plugin.version)) == ("federated_plugin", None, 64)
+    with pytest.raises(ConfigError, match=r"^plug-in nowhere\.at: No module named 'nowhere'; install it, or name its"):
+        plugins.load("nowhere.at")
+
+
+class Entry:
+    """An entry point of an installed package."""
+
+    value = "their.package"
+
+    class dist:
+        name, version = "theirs", "1.2"
+
+    def __init__(self, load: Any) -> None:
+        self.load = load
+
+
+def test_an_installed_package_registers_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry(lambda: calls.append(1))])
+    plugins.resolve(None)
+    plugins.load_installed()
+    assert calls == [1]
+    assert [plugin.as_json() for plugin in plugins.loaded()] == [{"name": "their.package", "version": "theirs 1.2"}]
+
+
+def test_an_installed_package_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry(lambda: 1 / 0)])
+    with pytest.raises(ConfigError, match=r"^plug-in their\.package of theirs \(.*: ZeroDivisionError"):
+        plugins.load_installed()
+
+
+def test_another_process_runs_the_content_that_was_read_here(tmp_path: Path) -> None:
+    path = written(tmp_path, "# coding: latin-1\n# \xe9\n" + MODEL)
+    path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
+    plugins.load(path)
+    packed = plugins.pack(plugins.loaded())
+    path.unlink()
+    MODELS.items.pop("mine")
+    MODELS.homes.pop("mine")
+    plugins._loaded.clear()
+    plugins.adopt(plugins.unpack(packed))
+    assert "mine" in MODELS
+    assert plugins.pack(plugins.loaded()) == packed
+
+
+def test_a_node_runs_what_its_own_app_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from snnfl.workspace import workspace
+
+    written(tmp_path, name="00_mine.py")
+    data = "from snnfl.data.sources import SOURCES, register\nregister('theirs')(SOURCES.find('digits'))\n"
+    written(tmp_path, data, name="01_data.py")
+    monkeypatch.setattr(plugins, "SHIPPED", tmp_path)
+    config = compose(None, ["data.source=theirs", "model.name=mlp", "data.clients=2"])
+    workspace(config)
+    assert {"mine.py", "data.py"} == {plugin.name for plugin in plugins.loaded()}
+    assert "theirs" in SOURCES
+
+
+def test_what_a_run_began_with_is_compared(tmp_path: Path) -> None:
+    then = [plugins.load(written(tmp_path)).as_json()]
+    assert plugins.check_same(then) is None
+    changed = [{**then[0], "version": "0" * 64}]
+    assert "another version of the plug-in mine.py (SHA-256 000000000000…, now " in str(plugins.check_same(changed))
+    assert plugins.check_same(changed, versions=False) is None
+    plugins._loaded.clear()
+    assert (
+        plugins.check_same(then)
+        == "it was started with the plug-in mine.py; say --plugin mine.py, or list it under plugins"
+    )
+    assert plugins.check_same(None) is None
+    assert plugins.check_same([3, {"name": None}]) is None
