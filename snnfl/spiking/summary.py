@@ -8,7 +8,7 @@ from torch import Tensor
 
 from snnfl.spiking.graph import Affine, Parameters, Spike, SpikingGraph
 
-MAX_ROWS = 8
+MAX_ROWS = 10
 """Layers that are shown; of more, the first and the last."""
 
 
@@ -25,8 +25,8 @@ def summary(graph: SpikingGraph, parameters: Parameters, options: Mapping[str, o
     about = f"{size:,} weights and biases, {str(like.dtype).removeprefix('torch.')} on {like.device}"
     rows = [_row(node, parameters) for node in graph.nodes if isinstance(node, Affine | Spike)]
     if len(rows) > MAX_ROWS:
-        half = MAX_ROWS // 2
-        rows[half:-half] = [(f"... {len(rows) - MAX_ROWS} more", "", "")]
+        shown = (MAX_ROWS - 1) // 2
+        rows[shown:-shown] = [(f"... {len(rows) - 2 * shown} more", "", "")]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(
         [
