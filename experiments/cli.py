@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from experiments.running import (
     run_and_show,
 )
 from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
-from snnfl.plugins import load, load_installed, resolve
+from snnfl.plugins import load, load_installed, loaded, resolve
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
@@ -80,6 +81,8 @@ def run(
     """  # noqa: D301  (\b keeps typer from joining the lines)
     resolved = resolve(config, [*(overrides or []), *(["run.resume=true"] if resume else [])], plugin or ())
     if print_config:
+        if files := [each.path or each.name for each in loaded() if not each.installed]:
+            typer.echo(f"plugins: {json.dumps(files)}")
         typer.echo(to_yaml(resolved), nl=False)
         return
     console = console_of(verbose)

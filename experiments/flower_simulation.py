@@ -66,10 +66,10 @@ def _run(options: argparse.Namespace, program: str) -> None:
     from experiments.engines.ray import run_on_ray
 
     backend_config = _backend_config(options.backend_config)
+    app = _load(options)  # first, for a plug-in imports packages of the app
     load_installed()
     for each in options.plugin:
         load(each)
-    app = _load(options)
     run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
     config = _own_config(run_config)
     with interruptible(lambda: "", program) if config is None else keeping(lambda: _kept(config), program):

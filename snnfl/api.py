@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from snnfl.config import Config, ConfigError, ConversionConfig, assignments
 from snnfl.launch import use_app
-from snnfl.plugins import load_installed, load_listed, resolve
+from snnfl.plugins import check_same, load_installed, load_listed, resolve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ class Run:
         In an S-run these have no biases but the initial ones, unless ``strategy.bias_back`` is on: clients keep theirs.
 
         Raises:
-            ConfigError: If the run has left none yet.
+            ConfigError: If the run has left none yet, or was run with a plug-in that this process lacks.
         """
         from safetensors.torch import load_file
 
@@ -62,6 +62,8 @@ class Run:
         from strategies.run_directory import ANN_FILE
 
         path = self._final(ANN_FILE)
+        if (missing := check_same(self.environment.get("plugins"), versions=False)) is not None:
+            raise ConfigError(f"{self.path}: {missing}")
         model = Workspace(self.config).model
         model.load_state_dict(load_file(path), strict=False)
         return model.eval()
@@ -160,15 +162,22 @@ def run(
     return done
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, *, plugins: Iterable[str | Path] = ()) -> Run:
     """Read the folder of a run, finished or not.
 
+    Args:
+        path: The folder.
+        plugins: Those that it was run with, if its networks or its data are needed.
+
     Raises:
+        ConfigError: For a mistake in a plug-in.
         RunFileError: If it holds none, or something of it is damaged.
     """
     use_app()
     from strategies.run_directory import METRICS_FILE, read_config, read_environment, read_metrics
 
+    load_installed()
+    load_listed([*plugins], None)
     folder = Path(path).expanduser()
     config = read_config(folder)
     metrics = read_metrics(folder, growing=True) if (folder / METRICS_FILE).exists() else []

@@ -194,7 +194,7 @@ def check_same(then: Any, *, versions: bool = True) -> str | None:
     for plugin in then if isinstance(then, list) else ():
         name, version = (plugin.get(key) for key in ("name", "version")) if isinstance(plugin, dict) else (None, None)
         if name is not None and name not in now:
-            return f"it was started with the plug-in {name}; say --plugin {name}, or list it under plugins"
+            return f"it was started with the plug-in {name}; say --plugin {name}, in Python plugins=[{name!r}]"
         if name is not None and versions and now[name] != version:
             told = f"{_short(version)}, now {_short(now[name])}"
             return f"it was started with another version of the plug-in {name} ({told}); put that one back"

@@ -59,6 +59,8 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
     (plugin,) = json.loads((project / "runs/own/environment.json").read_text())["plugins"]
     assert plugin == {"name": "mine.py", "version": hashlib.sha256(PLUGIN.encode()).hexdigest()}
 
+    done = run("export", "runs/own")
+    assert "its data.source=parity is a plug-in's; say --input-shape 1,28,28" in done.stderr
     done = run("audit", "runs/own", "--no-controls")
     assert done.stderr.startswith("snnfl: runs/own: it was started with the plug-in mine.py; say --plugin mine.py")
     done = run("audit", "runs/own", "--no-controls", "--attack", "grey", "--plugin", "strategies/mine.py")
@@ -70,6 +72,12 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
     weights = [(project / "runs" / name / "final_ann.safetensors").read_bytes() for name in ("own", "on_ray")]
     assert weights[0] == weights[1]
 
+    config = 'data.source="parity" model.name="tiny" training.epochs=1 run.rounds=1 run.name="simulated"'
+    options = ["--num-supernodes", "2", "--plugin", "strategies/mine.py", "--run-config", config]
+    done = installed.run(project, "flower-simulation", *options, PYTHONPATH=".")
+    assert done.returncode == 0, done.stderr
+    assert (project / "runs/simulated/final_snn.safetensors").exists()
+
     done = run("compare", "own_study.yaml", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/own_study/report.html").exists()
@@ -79,6 +87,42 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "it was started with another version of the plug-in mine.py" in line
+
+
+@pytest.mark.slow
+def test_a_session_of_python_in_the_project(project: Path, installed: Installed) -> None:
+    """As a notebook or a REPL: the current folder stands first on ``sys.path``."""
+    (project / "experiments/mine.py").write_text("")
+    code = (
+        "import snnfl\n"
+        "run = snnfl.run('own.yaml', progress=False)\n"
+        "assert snnfl.audit(run, attacks=['grey'], controls=False, progress=False).entries\n"
+        "print(run, run.ann()[0].out_channels)\n"
+        "import subprocess, sys\n"
+        "fresh = 'import snnfl; snnfl.load_run(\"runs/own\"%s).ann()'\n"
+        "told = subprocess.run([sys.executable, '-c', fresh % ''], capture_output=True, text=True).stderr\n"
+        "assert \"in Python plugins=['mine.py']\" in told, told\n"
+        "subprocess.run([sys.executable, '-c', fresh % ', plugins=[\"strategies/mine.py\"]'], check=True)\n"
+        "import experiments.mine\n"
+    )
+    done = installed.run(project, "python", "-c", code)
+    assert done.stdout == "<Run runs/own: 1 of 1 rounds> 4\n".replace("runs/own", str(project / "runs/own")), (
+        done.stderr
+    )
+    assert "snnfl's own package 'experiments' hides others of that name" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_installed_package_brings_its_own(project: Path, installed: Installed) -> None:
+    packages = project / "packages"
+    (packages / "theirs-1.0.dist-info").mkdir(parents=True)
+    (packages / "theirs-1.0.dist-info/METADATA").write_text("Name: theirs\nVersion: 1.0\n")
+    (packages / "theirs-1.0.dist-info/entry_points.txt").write_text("[snnfl]\nmine = theirs_federated\n")
+    (packages / "theirs_federated.py").write_text(PLUGIN)
+    done = installed.run(project, "snnfl", "run", "small.yaml", "data.source=parity", PYTHONPATH=str(packages))
+    assert done.returncode == 0, done.stderr
+    (plugin,) = json.loads((project / "runs/small/environment.json").read_text())["plugins"]
+    assert plugin == {"name": "theirs_federated", "version": "theirs 1.0"}
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ INTRODUCTION = """\
 
 Every option of `snnfl run`, made from the dataclasses of [snnfl.config](api/snnfl/config/options.md). Set one in a YAML
 file under its section, or on the command line as `section.key=value`. A wrong name, type or value is refused in one
-line before anything runs. `snnfl run CONFIG.yaml --print-config` prints what a run would use.
+line before anything runs. `snnfl run CONFIG.yaml --print-config` prints what a run would use. Beside the sections a
+file may have a list `plugins` of [files of your own](how-to/plugins.md).
 """
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from flwr.app import Context, Message
@@ -14,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
+from snnfl import plugins
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.sealed import round_file, round_files
 from strategies.cohort import CohortError
@@ -310,3 +313,22 @@ def test_a_run_whose_configuration_is_missing_is_not_replaced_unasked(tmp_path: 
     with pytest.raises(RunFileError, match=r"config.yaml is missing; put it back, or set run.overwrite=true"):
         play(tmp_path, "run.resume=true")
     assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_run_goes_on_with_the_plugins_that_it_began_with(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from snnfl.models import register\n\nregister('mine_of_a_run')(lambda *arguments: None)\n")
+    with patch.dict("sys.modules"):
+        plugin = plugins.load(file)
+    config = compose(None, [f"run.directory={tmp_path}", "run.name=run", "run.resume=true"])
+    RunDirectory.create(config)
+    assert find_checkpoint(config) is None
+    plugins._loaded["snnfl_plugin_mine"] = replace(plugin, version="0" * 64)
+    with pytest.raises(
+        ConfigError, match=r"run\.resume=true: .*: it was started with another version of the plug-in mine"
+    ):
+        find_checkpoint(config)
+    plugins._loaded.clear()
+    with pytest.raises(ConfigError, match=r"it was started with the plug-in mine\.py; say --plugin mine\.py"):
+        find_checkpoint(config)

@@ -242,7 +242,7 @@ def test_more_seeds_run_only_those(finished, monkeypatch):
 
 
 def start(path):
-    command = [sys.executable, "-c", "from snnfl.launch import main; main()", "compare", str(path), "--jobs", "2"]
+    command = [sys.executable, "-c", "from snnfl.commands import main; main()", "compare", str(path), "--jobs", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
