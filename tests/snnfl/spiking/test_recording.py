@@ -49,6 +49,15 @@ def test_a_recording_is_the_simulation_bit_for_bit(kind, dtype, options, monkeyp
         assert recording.potentials[name].shape == spikes.shape
 
 
+def test_a_recording_in_bfloat16_keeps_potentials_in_float32():
+    network = converted(networks.Residual, torch.float32).to(dtype=torch.bfloat16)
+    images = networks.images(5, seed=9, dtype=torch.bfloat16)
+    recording = network.record(images)
+    assert torch.equal(recording.logits, network(images))
+    assert {potential.dtype for potential in recording.potentials.values()} == {torch.float32}
+    assert all(spikes.any() for spikes in recording.spikes.values())
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_spikes_and_potentials_are_those_of_the_equations(kind, options):
