@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snnfl.config import nearest
-from snnfl.neurons import Neuron, NeuronState, scan
+from snnfl.neurons import Neuron, NeuronState, broadcast, scan
 from snnfl.spiking.in_time import accumulating
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class Recording:
     """What the neurons of some layers did in a simulation of T time steps on N images.
 
     Attributes:
-        spikes: Whether each neuron fired, ``[T, N, C, *space]``, by layer. A spike is worth the threshold: the next
-            layer reads ``spikes * threshold``.
+        spikes: Whether each neuron fired, ``[T, N, C, *space]``, by layer. What the next layer reads: :meth:`values`.
         potentials: Membrane potential of each neuron after each step, what a spike is worth taken off, likewise.
         thresholds: ``[1]`` or ``[C]``, by layer.
         logits: Of the images, ``[N, classes]``.
@@ -61,6 +60,11 @@ class Recording:
     def rates(self) -> dict[str, float]:
         """Spikes per neuron and time step, by layer; 0 is a layer that never fires."""
         return {name: float(spikes.mean(dtype=torch.float64)) for name, spikes in self.spikes.items()}
+
+    def values(self, layer: str) -> Tensor:
+        """Return what the next layer reads, ``[T, N, C, *space]``: a spike is worth the threshold."""
+        (name,) = chosen_layers([*self.spikes], [layer])
+        return self.spikes[name] * broadcast(self.thresholds[name], self.spikes[name].shape[1:])
 
     def raster(self, *, image: int = 0, neurons: int = 100) -> Figure:
         """Draw the spikes of one image: a row for a neuron, a mark for a spike, a panel for a layer.
@@ -87,8 +91,8 @@ class Recording:
         (name,) = chosen_layers([*self.spikes], [layer])
         self._check_image(image)
         spikes, potentials = (values[name][:, image].flatten(1) for values in (self.spikes, self.potentials))
-        per_channel = self.thresholds[name].view(-1, *[1] * (self.spikes[name].dim() - 3))
-        threshold = per_channel.expand(self.spikes[name].shape[2:]).flatten()
+        neuron_shape = self.spikes[name].shape[1:]
+        threshold = broadcast(self.thresholds[name], neuron_shape).expand(neuron_shape)[0].flatten()
         if neurons is None:
             neurons = spikes.sum(0).argsort(descending=True, stable=True)[:3].tolist()
         for number in neurons:
@@ -172,4 +176,7 @@ def chosen_layers(known: Sequence[str], layers: Sequence[str] | None) -> list[st
     for name in layers or ():
         if name not in known:
             raise ValueError(f"{name!r} is no spiking layer that is recorded or could be" + nearest(name, known))
-    return [name for name in known if layers is None or name in layers]
+    found = [name for name in known if layers is None or name in layers]
+    if not found:
+        raise ValueError(f"layers={layers}: there is nothing to record; name at least one of {', '.join(known)}")
+    return found

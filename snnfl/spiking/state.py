@@ -10,7 +10,7 @@ from torch import Tensor
 from snnfl.spiking.maximum import Accumulated
 
 
-@dataclass
+@dataclass(repr=False)
 class State:
     """What a simulation carries from one time step to the next.
 
@@ -27,6 +27,10 @@ class State:
     time: int = 0
     steps: int | None = None
     images: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = [f"  {name}: {' x '.join(map(str, potential.shape[1:]))}" for name, potential in self.potentials.items()]
+        return "\n".join([f"State after {self.time} time steps, images of shape {[*self.images]}, potentials", *rows])
 
     def copy(self) -> State:
         """Return a state that shares no memory with this one."""

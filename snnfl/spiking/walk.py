@@ -40,7 +40,7 @@ class Walk:
         model: What is traced.
         max_pooling: As in :func:`~snnfl.spiking.trace.trace`.
         input_shape: Shape of an image, if known.
-        constants: Tensors of the model that calls take; the recorder notes them.
+        constants: Tensors of the model that calls take; the tracer notes them.
         state: Arrays of the model by name, and those that it computes.
         values: Name of the value that each call returned.
         memory: First call whose result each call's result shares memory with, which a change in place changes, too.

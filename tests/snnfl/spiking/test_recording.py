@@ -33,11 +33,6 @@ def converted(kind: type, dtype: torch.dtype = torch.float64, **options: object)
     return convert(model, images, ConversionConfig(steps=STEPS, **options))
 
 
-def weighed(spikes: Tensor, threshold: Tensor) -> Tensor:
-    """Spikes ``[T, N, C, *space]`` as the next layer reads them."""
-    return spikes * threshold.view(-1, *[1] * (spikes.dim() - 3))
-
-
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -54,6 +49,15 @@ def test_a_recording_is_the_simulation_bit_for_bit(kind, dtype, options, monkeyp
         assert recording.potentials[name].shape == spikes.shape
 
 
+def test_a_recording_in_bfloat16_keeps_potentials_in_float32():
+    network = converted(networks.Residual, torch.float32).to(dtype=torch.bfloat16)
+    images = networks.images(5, seed=9, dtype=torch.bfloat16)
+    recording = network.record(images)
+    assert torch.equal(recording.logits, network(images))
+    assert {potential.dtype for potential in recording.potentials.values()} == {torch.float32}
+    assert all(spikes.any() for spikes in recording.spikes.values())
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_spikes_and_potentials_are_those_of_the_equations(kind, options):
@@ -62,7 +66,7 @@ def test_spikes_and_potentials_are_those_of_the_equations(kind, options):
     for name, spikes in recording.spikes.items():
         expected = stepwise.outputs(network, images, STEPS, upto=name)
         assert spikes.any(), "a silent layer proves nothing"
-        torch.testing.assert_close(weighed(spikes, recording.thresholds[name]), expected, rtol=0, atol=0)
+        torch.testing.assert_close(recording.values(name), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", [networks.Plain, networks.Residual])
@@ -73,7 +77,7 @@ def test_a_potential_is_the_charge_that_has_not_left_as_spikes(kind):
     first = network.graph.spikes[0].name
     current = network.graph.by_name[network.graph.by_name[first].inputs[0]].apply([images], network.parameters)
     flowed = current * torch.arange(1, STEPS + 1, dtype=images.dtype).view(-1, 1, 1, 1, 1)
-    left = weighed(recording.spikes[first], recording.thresholds[first]).cumsum(0)
+    left = recording.values(first).cumsum(0)
     start = network.thresholds[first].view(-1, 1, 1) / 2
     torch.testing.assert_close(recording.potentials[first], start + flowed - left, rtol=1e-12, atol=1e-12)
 
@@ -85,7 +89,7 @@ def test_spikes_times_weights_are_the_logits(kind, readout):
     network, images = converted(kind, readout=readout), networks.images(5, seed=9)
     recording = network.record(images)
     last = network.graph.spikes[-1].name
-    read = weighed(recording.spikes[last], recording.thresholds[last])[STEPS // 2 if readout != "all" else 0 :]
+    read = recording.values(last)[STEPS // 2 if readout != "all" else 0 :]
     values = {last: read.mean(0)}
     for node in network.graph.readout_from(values):
         values[node.name] = node.apply([values[name] for name in node.inputs], network.parameters)
@@ -138,6 +142,7 @@ def test_rates_are_spikes_per_neuron_and_step():
     [
         ({"layers": ["relo"]}, "'relo' is no spiking layer .* did you mean 'relu'?"),
         ({"layers": ["conv"]}, "'conv' is no spiking layer"),
+        ({"layers": []}, "nothing to record; name at least one of relu, relu_hidden"),
         ({"layers": "relu"}, r"give a list, such as layers=\['relu'\]"),
         ({"steps": 0}, "steps=0: simulate at least 1 time step"),
         ({"max_bytes": 1000}, r"takes 35,568 bytes, more than max_bytes=1,000; name fewer layers"),

@@ -58,6 +58,8 @@ def test_steps_are_those_of_a_recording(kind, options):
 def test_a_state_may_be_gone_on_from_twice(kind):
     network, images = converted(kind), networks.images(5, seed=9)
     state, _ = network.step(network.start(images), images)
+    assert repr(state).startswith("State after 1 time steps, images of shape [5, 2, 6, 6], potentials\n")
+    assert len(repr(state).splitlines()) == 1 + len(network.graph.spikes)
     before = [array.clone() for array in arrays(state)]
     first, second = (network.step(state, images) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(arrays(state), before, strict=True))

@@ -200,6 +200,8 @@ HOSTILE: list[tuple[str, Change]] = [
     ("schema None", lambda about, arrays: about.pop("schema")),
     ("kind 'ann'", lambda about, arrays: about.update(kind="ann")),
     ("initial_potential='full'", lambda about, arrays: about.update(initial_potential="full")),
+    ("steps=0", lambda about, arrays: about.update(steps=0)),
+    ("steps=True", lambda about, arrays: about.update(steps=True)),
     ("channels_last=None", lambda about, arrays: about.update(channels_last=None)),
     ("graph=None", lambda about, arrays: about.update(graph=None)),
     ("no spiking layer", lambda about, arrays: about["graph"].update(nodes=[])),
