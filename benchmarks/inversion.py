@@ -32,6 +32,7 @@ from snnfl.models import build_model, initialise
 from snnfl.rng import generator
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.torchvision_guard import guard
+from snnfl.updates import Plain
 
 RATE = 0.1
 SEED = 3
@@ -86,7 +87,14 @@ def case_of(model: nn.Module, pictures: Pictures, start: int, count: int, *, lab
     sent = {name: parameter.detach() for name, parameter in model.named_parameters()}
     known = Knowledge(images=count, batch_size=count, epochs=1, learning_rate=RATE, labels=labels)
     exchange = Exchange(server_round=1, sent=sent, received=sent)
-    shape = {"model": model, "input_shape": PICTURE, "mean": pictures.mean, "std": pictures.std, "knowledge": known}
+    shape = {
+        "model": model,
+        "input_shape": PICTURE,
+        "mean": pictures.mean,
+        "std": pictures.std,
+        "knowledge": known,
+        "format": Plain(sent),
+    }
     given = wanted if labels else None
     inputs = ServerView(**shape, exchange=exchange, labels=given).inputs(images)  # type: ignore[arg-type]
     loss = nn.functional.cross_entropy(model(inputs), wanted)

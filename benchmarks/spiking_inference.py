@@ -1,6 +1,6 @@
 """Simulation of a converted network: this engine, spikingjelly, and the network's own dense convolutions alone.
 
-All three compute the same spiking network: spikingjelly's is :meth:`SpikingNetwork.to_spikingjelly`, with thresholds
+All three compute the same spiking network: spikingjelly's is :func:`snnfl.spiking.to_spikingjelly`, with thresholds
 folded into the weights, so that it multiplies nothing that we don't. The floor is every convolution and linear layer
 that has to be computed at each time step, T times on our own chunks and memory layout, and the others once.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import torch
@@ -21,7 +22,7 @@ from snnfl.config import ModelConfig
 from snnfl.conversion import ConversionConfig, convert
 from snnfl.models.registry import build_model
 from snnfl.rng import generator
-from snnfl.spiking import Affine, SpikingNetwork
+from snnfl.spiking import Affine, SpikingNetwork, to_spikingjelly
 from snnfl.spiking import network as engine
 from snnfl.spiking.values import analog_value
 from snnfl.torchvision_guard import guard
@@ -114,20 +115,20 @@ def record(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[Callabl
     """
     calls: list[tuple[Affine, Tensor]] = []
     fired = neurons = 0
-    compute, scan = engine.linear_value, engine.integrate_and_fire
+    compute, run = engine.linear_value, engine.run_neurons
 
     def watched(node: engine.GraphNode, values: dict[str, Tensor], *rest: object) -> Tensor:
         if isinstance(node, Affine):
             calls.append((node, values[node.inputs[0]]))
         return compute(node, values, *rest)
 
-    def counted(*arguments: Tensor) -> Tensor:
+    def counted(*arguments: Any) -> Tensor:
         nonlocal fired, neurons
-        spikes = scan(*arguments)
+        spikes = run(*arguments)
         fired, neurons = fired + int(spikes.count_nonzero()), neurons + spikes.numel()
         return spikes
 
-    with mock.patch.object(engine, "linear_value", watched), mock.patch.object(engine, "integrate_and_fire", counted):
+    with mock.patch.object(engine, "linear_value", watched), mock.patch.object(engine, "run_neurons", counted):
         network.simulate(images, steps=steps)
     constant = [node for node in network.graph.affines if node not in network.graph.body]
     values = {network.graph.input: images}
@@ -157,7 +158,7 @@ def fastest(network: SpikingNetwork, images: Tensor, steps: int, mode: str) -> C
     """Build spikingjelly's network in a step mode, and choose the layout and batch size at which it is fastest."""
     candidates: dict[str, Callable[[], Tensor]] = {}
     for layout in (torch.contiguous_format, torch.channels_last):
-        module = network.to_spikingjelly().to(images.device, memory_format=layout)
+        module = to_spikingjelly(network).to(images.device, memory_format=layout)
         if mode == "m":
             _make_multi_step(module)
         run, pictures = _multi_step if mode == "m" else _single_step, images.contiguous(memory_format=layout)

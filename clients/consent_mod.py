@@ -16,6 +16,7 @@ from clients.participant import arrays_of, partition_of, round_of, run_workspace
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import write_truth
 from snnfl.protocol import TRUTH_DIRECTORY
+from snnfl.training import private_biases
 from snnfl.workspace import Workspace
 
 MAXIMUM_IMAGES = 1024
@@ -60,4 +61,4 @@ def _place(message: Message, context: Context) -> tuple[Path, int, int] | None:
 
 def _biases(work: Workspace, message: Message) -> dict[str, Tensor]:
     arrays = to_tensors(arrays_of(message))
-    return {name: arrays[name] for name in work.biases if name in arrays}
+    return {name: arrays[name] for name in private_biases(work.model) if name in arrays}

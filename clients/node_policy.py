@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import run_workspace
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, update_kind
 from snnfl.conversion import exposed_biases
 from snnfl.protocol import REQUIRE_SPIKING
 from snnfl.workspace import Workspace
@@ -40,10 +40,10 @@ def unprotected(work: Workspace) -> str | None:
 
     A SOLO client uploads metrics alone.
     """
-    config = work.config
-    if config.strategy.name == "solo":
+    config, kind = work.config, update_kind(work.config)
+    if kind == "none":
         return None
-    if not config.strategy.spiking:
+    if kind == "plain":
         return "strategy.spiking=false uploads ordinary networks"
     if config.strategy.bias_back:
         return "strategy.bias_back=true gives the server the biases that clients train with"

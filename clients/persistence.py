@@ -20,7 +20,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import metrics_of, orders_of, partition_of, round_of, run_workspace
 from snnfl.private_files import make_private
-from snnfl.protocol import CONFIG, RUN_TOKEN, STATE_DIRECTORY, STATE_ROUND, keeps_state
+from snnfl.protocol import CONFIG, OLDEST_ROUND, RUN_TOKEN, STATE_DIRECTORY, STATE_ROUND, keeps_state
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def persistent_state(message: Message, context: Context, call_next: ClientAppCal
             raise StateLostError
         if folder is not None:
             _write(folder, server_round, context.state)
-            _forget(folder, server_round - config.run.keep_checkpoints)
+            _forget(folder, int(orders_of(message)[OLDEST_ROUND]))  # type: ignore[arg-type]
     if keeps_state(config):
         context.state[HELD] = MetricRecord({"round": server_round})
         metrics_of(reply)[STATE_ROUND] = held

@@ -53,7 +53,7 @@ def scaling_mod(message: Message, context: Context, call_next: ClientAppCallable
 def _scales(work: Workspace, *, spiking: bool) -> bool:
     """Tell whether the run's attackers scale their spiking update, or their ANN."""
     poisoning = work.config.poisoning
-    update = work.config.strategy.spiking and not poisoning.scale_ann
+    update = work.format.kind == "converted" and not poisoning.scale_ann
     return poisoning.attack == "model_replacement" and update == spiking
 
 

@@ -14,11 +14,11 @@ from flwr.clientapp.typing import ClientAppCallable
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from clients.private_state import keep_own_model, own_model
-from clients.spiking_mod import spiking_update
+from clients.spiking_mod import encoded
 from snnfl.data import test_batches
 from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT, SNN_ACCURACY
-from snnfl.spiking import SpikingNetwork
 from snnfl.training import accuracy
+from snnfl.updates import Unsent, UpdateFormat
 from snnfl.workspace import Workspace
 
 
@@ -26,7 +26,7 @@ def solo_mod(message: Message, context: Context, call_next: ClientAppCallable) -
     """Train the client's own model and keep it; runs of other algorithms pass through."""
     work = run_workspace(context)
     kind = message.metadata.message_type.partition(".")[0]
-    if work.config.strategy.name != "solo" or kind == MessageType.QUERY:
+    if not isinstance(work.format, Unsent) or kind == MessageType.QUERY:
         return call_next(message, context)
     message.content[ARRAYS] = own_model(context, work)
     reply = call_next(message, context)
@@ -34,24 +34,24 @@ def solo_mod(message: Message, context: Context, call_next: ClientAppCallable) -
         return reply
     trained, metrics = arrays_of(reply), metrics_of(reply)
     keep_own_model(context, trained)
-    if work.config.strategy.spiking:
+    if work.format.own.graph is not None:
         partition = partition_of(context, work.config.data.clients)
-        metrics = MetricRecord({**metrics, **_spiking_metrics(work, trained, partition, round_of(message))})
+        spiking = _spiking_metrics(work, work.format.own, trained, partition, round_of(message))
+        metrics = MetricRecord({**metrics, **spiking})
     reply.content = RecordDict({METRICS: metrics})
     return reply
 
 
-def _spiking_metrics(work: Workspace, trained: ArrayRecord, partition: int, server_round: int) -> dict[str, float]:
+def _spiking_metrics(
+    work: Workspace, own: UpdateFormat, trained: ArrayRecord, partition: int, server_round: int
+) -> dict[str, float]:
     """Convert a trained model as an S-client does; measure the time and, where clients evaluate, the accuracy."""
     start = time.perf_counter()
-    update = spiking_update(work, to_tensors(trained), partition, server_round)
+    update = encoded(work, own, to_tensors(trained), partition, server_round)
     metrics = {SECONDS_CONVERT: time.perf_counter() - start}
-    if work.config.evaluation.clients:
+    network = own.server_network(update)
+    if work.config.evaluation.clients and network is not None:
         steps, size = work.config.conversion.steps, work.config.evaluation.batch_size
-        parameters = {name: array.to(work.device) for name, array in update.items()}
-        network = SpikingNetwork(
-            work.graph, parameters, work.config.conversion.initial_potential, work.config.conversion.readout
-        )
         pairs = (
             (images.to(work.device), labels.to(work.device))
             for images, labels in test_batches(work.dataset, size, work.test_images(server_round))

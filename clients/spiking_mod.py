@@ -17,10 +17,9 @@ from torch import Tensor
 from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from snnfl import rng
-from snnfl.conversion import convert_state
-from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.data import calibration_batch
 from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT
+from snnfl.updates import UpdateFormat
 from snnfl.workspace import Workspace
 
 PRIVATE_BIASES = "private-biases"
@@ -30,11 +29,10 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
     """Complete what comes in with private biases; convert what goes out. Plain runs and SOLO pass through."""
     work = run_workspace(context)
     kind = message.metadata.message_type.partition(".")[0]  # Flower routes "train.default" as it does "train"
-    strategy = work.config.strategy
-    if not strategy.spiking or strategy.name == "solo" or kind == MessageType.QUERY:
+    if work.format.kind != "converted" or kind == MessageType.QUERY:
         return call_next(message, context)
     received = arrays_of(message)
-    if not strategy.bias_back:
+    if work.format.private_names:
         complete = {**received, **_private_biases(context, work)}
         in_order = {name: complete[name] for name in work.initial_state if name in complete}
         message.content[ARRAYS] = ArrayRecord(in_order | complete)
@@ -43,49 +41,39 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
         return reply
     start = time.perf_counter()
     trained = to_tensors(arrays_of(reply))
-    if not strategy.bias_back:
-        context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in work.biases})
-    reply.content[ARRAYS] = to_record(
-        spiking_update(work, trained, partition_of(context, work.config.data.clients), round_of(message))
-    )
+    if private := work.format.private_names:
+        context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in private})
+    partition = partition_of(context, work.config.data.clients)
+    reply.content[ARRAYS] = to_record(encoded(work, work.format, trained, partition, round_of(message)))
     metrics = metrics_of(reply)
     reply.content[METRICS] = MetricRecord({**metrics, SECONDS_CONVERT: time.perf_counter() - start})
     return reply
 
 
-def spiking_update(
-    work: Workspace, state: Mapping[str, Tensor], partition: int, server_round: int
+def encoded(
+    work: Workspace, format: UpdateFormat, state: Mapping[str, Tensor], partition: int, server_round: int
 ) -> dict[str, Tensor]:
-    """Convert a trained ANN and lay out what the server may see of it ("Client Encryption", SNFL section 4.2).
+    """Lay out what leaves a client that has trained.
 
     Args:
         work: Of this process.
+        format: Of the update.
         state: The trained ANN, biases included.
         partition: The client's partition; its private images calibrate.
         server_round: Decides, with the partition, which images.
-
-    Returns:
-        Folded weights ``<layer>.weight``, calibrated biases ``<layer>.bias``, ``<layer>.threshold``, ``.potential`` or
-        ``.time_bias`` where those are calibrated, and batch normalisation ``<norm>.gamma``, ``.beta``, ``.mean`` and
-        ``.var``.
     """
     draw = rng.generator(work.config.run.seed, "calibration", server_round, partition)
-    indices = work.partitions[partition]
-    images = calibration_batch(work.dataset, indices, work.config.conversion.calibration_images, draw)
+    count = work.config.conversion.calibration_images
+    images = calibration_batch(work.dataset, work.partitions[partition], count, draw)
     on_device = {name: array.to(work.device) for name, array in state.items()}
-    network = convert_state(work.graph, on_device, images.to(work.device), work.config.conversion)
-    norms = {
-        f"{node.norm}.{field}": state[f"{node.norm}.{name}"]
-        for node in work.graph.affines
-        if node.norm is not None
-        for field, name in NORM_FIELDS.items()
-    }
-    return {**network.parameters, **norms}
+    return format.encode(on_device, images.to(work.device))
 
 
 def _private_biases(context: Context, work: Workspace) -> ArrayRecord:
     """Return the client's biases: those of its last training, before it those of the common initial weights."""
-    kept = context.state.get(PRIVATE_BIASES)
+    kept, initial = context.state.get(PRIVATE_BIASES), work.initial_state
     return (
-        kept if isinstance(kept, ArrayRecord) else ArrayRecord({name: work.initial_state[name] for name in work.biases})
+        kept
+        if isinstance(kept, ArrayRecord)
+        else ArrayRecord({name: initial[name] for name in work.format.private_names})
     )

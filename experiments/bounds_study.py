@@ -22,8 +22,8 @@ from clients.client_app import app as honest
 from experiments.engines.in_process import run_in_process
 from snnfl.config import Config, compose, flatten
 from snnfl.protocol import ARRAYS, CONFIG, SERVER_ROUND
+from snnfl.updates import scale_of
 from snnfl.workspace import workspace
-from strategies.bounds import scale_of
 from strategies.server_app import server_app
 
 COMMON = ("run.overwrite=true", "run.keep_checkpoints=0", "evaluation.images=0", "evaluation.clients=false")

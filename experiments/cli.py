@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from experiments.deploy.cli import deploy_app
 from experiments.ending import ending, keeping
+from experiments.export import export
 from experiments.running import (
     check_results,
     console_of,
@@ -19,11 +20,12 @@ from experiments.running import (
     run_and_show,
 )
 from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
-from snnfl.plugins import check_same, load, load_installed, loaded, resolve
+from snnfl.plugins import load, load_installed, loaded, resolve
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
-    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted."
+    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted; 143 told to "
+    "terminate."
 )
 
 app = typer.Typer(
@@ -200,37 +202,7 @@ def compare(
         check_compared(run_study(study, overrides or [], jobs=jobs, console=console))
 
 
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="a run's folder, or a file of a spiking network", metavar="RUN")],
-    kind: Annotated[Literal["nir"], typer.Option("--format", help="format of the file")] = "nir",
-    output: Annotated[Path | None, typer.Option(help="file to write; default: beside the network's")] = None,
-    input_shape: Annotated[
-        str | None, typer.Option(help="shape of an image, such as 1,28,28; default: that of the run's data")
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="length of the simulation, for a drip depends on it; default: the run's"),
-    ] = None,
-) -> None:
-    """Write a run's spiking network for other tools: snnfl export runs/demo --format nir."""
-    from snnfl.spiking import SpikingNetwork
-    from snnfl.spiking.export_nir import to_nir
-    from strategies.run_directory import CONFIG_FILE, SNN_FILE, read_config
-
-    path = run / SNN_FILE if run.is_dir() else run
-    if run.is_dir() and not path.exists():
-        raise ConfigError(f"{run}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
-    network = SpikingNetwork.load(path)
-    target = output or path.with_suffix(f".{kind}")
-    shape = _image_shape(path.parent, input_shape)
-    if steps is None and (path.parent / CONFIG_FILE).exists():
-        steps = read_config(path.parent).conversion.steps
-    try:
-        to_nir(network, shape, target, steps=steps)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
-    typer.echo(f"{target}: {len(network.graph.spikes)} spiking layers, images of shape {','.join(map(str, shape))}")
+app.command()(export)
 
 
 @data_app.command()
@@ -269,27 +241,6 @@ def plot(
     typer.echo(
         f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} images"
     )
-
-
-def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
-    """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
-    from snnfl import data
-    from strategies.run_directory import CONFIG_FILE, read_config, read_environment
-
-    if given is not None:
-        sizes = given.split(",")
-        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-            raise ConfigError(f"--input-shape={given}: expected whole numbers, such as 1,28,28")
-        return tuple(map(int, sizes))
-    if not (folder / CONFIG_FILE).exists():
-        raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
-    config = read_config(folder)
-    if (
-        config.data.source not in data.sources.names()
-        and check_same(read_environment(folder).get("plugins")) is not None
-    ):
-        raise ConfigError(f"{folder}: its data.source={config.data.source} is a plug-in's; say --input-shape 1,28,28")
-    return data.load(config.data).input_shape
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ status  means
 2       a mistake in what was asked, found before training: an option, a file, a folder that is in use
 3       finished, but not as configured: the last round kept old weights, or a client gave no valid reply
 130     interrupted by Ctrl-C
+141     nobody reads the output any more, as with ``| head`` (SIGPIPE)
 143     told to terminate (SIGTERM)
 ======  ================================================================================================
 """
@@ -21,16 +22,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
-from experiments.signals import Terminated, exit_status, interrupting
+from experiments.signals import OUTPUT, OutputClosed, Terminated, exit_status, interrupting
 
 FAILED, MISTAKE, NOT_AS_CONFIGURED = 1, 2, 3
+
+UNREAD = "nobody reads the output any more"
 
 SHOWN = 5
 """Lines that say in what a run isn't as configured; of more, their number."""
 
 
 class RunFailedError(RuntimeError):
-    """A run that ended without training anything."""
+    """A command whose runs ended without training anything; its arguments are lines that say which and why."""
 
 
 class BrokenOffError(RuntimeError):
@@ -68,7 +71,9 @@ def explained(error: BaseException) -> tuple[list[str], int] | None:
     of_files = (ExportError, NetworkFileError, RecordingError, ThreatModelError)
     if isinstance(error, (ConfigError, ConversionError, DeployError, *of_a_run, *of_files)):
         return [str(error)], MISTAKE
-    if isinstance(error, (BrokenOffError, EngineError, RunBrokenOffError, RunFailedError)):
+    if isinstance(error, RunFailedError):
+        return list(error.args), FAILED
+    if isinstance(error, (BrokenOffError, EngineError, RunBrokenOffError)):
         return [str(error)], FAILED
     if isinstance(error, NotAsConfiguredError):
         more = len(error.lines) - SHOWN
@@ -101,6 +106,9 @@ def ending(program: str, *, files: bool = True) -> Iterator[None]:
             for line in lines:
                 sys.stderr.write(f"{program}: {line}\n")
             sys.exit(status)
+        finally:
+            with suppress(OSError):  # of a closed output SIGPIPE tells
+                sys.stdout.flush()
 
 
 @contextmanager
@@ -143,19 +151,26 @@ def interruptible(
 ) -> Iterator[None]:
     """Say at once, on Ctrl-C or SIGTERM, what is kept and how to go on; then end in good order what must, such as Ray.
 
-    A second Ctrl-C ends the process at once. Arguments as for :func:`keeping`. For a :func:`caller` nothing happens.
+    The same where nobody reads the output any more; a command that keeps nothing then ends without a word. A second
+    Ctrl-C ends the process at once. Arguments as for :func:`keeping`. For a :func:`caller` nothing happens.
     """
     if _FOR_A_CALLER.get():
         yield
         return
 
     def tell(interrupt: KeyboardInterrupt) -> None:
-        if isinstance(interrupt, Terminated):
+        if isinstance(interrupt, OutputClosed):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), OUTPUT)  # what ends may still print
+            line = _joined(UNREAD, kept)
+            if line == UNREAD:
+                _leave(interrupt)
+        elif isinstance(interrupt, Terminated):
             line = _joined("told to terminate", terminated or kept)
         else:
             line = _joined("interrupted", kept)
-        sys.stderr.write(f"{program}: {line}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # it may go where the output went
+            sys.stderr.write(f"{program}: {line}\n")
+            sys.stderr.flush()
         logging.disable()  # what is broken off on the way out is no news, and Flower tells it with tracebacks
 
     try:

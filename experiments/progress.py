@@ -12,8 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from snnfl.config import Config, sampled_clients
+from snnfl.config import Config, prefixed, sampled_clients
 from strategies.bases import find
+
+
+class Bars(Progress):
+    """Rich's progress bars, but for the blank line that they leave where there is no terminal."""
+
+    def stop(self) -> None:
+        """Stop drawing."""
+        self.live.stop()
 
 
 class RoundProgress:
@@ -31,7 +39,7 @@ class RoundProgress:
         here = config.engine.name == "in_process"
         self.selected = sampled_clients(config) if here else None
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("clients"))
-        self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+        self.progress = Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
         self.task = self.progress.add_task("connecting", total=self.selected)
 
     def __enter__(self) -> RoundProgress:
@@ -101,7 +109,7 @@ class WatchedClientApp(ClientApp):
 def algorithm(config: Config) -> str:
     """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg."""
     private = "" if config.privacy.clipping == "none" else "DP-"
-    return ("S-" if config.strategy.spiking else "") + private + find(config.strategy.name).title
+    return prefixed(config, private + find(config.strategy.name).title)
 
 
 def percent(value: float | None) -> str:
@@ -110,9 +118,11 @@ def percent(value: float | None) -> str:
 
 
 def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) -> Table:
-    """Lay the last rounds of several runs side by side."""
-    config = runs[0][0]
-    table = Table(title=f"{config.data.source}, {config.data.clients} clients, {config.run.rounds} rounds")
+    """Lay the last rounds of several runs side by side; where clients poison, say below how far they came."""
+    config, rounds = runs[0][0], runs[0][1][-1]["round"]  # a run that goes on may have more than it is asked for
+    title = f"{config.data.source}, {config.data.clients} clients, {rounds} rounds"
+    attacks = [_attack(config, rows[-1]) for config, rows in runs if rows[-1].get("attack_success_ann") is not None]
+    table = Table(title=title, caption="\n".join(attacks) or None)
     for name in ("", "server SNN", "server ANN", "clients' ANN", "MB up", "seconds"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:
@@ -130,3 +140,10 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
             f"{sum(row['seconds_round'] for row in rows):.0f}",
         )
     return table
+
+
+def _attack(config: Config, last: Mapping[str, Any]) -> str:
+    """Say how far the clients that poison have come."""
+    success = {"SNN": last["attack_success_snn"], "ANN": last["attack_success_ann"]}
+    values = ", ".join(f"{percent(value)} ({kind})" for kind, value in success.items() if value is not None)
+    return f"{algorithm(config)}: success of {config.poisoning.attack} {values}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,11 @@ from typing import Any
 from rich.console import Console
 
 from experiments.ending import NotAsConfiguredError, RunFailedError, keeping
+from experiments.signals import SIGPIPE
 from snnfl.config import Config
+
+UNLIMITED = 10_000
+"""Columns of a file, or of a pipe."""
 
 
 def run_and_show(
@@ -34,6 +39,7 @@ def run_and_show(
         RunFailedError: If no client sent a valid update in any round.
         BrokenOffError: If the system doesn't let it go on.
     """
+    from strategies.attendance import nothing_valid
     from strategies.resume import what_is_kept
 
     if config.engine.name == "deployment":
@@ -41,8 +47,8 @@ def run_and_show(
     else:
         with keeping(kept or (lambda: what_is_kept(config))):
             rows = _run_here(config, console, verbose)
-    if not any(row.get("replies") for row in rows):
-        raise RunFailedError("no client sent a valid update in any round; the reasons stand in the log above")
+    if (failure := nothing_valid(rows)) is not None:
+        raise RunFailedError(failure)
     return rows
 
 
@@ -51,8 +57,9 @@ def may_replace_a_demo(config: Config) -> Config:
 
     Raises:
         ConfigError: If another run lies there.
+        FolderInUseError: If another process runs there.
     """
-    from strategies.run_directory import RunFileError, read_environment, refuse_earlier, run_path
+    from strategies.run_directory import RunFileError, held, read_environment, refuse_earlier, run_path
 
     try:
         command = read_environment(run_path(config)).get("command")
@@ -60,7 +67,8 @@ def may_replace_a_demo(config: Config) -> Config:
         command = None
     own = isinstance(command, list) and command[1:2] == ["demo"]
     allowed = replace(config, run=replace(config.run, overwrite=config.run.overwrite or own))
-    refuse_earlier(allowed)
+    with held(allowed):
+        refuse_earlier(allowed)
     return allowed
 
 
@@ -71,15 +79,18 @@ def check_results(runs: Mapping[str, tuple[Config, Sequence[Mapping[str, Any]]]]
         runs: Configuration and rows by the name that a line begins with; the empty name for none.
 
     Raises:
-        NotAsConfiguredError: With a line for each who isn't, and why.
+        RunFailedError: With a line for each in which no client sent a valid update in any round.
+        NotAsConfiguredError: With a line for each who isn't as configured, and why.
     """
-    from strategies.attendance import shortcomings
+    from strategies.attendance import nothing_valid, shortcomings
 
-    lines = [
-        f"{name}: {line}" if name else line
-        for name, (config, rows) in runs.items() for line in shortcomings(config, rows)
-    ]  # fmt: skip
-    if lines:
+    def named(found: Mapping[str, Sequence[str]]) -> list[str]:
+        return [f"{name}: {line}" if name else line for name, lines in found.items() for line in lines]
+
+    failures = {name: nothing_valid(rows) for name, (_, rows) in runs.items()}
+    if failed := named({name: [line] for name, line in failures.items() if line is not None}):
+        raise RunFailedError(*failed)
+    if lines := named({name: shortcomings(config, rows) for name, (config, rows) in runs.items()}):
         raise NotAsConfiguredError(lines)
 
 
@@ -153,6 +164,23 @@ def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
     return read_metrics(path)
 
 
+class _Console(Console):
+    """A console that leaves lines whole where it writes to no terminal, and a closed output to the main thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = UNLIMITED
+
+    def on_broken_pipe(self) -> None:
+        """Tell the main thread, which may be waiting for this one, instead of ending with status 1."""
+        if SIGPIPE is None:
+            super().on_broken_pipe()
+        else:
+            self.quiet = True
+            os.kill(os.getpid(), SIGPIPE)
+
+
 class _ConsoleHandler(logging.Handler):
     """Print log messages above the progress bar, each in a line of its own."""
 
@@ -170,7 +198,7 @@ def console_of(verbose: bool) -> Console:
     """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
     import flwr.supercore  # noqa: F401  (it sets the level of its log when it is imported)
 
-    console = Console()
+    console = _Console()
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)
     logging.getLogger("strategies").setLevel(logging.INFO)
     flower = logging.getLogger("flwr")

@@ -1,21 +1,40 @@
-"""A command that is told to terminate ends in as good order as one that is interrupted."""
+"""A command that is told to terminate, or that nobody reads, ends in as good order as one that is interrupted."""
 
 from __future__ import annotations
 
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGPIPE: int | None = getattr(signal, "SIGPIPE", None)
+"""Windows has none."""
+
+OUTPUT = 1
+"""File descriptor of the standard output."""
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM has come. Whatever cleans up after Ctrl-C cleans up after it, too."""
 
 
+class OutputClosed(KeyboardInterrupt):
+    """The pipe that the standard output goes to has lost its reader, as with ``| head``."""
+
+
+_ASKED: dict[int | None, type[KeyboardInterrupt]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: Terminated,
+    SIGPIPE: OutputClosed,
+}
+"""What each signal asks for."""
+
+
 def exit_status(interrupt: KeyboardInterrupt) -> int:
     """Return the status of a process that ends for it: 128 and the number of the signal, as shells have it."""
-    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    return 128 + next(number for number, kind in _ASKED.items() if kind is type(interrupt) and number is not None)
 
 
 @contextmanager
@@ -23,7 +42,7 @@ def interrupting(
     tell: Callable[[KeyboardInterrupt], None] = lambda interrupt: None,
     again: Callable[[KeyboardInterrupt], None] = lambda interrupt: None,
 ) -> Iterator[None]:
-    """Raise inside the block what Ctrl-C and SIGTERM ask for, once: ``KeyboardInterrupt`` or :class:`Terminated`.
+    """Raise inside the block what Ctrl-C, SIGTERM and a closed output ask for, once: ``KeyboardInterrupt`` or its kin.
 
     While the block cleans up, another SIGTERM changes nothing. Python handles signals in the main thread; nothing
     happens in another.
@@ -36,7 +55,9 @@ def interrupting(
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal told
-        raised = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if number == SIGPIPE and not _output_is_closed():
+            return  # of a socket, or another pipe: who writes there has an error
+        raised = _ASKED[number]()
         if told and number == signal.SIGINT:
             again(raised)
         if not told:
@@ -44,9 +65,9 @@ def interrupting(
             tell(raised)
             raise raised
 
-    handled = [signal.SIGINT, signal.SIGTERM] if _is_main() else []
-    # Nohup, and a shell that starts a command in the background, let it be deaf to Ctrl-C.
-    before = {n: signal.getsignal(n) for n in handled if signal.getsignal(n) != signal.SIG_IGN}
+    handled = [number for number in _ASKED if number is not None] if _is_main() else []
+    # Nohup, and a shell that starts a command in the background, let it be deaf to Ctrl-C; to SIGPIPE Python is.
+    before = {n: signal.getsignal(n) for n in handled if signal.getsignal(n) != signal.SIG_IGN or n == SIGPIPE}
     for number in before:
         signal.signal(number, interrupt)
     try:
@@ -65,6 +86,12 @@ def same_handler() -> Iterator[None]:
     finally:
         if _is_main():
             signal.signal(signal.SIGTERM, before)
+
+
+def _output_is_closed() -> bool:
+    poll = select.poll()
+    poll.register(OUTPUT, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _is_main() -> bool:

@@ -74,12 +74,12 @@ class Run:
         Raises:
             ConfigError: If the run has left none yet, or never will, as a plain one.
         """
-        from snnfl.spiking import SpikingNetwork
+        from snnfl.spiking import load
 
         use_app()
         from strategies.run_directory import SNN_FILE
 
-        return SpikingNetwork.load(self._final(SNN_FILE))
+        return load(self._final(SNN_FILE))
 
     def _final(self, name: str) -> Path:
         if not (self.path / name).exists():

@@ -1,4 +1,4 @@
-"""Where an installation keeps `clients/`, `strategies/` and `experiments/`, and the commands that start there.
+"""Where an installation keeps `clients/`, `strategies/` and `experiments/`, and how a process comes to import them.
 
 These three are folders at the root of the repository, because a Flower app is its root: ``flwr run .`` bundles them and
 a SuperNode imports them by these names. Installed under these names they would be anybody's: a user's project has
@@ -91,22 +91,6 @@ class _Hidden:
                 name=name,
             )
         return None
-
-
-def main() -> None:
-    """Run the command ``snnfl``."""
-    use_app()
-    from experiments.cli import main as run
-
-    run()
-
-
-def flower_simulation() -> None:
-    """Run the command ``flower-simulation``; the app that it loads may have packages called as ours are."""
-    use_app(["experiments"])
-    from experiments.flower_simulation import main as run
-
-    run()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snnfl.config import Config
+from snnfl.config import Config, converts, keeps_biases, update_kind
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -22,6 +22,9 @@ TEMPERATURE = "temperature"
 
 RUN_TOKEN = "run-token"
 """In the config record: a random name of the run, 32 hexadecimal digits, which a resumed run keeps."""
+
+OLDEST_ROUND = "oldest-round"
+"""There: the oldest round that the server could be resumed after. What a client would need for an older one may go."""
 
 STATE_DIRECTORY = "state-directory"
 """In a node's configuration: the folder in which its client keeps its private state."""
@@ -50,6 +53,7 @@ that of the received model on the client's training images. The norm bit (Flower
 The state's round is the one after which the private state was written that the client has trained from, 0 for none: by
 it the server, which knows who has trained when, notices that a client has lost its state."""
 
+FAILED = "the run has failed"
 NOT_AS_CONFIGURED = "finished, but not as configured"
 REFUSED = "the run is refused"
 """How lines of a ServerApp's log begin, by which whoever follows it from another machine learns how a run ended."""
@@ -63,8 +67,7 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    biases = config.strategy.spiking and not config.strategy.bias_back
-    return biases or config.strategy.name in ("moon", "solo")
+    return keeps_biases(config) or config.strategy.name in ("moon", "solo")
 
 
 def train_metrics(config: Config) -> frozenset[str]:
@@ -72,13 +75,13 @@ def train_metrics(config: Config) -> frozenset[str]:
     names = {EXAMPLES, LOSS, SECONDS_TRAIN}
     if config.evaluation.clients:
         names |= {ACCURACY, SECONDS_EVALUATE}
-    if config.strategy.spiking:
+    if converts(config):
         names |= {SECONDS_CONVERT}
     if keeps_state(config):
         names |= {STATE_ROUND}
     if config.strategy.name == "qfedavg":
         names |= {RECEIVED_LOSS}
-    if config.strategy.name == "solo" and config.strategy.spiking and config.evaluation.clients:
+    if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}
     if config.privacy.clipping == "client_adaptive":
         names |= {NORM_BIT}

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import Config, ConfigError
+from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
 from snnfl.models import build_model
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
-from snnfl.training import exchangeable, load_arrays, needs_two, private_biases
+from snnfl.training import exchangeable, load_arrays, needs_two
+from snnfl.updates import Converted, Plain, Unsent, UpdateFormat
 
 
 class Workspace:
@@ -105,9 +106,18 @@ class Workspace:
         return {name: array.cpu().clone() for name, array in self.arrays.items()}
 
     @cached_property
-    def biases(self) -> tuple[str, ...]:
-        """Names of the biases that stay on the client in an S-run."""
-        return private_biases(self.model)
+    def format(self) -> UpdateFormat:
+        """What travels between server and clients.
+
+        Raises:
+            ConversionError: As :attr:`graph`, if clients convert.
+            ConfigError: If they calibrate biases in time for fewer steps than the network is simulated.
+        """
+        config, state = self.config, self.initial_state
+        own: UpdateFormat = Plain(state)
+        if converts(config):
+            own = Converted(self.graph, state, config.conversion, bias_back=config.strategy.bias_back)
+        return Unsent(own, state) if update_kind(config) == "none" else own
 
     @cached_property
     def graph(self) -> SpikingGraph:

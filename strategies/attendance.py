@@ -95,6 +95,15 @@ def attendance_columns(
     }
 
 
+def nothing_valid(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say that no client sent a valid update in any round of a run, and why not in the last; ``None`` if one did."""
+    if any(row.get("replies") for row in rows):
+        return None
+    if not rows:
+        return "no round was played"
+    return ": ".join(["no client sent a valid update in any round", *_reasons(rows[-1])[:1]])
+
+
 def shortcomings(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in what a run that has all its rounds isn't what was configured: who and why, a line each.
 
@@ -106,12 +115,15 @@ def shortcomings(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]
     last = rows[-1]
     found = []
     if not last.get("replies") or not (last.get("aggregated") or config.strategy.name in UNAGGREGATED):
-        faults = [f"partition {f['partition']} {f['verdict']}: {f['reason']}" for f in last.get("faults", ())]
         asked = len(last.get("asked", {}).get("train", ()))
         valid = f"{last.get('replies', 0)} of {asked} replies were valid"
         kept = f"round {last['round']}, the last, kept the old weights; {valid}"
-        found.append(": ".join([kept, *faults[:1]]))
+        found.append(": ".join([kept, *_reasons(last)[:1]]))
     return found + [line for message in ("train", "evaluate") for line in _never(config, rows, message)]
+
+
+def _reasons(row: Mapping[str, Any]) -> list[str]:
+    return [f"partition {f['partition']} {f['verdict']}: {f['reason']}" for f in row.get("faults", ())]
 
 
 def _never(config: Config, rows: Sequence[Mapping[str, Any]], message: str) -> Iterator[str]:

@@ -30,17 +30,6 @@ LENIENCE = 10.0
 threshold, was up to 140 times that of the others in trials."""
 
 
-def scale_of(array: Tensor) -> float:
-    """Return the scale of an initial array: its root mean square; of a vector, and of zeros, 1.
-
-    >>> scale_of(torch.full((2, 2), -0.5)), scale_of(torch.full((3,), 0.5)), scale_of(torch.zeros(2, 3))
-    (0.5, 1.0, 1.0)
-    """
-    if array.dim() < 2:
-        return 1.0
-    return float(torch.linalg.vector_norm(array)) / math.sqrt(array.numel()) or 1.0
-
-
 def changes(arrays: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the magnitude of each array: of its change where it was sent, else of itself.
 

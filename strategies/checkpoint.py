@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
+from snnfl.spiking.storage import sync_file
 from strategies.guarded import Guarded
-from strategies.spiking import Spiking
 from strategies.state import StrategyState, pack, restore, unpack
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
+
+SYNC_SECONDS = 1.0
+"""How long what a power cut would take may have been on its way to the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,31 +51,62 @@ class Checkpoint:
             ConfigError: If its base is of another kind.
         """
         restore(strategy.base, self.base)
-        if isinstance(strategy, Spiking) and self.network is not None:
+        if self.network is not None:
             strategy.network = strategy.network_of(self.network)
 
 
-def write_checkpoint(
-    folder: Path, strategy: Guarded, *, server_round: int, token: str, arrays: ArrayRecord, keep: int
-) -> None:
-    """Write the checkpoint of a round, then delete all but the last ``keep``.
+class Checkpoints:
+    """Write the checkpoints of a run, and delete those that it no longer needs.
 
-    Raises:
-        ConfigError: If the base strategy holds something that cannot be written.
+    A process that is killed loses nothing that was written. A power cut may take what the system hasn't yet seen to the
+    disk; to wait for that costs a round of a small model more than its training. So the disk is waited for once in
+    :data:`SYNC_SECONDS`, and the newest checkpoint that is surely on it stays until a newer one is: a power cut takes
+    the rounds of about a second, and what it damages is noticed.
+
+    Args:
+        folder: Of the checkpoints.
+        metrics: The file whose rows must be on the disk before the checkpoint of their round is.
+        keep: How many stay, beside the newest that is surely on the disk.
+        rounds: Of the run; the disk is waited for after the last one.
     """
-    content: dict[str, NDArray[Any]] = {}
-    network = strategy.network if isinstance(strategy, Spiking) else None
-    state = {
-        "token": token,
-        "arrays": arrays,
-        "network": None if network is None else {name: a.detach() for name, a in network.parameters.items()},
-        "strategy": strategy.base,
-    }
-    packed = {name: pack(value, name, content) for name, value in state.items()}
-    folder.mkdir(exist_ok=True)
-    write_sealed(round_file(folder, server_round), content, {"schema": SCHEMA, "round": server_round, **packed})
-    for path in list(round_files(folder).values())[:-keep]:
-        path.unlink()
+
+    def __init__(self, folder: Path, metrics: Path, *, keep: int, rounds: int) -> None:
+        self.folder, self.metrics, self.keep, self.rounds = folder, metrics, keep, rounds
+        self._synced: int | None = max(round_files(folder), default=None)
+        self._synced_at = -math.inf
+
+    @property
+    def oldest(self) -> int:
+        """The oldest round that the run could be resumed after; 0 if that is its start."""
+        return min(round_files(self.folder), default=0)
+
+    def write(self, strategy: Guarded, *, server_round: int, token: str, arrays: ArrayRecord) -> None:
+        """Write the checkpoint of a round, with which the round is complete.
+
+        Raises:
+            ConfigError: If the base strategy holds something that cannot be written.
+        """
+        content: dict[str, NDArray[Any]] = {}
+        network = strategy.network
+        state = {
+            "token": token,
+            "arrays": arrays,
+            "network": None if network is None else {name: a.detach() for name, a in network.parameters.items()},
+            "strategy": strategy.base,
+        }
+        packed = {name: pack(value, name, content) for name, value in state.items()}
+        about = {"schema": SCHEMA, "round": server_round, **packed}
+        self.folder.mkdir(exist_ok=True)
+        sync = server_round == self.rounds or time.monotonic() - self._synced_at >= SYNC_SECONDS
+        if sync:
+            sync_file(self.metrics)
+        write_sealed(round_file(self.folder, server_round), content, about, sync=sync)
+        if sync:
+            self._synced, self._synced_at = server_round, time.monotonic()
+        files = round_files(self.folder)
+        for obsolete in list(files)[: -self.keep]:
+            if obsolete != self._synced:
+                files[obsolete].unlink()
 
 
 def check_state(strategy: Guarded) -> None:

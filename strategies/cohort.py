@@ -246,8 +246,8 @@ def seeded_draws(seed: int, server_round: int, purpose: str) -> Iterator[None]:
     """
     python, numpy = random.getstate(), np.random.get_state()
     drawn = derive_seed(seed, purpose, server_round)
-    random.setstate(random.Random(drawn).getstate())
-    np.random.set_state(np.random.RandomState([drawn >> 32, drawn & 0xFFFFFFFF]).get_state())
+    random.seed(drawn)
+    np.random.seed([drawn >> 32, drawn & 0xFFFFFFFF])
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.config import Config, ConfigError, sampled_clients
+from snnfl.config import Config, ConfigError, sampled_clients, update_kind
 from strategies.bases import build_base, find, parameters, quorum
 from strategies.privacy import private
 
@@ -88,7 +88,7 @@ def _privacy_warnings(config: Config) -> Iterator[str]:
             f"privacy.clipping={config.privacy.clipping}: the noise is computed for an average; with "
             f"strategy.name={config.strategy.name} one client moves the aggregate by more, so no guarantee follows"
         )
-    if config.strategy.spiking:
+    if update_kind(config) == "converted":
         yield (
             f"privacy.clipping={config.privacy.clipping}: protects the weights and batch normalisation that clients "
             "receive; biases and thresholds of the server's spiking network are aggregated without clipping and noise"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from snnfl.config import Config, ConfigError
 from snnfl.detection import DetectorError, RoundView, Verdict, get_detector
-from snnfl.spiking import SpikingGraph
+from snnfl.updates import UpdateFormat
 from strategies.update import Update
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,7 @@ class Detecting:
     Args:
         detectors: Their names.
         exclude: The one of them whose flagged clients are left out.
-        graph: Structure of the spiking network in an S-run.
-        minimum_scale: As in :class:`~snnfl.detection.RoundView`.
+        format: Of the updates.
 
     Raises:
         ConfigError: For an unknown detector, or one that looks at what a plain run doesn't have.
@@ -59,18 +58,16 @@ class Detecting:
     def __init__(
         self,
         detectors: Sequence[str],
+        format: UpdateFormat,
         *,
         exclude: str | None = None,
-        graph: SpikingGraph | None = None,
-        minimum_scale: float = 1e-6,
     ) -> None:
         self.detectors = [get_detector(name) for name in detectors]
         for detector in self.detectors:
-            if (reason := detector.refusal(spiking=graph is not None)) is not None:
+            if (reason := detector.refusal(format)) is not None:
                 raise ConfigError(reason)
         self.exclude = exclude
-        self.graph = graph
-        self.minimum_scale = minimum_scale
+        self.format = format
         self.sent: Mapping[str, Tensor] = {}
 
     def screen(self, updates: Sequence[Update], partitions: Sequence[int]) -> Screening:
@@ -79,8 +76,7 @@ class Detecting:
             updates=[update.arrays for update in updates],
             sent=self.sent,
             examples=[update.examples for update in updates],
-            graph=self.graph,
-            minimum_scale=self.minimum_scale,
+            format=self.format,
         )
         verdicts: list[Verdict] = []
         failed: dict[str, str] = {}
@@ -96,7 +92,7 @@ class Detecting:
         return Screening(partitions=tuple(partitions), verdicts=tuple(verdicts), kept=kept, failed=failed)
 
 
-def build_detecting(config: Config, graph: SpikingGraph | None) -> Detecting | None:
+def build_detecting(config: Config, format: UpdateFormat) -> Detecting | None:
     """Build the detectors of a run, if it has any.
 
     Raises:
@@ -107,8 +103,7 @@ def build_detecting(config: Config, graph: SpikingGraph | None) -> Detecting | N
         return None
     if detection.exclude is not None:
         logger.warning("detection.exclude=%s: a defence; whom it flags is left out of the aggregate", detection.exclude)
-    scale = config.conversion.minimum_scale
-    return Detecting(detection.detectors, exclude=detection.exclude, graph=graph, minimum_scale=scale)
+    return Detecting(detection.detectors, format, exclude=detection.exclude)
 
 
 def detection_columns(screening: Screening | None, attackers: Collection[int]) -> dict[str, Any] | None:

@@ -100,6 +100,8 @@ class Arrival:
         most_bytes: That they may have together.
         contents: Those that have arrived.
         incomplete: Whether one of them has been asked for in vain.
+        stumble: At which the SuperLink has failed instead, if it has.
+        stumbles: How often it has failed so far.
     """
 
     envelope: Envelope
@@ -108,23 +110,30 @@ class Arrival:
     most_bytes: int
     contents: dict[str, bytes] = field(default_factory=dict)
     incomplete: bool = False
+    stumble: httpx.HTTPStatusError | None = None
+    stumbles: int = 0
 
     def pull(self, fetch: Callable[[str], bytes]) -> bool:
         """Fetch what is missing; tell whether all is there.
 
         Raises:
             ObjectPullError: If an object will never be there.
+            HTTPStatusError: If the SuperLink fails once more than it may, such as at a locked database.
             ValueError: If it has too many objects or bytes.
         """
         if len(self.wanted) > self.most_objects:
             raise ValueError(f"it has more than {self.most_objects} objects")
-        self.incomplete = False
+        self.incomplete, self.stumble = False, None
         missing = [object_id for object_id in self.wanted if object_id not in self.contents]
         try:
             pull_objects(missing, lambda object_id: self._take(object_id, fetch), max_tries_per_object=1)
         except ObjectPullError:
             if not self.incomplete:
                 raise
+        if self.stumble is not None:
+            self.stumbles += 1
+            if self.stumbles == PATIENCE:
+                raise self.stumble
         return not self.incomplete
 
     def _take(self, object_id: str, fetch: Callable[[str], bytes]) -> bytes:
@@ -134,6 +143,9 @@ class Arrival:
         except ObjectUnavailableError:
             self.incomplete = True
             raise
+        except httpx.HTTPStatusError as error:
+            self.incomplete, self.stumble = True, error
+            raise ObjectUnavailableError(object_id) from None
         self.contents[object_id] = content
         return content
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,15 +10,15 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import SType
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy, rng
-from snnfl.protocol import ARRAYS, EVALUATE_METRICS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS
+from snnfl.protocol import EVALUATE_METRICS, LOSS, RECEIVED_LOSS
+from snnfl.spiking import SpikingNetwork
+from strategies.arrays import array_of, tensor_of, tensors_of, with_tensors
 from strategies.attendance import Fault
 from strategies.bounds import changes, farthest, limits
 from strategies.cohort import Cohort, failure, seeded_draws
@@ -83,6 +82,7 @@ class Guarded(Strategy):
         weighing: What an update counts in the averages of the base strategy.
 
     Attributes:
+        network: The spiking network that the server aggregates; ``None`` where it has none, or none yet.
         detecting: Judges the checked updates of each round; ``None`` for no detectors.
     """
 
@@ -103,10 +103,11 @@ class Guarded(Strategy):
         self.minimum_replies = minimum_replies
         self.participation = participation
         self.update_bound = update_bound
-        self.scales = {name: array.scale for name, array in spec.arrays.items()}
+        self.scales = dict(spec.scales)
         self.lenient: frozenset[str] = frozenset()
         self.weighing = weighing
         self.report = RoundReport()
+        self.network: SpikingNetwork | None = None
         self.detecting: Detecting | None = None
         self._grid: Grid | None = None
         self._sent: dict[str, Tensor] = {}
@@ -117,7 +118,7 @@ class Guarded(Strategy):
     ) -> Iterable[Message]:
         """Let the base strategy select clients, reproducibly."""
         self._grid, self.report = grid, RoundReport()
-        self._sent = dict(arrays.to_torch_state_dict())
+        self._sent = tensors_of(arrays)
         if self.detecting is not None:
             self.detecting.sent = self._sent
         with seeded_draws(self.seed, server_round, "train selection"):
@@ -177,6 +178,10 @@ class Guarded(Strategy):
         pairs = zip(valid, updates, strict=True)
         return [with_tensors(message, update.arrays, names, self.weighing(update)) for message, update in pairs]
 
+    def network_of(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork | None:
+        """Return the spiking network of aggregated arrays; here there is none."""
+        return None
+
     def aggregated(self, server_round: int, arrays: ArrayRecord, valid: list[Message], updates: list[Update]) -> None:
         """Do what else is to be done with the replies of a round once the base strategy has made arrays of them."""
 
@@ -228,7 +233,7 @@ class Guarded(Strategy):
             return None
         sound, tensors, negative = dict(arrays), dict[str, Tensor](), dict[str, int]()
         for name, array in arrays.items():
-            values = array.numpy()
+            values = tensor_of(array).numpy()
             if name.endswith("running_var") and (values < 0).any():
                 negative[name] = int((values < 0).sum())
                 values = np.maximum(values, 0)
@@ -238,7 +243,8 @@ class Guarded(Strategy):
                 message = "round %d: the aggregate of %s isn't finite; the old weights are kept"
                 logger.warning(message, server_round, name)
                 return None
-            sound[name], tensors[name] = Array(values), npy.as_tensor(values)
+            tensors[name] = npy.as_tensor(values)
+            sound[name] = array_of(tensors[name])
         if negative:
             found = ", ".join(f"{count} of {name}" for name, count in negative.items())
             logger.warning("round %d: negative variances of the aggregate were set to 0: %s", server_round, found)
@@ -333,40 +339,3 @@ class Guarded(Strategy):
         partition = "unknown" if known is None else str(known)
         message = "round %d: reply of partition %s (node %d) %s: %s"
         logger.warning(message, server_round, partition, node, verdict, reason)
-
-
-class KnownArray(Array):
-    """An array whose values are known, so that a strategy neither parses it again nor, mostly, has it serialised.
-
-    Args:
-        tensor: float32; never changed.
-    """
-
-    tensor: Tensor
-
-    def __init__(self, tensor: Tensor) -> None:
-        # Not by attributes: each would tell Flower's base class that something changed.
-        self.__dict__.update(dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, tensor=tensor)
-
-    @property
-    def data(self) -> bytes:  # type: ignore[override]
-        """The bytes that would travel."""
-        return npy.dumps(self.tensor)
-
-    def numpy(self) -> NDArray[np.float32]:
-        """Return a copy, which its owner may change, as Flower's q-FedAvg does."""
-        return self.tensor.numpy().copy()
-
-
-def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterable[str], weight: float) -> Message:
-    """Return a reply with these arrays, in the order of the names; the given one stays as it is for who recorded it.
-
-    Its weight in an average stands where Flower's strategies look for it: in the number of examples.
-    """
-    reply = copy.copy(message)
-    arrays = ArrayRecord()
-    # A record that is made of a dictionary would serialise each array and copy it, one that is filled check each item.
-    arrays.__dict__["_data"].update({name: KnownArray(tensors[name]) for name in names})
-    metrics = MetricRecord({**message.content.metric_records[METRICS], EXAMPLES: weight})
-    reply.content = RecordDict({**message.content, ARRAYS: arrays, METRICS: metrics})
-    return reply

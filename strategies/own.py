@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from flwr import serverapp
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from snnfl.protocol import ARRAYS, CONTRASTIVE_MU, METRICS, TEMPERATURE
-from strategies.guarded import KnownArray
+from strategies.arrays import known, tensor_of
 
 
 class FedAvg(serverapp.strategy.FedAvg):
@@ -32,8 +33,9 @@ class FedAvg(serverapp.strategy.FedAvg):
             return None, None
         records: list[Any] = [content[ARRAYS] for content in contents]
         factors = shares(contents, self.weighted_by_key)
-        average = {name: Array(weighted_sum([each[name] for each in records], factors)) for name in records[0]}
-        return ArrayRecord(average), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        average = {name: weighted_sum([each[name] for each in records], factors) for name in records[0]}
+        record = ArrayRecord({name: known(torch.from_numpy(values)) for name, values in average.items()})
+        return record, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 
 def shares(contents: Sequence[RecordDict], key: str) -> list[float]:
@@ -46,17 +48,12 @@ def shares(contents: Sequence[RecordDict], key: str) -> list[float]:
 
 def weighted_sum(arrays: Sequence[Array], factors: Sequence[float]) -> NDArray[Any]:
     """Add arrays up in their order, each times its factor, with one array for the products of all."""
-    total = np.asarray(_values(arrays[0]) * factors[0])
+    total = np.asarray(tensor_of(arrays[0]).numpy() * factors[0])
     product = np.empty_like(total)
     for array, factor in zip(arrays[1:], factors[1:], strict=True):
-        values = _values(array)
+        values = tensor_of(array).numpy()
         total += np.multiply(values, factor, out=product if values.dtype == product.dtype else None)
     return total
-
-
-def _values(array: Array) -> NDArray[Any]:
-    """Return an array's values, to be read only."""
-    return array.tensor.numpy() if isinstance(array, KnownArray) else array.numpy()
 
 
 class Moon(FedAvg):

@@ -15,12 +15,12 @@ from snnfl.data import Dataset, test_batches
 from snnfl.poisoning import attacks_in, triggered_test
 from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
 from snnfl.workspace import Workspace
+from strategies.arrays import tensors_of
 from strategies.attendance import KnownStates, attendance_columns
 from strategies.cohort import Cohort
 from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
 from strategies.run_directory import RunDirectory
-from strategies.spiking import Spiking
 from strategies.update import Update
 
 Row: TypeAlias = dict[str, Any]
@@ -109,8 +109,8 @@ class Recorder:
             return None, None
         work, size = self.work, self.work.config.evaluation.batch_size
         limit = work.test_images(server_round)
-        if not isinstance(self.strategy, Spiking):
-            load_arrays(work.model, arrays.to_torch_state_dict())
+        if work.format.graph is None:
+            load_arrays(work.model, tensors_of(arrays))
             return None, evaluate(work.model, self._batches(dataset, size, limit)).accuracy
         network, steps = self.strategy.network, work.config.conversion.steps
         if network is None:

@@ -119,7 +119,7 @@ class RunDirectory:
         return run
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a round to ``metrics.jsonl`` and see it to the disk.
+        """Append a round to ``metrics.jsonl``.
 
         Raises:
             OSError: Naming the file, if the system doesn't let it be written.
@@ -128,8 +128,6 @@ class RunDirectory:
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
 

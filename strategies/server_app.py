@@ -18,13 +18,15 @@ from flwr.supercore import log
 from snnfl.config import Config, ConfigError, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import NOT_AS_CONFIGURED, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.spiking import save
 from snnfl.spiking.storage import write_arrays
+from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
-from strategies.attendance import shortcomings
+from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
 from strategies.bases import weighing
-from strategies.checkpoint import Checkpoint, check_state, discard_newer, write_checkpoint
+from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
 from strategies.cohort import Cohort, CohortError
 from strategies.combinations import build_checked, minimum_replies, network_rule
 from strategies.detecting import build_detecting
@@ -39,6 +41,7 @@ from strategies.run_directory import (
     AUDIT,
     CHECKPOINTS,
     FIGURE_FILES,
+    METRICS_FILE,
     SNN_FILE,
     RunDirectory,
     RunFileError,
@@ -50,7 +53,7 @@ from strategies.run_directory import (
 from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
 from strategies.tracking import Tracker, find_tracker
-from strategies.update import UpdateSpec, ann_specs
+from strategies.update import UpdateSpec
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +67,6 @@ def server_app(observer: Observer = lambda row: None) -> ServerApp:
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
-        end_in_good_order()
         run(grid, unflatten(context.run_config), observer)
 
     return made
@@ -90,14 +92,14 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     work.check_batches()
     tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
-    strategy.detecting = build_detecting(config, strategy.graph if isinstance(strategy, Spiking) else None)
+    strategy.detecting = build_detecting(config, work.format)
     if config.run.keep_checkpoints:
         check_state(strategy)
     if config.run.resume:
         require_run(config)
-    else:
-        refuse_earlier(config)
     with held(config), told_if_broken_off(config):
+        if not config.run.resume:
+            refuse_earlier(config)
         checkpoint = find_checkpoint(config) if config.run.resume else None
         if checkpoint is not None:
             checkpoint.restore(strategy)
@@ -139,15 +141,17 @@ def _play(
         played = Audited(strategy, recording_of(config, directory.path / AUDIT), strategy.spec)
         live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
+    keep, rounds = config.run.keep_checkpoints, config.run.rounds
+    checkpoints = Checkpoints(directory.path / CHECKPOINTS, directory.path / METRICS_FILE, keep=keep, rounds=rounds)
     with cheap_collection():
-        for server_round in range(completed + 1, config.run.rounds + 1):
-            arrays = play_round(played, cohort, server_round, arrays, token, timeout=config.strategy.timeout)
+        for server_round in range(completed + 1, rounds + 1):
+            order = ConfigRecord({RUN_TOKEN: token, OLDEST_ROUND: checkpoints.oldest})
+            arrays = play_round(played, cohort, server_round, arrays, order, timeout=config.strategy.timeout)
             recorder(server_round, arrays)
             if live is not None:
                 live(server_round)
-            if keep := config.run.keep_checkpoints:  # with its checkpoint the round is complete
-                folder = directory.path / CHECKPOINTS
-                write_checkpoint(folder, strategy, server_round=server_round, token=token, arrays=arrays, keep=keep)
+            if keep:
+                checkpoints.write(strategy, server_round=server_round, token=token, arrays=arrays)
     _finish(directory, config, strategy, arrays)
 
 
@@ -170,7 +174,7 @@ def play_round(
     grid: Grid,
     server_round: int,
     arrays: ArrayRecord,
-    token: str,
+    order: ConfigRecord,
     *,
     timeout: float,
 ) -> ArrayRecord:
@@ -181,17 +185,17 @@ def play_round(
         grid: Of the engine.
         server_round: Counted from 1.
         arrays: What the server sends.
-        token: Of the run, sent along.
+        order: Sent along.
         timeout: Seconds to wait for the replies to train messages, and again for those to evaluate messages.
 
     Returns:
         What the server sends in the next round; with too few valid replies, the same as in this one.
     """
     log(INFO, "[ROUND %d]", server_round)
-    messages = strategy.configure_train(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
+    messages = strategy.configure_train(server_round, arrays, ConfigRecord(dict(order)), grid)
     aggregated, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages, timeout=timeout))
     arrays = arrays if aggregated is None else aggregated
-    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord({RUN_TOKEN: token}), grid)
+    messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord(dict(order)), grid)
     strategy.aggregate_evaluate(server_round, grid.send_and_receive(messages, timeout=timeout))
     return arrays
 
@@ -219,9 +223,10 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
 
     In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels. In a SOLO run there are none.
     """
-    config, state = work.config, work.initial_state
+    config, state, format = work.config, work.initial_state, work.format
     base, metrics = build_checked(config), train_metrics(config)
     bounds: dict[str, Any] = {
+        "scales": {name: scale_of(array) for name, array in state.items()},
         "examples": max(map(len, work.partitions)),
         "test_examples": len(work.dataset.test_labels),
     }
@@ -232,40 +237,26 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "update_bound": config.strategy.update_bound,
         "weighing": weighing(config),
     }
-    if not config.strategy.spiking or config.strategy.name == "solo":
-        arrays = {} if config.strategy.name == "solo" else dict(state)
-        spec = UpdateSpec(arrays=ann_specs(arrays), metrics=metrics, **bounds)
-        return Guarded(base, spec, **options), ArrayRecord(arrays)
-    strategy = Spiking(
-        base,
-        work.graph,
-        state,
-        config.conversion,
-        metrics=metrics,
-        bias_back=config.strategy.bias_back,
-        **network_rule(config),
-        **bounds,
-        **options,
-    )
-    if exposed := exposed_biases(
-        work.graph, config.conversion.calibration, work.initial_state, work.dataset.input_shape
-    ):
+    sent = ArrayRecord({name: state[name] for name in format.sent_specs})
+    if not isinstance(format, Converted):
+        return Guarded(base, UpdateSpec(arrays=format.specs, metrics=metrics, **bounds), **options), sent
+    strategy = Spiking(base, format, metrics=metrics, **network_rule(config), **bounds, **options)
+    if exposed := exposed_biases(work.graph, config.conversion.calibration, state, work.dataset.input_shape):
         logger.warning(
             "conversion.calibration=%s shifts no bias of %s: an update holds these private biases as they are, or "
             "folded with its own batch normalisation",
             config.conversion.calibration,
             ", ".join(exposed),
         )
-    private = () if config.strategy.bias_back else work.biases
-    return strategy, ArrayRecord({name: array for name, array in state.items() if name not in private})
+    return strategy, sent
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
     if arrays:
         about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
         write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
-    if isinstance(strategy, Spiking) and strategy.network is not None:
-        strategy.network.save(directory.path / SNN_FILE)
+    if strategy.network is not None:
+        save(strategy.network, directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
 
 
@@ -308,8 +299,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation that nobody in this process watches."""
+    end_in_good_order()
     with refusals_in_the_log():
         config = unflatten(context.run_config)
         run(grid, config, tell)
-        for line in shortcomings(config, read_metrics(run_path(config))):
+        rows = read_metrics(run_path(config))
+        if (failure := nothing_valid(rows)) is not None:
+            log(ERROR, "%s: %s", FAILED, failure)
+            return
+        for line in shortcomings(config, rows):
             log(WARNING, "%s: %s", NOT_AS_CONFIGURED, line)

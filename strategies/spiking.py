@@ -11,13 +11,13 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from snnfl.config import ConfigError, ConversionConfig
-from snnfl.conversion import recover
-from snnfl.conversion.folding import NORM_FIELDS, fold, unexplained_biases
-from snnfl.spiking import SpikingGraph, SpikingNetwork
+from snnfl.conversion.folding import fold, unexplained_biases
+from snnfl.spiking import SpikingNetwork
+from snnfl.updates import Converted
+from strategies.arrays import tensors_of, with_tensors
 from strategies.bounds import changes
-from strategies.guarded import Guarded, with_tensors
-from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec, ann_specs, spiking_specs
+from strategies.guarded import Guarded
+from strategies.update import MAXIMUM_EXAMPLES, Update, UpdateSpec
 from strategies.weighting import Weighing, by_examples
 
 logger = logging.getLogger(__name__)
@@ -38,39 +38,32 @@ class Spiking(Guarded):
     normalisation, and of the clients' networks it takes what the ANN's arrays don't tell, which is thresholds and, of
     biases, what folding leaves unexplained (:func:`~snnfl.conversion.unexplained_biases`).
 
-    With ``bias_back`` the server also infers each client's biases from ``b'`` and the batch normalisation and
+    With ``format.bias_back`` the server also infers each client's biases from ``b'`` and the batch normalisation and
     returns their aggregate (SNFL, Table 3).
 
     Args:
         base: Any Flower strategy.
-        graph: Structure of the network, from :func:`snnfl.spiking.trace`.
-        state: An ANN state of the model, for names and shapes.
-        conversion: How clients convert.
-        metrics: Names of the metrics that clients send.
-        bias_back: Whether biases are returned.
+        format: What clients send.
+        metrics: Names of the metrics that come with it.
         seed: Seed of the run.
         minimum_replies: Valid replies below which nothing is aggregated.
         participation: Probability that a selected client takes part in a round.
+        scales: As in :class:`~strategies.update.UpdateSpec`.
         update_bound: As in :class:`~strategies.guarded.Guarded`, for the recovered ANN and for the spiking network.
         weighing: What an update counts in an average, that of the ANN and that of the spiking networks.
         examples: Most training examples that a client may claim.
         test_examples: Most test examples.
         network_base: Aggregates the spiking networks; ``None`` averages them.
         follows: Whether the network's weights are those of what the base strategy made.
-
-    Raises:
-        ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
     """
 
     def __init__(
         self,
         base: Strategy,
-        graph: SpikingGraph,
-        state: Mapping[str, Tensor],
-        conversion: ConversionConfig,
+        format: Converted,
         *,
         metrics: frozenset[str],
-        bias_back: bool = False,
+        scales: Mapping[str, float] | None = None,
         seed: int = 0,
         minimum_replies: int = 1,
         participation: float = 1.0,
@@ -81,20 +74,9 @@ class Spiking(Guarded):
         network_base: Strategy | None = None,
         follows: bool = False,
     ) -> None:
-        in_time = conversion.calibration == "time_bias"
-        if in_time and conversion.calibration_length < conversion.steps:
-            raise ConfigError(
-                f"conversion.calibration_steps={conversion.calibration_steps}: calibration=time_bias needs a bias for "
-                f"each of the conversion.steps={conversion.steps}; give as many, or null"
-            )
-        arrays = spiking_specs(
-            graph,
-            state,
-            per_channel=conversion.thresholds == "channel_mmse",
-            potentials=conversion.calibration in ("potential", "bias_potential"),
-            time_biases=conversion.calibration_length if in_time else 0,
+        spec = UpdateSpec(
+            arrays=format.specs, metrics=metrics, scales=scales or {}, examples=examples, test_examples=test_examples
         )
-        spec = UpdateSpec(arrays=arrays, metrics=metrics, examples=examples, test_examples=test_examples)
         super().__init__(
             base,
             spec,
@@ -106,15 +88,11 @@ class Spiking(Guarded):
         )
         self.network_base = network_base
         self.follows = follows
-        self.graph = graph
-        self.conversion = conversion
-        self.bias_back = bias_back
-        self.network: SpikingNetwork | None = None
-        norms = {f"{node.norm}.{name}" for node in graph.affines for name in NORM_FIELDS if node.norm}
-        self._network_names = {name: f"spiking {name}" for name in arrays if name not in norms}
-        unexplained = {f"unexplained {node.name}.bias" for node in graph.affines}
+        self.format = format
+        self.graph = format.graph
+        self._network_names = {name: f"spiking {name}" for name in format.network_names}
+        unexplained = {f"unexplained {node.name}.bias" for node in self.graph.affines}
         self.lenient = frozenset(self._network_names.values()) | unexplained
-        self.scales = {name: array.scale for name, array in ann_specs(state).items()}
         self.scales |= {own: self.scales.get(name, 1.0) for name, own in self._network_names.items()}
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
@@ -127,7 +105,7 @@ class Spiking(Guarded):
         if parameters is None:
             return
         if self.follows:
-            folded = fold(self.graph, arrays.to_torch_state_dict())
+            folded = fold(self.graph, tensors_of(arrays))
             parameters |= {n: parameters[n] + a if n.endswith(".bias") else a for n, a in folded.items()}
             if wrong := [name for name, array in parameters.items() if not torch.isfinite(array).all()]:
                 message = "round %d: %s of the spiking network isn't finite; the last network is kept"
@@ -137,41 +115,33 @@ class Spiking(Guarded):
 
     def _combined(self, server_round: int, valid: list[Message], updates: list[Update]) -> dict[str, Tensor] | None:
         """Average the clients' networks, or what of them is to be added to the one that follows."""
-        norms = {f"{node.norm}.{name}" for node in self.graph.affines for name in NORM_FIELDS if node.norm}
-        wanted = [name for name in self.spec.arrays if name not in norms]
+        wanted = list(self.format.network_names)
         networks = [update.arrays for update in updates]
         weights = [self.weighing(update) for update in updates]
         if self.follows:
             weight_names = {f"{node.name}.weight" for node in self.graph.affines}
             wanted = [name for name in wanted if name not in weight_names]
-            networks = [{**n, **unexplained_biases(self.graph, n, biases=self.bias_back)} for n in networks]
+            networks = [{**n, **unexplained_biases(self.graph, n, biases=self.format.bias_back)} for n in networks]
         if self.network_base is None:
             return _average(networks, weights, wanted)
         pairs = zip(valid, networks, weights, strict=True)
         replies = [with_tensors(message, network, wanted, weight) for message, network, weight in pairs]
         arrays, _ = self.network_base.aggregate_train(server_round, replies)
-        return None if arrays is None else dict(arrays.to_torch_state_dict())
+        return None if arrays is None else tensors_of(arrays)
 
-    def network_of(self, parameters: Mapping[str, torch.Tensor]) -> SpikingNetwork:
+    def network_of(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""
-        conversion = self.conversion
-        return SpikingNetwork(self.graph, parameters, conversion.initial_potential, conversion.readout)
+        return self.format.server_network(parameters)
 
     def state_of(self, update: Update) -> Mapping[str, Tensor]:
         """Recover a client's ANN; what was sent stands in for channels whose weight cannot be recovered."""
-        return recover(
-            self.graph,
-            update.arrays,
-            biases=self.bias_back,
-            minimum_scale=self.conversion.minimum_scale,
-            fallback=self._sent,
-        )
+        return self.format.decode(update.arrays, self._sent)
 
     def magnitudes(self, update: Update, state: Mapping[str, Tensor]) -> dict[str, float]:
         """Return how far the recovered ANN goes, and how large the spiking network is."""
         network = {own: update.arrays[name] for name, own in self._network_names.items()}
         if self.follows:  # it adds what is left of the biases to those of another network
-            left = unexplained_biases(self.graph, update.arrays, biases=self.bias_back)
+            left = unexplained_biases(self.graph, update.arrays, biases=self.format.bias_back)
             network |= {f"unexplained {name}": array for name, array in left.items()}
         return super().magnitudes(update, state) | changes(network, {})
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.config import ConfigError
+from strategies.arrays import tensor_of
 
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 """Attributes that the configuration alone decides, such as how metrics are aggregated."""
@@ -138,7 +139,7 @@ def _as_array(value: Any, path: str) -> tuple[str, NDArray[Any]]:
     """Return the kind of a leaf and its values."""
     kind = type(value)
     if kind is Array:
-        leaf, array = "Array", value.numpy()
+        leaf, array = "Array", tensor_of(value).numpy()
     elif kind is np.ndarray:
         leaf, array = "ndarray", value
     elif isinstance(value, np.generic):

@@ -15,7 +15,10 @@ and then ``run.tracking=wandb``, in a process that has imported this.
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,16 +133,35 @@ def _named(error: Exception) -> str:
 
 @register("tensorboard", package="tensorboard", extra="tensorboard")
 def tensorboard(config: Config, folder: Path, first_round: int) -> Told:
-    """Write scalars to ``tensorboard/`` of the run's folder: ``tensorboard --logdir runs``."""
-    from torch.utils.tensorboard import SummaryWriter
+    """Write scalars to ``tensorboard/`` of the run's folder: ``tensorboard --logdir runs``.
 
+    Without TensorBoard's own writer, whose thread prints a traceback when the disk is full.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    path = folder / TENSORBOARD
+    path.mkdir(exist_ok=True)
+    file = path / f"events.out.tfevents.{time.time():010.0f}.{os.getpid()}"  # readers take files by name
+
+    def write(**event: Any) -> None:
+        size = file.stat().st_size if file.exists() else 0
+        try:
+            with file.open("ab") as opened:
+                RecordWriter(opened).write(Event(wall_time=time.time(), **event).SerializeToString())
+        except OSError:
+            with suppress(OSError):  # a part of a record would hide those after it
+                os.truncate(file, size)
+            raise
+
+    write(file_version="brain.Event:2")
     # Rounds that a killed run had told but not completed are told anew.
-    writer = SummaryWriter(folder / TENSORBOARD, purge_step=first_round)
+    write(step=first_round, session_log=SessionLog(status=SessionLog.START))
 
     def told(row: Mapping[str, Any]) -> None:
-        for name, value in numbers(row).items():
-            if name != "round":
-                writer.add_scalar(name, value, row["round"])
-        writer.flush()
+        scalars = {name: value for name, value in numbers(row).items() if name != "round"}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        write(step=row["round"], summary=Summary(value=values))
 
     return told

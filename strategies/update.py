@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy
-from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
-from snnfl.spiking import SpikingGraph
 from snnfl.training.local import MAXIMUM_VALUE
-from strategies.bounds import scale_of
+from snnfl.updates import ArraySpec
 
 HEADER_BYTES = 512
 """More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
@@ -37,21 +35,13 @@ class UpdateRefused(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArraySpec:
-    """An expected array: its shape, the range of its values, their scale at the start. The type is always float32."""
-
-    shape: tuple[int, ...]
-    values: Literal["finite", "non-negative", "positive"] = "finite"
-    scale: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class UpdateSpec:
     """Every array by name, none where weights don't travel, and the metrics that come with them.
 
     Attributes:
         arrays: Exactly these.
         metrics: Exactly these.
+        scales: Of the ANN's arrays at the start (:func:`~snnfl.updates.scale_of`); 1 for those that aren't named.
         examples: Most training examples that a client may claim: more than anyone holds would drown the others in an
             average that weighs by examples.
         test_examples: Most test examples, likewise.
@@ -59,6 +49,7 @@ class UpdateSpec:
 
     arrays: Mapping[str, ArraySpec]
     metrics: frozenset[str]
+    scales: Mapping[str, float] = field(default_factory=dict)
     examples: int = MAXIMUM_EXAMPLES
     test_examples: int = MAXIMUM_EXAMPLES
 
@@ -79,56 +70,6 @@ class Update:
     def examples(self) -> int:
         """Number of training samples that the client claims."""
         return int(self.metrics[EXAMPLES])
-
-
-def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
-    """Describe the update of a plain client: the exchanged arrays of the ANN."""
-    return {
-        name: ArraySpec(
-            shape=tuple(array.shape),
-            values="non-negative" if name.endswith("running_var") else "finite",
-            scale=scale_of(array),
-        )
-        for name, array in state.items()
-    }
-
-
-def spiking_specs(
-    graph: SpikingGraph,
-    state: Mapping[str, Tensor],
-    *,
-    per_channel: bool,
-    potentials: bool = False,
-    time_biases: int = 0,
-) -> dict[str, ArraySpec]:
-    """Describe the update of an S-client: folded weights, calibrated biases, thresholds and batch normalisation.
-
-    Args:
-        graph: Structure of the network.
-        state: An ANN state, for the shapes.
-        per_channel: Whether a threshold belongs to a channel, not to a layer.
-        potentials: Whether initial potentials are calibrated.
-        time_biases: Number of time steps that have a calibrated bias of their own.
-    """
-    specs: dict[str, ArraySpec] = {}
-    weights = {f"{node.name}.weight": node.outputs_first(state[f"{node.name}.weight"]) for node in graph.affines}
-    for node in graph.affines:
-        weight = weights[f"{node.name}.weight"]
-        specs[f"{node.name}.weight"] = ArraySpec(shape=tuple(weight.shape))
-        specs[f"{node.name}.bias"] = ArraySpec(shape=(len(weight),))
-        if node.norm is not None:
-            for field in NORM_FIELDS:
-                values: Literal["finite", "non-negative"] = "non-negative" if field == "var" else "finite"
-                specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
-    for spike in graph.spikes:
-        channels = graph.channels(spike.name, weights) if per_channel or potentials or time_biases else 1
-        shape = (channels if per_channel else 1,)
-        specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
-        if potentials:
-            specs[f"{spike.name}.potential"] = ArraySpec(shape=(channels,))
-        if time_biases:
-            specs[f"{spike.name}.time_bias"] = ArraySpec(shape=(time_biases, channels))
-    return specs
 
 
 def check_update(message: Message, spec: UpdateSpec) -> Update:
@@ -192,13 +133,8 @@ def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     except Exception as error:  # whatever a crafted header makes NumPy raise
         raise UpdateRefused(f"{name}: {one_line(str(error)) or type(error).__name__}") from None
     tensor = npy.as_tensor(values)  # fresh memory for all replies of a round would cost more than checking them
-    smallest, largest = (bound.item() for bound in tensor.aminmax()) if tensor.numel() else (1.0, 1.0)
-    if not (smallest >= -MAXIMUM_VALUE and largest <= MAXIMUM_VALUE):  # either is NaN if any value is
-        raise UpdateRefused(f"{name}: holds NaN, infinity or a value beyond {MAXIMUM_VALUE:g}")
-    if spec.values == "positive" and not smallest > 0:
-        raise UpdateRefused(f"{name}: expected positive values, the smallest is {smallest:g}")
-    if spec.values == "non-negative" and not smallest >= 0:
-        raise UpdateRefused(f"{name}: expected no negative value, the smallest is {smallest:g}")
+    if (mistake := spec.mistake(tensor)) is not None:
+        raise UpdateRefused(f"{name}: {mistake}")
     return tensor
 
 

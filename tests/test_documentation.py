@@ -23,8 +23,10 @@ IN_PYTHON = [DOCS / "python.md", DOCS / "how-to" / "convert.md"]
 """Pages whose examples are one session of Python."""
 HOW_TO = sorted({*(DOCS / "how-to").glob("*.md")} - {*IN_PYTHON})
 """Pages for a user's own folder, which has snnfl as a wheel."""
+IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-networks.md"]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<title>.+?)\")?\n(?P<code>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
@@ -57,11 +59,12 @@ def project(tmp_path: Path) -> Path:
 
 
 def follow(page: Path, folder: Path, environment: Mapping[str, str]) -> list[str]:
-    """Do what a page says: write each titled file, run each ``sh`` block; return the commands that ran."""
-    ran: list[str] = []
+    """Do what a page says: write or extend each titled file, run each ``sh`` block; return what each printed."""
+    printed: list[str] = []
     for language, title, code in blocks(page):
         if title is not None:
-            (folder / title).write_text(code, encoding="utf-8")
+            with (folder / title).open("a", encoding="utf-8") as file:
+                file.write(code)
         elif language == "sh":
             commands = "".join(line for line in code.splitlines(keepends=True) if not line.startswith(SET_UP))
             done = subprocess.run(
@@ -73,8 +76,8 @@ def follow(page: Path, folder: Path, environment: Mapping[str, str]) -> list[str
                 check=False,
             )
             assert done.returncode == 0, f"{page.name}: {commands}\n{done.stdout}\n{done.stderr}"
-            ran.append(commands)
-    return ran
+            printed.append(done.stdout)
+    return printed
 
 
 LEFT_BEHIND = {
@@ -89,15 +92,15 @@ LEFT_BEHIND = {
     ],
     "own-tracker": ["tracked/rounds.txt"],
     "plugins": ["judged/final_snn.safetensors"],
+    "spiking-networks": ["looked_at/raster.png", "looked_at/membrane.png", "looked_at/final_snn.pt"],
 }
 
 
 @pytest.mark.slow
-def test_what_the_quick_start_tells_to_type_works(checkout: Path) -> None:
+@pytest.mark.parametrize("page", IN_CHECKOUT, ids=lambda page: page.stem)
+def test_what_a_page_tells_to_type_works(page: Path, checkout: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    assert follow(DOCS / "quickstart.md", checkout, environment)
-    for name in LEFT_BEHIND["quickstart"]:
-        assert (checkout / "runs" / name).stat().st_size > 0
+    check(page, checkout, environment)
 
 
 @pytest.mark.slow
@@ -105,9 +108,18 @@ def test_what_the_quick_start_tells_to_type_works(checkout: Path) -> None:
 def test_what_a_page_tells_to_type_works_in_a_folder_of_ones_own(
     page: Path, project: Path, installed: Installed
 ) -> None:
-    assert follow(page, project, installed.environment)
+    check(page, project, installed.environment)
+
+
+def check(page: Path, folder: Path, environment: Mapping[str, str]) -> None:
+    """Follow a page; compare what it shows with what is printed, but for numbers, and look for what is left behind."""
+    printed = follow(page, folder, environment)
+    assert printed
+    lines = NUMBER.sub("#", "".join(printed))
+    for shown in (code for language, _, code in blocks(page) if language == "text"):
+        assert NUMBER.sub("#", shown) in lines
     for name in LEFT_BEHIND[page.stem]:
-        assert (project / "runs" / name).stat().st_size > 0
+        assert (folder / "runs" / name).stat().st_size > 0
 
 
 @pytest.mark.slow
@@ -134,9 +146,6 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
     """Return what each cell wrote to the standard output."""
     cells = (cell.get("outputs", []) for cell in notebook.cells)
     return ["".join(output.text for output in outputs if output.get("name") == "stdout") for outputs in cells]
-
-
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 @pytest.mark.slow

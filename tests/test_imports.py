@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -25,10 +26,13 @@ FORBIDDEN_IMPORTS = {
     "strategies": {"clients", "experiments"},
     "experiments": set(),
 }
-FACE = {"snnfl/api.py", "snnfl/launch.py"}
-"""What a user calls: it stands above the storeys, and no room imports it."""
-OPTIONAL = {Path("snnfl/spiking/spikingjelly_modules.py")}
-"""Imported where an extra of the project is needed, and nowhere else."""
+FACE = {"snnfl/api.py", "snnfl/commands.py"}
+"""What a user calls and types: it stands above the storeys, and no room imports it."""
+OPTIONAL = {
+    Path("snnfl/spiking/spikingjelly_modules.py"): "spikingjelly",
+    Path("strategies/tracking.py"): "tensorboard",
+}
+"""What an extra of the project brings, and the only module that imports it."""
 MAY_PRINT = {"experiments/bounds_study.py", "experiments/cli.py", "experiments/flower_simulation.py"}
 LOCAL_RANDOMNESS = {
     "random.Random",
@@ -37,7 +41,14 @@ LOCAL_RANDOMNESS = {
 # Flower samples nodes from Python's global generator and noise from NumPy's: one function sets their state for a
 # selection or an aggregation and puts it back.
 GLOBAL_RANDOMNESS = {
-    "strategies/cohort.py": {"random.getstate", "random.setstate", "numpy.random.get_state", "numpy.random.set_state"}
+    "strategies/cohort.py": {
+        f"{module}.{name}"
+        for module, names in (
+            ("random", ("getstate", "setstate", "seed")),
+            ("numpy.random", ("get_state", "set_state", "seed")),
+        )
+        for name in names
+    }
 }
 TORCH_DRAWS = {
     f"torch.{name}"
@@ -157,6 +168,77 @@ def test_what_is_allowed_passes(path: str, source: str) -> None:
     assert not problems(source, path)
 
 
+ROW = re.compile(r"\| `(\w+)(?:/|\.py)` \| .* \| ([\w, –]+) \|")
+
+
+def test_a_room_uses_what_the_architecture_says_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = {room: set(used.split(", ")) - {"–"} for room, used in ROW.findall(text)}
+    found: dict[str, set[str]] = {room: set() for room in _rooms()}
+    for module, others in _imports().items():
+        if module.startswith("snnfl."):
+            found[module.split(".")[1]] |= {other.split(".")[1] for other in others if other.startswith("snnfl.")}
+    assert {room: used - {room} for room, used in found.items()} == table
+
+
+def test_a_room_stands_above_all_that_it_uses() -> None:
+    """In the order of the table, and so in no circle."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    below: set[str] = set()
+    for room, used in ROW.findall(text):
+        assert set(used.split(", ")) - {"–"} <= below, room
+        below.add(room)
+
+
+def test_no_files_import_each_other() -> None:
+    assert _circles(_imports()) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+
+
+def _rooms() -> set[str]:
+    return {path.parts[1].removesuffix(".py") for path in MODULES if path.parts[0] == "snnfl"} - {"__init__"}
+
+
+def _imports() -> dict[str, set[str]]:
+    """Return the modules of this project that each of its modules imports, those for types alone included."""
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    found = {}
+    for module, path in modules.items():
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        names = {name for node in ast.walk(tree) for name in _named(node, path.as_posix())}
+        found[module] = {each if each in modules else each.rpartition(".")[0] for each in names} & set(modules) - {
+            module
+        }
+    return found
+
+
+def _named(node: ast.AST, path: str) -> Iterator[str]:
+    """Yield what an import statement names: modules, and what it takes out of modules."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        yield from (f"{next(_targets(node, path))}.{alias.name}" for alias in node.names)
+
+
+def _circles(imports: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the sets of modules that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen, waiting = set[str](), [start]
+        while waiting:
+            for other in imports[waiting.pop()] - seen:
+                seen.add(other)
+                waiting.append(other)
+        return seen
+
+    ahead = {module: reached(module) for module in imports}
+    circles = {tuple(sorted(other for other in ahead[m] if m in ahead[other])) for m in imports if m in ahead[m]}
+    return sorted(map(list, circles))
+
+
 def test_declared_packages_are_the_packages_on_disk() -> None:
     declared = set(PYPROJECT["tool"]["setuptools"]["packages"]) - {"snnfl._app"}
     assert {name.removeprefix("snnfl._app.") for name in declared} == {".".join(path.parent.parts) for path in MODULES}
@@ -164,13 +246,12 @@ def test_declared_packages_are_the_packages_on_disk() -> None:
 
 def test_every_imported_library_is_a_declared_dependency() -> None:
     declared = {canonicalize_name(Requirement(text).name) for text in PYPROJECT["project"]["dependencies"]}
-    trees = [
-        (path.as_posix(), ast.parse((ROOT / path).read_text(encoding="utf-8")))
-        for path in MODULES
-        if path not in OPTIONAL
-    ]
     imported = {
-        name.partition(".")[0] for path, tree in trees for node in ast.walk(tree) for name in _targets(node, path)
+        name.partition(".")[0]
+        for path in MODULES
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        for name in _targets(node, path.as_posix())
+        if name.partition(".")[0] != OPTIONAL.get(path)
     }
     libraries = imported - set(sys.stdlib_module_names) - set(PACKAGES)
     providers = metadata.packages_distributions()

@@ -25,7 +25,7 @@ UNUSED = [
 
 RUN = """
 import json, sys
-from snnfl.launch import main
+from snnfl.commands import main
 sys.argv = ["snnfl", "run", *sys.argv[1:]]
 try:
     main()

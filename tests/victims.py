@@ -20,6 +20,7 @@ from snnfl.models import initialise
 from snnfl.spiking import trace
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
+from snnfl.updates import Converted, Plain, UpdateFormat
 
 SCALE = 16.0
 """Digits are valued 0 to 16."""
@@ -128,9 +129,11 @@ def attacked(
     train_locally(model, [batches] * training.epochs, training, server_round=1)
     after = {name: array.clone() for name, array in exchangeable(model).items()}
     private, trained = private_biases(model), after
-    sent, graph = before, None
+    sent: dict[str, Tensor] = before
+    format: UpdateFormat = Plain(before)
     if conversion is not None:
         graph = trace(model)
+        format = Converted(graph, before, conversion)
         sent = {name: array for name, array in before.items() if name not in private}
         inputs = (digits(64, calibrating)[0] - mean) / std
         network = convert_state(graph, model.state_dict(), inputs, conversion)
@@ -148,7 +151,7 @@ def attacked(
         weight_decay=training.weight_decay,
     )
     view = ServerView(
-        model=model, input_shape=(1, 8, 8), mean=mean, std=std, graph=graph, conversion=conversion,
+        model=model, input_shape=(1, 8, 8), mean=mean, std=std, format=format,
         exchange=Exchange(server_round=1, sent=sent, received=after),
         knowledge=replace(known, biases=conversion is None), labels=labels if known.labels else None,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.report import write_report
 from experiments.ending import NotAsConfiguredError
+from experiments.progress import Bars
 from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
@@ -246,7 +247,7 @@ def _note(run: str, attack: str, spiking: bool, on_twins: bool) -> str:
 def attack_progress(console: Console) -> Progress:
     """Make the bar that :func:`audit_run` advances."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} attacks"))
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
 def _tables(found: Sequence[Entry]) -> Iterator[Table]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from experiments.compare.cost import estimate
@@ -21,6 +21,7 @@ from experiments.compare.study import Cell, Study, read_study
 from experiments.compare.tables import Filled, as_csv, as_latex, as_markdown, as_rich
 from experiments.ending import keeping
 from experiments.engines import EngineError
+from experiments.progress import Bars
 from experiments.running import check_results
 from snnfl.spiking.storage import write_bytes
 from strategies.figures import save_figure
@@ -150,7 +151,7 @@ def _run(study: Study, jobs: int | None, console: Console) -> dict[str, str]:
     states = {cell.name: state_of(cell) for cell in study.cells}
     several = _at_a_time(study, jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rounds"))
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
+    with Bars(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
         task, looked = progress.add_task(study.name, total=total, left=""), -LOOK_SECONDS
 
         def watch(running: Sequence[Cell]) -> None:

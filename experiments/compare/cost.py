@@ -26,7 +26,7 @@ import torch
 
 from experiments.compare.study import Cell
 from snnfl import rng
-from snnfl.config import Config, part_of, sampled_clients
+from snnfl.config import Config, converts, part_of, sampled_clients, update_kind
 from snnfl.conversion import convert_state
 from snnfl.data import batches, calibration_batch
 from snnfl.training import copy_arrays, train_locally
@@ -90,7 +90,7 @@ def _essential(config: Config) -> Config:
         training=config.training,
         conversion=config.conversion,
         evaluation=replace(plain.evaluation, curve=config.evaluation.curve),
-        strategy=replace(plain.strategy, spiking=config.strategy.spiking and config.strategy.name != "solo"),
+        strategy=replace(plain.strategy, spiking=update_kind(config) == "converted"),
     )
 
 
@@ -120,7 +120,7 @@ def _timed(work: Workspace) -> Pace:
     with torch.inference_mode():
         forward = _seconds(work, lambda: work.model(batch[0])) / len(batch[0])
     copy_arrays(work.arrays, state)
-    if not config.strategy.spiking:
+    if not converts(config):
         return Pace(step=step, forward=forward)
     images = calibration_batch(work.dataset, work.partitions[0], config.conversion.calibration_images, draw)
     images, on_device = images.to(work.device), {name: array.to(work.device) for name, array in state.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from snnfl.attacks import get_attack
 from snnfl.auditing.victims import Scope, scope_of
-from snnfl.config import Config, ConfigError, nearest
+from snnfl.config import Config, ConfigError, nearest, update_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,9 @@ class Extras:
 
     def of(self, config: Config) -> Extras:
         """Return what applies to a cell: energy to S-runs with a network, an audit to runs that are recorded."""
-        spiking = config.strategy.spiking and config.strategy.name != "solo"
         return replace(
             self,
-            energy_images=self.energy_images if spiking else 0,
+            energy_images=self.energy_images if update_kind(config) == "converted" else 0,
             audit=self.audit if config.audit.record else None,
         )
 

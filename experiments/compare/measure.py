@@ -21,7 +21,7 @@ from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
 from snnfl.poisoning import attacks_in
 from snnfl.private_files import make_private
-from snnfl.spiking import SpikingNetwork
+from snnfl.spiking import load
 from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
 from strategies.lock import locked
@@ -55,7 +55,7 @@ def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record
     """Yield the energy of the final spiking network, simulated for ``conversion.steps``, and of its ANN, per image."""
     work = Workspace(config)
     batches = list(test_batches(work.dataset, images, images))
-    network = SpikingNetwork.load(folder / SNN_FILE)
+    network = load(folder / SNN_FILE)
     counted = count_spikes(network, torch.cat([inputs for inputs, _ in batches]), steps=config.conversion.steps)
     total = counted.total
     for name, energy, operations in (

@@ -78,8 +78,8 @@ def run(
     snnfl deploy run fleet experiments/conf/demo.yaml data.clients=3 --resume
     """  # noqa: D301
     from experiments.deploy.folder import read_deployment
-    from experiments.deploy.run import lacking_in, run_on, still_running_on
-    from experiments.ending import NotAsConfiguredError, keeping
+    from experiments.deploy.run import check_log, run_on, still_running_on
+    from experiments.ending import keeping
 
     deployment, said = read_deployment(folder), list[str]()
 
@@ -91,8 +91,7 @@ def run(
         options = [*(overrides or []), *(["run.resume=true"] if resume else [])]
         done = run_on(deployment, config, options, show, plugin or ())
     typer.echo(f"results: {Path(done.run.directory) / done.run.name}/ on {deployment.host}")
-    if lacking := lacking_in(said):
-        raise NotAsConfiguredError(lacking)
+    check_log(said)
 
 
 @deploy_app.command()

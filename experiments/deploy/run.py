@@ -9,12 +9,13 @@ from experiments.deploy import DeployError
 from experiments.deploy.check import Show
 from experiments.deploy.folder import Deployment
 from experiments.deploy.superlink import greet
+from experiments.ending import NotAsConfiguredError, RunFailedError
 from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
 from experiments.running import still_running
 from snnfl.config import Config
 from snnfl.plugins import resolve
 from snnfl.private_files import make_private
-from snnfl.protocol import NOT_AS_CONFIGURED
+from snnfl.protocol import FAILED, NOT_AS_CONFIGURED
 
 CONNECTION = "deployment"
 """What the connection is called in this deployment's own Flower configuration."""
@@ -61,9 +62,20 @@ def still_running_on(deployment: Deployment, said: Sequence[str]) -> str:
     return still_running(said, f"snnfl deploy logs {deployment.path}", stop)
 
 
-def lacking_in(said: Sequence[str]) -> list[str]:
-    """Return what the log of a finished run says isn't as configured; its folder is on another machine."""
-    return [line.partition(f"{NOT_AS_CONFIGURED}: ")[2] for line in said if f"{NOT_AS_CONFIGURED}: " in line]
+def check_log(said: Sequence[str]) -> None:
+    """Look what the log of a finished run says of how it ended; its folder is on another machine.
+
+    Raises:
+        RunFailedError: If no client sent anything valid.
+        NotAsConfiguredError: If it isn't what was configured.
+    """
+    failed, lacking = (
+        [line.partition(f"{mark}: ")[2] for line in said if f"{mark}: " in line] for mark in (FAILED, NOT_AS_CONFIGURED)
+    )
+    if failed:
+        raise RunFailedError(*failed)
+    if lacking:
+        raise NotAsConfiguredError(lacking)
 
 
 def show_logs(deployment: Deployment, run_id: str | None, show: Show) -> None:

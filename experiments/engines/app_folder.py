@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import snnfl
+from snnfl import launch
 from snnfl.config import ConfigError
 from snnfl.launch import NAMES, app_folder
 from snnfl.plugins import GROUP, SHIPPED, Plugin, loaded
@@ -35,7 +35,7 @@ def flower_app() -> Iterator[Path]:
         whole = Path(folder)
         for name in METADATA:
             shutil.copyfile(root / name, whole / name)
-        for name, source in (("snnfl", Path(snnfl.__file__).parent), *((name, root / name) for name in NAMES)):
+        for name, source in (("snnfl", Path(launch.__file__).parent), *((name, root / name) for name in NAMES)):
             shutil.copytree(source, whole / name, ignore=shutil.ignore_patterns("__pycache__", "_app"))
         for number, (name, content) in enumerate(files):
             shipped = whole / "snnfl" / SHIPPED.name

@@ -15,7 +15,7 @@ from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
+from snnfl.attacks.statistics import STATISTICS_WEIGHT, lacks_statistics, with_statistics
 from snnfl.attacks.surrogate import spiking_problem
 from snnfl.threat import ServerView
 from snnfl.training import private_biases
@@ -31,8 +31,9 @@ def _no_private_bias(view: ServerView) -> str | None:
 
 
 def _nothing_to_undo(view: ServerView) -> str | None:
-    folded = view.graph is not None and any(
-        node.norm is not None and node.has_bias and node.op != "scale" for node in view.graph.affines
+    graph = view.format.graph
+    folded = graph is not None and any(
+        node.norm is not None and node.has_bias and node.op != "scale" for node in graph.affines
     )
     if folded or not private_biases(view.model):
         return None
@@ -186,4 +187,4 @@ def reconverted_statistics(
     analog = [problem_of(view, norm_mode="train", guesses=biases.inferred(view)) for view in views]
     problems = [with_statistics(view, problem) for view, problem in zip(views, analog, strict=True)]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
-    return match(problems, labels, Matching(statistics=STATISTICS), budget, generator)
+    return match(problems, labels, Matching(statistics=STATISTICS_WEIGHT), budget, generator)

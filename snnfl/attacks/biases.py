@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
 from snnfl.attacks.networks import Arrays, normalised_layers
-from snnfl.conversion import recover
 from snnfl.threat import Exchange, ServerView, ThreatModelError
 from snnfl.training import private_biases
 
@@ -66,15 +64,9 @@ def bias_distance(found: Arrays, true: Arrays) -> float:
 
 
 def _inferred(view: ServerView, exchange: Exchange) -> Arrays:
-    if view.graph is None or view.conversion is None:
+    if not view.format.hides_biases:
         raise ThreatModelError("biases are inferred from a spiking update, this is a plain one")
     if normalised_layers(view.model) and "update_statistics" not in view.knowledge.facts:
         raise ThreatModelError("biases are inferred with update_statistics, which the threat model denies")
-    state: dict[str, Tensor] = recover(
-        view.graph,
-        exchange.received,
-        biases=True,
-        minimum_scale=view.conversion.minimum_scale,
-        fallback=exchange.sent,
-    )
+    state = view.format.decode(exchange.received, exchange.sent, biases=True)
     return {name: state[name] for name in private_biases(view.model)}

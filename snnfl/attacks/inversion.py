@@ -17,9 +17,9 @@ from snnfl.attacks.networks import Arrays
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.statistics import STATISTICS, lacks_statistics, with_statistics
+from snnfl.attacks.statistics import STATISTICS_WEIGHT, lacks_statistics, with_statistics
 from snnfl.threat import ServerView
-from snnfl.threat.view import STATISTICS as RUNNING
+from snnfl.training import is_statistic
 
 CONVERGED = 1e-7
 """Share of a start's first objective below which DLG takes a further start for needless."""
@@ -83,7 +83,7 @@ def inverting_statistics(
     """Invert as :func:`inverting_gradients`, and let dummy batches have the statistics that the update tells."""
     problems = [with_statistics(view, problem_of(view)) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
-    return match(problems, labels, Matching(statistics=STATISTICS), budget, generator)
+    return match(problems, labels, Matching(statistics=STATISTICS_WEIGHT), budget, generator)
 
 
 @register(
@@ -115,7 +115,7 @@ def _in_one_step(
 
 def _statistics(view: ServerView) -> Arrays:
     """Return the update's running statistics if they are there; those that the server sent stand in otherwise."""
-    return {name: array for name, array in view.exchange.received.items() if name.endswith(RUNNING)}
+    return {name: array for name, array in view.exchange.received.items() if is_statistic(name)}
 
 
 def _lbfgs(problem: Problem, labels: Tensor | None, budget: Budget, generator: torch.Generator) -> Reconstruction:

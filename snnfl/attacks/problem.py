@@ -12,7 +12,6 @@ from torch import Tensor
 from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
 from snnfl.batching import batch_sizes
-from snnfl.conversion import recover
 from snnfl.threat import Exchange, ServerView, ThreatModelError
 
 
@@ -127,15 +126,7 @@ def returned_arrays(view: ServerView, exchange: Exchange) -> Mapping[str, Tensor
     ``W_A = W_S sigma/gamma`` with the update's own batch normalisation (SNFL section 4.2, "Server Aggregation"), which
     is exact. A channel that is too near zero to be divided keeps what was sent, as if it hadn't changed.
     """
-    if view.graph is None or view.conversion is None:
-        return exchange.received
-    return recover(
-        view.graph,
-        exchange.received,
-        biases=False,
-        minimum_scale=view.conversion.minimum_scale,
-        fallback=exchange.sent,
-    )
+    return view.format.decode(exchange.received, exchange.sent, biases=False)
 
 
 def observed(view: ServerView, learning_rate: float) -> Arrays:

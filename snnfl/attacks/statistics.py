@@ -15,11 +15,10 @@ from snnfl.attacks.problem import Problem
 from snnfl.batching import batch_sizes
 from snnfl.threat import ServerView
 
-STATISTICS = 0.1
+STATISTICS_WEIGHT = 0.1
 """Weight of the statistics' distance beside a cosine distance."""
 
-FIELDS = {"running_mean": "mean", "running_var": "var"}
-"""Name in an ANN's update and in a spiking one, of what travels."""
+FIELDS = ("running_mean", "running_var")
 
 
 def batch_statistics_of(model: nn.Module) -> Network:
@@ -78,13 +77,12 @@ def observed_statistics(view: ServerView, steps: int) -> Tensor:
     Returns:
         As the value of :func:`batch_statistics_of`.
     """
-    sent, received, columns = view.exchange.sent, view.exchange.received, []
+    sent, received, names, columns = view.exchange.sent, view.exchange.received, view.format.statistic_names, []
     for name, module in view.model.named_modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             kept = (1 - (module.momentum or 0.1)) ** steps
             before = torch.stack([sent[f"{name}.{field}"] for field in FIELDS])
-            fields = FIELDS.values() if view.spiking else FIELDS
-            after = torch.stack([received[f"{name}.{field}"] for field in fields])
+            after = torch.stack([received[names[f"{name}.{field}"]] for field in FIELDS])
             columns.append((after - kept * before) / (1 - kept))
     return torch.cat(columns, dim=1)
 

@@ -13,17 +13,12 @@ from snnfl.attacks.problem import Problem, local_training
 from snnfl.config import ConversionConfig
 from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
+from snnfl.neurons import Neuron, NeuronState, at_threshold, broadcast, triangular
 from snnfl.spiking import MaxPool, Spike, SpikingGraph, SpikingNetwork
-from snnfl.spiking.maximum import gated_maximum
-from snnfl.spiking.network import (
-    add_drive,
-    constant_values,
-    linear_value,
-    over_time,
-    readout,
-)
-from snnfl.spiking.neuron import broadcast
+from snnfl.spiking.in_time import add_drive, constant_values, linear_value, over_time, readout
+from snnfl.spiking.maximum import gate
 from snnfl.threat import ServerView, ThreatModelError
+from snnfl.updates import Converted
 
 
 def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surrogate: bool) -> Network:
@@ -34,7 +29,7 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
     Args:
         graph: The structure.
         config: Steps, initial potential and readout.
-        surrogate: Whether spikes have the gradient :func:`fire` gives them; their true one is zero.
+        surrogate: Whether spikes have the gradient of :func:`~snnfl.neurons.triangular`; their true one is zero.
     """
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -45,15 +40,11 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
             if isinstance(node, Spike):
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, steps)
                 current = add_drive(current, spiking.drive(node.name, 0, steps, steps))
-                threshold = broadcast(arrays[f"{node.name}.threshold"], current.shape[1:])
-                potential, spikes = _rest(spiking, node.name, current[0]), list[Tensor]()
-                for charge in current.unbind():
-                    charged = charge + potential
-                    spikes.append(fire(charged, threshold, surrogate=surrogate))
-                    potential = charged - spikes[-1]
-                values[node.name] = torch.stack(spikes).flatten(0, 1)
+                neuron = replace(spiking.neuron(node.name), spike=triangular if surrogate else at_threshold)
+                state = NeuronState(broadcast(spiking.resting_potential(node.name), current.shape[1:]))
+                values[node.name] = torch.stack(fire(neuron, state, current)).flatten(0, 1)
             elif isinstance(node, MaxPool):
-                passed, _ = gated_maximum(node, over_time(values[node.inputs[0]], False, steps), None)
+                passed, _ = gate(node, over_time(values[node.inputs[0]], False, steps), None)
                 values[node.name] = passed.flatten(0, 1)
             else:
                 values[node.name] = linear_value(node, values, constants, arrays, steps)
@@ -65,23 +56,13 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
     return network
 
 
-def fire(potential: Tensor, threshold: Tensor, *, surrogate: bool) -> Tensor:
-    """Return ``V_th [v >= V_th]``, whose derivative by ``v`` is ``max(0, 1 - |v - V_th| / V_th)`` or zero.
-
-    The derivative is that of PrivateSNN, eq. 5 (Kim et al. 2022). It is the exact one of a smooth step that is added
-    and taken away again, so that spikes can be differentiated twice.
-
-    Args:
-        potential: Membrane potential, of any shape.
-        threshold: Positive, of a shape that broadcasts to it.
-        surrogate: Whether to have the derivative.
-    """
-    spikes = (potential >= threshold) * threshold
-    if not surrogate:
-        return spikes.detach()
-    distance = (potential / threshold - 1).clamp(-1, 1)
-    smooth = threshold * torch.where(distance < 0, (1 + distance) ** 2 / 2, 1 - (1 - distance) ** 2 / 2)
-    return spikes.detach() + (smooth - smooth.detach())
+def fire(neuron: Neuron, state: NeuronState, current: Tensor) -> list[Tensor]:
+    """Return the spikes of consecutive steps, of a current ``[T, N, C, *space]``, as what can be differentiated."""
+    spikes = []
+    for flow in current.unbind():
+        state, fired = neuron.step(state, flow)
+        spikes.append(fired)
+    return spikes
 
 
 def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surrogate: bool) -> Problem:
@@ -97,12 +78,13 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
         biases: Any, for the folding; the received ones replace them.
         surrogate: As in :func:`spiking_network_of`.
     """
-    if view.graph is None or view.conversion is None:
+    format = view.format
+    if not isinstance(format, Converted):
         raise ThreatModelError("a plain update holds no spiking network")
     sent = {**view.exchange.sent, **biases}
     received = {name: array for name, array in view.exchange.received.items() if not name.endswith(".weight")}
     target = {}
-    for node in view.graph.affines:
+    for node in format.graph.affines:
         name = f"{node.name}.weight"
         if node.op != "scale":
             gradient = node.outputs_first(problem.target[name])
@@ -111,15 +93,8 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
             target[name] = gradient / torch.where(per_channel.abs() > 0, per_channel, torch.inf)
     return replace(
         problem,
-        network=spiking_network_of(view.graph, view.conversion, surrogate=surrogate),
-        arrays={**fold(view.graph, sent), **received},
+        network=spiking_network_of(format.graph, format.conversion, surrogate=surrogate),
+        arrays={**fold(format.graph, sent), **received},
         target=target,
         local=local_training(view, problem.count),
     )
-
-
-def _rest(network: SpikingNetwork, layer: str, like: Tensor) -> Tensor:
-    """Return the potential before the first step, as :meth:`SpikingNetwork.rest` does, without writing in place."""
-    potential = network.parameters[f"{layer}.threshold"] * (0.5 if network.initial_potential == "half" else 0.0)
-    calibrated = network.parameters.get(f"{layer}.potential")
-    return broadcast(potential if calibrated is None else potential + calibrated, like.shape)

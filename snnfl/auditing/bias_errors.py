@@ -46,7 +46,7 @@ def bias_errors(victims: Sequence[Victim]) -> list[BiasError]:
     """Compare each guess of the private biases with the truth of those clients of an S-run that consented to tell."""
     rows: list[BiasError] = []
     for victim in victims:
-        if not victim.view.spiking or victim.truth is None or not victim.truth.trained_biases:
+        if not victim.view.format.hides_biases or victim.truth is None or not victim.truth.trained_biases:
             continue
         for source, guess in BIAS_SOURCES.items():
             try:

@@ -10,7 +10,7 @@ import torch
 from snnfl import rng
 from snnfl.attacks.networks import normalised_layers
 from snnfl.auditing.victims import Victim
-from snnfl.conversion import recover
+from snnfl.updates import Plain
 
 MULTIPLIERS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Deviations of the noise on each weight, in units of the clipping norm."""
@@ -28,16 +28,15 @@ def plain_twin(victim: Victim) -> Victim | None:
         statistics that the weights are recovered with, as every attack on such an S-update does.
     """
     view, truth = victim.view, victim.truth
-    if view.graph is None or view.conversion is None or truth is None or {*truth.biases} != {*truth.trained_biases}:
+    if not view.format.hides_biases or truth is None or {*truth.biases} != {*truth.trained_biases}:
         return None
     if normalised_layers(view.model) and "update_statistics" not in view.knowledge.facts:
         return None
     sent, received = view.exchange.sent, view.exchange.received
-    scale = view.conversion.minimum_scale
-    trained = recover(view.graph, received, biases=False, minimum_scale=scale, fallback=sent)
+    trained = view.format.decode(received, sent, biases=False)
     exchange = replace(view.exchange, sent={**sent, **truth.biases}, received={**trained, **truth.trained_biases})
     known = replace(view.knowledge, biases=True, thresholds=False)
-    plain = replace(view, exchange=exchange, knowledge=known, graph=None, conversion=None, initial=None, earlier=())
+    plain = replace(view, exchange=exchange, knowledge=known, format=Plain(exchange.sent), initial=None, earlier=())
     return replace(victim, view=plain)
 
 

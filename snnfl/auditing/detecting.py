@@ -49,17 +49,15 @@ def recorded_thresholds(work: Workspace, folder: Path, rounds: Iterable[int] = (
     Raises:
         RecordingError: If the recording isn't there or is damaged.
     """
-    if not work.config.strategy.spiking:
-        return []
     return [
         Threshold(
             server_round=each.server_round,
             partition=each.partition,
-            layer=node.name,
-            value=float(each.exchange.received[f"{node.name}.threshold"].mean()),
+            layer=name.removesuffix(".threshold"),
+            value=float(each.exchange.received[name].mean()),
         )
         for each in read_checked(work, folder, frozenset(rounds))
-        for node in work.graph.spikes
+        for name in work.format.threshold_names
     ]
 
 
@@ -74,8 +72,7 @@ def judge_recording(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -
     Raises:
         RecordingError: If the recording isn't there or is damaged.
     """
-    spiking = work.config.strategy.spiking
-    detectors = [get_detector(name) for name in names() if get_detector(name).refusal(spiking=spiking) is None]
+    detectors = [get_detector(name) for name in names() if get_detector(name).refusal(work.format) is None]
     judged: list[Judged] = []
     for server_round, group in groupby(read_checked(work, folder, frozenset(rounds)), key=lambda r: r.server_round):
         received = list(group)
@@ -83,8 +80,7 @@ def judge_recording(work: Workspace, folder: Path, rounds: Iterable[int] = ()) -
             updates=[r.exchange.received for r in received],
             sent=received[0].exchange.sent,
             examples=[int(r.metrics[EXAMPLES]) for r in received],
-            graph=work.graph if spiking else None,
-            minimum_scale=work.config.conversion.minimum_scale,
+            format=work.format,
         )
         partitions = tuple(r.partition for r in received)
         judged += [_judged(detector, view, server_round, partitions) for detector in detectors]

@@ -15,7 +15,7 @@ import torch
 
 from snnfl.auditing.scoring import Score
 from snnfl.auditing.suite import Outcome
-from snnfl.config import Config
+from snnfl.config import Config, prefixed
 from snnfl.metrics.images import success_rate
 from snnfl.spiking.storage import write_bytes
 
@@ -119,7 +119,7 @@ def _entry(config: Config, outcome: Outcome, controls: Sequence[Outcome]) -> Ent
     floor, verdict = _judged(scores)
     entry: Entry = {
         "run": config.run.name,
-        "algorithm": ("S-" if config.strategy.spiking else "") + config.strategy.name,
+        "algorithm": prefixed(config, config.strategy.name),
         "round": outcome.server_round,
         "attack": outcome.attack,
         "source": outcome.source,

@@ -12,7 +12,6 @@ from torch import Tensor
 from snnfl.auditing.checked import read_checked, read_checked_truth
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
-from snnfl.config import Config
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError
@@ -119,7 +118,7 @@ def server_view(
 
     A client that never trained starts from the run's initial weights, and from what was sent where that was sent.
     """
-    knowledge, config = knowledge_of(work.config, received, scope.labels, scope.denied), work.config
+    knowledge = knowledge_of(work, received, scope.labels, scope.denied)
     mean, std = pixel_statistics(work.dataset)
     return ServerView(
         model=work.model,
@@ -129,20 +128,19 @@ def server_view(
         exchange=received.exchange,
         knowledge=knowledge,
         labels=labels,
-        graph=work.graph if config.strategy.spiking else None,
-        conversion=config.conversion if config.strategy.spiking else None,
+        format=work.format,
         initial={**work.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
     )
 
 
-def knowledge_of(config: Config, received: Received, labels: bool, denied: Iterable[str]) -> Knowledge:
+def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iterable[str]) -> Knowledge:
     """Return the threat model: what the server knows by running the federation, less the denied.
 
     The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images. Where
     that is denied, the batch size is the configured one, be there as few images as may.
     """
-    training, images = config.training, int(received.metrics[EXAMPLES])
+    training, images = work.config.training, int(received.metrics[EXAMPLES])
     known = Knowledge(
         labels=labels,
         images=images,
@@ -151,8 +149,8 @@ def knowledge_of(config: Config, received: Received, labels: bool, denied: Itera
         learning_rate=learning_rate(training, received.server_round),
         momentum=training.momentum,
         weight_decay=training.weight_decay,
-        biases=not config.strategy.spiking,
-        thresholds=config.strategy.spiking,
+        biases=not work.format.hides_biases,
+        thresholds=bool(work.format.threshold_names),
     )
     return known.without(denied)
 

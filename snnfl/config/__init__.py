@@ -1,7 +1,9 @@
 """The configuration of a run: frozen dataclasses, and how YAML, command line and Flower's run config become them."""
 
 from snnfl.config.auditing import AuditConfig
+from snnfl.config.checks import mistakes, validate
 from snnfl.config.declaration import ConfigError, FlatValue, nearest
+from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, update_kind
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
     Config,
@@ -15,7 +17,6 @@ from snnfl.config.options import (
     StrategyConfig,
     TrainingConfig,
     options,
-    validate,
     value_of,
 )
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
@@ -37,16 +38,22 @@ __all__ = [
     "RunConfig",
     "StrategyConfig",
     "TrainingConfig",
+    "UpdateKind",
     "assignments",
     "compose",
+    "converts",
     "exactly",
     "flatten",
+    "keeps_biases",
+    "mistakes",
     "nearest",
     "options",
     "part_of",
+    "prefixed",
     "sampled_clients",
     "to_yaml",
     "unflatten",
+    "update_kind",
     "validate",
     "value_of",
 ]

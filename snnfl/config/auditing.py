@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snnfl.config.declaration import option
+from snnfl.config.declaration import answers_nearest, option
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """The audit of a run. It changes nothing that is trained: weights are bit for bit those of a run without it."""
@@ -21,16 +22,3 @@ class AuditConfig:
     attacks: tuple[str, ...] = option((), doc="attacks that run after each recorded round (docs/audit.md); empty: none")
     iterations: int = option(300, low=1, doc="of such an attack, per start")
     restarts: int = option(1, low=1, doc="random starts of such an attack, per victim")
-
-
-def audit_mistake(audit: AuditConfig) -> str | None:
-    """Say what contradicts itself in one line, or return ``None``."""
-    if audit.attacks and not audit.record:
-        return f"audit.attacks={list(audit.attacks)}: attacks read the recording; set audit.record=true"
-    if audit.ground_truth and not audit.record:
-        return "audit.ground_truth=true: without audit.record=true there is nothing to score; set it, or leave this out"
-    for name in ("rounds", "clients"):
-        values, low = getattr(audit, name), 1 if name == "rounds" else 0
-        if wrong := [value for value in values if value < low]:
-            return f"audit.{name}={list(values)}: {wrong[0]} is none; they are counted from {low}"
-    return None

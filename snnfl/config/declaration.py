@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import numbers
 import operator
 import typing
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 FlatValue: TypeAlias = bool | int | float | str
 """What Flower's ``run_config`` can carry."""
+
+
+Section = TypeVar("Section")
 
 
 class ConfigError(ValueError):
@@ -36,6 +40,28 @@ def option(
         A dataclass field. :func:`check_option` enforces the range.
     """
     return field(default=default, metadata={"doc": doc, "low": low, "high": high, "above": above})
+
+
+def answers_nearest(section: type[Section]) -> type[Section]:
+    """Let a section that is built in Python refuse an unknown option as a configuration does, with the nearest name.
+
+    >>> from snnfl.config import ConversionConfig
+    >>> ConversionConfig(treshold="layer_max")
+    Traceback (most recent call last):
+    snnfl.config.declaration.ConfigError: ConversionConfig: unknown option 'treshold'; did you mean 'thresholds'?
+    """
+    build = section.__init__
+    known = [item.name for item in dataclasses.fields(section)]  # type: ignore[arg-type]
+
+    @functools.wraps(build)
+    def build_checked(self: Section, *arguments: Any, **options: Any) -> None:
+        unknown = next((name for name in options if name not in known), None)
+        if unknown is not None:
+            raise ConfigError(f"{section.__name__}: unknown option {unknown!r}" + nearest(unknown, known))
+        build(self, *arguments, **options)
+
+    section.__init__ = build_checked  # type: ignore[method-assign, assignment]
+    return section
 
 
 def check_option(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> None:

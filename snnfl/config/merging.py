@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from snnfl.config.checks import validate
 from snnfl.config.declaration import ConfigError, FlatValue, nearest, show, unlike
-from snnfl.config.options import Config, options, validate, value_of
+from snnfl.config.options import Config, options, value_of
 
 
 def compose(

@@ -6,14 +6,14 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from snnfl.config.auditing import AuditConfig, audit_mistake
-from snnfl.config.declaration import ConfigError, check_option, check_options, option
-from snnfl.config.poisoning import DetectionConfig, PoisoningConfig, poisoning_mistakes
+from snnfl.config.auditing import AuditConfig
+from snnfl.config.declaration import ConfigError, answers_nearest, check_options, option
+from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """The run itself."""
@@ -32,6 +32,7 @@ class RunConfig:
     tracking: str | None = option(None, doc="who else is told each round's metrics: tensorboard; null: nobody")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The data set and how it is divided among the clients."""
@@ -55,6 +56,7 @@ class DataConfig:
     augment: bool = option(False, doc="random crop (padding 4, digits 1) and, of photographs, horizontal flip")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network that clients train."""
@@ -68,6 +70,7 @@ class ModelConfig:
     projection_head: bool = option(False, doc="MOON's two linear layers, 256 wide at the end, before the output layer")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Local training by SGD."""
@@ -81,6 +84,7 @@ class TrainingConfig:
     decay: float = option(0.1, above=0.0, high=1.0, doc="factor at each milestone")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class ConversionConfig:
     """How a client turns its ANN into a spiking network (SNFL, Algorithm 1, ANN-TO-SNN).
@@ -149,6 +153,7 @@ class ConversionConfig:
         return self.steps if self.calibration_steps is None else self.calibration_steps
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
     """The federated algorithm.
@@ -208,6 +213,7 @@ class StrategyConfig:
     )
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
     """Central differential privacy of the aggregate, by Flower's wrappers (McMahan et al. 2018, Andrew et al. 2021).
@@ -233,6 +239,7 @@ class PrivacyConfig:
     )
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured after a round, on the test set."""
@@ -245,6 +252,7 @@ class EvaluationConfig:
     curve: tuple[int, ...] = option((), doc="other lengths T at which the server's spiking network is measured, too")
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """Where the run takes place. What the named engine doesn't use must stay at its default."""
@@ -264,14 +272,7 @@ class EngineConfig:
     )
 
 
-_USED_BY = {
-    "engine.cpus_per_client": "ray",
-    "engine.gpus_per_client": "ray",
-    "engine.address": "ray",
-    "engine.connection": "deployment",
-}
-
-
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a run."""
@@ -298,64 +299,6 @@ def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, datacl
             yield from options(typing.cast(type, hints[item.name]), f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", item, hints[item.name]
-
-
-def validate(config: Config) -> None:
-    """Check every option's range.
-
-    Raises:
-        ConfigError: Naming the key, the value and the range.
-    """
-    for key, item, kind in options():
-        check_option(key, value_of(config, key), item, kind)
-    name = config.run.name
-    if name in ("", "..") or Path(name).name != name or not name.isprintable():
-        raise ConfigError(f"run.name={name!r}: expected a plain folder name, without '/'")
-    if config.run.resume and not config.run.keep_checkpoints:
-        raise ConfigError("run.keep_checkpoints=0: expected at least 1 with run.resume=true")
-    needed, clients = config.strategy.minimum_replies, config.data.clients
-    if needed > clients:
-        raise ConfigError(f"strategy.minimum_replies={needed}: expected at most data.clients={clients}")
-    if (mistake := audit_mistake(config.audit)) is not None:
-        raise ConfigError(mistake)
-    if (mistake := curve_mistake(config)) is not None:
-        raise ConfigError(mistake)
-    _check_engine(config)
-    for mistake in poisoning_mistakes(config):
-        raise ConfigError(mistake)
-
-
-def curve_mistake(config: Config) -> str | None:
-    """Say which length of ``evaluation.curve`` cannot be simulated, in one line, or return ``None``."""
-    conversion, curve = config.conversion, config.evaluation.curve
-    if wrong := [length for length in curve if length < 1]:
-        return f"evaluation.curve={list(curve)}: {wrong[0]} is no length; expected at least 1"
-    bound = conversion.initial_potential == "drip" or conversion.calibration == "time_bias"
-    if bound and (wrong := [length for length in curve if length > conversion.steps]):
-        return (
-            f"evaluation.curve={list(curve)}: {wrong[0]} is longer than conversion.steps={conversion.steps}, for which "
-            "a drip and biases in time are made; leave it out"
-        )
-    return None
-
-
-def _check_engine(config: Config) -> None:
-    engine, device = config.engine, config.run.device
-    for key, item, _ in options():
-        value, user = value_of(config, key), _USED_BY.get(key, engine.name)
-        if user != engine.name and value != item.default:
-            raise ConfigError(
-                f"{key}={value}: only engine.name={user} uses it, and engine.name={engine.name}; leave it out"
-            )
-    if engine.name == "deployment" and config.model.weights is not None:
-        raise ConfigError(
-            f"model.weights={config.model.weights}: a node reads no file that its server names; leave it out with "
-            "engine.name=deployment"
-        )
-    if engine.name == "ray" and device != "cpu" and engine.gpus_per_client == 0:
-        raise ConfigError(
-            f"run.device={device}: on Ray a client of engine.gpus_per_client=0 sees no GPU; set it, or cpu"
-        )
 
 
 def value_of(config: Config, key: str) -> Any:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from snnfl.config.declaration import option
-
-if TYPE_CHECKING:
-    from snnfl.config.options import Config
+from snnfl.config.declaration import answers_nearest, option
 
 _TRIGGERED = ("badnets", "blended", "distributed", "model_replacement")
-_USED_BY = {
-    "source": ("label_flip",),
-    "trigger_size": ("badnets", "distributed", "model_replacement"),
-    "strength": ("blended",),
-    "scale": ("model_replacement",),
-    "scale_ann": ("model_replacement",),
-}
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class PoisoningConfig:
     """Which clients attack, and how. They are the simulation's ground truth: a server learns of them by updates alone.
@@ -60,6 +50,7 @@ class PoisoningConfig:
         return self.attack in _TRIGGERED
 
 
+@answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
     """What the server makes of the updates of a round before it aggregates them."""
@@ -70,42 +61,3 @@ class DetectionConfig:
     exclude: str | None = option(
         None, doc="the detector whose verdict keeps updates out of the aggregate, which is then a defence; null: none"
     )
-
-
-def poisoning_mistakes(config: Config) -> Iterator[str]:
-    """Yield what makes no sense in the sections ``poisoning`` and ``detection``, a line each."""
-    poisoning, attack = config.poisoning, config.poisoning.attack
-    for item in fields(poisoning):
-        value: Any = getattr(poisoning, item.name)
-        users = _USED_BY.get(item.name, (attack,))
-        if value != item.default and item.name != "attack" and (attack == "none" or attack not in users):
-            named = " or ".join(_USED_BY.get(item.name, ("an attack",)))
-            yield f"poisoning.{item.name}={value}: only {named} uses it, and poisoning.attack={attack}; leave it out"
-    if attack != "none":
-        yield from _attack_mistakes(config)
-    exclude, detectors = config.detection.exclude, config.detection.detectors
-    if exclude is not None and exclude not in detectors:
-        yield f"detection.exclude={exclude}: not among detection.detectors={list(detectors)}; add it there"
-    if exclude is not None and config.privacy.clipping != "none":
-        yield (
-            f"detection.exclude={exclude}: the noise of privacy.clipping={config.privacy.clipping} is computed for all "
-            "selected clients, fewer would be protected less; set null"
-        )
-    if detectors and config.strategy.name == "solo":
-        yield f"detection.detectors={list(detectors)}: strategy.name=solo sends no update to judge; set []"
-
-
-def _attack_mistakes(config: Config) -> Iterator[str]:
-    poisoning = config.poisoning
-    if config.strategy.name == "solo":
-        yield f"poisoning.attack={poisoning.attack}: strategy.name=solo sends no update to poison; set none"
-    if poisoning.attackers > config.data.clients:
-        yield f"poisoning.attackers={poisoning.attackers}: expected at most data.clients={config.data.clients}"
-    if poisoning.first_round > config.run.rounds:
-        yield f"poisoning.first_round={poisoning.first_round}: expected at most run.rounds={config.run.rounds}"
-    if poisoning.source == poisoning.target:
-        yield f"poisoning.source={poisoning.source}: is poisoning.target too, so that nothing changes; choose another"
-    if poisoning.forge_thresholds and not config.strategy.spiking:
-        yield "poisoning.forge_thresholds=true: a plain run (strategy.spiking=false) has no thresholds; set false"
-    if poisoning.scale_ann and not config.strategy.spiking:
-        yield "poisoning.scale_ann=true: a plain run (strategy.spiking=false) converts nothing; set false"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.spiking.network import add_drive
-from snnfl.spiking.neuron import broadcast, integrate_and_fire
+from snnfl.neurons import Neuron, NeuronState, at_threshold, broadcast, scan
+from snnfl.spiking.in_time import add_drive
 
 TIME_BIAS_RATE = 0.5
 """Part of an error that one correction of a bias in time takes back, as in the code of Wu et al. (2024)."""
@@ -25,7 +25,7 @@ def channel_mean(value: Tensor, channel: int = 1) -> Tensor:
     return channel_sum(value, channel) / (value.numel() // value.shape[channel])
 
 
-def correct_in_time(current: Tensor, threshold: Tensor, potential: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def correct_in_time(current: Tensor, neuron: Neuron, potential: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Find the bias of one time step, and take the step with it.
 
     Repeats ``b_c <- b_c + alpha (mean(a)_c - mean(s(t))_c)``, where ``s(t)`` are the spikes that the potential before
@@ -34,7 +34,7 @@ def correct_in_time(current: Tensor, threshold: Tensor, potential: Tensor, targe
 
     Args:
         current: Of this step, shape ``[1, N, C, *space]``.
-        threshold: Shape ``[1]`` or ``[C]``.
+        neuron: The layer's neurons.
         potential: Membrane potential before the step, ``[N, C, *space]``; updated in place to that after it.
         target: Mean activation of each channel, ``[C]``.
 
@@ -44,7 +44,7 @@ def correct_in_time(current: Tensor, threshold: Tensor, potential: Tensor, targe
     bias, charged = torch.zeros_like(target), potential + current[0]
     fired = torch.empty_like(charged)
     for _ in range(TIME_BIAS_CORRECTIONS):
-        torch.ge(charged, broadcast((threshold - bias).to(charged), charged.shape), out=fired)
-        bias += TIME_BIAS_RATE * (target - channel_mean(fired) * threshold)
+        at_threshold(charged, broadcast((neuron.threshold - bias).to(charged), charged.shape), out=fired)
+        bias += TIME_BIAS_RATE * (target - channel_mean(fired) * neuron.threshold)
     bias = bias.to(charged)
-    return bias, integrate_and_fire(add_drive(current, bias[None]), threshold, potential, binary=True)
+    return bias, scan(neuron, NeuronState(potential), add_drive(current, bias[None]), binary=True)

@@ -15,15 +15,10 @@ from snnfl.conversion.memory import MemoryPlan, plan_memory
 from snnfl.conversion.replay import CurrentStore, Replay
 from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.thresholds import find_thresholds
-from snnfl.conversion.trains import Neurons, SpikeTrain
+from snnfl.conversion.trains import Layer, SpikeTrain
 from snnfl.spiking.graph import Spike, SpikingGraph
-from snnfl.spiking.network import (
-    SpikingNetwork,
-    add_drive,
-    constant_values,
-    in_fast_layout,
-    readout,
-)
+from snnfl.spiking.in_time import add_drive, constant_values, in_fast_layout, readout
+from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.trace import trace_with_state
 from snnfl.spiking.values import analog_value, check_images, value_shadows
 from snnfl.spiking.ways_out import ConversionError
@@ -125,7 +120,8 @@ class _Conversion:
         return self.config.calibration in (what, "bias_potential")
 
     def _network(self) -> SpikingNetwork:
-        return SpikingNetwork(self.graph, self.parameters, self.config.initial_potential, self.config.readout)
+        config = self.config
+        return SpikingNetwork(self.graph, self.parameters, config.initial_potential, config.readout, steps=config.steps)
 
     def _constants(self) -> dict[str, Tensor]:
         return constant_values(self.graph, self.parameters, self.images)
@@ -158,11 +154,11 @@ class _Conversion:
 
         Charge is conserved: what flowed in has left as spikes or is still on the membrane.
         """
-        neurons, everything = self._neurons(node, activation, shift), slice(None)
+        layer, everything = self._layer(node, activation, shift), slice(None)
         charge = torch.zeros(activation.shape[1], dtype=torch.float64, device=activation.device)
         for images in self._blocks(node):
             potential = self._network().rest(node.name, activation[images])
-            forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], neurons)
+            forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], layer)
             for start, current in self._currents(node, images, activation[0].numel()):
                 unread = min(max(self.first - start, 0), len(current))
                 if unread:
@@ -174,11 +170,11 @@ class _Conversion:
                     forgotten.fire(everything, 0, current[unread:], potential)
             charge -= channel_sum(potential, 1)
         rate = charge / ((self.steps - self.first) * (activation.numel() // len(charge)))
-        return rate if neurons.drive is None else rate + neurons.drive
+        return rate if layer.drive is None else rate + layer.drive
 
     def _record(self, node: Spike, activation: Tensor, shift: Tensor | None) -> None:
         """Run a layer and keep its spikes."""
-        train = SpikeTrain.silent(self.steps, activation, self._neurons(node, activation, shift))
+        train = SpikeTrain.silent(self.steps, activation, self._layer(node, activation, shift))
         for images in self._blocks(node):
             potential = self._network().rest(node.name, activation[images])
             for start, current in self._currents(node, images, activation[0].numel()):
@@ -187,24 +183,24 @@ class _Conversion:
 
     def _record_with_time_bias(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's bias at each time step, and keep the spikes that it then fires."""
-        neurons, network = self._neurons(node, activation, None), self._network()
-        train, target = SpikeTrain.silent(self.steps, activation, neurons), channel_mean(activation)
+        layer, network = self._layer(node, activation, None), self._network()
+        train, target = SpikeTrain.silent(self.steps, activation, layer), channel_mean(activation)
         potential, everything = network.rest(node.name, activation), slice(0, len(self.images))
         biases = []
         for step in range(self.steps):
             current = self.replay.current(node.inputs[0], everything, step, step + 1)
-            current = add_drive(current, None if neurons.drive is None else neurons.drive[None])
-            bias, spikes = correct_in_time(current, neurons.threshold, potential, target)
+            current = add_drive(current, None if layer.drive is None else layer.drive[None])
+            bias, spikes = correct_in_time(current, layer.neuron, potential, target)
             train.record(everything, step, spikes)
             biases.append(bias)
         self.parameters[f"{node.name}.time_bias"] = torch.stack(biases)
         self._keep(node, train)
 
-    def _neurons(self, node: Spike, activation: Tensor, shift: Tensor | None) -> Neurons:
+    def _layer(self, node: Spike, activation: Tensor, shift: Tensor | None) -> Layer:
         """Make a layer's neurons, into which a drip and the shift of a bias flow at each step."""
         drip = self._network().drive(node.name, 0, 1, self.steps)
         drive = shift if drip is None else drip[0] if shift is None else drip[0] + shift
-        return Neurons(self.parameters[f"{node.name}.threshold"], drive, torch.empty_like(activation[:1]))
+        return Layer(self._network().neuron(node.name), drive, torch.empty_like(activation[:1]))
 
     def _blocks(self, node: Spike) -> Iterator[slice]:
         size, shared, count = self.plan.chunks[node.name][0], self.plan.shared_images, len(self.images)

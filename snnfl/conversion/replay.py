@@ -12,8 +12,8 @@ from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.trains import SpikeTrain
 from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import MaxPool, Spike, SpikingGraph
+from snnfl.spiking.in_time import linear_value, over_time
 from snnfl.spiking.maximum import Accumulated, gated_maximum
-from snnfl.spiking.network import linear_value, over_time
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 from snnfl.config import ConfigError
 from snnfl.detection.view import RoundView
 from snnfl.registry import Registry
-from snnfl.spiking import SpikingGraph
+from snnfl.updates import UpdateFormat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,9 +70,9 @@ class Detector:
     needs_thresholds: bool
     judge: Judge
 
-    def refusal(self, *, spiking: bool) -> str | None:
-        """Return why the detector cannot run, or ``None`` if it can."""
-        if self.needs_thresholds and not spiking:
+    def refusal(self, format: UpdateFormat) -> str | None:
+        """Return why the detector cannot judge such updates, or ``None`` if it can."""
+        if self.needs_thresholds and not format.threshold_names:
             return f"detector {self.name}: a plain run has no thresholds to look at; set strategy.spiking=true"
         return None
 
@@ -83,7 +83,7 @@ class Detector:
             ConfigError: If the run hasn't what the detector looks at.
             DetectorError: If the detector fails, or what it returns isn't as :class:`Findings` says.
         """
-        if (reason := self.refusal(spiking=view.graph is not None)) is not None:
+        if (reason := self.refusal(view.format)) is not None:
             raise ConfigError(reason)
         if (count := len(view.updates)) < 3:
             zeros = torch.zeros(count, dtype=torch.float64)
@@ -155,7 +155,7 @@ def detect(
     sent: Mapping[str, Tensor],
     *,
     examples: Sequence[int],
-    graph: SpikingGraph | None = None,
+    format: UpdateFormat,
 ) -> Verdict:
     """Judge one round by one detector; of several it is cheaper to make one :class:`RoundView` for all.
 
@@ -164,9 +164,9 @@ def detect(
         updates: Checked arrays of each client: finite, bounded, of the right names and shapes.
         sent: What the server had sent.
         examples: One number per update.
-        graph: Structure of the spiking network, if the updates are spiking ones.
+        format: Of the updates.
 
     Raises:
         ConfigError: For an unknown detector, or one that the run hasn't the arrays for.
     """
-    return get_detector(name)(RoundView(updates=updates, sent=sent, examples=examples, graph=graph))
+    return get_detector(name)(RoundView(updates=updates, sent=sent, examples=examples, format=format))

@@ -9,10 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from snnfl.conversion import recover
-from snnfl.spiking import SpikingGraph
-
-_STATISTICS = (".running_mean", ".running_var")
+from snnfl.training import is_statistic
+from snnfl.updates import UpdateFormat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,16 +21,13 @@ class RoundView:
         updates: Received arrays by name, one mapping per client.
         sent: The ANN's arrays that the server had sent; in an S-run without biases.
         examples: How many each client claims to have trained on.
-        graph: Structure of the spiking network in an S-run; ``None`` in a plain one.
-        minimum_scale: Scale of batch normalisation below which a channel's weight counts as unchanged
-            (``conversion.minimum_scale``).
+        format: Of the updates.
     """
 
     updates: Sequence[Mapping[str, Tensor]]
     sent: Mapping[str, Tensor]
     examples: Sequence[int]
-    graph: SpikingGraph | None = None
-    minimum_scale: float = 1e-6
+    format: UpdateFormat
 
     @cached_property
     def changes(self) -> Tensor:
@@ -40,20 +35,17 @@ class RoundView:
 
         Of a spiking update these are the recovered weights (SNFL section 4.2). Running statistics don't count.
         """
-        names = [name for name in self.sent if not name.endswith(_STATISTICS)]
+        names = [name for name in self.sent if not is_statistic(name)]
         return torch.stack([self._change(update, names) for update in self.updates])
 
     @cached_property
     def layers(self) -> Tensor:
         """Thresholds, ``[clients, layers]``, float64, first layer first; of thresholds per channel their mean."""
-        if self.graph is None:
+        names = self.format.threshold_names
+        if not names:
             raise ValueError("a plain run has no thresholds")
-        names = [f"{node.name}.threshold" for node in self.graph.spikes]
         return torch.stack([torch.stack([update[name].double().mean() for name in names]) for update in self.updates])
 
     def _change(self, update: Mapping[str, Tensor], names: list[str]) -> Tensor:
-        state = update
-        if self.graph is not None:
-            biases = any(f"{node.name}.bias" in self.sent for node in self.graph.affines)
-            state = recover(self.graph, update, biases=biases, minimum_scale=self.minimum_scale, fallback=self.sent)
+        state = self.format.decode(update, self.sent)
         return torch.cat([(state[name].double() - self.sent[name].double()).flatten() for name in names])

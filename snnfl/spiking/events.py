@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnfl.spiking.compiled import compiled
+from snnfl.neurons.compiled import compiled
 from snnfl.spiking.graph import Affine, Parameters, SpikingGraph
 from snnfl.spiking.vectors import FOUND_AT_ONCE, POSITIONS, accumulate, append_nonzero, load, store
 

@@ -59,7 +59,8 @@ def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path
         network: The spiking network.
         input_shape: Shape of one image, ``[C, H, W]`` or another that the network takes.
         path: File to write, in one step.
-        steps: Length of the simulation, which only a network with a drip depends on.
+        steps: Length of the simulation, which only a network with a drip depends on; by default as many as the network
+            was converted for.
 
     Raises:
         ExportError: Naming the node that NIR cannot express, or the package ``nir`` if it isn't installed.
@@ -71,6 +72,7 @@ def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path
                 f"{neurons.name}: NIR has no current that varies with time; convert with calibration=bias in place "
                 "of time_bias"
             )
+    steps = steps or network.steps
     if network.initial_potential == "drip" and steps is None:
         raise ExportError("a drip depends on the length of the simulation; give it as steps")
     graph, parameters = unit_spikes(network)

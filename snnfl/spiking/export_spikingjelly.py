@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
+from snnfl.neurons import broadcast
 from snnfl.spiking.export import ExportError, optional_library, unit_spikes
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike
 from snnfl.spiking.network import SpikingNetwork
-from snnfl.spiking.neuron import broadcast
 from snnfl.torchvision_guard import guard
 
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnfl.spiking.compiled import compiled
+from snnfl.neurons.compiled import compiled
 from snnfl.spiking.graph import MaxPool
 
 

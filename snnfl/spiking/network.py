@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
+from snnfl.neurons import Neuron, NeuronState, broadcast, scan
 from snnfl.spiking.events import EventLayer, event_layers
-from snnfl.spiking.graph import (
-    Affine,
-    LinearMap,
-    MaxPool,
-    Parameters,
-    Spike,
-    SpikingGraph,
-    freed_after,
+from snnfl.spiking.graph import MaxPool, Parameters, Spike, SpikingGraph
+from snnfl.spiking.in_time import (
+    accumulating,
+    add_drive,
+    constant_values,
+    in_fast_layout,
+    linear_value,
+    over_time,
+    readout,
 )
-from snnfl.spiking.maximum import Accumulated, gated_maximum
-from snnfl.spiking.neuron import broadcast, integrate_and_fire
-from snnfl.spiking.values import analog_value, check_images, check_size, value_bytes
+from snnfl.spiking.maximum import gated_maximum
+from snnfl.spiking.recording import MAX_RECORDING, Fire, Probe, Recording, chosen_layers, run_neurons
+from snnfl.spiking.state import State, Step
+from snnfl.spiking.summary import summary
+from snnfl.spiking.values import analog_value, check_images, check_size, value_bytes, value_shadows
 
 CHUNK_BYTES = 2 * 2**20
 """Size of the widest tensor of a chunk of time: a few such tensors stay in a third-level cache, which makes a third of
@@ -37,22 +39,12 @@ CHUNK_STEPS = 8
 """Time steps per chunk: enough that reading and writing the membrane potential once per chunk costs little."""
 
 
-@dataclass
-class State:
-    """What a simulation carries from one chunk of time to the next.
-
-    Attributes:
-        potentials: Membrane potentials by spiking layer.
-        maxima: What max poolings remember, by name.
-    """
-
-    potentials: dict[str, Tensor] = field(default_factory=dict)
-    maxima: dict[str, Accumulated] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpikingNetwork:
     """A spiking graph with its folded weights, biases and thresholds.
+
+    ``network(images)`` returns logits, :meth:`simulate` those of several lengths, :meth:`record` the spikes and
+    membrane potentials behind them; :meth:`step` takes one time step of a state that the caller holds.
 
     Attributes:
         graph: The structure.
@@ -62,20 +54,35 @@ class SpikingNetwork:
             row ``t`` is added to its current at step ``t``.
         initial_potential: Membrane potential at t=0: zero, or half a threshold, which centres the conversion error
             (Deng & Gu 2020). ``"drip"`` spreads that half evenly over a simulation, as the code of Li et al. (2021)
-            does: each step adds ``V_th / 2T`` to the current, T being the ``steps`` that :meth:`simulate` is asked for.
+            does: each step adds ``V_th / 2T`` to the current, T being the ``steps`` that are asked for.
         readout: Which steps the logits are the mean of: all T, or the last ``T - T // 2``. In the first ones a deep
             layer fires on rates that have yet to settle.
+        steps: Simulation length T that the network was converted for: how long it runs where nothing else is said.
     """
 
     graph: SpikingGraph
     parameters: Parameters
     initial_potential: Literal["zero", "half", "drip"] = "zero"
     readout: Literal["all", "second_half"] = "all"
+    steps: int | None = None
+
+    def __call__(self, images: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return logits ``[N, classes]`` after ``steps`` time steps, or as many as the network was converted for."""
+        length = self._length(steps)
+        return self.simulate(images, steps=length)[length]
+
+    def __repr__(self) -> str:
+        options = {"steps": self.steps, "initial_potential": self.initial_potential, "readout": self.readout}
+        return summary(self.graph, self.parameters, options)
 
     @property
     def thresholds(self) -> dict[str, Tensor]:
         """Firing thresholds by spiking layer."""
         return {node.name: self.parameters[f"{node.name}.threshold"] for node in self.graph.spikes}
+
+    def neuron(self, layer: str) -> Neuron:
+        """Return the parameters of a layer's neurons."""
+        return Neuron(threshold=self.parameters[f"{layer}.threshold"])
 
     @torch.inference_mode()
     def simulate(self, images: Tensor, *, steps: int, curve: Sequence[int] = ()) -> dict[int, Tensor]:
@@ -88,26 +95,120 @@ class SpikingNetwork:
         Args:
             images: Shape ``[N, ...]``.
             steps: Simulation length T.
-            curve: Earlier lengths whose logits are wanted too. They are points of this one run: a drip is that of
-                ``steps`` at all of them, so only with it do they differ from runs of their own.
+            curve: Other lengths whose logits are wanted too, also beyond ``steps``. They are points of this one run: a
+                drip is that of ``steps`` at all of them, so only with it do they differ from runs of their own.
 
         Returns:
             Logits ``[N, classes]`` for ``steps`` and every length in ``curve``, averaged over the steps that
             ``readout`` names.
 
         Raises:
-            ValueError: If a length isn't a whole number in ``1..steps``, there are fewer biases in time than steps, or
-                the images are no tensor, empty, not finite, of another type or device than the network, or don't fit.
+            ValueError: If a length is no whole number of at least 1, or beyond a drip's ``steps`` or the biases in
+                time, or the images are no tensor, empty, not finite, of another type or device than the network, or
+                don't fit.
         """
-        wanted = _lengths(steps, curve)
-        self._check_steps(wanted[-1])
+        return self._simulate(images, _lengths(steps, curve), steps)
+
+    @torch.inference_mode()
+    def record(
+        self,
+        images: Tensor,
+        *,
+        layers: Sequence[str] | None = None,
+        steps: int | None = None,
+        max_bytes: int = MAX_RECORDING,
+    ) -> Recording:
+        """Run the network as :meth:`simulate` does, bit for bit, and keep what its neurons do at each step.
+
+        Args:
+            images: Shape ``[N, ...]``.
+            layers: Spiking layers by name; all of them by default.
+            steps: Simulation length T; by default as many as the network was converted for.
+            max_bytes: Ceiling of the memory that spikes and potentials take.
+
+        Returns:
+            Spikes, membrane potentials and logits.
+
+        Raises:
+            ValueError: If a layer is unknown or the recording doesn't fit ``max_bytes``; also as :meth:`simulate`.
+        """
+        length = self._length(steps)
+        check_images(images, next(iter(self.parameters.values())))
+        sizes = value_shadows(self.graph, self.parameters, images)
+        wanted = chosen_layers([node.name for node in self.graph.spikes], layers)
+        probe = Probe.of({name: sizes[name] for name in wanted}, len(images), length, max_bytes)
+        (logits,) = self._simulate(images, [length], length, probe).values()
+        thresholds = {name: self.thresholds[name] for name in wanted}
+        return Recording(spikes=probe.spikes, potentials=probe.potentials, thresholds=thresholds, logits=logits)
+
+    @torch.no_grad()
+    def start(self, images: Tensor, *, steps: int | None = None) -> State:
+        """Return the state before the first time step.
+
+        Args:
+            images: Of the shape that every step will get, ``[N, ...]``; their values don't matter.
+            steps: Length of the whole simulation, which only a drip depends on; by default as many as the network was
+                converted for.
+
+        Raises:
+            ValueError: If the images don't fit, or a drip's length isn't known.
+        """
+        given = steps is not None or self.initial_potential == "drip"
+        length = self._length(steps) if given else self.steps
+        shadows = value_shadows(self.graph, self.parameters, images)
+        currents = {node.name: shadows[node.inputs[0]] for node in self.graph.spikes}
+        likes = {name: value.new_empty(len(images), *value.shape[1:]) for name, value in currents.items()}
+        potentials = {name: self.rest(name, in_fast_layout(like)) for name, like in likes.items()}
+        return State(potentials, steps=length, images=images.shape)
+
+    @torch.no_grad()
+    def step(self, state: State, images: Tensor) -> tuple[State, Step]:
+        """Take one time step.
+
+        The images may be others at each step, such as frames of events. With the same ones, spikes are those of
+        :meth:`simulate` up to rounding: that computes several steps at once, and skips what doesn't spike.
+
+        Args:
+            state: Before the step; it isn't changed.
+            images: What flows in at this step, ``[N, ...]``.
+
+        Returns:
+            The state after the step, and what the network gave.
+
+        Raises:
+            ValueError: If the images don't fit the state, or there is no bias or drip for one more step.
+        """
+        if images.shape != state.images:
+            raise ValueError(f"images of shape {[*images.shape]} do not fit the state, started with {[*state.images]}")
+        self._check_steps(state.time + 1, state.steps)
+        check_images(images, next(iter(self.parameters.values())))
+        constants = constant_values(self.graph, self.parameters, in_fast_layout(images))
+        after, spikes = state.copy(), dict[str, Tensor]()
+
+        def fire(layer: str, neuron: Neuron, state: NeuronState, current: Tensor, start: int) -> Tensor:
+            fired = scan(neuron, state, current)
+            spikes[layer] = fired[0]
+            return fired
+
+        read = self._advance(constants, after, state.time, state.time + 1, state.steps or 1, {}, fire)
+        output = readout(self.graph, self.parameters, {**constants, **{k: v.to(images.dtype) for k, v in read.items()}})
+        return replace(after, time=state.time + 1), Step(output, spikes)
+
+    def _simulate(
+        self, images: Tensor, wanted: Sequence[int], steps: int, probe: Probe | None = None
+    ) -> dict[int, Tensor]:
+        self._check_steps(wanted[-1], steps)
         check_images(images, next(iter(self.parameters.values())))
         per_image = max(value_bytes(self.graph, self.parameters, images).values())
         images = in_fast_layout(images)
         weights = max((self.parameters[f"{node.name}.weight"].nbytes for node in self.graph.affines), default=0)
         block = max(1, max(CHUNK_BYTES, min(WEIGHT_BYTES, weights)) // (CHUNK_STEPS * per_image))
         layers = event_layers(self.graph, self.parameters)
-        parts = [self._simulate_block(part, wanted, layers) for part in torch.split(images, block)]
+        parts = []
+        for start in range(0, len(images), block):
+            part = slice(start, start + block)
+            fire = run_neurons if probe is None else probe.of_images(part).fire
+            parts.append(self._simulate_block(images[part], wanted, steps, layers, fire))
         return {point: torch.cat([part[point] for part in parts]) for point in wanted}
 
     @torch.inference_mode()
@@ -130,41 +231,16 @@ class SpikingNetwork:
         """
         return replace(self, parameters={name: array.to(device, dtype) for name, array in self.parameters.items()})
 
-    def save(self, path: str | Path) -> None:
-        """Write the network as safetensors, in one step; equal networks give equal files."""
-        from snnfl.spiking.storage import save_network
-
-        save_network(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> SpikingNetwork:
-        """Read a network that :meth:`save` wrote, such as a run's ``final_snn.safetensors``, without pickle.
-
-        Raises:
-            NetworkFileError: Naming the file and what is wrong with it.
-        """
-        from snnfl.spiking.storage import load_network
-
-        return load_network(path)
-
-    def to_spikingjelly(self) -> GraphModule:
-        """Build a stateful module of spikingjelly's neurons, whose forward takes one time step.
-
-        Logits are the mean of its outputs over the steps that ``readout`` names.
-
-        Raises:
-            ExportError: If spikingjelly is not installed, or its neurons cannot express the network.
-        """
-        from snnfl.spiking.export_spikingjelly import to_spikingjelly
-
-        return to_spikingjelly(self)
-
     def rest(self, layer: str, like: Tensor) -> Tensor:
         """Return a layer's membrane potential before the first step, of the shape and layout of its current."""
+        potential = broadcast(self.resting_potential(layer), like.shape)
+        return torch.empty_like(like, dtype=accumulating(like)).copy_(potential)
+
+    def resting_potential(self, layer: str) -> Tensor:
+        """Return a layer's membrane potential before the first step, ``[1]`` or ``[C]``."""
         potential = self.parameters[f"{layer}.threshold"] * (0.5 if self.initial_potential == "half" else 0.0)
-        if (calibrated := self.parameters.get(f"{layer}.potential")) is not None:
-            potential = potential + calibrated
-        return torch.empty_like(like, dtype=_accumulating(like)).copy_(broadcast(potential, like.shape))
+        calibrated = self.parameters.get(f"{layer}.potential")
+        return potential if calibrated is None else potential + calibrated
 
     def drive(self, layer: str, start: int, stop: int, steps: int) -> Tensor | None:
         """Return what flows into a layer beside its input: drip and biases in time.
@@ -189,17 +265,30 @@ class SpikingNetwork:
         """Return the first of ``steps`` steps that the logits are the mean of."""
         return steps // 2 if self.readout == "second_half" else 0
 
-    def _check_steps(self, steps: int) -> None:
+    def _length(self, steps: int | None) -> int:
+        """Return how many steps to simulate."""
+        length = self.steps if steps is None else steps
+        if length is None:
+            raise ValueError("steps=None, and the network wasn't converted for a length: say one, such as steps=32")
+        return _lengths(length, ())[0]
+
+    def _check_steps(self, last: int, steps: int | None) -> None:
+        """Check that the ``last`` step is defined, in a simulation of ``steps``."""
+        if self.initial_potential == "drip" and steps is not None and last > steps:
+            raise ValueError(
+                f"{last} time steps: a drip spreads half a threshold over the steps={steps} of the simulation; give "
+                f"steps={last}"
+            )
         for node in self.graph.spikes:
             bias = self.parameters.get(f"{node.name}.time_bias")
-            if bias is not None and len(bias) < steps:
+            if bias is not None and len(bias) < last:
                 raise ValueError(
-                    f"steps={steps}: {node.name} has biases for {len(bias)} time steps; simulate at most as many, or "
-                    f"convert with calibration_steps={steps}"
+                    f"{last} time steps: {node.name} has biases for {len(bias)}; simulate at most as many, or convert "
+                    f"with calibration_steps={last}"
                 )
 
     def _simulate_block(
-        self, images: Tensor, wanted: Sequence[int], layers: Mapping[str, EventLayer]
+        self, images: Tensor, wanted: Sequence[int], steps: int, layers: Mapping[str, EventLayer], fire: Fire
     ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
         state = State()
@@ -209,7 +298,7 @@ class SpikingNetwork:
         for point in sorted({*wanted, *starts} - {0}):
             while done < point:
                 stop = min(done + CHUNK_STEPS, point)
-                for name, total in self._advance(constants, state, done, stop, wanted[-1], layers).items():
+                for name, total in self._advance(constants, state, done, stop, steps, layers, fire).items():
                     sums[name] = sums[name] + total if name in sums else total
                 done = stop
             if point in starts:
@@ -229,6 +318,7 @@ class SpikingNetwork:
         stop: int,
         steps: int,
         layers: Mapping[str, EventLayer],
+        fire: Fire,
     ) -> dict[str, Tensor]:
         """Compute some of ``steps`` steps of every layer before the readout; return the sums that it reads."""
         graph, values, sums, length = self.graph, dict(constants), dict[str, Tensor](), stop - start
@@ -238,8 +328,8 @@ class SpikingNetwork:
                 if node.name not in state.potentials:
                     state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                threshold, potential = self.parameters[f"{node.name}.threshold"], state.potentials[node.name]
-                values[node.name] = integrate_and_fire(current, threshold, potential).flatten(0, 1)
+                potential = NeuronState(state.potentials[node.name])
+                values[node.name] = fire(node.name, self.neuron(node.name), potential, current, start).flatten(0, 1)
             elif isinstance(node, MaxPool):
                 read = over_time(values[node.inputs[0]], False, length)
                 passed, state.maxima[node.name] = gated_maximum(node, read, state.maxima.get(node.name))
@@ -248,81 +338,20 @@ class SpikingNetwork:
                 values[node.name] = linear_value(node, values, constants, self.parameters, length, layers)
             if node.name in graph.readout_inputs:
                 value = values[node.name]
-                sums[node.name] = over_time(value, False, length).sum(0, dtype=_accumulating(value))
+                sums[node.name] = over_time(value, False, length).sum(0, dtype=accumulating(value))
             for name in graph.freed_after[node.name]:
                 del values[name]
         return sums
 
 
-def add_drive(current: Tensor, drive: Tensor | None) -> Tensor:
-    """Add ``[1 or T, 1 or C]``, or nothing, to a current ``[T, N, C, *space]``."""
-    return current if drive is None else current + drive.view(len(drive), 1, -1, *[1] * (current.dim() - 3))
-
-
-def in_fast_layout(images: Tensor) -> Tensor:
-    """Lay pictures out channels last: convolutions of few channels run up to twice as fast, and keep the layout."""
-    if images.dim() == 4:
-        return images.contiguous(memory_format=torch.channels_last)
-    return images.contiguous() if images.dim() > 4 else images
-
-
-def constant_values(graph: SpikingGraph, parameters: Parameters, images: Tensor) -> dict[str, Tensor]:
-    """Compute the image and every value in front of the first spikes: the same at every time step."""
-    values = {graph.input: images}
-    for node in graph.nodes:
-        if node.name not in graph.varying:
-            values[node.name] = analog_value(node, values, parameters)
-    return values
-
-
-def over_time(value: Tensor, constant: bool, length: int) -> Tensor:
-    """Give a value its time axis: ``[N, ...]`` (constant) or ``[length * N, ...]`` becomes ``[length, N, ...]``."""
-    return value.expand(length, *value.shape) if constant else value.view(length, -1, *value.shape[1:])
-
-
-def linear_value(
-    node: Affine | LinearMap,
-    values: Mapping[str, Tensor],
-    constants: Mapping[str, Tensor],
-    parameters: Parameters,
-    length: int,
-    layers: Mapping[str, EventLayer] | None = None,
-) -> Tensor:
-    """Compute a varying value for ``length`` steps, ``[length * N, ...]``; constant inputs are repeated in time.
-
-    A layer in ``layers`` is driven by events, unless there are too many.
-    """
-    inputs = [over_time(values[name], name in constants, length).flatten(0, 1) for name in node.inputs]
-    sparse = layers.get(node.name) if layers is not None else None
-    found = None if sparse is None else sparse.apply(inputs[0], parameters[f"{node.name}.bias"])
-    return node.apply(inputs, parameters) if found is None else found
-
-
-def readout(graph: SpikingGraph, parameters: Parameters, means: Mapping[str, Tensor]) -> Tensor:
-    """Compute the output from constants and the means over time of spikes, or of what is linear in them."""
-    values, nodes = dict(means), graph.readout_from(means)
-    freed = freed_after(nodes)
-    for node in nodes:
-        values[node.name] = analog_value(node, values, parameters)
-        for name in freed[node.name]:
-            del values[name]
-    return values[graph.output]
-
-
-def _accumulating(value: Tensor) -> torch.dtype:
-    """Return the type that sums over time have: of a short type hundreds of terms would drop their low bits."""
-    return torch.promote_types(value.dtype, torch.float32)
-
-
 def _lengths(steps: int, curve: Sequence[int]) -> list[int]:
-    """Sort the lengths that logits are wanted for; ``steps`` is the last."""
+    """Sort the lengths that logits are wanted for."""
     try:
-        last, earlier = operator.index(steps), [operator.index(length) for length in curve]
+        points = sorted({operator.index(length) for length in (steps, *curve)})
     except TypeError:
         raise ValueError(f"steps={steps}, curve={curve}: give whole numbers of time steps, a curve as a list") from None
-    points = sorted({*earlier, last})
-    if last < 1:
+    if steps < 1:
         raise ValueError(f"steps={steps}: simulate at least 1 time step")
-    if points[0] < 1 or points[-1] > last:
-        raise ValueError(f"curve={earlier}: every length must lie between 1 and steps={steps}")
+    if points[0] < 1:
+        raise ValueError(f"curve={[*curve]}: every length must be at least 1")
     return points

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from snnfl.neurons import broadcast
 from snnfl.spiking.export import optional_library
 from snnfl.spiking.graph import MaxPool
 from snnfl.spiking.maximum import Accumulated, gate
-from snnfl.spiking.neuron import broadcast
 from snnfl.torchvision_guard import guard
 
 guard()

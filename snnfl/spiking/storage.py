@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from snnfl.private_files import PRIVATE_FILE
+from snnfl.spiking.checks import is_count
 from snnfl.spiking.graph import Affine, Spike, SpikingGraph
 from snnfl.spiking.graph_json import decode_graph, encode_graph, show
 from snnfl.spiking.network import SpikingNetwork
@@ -33,8 +34,8 @@ class NetworkFileError(ValueError):
     """A file that holds no valid spiking network: names the file and what is wrong with it."""
 
 
-def save_network(network: SpikingNetwork, path: str | Path) -> None:
-    """Write a spiking network in one step; equal networks give equal files."""
+def save(network: SpikingNetwork, path: str | Path) -> None:
+    """Write a spiking network as safetensors, in one step; equal networks give equal files."""
     names = [*_required(network.graph), *(name for name in _optional(network.graph) if name in network.parameters)]
     arrays = {name: network.parameters[name] for name in names}
     about = {
@@ -42,6 +43,7 @@ def save_network(network: SpikingNetwork, path: str | Path) -> None:
         "kind": "snn",
         "initial_potential": network.initial_potential,
         "readout": network.readout,
+        "steps": network.steps,
         "graph": encode_graph(network.graph),
         # A convolution may round otherwise in another layout, even where both layouts are the same bytes.
         "channels_last": [
@@ -51,8 +53,10 @@ def save_network(network: SpikingNetwork, path: str | Path) -> None:
     write_arrays(path, arrays, about)
 
 
-def load_network(path: str | Path) -> SpikingNetwork:
-    """Read a spiking network, which simulates bit for bit as the one that was saved.
+def load(path: str | Path) -> SpikingNetwork:
+    """Read a spiking network, such as a run's ``final_snn.safetensors``, without pickle.
+
+    It simulates bit for bit as the one that was saved.
 
     Raises:
         NetworkFileError: If the file is missing, damaged, of another schema, or holds anything but a spiking network.
@@ -77,7 +81,7 @@ def load_network(path: str | Path) -> SpikingNetwork:
         for node in graph.spikes:
             if not bool((parameters[f"{node.name}.threshold"] > 0).all()):
                 raise ValueError(f"{show(node.name)} has a threshold that is not positive")
-        return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"])
+        return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"], about["steps"])
     except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise NetworkFileError(f"{path}: {' '.join(reason.split())}") from None
@@ -87,7 +91,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Tensor], about: Mapping[
     """Write arrays as safetensors, in one step, described by JSON text under the one key ``snnfl``."""
     # Cloned, for safetensors refuses arrays that share memory, as one threshold for all layers may.
     plain = {name: array.detach().cpu().clone(memory_format=torch.contiguous_format) for name, array in arrays.items()}
-    write_bytes(path, save(plain, {KEY: json.dumps(about, sort_keys=True)}))
+    write_bytes(path, to_bytes(plain, {KEY: json.dumps(about, sort_keys=True)}))
 
 
 def write_bytes(path: str | Path, content: bytes, *, sync: bool = True, private: bool = False) -> None:
@@ -121,6 +125,19 @@ def write_bytes(path: str | Path, content: bytes, *, sync: bool = True, private:
             temporary.unlink(missing_ok=True)
 
 
+def sync_file(path: Path) -> None:
+    """See to the disk what was written to a file.
+
+    Raises:
+        OSError: Naming it, if the system cannot.
+    """
+    try:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def _sync_folder(folder: Path) -> None:
     """See a new name to the disk, where the system can open a folder."""
     if os.name != "posix":
@@ -146,6 +163,9 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if about.get("kind") != "snn":
         raise ValueError(f"kind {show(about.get('kind'))}, not a spiking network ('snn')")
     about.setdefault("readout", "all")  # as files had it before there was a choice
+    about.setdefault("steps", None)  # files of earlier versions don't say it
+    if about["steps"] is not None and not is_count(about["steps"]):
+        raise ValueError(f"steps={show(about['steps'])} is no number of time steps")
     for key in ("initial_potential", "readout"):
         allowed = typing.get_args(typing.get_type_hints(SpikingNetwork)[key])
         if about.get(key) not in allowed:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.spiking.graph import SpikingGraph
-from snnfl.spiking.recorder import Recorder
 from snnfl.spiking.rewrite import fold_norms, needed, pool_before_spikes
+from snnfl.spiking.tracer import Tracer
 from snnfl.spiking.walk import MaxPooling, Walk, check_hooks, place
 from snnfl.spiking.ways_out import ConversionError, Refusal
 
@@ -63,7 +63,7 @@ def trace_with_state(
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if not nn.parameter.is_lazy(buffer)]
     walk = Walk(model, max_pooling, input_shape)
     try:
-        traced = Recorder(walk).trace(model.eval())
+        traced = Tracer(walk).trace(model.eval())
     except ConversionError:
         raise
     except Exception as error:  # whatever the model's forward raises on a proxy

@@ -6,6 +6,7 @@ import operator
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -39,7 +40,7 @@ class Walk:
         model: What is traced.
         max_pooling: As in :func:`~snnfl.spiking.trace.trace`.
         input_shape: Shape of an image, if known.
-        constants: Tensors of the model that calls take; the recorder notes them.
+        constants: Tensors of the model that calls take; the tracer notes them.
         state: Arrays of the model by name, and those that it computes.
         values: Name of the value that each call returned.
         memory: First call whose result each call's result shares memory with, which a change in place changes, too.
@@ -315,11 +316,15 @@ def _kind(node: fx.Node) -> str:
 
 
 def place(frames: Iterable[tuple[str, Any]]) -> str:
-    """Say where in the model's source a call stands: the innermost line that is neither PyTorch's nor ours."""
+    """Say where in the model's source a call stands: the innermost line that is neither PyTorch's nor ours.
+
+    Modules of PyTorch's, such as ``nn.Sequential``, have none: what stands before our own first line has called us.
+    """
     torchs, ours = Path(torch.__file__).parent, Path(__file__).parent
+    within = dropwhile(lambda frame: not Path(frame[0]).is_relative_to(ours), frames)
     lines = [
         f", {file}:{line}"
-        for file, line in frames
+        for file, line in within
         if not Path(file).is_relative_to(torchs) and not Path(file).is_relative_to(ours)
     ]
     return lines[-1] if lines else ""

@@ -8,16 +8,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from snnfl.config import ConversionConfig
-from snnfl.spiking import SpikingGraph
 from snnfl.threat.knowledge import Knowledge, ThreatModelError
-from snnfl.training import private_biases
-
-STATISTICS = ("running_mean", "running_var")
-"""How the names of an ANN's running statistics end."""
-
-SPIKING_STATISTICS = ("mean", "var")
-"""Their names in an S-update, after that of the batch normalisation."""
+from snnfl.training import is_statistic, private_biases
+from snnfl.updates import UpdateFormat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,8 +44,7 @@ class ServerView:
         exchange: Of the attacked round.
         knowledge: The threat model.
         labels: Private labels ``[N]``, present if and only if ``knowledge.labels``.
-        graph: Structure of the spiking network in an S-run, ``None`` in a plain one.
-        conversion: How clients of an S-run convert.
+        format: Of the client's update.
         initial: Arrays of a client that never trained.
         earlier: Earlier rounds of the same client, in order.
     """
@@ -63,9 +55,8 @@ class ServerView:
     std: Tensor
     exchange: Exchange
     knowledge: Knowledge
+    format: UpdateFormat
     labels: Tensor | None = None
-    graph: SpikingGraph | None = None
-    conversion: ConversionConfig | None = None
     initial: Mapping[str, Tensor] | None = None
     earlier: tuple[Exchange, ...] = ()
 
@@ -75,11 +66,9 @@ class ServerView:
         Raises:
             ThreatModelError: Naming what contradicts the flags.
         """
-        known, spiking = self.knowledge, self.graph is not None
-        if spiking and known.biases:
+        known = self.knowledge
+        if self.format.hides_biases and known.biases:
             raise ThreatModelError("biases=True: in an S-run the server has no client's biases; set biases=False")
-        if spiking != (self.conversion is not None):
-            raise ThreatModelError("a view of an S-run has both a graph and a conversion, one of a plain run neither")
         if known.labels != (self.labels is not None):
             raise ThreatModelError(f"labels={known.labels}: the view must hold labels if and only if they are known")
         if self.initial is not None and not known.initial_weights:
@@ -99,30 +88,28 @@ class ServerView:
         An S-update without its statistics is none that weights can be recovered from, so every attack that recovers
         them needs ``update_statistics``. Its biases are calibrated ones under the names of the private ones.
         """
-        known, secret = self.knowledge, set[str]()
-        if self.graph is not None:
-            norms = [node.norm for node in self.graph.affines if node.norm is not None]
-            layers = [node.name for node in self.graph.spikes]
-            secret |= set() if known.thresholds else {f"{layer}.threshold" for layer in layers}
-            moved = {f"{norm}.{field}" for norm in norms for field in SPIKING_STATISTICS}
-        else:
-            secret |= set() if known.biases else set(private_biases(self.model))
-            moved = {name for name in exchange.received if name.endswith(STATISTICS)}
-        secret |= set() if known.norm_statistics == "known" else moved
+        known, format, secret = self.knowledge, self.format, set[str]()
+        if not known.thresholds:
+            secret |= set(format.threshold_names)
+        if not known.biases and not format.hides_biases:
+            secret |= set(private_biases(self.model))
+        if known.norm_statistics != "known":
+            secret |= set(format.statistic_names.values())
         received = {name: array for name, array in exchange.received.items() if name not in secret}
         return replace(exchange, sent=self._sent(exchange.sent), received=received)
 
     def _sent(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what was sent, or what a client starts from, without what is denied."""
         known = self.knowledge
-        withheld = () if self.spiking or known.biases else private_biases(self.model)
-        secret = STATISTICS if known.norm_statistics == "unknown" else ()
-        return {name: array for name, array in arrays.items() if name not in withheld and not name.endswith(secret)}
+        secret = set() if self.format.hides_biases or known.biases else set(private_biases(self.model))
+        if known.norm_statistics == "unknown":
+            secret |= set(filter(is_statistic, arrays))
+        return {name: array for name, array in arrays.items() if name not in secret}
 
     @property
     def spiking(self) -> bool:
         """Whether the update is a spiking network's."""
-        return self.graph is not None
+        return self.format.graph is not None
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """Turn normalised inputs ``[..., *input_shape]`` into pixels, clipped to [0, 1]."""

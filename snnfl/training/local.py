@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,13 +63,13 @@ class Descent:
     could be saved: a tenth of a step of LeNet-5, which calling PyTorch's functional form of it saves.
 
     Args:
-        model: Its parameters that have a gradient at the first step are those that move.
+        parameters: Those that have a gradient at the first step are those that move.
         rate: Learning rate.
         config: Momentum and weight decay.
     """
 
-    def __init__(self, model: nn.Module, rate: float, config: TrainingConfig) -> None:
-        self._parameters: list[Tensor] = list(model.parameters())
+    def __init__(self, parameters: Iterable[Tensor], rate: float, config: TrainingConfig) -> None:
+        self._parameters = list(parameters)
         self._velocities: list[Tensor | None] = []
         self._rate, self._config = rate, config
         self._forget_gradients()  # of whoever used the model before
@@ -122,7 +122,8 @@ def train_locally(
         ValueError: If there is no epoch, or an epoch has no batch.
     """
     rate = learning_rate(config, server_round)
-    descent = Descent(model, rate, config)
+    parameters: list[Tensor] = list(model.parameters())
+    descent = Descent(parameters, rate, config)
     if not all(module.training for module in model.modules()):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
@@ -140,7 +141,7 @@ def train_locally(
             result = TrainingResult(loss=_mean_loss(losses, sizes, where, rate), samples=sum(sizes), steps=steps)
     if result is None:
         raise ValueError("local training without an epoch; give at least one iterable of batches")
-    _check_weights(model, f"round {server_round}", rate)
+    _check_weights(model, [*parameters, *model.buffers()], f"round {server_round}", rate)
     return result
 
 
@@ -156,14 +157,16 @@ def _mean_loss(losses: list[Tensor], sizes: list[int], where: str, rate: float) 
 
 
 @torch.no_grad()
-def _check_weights(model: nn.Module, where: str, rate: float) -> None:
+def _check_weights(model: nn.Module, state: Sequence[Tensor], where: str, rate: float) -> None:
     """Look at what the last step has made: no loss tells it any more."""
+    arrays = [array for array in state if array.is_floating_point()]
+    norms = torch.stack(torch._foreach_norm(arrays)).tolist()
+    if all(norm <= MAXIMUM_VALUE for norm in norms):
+        return
     named = (*model.named_parameters(), *model.named_buffers())
-    arrays = {name: array for name, array in named if array.is_floating_point()}
-    norms = torch.stack([torch.linalg.vector_norm(array) for array in arrays.values()]).tolist()
-    for name, norm in zip(arrays, norms, strict=True):
-        if not norm <= MAXIMUM_VALUE:
-            raise _diverged(f"{where}: after its last step the norm of {name} is {norm:g}", rate)
+    names = [name for name, array in named if array.is_floating_point()]
+    name, norm = next(pair for pair in zip(names, norms, strict=True) if not pair[1] <= MAXIMUM_VALUE)
+    raise _diverged(f"{where}: after its last step the norm of {name} is {norm:g}", rate)
 
 
 def _diverged(what: str, rate: float) -> TrainingDivergedError:

@@ -28,7 +28,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 def asked(ask: Ask, config: Config, norm: float) -> Message:
     work = workspace(config)
-    private = work.biases if config.strategy.spiking else ()
+    private = work.format.private_names
     message = ask("train", {n: a for n, a in work.initial_state.items() if n not in private})
     message.content["config"]["clipping_norm"] = norm
     return message

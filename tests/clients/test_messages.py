@@ -139,7 +139,7 @@ def test_every_message_is_heard(heard: Listener, private: dict[str, list[Tensor]
         CLIENTS * ROUNDS,
     ]
     assert {name for state in heard.kept.values() for name in state} == {"private-biases", "own-model"}
-    assert len(work.biases) == 7
+    assert len(work.format.private_names) == 7
     assert set(private) == set(work.initial_state)  # MOON keeps the whole model
 
 

@@ -80,7 +80,7 @@ def test_in_an_s_run_moons_global_model_has_the_clients_own_biases(
 ) -> None:
     config = configure("strategy.name=moon", "strategy.spiking=true")
     work, context = workspace(config), context_of(config)
-    public = {name: array for name, array in work.initial_state.items() if name not in work.biases}
+    public = {name: array for name, array in work.initial_state.items() if name not in work.format.private_names}
     biases: list[dict[str, torch.Tensor]] = []
     for n in range(2):
         message = ask("train", {name: array + 0.1 * n for name, array in public.items()}, n + 1)
@@ -90,8 +90,8 @@ def test_in_an_s_run_moons_global_model_has_the_clients_own_biases(
         assert list(received) == list(work.initial_state)  # in the model's order, which Flower's clipping relies on
         kept = context.state[OWN_MODEL].to_torch_state_dict()
         expected = work.initial_state if not biases else biases[-1]
-        assert all(torch.equal(received[name], expected[name]) for name in work.biases)
-        biases.append({name: kept[name] for name in work.biases})
+        assert all(torch.equal(received[name], expected[name]) for name in work.format.private_names)
+        biases.append({name: kept[name] for name in work.format.private_names})
         # The previous model stays: what leaves is the spiking network of this round, without it.
         assert set(reply.content) == {"arrays", "metrics"}
         assert "fc5.potential" not in reply.content["arrays"]

@@ -39,6 +39,7 @@ class Client:
         """Send a message; return the rounds that the client remembers when it answers."""
         message = self.ask(kind, {}, server_round)
         message.content["config"]["run-token"] = token
+        message.content["config"]["oldest-round"] = max(0, server_round - self.config.run.keep_checkpoints)
         seen: list[int] = []
         self.metrics = MetricRecord()
 
@@ -138,6 +139,7 @@ def test_a_client_that_keeps_nothing_writes_nothing(configure: Any, context_of: 
     context, message = context_of(configure(), 0), ask("train", {})
     context.node_config["state-directory"] = str(tmp_path / "node")
     message.content["config"]["run-token"] = TOKEN
+    message.content["config"]["oldest-round"] = 0
     content = RecordDict({"metrics": MetricRecord()})
     persistent_state(message, context, lambda message, context: Message(content, reply_to=message))
     assert not (tmp_path / "node").exists()
@@ -149,6 +151,7 @@ def test_what_a_failed_training_left_is_not_kept(client: Callable[..., Client], 
     one.message("train", 1)
     message = one.ask("train", {}, 2)
     message.content["config"]["run-token"] = TOKEN
+    message.content["config"]["oldest-round"] = 0
 
     def fail(message: Message, context: Context) -> Message:
         context.state["past"] = ArrayRecord({"rounds": torch.tensor([666])})
@@ -241,6 +244,7 @@ def test_only_arrays_are_kept(client: Callable[..., Client]) -> None:
     one = client()
     message = one.ask("train", {})
     message.content["config"]["run-token"] = TOKEN
+    message.content["config"]["oldest-round"] = 0
 
     def work(message: Message, context: Context) -> Message:
         context.state["count"] = MetricRecord({"n": 1})

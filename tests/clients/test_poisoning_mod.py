@@ -32,7 +32,7 @@ def play(context_of: ContextOf, ask: Ask) -> Callable[..., tuple[dict[str, Tenso
 
     def once(config: Config, partition: int, server_round: int = 1) -> tuple[dict[str, Tensor], Message, Context]:
         work = workspace(config)
-        private = work.biases if config.strategy.spiking else ()
+        private = work.format.private_names
         context = context_of(config, partition)
         sent = {name: array for name, array in work.initial_state.items() if name not in private}
         reply = app(ask("train", sent, server_round), context)

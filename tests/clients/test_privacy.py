@@ -14,13 +14,14 @@ from torch import Tensor
 from clients import client_app
 from clients.spiking_mod import PRIVATE_BIASES, spiking_mod
 from experiments.engines.in_process import InProcessGrid, run_in_process
-from snnfl.config import ModelConfig, compose, flatten
+from snnfl.config import ConversionConfig, ModelConfig, compose, flatten
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.models import build_model
 from snnfl.spiking import SpikingGraph, trace
+from snnfl.training import private_biases
+from snnfl.updates import converted_specs
 from snnfl.workspace import Workspace
 from strategies.server_app import server_app
-from strategies.update import spiking_specs
 
 CLIENTS, ROUNDS = 4, 2
 
@@ -133,7 +134,7 @@ def test_layers_that_are_never_calibrated_have_no_private_bias(name: str, expect
 
 
 def test_no_message_holds_a_private_bias(watched: Watched, work: Workspace) -> None:
-    private = [kept[name] for kept in watched.kept.values() for name in work.biases]
+    private = [kept[name] for kept in watched.kept.values() for name in private_biases(work.model)]
     assert len(private) == CLIENTS * ROUNDS * 3
     travelled = [array for _, _, arrays in (*watched.sent, *watched.received) for array in arrays.values()]
     assert len(travelled) == CLIENTS * ROUNDS * (2 * 13 + 22)  # received twice a round, sent once
@@ -146,6 +147,7 @@ def test_nothing_but_numbers_travels_beside_the_arrays(watched: Watched) -> None
     assert {name for name, _ in watched.values} == {
         "server-round",
         "run-token",
+        "oldest-round",
         "partition-id",
         "num-examples",
         "loss",
@@ -159,28 +161,28 @@ def test_nothing_but_numbers_travels_beside_the_arrays(watched: Watched) -> None
 
 
 def test_the_server_sends_no_bias(watched: Watched, work: Workspace) -> None:
-    assert work.biases == ("fc3.bias", "fc4.bias", "fc5.bias")
-    expected = work.initial_state.keys() - set(work.biases)
+    assert work.format.private_names == ("fc3.bias", "fc4.bias", "fc5.bias")
+    expected = work.initial_state.keys() - set(work.format.private_names)
     for _, kind, arrays in watched.received:
         assert arrays.keys() == (set() if kind == "query" else expected)
 
 
 def test_a_client_sends_a_spiking_network_and_only_after_training(watched: Watched, work: Workspace) -> None:
-    spiking = spiking_specs(work.graph, work.initial_state, per_channel=False).keys()
+    spiking = converted_specs(work.graph, work.initial_state, ConversionConfig()).keys()
     for _, kind, arrays in watched.sent:
         assert arrays.keys() == (spiking if kind == "train" else set())
 
 
 def test_each_client_keeps_its_own_biases_between_rounds(watched: Watched, work: Workspace) -> None:
     for partition in range(CLIENTS):
-        for name in work.biases:
+        for name in private_biases(work.model):
             first, second = (watched.kept[n, partition][name] for n in (1, 2))
             assert torch.equal(watched.trained_from[1, partition][name], work.initial_state[name])
             assert torch.equal(watched.trained_to[1, partition][name], first)
             assert torch.equal(watched.trained_from[2, partition][name], first)
             assert torch.equal(watched.trained_to[2, partition][name], second)
             assert not torch.equal(first, second)
-    for name in work.biases:
+    for name in private_biases(work.model):
         for n in (1, 2):
             assert len({watched.kept[n, partition][name].numpy().tobytes() for partition in range(CLIENTS)}) == CLIENTS
 
@@ -188,7 +190,7 @@ def test_each_client_keeps_its_own_biases_between_rounds(watched: Watched, work:
 def test_everything_but_the_biases_comes_from_the_server(watched: Watched, work: Workspace) -> None:
     for n in (1, 2):
         models = [watched.trained_from[n, partition] for partition in range(CLIENTS)]
-        for name in work.initial_state.keys() - set(work.biases):
+        for name in work.initial_state.keys() - set(private_biases(work.model)):
             assert all(torch.equal(model[name], models[0][name]) for model in models)
 
 

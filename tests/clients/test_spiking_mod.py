@@ -10,15 +10,16 @@ from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordD
 from torch import Tensor
 
 from clients.client_app import app
-from clients.spiking_mod import PRIVATE_BIASES, spiking_mod, spiking_update
+from clients.spiking_mod import PRIVATE_BIASES, encoded, spiking_mod
 from snnfl import rng
-from snnfl.config import Config
+from snnfl.config import Config, ConversionConfig
 from snnfl.conversion import convert
 from snnfl.data import calibration_batch
 from snnfl.models import build_model
-from snnfl.training import load_arrays
+from snnfl.training import load_arrays, private_biases
+from snnfl.updates import converted_specs
 from snnfl.workspace import Workspace, workspace
-from strategies.update import UpdateSpec, check_update, spiking_specs
+from strategies.update import UpdateSpec, check_update
 
 Configure = Callable[..., Config]
 ContextOf = Callable[..., Context]
@@ -33,7 +34,7 @@ def arrays_of(record: ArrayRecord) -> dict[str, Tensor]:
 def without_biases(config: Config) -> dict[str, Tensor]:
     """What the server of an S-run sends first."""
     work = workspace(config)
-    return {name: array for name, array in work.initial_state.items() if name not in work.biases}
+    return {name: array for name, array in work.initial_state.items() if name not in private_biases(work.model)}
 
 
 class Next:
@@ -130,7 +131,7 @@ def test_whatever_a_train_message_is_called_only_a_spiking_network_leaves(
     config = configure()
     work, context = workspace(config), context_of(config)
     reply = app(ask(kind, without_biases(config)), context)
-    specs = spiking_specs(work.graph, work.initial_state, per_channel=False)
+    specs = converted_specs(work.graph, work.initial_state, ConversionConfig())
     assert reply.content["arrays"].keys() == specs.keys()
     assert sorted(context.state[PRIVATE_BIASES]) == BIASES
 
@@ -155,7 +156,7 @@ def test_an_update_is_the_converted_network_and_its_batch_normalisation(
         name: (array + 0.1 * torch.rand(array.shape, generator=noise)).contiguous()
         for name, array in work.initial_state.items()
     }
-    update = spiking_update(work, state, partition=2, server_round=3)
+    update = encoded(work, work.format, state, partition=2, server_round=3)
 
     images = calibration_batch(work.dataset, work.partitions[2], 32, rng.generator(0, "calibration", 3, 2))
     ann = build_model(config.model, input_shape=(1, 8, 8), classes=10, generator=torch.Generator())
@@ -175,7 +176,7 @@ def test_an_update_is_the_converted_network_and_its_batch_normalisation(
         reply_to=ask("train"),
     )
     spec = UpdateSpec(
-        arrays=spiking_specs(work.graph, state, per_channel=thresholds == "channel_mmse"),
+        arrays=converted_specs(work.graph, state, ConversionConfig(thresholds=thresholds)),
         metrics=frozenset({"num-examples"}),
     )
     assert check_update(reply, spec).arrays.keys() == expected.keys()
@@ -191,6 +192,6 @@ def test_only_calibration_hides_a_bias_that_no_batch_normalisation_follows(
     # Folding changes nothing where there is no batch normalisation: what calibration does not shift is published.
     config = configure(f"conversion.calibration={calibration}")
     work = Workspace(config)
-    update = spiking_update(work, work.initial_state, partition=0, server_round=1)
+    update = encoded(work, work.format, work.initial_state, partition=0, server_round=1)
     for name in BIASES:
         assert torch.equal(update[name], work.initial_state[name]) != hidden

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import nir
 import pytest
+import torch
 
 from experiments import cli
 from snnfl.config import compose
-from snnfl.data import load
-from snnfl.spiking import SpikingNetwork
+from snnfl.data import load as load_data
+from snnfl.spiking import SpikingNetwork, load, save
 from strategies.run_directory import SNN_FILE, read_metrics
 
 DEMO = Path("experiments/conf/demo.yaml").resolve()
@@ -48,14 +50,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_a_runs_network_is_loaded_and_is_as_accurate_as_measured(run):
-    network, data = SpikingNetwork.load(run / SNN_FILE), load(compose(run / "config.yaml").data)
+    network, data = load(run / SNN_FILE), load_data(compose(run / "config.yaml").data)
     right = network.simulate(data.normalise(data.test_images), steps=4)[4].argmax(1) == data.test_labels
     assert right.float().mean().item() == pytest.approx(read_metrics(run)[-1]["server_snn_accuracy"], abs=1e-6)
 
 
 def test_a_run_is_exported_beside_its_network(run, capsys):
     assert snnfl("export", run, "--format", "nir") == 0
-    network = SpikingNetwork.load(run / SNN_FILE)
+    network = load(run / SNN_FILE)
     path = run / "final_snn.nir"
     assert capsys.readouterr().out == f"{path}: {len(network.graph.spikes)} spiking layers, images of shape 1,8,8\n"
     graph = nir.read(path)
@@ -81,10 +83,40 @@ def test_a_mistake_is_one_line(run, tmp_path, capsys):
     for shape in ("8", "1,8", "1,x,8", "1,8,0", ""):
         assert "8" in refused(capsys, run, "--input-shape", shape)
     assert "No such file" in refused(capsys, run, "--output", tmp_path / "no folder" / "here.nir")
-    network = SpikingNetwork.load(run / SNN_FILE)
+    network = load(run / SNN_FILE)
     drip = SpikingNetwork(network.graph, network.parameters, "drip")
-    drip.save(tmp_path / "drip.safetensors")
+    save(drip, tmp_path / "drip.safetensors")
     alone = [tmp_path / "drip.safetensors", "--input-shape", "1,8,8"]
     assert "steps" in refused(capsys, *alone)
     assert not list(tmp_path.glob("*.nir"))
     assert snnfl("export", *alone, "--steps", "4") == 0
+
+
+def test_a_runs_network_becomes_a_module_of_spikingjelly(run, tmp_path, capsys):
+    assert snnfl("export", run, "--format", "spikingjelly") == 0
+    path, network = run / "final_snn.pt", load(run / SNN_FILE)
+    assert capsys.readouterr().out == f"{path}: {len(network.graph.spikes)} spiking layers\n"
+    module = torch.load(path, weights_only=False)
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        mean = torch.stack([module(images) for _ in range(4)]).mean(0)
+    torch.testing.assert_close(mean, network(images), rtol=1e-4, atol=1e-4)
+    path.unlink()
+
+
+def test_a_network_is_copied_as_safetensors(run, tmp_path, capsys):
+    assert "--output FILE" in refused(capsys, run, "--format", "safetensors")
+    copy = tmp_path / "copy.safetensors"
+    assert snnfl("export", run, "--format", "safetensors", "--output", copy) == 0
+    assert copy.read_bytes() == (run / SNN_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "requirement"),
+    [("nir", "nir", "snnfl[export]"), ("spikingjelly", "spikingjelly.activation_based.neuron", "spikingjelly>=2.0")],
+)
+def test_a_missing_library_is_one_line(run, tmp_path, capsys, monkeypatch, kind, library, requirement):
+    monkeypatch.setitem(sys.modules, library, None)
+    line = refused(capsys, run, "--format", kind, "--output", tmp_path / "here")
+    assert line.endswith(f"; type: pip install '{requirement}'\n")
+    assert not [*tmp_path.iterdir()]

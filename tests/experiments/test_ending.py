@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 from clients import client_app
 from experiments import cli
 from experiments.deploy import DeployError
-from experiments.deploy.run import lacking_in
+from experiments.deploy.run import check_log
 from experiments.ending import BrokenOffError, NotAsConfiguredError, RunFailedError, ending, keeping
 from experiments.engines import EngineError, RefusedRunError
-from experiments.running import still_running
+from experiments.running import check_results, still_running
 from snnfl.auditing.recording import RecordingError
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, compose
 from strategies.lock import FolderInUseError
 from strategies.resume import RunBrokenOffError
-from strategies.run_directory import RunFileError
+from strategies.run_directory import RunFileError, read_metrics
 
 OPTIONS = ["data.clients=3", "model.name=mlp", "training.epochs=1", "conversion.steps=2", "data.test_images=20"]
 OPTIONS += ["conversion.calibration_images=8", "run.rounds=2"]
@@ -76,6 +76,20 @@ def test_a_last_round_without_a_valid_reply_is_status_3(
     assert error.startswith(f"snnfl: finished, but not as configured: {said}")
 
 
+def test_a_run_without_a_valid_reply_is_status_1_wherever_it_takes_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_app, "app", Failing(0, 1, 2))
+    said = "no client sent a valid update in any round: partition 0 failed: RuntimeError: no battery"
+    for arguments in (["run", "empty.yaml", *OPTIONS], ["run", "empty.yaml", *OPTIONS, "--resume"]):
+        assert in_this_process(*arguments) == 1
+        assert capsys.readouterr().err == f"snnfl: {said}\n"
+    config = compose(None, [*OPTIONS, f"run.directory={Path('runs').resolve()}"])
+    rows = read_metrics(Path("runs/run"))
+    with pytest.raises(RunFailedError, match=f"^a cell: {said}$"):  # of `flower-simulation` and `snnfl compare`
+        check_results({"a cell": (config, rows)})
+
+
 def test_of_many_that_failed_a_few_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="3"), ending("snnfl"):
         raise NotAsConfiguredError([f"partition {n}" for n in range(100)])
@@ -96,13 +110,12 @@ tables: [{rows: strategy.timeout, value: replies}]
 @pytest.mark.slow
 def test_a_study_with_such_a_cell_shows_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Path("study.yaml").write_text(STUDY)
-    assert in_this_process("compare", "study.yaml") == 3
-    error = capsys.readouterr().err
-    said = "strategy.timeout=0.001, seed=0: round 1, the last, kept the old weights; 0 of 2 replies were valid"
-    assert error.startswith(f"snnfl: finished, but not as configured: {said}")
+    assert in_this_process("compare", "study.yaml") == 1
+    said = "strategy.timeout=0.001, seed=0: no client sent a valid update in any round: partition 0 failed: "
+    assert capsys.readouterr().err.startswith(f"snnfl: {said}")
     report = (tmp_path / "runs" / "study" / "report.html").read_text()
     assert "Not as configured" in report
-    assert said.partition(": ")[2] in report
+    assert "round 1, the last, kept the old weights; 0 of 2 replies were valid" in report
 
 
 @pytest.mark.parametrize(
@@ -166,16 +179,20 @@ def test_the_handlers_of_ctrl_c_are_put_back() -> None:
 def test_help_and_readme_state_the_statuses() -> None:
     """They are those of the module."""
     text = " ".join(CliRunner().invoke(cli.app, ["--help"]).output.split())
-    for status in (0, 1, 2, 3, 130):
+    for status in (0, 1, 2, 3, 130, 143):
         assert re.search(rf"\b{status} [a-z]", text[text.index("Exit status") :]), status
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    for status in (0, 1, 2, 3, 130):
+    for status in (0, 1, 2, 3, 130, 141, 143):
         assert f"| {status} |" in readme
 
 
 def test_whoever_follows_a_deployed_run_learns_of_it_by_its_log() -> None:
     log = ["INFO :  round 1", "WARNING :  finished, but not as configured: partition 1 took no part", "SuperLink ends"]
-    assert lacking_in(log) == ["partition 1 took no part"]
+    with pytest.raises(NotAsConfiguredError, match=r"^partition 1 took no part$"):
+        check_log(log)
+    with pytest.raises(RunFailedError, match=r"^no client sent a valid update in any round$"):
+        check_log([*log, "ERROR :  the run has failed: no client sent a valid update in any round"])
+    check_log(["INFO :  round 1"])
     said = ["Successfully built", "🎊 Successfully started run 1234", "INFO"]
     text = still_running(said, "follow {run}", "stop {run}")
     assert text == "run 1234 goes on at the SuperLink: follow it with follow 1234, end it with stop 1234"

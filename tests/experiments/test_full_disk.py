@@ -116,7 +116,7 @@ def test_a_client_that_finds_the_disk_full_fails_with_the_reason(
         patch.setattr("strategies.run_directory.shutil.rmtree", lambda path: None)  # leave the link
         assert run("run.overwrite=true") == 1
     captured = capsys.readouterr()
-    assert captured.err == "snnfl: no client sent a valid update in any round; the reasons stand in the log above\n"
+    assert captured.err.startswith("snnfl: no client sent a valid update in any round: partition 0 failed: OSError: ")
     reason = r"failed: OSError: \[Errno 28\] No space left on device: '[^']*/runs/run/clients/[^']*'"
     assert len(re.findall(rf"reply of partition [01] \(node \d+\) {reason}", captured.out.replace("\n", ""))) == 6
 

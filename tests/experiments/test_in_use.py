@@ -45,9 +45,10 @@ def test_a_second_run_of_a_name_begins_nothing(tmp_path: Path, capsys: pytest.Ca
     assert run() == 0
     before = contents()
     with locked(folder):
-        for again in (["--resume", "run.rounds=3"], ["run.overwrite=true"]):
+        for again in ([], ["--resume", "run.rounds=3"], ["run.overwrite=true"]):
             capsys.readouterr()
             assert_refused(capsys, run(*again), folder)
+        assert_refused(capsys, in_this_process("demo", *OPTIONS, "run.name=run"), folder)
     assert contents() == before
     assert run("--resume", "run.rounds=3") == 0
     assert [row["round"] for row in read_metrics(folder)] == [1, 2, 3]

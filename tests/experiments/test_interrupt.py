@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import Commands, commands, in_this_process, until
 
-from strategies.run_directory import CHECKPOINTS
+from strategies.run_directory import CHECKPOINTS, read_metrics
 
 ROOT = Path(__file__).parents[2]
 PROMPTLY = 2.0
@@ -73,6 +75,35 @@ def test_a_run_without_a_complete_round_and_one_without_checkpoints(
     assert command.interrupt() < PROMPTLY
     assert command.status() == 130
     assert "/runs/none keeps the metrics, but with run.keep_checkpoints=0 nothing to go on from" in command.err
+
+
+def read_lines(fifo: Path, lines: int) -> str:
+    """Read so many lines of a command's output, and no more."""
+    with fifo.open() as pipe:
+        return "".join(pipe.readline() for _ in range(lines))
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_is_closed_says_what_is_kept(snnfl: Commands, config: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out")
+    command = snnfl.start(tmp_path, "snnfl", "run", config, *OPTIONS, FOREVER)
+    assert read_lines(tmp_path / "out", 2).count("\n") == 2
+    assert command.status() == 141
+    kept = rf"(\d+) of 100000 rounds in {tmp_path}/runs/run are complete; the same command with --resume goes on"
+    said = re.fullmatch(rf"snnfl: nobody reads the output any more; {kept} after them\n", command.err)
+    assert said, command.err
+    assert len(read_metrics(tmp_path / "runs/run")) - int(said[1]) in (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "empty.yaml", "--print-config"]])
+def test_a_command_that_keeps_nothing_ends_without_a_word(
+    snnfl: Commands, config: str, tmp_path: Path, arguments: list[str]
+) -> None:
+    os.mkfifo(tmp_path / "out")
+    command = snnfl.start(tmp_path, "snnfl", *arguments)
+    read_lines(tmp_path / "out", 0)
+    assert (command.status(), command.err) == (141, "")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from experiments.engines.in_process import restored_task_identity
 from experiments.progress import RoundProgress, WatchedClientApp, algorithm, percent, results_table
+from experiments.running import console_of
 from snnfl.config import compose
 
 
@@ -45,6 +46,17 @@ def row(**values: Any) -> dict[str, Any]:
 
 def progress(target: Console, *overrides: str) -> RoundProgress:
     return RoundProgress(compose(None, ["run.rounds=10", "data.clients=20", *overrides]), target)
+
+
+def test_where_there_is_no_terminal_lines_are_whole_and_none_is_blank(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    target = console_of(verbose=False)
+    with progress(target) as shown:
+        shown.round_done(row())
+        target.print("word " * 100)
+    assert capsys.readouterr().out.split("\n")[1:] == ["word " * 100, ""]
 
 
 def test_each_finished_round_is_one_line() -> None:
@@ -161,3 +173,16 @@ def test_the_table_holds_the_last_rounds_side_by_side() -> None:
         ["S-FedAvg", "91.25 %", "50.00 %", "75.00 % ± 3.12", "2.34", "11"],
         ["FedAvg", "–", "50.00 %", "–", "2.34", "1"],
     ]
+
+
+def test_the_table_says_what_an_attack_has_achieved_and_which_rounds_there_are() -> None:
+    attacked = compose(None, ["run.rounds=1", "poisoning.attack=badnets"])
+    last = row(attack_success_snn=0.2469, attack_success_ann=0.2)
+    plain = row(attack_success_snn=None, attack_success_ann=1.0)
+    spared = row(attack_success_snn=None, attack_success_ann=None)
+    target = console()
+    target.print(results_table([(attacked, [row(round=1), last]), (attacked, [plain]), (attacked, [spared])]))
+    lines = [line.strip() for line in written(target).splitlines()]
+    assert lines[0] == "digits, 10 clients, 2 rounds", "it has more than were asked for"
+    said = "S-FedAvg: success of badnets"
+    assert lines[-2:] == [f"{said} 24.69 % (SNN), 20.00 % (ANN)", f"{said} 100.00 % (ANN)"]

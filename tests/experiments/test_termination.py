@@ -108,9 +108,6 @@ def test_a_terminated_deployment_stops_its_run_and_the_superlink_that_it_started
     assert "Traceback" not in command.log.read_text()
 
 
-@pytest.mark.skip(
-    reason="since five branches were merged the simulation outlived its SuperLink once, on a busy machine"
-)
 @pytest.mark.flwr
 def test_a_terminated_superlink_ends_its_simulation_and_tells_who_follows_it(start: Start) -> None:
     command = start("engine.name=deployment", "engine.connection=local")

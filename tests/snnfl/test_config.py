@@ -20,15 +20,13 @@ from snnfl.config import (
     PoisoningConfig,
     compose,
     flatten,
+    mistakes,
     nearest,
     options,
     to_yaml,
     unflatten,
     validate,
 )
-from snnfl.config.auditing import audit_mistake
-from snnfl.config.options import curve_mistake
-from snnfl.config.poisoning import poisoning_mistakes
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
@@ -80,12 +78,13 @@ def configs(draw):
     unused = {"ray": {"connection"}, "deployment": RAY_OPTIONS}.get(config.engine.name, {"connection", *RAY_OPTIONS})
     defaults = {name: getattr(Config().engine, name) for name in unused}
     config = dataclasses.replace(config, engine=dataclasses.replace(config.engine, **defaults))
-    if any(poisoning_mistakes(config)):  # what fits together is in test_poisoning_config.py
-        config = dataclasses.replace(config, poisoning=PoisoningConfig(), detection=DetectionConfig())
-    if audit_mistake(config.audit) is not None:
-        config = dataclasses.replace(config, audit=AuditConfig())
-    if curve_mistake(config) is not None:
-        config = dataclasses.replace(config, evaluation=EvaluationConfig())
+    for sections in (
+        {"poisoning": PoisoningConfig(), "detection": DetectionConfig()},  # what fits is in test_poisoning_config.py
+        {"audit": AuditConfig()},
+        {"evaluation": EvaluationConfig()},
+    ):
+        if any(mistake.startswith(tuple(sections)) for mistake in mistakes(config)):
+            config = dataclasses.replace(config, **sections)
     seen = config.engine.name != "ray" or config.engine.gpus_per_client > 0
     return config if seen else dataclasses.replace(config, run=dataclasses.replace(config.run, device="cpu"))
 
@@ -274,6 +273,18 @@ def test_mistakes_on_the_command_line(override, parts):
     with pytest.raises(ConfigError) as error:
         compose(overrides=[override])
     one_line(error, *parts)
+
+
+@pytest.mark.parametrize(
+    "section", [Config, *(type(getattr(Config(), item.name)) for item in dataclasses.fields(Config))]
+)
+def test_a_section_built_in_python_answers_with_the_nearest_name(section):
+    name = dataclasses.fields(section)[0].name
+    with pytest.raises(ConfigError) as caught:
+        section(**{f"{name}s": 1})
+    assert str(caught.value) == f"{section.__name__}: unknown option '{name}s'; did you mean {name!r}?"
+    with pytest.raises(TypeError, match="positional"):
+        section(1)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_everything_follows_from_the_configuration() -> None:
     model = build_model(config.model, input_shape=(1, 8, 8), classes=10, generator=generator(4, "initial weights"))
     assert all(torch.equal(work.initial_state[name], array) for name, array in exchangeable(model).items())
     assert work.initial_state.keys() == exchangeable(model).keys()
-    assert work.biases == ("fc3.bias", "fc4.bias", "fc5.bias")
+    assert work.format.private_names == ("fc3.bias", "fc4.bias", "fc5.bias")
     assert [node.name for node in work.graph.affines] == ["conv1", "conv2", "fc3", "fc4", "fc5"]
 
 

@@ -16,12 +16,14 @@ from snnfl.auditing.recording import Recording, read_recording, read_truth
 from snnfl.auditing.victims import Scope, victims_of
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.threat import ThreatModelError
+from snnfl.training import private_biases
+from snnfl.updates import ArraySpec
 from snnfl.workspace import Workspace
 from strategies.audited import Audited
 from strategies.cohort import Cohort
 from strategies.run_directory import node_folders, read_metrics, run_path
 from strategies.server_app import server_app
-from strategies.update import ArraySpec, UpdateSpec
+from strategies.update import UpdateSpec
 
 METRICS = ("num-examples", "loss", "accuracy", "seconds-train")
 
@@ -102,16 +104,18 @@ def test_the_recording_holds_what_travelled_and_not_the_biases(tmp_path):
     _ = work.initial_state
     recorded = list(read_recording(path / "audit"))
     assert len(recorded) == 6
-    assert not any(name in work.biases for name in recorded[0].exchange.sent)
+    assert not any(name in private_biases(work.model) for name in recorded[0].exchange.sent)
     for received in recorded:
         truth = read_truth(path / "audit", received.server_round, received.partition)
-        assert set(truth.biases) == set(truth.trained_biases) == set(work.biases)
-        assert any(not torch.equal(truth.biases[name], truth.trained_biases[name]) for name in work.biases)
+        assert set(truth.biases) == set(truth.trained_biases) == set(private_biases(work.model))
+        assert any(
+            not torch.equal(truth.biases[name], truth.trained_biases[name]) for name in private_biases(work.model)
+        )
         indices = work.partitions[received.partition]
         assert torch.equal(truth.labels, work.dataset.train_labels[indices])
         assert float(truth.images.max()) <= 1
         if received.server_round == 1:  # before its first training a client has the common initial biases
-            assert all(torch.equal(truth.biases[name], work.initial_state[name]) for name in work.biases)
+            assert all(torch.equal(truth.biases[name], work.initial_state[name]) for name in private_biases(work.model))
 
 
 def test_nobody_tells_the_truth_without_consent(tmp_path):

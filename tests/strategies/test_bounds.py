@@ -20,13 +20,14 @@ from torch import Tensor
 from snnfl.config import ConversionConfig, compose
 from snnfl.conversion import fold
 from snnfl.protocol import train_metrics
+from snnfl.updates import Converted, ann_specs, scale_of
 from strategies import bases
-from strategies.bounds import LENIENCE, changes, farthest, limits, scale_of
+from strategies.bounds import LENIENCE, changes, farthest, limits
 from strategies.cohort import Cohort
 from strategies.guarded import Guarded
 from strategies.optimisers import ServerMomentum
 from strategies.spiking import Spiking
-from strategies.update import UpdateSpec, ann_specs
+from strategies.update import UpdateSpec
 
 METRICS = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
 CLIENTS = 6
@@ -69,12 +70,15 @@ def play(federation: Any, update_reply: UpdateReply, grid: Cohort) -> Play:
         **options: Any,
     ) -> tuple[Any, ArrayRecord | None]:
         if spiking:
-            state, sent = federation.state, federation.without_biases()
-            options = {"metrics": METRICS, **options}
-            strategy: Guarded = Spiking(base or averaging(), federation.graph, state, ConversionConfig(), **options)
+            sent, format = (
+                federation.without_biases(),
+                Converted(federation.graph, federation.state, ConversionConfig()),
+            )
+            options = {"metrics": METRICS, "scales": scales(federation), **options}
+            strategy: Guarded = Spiking(base or averaging(), format, **options)
         else:
             sent = ArrayRecord(dict(federation.state))
-            spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS)
+            spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS, scales=scales(federation))
             strategy = Guarded(base or averaging(), spec, seed=0, **options)
         strategy.configure_train(1, sent, ConfigRecord(), grid)
         common = spiking_update(federation) if spiking else federation.state
@@ -84,6 +88,10 @@ def play(federation: Any, update_reply: UpdateReply, grid: Cohort) -> Play:
         return strategy, strategy.aggregate_train(1, replies)[0]
 
     return run
+
+
+def scales(federation: Any) -> dict[str, float]:
+    return {name: scale_of(array) for name, array in federation.state.items()}
 
 
 def spiking_update(federation: Any) -> dict[str, Tensor]:
@@ -140,9 +148,9 @@ def test_what_is_no_number_goes_beyond_every_limit() -> None:
 
 
 def test_the_scale_of_the_start_is_that_of_the_initial_weights(federation: Any) -> None:
-    specs = ann_specs(federation.state)
-    assert specs["conv.weight"].scale == pytest.approx(rms(federation.state["conv.weight"]), rel=1e-6)
-    assert specs["norm.running_var"].scale == specs["conv.bias"].scale == 1.0
+    found = scales(federation)
+    assert found["conv.weight"] == pytest.approx(rms(federation.state["conv.weight"]), rel=1e-6)
+    assert found["norm.running_var"] == found["conv.bias"] == 1.0
     assert scale_of(torch.zeros(3, 3)) == 1.0
 
 
@@ -232,7 +240,7 @@ def test_a_claimed_loss_is_bounded(play: Play, federation: Any, update_reply: Up
     config = compose(
         None, ["strategy.name=qfedavg", "strategy.spiking=false", "strategy.q=2", f"data.clients={CLIENTS}"]
     )
-    spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=train_metrics(config))
+    spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=train_metrics(config), scales=scales(federation))
     strategy = Guarded(bases.build_base(config), spec, seed=0)
     strategy.configure_train(1, ArrayRecord(dict(federation.state)), ConfigRecord(), grid)
     replies = [
@@ -277,7 +285,7 @@ def test_a_liar_cannot_raise_the_bound_from_round_to_round(
     federation: Any, update_reply: UpdateReply, grid: Cohort
 ) -> None:
     """At the bound in each of 60 rounds it moves the weights by 60 steps, not by a power of 60."""
-    spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS)
+    spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS, scales=scales(federation))
     strategy = Guarded(averaging(), spec, seed=0)
     sent = ArrayRecord(dict(federation.state))
     for server_round in range(1, 61):
@@ -312,7 +320,7 @@ def test_an_aggregate_that_jumps_is_refused_and_said(
 ) -> None:
     strategy = Guarded(
         Jumping(min_train_nodes=1, min_available_nodes=1),
-        UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS),
+        UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS, scales=scales(federation)),
         seed=0,
     )
     sent = ArrayRecord(dict(federation.state))
@@ -344,7 +352,7 @@ def test_an_optimiser_forgets_a_step_that_is_refused(
     federation: Any, update_reply: UpdateReply, grid: Cohort, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Momentum that remembers a refused step would have every later one refused, too."""
-    spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS)
+    spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS, scales=scales(federation))
 
     def results(refused: set[int]) -> list[dict[str, np.ndarray]]:
         strategy = Guarded(OPTIMISERS[name](), spec, seed=0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import convert_state
+from snnfl.updates import Converted
 from strategies.cohort import Cohort
 from strategies.spiking import Spiking
 from strategies.update import UpdateRefused, check_update
@@ -24,7 +25,7 @@ IMAGES = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 def strategy_of(federation: Any, conversion: ConversionConfig) -> Spiking:
     metrics = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
     base = FedAvg(min_train_nodes=1, min_available_nodes=1)
-    return Spiking(base, federation.graph, federation.state, conversion, metrics=metrics)
+    return Spiking(base, Converted(federation.graph, federation.state, conversion), metrics=metrics)
 
 
 def update_of(federation: Any, seed: int, conversion: ConversionConfig) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.sealed import round_file, round_files, write_sealed
-from strategies.checkpoint import Checkpoint, check_state, discard_newer, newest_checkpoint, write_checkpoint
+from snnfl.updates import Converted
+from strategies import checkpoint
+from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer, newest_checkpoint
 from strategies.guarded import Guarded
 from strategies.spiking import Spiking
 from strategies.state import StrategyState
@@ -26,9 +30,16 @@ def plain() -> Guarded:
     return Guarded(FedAvg(fraction_evaluate=0.0), UpdateSpec(arrays={}, metrics=frozenset()), seed=0)
 
 
+def checkpoints(folder: Path, *, keep: int = 9, rounds: int = 99) -> Checkpoints:
+    metrics = folder.with_name("metrics.jsonl")
+    metrics.touch()
+    return Checkpoints(folder, metrics, keep=keep, rounds=rounds)
+
+
 def write(folder: Path, *rounds: int, keep: int = 9) -> None:
+    writer = checkpoints(folder, keep=keep)
     for n in rounds:
-        write_checkpoint(folder, plain(), server_round=n, token=f"{n:032x}", arrays=ARRAYS, keep=keep)
+        writer.write(plain(), server_round=n, token=f"{n:032x}", arrays=ARRAYS)
 
 
 def newest(folder: Path) -> int | None:
@@ -37,9 +48,43 @@ def newest(folder: Path) -> int | None:
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])])
-def test_the_last_ones_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
+def test_the_last_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, left: list[int]) -> None:
+    monkeypatch.setattr(checkpoint, "SYNC_SECONDS", 0.0)
     write(tmp_path / "checkpoints", 1, 2, 3, 4, keep=keep)
     assert list(round_files(tmp_path / "checkpoints")) == left
+
+
+def test_after_a_power_cut_a_run_goes_on_from_what_was_surely_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds of 0.3 s: the disk is waited for after rounds 1, 5 and 9, and what is younger may be lost or damaged."""
+    now, synced, fsync = [0.0], list[str](), os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.strip("."))
+        fsync(handle)
+
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = tmp_path / "checkpoints"
+    writer, last = checkpoints(folder, keep=2, rounds=12), 0
+    for n in range(1, 13):
+        now[0] = 0.3 * n
+        synced.clear()
+        writer.write(plain(), server_round=n, token=f"{n:032x}", arrays=ARRAYS)
+        if n in (1, 5, 9, 12):  # the rows of a checkpoint are on the disk before it is
+            assert synced == ["metrics.jsonl", f"round-{n:06d}.safetensors.tmp", "checkpoints"]
+            last = n
+        else:
+            assert not synced
+        assert list(round_files(folder)) == sorted({last, *range(max(1, n - 1), n + 1)})
+        assert writer.oldest == min(round_files(folder))
+        cut = tmp_path / f"cut-{n}"
+        shutil.copytree(folder, cut)
+        for found, path in round_files(cut).items():
+            if found > last:
+                path.write_bytes(path.read_bytes()[: 7 * n])
+        assert newest(cut) == last
 
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
@@ -57,7 +102,9 @@ def test_a_spiking_strategy_goes_on_with_its_network_and_its_moments(
 
     def build() -> Spiking:
         base = FedAdam(fraction_evaluate=0.0)
-        return Spiking(base, federation.graph, federation.state, ConversionConfig(), metrics=frozenset(metrics))
+        return Spiking(
+            base, Converted(federation.graph, federation.state, ConversionConfig()), metrics=frozenset(metrics)
+        )
 
     strategy = build()
     base: Any = strategy.base
@@ -65,10 +112,10 @@ def test_a_spiking_strategy_goes_on_with_its_network_and_its_moments(
     strategy._sent = dict(federation.without_biases().to_torch_state_dict())
     arrays, _ = strategy.aggregate_train(1, [update_reply(federation.trained(n)[1], n) for n in (11, 12)])
     assert arrays is not None
-    write_checkpoint(tmp_path, strategy, server_round=1, token="0" * 32, arrays=arrays, keep=1)
-    resumed, checkpoint = build(), newest_checkpoint(tmp_path)
-    assert checkpoint is not None
-    checkpoint.restore(resumed)
+    checkpoints(tmp_path, keep=1).write(strategy, server_round=1, token="0" * 32, arrays=arrays)
+    resumed, found = build(), newest_checkpoint(tmp_path)
+    assert found is not None
+    found.restore(resumed)
     assert strategy.network is not None
     assert resumed.network is not None
     assert resumed.network.graph is federation.graph

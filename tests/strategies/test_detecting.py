@@ -16,6 +16,7 @@ from snnfl.config import ConfigError, compose, flatten
 from snnfl.detection import Findings, names
 from snnfl.detection.registry import register
 from snnfl.poisoning import attackers
+from snnfl.updates import Plain
 from strategies.detecting import Detecting, detection_columns
 from strategies.recorder import Row
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
@@ -158,7 +159,7 @@ def test_too_few_updates_left_keep_the_old_weights(tmp_path: Path) -> None:
 def test_the_rates_are_counted_by_the_ground_truth() -> None:
     update = {"w": torch.zeros(3)}
     moved = [{"w": torch.tensor(row)} for row in ([1.0, 1, 1], [1, 1, 1.1], [9, 9, 9], [1, 1.1, 1], [1.1, 1, 1])]
-    detecting = Detecting(["norm"])
+    detecting = Detecting(["norm"], Plain(update))
     detecting.sent = update
     metrics = {"num-examples": 5.0}
     screening = detecting.screen([Update(arrays=each, metrics=metrics) for each in moved], [4, 0, 2, 1, 7])

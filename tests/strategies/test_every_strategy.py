@@ -16,6 +16,7 @@ from torch import Tensor
 
 from snnfl.config import Config, ConversionConfig, compose
 from snnfl.protocol import train_metrics
+from snnfl.updates import Converted, ann_specs
 from strategies import bases
 from strategies.cohort import Cohort, seeded_draws
 from strategies.combinations import build_checked, network_rule
@@ -23,7 +24,7 @@ from strategies.guarded import Guarded
 from strategies.privacy import WRAPPERS
 from strategies.server_app import cheap_collection
 from strategies.spiking import Spiking
-from strategies.update import UpdateSpec, ann_specs
+from strategies.update import UpdateSpec
 
 CLIENTS, ROUNDS = 8, 3
 LIAR = CLIENTS - 1
@@ -44,9 +45,7 @@ def configured(kind: str, *overrides: str) -> Config:
 def spiking(federation: Any, config: Config) -> Spiking:
     return Spiking(
         build_checked(config),
-        federation.graph,
-        federation.state,
-        ConversionConfig(),
+        Converted(federation.graph, federation.state, ConversionConfig()),
         metrics=train_metrics(config) - {"seconds-convert"},
         update_bound=config.strategy.update_bound,
         weighing=bases.weighing(config),

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -27,11 +28,12 @@ from flwr.superlink.grid import HttpGrid, InMemoryGrid
 from superlink import RUN_ID, TASK_ID, SuperLink, Upload, upload
 
 from snnfl.config import ConfigError
+from snnfl.updates import ArraySpec
 from strategies import flower_internals
 from strategies.cohort import Cohort, CohortError
-from strategies.flower_internals import SuperLinkGrid, shielded
+from strategies.flower_internals import PATIENCE, SuperLinkGrid, shielded
 from strategies.guarded import Guarded
-from strategies.update import ArraySpec, UpdateSpec
+from strategies.update import UpdateSpec
 
 SHAPES = {"conv.weight": (4, 2, 3, 3), "head.bias": (3,)}
 METRICS = {"num-examples": 40, "loss": 0.5}
@@ -428,6 +430,28 @@ def test_a_superlink_that_stumbles_is_asked_again(failures: int, answered: bool)
     (reply,) = grid.send_and_receive([Message(RecordDict({"arrays": SENT}), link.nodes[0], "train")], timeout=30.0)
     assert reply.has_content() == answered
     assert answered or reply.error.reason.startswith("the SuperLink cannot hand over its reply: HTTPStatusError: 500")
+
+
+def test_a_superlink_that_stumbles_at_an_object_is_asked_again() -> None:
+    link = SuperLink([honest(0)])
+    grid = shielded(link.grid())
+    assert isinstance(grid, SuperLinkGrid)
+
+    def stumbling(request: object) -> None:
+        asked = httpx.Request("POST", "http://superlink/PullObject")
+        raise httpx.HTTPStatusError("500", request=asked, response=httpx.Response(500))
+
+    for fails in (PATIENCE - 1, PATIENCE):
+        asked = grid.push_messages([Message(RecordDict({"arrays": SENT}), link.nodes[0], "train")])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(link, "PullObject", stumbling, raising=False)
+            replies = [grid.pull_messages(asked) for _ in range(fails)]
+        assert not any(replies[: PATIENCE - 1])
+        (reply,) = replies[-1] or grid.pull_messages(asked)
+        if fails < PATIENCE:
+            assert reply.has_content()
+        else:
+            assert reply.error.reason.startswith("its reply cannot be read: HTTPStatusError: 500")
 
 
 def test_only_flowers_grid_of_a_deployment_is_shielded() -> None:

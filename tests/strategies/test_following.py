@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from snnfl.config import ConversionConfig, compose
+from snnfl.updates import Converted
 from strategies.cohort import Cohort
 from strategies.combinations import network_rule
 from strategies.spiking import Spiking
@@ -41,11 +42,8 @@ def follow(
     base.factors = {name.replace("_", ".", 1): factor for name, factor in factors.items()}
     strategy = Spiking(
         base,
-        federation.graph,
-        federation.state,
-        ConversionConfig(),
+        Converted(federation.graph, federation.state, ConversionConfig(), bias_back=bias_back),
         metrics=METRICS,
-        bias_back=bias_back,
         follows=True,
     )
     sent = ArrayRecord(dict(federation.state)) if bias_back else federation.without_biases()

@@ -15,10 +15,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 from hypothesis import HealthCheck, given, settings
 
+from snnfl.updates import ArraySpec
 from strategies.cohort import Cohort
 from strategies.guarded import Guarded
 from strategies.recorder import client_columns
-from strategies.update import ArraySpec, UpdateSpec
+from strategies.update import UpdateSpec
 
 METRICS = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
 SPEC = UpdateSpec(arrays={"w": ArraySpec(shape=(2, 3)), "b": ArraySpec(shape=(2,))}, metrics=METRICS)

@@ -15,9 +15,10 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import HealthCheck, given, settings
 
 from snnfl.config import ConversionConfig
+from snnfl.updates import Converted, ann_specs
 from strategies.guarded import Guarded
 from strategies.spiking import Spiking
-from strategies.update import UpdateSpec, ann_specs
+from strategies.update import UpdateSpec
 
 METRICS = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
 NUMBERS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, 1e-30, 1e12, -1e12, 3e38, np.nan, np.inf, -np.inf])
@@ -135,8 +136,8 @@ def server(request: pytest.FixtureRequest, federation: Any) -> Iterator[tuple[Ca
         yield lambda: Guarded(base, spec, seed=0), state
         return
     conversion = ConversionConfig(thresholds="channel_mmse" if per_channel else "layer_mmse")
-    known = {"metrics": METRICS, "bias_back": per_channel, "examples": 1000}
-    yield lambda: Spiking(base, federation.graph, federation.state, conversion, **known), update
+    format = Converted(federation.graph, federation.state, conversion, bias_back=per_channel)
+    yield lambda: Spiking(base, format, metrics=METRICS, examples=1000), update
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -12,10 +12,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import strategy as flower
 
 from snnfl.config import compose
+from snnfl.updates import ArraySpec
 from strategies import bases
 from strategies.cohort import Cohort
 from strategies.guarded import Guarded
-from strategies.update import ArraySpec, UpdateSpec
+from strategies.update import UpdateSpec
 
 STEPS = [name for name in bases.names() if bases.find(name).kind == "step"]
 FLOWERS: dict[str, Callable[[], Any]] = {

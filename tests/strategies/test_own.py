@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnfl.rng import generator
-from strategies.guarded import with_tensors
+from strategies.arrays import with_tensors
 from strategies.own import FedAvg
 
 SHAPES = {"conv.weight": (4, 3, 5, 5), "conv.bias": (4,), "scale": (1,), "none": (0, 3)}

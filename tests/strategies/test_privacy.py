@@ -13,10 +13,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import FedAvg
 
 from snnfl.config import compose
+from snnfl.updates import ArraySpec
 from strategies.cohort import Cohort
 from strategies.guarded import Guarded
 from strategies.privacy import WRAPPERS, private
-from strategies.update import ArraySpec, UpdateSpec
+from strategies.update import UpdateSpec
 
 SPEC = UpdateSpec(
     arrays={"w": ArraySpec(shape=(1000,))}, metrics=frozenset({"num-examples", "loss", "accuracy", "seconds-train"})

@@ -16,7 +16,7 @@ from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import Config, compose, flatten
 from snnfl.data import test_batches
-from snnfl.spiking import SpikingNetwork
+from snnfl.spiking import load
 from snnfl.training import evaluate, load_arrays, private_biases
 from snnfl.workspace import Workspace
 from strategies.lock import LOCK_FILE
@@ -116,7 +116,7 @@ def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
     assert [row["test_images"] for row in rows] == [50, 360]
 
     # The server's accuracies are those of the network in the file, on the whole test set.
-    network = SpikingNetwork.load(path / SNN_FILE)
+    network = load(path / SNN_FILE)
     assert network.initial_potential == "half"
     [(images, labels)] = test_batches(work.dataset, 1000)
     hits = network.simulate(images, steps=8)[8].argmax(1) == labels
@@ -142,7 +142,7 @@ def test_an_s_run_is_recorded_as_it_was(tmp_path: Path) -> None:
         assert row["bytes_up"] == sum(
             len(array.data) for reply in clients.replies[row["round"]] for array in reply.content["arrays"].values()
         )
-        state = {name: array for name, array in work.initial_state.items() if name not in work.biases}
+        state = {name: array for name, array in work.initial_state.items() if name not in private_biases(work.model)}
         assert row["bytes_down"] == CLIENTS * sum(128 + array.nbytes for array in state.values())
         for phase in ("train", "convert"):
             assert row[f"seconds_{phase}"] == pytest.approx(sum(m[f"seconds-{phase}"] for m in metrics))

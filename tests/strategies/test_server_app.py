@@ -54,8 +54,8 @@ def test_an_s_run_starts_without_biases_unless_they_come_back(bias_back: bool) -
     work = Workspace(config)
     strategy, arrays = build_strategy(work)
     assert isinstance(strategy, Spiking)
-    assert (strategy.bias_back, strategy.seed, strategy.minimum_replies) == (bias_back, 3, 2)
-    assert strategy.conversion == config.conversion
+    assert (strategy.format.bias_back, strategy.seed, strategy.minimum_replies) == (bias_back, 3, 2)
+    assert strategy.format.conversion == config.conversion
     biases = {"fc3.bias", "fc4.bias", "fc5.bias"}
     assert work.initial_state.keys() - arrays.keys() == (set() if bias_back else biases)
     assert all(torch.equal(torch.from_numpy(a.numpy()), work.initial_state[name]) for name, a in arrays.items())
@@ -67,6 +67,14 @@ def test_a_plain_run_starts_with_everything() -> None:
     assert type(strategy) is Guarded
     assert (strategy.seed, strategy.minimum_replies) == (3, 2)
     assert arrays.keys() == work.initial_state.keys() == strategy.spec.arrays.keys()
+
+
+def test_the_flower_app_ends_with_who_started_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    watching: list[bool] = []
+    monkeypatch.setattr("strategies.server_app.end_in_good_order", lambda: watching.append(True))
+    with pytest.raises(ConfigError):
+        run_in_process(app, client_app.app, run_config={"no.such": "option"}, clients=1)
+    assert watching == [True]
 
 
 def test_the_flower_app_is_the_server_app() -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from snnfl.config import ConversionConfig
+from snnfl.updates import Converted
 from strategies.cohort import Cohort
 from strategies.recorder import client_columns
 from strategies.spiking import Spiking
@@ -34,11 +35,8 @@ def build(federation: Any, scripted: Callable[..., Cohort]) -> Callable[..., Spi
         base = FedAvg(min_train_nodes=1, min_available_nodes=1)
         strategy = Spiking(
             base,
-            federation.graph,
-            federation.state,
-            ConversionConfig(**conversion),
+            Converted(federation.graph, federation.state, ConversionConfig(**conversion), bias_back=bias_back),
             metrics=METRICS,
-            bias_back=bias_back,
             minimum_replies=minimum_replies,
         )
         sent = ArrayRecord(dict(federation.state)) if bias_back else federation.without_biases()

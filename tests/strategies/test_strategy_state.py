@@ -72,7 +72,7 @@ def play(strategy: Strategy, grid: Any, server_round: int, arrays: ArrayRecord) 
     random.seed(server_round)
     np.random.seed(server_round)
     try:
-        return play_round(strategy, grid, server_round, arrays, "token", timeout=1)
+        return play_round(strategy, grid, server_round, arrays, ConfigRecord(), timeout=1)
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -30,6 +31,24 @@ def test_tensorboard_reads_what_metrics_hold(tmp_path):
     for name in ("server_snn_accuracy", "bytes_up", "server_snn_accuracy_at/1"):
         found = [(event.step, event.value) for event in events.Scalars(name)]
         assert found == [(row["round"], pytest.approx(tracking.numbers(row)[name])) for row in rows]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_on_a_full_disk_tensorboard_costs_each_round_a_line(tmp_path, caplog):
+    config = compose(None, ["run.tracking=tensorboard"])
+    tracker = tracking.find_tracker(config)
+    assert tracker is not None
+    told = tracker.open(config, tmp_path, 1)
+    (events,) = (tmp_path / TENSORBOARD).iterdir()
+    kept = events.rename(tmp_path / "kept")
+    events.symlink_to("/dev/full")
+    told({"round": 1, "loss": 0.5})
+    said = "round 1 is not tracked: run.tracking=tensorboard: OSError: [Errno 28] No space left on device"
+    assert [record.getMessage() for record in caplog.records] == [f"{said}; metrics.jsonl has it"]
+    kept.rename(events)
+    told({"round": 2, "loss": 0.25})
+    found = EventAccumulator(str(tmp_path / TENSORBOARD)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in found] == [(2, 0.25)]
 
 
 @pytest.mark.usefixtures("own_registries")

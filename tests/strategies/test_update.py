@@ -18,9 +18,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 
 from experiments.engines.in_process import restored_task_identity
+from snnfl.updates import ArraySpec
 from strategies.update import (
     MAXIMUM_VALUE,
-    ArraySpec,
     UpdateRefused,
     UpdateSpec,
     check_update,

@@ -16,68 +16,15 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import given
 
-from snnfl.config import ConversionConfig, ModelConfig
-from snnfl.conversion import convert
-from snnfl.models import build_model
-from snnfl.spiking import trace
-from snnfl.training import exchangeable
+from snnfl.updates import ArraySpec
 from strategies.update import (
-    ArraySpec,
     UpdateRefused,
     UpdateSpec,
-    ann_specs,
     array_bytes,
     check_metrics,
     check_update,
     one_line,
-    spiking_specs,
 )
-
-
-@pytest.mark.parametrize("name", ["lenet5", "resnet20", "mlp"])
-@pytest.mark.parametrize(
-    ("thresholds", "calibration"),
-    [
-        ("layer_mmse", "bias"),
-        ("channel_mmse", "bias"),
-        ("layer_mmse", "potential"),
-        ("channel_mmse", "bias_potential"),
-        ("layer_mmse", "time_bias"),
-    ],
-)
-def test_spiking_specs_describe_what_conversion_yields(name: str, thresholds: str, calibration: str) -> None:
-    config = ModelConfig(name=name, conv_bias=True)
-    model = build_model(config, input_shape=(1, 8, 8), classes=5, generator=torch.Generator().manual_seed(0))
-    graph, state = trace(model), exchangeable(model)
-    conversion = ConversionConfig(steps=4, thresholds=thresholds, calibration=calibration, candidates=5)
-    network = convert(model, torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), conversion)
-    specs = spiking_specs(
-        graph,
-        state,
-        per_channel=thresholds == "channel_mmse",
-        potentials="potential" in calibration,
-        time_biases=4 if calibration == "time_bias" else 0,
-    )
-    norms = {layer.norm: len(network.parameters[f"{layer.name}.weight"]) for layer in graph.affines if layer.norm}
-    expected = {key: tuple(array.shape) for key, array in network.parameters.items()}
-    expected |= {f"{norm}.{short}": (n,) for norm, n in norms.items() for short in ("gamma", "beta", "mean", "var")}
-    assert {key: spec.shape for key, spec in specs.items()} == expected
-    assert {key for key, spec in specs.items() if spec.values == "positive"} == {
-        f"{spike.name}.threshold" for spike in graph.spikes
-    }
-    assert {key for key, spec in specs.items() if spec.values == "non-negative"} == {f"{norm}.var" for norm in norms}
-
-
-def test_ann_specs_describe_the_exchanged_arrays() -> None:
-    model = build_model(ModelConfig(), input_shape=(1, 8, 8), classes=5, generator=torch.Generator())
-    specs = ann_specs(exchangeable(model))
-    assert {name: spec.shape for name, spec in specs.items()} == {
-        name: tuple(array.shape) for name, array in exchangeable(model).items()
-    }
-    assert {name for name, spec in specs.items() if spec.values == "non-negative"} == {
-        "norm1.running_var",
-        "norm2.running_var",
-    }
 
 
 def test_metrics_alone(reply: Callable[..., Message], update_reply: Callable[..., Message]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 from snnfl.config import ConfigError, ConversionConfig, compose
+from snnfl.updates import Converted
 from strategies import bases
 from strategies.cohort import Cohort
 from strategies.combinations import build_checked, network_rule
@@ -28,9 +29,7 @@ def test_both_averages_of_an_s_run_weigh_alike(
     config = compose(None, [f"strategy.name={name}", "data.clients=3", f"strategy.weighting={weighting}"])
     strategy = Spiking(
         build_checked(config),
-        federation.graph,
-        federation.state,
-        ConversionConfig(),
+        Converted(federation.graph, federation.state, ConversionConfig()),
         metrics=METRICS,
         weighing=bases.weighing(config),
         **network_rule(config),

@@ -30,7 +30,7 @@ from experiments.compare.views import SOURCES, View
 from snnfl.config import ConfigError
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
-from snnfl.spiking import SpikingNetwork
+from snnfl.spiking import load
 from snnfl.workspace import Workspace
 from strategies.run_directory import METRICS_FILE, SNN_FILE, read_metrics
 
@@ -138,7 +138,7 @@ def test_the_tables_hold_what_the_runs_measured(finished):
     assert [(entry.row, entry.column) for entry in lengths] == [("S-FedAvg", "1"), ("S-FedAvg", "2")]
     assert lengths[1].values == found["S-FedAvg"].values  # conversion.steps=2
     assert [entry.row for entry in energy] == ["SNN", "ANN"]
-    network = SpikingNetwork.load(study.cells[2].path / SNN_FILE)
+    network = load(study.cells[2].path / SNN_FILE)
     [(images, _)] = test_batches(Workspace(study.cells[2].config).dataset, 4, 4)
     assert energy[0].values[0] == pytest.approx(count_spikes(network, images, steps=2).energy.compute / 1e3)
 
@@ -242,7 +242,7 @@ def test_more_seeds_run_only_those(finished, monkeypatch):
 
 
 def start(path):
-    command = [sys.executable, "-c", "from snnfl.launch import main; main()", "compare", str(path), "--jobs", "2"]
+    command = [sys.executable, "-c", "from snnfl.commands import main; main()", "compare", str(path), "--jobs", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 

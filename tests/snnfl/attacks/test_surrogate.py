@@ -10,10 +10,11 @@ import torch
 from networks import Gated, Joined, MaxPooled, Plain, Residual, images, trained
 
 from snnfl.attacks.problem import Problem
-from snnfl.attacks.surrogate import fire, spiking_network_of, spiking_problem
+from snnfl.attacks.surrogate import spiking_network_of, spiking_problem
 from snnfl.config import ConversionConfig
 from snnfl.conversion import convert, fold
 from snnfl.spiking import SpikingNetwork, trace
+from snnfl.updates import Converted
 
 surrogate_module = importlib.import_module("snnfl.attacks.surrogate")
 
@@ -40,19 +41,10 @@ def test_logits_are_those_of_the_simulation(network, options, surrogate):
     torch.testing.assert_close(found, spiking.simulate(images(3, seed=2), steps=7)[7])
 
 
-def test_the_derivative_is_the_triangle():
-    potential = torch.linspace(-1, 5, 101, dtype=torch.float64, requires_grad=True)
-    threshold = torch.tensor(1.5, dtype=torch.float64)
-    spikes = fire(potential, threshold, surrogate=True)
-    (slope,) = torch.autograd.grad(spikes.sum(), potential)
-    torch.testing.assert_close(slope, (1 - (potential.detach() - 1.5).abs() / 1.5).clamp_min(0))
-    assert torch.equal(spikes.detach(), (potential.detach() >= 1.5) * 1.5)
-    assert not fire(potential, threshold, surrogate=False).requires_grad
-
-
-def test_an_image_has_a_gradient_by_the_surrogate_alone():
+@pytest.mark.parametrize("network", [Plain, MaxPooled, Gated])
+def test_an_image_has_a_gradient_by_the_surrogate_alone(network):
     config = ConversionConfig(steps=5)
-    spiking = convert(trained(Plain), images(8), config)
+    spiking = convert(trained(network), images(8), config)
 
     def slope(surrogate):
         pictures = images(2).requires_grad_()
@@ -76,7 +68,7 @@ def test_the_gradient_of_a_transposed_convolution_is_that_of_its_folded_weight(m
     names = {f"{node.name}.weight" for node in graph.affines if node.op != "scale"}
     target = {name: by_ann if name == layer else torch.zeros_like(sent[name]) for name in names}
     exchange = SimpleNamespace(sent=sent, received={})
-    view = SimpleNamespace(graph=graph, conversion=ConversionConfig(steps=2), exchange=exchange)
+    view = SimpleNamespace(format=Converted(graph, sent, ConversionConfig(steps=2)), exchange=exchange)
     problem = Problem(
         network=None, arrays={}, target=target, local=None, count=1, input_shape=(), classes=3, low=None, high=None
     )

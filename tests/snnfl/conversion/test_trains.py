@@ -7,8 +7,8 @@ from hypothesis import given
 from torch import Tensor
 
 from snnfl.conversion import trains
-from snnfl.conversion.trains import STEPS, Neurons, SpikeTrain
-from snnfl.spiking import integrate_and_fire
+from snnfl.conversion.trains import STEPS, Layer, SpikeTrain
+from snnfl.neurons import Neuron, NeuronState, scan
 
 EVERYTHING = slice(None)
 
@@ -44,10 +44,12 @@ def test_what_was_fired_is_replayed(compiled, seed, per_channel, length, driven,
     axes = (-1, *[1] * (potential.dim() - 2))
     flow = current + drive.view(axes) if driven else current
     expected_potential = potential.clone()
-    expected = integrate_and_fire(flow, level, expected_potential)
-    train = SpikeTrain.silent(len(current), potential, Neurons(level, drive if driven else None, potential[:1]))
+    expected = scan(Neuron(threshold=level), NeuronState(expected_potential), flow)
+    train = SpikeTrain.silent(
+        len(current), potential, Layer(Neuron(threshold=level), drive if driven else None, potential[:1])
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trains, "_compiled", lambda value: compiled)
+        patch.setattr(trains, "runs_compiled", lambda neuron, value: compiled)
         for part in chunks(len(current), length):
             train.fire(EVERYTHING, part.start, current[part], potential)
         found = [train.replay(EVERYTHING, part.start, part.stop) for part in chunks(len(current), length)]
@@ -60,8 +62,8 @@ def test_what_was_fired_is_replayed(compiled, seed, per_channel, length, driven,
 @given(seed=st.integers(0, 2**20), cut=st.integers(1, 4))
 def test_blocks_of_images_are_apart(seed, cut):
     current, drive, level, potential = draw_layer(seed, True, torch.float64)
-    neurons = Neurons(level, drive, potential[:1])
-    whole, parts = (SpikeTrain.silent(len(current), potential, neurons) for _ in range(2))
+    layer = Layer(Neuron(threshold=level), drive, potential[:1])
+    whole, parts = (SpikeTrain.silent(len(current), potential, layer) for _ in range(2))
     state = potential.clone()
     for part in chunks(len(current), STEPS):
         whole.fire(EVERYTHING, part.start, current[part], potential)
@@ -76,13 +78,13 @@ def test_blocks_of_images_are_apart(seed, cut):
 def test_a_constant_current_is_expanded_in_time():
     current = torch.rand(1, 3, 2, 4, 4).contiguous().expand(7, -1, -1, -1, -1)
     level, potential = torch.tensor([0.4, 0.9]), torch.zeros(3, 2, 4, 4)
-    train = SpikeTrain.silent(7, potential, Neurons(level, None, potential[:1]))
+    train = SpikeTrain.silent(7, potential, Layer(Neuron(threshold=level), None, potential[:1]))
     train.fire(EVERYTHING, 0, current, potential)
-    expected = integrate_and_fire(current, level, torch.zeros(3, 2, 4, 4))
+    expected = scan(Neuron(threshold=level), NeuronState(torch.zeros(3, 2, 4, 4)), current)
     assert torch.equal(train.replay(EVERYTHING, 0, 7), expected)
 
 
 def test_a_train_takes_a_bit_for_a_spike():
     like = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    neurons = Neurons(torch.ones(1), None, like[:1])
-    assert SpikeTrain.silent(64, like, neurons).bits.nbytes == like.numel() * 64 // 8
+    layer = Layer(Neuron(threshold=torch.ones(1)), None, like[:1])
+    assert SpikeTrain.silent(64, like, layer).bits.nbytes == like.numel() * 64 // 8

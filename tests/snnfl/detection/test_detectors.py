@@ -12,7 +12,8 @@ from networks import Plain, Residual, trained
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
-from snnfl.config import ConfigError
+from snnfl import updates
+from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import fold
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.detection import DetectorError, Findings, RoundView, detect, get_detector, names, register
@@ -20,11 +21,14 @@ from snnfl.detection.outliers import outliers
 from snnfl.poisoning import forged
 from snnfl.spiking import trace
 from snnfl.training import exchangeable
+from snnfl.updates import Converted
 
 CLIENTS, ATTACKERS = 10, (2, 7)
 MODEL = trained(Plain, dtype=torch.float32)
 GRAPH = trace(MODEL)
 SENT = {name: array.clone() for name, array in exchangeable(MODEL).items()}
+FORMAT = Converted(GRAPH, SENT, ConversionConfig(), bias_back=True)
+PLAIN = updates.Plain(SENT)
 LEVELS = torch.linspace(0.99, 1.01, CLIENTS)
 """Honest clients differ in how far they moved: no one stands out."""
 
@@ -57,7 +61,7 @@ def round_of(**attack: float) -> list[Arrays]:
 
 
 def judge(name: str, updates: list[Arrays]) -> set[int]:
-    verdict = detect(name, updates, SENT, examples=[10] * len(updates), graph=GRAPH)
+    verdict = detect(name, updates, SENT, examples=[10] * len(updates), format=FORMAT)
     assert verdict.detector == name
     assert verdict.scores.shape == verdict.flagged.shape == (len(updates),)
     return {int(n) for n in verdict.flagged.nonzero()}
@@ -100,7 +104,7 @@ def test_hdbscan_flags_nobody_where_there_is_no_majority() -> None:
     for number, update in enumerate(orthogonal):
         update["hidden.weight"][number // 8, number] = 1.0
     updates = [{name: SENT[name] + array for name, array in update.items()} for update in orthogonal]
-    verdict = detect("hdbscan", updates, SENT, examples=[1] * CLIENTS)
+    verdict = detect("hdbscan", updates, SENT, examples=[1] * CLIENTS, format=PLAIN)
     assert not verdict.flagged.any()
 
 
@@ -114,15 +118,15 @@ def test_threshold_clustering_is_blind_to_a_forger_and_the_others_are_not() -> N
     honest, poisoned = round_of(), round_of(turn=1.0, step=5.0, threshold=3.0)
     sent = [forged(p, h) if n in ATTACKERS else h for n, (p, h) in enumerate(zip(poisoned, honest, strict=True))]
     for name in BY_THRESHOLD:
-        fooled = detect(name, sent, SENT, examples=[10] * CLIENTS, graph=GRAPH)
-        clean = detect(name, honest, SENT, examples=[10] * CLIENTS, graph=GRAPH)
+        fooled = detect(name, sent, SENT, examples=[10] * CLIENTS, format=FORMAT)
+        clean = detect(name, honest, SENT, examples=[10] * CLIENTS, format=FORMAT)
         assert torch.equal(fooled.scores, clean.scores)  # to the last bit: nothing is left to find
     assert judge("thresholds", poisoned) == judge("krum", sent) == judge("norm", sent) == set(ATTACKERS)
 
 
 def test_the_score_is_the_distance_to_the_centre_of_the_larger_cluster() -> None:
     updates = round_of(threshold=3.0)
-    verdict = detect("thresholds", updates, SENT, examples=[10] * CLIENTS, graph=GRAPH)
+    verdict = detect("thresholds", updates, SENT, examples=[10] * CLIENTS, format=FORMAT)
     points = np.array([[float(u["relu.threshold"]), float(u["relu_hidden.threshold"])] for u in updates])
     honest = [n for n in range(CLIENTS) if n not in ATTACKERS]
     labels = AgglomerativeClustering(2, linkage="average").fit_predict(points)
@@ -134,14 +138,14 @@ def test_the_score_is_the_distance_to_the_centre_of_the_larger_cluster() -> None
 
 def test_krum_and_cosine_are_the_papers_loops() -> None:
     updates, examples = round_of(turn=0.5), list(range(1, CLIENTS + 1))
-    changes = RoundView(updates=updates, sent=SENT, examples=examples, graph=GRAPH).changes.numpy()
-    krum = detect("krum", updates, SENT, examples=examples, graph=GRAPH).scores
+    changes = RoundView(updates=updates, sent=SENT, examples=examples, format=FORMAT).changes.numpy()
+    krum = detect("krum", updates, SENT, examples=examples, format=FORMAT).scores
     f = max(f for f in range(CLIENTS) if 2 * f + 2 < CLIENTS)
     for i in range(CLIENTS):
         squares = sorted(((changes[i] - changes[j]) ** 2).sum() for j in range(CLIENTS) if j != i)
         assert krum[i].item() == pytest.approx(sum(squares[: CLIENTS - f - 2]))
     mean = np.average(changes, axis=0, weights=examples)
-    cosine = detect("cosine", updates, SENT, examples=examples, graph=GRAPH).scores
+    cosine = detect("cosine", updates, SENT, examples=examples, format=FORMAT).scores
     for i, change in enumerate(changes):
         similarity = change @ mean / np.linalg.norm(change) / np.linalg.norm(mean)
         assert cosine[i].item() == pytest.approx(1 - similarity)
@@ -160,7 +164,7 @@ def test_changes_are_those_of_the_recovered_weights() -> None:
     }
     private = {f"{node.name}.bias" for node in graph.affines}
     sent = {name: array for name, array in state.items() if name not in private}
-    view = RoundView(updates=[update], sent=sent, examples=[1], graph=graph)
+    view = RoundView(updates=[update], sent=sent, examples=[1], format=Converted(graph, state, ConversionConfig()))
     weights = sum(array.numel() for name, array in sent.items() if ".running_" not in name)
     assert view.changes.shape == (1, weights)
     torch.testing.assert_close(view.changes, torch.full_like(view.changes, 0.25), rtol=1e-4, atol=1e-5)
@@ -169,14 +173,14 @@ def test_changes_are_those_of_the_recovered_weights() -> None:
 @pytest.mark.parametrize("name", BY_THRESHOLD)
 def test_a_plain_run_has_no_thresholds(name: str) -> None:
     with pytest.raises(ConfigError, match=f"detector {name}: a plain run has no thresholds"):
-        detect(name, [SENT] * 4, SENT, examples=[1] * 4)
+        detect(name, [SENT] * 4, SENT, examples=[1] * 4, format=PLAIN)
 
 
 @pytest.mark.parametrize("name", BY_CHANGE)
 def test_plain_updates_are_judged_too(name: str) -> None:
     updates = [{k: a + 0.1 * LEVELS[n] * (1 + 0.01 * n) for k, a in SENT.items()} for n in range(CLIENTS)]
     updates[4] = {k: a - torch.arange(1.0, a.numel() + 1).view(a.shape) / a.numel() for k, a in SENT.items()}
-    assert 4 in {int(n) for n in detect(name, updates, SENT, examples=[1] * CLIENTS).flagged.nonzero()}
+    assert 4 in {int(n) for n in detect(name, updates, SENT, examples=[1] * CLIENTS, format=PLAIN).flagged.nonzero()}
 
 
 @pytest.mark.parametrize("name", BY_CHANGE + BY_THRESHOLD)
@@ -195,7 +199,7 @@ def test_hostile_values_give_finite_scores(name: str, kind: str) -> None:
         "two": updates[:2],
         "one": updates[:1],
     }[kind]
-    verdict = detect(name, updates, SENT, examples=[1] * len(updates), graph=GRAPH)
+    verdict = detect(name, updates, SENT, examples=[1] * len(updates), format=FORMAT)
     json.dumps(verdict.scores.tolist(), allow_nan=False)
     if kind in ("equal", "unchanged", "all huge", "two", "one"):
         assert not verdict.flagged.any()
@@ -250,5 +254,5 @@ FLAGS, SCORES = torch.zeros(CLIENTS, dtype=torch.bool), torch.zeros(CLIENTS)
 def test_what_is_no_verdict_is_refused_by_the_detectors_name(answer, reason):
     register("odd", source="this test")(lambda view: answer)
     with pytest.raises(DetectorError, match=r"^odd: ") as error:
-        detect("odd", round_of(), SENT, examples=[10] * CLIENTS, graph=GRAPH)
+        detect("odd", round_of(), SENT, examples=[10] * CLIENTS, format=FORMAT)
     assert reason in str(error.value)

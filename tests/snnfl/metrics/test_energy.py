@@ -13,7 +13,7 @@ from snnfl.config import ModelConfig
 from snnfl.conversion import ConversionConfig, convert_state, fold
 from snnfl.metrics import LayerCount, SpikeCount, count_spikes, energy
 from snnfl.models import build_model
-from snnfl.spiking import Affine, Spike, SpikingGraph, SpikingNetwork, trace
+from snnfl.spiking import Affine, Spike, SpikingGraph, SpikingNetwork, to_spikingjelly, trace
 from snnfl.torchvision_guard import guard
 
 guard()
@@ -44,7 +44,7 @@ def drawn(*layers: nn.Module) -> nn.Module:
 
 def spikes_of(network: SpikingNetwork, images: Tensor) -> dict[str, Tensor]:
     """Count each neuron's spikes over all images and steps with spikingjelly's neurons."""
-    module, found = network.to_spikingjelly(), dict[str, Tensor]()
+    module, found = to_spikingjelly(network), dict[str, Tensor]()
 
     def add(name: str, spikes: Tensor) -> None:
         found[name] = found.get(name, 0) + spikes.sum(0)
@@ -200,7 +200,7 @@ def counters(
     network: SpikingNetwork, images: Tensor
 ) -> tuple[dict[str, int], dict[str, int], dict[str, dict[str, int]]]:
     """Run spikingjelly's counters: accumulations and MACs by layer, memory traffic in bytes by layer and kind."""
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     synops, macs = op_counter.SynOpCounter(), op_counter.MACCounter()
     memory = op_counter.NeuromorphicMemoryAccessCounter()
     modes = op_counter.ModuleCounterMode([memory], model=module), op_counter.DispatchCounterMode([synops, macs])

@@ -18,9 +18,18 @@ from snntorch.import_nir import import_from_nir as snntorch_from_nir
 from torch import Tensor, nn
 
 from snnfl.conversion import ConversionConfig, convert, convert_state
-from snnfl.spiking import Affine, MaxPool, Spike, SpikingGraph, SpikingNetwork, trace_with_state
-from snnfl.spiking.export import ExportError, unit_spikes
-from snnfl.spiking.export_nir import to_nir
+from snnfl.spiking import (
+    Affine,
+    ExportError,
+    MaxPool,
+    Spike,
+    SpikingGraph,
+    SpikingNetwork,
+    to_nir,
+    to_spikingjelly,
+    trace_with_state,
+)
+from snnfl.spiking.export import unit_spikes
 from snnfl.torchvision_guard import guard
 
 guard()
@@ -104,7 +113,7 @@ def assert_equal_trains(found: dict[str, Tensor], expected: dict[str, Tensor]) -
 )
 def test_spikingjellys_neurons_spike_as_ours(kind, thresholds, options):
     network, images = converted(kind, thresholds=thresholds, **options), networks.images(5, seed=9)
-    module, expected = network.to_spikingjelly(), trains(network, images)
+    module, expected = to_spikingjelly(network), trains(network, images)
     for _ in range(2):  # the second run shows that a reset restores the initial potential
         functional.reset_net(module)
         mean, found = recorded(module, IFNode, lambda: module(images))
@@ -114,7 +123,7 @@ def test_spikingjellys_neurons_spike_as_ours(kind, thresholds, options):
 
 def test_the_module_is_torchs_and_spikingjellys_own_and_shares_nothing():
     network, before = converted(networks.Residual), torch.get_rng_state()
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     assert torch.equal(torch.get_rng_state(), before)
     kinds = {name: type(each).__name__ for name, each in module.named_modules() if name in network.graph.by_name}
     assert kinds["stem.0"] == kinds["conv2"] == "Conv2d"
@@ -146,7 +155,7 @@ def test_neurons_may_be_replaced_by_others(kind, options):
         lambda old: IFNode(v_threshold=old.v_threshold, v_reset=None),
         lambda old: LIFNode(v_threshold=old.v_threshold, v_reset=None, tau=1e12, decay_input=False),
     ):
-        module = network.to_spikingjelly()
+        module = to_spikingjelly(network)
         neurons = {name: each for name, each in module.named_modules() if isinstance(each, IFNode)}
         assert all([*each._modules] == ["surrogate_function"] for each in neurons.values())
         assert not any(each._forward_pre_hooks for each in neurons.values())
@@ -161,7 +170,7 @@ def test_neurons_may_be_replaced_by_others(kind, options):
 
 def test_leaky_neurons_leak():
     network, images = converted(networks.Plain), networks.images(5)
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     for name, level in network.thresholds.items():
         module.set_submodule(name, LIFNode(v_threshold=level.item(), v_reset=None, tau=2.0, decay_input=False))
     _, found = recorded(module, LIFNode, lambda: module(images))
@@ -172,7 +181,7 @@ def test_leaky_neurons_leak():
 def test_modules_with_a_state_take_all_steps_at_once(kind):
     """As spikingjelly documents: ``set_step_mode`` for what has a state, its container for what has none."""
     network, images = converted(kind, initial_potential="half"), networks.images(5, seed=9)
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     functional.set_step_mode(module, "m")
     for node in module.graph.nodes:
         if node.op == "call_module" and len(node.args) == 1:
@@ -185,7 +194,7 @@ def test_modules_with_a_state_take_all_steps_at_once(kind):
 
 
 def test_a_gradient_flows_through_the_module():
-    module, images = converted(networks.Residual).to_spikingjelly(), networks.images(4)
+    module, images = to_spikingjelly(converted(networks.Residual)), networks.images(4)
     torch.stack([module(images) for _ in range(STEPS)]).mean(0).square().sum().backward()
     assert all(bool((each.grad != 0).any()) for each in module.parameters() if each.dim() > 1)
 
@@ -193,7 +202,7 @@ def test_a_gradient_flows_through_the_module():
 @pytest.mark.parametrize("options", [{"initial_potential": "drip"}, {"calibration": "time_bias"}])
 def test_what_spikingjelly_lacks_is_named(options):
     with pytest.raises(ExportError, match=r"^relu: .*initial_potential=half"):
-        converted(networks.Plain, **options).to_spikingjelly()
+        to_spikingjelly(converted(networks.Plain, **options))
 
 
 def test_a_missing_library_is_one_line(monkeypatch, tmp_path):
@@ -201,7 +210,7 @@ def test_a_missing_library_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "spikingjelly.activation_based.neuron", None)
     monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(ExportError, match=r"^spikingjelly.*pip install 'spikingjelly>=2.0'$"):
-        network.to_spikingjelly()
+        to_spikingjelly(network)
     with pytest.raises(ExportError, match=r"^nir.*pip install 'snnfl\[export\]'$"):
         to_nir(network, (2, 6, 6), tmp_path / "network.nir")
 
@@ -239,7 +248,7 @@ def test_a_network_that_ends_in_neurons_gets_its_amplitude():
         "relu.threshold": torch.tensor([0.5, 4.0]),
     }
     network, images = SpikingNetwork(graph, parameters), torch.tensor([[0.5, 1.0]])
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     mean = torch.stack([module(images) for _ in range(8)]).mean(0)
     assert torch.equal(mean, torch.tensor([[0.5, 1.0]]))
     assert torch.equal(mean, network.simulate(images, steps=8)[8])
@@ -499,8 +508,14 @@ def test_what_nir_cannot_express_is_named(network, words, tmp_path):
 
 
 def test_a_drip_needs_the_length_of_the_simulation(tmp_path):
+    network = converted(networks.Plain, initial_potential="drip")
     with pytest.raises(ExportError, match="drip depends on the length"):
-        to_nir(converted(networks.Plain, initial_potential="drip"), (2, 6, 6), tmp_path / "network.nir")
+        to_nir(replace(network, steps=None), (2, 6, 6), tmp_path / "network.nir")
+    for number, steps in enumerate((None, network.steps, 2 * STEPS)):
+        to_nir(network, (2, 6, 6), tmp_path / f"{number}.nir", steps=steps)
+    own, same, longer = (nir.read(tmp_path / f"{number}.nir").nodes["conv"].bias for number in range(3))
+    assert np.array_equal(own, same)
+    assert not np.array_equal(own, longer)
 
 
 def test_an_image_that_does_not_fit_is_named(tmp_path):

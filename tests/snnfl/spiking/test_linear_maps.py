@@ -16,9 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from snnfl.conversion import ConversionConfig, convert, fold, recover
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.metrics import count_spikes
-from snnfl.spiking import SpikingNetwork, trace
-from snnfl.spiking.export import ExportError
-from snnfl.spiking.export_nir import to_nir
+from snnfl.spiking import ExportError, SpikingNetwork, load, save, to_nir, to_spikingjelly, trace
 
 STEPS = 12
 
@@ -124,11 +122,11 @@ def test_the_mean_over_time_becomes_the_ann(kind):
 def test_files_and_spikingjelly_have_it_and_nir_says_what_it_lacks(kind, tmp_path):
     network, images = converted(network_of(PICTURES[kind]), initial_potential="half"), networks.images(5, seed=3)
     expected = network.simulate(images, steps=STEPS)[STEPS]
-    network.save(tmp_path / "network.safetensors")
-    loaded = SpikingNetwork.load(tmp_path / "network.safetensors")
+    save(network, tmp_path / "network.safetensors")
+    loaded = load(tmp_path / "network.safetensors")
     assert loaded.graph == network.graph
     assert torch.equal(loaded.simulate(images, steps=STEPS)[STEPS], expected)
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     with torch.no_grad():
         mean = torch.stack([module(images) for _ in range(STEPS)]).mean(0)
     torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-9)

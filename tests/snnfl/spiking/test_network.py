@@ -58,21 +58,9 @@ def step_by_step(network: SpikingNetwork, images: Tensor, steps: int) -> tuple[T
 
 
 def spike_counts(network: SpikingNetwork, images: Tensor, steps: int) -> dict[str, Tensor]:
-    """Count the engine's own spikes: what left each neuron, over its threshold."""
-    counts: dict[str, Tensor] = {}
-    original = network_module.integrate_and_fire
-    names = iter([node.name for node in network.graph.spikes] * steps)
-
-    def counting(current: Tensor, threshold: Tensor, potential: Tensor) -> Tensor:
-        spikes = original(current, threshold, potential)
-        name = next(names)
-        counts[name] = counts.get(name, 0) + (spikes != 0).sum(0).to(current.dtype)
-        return spikes
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network_module, "integrate_and_fire", counting)
-        network.simulate(images, steps=steps)
-    return counts
+    """Count the engine's own spikes of each neuron."""
+    spikes = network.record(images, steps=steps).spikes
+    return {name: fired.sum(0).to(images.dtype) for name, fired in spikes.items()}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -161,14 +149,28 @@ def test_half_a_threshold_is_an_initial_potential():
 def test_more_steps_than_biases_in_time_are_refused():
     spiking, images = converted(networks.Plain, calibration="time_bias", calibration_steps=12), networks.images(2)
     assert sorted(spiking.simulate(images, steps=12, curve=(3,))) == [3, 12]
-    with pytest.raises(ValueError, match=r"steps=13: relu has biases for 12 time steps; .* calibration_steps=13"):
-        spiking.simulate(images, steps=13)
+    with pytest.raises(ValueError, match=r"13 time steps: relu has biases for 12; .* calibration_steps=13"):
+        spiking.simulate(images, steps=6, curve=(13,))
 
 
-@pytest.mark.parametrize("curve", [(0,), (17,), (-1, 4)])
-def test_a_length_outside_the_simulation_is_refused(curve):
-    with pytest.raises(ValueError, match="between 1 and steps=16"):
+@pytest.mark.parametrize("curve", [(0,), (-1, 4)])
+def test_a_length_of_no_steps_is_refused(curve):
+    with pytest.raises(ValueError, match="at least 1"):
         converted(networks.Plain).simulate(networks.images(2), steps=16, curve=curve)
+
+
+@pytest.mark.parametrize("readout", ["all", "second_half"])
+def test_a_curve_goes_beyond_the_steps(readout):
+    spiking, images = converted(networks.Residual, readout=readout), networks.images(5, seed=9)
+    curve = spiking.simulate(images, steps=16, curve=(4, 40))
+    assert sorted(curve) == [4, 16, 40]
+    assert torch.equal(curve[40], spiking.simulate(images, steps=40, curve=(4, 16))[40])
+
+
+def test_a_drip_ends_with_its_steps():
+    spiking, images = converted(networks.Residual, initial_potential="drip"), networks.images(2)
+    with pytest.raises(ValueError, match=r"^17 time steps: a drip spreads half a threshold over the steps=16 .*=17$"):
+        spiking.simulate(images, steps=16, curve=(17,))
 
 
 @pytest.mark.parametrize(

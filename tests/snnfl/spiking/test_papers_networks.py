@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from snnfl.config import ModelConfig
 from snnfl.conversion import ConversionConfig, convert
 from snnfl.models import build_model
-from snnfl.spiking import SpikingNetwork
-from snnfl.spiking import network as network_module
+from snnfl.spiking import SpikingNetwork, to_spikingjelly
 from snnfl.torchvision_guard import guard
 
 STEPS = 9
@@ -45,28 +44,12 @@ def settled(name: str) -> nn.Module:
     return model.eval()
 
 
-def our_trains(network: SpikingNetwork, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Simulate with the engine; return the logits and each layer's spikes, ``[T, N, ...]``."""
-    scan, chunks = network_module.integrate_and_fire, defaultdict[str, list[Tensor]](list)
-    names = iter([node.name for node in network.graph.spikes] * STEPS)
-
-    def recording(*arguments: Tensor) -> Tensor:
-        spikes = scan(*arguments)
-        chunks[next(names)].append(spikes != 0)
-        return spikes
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network_module, "integrate_and_fire", recording)
-        logits = network.simulate(images, steps=STEPS)[STEPS]
-    return logits, {name: torch.cat(parts) for name, parts in chunks.items()}
-
-
 def their_trains(network: SpikingNetwork, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Simulate with spikingjelly, one time step after the other."""
     guard()
     from spikingjelly.activation_based.neuron import IFNode
 
-    module, steps = network.to_spikingjelly(), defaultdict[str, list[Tensor]](list)
+    module, steps = to_spikingjelly(network), defaultdict[str, list[Tensor]](list)
     for name, each in module.named_modules():
         if isinstance(each, IFNode):
             each.register_forward_hook(lambda m, i, spikes, name=name: steps[name].append(spikes != 0))
@@ -85,7 +68,8 @@ def test_every_spike_is_spikingjellys(name, options):
     network = convert(model, pictures(name, 4, seed=2), ConversionConfig(steps=STEPS, **options))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     images = pictures(name, 2, seed=3)
-    logits, found = our_trains(network, images)
+    recording = network.record(images)
+    logits, found = recording.logits, recording.spikes
     expected_logits, expected = their_trains(network, images)
     assert found.keys() == expected.keys() == network.thresholds.keys()
     for layer, spikes in expected.items():

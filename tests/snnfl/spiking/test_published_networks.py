@@ -16,7 +16,7 @@ from snnfl.conversion import convert
 from snnfl.conversion.exposure import exposed_biases
 from snnfl.metrics import count_spikes
 from snnfl.spiking import MaxPool, Spike, SpikingNetwork
-from strategies.update import spiking_specs
+from snnfl.updates import converted_specs
 
 
 class ChannelsFirst(nn.Module):
@@ -179,7 +179,7 @@ def test_an_update_of_it_is_what_the_server_expects(kind, thresholds):
     model, images = networks.trained(NETWORKS[kind]), pictures(kind)
     network = convert(model, images, ConversionConfig(steps=4, thresholds=thresholds))
     state = {name: array for name, array in model.state_dict().items() if "num_batches" not in name}
-    specs = spiking_specs(network.graph, state, per_channel=thresholds == "channel_mmse")
+    specs = converted_specs(network.graph, state, ConversionConfig(thresholds=thresholds))
     own = {name: spec.shape for name, spec in specs.items() if name in network.parameters}
     assert own == {name: tuple(array.shape) for name, array in network.parameters.items()}
 

@@ -16,9 +16,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from snnfl.conversion import ConversionConfig, convert_state, fold
-from snnfl.spiking import SpikingNetwork
-from snnfl.spiking.export import ExportError
-from snnfl.spiking.export_nir import to_nir
+from snnfl.spiking import ExportError, SpikingNetwork, load, save, to_nir, to_spikingjelly
 from snnfl.spiking.trace import trace_with_state
 
 Shape = tuple[int, ...]
@@ -378,15 +376,15 @@ def test_random_networks_leave_as_they_are(tmp_path_factory, steps, pooling, thr
     config = ConversionConfig(steps=STEPS, thresholds=thresholds, initial_potential=initial)
     network = convert_state(graph, state, images, config)
     expected = network.simulate(images, steps=STEPS)[STEPS]
-    network.save(folder / "random.safetensors")
-    loaded = SpikingNetwork.load(folder / "random.safetensors")
+    save(network, folder / "random.safetensors")
+    loaded = load(folder / "random.safetensors")
     assert loaded.graph == graph
     assert torch.equal(loaded.simulate(images, steps=STEPS)[STEPS], expected)
     assert "\n" not in (refusal(lambda: to_nir(network, steps[0].shape, folder / "random.nir")) or "")
     # Amplitudes are folded, which rounds: no neuron may stand at its threshold exactly.
     moved = {name: array * 1.00123 if ".threshold" in name else array for name, array in network.parameters.items()}
     network = replace(network, parameters=moved)
-    module = network.to_spikingjelly()
+    module = to_spikingjelly(network)
     mean = torch.stack([module(images) for _ in range(STEPS)]).mean(0)
     torch.testing.assert_close(mean, network.simulate(images, steps=STEPS)[STEPS], rtol=1e-9, atol=1e-9)
 

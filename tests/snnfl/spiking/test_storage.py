@@ -17,11 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from snnfl.conversion import ConversionConfig, convert
-from snnfl.spiking import Affine, LinearMap, Spike, SpikingGraph, SpikingNetwork, graph_json
+from snnfl.spiking import Affine, LinearMap, Spike, SpikingGraph, SpikingNetwork, graph_json, load, save
 from snnfl.spiking.graph import AFFINE_OPS, LINEAR_OPS, MAX_OPS, MaxPool
 from snnfl.spiking.storage import NetworkFileError, write_arrays, write_bytes
 
@@ -55,10 +56,11 @@ def test_a_loaded_network_simulates_bit_for_bit(kind, dtype, channels_last, opti
             for name, a in network.parameters.items()
         }
         network = replace(network, parameters=last)
-    network.save(tmp_path / "network.safetensors")
-    loaded = SpikingNetwork.load(tmp_path / "network.safetensors")
+    save(network, tmp_path / "network.safetensors")
+    loaded = load(tmp_path / "network.safetensors")
     assert loaded.graph == network.graph
     assert (loaded.initial_potential, loaded.readout) == (network.initial_potential, network.readout)
+    assert loaded.steps == network.steps == 16
     assert loaded.parameters.keys() == network.parameters.keys()
     assert all(torch.equal(array, network.parameters[name]) for name, array in loaded.parameters.items())
     expected, found = (each.simulate(images, steps=16, curve=(3,)) for each in (network, loaded))
@@ -69,8 +71,8 @@ def test_a_loaded_network_simulates_bit_for_bit(kind, dtype, channels_last, opti
 def test_biases_in_time_are_kept(tmp_path):
     network, images = converted(calibration="time_bias"), networks.images(4, dtype=torch.float32)
     assert "relu.time_bias" in network.parameters
-    network.save(tmp_path / "network.safetensors")
-    loaded = SpikingNetwork.load(tmp_path / "network.safetensors")
+    save(network, tmp_path / "network.safetensors")
+    loaded = load(tmp_path / "network.safetensors")
     assert torch.equal(loaded.simulate(images, steps=16)[16], network.simulate(images, steps=16)[16])
 
 
@@ -140,7 +142,7 @@ def test_equal_networks_give_equal_files(tmp_path):
     again = converted(networks.Residual)
     reordered = replace(again, parameters=dict(reversed(list(again.parameters.items()))))
     for number, each in enumerate((network, again, reordered)):
-        each.save(tmp_path / f"{number}.safetensors")
+        save(each, tmp_path / f"{number}.safetensors")
     first, *others = [(tmp_path / f"{number}.safetensors").read_bytes() for number in range(3)]
     assert others == [first, first]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number}.safetensors" for number in range(3)]
@@ -148,7 +150,7 @@ def test_equal_networks_give_equal_files(tmp_path):
 
 def test_others_read_the_arrays_under_their_names(tmp_path):
     network = converted()
-    network.save(tmp_path / "network.safetensors")
+    save(network, tmp_path / "network.safetensors")
     arrays = load_file(tmp_path / "network.safetensors")
     assert arrays.keys() == network.parameters.keys()
     with safe_open(tmp_path / "network.safetensors", framework="pt") as file:
@@ -160,13 +162,13 @@ def test_others_read_the_arrays_under_their_names(tmp_path):
 def test_a_threshold_may_be_shared_and_surplus_arrays_stay_behind(tmp_path):
     network, one = converted(), torch.ones(1)
     shared = {name: one if name.endswith("threshold") else array for name, array in network.parameters.items()}
-    replace(network, parameters={**shared, "norm.gamma": torch.ones(4)}).save(tmp_path / "network.safetensors")
-    assert SpikingNetwork.load(tmp_path / "network.safetensors").parameters.keys() == network.parameters.keys()
+    save(replace(network, parameters={**shared, "norm.gamma": torch.ones(4)}), tmp_path / "network.safetensors")
+    assert load(tmp_path / "network.safetensors").parameters.keys() == network.parameters.keys()
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = tmp_path / "network.safetensors"
-    converted().save(path)
+    save(converted(), path)
     before = path.read_bytes()
 
     def full(self: Path, target: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match="No space left"):
-            converted(networks.Residual).save(path)
+            save(converted(networks.Residual), path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
@@ -198,6 +200,8 @@ HOSTILE: list[tuple[str, Change]] = [
     ("schema None", lambda about, arrays: about.pop("schema")),
     ("kind 'ann'", lambda about, arrays: about.update(kind="ann")),
     ("initial_potential='full'", lambda about, arrays: about.update(initial_potential="full")),
+    ("steps=0", lambda about, arrays: about.update(steps=0)),
+    ("steps=True", lambda about, arrays: about.update(steps=True)),
     ("channels_last=None", lambda about, arrays: about.update(channels_last=None)),
     ("graph=None", lambda about, arrays: about.update(graph=None)),
     ("no spiking layer", lambda about, arrays: about["graph"].update(nodes=[])),
@@ -266,7 +270,7 @@ HOSTILE: list[tuple[str, Change]] = [
 def refused(path: Path) -> str:
     """Load a file that isn't valid; return the message, which is one line that begins with the file's name."""
     with pytest.raises(NetworkFileError) as error:
-        SpikingNetwork.load(path)
+        load(path)
     message = str(error.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -277,7 +281,7 @@ def refused(path: Path) -> str:
 def test_what_is_wrong_with_a_file_is_named(words, change, tmp_path):
     about, arrays = parts(converted())
     write_arrays(tmp_path / "network.safetensors", arrays, about)
-    SpikingNetwork.load(tmp_path / "network.safetensors")
+    load(tmp_path / "network.safetensors")
     change(about, arrays)
     write_arrays(tmp_path / "network.safetensors", arrays, about)
     assert words in refused(tmp_path / "network.safetensors")
@@ -293,8 +297,8 @@ def test_additions_must_fit(tmp_path):
 def test_a_network_of_one_size_says_so(tmp_path):
     network, images = converted(), networks.images(2, dtype=torch.float32)
     bound = replace(network, graph=replace(network.graph, image_shape=(2, 6, 6)))
-    bound.save(tmp_path / "network.safetensors")
-    loaded = SpikingNetwork.load(tmp_path / "network.safetensors")
+    save(bound, tmp_path / "network.safetensors")
+    loaded = load(tmp_path / "network.safetensors")
     assert loaded.graph == bound.graph
     assert torch.equal(loaded.simulate(images, steps=4)[4], network.simulate(images, steps=4)[4])
     with pytest.raises(ValueError, match=r"do not fit the model: it was traced for images of shape \[2, 6, 6\]"):
@@ -312,16 +316,16 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         b"not safetensors at all": "",
         pickle.dumps({"pickle": "runs code"}): "",
         struct.pack("<Q", 2**40) + b"{}": "",
-        save({"a": torch.ones(1)}): "metadata lack 'snnfl'",
-        save({"a": torch.ones(1)}, {"snnfl": "{"}): "not JSON",
-        save({"a": torch.ones(1)}, {"snnfl": "[" * 100_000}): "not JSON",
-        save({"a": torch.ones(1)}, {"snnfl": "1" * 10_000}): "not JSON",
-        save({"a": torch.ones(1)}, {"snnfl": "[1]"}): "schema [1]",
+        to_bytes({"a": torch.ones(1)}): "metadata lack 'snnfl'",
+        to_bytes({"a": torch.ones(1)}, {"snnfl": "{"}): "not JSON",
+        to_bytes({"a": torch.ones(1)}, {"snnfl": "[" * 100_000}): "not JSON",
+        to_bytes({"a": torch.ones(1)}, {"snnfl": "1" * 10_000}): "not JSON",
+        to_bytes({"a": torch.ones(1)}, {"snnfl": "[1]"}): "schema [1]",
     }
     for content, words in contents.items():
         write_bytes(path, content)
         assert words in refused(path)
-    converted().save(path)
+    save(converted(), path)
     whole = path.read_bytes()
     for length in (4, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
@@ -365,7 +369,7 @@ def test_a_mutated_description_is_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
     about, arrays = data.draw(st.sampled_from([(ABOUT, ARRAYS), GATED]))
     about = mutate(copy.deepcopy(about), data)
-    write_bytes(path, save(arrays, {"snnfl": json.dumps(about)}))
+    write_bytes(path, to_bytes(arrays, {"snnfl": json.dumps(about)}))
     read_or_refused(path)
 
 
@@ -405,7 +409,7 @@ def read_or_refused(path: Path) -> None:
     """Nothing but a :class:`NetworkFileError` may come of it; what is read simulates, or says what doesn't fit."""
     network, message = None, ""
     try:
-        network = SpikingNetwork.load(path)
+        network = load(path)
     except NetworkFileError as error:
         message = str(error)
     if network is None:

@@ -379,6 +379,12 @@ def test_a_hook_on_the_model_itself_is_named():
         trace(hooked(nn.Sequential(nn.Linear(4, 4), nn.ReLU())))
 
 
+def test_a_module_of_pytorchs_own_is_named_by_its_path_and_no_line_of_whoever_traces():
+    inner = nn.Sequential(nn.Flatten(), nn.Tanh())
+    with pytest.raises(ConversionError, match=r"^2\.1 \(Tanh\): does not convert to a spiking layer; use nn\.ReLU"):
+        trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), inner))
+
+
 def test_a_forward_that_was_replaced_on_the_model_is_named():
     """``torch.fx`` looks at the type alone, and would trace another network."""
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())

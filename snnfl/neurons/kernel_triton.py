@@ -16,16 +16,7 @@ BLOCK = 256
 
 
 def scan(threshold: Tensor, amplitude: Tensor, current: Tensor, potential: Tensor, spikes: Tensor, inner: int) -> None:
-    """Run the neurons, as ``_fused`` of :mod:`snnfl.spiking.neuron` does: potentials and spikes are written in place.
-
-    Args:
-        threshold: Shape ``[1]`` or ``[C]``.
-        amplitude: What a spike is worth, of the shape of ``threshold`` and the type of ``spikes``.
-        current: Shape ``[T, N, neurons]``, or ``[1, N, neurons]`` if it is constant in time; contiguous, as are all.
-        potential: Shape ``[N, neurons]``.
-        spikes: Shape ``[T, N, neurons]``.
-        inner: Neurons of one channel that lie side by side.
-    """
+    """Run the neurons of a layer, as :func:`snnfl.neurons.kernel_numba.scan`, whose arguments these are, contiguous."""
     total = potential.numel()
     stride = 0 if len(current) == 1 else total
     channels = len(threshold)

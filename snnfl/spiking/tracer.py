@@ -1,4 +1,4 @@
-"""Recording a model's forward: ``torch.fx`` with what shapes, parameters and changes in place are.
+"""Tracing a model's forward: ``torch.fx`` with what shapes, parameters and changes in place are.
 
 Parameters are no proxies but their tensors. So whatever the model computes of them alone, such as a weight that is
 quantised, normalised or adapted, is computed while its forward is traced, and shows as what it is: a constant.
@@ -50,7 +50,7 @@ class Listener(Protocol):
         """Return the error of a call, or a function by name, with the line that is being traced."""
 
 
-class Recorder(fx.Tracer):
+class Tracer(fx.Tracer):
     """Records a forward, and tells a listener of each call before the forward goes on."""
 
     def __init__(self, listener: Listener) -> None:
@@ -177,7 +177,7 @@ class _NoKeywords(dict[str, Any]):
 class _Proxy(fx.Proxy):
     """A value that tells what is known of its shape, and is changed in place as what it stands for is."""
 
-    tracer: Recorder
+    tracer: Tracer
 
     def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -253,12 +253,12 @@ class _Shape(tuple[Any, ...]):
         return hash(tuple(self))
 
     def _read(self, place: int) -> Any:
-        recorder = self.value.tracer
+        tracer = self.value.tracer
         if place == 0:
-            return recorder.batch
-        size = recorder.listener.size(self.value.node, place)
+            return tracer.batch
+        size = tracer.listener.size(self.value.node, place)
         if size is None:
-            return recorder.create_proxy("call_method", "size", (self.value, place), {})
+            return tracer.create_proxy("call_method", "size", (self.value, place), {})
         return size
 
 

@@ -271,7 +271,7 @@ def observed(layer: nn.Module) -> nn.Module:
     [
         (lambda: AlwaysDropping(), r"^0 \(AlwaysDropping\).*drops at random in evaluation mode"),
         (lambda: Statistical(2), r"^0 \(Statistical\).*batch's statistics in evaluation mode"),
-        (lambda: Calls(lambda m, x: F.dropout(x)), r"^dropout \(dropout\).*test_recorder.py:\d+: drops at random"),
+        (lambda: Calls(lambda m, x: F.dropout(x)), r"^dropout \(dropout\).*test_tracer.py:\d+: drops at random"),
         (lambda: observed(nn.Conv2d(2, 2, 1)), r"^0 \(Conv2d\).*has a forward hook, <lambda>.*remove it"),
         (lambda: torch.ao.nn.quantized.Linear(2, 2), r"^0 \(Linear\).*being of torch.ao.nn.quantized"),
         (lambda: nn.Bilinear(2, 2, 2), r"^0 \(Bilinear\).*use what converts"),

@@ -1,0 +1,99 @@
+"""``snnfl export``: a spiking network as a file for other tools."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from snnfl.config import ConfigError
+
+SUFFIXES = {"nir": ".nir", "spikingjelly": ".pt", "safetensors": ".safetensors"}
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="a run's folder, or a file of a spiking network", metavar="RUN|FILE")],
+    kind: Annotated[
+        Literal["nir", "spikingjelly", "safetensors"], typer.Option("--format", help="what to write")
+    ] = "nir",
+    output: Annotated[
+        Path | None, typer.Option(help="file to write; default: beside the network's", metavar="FILE")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="nir: shape of an image, such as 1,28,28; default: that of the run's data")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="nir: length of the simulation, for a drip depends on it; default: the network's"),
+    ] = None,
+) -> None:
+    """Write a run's spiking network for other tools.
+
+    \b
+    nir           for neuromorphic hardware and simulators that read NIR; needs pip install 'snnfl[export]'
+    spikingjelly  a PyTorch module of spikingjelly's neurons; torch.load(FILE, weights_only=False) reads it where
+                  spikingjelly and snnfl are installed; needs pip install 'spikingjelly>=2.0'
+    safetensors   weights, thresholds and structure; snnfl.spiking.load(FILE) reads it
+
+    \b
+    snnfl export runs/demo --format nir
+    snnfl export runs/demo --format spikingjelly --output network.pt
+    snnfl export network.safetensors --format nir --input-shape 1,28,28
+    """  # noqa: D301  (\b keeps typer from joining the lines)
+    from snnfl.spiking import load, save, to_nir, to_spikingjelly
+    from snnfl.spiking.storage import write_bytes
+    from strategies.run_directory import CONFIG_FILE, SNN_FILE, read_config
+
+    path = source / SNN_FILE if source.is_dir() else source
+    if source.is_dir() and not path.exists():
+        raise ConfigError(f"{source}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
+    network = load(path)
+    target = output or path.with_suffix(SUFFIXES[kind])
+    if target.resolve() == path.resolve():
+        raise ConfigError(f"{target} is what is exported; say another file: --output FILE")
+    about = ""
+    if kind == "nir":
+        shape = _image_shape(path.parent, input_shape)
+        if steps is None and network.steps is None and (path.parent / CONFIG_FILE).exists():
+            steps = read_config(path.parent).conversion.steps
+        about = f", images of shape {','.join(map(str, shape))}"
+        _write(target, lambda: to_nir(network, shape, target, steps=steps))
+    elif kind == "spikingjelly":
+        import torch
+
+        content = io.BytesIO()
+        torch.save(to_spikingjelly(network), content)
+        _write(target, lambda: write_bytes(target, content.getvalue()))
+    else:
+        _write(target, lambda: save(network, target))
+    typer.echo(f"{target}: {len(network.graph.spikes)} spiking layers{about}")
+
+
+def _write(target: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
+    """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
+    from snnfl import data
+    from snnfl.plugins import check_same
+    from strategies.run_directory import CONFIG_FILE, read_config, read_environment
+
+    if given is not None:
+        sizes = given.split(",")
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            raise ConfigError(f"--input-shape={given}: expected whole numbers, such as 1,28,28")
+        return tuple(map(int, sizes))
+    if not (folder / CONFIG_FILE).exists():
+        raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
+    config = read_config(folder)
+    known = config.data.source in data.sources.names()
+    if not known and check_same(read_environment(folder).get("plugins")) is not None:
+        raise ConfigError(f"{folder}: its data.source={config.data.source} is a plug-in's; say --input-shape 1,28,28")
+    return data.load(config.data).input_shape

@@ -1,0 +1,137 @@
+"""Which options are out of range or contradict each other, within a section and across sections."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from snnfl.config.declaration import ConfigError, check_option
+from snnfl.config.kinds import converts
+from snnfl.config.options import Config, options, value_of
+
+_ENGINE_OF = {
+    "engine.cpus_per_client": "ray",
+    "engine.gpus_per_client": "ray",
+    "engine.address": "ray",
+    "engine.connection": "deployment",
+}
+_ATTACKS_OF = {
+    "source": ("label_flip",),
+    "trigger_size": ("badnets", "distributed", "model_replacement"),
+    "strength": ("blended",),
+    "scale": ("model_replacement",),
+    "scale_ann": ("model_replacement",),
+}
+
+
+def validate(config: Config) -> None:
+    """Check every option's range, and that the options agree.
+
+    Raises:
+        ConfigError: Naming the key, the value and what is expected.
+    """
+    for key, item, kind in options():
+        check_option(key, value_of(config, key), item, kind)
+    for mistake in mistakes(config):
+        raise ConfigError(mistake)
+
+
+def mistakes(config: Config) -> Iterator[str]:
+    """Yield what makes no sense together in options that are each in their range, a line each."""
+    yield from _run_mistakes(config)
+    yield from _audit_mistakes(config)
+    yield from _curve_mistakes(config)
+    yield from _engine_mistakes(config)
+    yield from _poisoning_mistakes(config)
+    yield from _detection_mistakes(config)
+
+
+def _run_mistakes(config: Config) -> Iterator[str]:
+    name = config.run.name
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
+        yield f"run.name={name!r}: expected a plain folder name, without '/'"
+    if config.run.resume and not config.run.keep_checkpoints:
+        yield "run.keep_checkpoints=0: expected at least 1 with run.resume=true"
+    needed, clients = config.strategy.minimum_replies, config.data.clients
+    if needed > clients:
+        yield f"strategy.minimum_replies={needed}: expected at most data.clients={clients}"
+
+
+def _audit_mistakes(config: Config) -> Iterator[str]:
+    audit = config.audit
+    if audit.attacks and not audit.record:
+        yield f"audit.attacks={list(audit.attacks)}: attacks read the recording; set audit.record=true"
+    if audit.ground_truth and not audit.record:
+        yield (
+            "audit.ground_truth=true: without audit.record=true there is nothing to score; set it, or leave this out"
+        )
+    for name, low in (("rounds", 1), ("clients", 0)):
+        values = getattr(audit, name)
+        if wrong := [value for value in values if value < low]:
+            yield f"audit.{name}={list(values)}: {wrong[0]} is none; they are counted from {low}"
+
+
+def _curve_mistakes(config: Config) -> Iterator[str]:
+    conversion, curve = config.conversion, config.evaluation.curve
+    if wrong := [length for length in curve if length < 1]:
+        yield f"evaluation.curve={list(curve)}: {wrong[0]} is no length; expected at least 1"
+    bound = conversion.initial_potential == "drip" or conversion.calibration == "time_bias"
+    if bound and (wrong := [length for length in curve if length > conversion.steps]):
+        yield (
+            f"evaluation.curve={list(curve)}: {wrong[0]} is longer than conversion.steps={conversion.steps}, for which "
+            "a drip and biases in time are made; leave it out"
+        )
+
+
+def _engine_mistakes(config: Config) -> Iterator[str]:
+    engine, device = config.engine, config.run.device
+    for key, item, _ in options():
+        value, user = value_of(config, key), _ENGINE_OF.get(key, engine.name)
+        if user != engine.name and value != item.default:
+            yield f"{key}={value}: only engine.name={user} uses it, and engine.name={engine.name}; leave it out"
+    if engine.name == "deployment" and config.model.weights is not None:
+        yield (
+            f"model.weights={config.model.weights}: a node reads no file that its server names; leave it out with "
+            "engine.name=deployment"
+        )
+    if engine.name == "ray" and device != "cpu" and engine.gpus_per_client == 0:
+        yield f"run.device={device}: on Ray a client of engine.gpus_per_client=0 sees no GPU; set it, or cpu"
+
+
+def _poisoning_mistakes(config: Config) -> Iterator[str]:
+    poisoning, attack = config.poisoning, config.poisoning.attack
+    for item in dataclasses.fields(poisoning):
+        value: Any = getattr(poisoning, item.name)
+        users = _ATTACKS_OF.get(item.name, (attack,))
+        if value != item.default and item.name != "attack" and (attack == "none" or attack not in users):
+            named = " or ".join(_ATTACKS_OF.get(item.name, ("an attack",)))
+            yield f"poisoning.{item.name}={value}: only {named} uses it, and poisoning.attack={attack}; leave it out"
+    if attack == "none":
+        return
+    if config.strategy.name == "solo":
+        yield f"poisoning.attack={attack}: strategy.name=solo sends no update to poison; set none"
+    if poisoning.attackers > config.data.clients:
+        yield f"poisoning.attackers={poisoning.attackers}: expected at most data.clients={config.data.clients}"
+    if poisoning.first_round > config.run.rounds:
+        yield f"poisoning.first_round={poisoning.first_round}: expected at most run.rounds={config.run.rounds}"
+    if poisoning.source == poisoning.target:
+        yield f"poisoning.source={poisoning.source}: is poisoning.target too, so that nothing changes; choose another"
+    if poisoning.forge_thresholds and not converts(config):
+        yield "poisoning.forge_thresholds=true: a plain run (strategy.spiking=false) has no thresholds; set false"
+    if poisoning.scale_ann and not converts(config):
+        yield "poisoning.scale_ann=true: a plain run (strategy.spiking=false) converts nothing; set false"
+
+
+def _detection_mistakes(config: Config) -> Iterator[str]:
+    exclude, detectors = config.detection.exclude, config.detection.detectors
+    if exclude is not None and exclude not in detectors:
+        yield f"detection.exclude={exclude}: not among detection.detectors={list(detectors)}; add it there"
+    if exclude is not None and config.privacy.clipping != "none":
+        yield (
+            f"detection.exclude={exclude}: the noise of privacy.clipping={config.privacy.clipping} is computed for all "
+            "selected clients, fewer would be protected less; set null"
+        )
+    if detectors and config.strategy.name == "solo":
+        yield f"detection.detectors={list(detectors)}: strategy.name=solo sends no update to judge; set []"

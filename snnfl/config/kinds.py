@@ -1,0 +1,36 @@
+"""What a run's clients upload, as its configuration says it."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from snnfl.config.options import Config
+
+UpdateKind: TypeAlias = Literal["plain", "converted", "none"]
+"""An ordinary network, one that was converted to a spiking network, or nothing but metrics (:mod:`snnfl.updates`)."""
+
+
+def converts(config: Config) -> bool:
+    """Tell whether clients convert what they have trained; those of a SOLO run do so to measure it, and keep it."""
+    return config.strategy.spiking
+
+
+def update_kind(config: Config) -> UpdateKind:
+    """Return the kind of a client's update."""
+    if config.strategy.name == "solo":
+        return "none"
+    return "converted" if converts(config) else "plain"
+
+
+def keeps_biases(config: Config) -> bool:
+    """Tell whether the biases that a client trains with stay with it."""
+    return converts(config) and not config.strategy.bias_back
+
+
+def prefixed(config: Config, algorithm: str) -> str:
+    """Name the variant of an algorithm that a run is of: ``S-FedAvg``, or ``FedAvg``.
+
+    >>> prefixed(Config(), "FedAvg")
+    'S-FedAvg'
+    """
+    return f"S-{algorithm}" if converts(config) else algorithm

@@ -1,0 +1,51 @@
+"""The state of a network's simulation, and what one time step gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from snnfl.spiking.maximum import Accumulated
+
+
+@dataclass(repr=False)
+class State:
+    """What a simulation carries from one time step to the next.
+
+    Attributes:
+        potentials: Membrane potentials by spiking layer.
+        maxima: What max poolings remember, by name; nothing before the first step.
+        time: Steps taken so far.
+        steps: Length of the whole simulation, over which a drip is spread.
+        images: Shape of what flows in at each step.
+    """
+
+    potentials: dict[str, Tensor] = field(default_factory=dict)
+    maxima: dict[str, Accumulated] = field(default_factory=dict)
+    time: int = 0
+    steps: int | None = None
+    images: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = [f"  {name}: {' x '.join(map(str, potential.shape[1:]))}" for name, potential in self.potentials.items()]
+        return "\n".join([f"State after {self.time} time steps, images of shape {[*self.images]}, potentials", *rows])
+
+    def copy(self) -> State:
+        """Return a state that shares no memory with this one."""
+        potentials = {name: potential.clone() for name, potential in self.potentials.items()}
+        maxima = {name: Accumulated(*(sums.clone() for sums in pool)) for name, pool in self.maxima.items()}
+        return replace(self, potentials=potentials, maxima=maxima)
+
+
+class Step(NamedTuple):
+    """What a network gives in one time step.
+
+    Attributes:
+        output: Its output, ``[N, classes]``; the mean over the steps that are read is the logits.
+        spikes: Spikes of each spiking layer, ``[N, C, *space]``, each worth the layer's threshold.
+    """
+
+    output: Tensor
+    spikes: dict[str, Tensor]

@@ -1,0 +1,58 @@
+"""What an array of an update must look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from snnfl.training.local import MAXIMUM_VALUE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """An expected array: its shape and the range of its values. The type is always float32.
+
+    >>> ArraySpec(shape=(2,), values="positive").mistake(torch.tensor([1.0, 0.0]))
+    'expected positive values, the smallest is 0'
+    """
+
+    shape: tuple[int, ...]
+    values: Literal["finite", "non-negative", "positive"] = "finite"
+
+    def mistake(self, array: Tensor) -> str | None:
+        """Say what is wrong with an array, in words without its name, or return ``None``."""
+        if tuple(array.shape) != self.shape or array.dtype != torch.float32:
+            found = f"{str(array.dtype).removeprefix('torch.')}{list(array.shape)}"
+            return f"expected float32{list(self.shape)}, found {found}"
+        smallest, largest = (bound.item() for bound in array.aminmax()) if array.numel() else (1.0, 1.0)
+        if not (smallest >= -MAXIMUM_VALUE and largest <= MAXIMUM_VALUE):  # either is NaN if any value is
+            return f"holds NaN, infinity or a value beyond {MAXIMUM_VALUE:g}"
+        if self.values == "positive" and not smallest > 0:
+            return f"expected positive values, the smallest is {smallest:g}"
+        if self.values == "non-negative" and not smallest >= 0:
+            return f"expected no negative value, the smallest is {smallest:g}"
+        return None
+
+
+def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
+    """Describe arrays of an ANN."""
+    return {
+        name: ArraySpec(shape=tuple(array.shape), values="non-negative" if name.endswith("running_var") else "finite")
+        for name, array in state.items()
+    }
+
+
+def scale_of(array: Tensor) -> float:
+    """Return the scale of an initial array: its root mean square; of a vector, and of zeros, 1.
+
+    >>> scale_of(torch.full((2, 2), -0.5)), scale_of(torch.full((3,), 0.5)), scale_of(torch.zeros(2, 3))
+    (0.5, 1.0, 1.0)
+    """
+    if array.dim() < 2:
+        return 1.0
+    return float(torch.linalg.vector_norm(array)) / math.sqrt(array.numel()) or 1.0

@@ -1,0 +1,134 @@
+"""An S-client's update: the ANN converted to a calibrated spiking network (SNFL section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from snnfl.config import ConfigError, ConversionConfig
+from snnfl.conversion import convert_state, recover
+from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.spiking import SpikingGraph, SpikingNetwork
+from snnfl.updates.arrays import ArraySpec, ann_specs
+from snnfl.updates.format import UpdateFormat
+
+
+class Converted(UpdateFormat):
+    """Folded weights ``W_S``, calibrated biases ``b'``, thresholds ``V`` and batch normalisation.
+
+    Names are ``<layer>.weight``, ``<layer>.bias``, ``<relu>.threshold``, ``.potential`` or ``.time_bias`` where those
+    are calibrated, and ``<norm>.gamma``, ``.beta``, ``.mean`` and ``.var``. The server recovers
+    ``W_A = W_S sigma/gamma`` by each update's own batch normalisation, and sends the ANN without the biases of layers,
+    which clients keep.
+
+    Args:
+        graph: Structure of the network, from :func:`snnfl.spiking.trace`.
+        state: An ANN state of the model, for names and shapes.
+        conversion: How clients convert.
+        bias_back: Whether the server infers biases from ``b'`` and sends them (SNFL, Table 3).
+
+    Raises:
+        ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
+    """
+
+    kind = "converted"
+    hides_biases = True
+    needs_individual = "weights are recovered by dividing by each update's own gamma/sigma"
+    graph: SpikingGraph
+    conversion: ConversionConfig
+
+    def __init__(
+        self,
+        graph: SpikingGraph,
+        state: Mapping[str, Tensor],
+        conversion: ConversionConfig,
+        *,
+        bias_back: bool = False,
+    ) -> None:
+        if conversion.calibration == "time_bias" and conversion.calibration_length < conversion.steps:
+            raise ConfigError(
+                f"conversion.calibration_steps={conversion.calibration_steps}: calibration=time_bias needs a bias for "
+                f"each of the conversion.steps={conversion.steps}; give as many, or null"
+            )
+        self.graph = graph
+        self.conversion = conversion
+        self.bias_back = bias_back
+        biases = [f"{node.name}.bias" for node in graph.affines if node.has_bias]
+        self.private_names = () if bias_back else tuple(name for name in biases if name in state)
+        self.specs = converted_specs(graph, state, conversion)
+        self.sent_specs = ann_specs({name: array for name, array in state.items() if name not in self.private_names})
+        self.threshold_names = tuple(f"{node.name}.threshold" for node in graph.spikes)
+        norms = [node.norm for node in graph.affines if node.norm is not None]
+        self.norm_names = frozenset(f"{norm}.{field}" for norm in norms for field in NORM_FIELDS)
+        self.statistic_names = {
+            f"{norm}.{NORM_FIELDS[field]}": f"{norm}.{field}" for norm in norms for field in ("mean", "var")
+        }
+
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """Which of ``specs`` are the spiking network's: all but the batch normalisation."""
+        return tuple(name for name in self.specs if name not in self.norm_names)
+
+    def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """Convert and calibrate ("Client Encryption", SNFL section 4.2)."""
+        network = convert_state(self.graph, state, images, self.conversion)
+        norms = {
+            f"{node.norm}.{field}": state[f"{node.norm}.{name}"]
+            for node in self.graph.affines
+            if node.norm is not None
+            for field, name in NORM_FIELDS.items()
+        }
+        return {**network.parameters, **norms}
+
+    def decode(
+        self, received: Mapping[str, Tensor], sent: Mapping[str, Tensor], *, biases: bool | None = None
+    ) -> dict[str, Tensor]:
+        """Recover the ANN ("Server Aggregation"); a channel that cannot be recovered is as it was sent."""
+        return recover(
+            self.graph,
+            received,
+            biases=self.bias_back if biases is None else biases,
+            minimum_scale=self.conversion.minimum_scale,
+            fallback=sent,
+        )
+
+    def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
+        """Return the spiking network of some parameters, as the run simulates it."""
+        how = self.conversion
+        return SpikingNetwork(self.graph, parameters, how.initial_potential, how.readout, steps=how.steps)
+
+
+def converted_specs(
+    graph: SpikingGraph, state: Mapping[str, Tensor], conversion: ConversionConfig
+) -> dict[str, ArraySpec]:
+    """Describe the update of an S-client.
+
+    Args:
+        graph: Structure of the network.
+        state: An ANN state, for the shapes.
+        conversion: Decides whether thresholds are per channel, and what is calibrated.
+    """
+    per_channel = conversion.thresholds == "channel_mmse"
+    potentials = conversion.calibration in ("potential", "bias_potential")
+    time_biases = conversion.calibration_length if conversion.calibration == "time_bias" else 0
+    specs: dict[str, ArraySpec] = {}
+    weights = {f"{node.name}.weight": node.outputs_first(state[f"{node.name}.weight"]) for node in graph.affines}
+    for node in graph.affines:
+        weight = weights[f"{node.name}.weight"]
+        specs[f"{node.name}.weight"] = ArraySpec(shape=tuple(weight.shape))
+        specs[f"{node.name}.bias"] = ArraySpec(shape=(len(weight),))
+        if node.norm is not None:
+            for field in NORM_FIELDS:
+                values: Literal["finite", "non-negative"] = "non-negative" if field == "var" else "finite"
+                specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
+    for spike in graph.spikes:
+        channels = graph.channels(spike.name, weights) if per_channel or potentials or time_biases else 1
+        shape = (channels if per_channel else 1,)
+        specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
+        if potentials:
+            specs[f"{spike.name}.potential"] = ArraySpec(shape=(channels,))
+        if time_biases:
+            specs[f"{spike.name}.time_bias"] = ArraySpec(shape=(time_biases, channels))
+    return specs

@@ -1,0 +1,62 @@
+"""An ordinary client's update: the ANN as it was trained; and that of a client which sends none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from snnfl.training import is_statistic
+from snnfl.updates.arrays import ann_specs
+from snnfl.updates.format import UpdateFormat
+
+
+class Plain(UpdateFormat):
+    """The exchanged arrays of the ANN, in both directions (McMahan et al. 2017, algorithm 1).
+
+    Args:
+        state: An ANN state of the model, for names and shapes.
+    """
+
+    kind = "plain"
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self.specs = self.sent_specs = ann_specs(state)
+        self.statistic_names = {name: name for name in state if is_statistic(name)}
+
+    def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """Return the state as it is."""
+        return dict(state)
+
+    def decode(
+        self, received: Mapping[str, Tensor], sent: Mapping[str, Tensor], *, biases: bool | None = None
+    ) -> Mapping[str, Tensor]:
+        """Return the update as it is."""
+        return received
+
+
+class Unsent(UpdateFormat):
+    """Nothing: clients train alone (SNFL section 5.2, SOLO).
+
+    Args:
+        own: What a client's update would be, by which it measures its own network.
+        state: An ANN state of the model; all of it stays on the client.
+    """
+
+    kind = "none"
+
+    def __init__(self, own: UpdateFormat, state: Mapping[str, Tensor]) -> None:
+        self.own = own
+        self.specs = self.sent_specs = {}
+        self.statistic_names = {}
+        self.private_names = tuple(state)
+
+    def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+        """Return nothing."""
+        return {}
+
+    def decode(
+        self, received: Mapping[str, Tensor], sent: Mapping[str, Tensor], *, biases: bool | None = None
+    ) -> Mapping[str, Tensor]:
+        """Return nothing."""
+        return {}
