@@ -157,11 +157,22 @@ def test_a_run_in_which_every_client_fails_says_so(capsys, tmp_path):
     assert row["server_snn_accuracy"] is None
 
 
-@pytest.mark.parametrize("arguments", [[], ["run", "--help"], ["data", "--help"], ["demo", "--help"]])
-def test_help_teaches(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "run"),
+        (["run", "--help"], "YAML file, such as"),  # of an argument
+        (["run", "--help"], "continue a run"),  # of an option
+        (["data", "--help"], "Download data sets"),
+        (["demo", "--help"], "digits"),
+        (["export", "--help"], "a run's folder, or a file"),
+    ],
+)
+def test_help_teaches(arguments, words, capsys):
     snnfl(*arguments)
     captured = capsys.readouterr()
     assert "Usage" in captured.out + captured.err
+    assert words in captured.out + captured.err
 
 
 def test_a_run_is_resumed_by_its_flag(capsys, tmp_path):
