@@ -5,31 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from flwr.app import Array, ArrayRecord
-from flwr.common.constant import SType
+from flwr.app import ArrayRecord
 from torch import Tensor
 
+from clients.flower_internals import filled, serialised
 from snnfl import npy
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     """Serialise float32 tensors, byte for byte as Flower does."""
-    record = ArrayRecord()
-    # Not item by item: Flower's checks of each would take longer than the copy.
-    record.__dict__["_data"].update({name: serialised(tensor) for name, tensor in state.items()})
-    return record
-
-
-def serialised(tensor: Tensor) -> Array:
-    """Serialise a float32 tensor without the checks of arguments that take Flower's constructor longer than the copy.
-
-    It is an ``Array``, not one of a subclass: a SuperNode refuses to send objects of a class that it doesn't know.
-    """
-    array = Array.__new__(Array)
-    array.__dict__.update(
-        dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True
-    )
-    return array
+    return filled((name, serialised(tensor)) for name, tensor in state.items())
 
 
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:

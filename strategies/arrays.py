@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
-from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy
 from snnfl.protocol import ARRAYS, EXAMPLES, METRICS
+from strategies.flower_internals import KnownArray, filled
 
 
 def tensor_of(array: Array) -> Tensor:
@@ -34,29 +33,6 @@ def array_of(tensor: Tensor) -> Array:
     return Array("float32", tuple(tensor.shape), SType.NUMPY, npy.dumps(tensor))
 
 
-class KnownArray(Array):
-    """An array whose values are known, so that a strategy neither parses it again nor, mostly, has it serialised.
-
-    Args:
-        tensor: float32; never changed.
-    """
-
-    tensor: Tensor
-
-    def __init__(self, tensor: Tensor) -> None:
-        # Not by attributes: each would tell Flower's base class that something changed.
-        self.__dict__.update(dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, tensor=tensor)
-
-    @property
-    def data(self) -> bytes:  # type: ignore[override]
-        """The bytes that would travel."""
-        return npy.dumps(self.tensor)
-
-    def numpy(self) -> NDArray[np.float32]:
-        """Return a copy, which its owner may change, as Flower's q-FedAvg does."""
-        return self.tensor.numpy().copy()
-
-
 def known(tensor: Tensor) -> Array:
     """Return an array of a tensor that nobody changes any more."""
     return KnownArray(tensor) if tensor.dtype == torch.float32 else Array(tensor.numpy())
@@ -68,9 +44,7 @@ def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterabl
     Its weight in an average stands where Flower's strategies look for it: in the number of examples.
     """
     reply = copy.copy(message)
-    arrays = ArrayRecord()
-    # A record that is made of a dictionary would serialise each array and copy it, one that is filled check each item.
-    arrays.__dict__["_data"].update({name: KnownArray(tensors[name]) for name in names})
+    arrays = filled((name, KnownArray(tensors[name])) for name in names)
     metrics = MetricRecord({**message.content.metric_records[METRICS], EXAMPLES: weight})
     reply.content = RecordDict({**message.content, ARRAYS: arrays, METRICS: metrics})
     return reply

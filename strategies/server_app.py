@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.config import Config, ConfigError, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
@@ -31,7 +32,6 @@ from strategies.cohort import Cohort, CohortError
 from strategies.combinations import build_checked, minimum_replies, network_rule
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
-from strategies.flower_internals import shielded
 from strategies.guarded import Guarded
 from strategies.lock import FolderInUseError
 from strategies.recorder import Observer, Recorder, Row
@@ -52,12 +52,13 @@ from strategies.run_directory import (
 )
 from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
+from strategies.superlink_grid import shielded
 from strategies.tracking import Tracker, find_tracker
 from strategies.update import UpdateSpec
 
 logger = logging.getLogger(__name__)
 
-MISTAKES = (CohortError, ConfigError, ConversionError, FolderInUseError, RunFileError)
+MISTAKES = (CohortError, ConfigError, IncompatibleLibraryError, ConversionError, FolderInUseError, RunFileError)
 """What a run is refused for, before training."""
 
 

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from flwr.serverapp import Grid
-from flwr.supercore.exit import add_exit_handler
+
+from strategies.flower_internals import add_exit_handler
 
 PROGRAM = "flwr-simulation"
 POLL_SECONDS = 0.5

@@ -15,17 +15,15 @@ ends too, and is resumed from its last round. On Ray and in a deployment such a 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from logging import DEBUG, WARNING
-from typing import Any, TypeAlias, TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid, ServerApp
@@ -34,12 +32,10 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from experiments.engines.deadline import DeadlinePassed, interrupted_after
+from experiments.engines.flower_internals import copied, own, restored_task_identity, set_new_id
 
 FIRST_NODE_ID = SUPERLINK_NODE_ID + 1
 """Node id of partition 0; partition ``i`` is node ``FIRST_NODE_ID + i``. Flower's own nodes have random ids."""
-
-AnyRecord: TypeAlias = ArrayRecord | MetricRecord | ConfigRecord
-Shell = TypeVar("Shell", RecordDict, AnyRecord)
 
 
 class InProcessGrid(Grid):
@@ -155,15 +151,15 @@ class InProcessGrid(Grid):
         if not FIRST_NODE_ID <= node_id < FIRST_NODE_ID + self._clients:
             last = FIRST_NODE_ID + self._clients - 1
             raise ValueError(f"no node {node_id}: the grid has nodes {FIRST_NODE_ID} to {last} (get_node_ids)")
-        return _set_new_id(message)
+        return set_new_id(message)
 
     def _answer(self, message: Message) -> Message:
         """Run the client of one message and return its reply."""
         node_id = message.metadata.dst_node_id
         context = self._context(node_id)
-        reply = _own(call_client(self._client_app, _own(message), context))
+        reply = own(call_client(self._client_app, own(message), context))
         self._states[node_id] = context.state
-        _set_new_id(reply)
+        set_new_id(reply)
         return reply
 
     def _context(self, node_id: int) -> Context:
@@ -190,7 +186,7 @@ def call_client(client_app: ClientApp, message: Message, context: Context) -> Me
         exception's type and text; the traceback goes to Flower's log at level DEBUG (``FLWR_LOG_LEVEL=DEBUG``).
     """
     message_id = message.metadata.message_id
-    own = dataclasses.replace(context, state=_copy(context.state), run_config=dict(context.run_config))
+    own = dataclasses.replace(context, state=copied(context.state), run_config=dict(context.run_config))
     try:
         reply = client_app(message, own)
         if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != message_id:
@@ -236,67 +232,3 @@ def run_in_process(
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, SUPERLINK_NODE_ID
         server_app(grid, context)
     return context
-
-
-# What follows touches attributes that Flower keeps private.
-
-
-@contextmanager
-def restored_task_identity() -> Iterator[None]:
-    """Put back the identity of this process's task, which names the sender of new messages.
-
-    It is process-wide (``flwr/supercore/task_identity.py``) and set by whoever runs a ServerApp
-    (``flwr/simulation/run_simulation.py``); unset, it has no public reading.
-    """
-    names = ("_task_id", "_run_id", "_node_id")
-    saved = [getattr(TaskIdentity, name) for name in names]
-    try:
-        yield
-    finally:
-        for name, value in zip(names, saved, strict=True):
-            setattr(TaskIdentity, name, value)
-
-
-def _set_new_id(message: Message) -> str:
-    """Set the message id, which has no setter (``flwr/superlink/grid/inmemory_grid.py``, ``push_messages``)."""
-    message_id = str(uuid.uuid4())
-    message.metadata.__dict__["_message_id"] = message_id
-    return message_id
-
-
-def _own(message: Message) -> Message:
-    """Copy a message but for its arrays' bytes (``flwr/app/message/message.py``, ``make_message``)."""
-    own = copy.copy(message)
-    own.__dict__["_metadata"] = copy.copy(message.metadata)
-    if message.has_content():
-        own.content = _copy(message.content)
-    return own
-
-
-def _copy(content: RecordDict) -> RecordDict:
-    """Copy a record dictionary down to immutable values: numbers, text, bytes."""
-    return _shell(content, {name: _copy_record(record) for name, record in content.items()})
-
-
-def _copy_record(record: AnyRecord) -> AnyRecord:
-    return _shell(record, {key: _copy_value(value) for key, value in record.items()})
-
-
-def _copy_value(value: Any) -> Any:
-    if isinstance(value, Array):
-        return _copy_array(value)
-    return value.copy() if isinstance(value, list) else value
-
-
-def _shell(original: Shell, data: dict[str, Any]) -> Shell:
-    """Return a record of the same kind that holds these values: what was checked when it was set needn't be again."""
-    own = object.__new__(type(original))
-    own.__dict__.update(original.__dict__, _data=data)
-    return own
-
-
-def _copy_array(array: Array) -> Array:
-    """Do what ``copy.copy`` does, in a fifth of its time."""
-    own = object.__new__(type(array))
-    own.__dict__.update(array.__dict__)
-    return own

@@ -31,7 +31,8 @@ from flwr.simulation import run_simulation
 from flwr.supercore import telemetry
 
 from experiments.engines import EngineError
-from experiments.engines.in_process import call_client, restored_task_identity
+from experiments.engines.flower_internals import restored_task_identity
+from experiments.engines.in_process import call_client
 from experiments.engines.ray_actors import TimeLimit, outlive, renewing_actors
 from experiments.engines.ray_address import cluster_address
 from experiments.signals import same_handler

@@ -19,9 +19,9 @@ from typing import Any
 import ray
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode
-from flwr.server.superlink.fleet.vce.backend import raybackend
-from flwr.simulation.ray_transport.ray_actor import BasicActorPool
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from experiments.engines.ray_internals import BasicActorPool, raybackend
 
 logger = logging.getLogger(__name__)
 

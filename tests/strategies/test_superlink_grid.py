@@ -27,12 +27,12 @@ from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import HttpGrid, InMemoryGrid
 from superlink import RUN_ID, TASK_ID, SuperLink, Upload, upload
 
-from snnfl.config import ConfigError
+from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.updates import ArraySpec
-from strategies import flower_internals
+from strategies import superlink_grid
 from strategies.cohort import Cohort, CohortError
-from strategies.flower_internals import PATIENCE, SuperLinkGrid, shielded
 from strategies.guarded import Guarded
+from strategies.superlink_grid import PATIENCE, SuperLinkGrid, shielded
 from strategies.update import UpdateSpec
 
 SHAPES = {"conv.weight": (4, 2, 3, 3), "head.bias": (3,)}
@@ -47,7 +47,7 @@ Answer = Callable[[Message], Upload | None]
 def _task(monkeypatch: pytest.MonkeyPatch, _server: None) -> None:
     """The server's messages belong to the run of the SuperLink, and nothing is waited for."""
     TaskIdentity.task_id, TaskIdentity.run_id = TASK_ID, RUN_ID
-    monkeypatch.setattr(flower_internals, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(superlink_grid, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(logging.getLogger("flwr"), "disabled", True)
 
 
@@ -347,8 +347,8 @@ def test_a_reply_that_is_announced_and_not_sent_fails_in_time_and_one_that_is_la
 
 
 def test_a_reply_of_absurd_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flower_internals, "SLACK_BYTES", 10**5)
-    monkeypatch.setattr(flower_internals, "SLACK_OBJECTS", 20)
+    monkeypatch.setattr(superlink_grid, "SLACK_BYTES", 10**5)
+    monkeypatch.setattr(superlink_grid, "SLACK_OBJECTS", 20)
 
     def large(made: Upload) -> None:
         made.objects.update((name, content + bytes(10**5)) for name, content in made.objects.items())
@@ -470,9 +470,10 @@ def test_an_unknown_flower_is_an_error_that_names_the_tested_one(monkeypatch: py
 
     Renamed.__module__ = "flwr.superlink.grid"
     with pytest.raises(
-        ConfigError, match=r"tested with flwr 1\.41\.0, .* the grid is a flwr.superlink.grid.Renamed; install"
+        IncompatibleLibraryError,
+        match=r"tested with flwr 1\.41\.0, .* the grid is a flwr.superlink.grid.Renamed; install",
     ):
         shielded(Renamed(token="x"))
     monkeypatch.delattr(HttpGrid, "_runtime_client")
-    with pytest.raises(ConfigError, match=r"HttpGrid has no _runtime_client; install flwr==1\.41\.0"):
+    with pytest.raises(IncompatibleLibraryError, match=r"HttpGrid has no _runtime_client; install flwr==1\.41\.0"):
         shielded(HttpGrid(token="x"))

@@ -1,0 +1,36 @@
+"""What a client touches of Flower that Flower keeps to itself, checked when it is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from flwr.common.constant import SType
+from torch import Tensor
+
+from snnfl import compatibility, npy
+
+require = partial(compatibility.require, "flwr", "clients/flower_internals.py")
+require(ArrayRecord(), "_data")
+require(Array(np.zeros(1, np.float32)), "dtype", "shape", "stype", "data", "_is_dirty")
+
+
+def filled(arrays: Iterable[tuple[str, Array]]) -> ArrayRecord:
+    """Return a record of arrays; item by item Flower's checks of each would take longer than to copy it."""
+    record = ArrayRecord()
+    record.__dict__["_data"].update(arrays)
+    return record
+
+
+def serialised(tensor: Tensor) -> Array:
+    """Serialise a float32 tensor without the checks of arguments that take Flower's constructor longer than the copy.
+
+    It is an ``Array``, not one of a subclass: a SuperNode refuses to send objects of a class that it doesn't know.
+    """
+    array = Array.__new__(Array)
+    array.__dict__.update(
+        dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True
+    )
+    return array
