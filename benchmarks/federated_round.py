@@ -45,7 +45,7 @@ from snnfl.config import (
     flatten,
 )
 from snnfl.torchvision_guard import guard
-from snnfl.training.local import Descent
+from snnfl.training.local import FusedSGD
 from snnfl.workspace import workspace
 from strategies.server_app import server_app
 
@@ -353,7 +353,7 @@ def report_start(folder: str, quick: bool) -> None:
         os.write(1, f"{time.process_time() - cpu} {time.perf_counter() - wall}\n".encode())
         os._exit(0)
 
-    Descent.step = first_step  # type: ignore[method-assign]
+    FusedSGD.step = first_step  # type: ignore[method-assign]
     cpu, wall = time.process_time(), time.perf_counter()
     _in_process(server_app(), config)
 

@@ -196,7 +196,7 @@ def breach(breaching: Any, cases: list[Case], iterations: int) -> Callable[[], T
         warnings.simplefilter("ignore")
         config = breaching.get_attack_config("invertinggradients")
         config.optim.max_iterations = iterations
-        config.regularization.total_variation.scale = Matching().variation
+        config.regularization.total_variation.scale = Matching().total_variation_weight
         view = cases[0].view
         attacker = breaching.attacks.prepare_attack(cases[0].model, nn.CrossEntropyLoss(), config, SETUP)
     starts = torch.randn(len(cases), *cases[0].images.shape, generator=generator(SEED, "starts"))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
-from clients.consent_mod import consent_mod
+from clients.ground_truth_mod import ground_truth_mod
 from clients.node_policy import node_policy
 from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
@@ -51,7 +51,7 @@ app = ClientApp(
         spiking_mod,
         scaling_mod,
         clipping_mod,
-        consent_mod,
+        ground_truth_mod,
     ]
 )
 

@@ -19,9 +19,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import metrics_of, orders_of, partition_of, round_of, run_workspace
-from snnfl.private_files import make_private
+from snnfl.checksummed import DamagedFileError, read_checksummed, round_file, round_files, write_checksummed
+from snnfl.files import make_private
 from snnfl.protocol import CONFIG, OLDEST_ROUND, RUN_TOKEN, STATE_DIRECTORY, STATE_ROUND, keeps_state
-from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _restore(versions: dict[int, Path]) -> RecordDict:
     """
     for server_round, path in reversed(versions.items()):
         try:
-            arrays, records = read_sealed(path)
+            arrays, records = read_checksummed(path)
         except DamagedFileError as error:
             logger.warning(
                 "%s; the client takes the version before it, so the run may differ from an undisturbed one", error
@@ -136,7 +136,7 @@ def _write(folder: Path, server_round: int, state: RecordDict) -> None:
     }
     about = {record: {name: (a.dtype, a.shape, a.stype) for name, a in values.items()} for record, values in records}
     make_private(folder)
-    write_sealed(round_file(folder, server_round), arrays, about, sync=False, private=True)
+    write_checksummed(round_file(folder, server_round), arrays, about, sync=False, private=True)
 
 
 def _forget(folder: Path, oldest: int) -> None:

@@ -62,12 +62,12 @@ def explained(error: BaseException) -> tuple[list[str], int] | None:
     from snnfl.spiking.export import ExportError
     from snnfl.spiking.storage import NetworkFileError
     from snnfl.threat import ThreatModelError
-    from strategies.cohort import CohortError
     from strategies.lock import FolderInUseError
+    from strategies.population import PopulationError
     from strategies.resume import RunBrokenOffError
     from strategies.run_directory import RunFileError
 
-    of_a_run = (CohortError, FolderInUseError, RefusedRunError, RunFileError)
+    of_a_run = (PopulationError, FolderInUseError, RefusedRunError, RunFileError)
     of_files = (ExportError, NetworkFileError, RecordingError, ThreatModelError)
     if isinstance(error, (ConfigError, ConversionError, DeployError, *of_a_run, *of_files)):
         return [str(error)], MISTAKE

@@ -43,8 +43,8 @@ def export(
     snnfl export runs/demo --format spikingjelly --output network.pt
     snnfl export network.safetensors --format nir --input-shape 1,28,28
     """  # noqa: D301  (\b keeps typer from joining the lines)
+    from snnfl.files import write_bytes
     from snnfl.spiking import load, save, to_nir, to_spikingjelly
-    from snnfl.spiking.storage import write_bytes
     from strategies.run_directory import CONFIG_FILE, SNN_FILE, read_config
 
     path = source / SNN_FILE if source.is_dir() else source

@@ -18,7 +18,7 @@ from snnfl.auditing.victims import Scope, victims_of
 from snnfl.config import Config
 from snnfl.protocol import ARRAYS
 from snnfl.workspace import Workspace
-from strategies.cohort import Cohort
+from strategies.population import Population
 from strategies.update import UpdateRefused, UpdateSpec, check_update
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Audited(Strategy):
 
     def _record(self, server_round: int, reply: Message) -> None:
         grid, spec = self._grid, self.spec
-        partition = grid.partition_of(reply) if isinstance(grid, Cohort) else reply.metadata.src_node_id
+        partition = grid.partition_of(reply) if isinstance(grid, Population) else reply.metadata.src_node_id
         if reply.has_error() or not spec.arrays or not self.recording.wants(server_round, partition):
             return
         try:

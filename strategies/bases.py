@@ -149,7 +149,7 @@ def build_base(config: Config) -> Strategy:
 def common(config: Config) -> dict[str, Any]:
     """Return what every strategy of Flower is built with.
 
-    One client is enough for it: how many must be there is the cohort's affair.
+    One client is enough for it: how many must be there is the population's affair.
     """
     return {
         "fraction_train": exactly(config.strategy.fraction_train),

@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnfl.sealed import DamagedFileError, read_sealed, round_file, round_files, write_sealed
-from snnfl.spiking.storage import sync_file
+from snnfl.checksummed import DamagedFileError, read_checksummed, round_file, round_files, write_checksummed
+from snnfl.files import sync_file
 from strategies.guarded import Guarded
 from strategies.state import StrategyState, pack, restore, unpack
 
@@ -100,7 +100,7 @@ class Checkpoints:
         sync = server_round == self.rounds or time.monotonic() - self._synced_at >= SYNC_SECONDS
         if sync:
             sync_file(self.metrics)
-        write_sealed(round_file(self.folder, server_round), content, about, sync=sync)
+        write_checksummed(round_file(self.folder, server_round), content, about, sync=sync)
         if sync:
             self._synced, self._synced_at = server_round, time.monotonic()
         files = round_files(self.folder)
@@ -136,7 +136,7 @@ def discard_newer(folder: Path, server_round: int) -> None:
 
 
 def _read(path: Path) -> Checkpoint:
-    arrays, about = read_sealed(path)
+    arrays, about = read_checksummed(path)
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise DamagedFileError(f"{path}: not a checkpoint of schema {SCHEMA}, which this version of snnfl reads")
     return Checkpoint(

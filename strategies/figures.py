@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnfl.spiking.storage import write_bytes
+from snnfl.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

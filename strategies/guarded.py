@@ -21,8 +21,8 @@ from snnfl.spiking import SpikingNetwork
 from strategies.arrays import array_of, tensor_of, tensors_of, with_tensors
 from strategies.attendance import Fault
 from strategies.bounds import changes, farthest, limits
-from strategies.cohort import Cohort, failure, seeded_draws
 from strategies.detecting import Detecting, Screening
+from strategies.population import Population, failure, seeded_draws
 from strategies.state import remember
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
 from strategies.weighting import Weighing, by_examples
@@ -209,7 +209,7 @@ class Guarded(Strategy):
 
     def _asked(self, what: str, messages: list[Message]) -> list[Message]:
         """Note whom a round's messages are for."""
-        if isinstance(self._grid, Cohort):
+        if isinstance(self._grid, Population):
             asked = tuple(sorted(self._grid.partitions[message.metadata.dst_node_id] for message in messages))
             self.report = replace(self.report, asked={**self.report.asked, what: asked})
         return messages
@@ -218,7 +218,7 @@ class Guarded(Strategy):
         """Draw whether a client takes part, from the seed, the round and the client's partition."""
         if self.participation == 1:
             return True
-        partition = self._grid.partitions[node] if isinstance(self._grid, Cohort) else node
+        partition = self._grid.partitions[node] if isinstance(self._grid, Population) else node
         draw = torch.rand((), generator=rng.generator(self.seed, "participation", server_round, partition))
         return draw.item() < self.participation
 
@@ -322,7 +322,7 @@ class Guarded(Strategy):
 
     def _sender(self, reply: Message) -> tuple[int, int | None]:
         """Return the node that a reply comes from and its partition, if it is known."""
-        if isinstance(self._grid, Cohort):
+        if isinstance(self._grid, Population):
             return self._grid.node_of(reply), self._grid.partition_of(reply)
         return reply.metadata.src_node_id, None
 

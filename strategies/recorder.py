@@ -17,9 +17,9 @@ from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate,
 from snnfl.workspace import Workspace
 from strategies.arrays import tensors_of
 from strategies.attendance import KnownStates, attendance_columns
-from strategies.cohort import Cohort
 from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
+from strategies.population import Population
 from strategies.run_directory import RunDirectory
 from strategies.update import Update
 
@@ -33,7 +33,7 @@ class Recorder:
     Args:
         work: Workspace of the server.
         strategy: Its report, and in an S-run its network, are read.
-        cohort: Its traffic is read.
+        population: Its traffic is read.
         directory: Where rows are written.
         observers: Told each row when it is written: a progress bar, a tracker.
         rows: Of the rounds that a resumed run has played before.
@@ -43,14 +43,14 @@ class Recorder:
         self,
         work: Workspace,
         strategy: Guarded,
-        cohort: Cohort,
+        population: Population,
         directory: RunDirectory,
         observers: Sequence[Observer],
         rows: Sequence[Row] = (),
     ) -> None:
         self.work = work
         self.strategy = strategy
-        self.cohort = cohort
+        self.population = population
         self.directory = directory
         self.observers = observers
         self.states = KnownStates(work.config, rows)
@@ -128,7 +128,10 @@ class Recorder:
         return ((x.to(device), y.to(device)) for x, y in test_batches(dataset, size, limit))
 
     def _attendance_columns(self, server_round: int) -> Row:
-        report, nodes = self.strategy.report, {partition: node for node, partition in self.cohort.partitions.items()}
+        report, nodes = (
+            self.strategy.report,
+            {partition: node for node, partition in self.population.partitions.items()},
+        )
         metrics = {p: update.metrics for p, update in zip(report.partitions, report.updates, strict=True)}
         return {
             "states_lost": self.states.count_lost(server_round, metrics, nodes),
@@ -136,7 +139,7 @@ class Recorder:
         }
 
     def _traffic_columns(self) -> Row:
-        traffic = self.cohort.take_traffic()
+        traffic = self.population.take_traffic()
         return {"bytes_up": traffic.up, "bytes_down": traffic.down, "seconds_exchange": traffic.seconds}
 
 

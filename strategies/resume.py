@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snnfl.checksummed import round_files
 from snnfl.config import Config, ConfigError, options, value_of
 from snnfl.plugins import check_same
-from snnfl.sealed import round_files
 from strategies.checkpoint import Checkpoint, newest_checkpoint
 from strategies.run_directory import (
     ANN_FILE,

@@ -16,10 +16,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from snnfl.auditing.recording import TRUTH
+from snnfl.checksummed import round_files
 from snnfl.config import Config, ConfigError, compose, options, to_yaml
+from snnfl.files import write_bytes
 from snnfl.protocol import STATE_DIRECTORY, TRUTH_DIRECTORY
-from snnfl.sealed import round_files
-from snnfl.spiking.storage import write_bytes
 from strategies.environment import environment
 from strategies.lock import LOCK_FILE, locked
 

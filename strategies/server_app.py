@@ -28,12 +28,12 @@ from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
 from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
-from strategies.cohort import Cohort, CohortError
 from strategies.combinations import build_checked, minimum_replies, network_rule
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.lock import FolderInUseError
+from strategies.population import Population, PopulationError
 from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import RunBrokenOffError, find_checkpoint, require_run, told_if_broken_off
 from strategies.run_directory import (
@@ -58,7 +58,7 @@ from strategies.update import UpdateSpec
 
 logger = logging.getLogger(__name__)
 
-MISTAKES = (CohortError, ConfigError, IncompatibleLibraryError, ConversionError, FolderInUseError, RunFileError)
+MISTAKES = (PopulationError, ConfigError, IncompatibleLibraryError, ConversionError, FolderInUseError, RunFileError)
 """What a run is refused for, before training."""
 
 
@@ -83,7 +83,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
 
     Raises:
         ConfigError: For a configuration that cannot run, before anything is sent or written.
-        CohortError: If the nodes don't fit it.
+        PopulationError: If the nodes don't fit it.
         FolderInUseError: If another process runs it.
         RunFileError: If a file of the run is damaged, before anything is sent.
         RunBrokenOffError: If the system doesn't let a file of the run be written.
@@ -107,21 +107,21 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
             if checkpoint.server_round >= config.run.rounds:
                 _leave(checkpoint, config, strategy)
                 return
-        cohort = Cohort(shielded(grid))
-        cohort.assemble(
+        population = Population(shielded(grid))
+        population.assemble(
             config.data.clients,
             timeout=config.strategy.timeout,
             minimum_replies=config.strategy.minimum_replies,
             ask=config.run.resume,
         )
-        _play(work, strategy, arrays, cohort, checkpoint, tracker, observer)
+        _play(work, strategy, arrays, population, checkpoint, tracker, observer)
 
 
 def _play(
     work: Workspace,
     strategy: Guarded,
     arrays: ArrayRecord,
-    cohort: Cohort,
+    population: Population,
     checkpoint: Checkpoint | None,
     tracker: Tracker | None,
     observer: Observer,
@@ -135,7 +135,7 @@ def _play(
         arrays = checkpoint.arrays
     observers = [observer, *([] if tracker is None else [tracker.open(config, directory.path, completed + 1)])]
     rows = read_metrics(directory.path, completed)
-    recorder = Recorder(work, strategy, cohort, directory, observers, rows)
+    recorder = Recorder(work, strategy, population, directory, observers, rows)
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:
@@ -147,7 +147,7 @@ def _play(
     with cheap_collection():
         for server_round in range(completed + 1, rounds + 1):
             order = ConfigRecord({RUN_TOKEN: token, OLDEST_ROUND: checkpoints.oldest})
-            arrays = play_round(played, cohort, server_round, arrays, order, timeout=config.strategy.timeout)
+            arrays = play_round(played, population, server_round, arrays, order, timeout=config.strategy.timeout)
             recorder(server_round, arrays)
             if live is not None:
                 live(server_round)

@@ -41,7 +41,7 @@ LOCAL_RANDOMNESS = {
 # Flower samples nodes from Python's global generator and noise from NumPy's: one function sets their state for a
 # selection or an aggregation and puts it back.
 GLOBAL_RANDOMNESS = {
-    "strategies/cohort.py": {
+    "strategies/population.py": {
         f"{module}.{name}"
         for module, names in (
             ("random", ("getstate", "setstate", "seed")),
@@ -142,7 +142,7 @@ def test_every_module_keeps_the_rules(path: Path) -> None:
         ("snnfl/rng.py", "import numpy as np\nnp.random.seed(0)"),
         ("snnfl/rng.py", "from numpy import random as r\nr.rand(2)"),
         ("snnfl/rng.py", "import random\nrandom.shuffle([])"),
-        ("strategies/cohort.py", "import random\nrandom.shuffle([])"),
+        ("strategies/population.py", "import random\nrandom.shuffle([])"),
         ("strategies/guarded.py", "import random\nrandom.setstate(())"),
         ("snnfl/rng.py", "from torch import manual_seed as s\ns(0)"),
         ("snnfl/rng.py", "import torch\ntorch.cuda.manual_seed_all(0)"),
@@ -161,7 +161,7 @@ def test_a_broken_rule_is_found(path: str, source: str) -> None:
         ("experiments/cli.py", "from clients.client_app import app\nprint(app)"),
         ("snnfl/rng.py", "import torch\ntorch.Generator().manual_seed(0)\ntorch.randn(2, generator=g)"),
         ("snnfl/rng.py", "import numpy as np\nnp.random.default_rng(0).random()"),
-        ("strategies/cohort.py", "import random\nrandom.setstate(random.getstate())"),
+        ("strategies/population.py", "import random\nrandom.setstate(random.getstate())"),
     ],
 )
 def test_what_is_allowed_passes(path: str, source: str) -> None:

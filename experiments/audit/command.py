@@ -25,9 +25,8 @@ from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
 from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.auditing.victims import Scope, Victim, victims_of
 from snnfl.config import Config, ConfigError
+from snnfl.files import make_private, write_bytes
 from snnfl.plugins import check_same
-from snnfl.private_files import make_private
-from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
 from strategies.lock import locked
 from strategies.resume import check_run

@@ -14,8 +14,8 @@ from experiments.html import Section, drawing, page, paragraph, picture, preform
 from snnfl.attacks import Budget
 from snnfl.auditing.scorecard import SUCCESS, Entry
 from snnfl.config import to_yaml
+from snnfl.files import write_bytes
 from snnfl.poisoning.roles import attacks_in
-from snnfl.spiking.storage import write_bytes
 
 SHOWN = 8
 """Victims in a grid, the first ones."""

@@ -23,7 +23,7 @@ from experiments.ending import keeping
 from experiments.engines import EngineError
 from experiments.progress import Bars
 from experiments.running import check_results
-from snnfl.spiking.storage import write_bytes
+from snnfl.files import write_bytes
 from strategies.figures import save_figure
 from strategies.lock import locked
 from strategies.resume import check_run

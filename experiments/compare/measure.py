@@ -18,11 +18,10 @@ from snnfl.attacks import Budget
 from snnfl.auditing.scorecard import METRICS
 from snnfl.config import Config
 from snnfl.data import test_batches
+from snnfl.files import make_private, write_bytes
 from snnfl.metrics.energy import count_spikes
 from snnfl.poisoning import attacks_in
-from snnfl.private_files import make_private
 from snnfl.spiking import load
-from snnfl.spiking.storage import write_bytes
 from snnfl.workspace import Workspace
 from strategies.lock import locked
 from strategies.run_directory import AUDIT, SNN_FILE

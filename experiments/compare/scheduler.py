@@ -16,8 +16,8 @@ import torch
 
 from experiments.compare.study import Cell
 from snnfl.config import to_yaml
+from snnfl.files import write_bytes
 from snnfl.plugins import loaded, pack
-from snnfl.spiking.storage import write_bytes
 from strategies.run_directory import FIGURE_FILES, METRICS_FILE, read_metrics
 
 LOG, CONFIGURATION, EXTRAS = "cell.log", "cell.yaml", "cell_extras.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.deploy import DeployError
 from experiments.deploy.certificates import fingerprint, make_authority, make_node_key, make_server
 from experiments.deploy.folder import Deployment, Node, parse_server
-from snnfl.private_files import make_private
+from snnfl.files import make_private
 
 ENVIRONMENT = """\
 # What docker/compose*.yaml read; written by snnfl deploy init. Copy this file to each machine, beside what

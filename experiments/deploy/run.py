@@ -13,8 +13,8 @@ from experiments.ending import NotAsConfiguredError, RunFailedError
 from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
 from experiments.running import still_running
 from snnfl.config import Config
+from snnfl.files import make_private
 from snnfl.plugins import resolve
-from snnfl.private_files import make_private
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED
 
 CONNECTION = "deployment"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from snnfl.config import Config, compose
 from snnfl.conversion import convert
-from snnfl.spiking.storage import write_bytes
+from snnfl.files import write_bytes
 from snnfl.training import train_locally
 from snnfl.workspace import Workspace
 

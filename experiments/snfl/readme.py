@@ -25,7 +25,7 @@ from experiments.compare.views import View, read_tables
 from experiments.snfl.cost import cost_part, read
 from snnfl.auditing.scorecard import interval
 from snnfl.config import ConfigError
-from snnfl.spiking.storage import write_bytes
+from snnfl.files import write_bytes
 from strategies.run_directory import ENVIRONMENT_FILE
 
 HERE = Path(__file__).parent

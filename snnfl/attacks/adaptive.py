@@ -53,7 +53,7 @@ def _reconverted(
     problems = [problem_of(view, norm_mode=norm_mode, guesses=source(view)) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     free = private_biases(views[0].model) if joint else ()
-    return match(problems, labels, Matching(free=free), budget, generator)
+    return match(problems, labels, Matching(free_arrays=free), budget, generator)
 
 
 @register("snn_naive", source="SNFL section 5.1, attack on the SNN", needs=(*NEEDS, "thresholds"), against="spiking")
@@ -80,7 +80,9 @@ def _spiking(
         spiking_problem(view, problem, guess, surrogate=surrogate)
         for view, problem, guess in zip(views, analog, guesses, strict=True)
     ]
-    matching = Matching() if surrogate else Matching(variation=0.0)  # else the prior alone would move the images
+    matching = (
+        Matching() if surrogate else Matching(total_variation_weight=0.0)
+    )  # else the prior alone would move the images
     budget = replace(budget, compiled=False)  # the graph of all time steps takes longer to compile than to run
     return match(problems, labels, matching, budget, generator)
 

@@ -30,23 +30,24 @@ class Matching:
 
     Attributes:
         distance: Between dummy and observed gradient.
-        variation: Weight of the total variation.
-        step: Of Adam on the images, in normalised units. It falls to a tenth after 3/8, 5/8 and 7/8 of the iterations.
-        free: Arrays that are optimised with the images.
-        free_step: Of Adam on them.
+        total_variation_weight: Weight of the total variation.
+        learning_rate: Of Adam on the images, in normalised units. It falls to a tenth after 3/8, 5/8 and 7/8 of the
+            iterations.
+        free_arrays: Arrays that are optimised with the images.
+        free_learning_rate: Of Adam on them.
         statistics: Weight of the distance to the private batches' statistics; zero for networks without any.
     """
 
     distance: Literal["cosine", "l2"] = "cosine"
-    variation: float = 0.01
-    step: float = 0.1
-    free: tuple[str, ...] = ()
-    free_step: float = 0.01
+    total_variation_weight: float = 0.01
+    learning_rate: float = 0.1
+    free_arrays: tuple[str, ...] = ()
+    free_learning_rate: float = 0.01
     statistics: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Descent:
+class PreparedMatching:
     """A prepared descent of all victims and starts, which :meth:`run` takes from its beginning.
 
     Attributes:
@@ -69,8 +70,11 @@ class Descent:
         """Take the steps of all lanes; keep each lane's best images and its curve."""
         matching, iterations = self.matching, self.budget.iterations
         variables = {name: array.clone() for name, array in self.start.items()}
-        images, free = variables[IMAGES], [variables[name] for name in matching.free]
-        groups = [{"params": [images], "lr": matching.step}, {"params": free, "lr": matching.free_step}]
+        images, free = variables[IMAGES], [variables[name] for name in matching.free_arrays]
+        groups = [
+            {"params": [images], "lr": matching.learning_rate},
+            {"params": free, "lr": matching.free_learning_rate},
+        ]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
         milestones = [iterations * eighths // 8 for eighths in (3, 5, 7)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
@@ -84,7 +88,7 @@ class Descent:
             if self.budget.recorded(iteration):
                 curve.append((iteration, least, best))
             images.grad = gradient[IMAGES].sign()
-            for name in matching.free:
+            for name in matching.free_arrays:
                 variables[name].grad = gradient[name]
             optimizer.step()
             schedule.step()
@@ -109,8 +113,8 @@ def prepare(
     matching: Matching,
     budget: Budget,
     generator: torch.Generator,
-) -> Descent:
-    """Prepare to minimise ``distance(simulate(x), target) + variation TV(x)`` over images by signed Adam.
+) -> PreparedMatching:
+    """Prepare to minimise ``distance(simulate(x), target) + weight TV(x)`` over images by signed Adam.
 
     Images start as Gaussian noise and stay within the pixels' range (Geiping et al. 2020, section 4). All victims and
     starts are lanes of one ``vmap``; arrays that all victims share are not copied.
@@ -134,19 +138,21 @@ def prepare(
     noise = torch.randn(shape, generator=generator).to(first.low)
     variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
     seen = _repeat([problem.seen for problem in problems], starts)
-    variables |= {name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free}
+    variables |= {
+        name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays
+    }
 
     thin = matching.distance == "cosine" and first.steps == 1 and not first.local.weight_decay
 
     def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor) -> Tensor:
-        images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free}}
+        images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free_arrays}}
         if thin:
             factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
             value = cosine_distance(factored, wanted)
         else:
             dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
             value = DISTANCES[matching.distance](dummy, wanted)
-        value = value + matching.variation * total_variation(images)
+        value = value + matching.total_variation_weight * total_variation(images)
         if first.statistics is None:
             return value
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
@@ -157,7 +163,7 @@ def prepare(
     slope.graph.eliminate_dead_code()  # such as the weights after the last local step
     slope.recompile()
     fast = torch.compile(slope) if budget.compiled else slope
-    return Descent(
+    return PreparedMatching(
         slope=lambda found: fast(found, arrays, target, targets, seen),
         start=variables,
         box=(first.low, first.high),

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from snnfl.auditing.ground_truth import GroundTruth
-from snnfl.private_files import make_private
-from snnfl.sealed import DamagedFileError, read_sealed, write_sealed
+from snnfl.checksummed import DamagedFileError, read_checksummed, write_checksummed
+from snnfl.files import make_private
 from snnfl.threat import Exchange
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Recording:
             return
         try:
             make_private(path.parent)
-            _seal(path, arrays, about)
+            _write(path, arrays, about)
             self._size += size
         except OSError as error:
             self._stop(f"{path} cannot be written ({error.strerror})")
@@ -166,7 +166,7 @@ def write_truth(folder: Path, server_round: int, partition: int, truth: GroundTr
     sides = {"biases": truth.biases, "trained_biases": truth.trained_biases}
     biases = {f"{side}/{name}": array for side, arrays in sides.items() for name, array in arrays.items()}
     make_private(path.parent)
-    _seal(
+    _write(
         path,
         {"images": truth.images, "labels": truth.labels, **biases},
         {"round": server_round, "partition": partition},
@@ -215,14 +215,14 @@ def _numbered(folder: Path, kind: str) -> dict[int, Path]:
     return dict(sorted((int(match[2]), path) for match, path in matches if match))
 
 
-def _seal(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def _write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     plain = {name: array.detach().cpu().contiguous().numpy() for name, array in arrays.items()}
-    write_sealed(path, plain, {"schema": SCHEMA, **about}, sync=False, private=True)
+    write_checksummed(path, plain, {"schema": SCHEMA, **about}, sync=False, private=True)
 
 
 def _unseal(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        arrays, about = read_sealed(path)
+        arrays, about = read_checksummed(path)
     except DamagedFileError as error:
         raise RecordingError(f"{error}; record the run again, or move the folder away") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:

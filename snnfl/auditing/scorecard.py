@@ -16,8 +16,8 @@ import torch
 from snnfl.auditing.scoring import Score
 from snnfl.auditing.suite import Outcome
 from snnfl.config import Config, prefixed
+from snnfl.files import write_bytes
 from snnfl.metrics.images import success_rate
-from snnfl.spiking.storage import write_bytes
 
 Entry: TypeAlias = dict[str, Any]
 

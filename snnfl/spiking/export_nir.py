@@ -41,11 +41,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnfl.files import write_bytes
 from snnfl.spiking.export import ExportError, optional_library, unit_spikes
 from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
-from snnfl.spiking.storage import write_bytes
 from snnfl.spiking.values import analog_value
 
 

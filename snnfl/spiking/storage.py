@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import typing
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from snnfl.private_files import PRIVATE_FILE
+from snnfl.files import METADATA_KEY, write_bytes
 from snnfl.spiking.checks import is_count
 from snnfl.spiking.graph import Affine, Spike, SpikingGraph
 from snnfl.spiking.graph_json import decode_graph, encode_graph, show
@@ -23,10 +21,6 @@ from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
 
 SCHEMA = 1
-KEY = "snnfl"
-"""The one key of the metadata: safetensors writes several in an order of its own, and equal networks shall give equal
-files."""
-
 DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -91,72 +85,17 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Tensor], about: Mapping[
     """Write arrays as safetensors, in one step, described by JSON text under the one key ``snnfl``."""
     # Cloned, for safetensors refuses arrays that share memory, as one threshold for all layers may.
     plain = {name: array.detach().cpu().clone(memory_format=torch.contiguous_format) for name, array in arrays.items()}
-    write_bytes(path, to_bytes(plain, {KEY: json.dumps(about, sort_keys=True)}))
-
-
-def write_bytes(path: str | Path, content: bytes, *, sync: bool = True, private: bool = False) -> None:
-    """Write a file in one step: either the old content is there or the new one.
-
-    Args:
-        path: File to write; its folder is there.
-        content: All of it.
-        sync: Whether it is on the disk when this returns. Without, a power cut may leave a damaged file.
-        private: Whether its owner alone may read it, from the first byte on.
-
-    Raises:
-        OSError: Naming ``path``, if the system doesn't let it be written; the old content is still there.
-    """
-    path = Path(path)
-    temporary, mode = path.with_name(f".{path.name}.tmp"), PRIVATE_FILE if private else 0o666
-    try:
-        temporary.unlink(missing_ok=True)  # a killed process may have left one, with another mode
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if sync:
-            _sync_folder(path.parent)
-    except OSError as error:  # one of writing names no file, one of replacing the temporary one
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with suppress(OSError):  # or it would hide the reason
-            temporary.unlink(missing_ok=True)
-
-
-def sync_file(path: Path) -> None:
-    """See to the disk what was written to a file.
-
-    Raises:
-        OSError: Naming it, if the system cannot.
-    """
-    try:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """See a new name to the disk, where the system can open a folder."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_bytes(path, to_bytes(plain, {METADATA_KEY: json.dumps(about, sort_keys=True)}))
 
 
 def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     """Read what the file says about itself."""
-    if metadata is None or KEY not in metadata:
-        raise ValueError(f"not written by snnfl: its metadata lack {KEY!r}")
+    if metadata is None or METADATA_KEY not in metadata:
+        raise ValueError(f"not written by snnfl: its metadata lack {METADATA_KEY!r}")
     try:
-        about = json.loads(metadata[KEY])
+        about = json.loads(metadata[METADATA_KEY])
     except (ValueError, RecursionError):
-        raise ValueError(f"the metadata {KEY!r} are not JSON") from None
+        raise ValueError(f"the metadata {METADATA_KEY!r} are not JSON") from None
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         found = about.get("schema") if isinstance(about, dict) else about
         raise ValueError(f"schema {show(found)}, but this version of snnfl reads schema {SCHEMA}")

@@ -1,4 +1,4 @@
-"""Local training by stochastic gradient descent."""
+"""Local training by stochastic gradient optimizer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def learning_rate(config: TrainingConfig, server_round: int) -> float:
     return config.learning_rate * config.decay**reached
 
 
-class Descent:
+class FusedSGD:
     """``torch.optim.SGD(fused=True)`` to the bit, for one client and without what surrounds its arithmetic.
 
     PyTorch's fused step is three times as fast on one CPU thread as the looped and the foreach ones, and equal to them
@@ -123,7 +123,7 @@ def train_locally(
     """
     rate = learning_rate(config, server_round)
     parameters: list[Tensor] = list(model.parameters())
-    descent = Descent(parameters, rate, config)
+    optimizer = FusedSGD(parameters, rate, config)
     if not all(module.training for module in model.modules()):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
@@ -133,7 +133,7 @@ def train_locally(
             for inputs, labels in batches:
                 loss = objective(model, inputs, labels)
                 loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
-                descent.step()
+                optimizer.step()
                 losses.append(loss.detach())
                 sizes.append(len(labels))
             where = f"round {server_round}, epoch {epoch}"

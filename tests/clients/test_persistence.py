@@ -13,8 +13,8 @@ import torch
 from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 
 from clients.persistence import StateLostError, persistent_state
+from snnfl.checksummed import round_file, round_files
 from snnfl.config import Config
-from snnfl.sealed import round_file, round_files
 
 TOKEN, OTHER = "0123456789abcdef" * 2, "f" * 32
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from commands import in_this_process
 
-from snnfl.sealed import round_files
+from snnfl.checksummed import round_files
 from strategies.run_directory import ANN_FILE, CHECKPOINTS, METRICS_FILE, SNN_FILE, read_metrics
 
 OPTIONS = [

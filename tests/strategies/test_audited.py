@@ -20,7 +20,7 @@ from snnfl.training import private_biases
 from snnfl.updates import ArraySpec
 from snnfl.workspace import Workspace
 from strategies.audited import Audited
-from strategies.cohort import Cohort
+from strategies.population import Population
 from strategies.run_directory import node_folders, read_metrics, run_path
 from strategies.server_app import server_app
 from strategies.update import UpdateSpec
@@ -73,12 +73,12 @@ def test_any_strategy_of_flower_is_recorded_and_not_disturbed(tmp_path, scripted
     """Without a guard around it: what is recorded is what the messages held."""
     spec = UpdateSpec(arrays={"w": ArraySpec(shape=(2, 3))}, metrics=frozenset(METRICS))
     at_least_one = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
-    cohort = Cohort(scripted([17, 904], lambda message: message), partitions={17: 5, 904: 2})
+    population = Population(scripted([17, 904], lambda message: message), partitions={17: 5, 904: 2})
 
     def played(strategy):
         arrays, travelled = ArrayRecord({"w": torch.arange(6.0).view(2, 3)}), []
         for server_round in (1, 2):
-            messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), cohort))
+            messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), population))
             replies = [update_reply({"w": torch.full((2, 3), float(node))}, node) for node in (17, 904)]
             refused = update_reply({"w": torch.full((2, 2), 9.0)}, 904)
             travelled.append(messages[0].content["arrays"].to_torch_state_dict()["w"])

@@ -16,9 +16,9 @@ from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from snnfl.config import Config, ConfigError, compose, sampled_clients
 from snnfl.config.options import StrategyConfig
 from strategies import bases
-from strategies.cohort import Cohort
 from strategies.combinations import build_checked
 from strategies.own import Moon, Solo
+from strategies.population import Population
 
 
 def configured(name: str, *overrides: str) -> Config:
@@ -102,7 +102,7 @@ def test_a_name_gives_the_class_and_its_parameters(name: str) -> None:
         base = bases.build_base(configured(name, *overrides, "strategy.fraction_train=1"))
         assert isinstance(base, kind)
         assert {key: getattr(base, key) for key in expected} == pytest.approx(expected)
-        # One client is enough: how many must be there is the cohort's affair.
+        # One client is enough: how many must be there is the population's affair.
         assert (base.min_train_nodes, base.min_available_nodes, base.min_evaluate_nodes) == (1, 1, 0)
     partial = bases.build_base(configured(name, "strategy.fraction_train=0.6", "strategy.fraction_evaluate=0.2"))
     assert (partial.fraction_train, partial.fraction_evaluate) == pytest.approx((0.6, 0.2), rel=1e-14)
@@ -202,7 +202,7 @@ def test_as_many_clients_are_selected_as_the_fraction_says(
         private = [] if clipping == "none" else [f"privacy.clipping={clipping}", "privacy.noise_multiplier=0.1"]
         config = configured(name, *options, f"strategy.fraction_evaluate={fraction}", *private)
         base = build_checked(config)
-        grid = Cohort(scripted(range(clients), lambda message: message), partitions={n: n for n in range(clients)})
+        grid = Population(scripted(range(clients), lambda message: message), partitions={n: n for n in range(clients)})
         assert sampled_clients(config) == expected
         assert len(list(base.configure_train(1, ArrayRecord(), ConfigRecord(), grid))) == expected
         assert len(list(base.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid))) == expected

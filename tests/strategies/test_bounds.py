@@ -23,9 +23,9 @@ from snnfl.protocol import train_metrics
 from snnfl.updates import Converted, ann_specs, scale_of
 from strategies import bases
 from strategies.bounds import LENIENCE, changes, farthest, limits
-from strategies.cohort import Cohort
 from strategies.guarded import Guarded
 from strategies.optimisers import ServerMomentum
+from strategies.population import Population
 from strategies.spiking import Spiking
 from strategies.update import UpdateSpec
 
@@ -46,8 +46,8 @@ def rms(array: Tensor) -> float:
 
 
 @pytest.fixture
-def grid(scripted: Callable[..., Any]) -> Cohort:
-    return Cohort(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
+def grid(scripted: Callable[..., Any]) -> Population:
+    return Population(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
 
 
 def near(arrays: Mapping[str, Tensor], seed: int, distance: float = 0.02) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ def near(arrays: Mapping[str, Tensor], seed: int, distance: float = 0.02) -> dic
 
 
 @pytest.fixture
-def play(federation: Any, update_reply: UpdateReply, grid: Cohort) -> Play:
+def play(federation: Any, update_reply: UpdateReply, grid: Population) -> Play:
     """Play a round of six clients, or fewer, of which the last one's arrays are changed by a function."""
 
     def run(
@@ -236,7 +236,7 @@ def test_without_a_bound_a_liar_ruins_the_average(play: Play) -> None:
         assert abs(result["head.weight"].numpy()).max() > 1e10
 
 
-def test_a_claimed_loss_is_bounded(play: Play, federation: Any, update_reply: UpdateReply, grid: Cohort) -> None:
+def test_a_claimed_loss_is_bounded(play: Play, federation: Any, update_reply: UpdateReply, grid: Population) -> None:
     config = compose(
         None, ["strategy.name=qfedavg", "strategy.spiking=false", "strategy.q=2", f"data.clients={CLIENTS}"]
     )
@@ -282,7 +282,7 @@ def test_whatever_one_client_sends_the_aggregate_stays_near(play: Play, spiking:
 
 
 def test_a_liar_cannot_raise_the_bound_from_round_to_round(
-    federation: Any, update_reply: UpdateReply, grid: Cohort
+    federation: Any, update_reply: UpdateReply, grid: Population
 ) -> None:
     """At the bound in each of 60 rounds it moves the weights by 60 steps, not by a power of 60."""
     spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS, scales=scales(federation))
@@ -316,7 +316,7 @@ class Jumping(FedAvg):
 
 
 def test_an_aggregate_that_jumps_is_refused_and_said(
-    federation: Any, update_reply: UpdateReply, grid: Cohort, caplog: pytest.LogCaptureFixture
+    federation: Any, update_reply: UpdateReply, grid: Population, caplog: pytest.LogCaptureFixture
 ) -> None:
     strategy = Guarded(
         Jumping(min_train_nodes=1, min_available_nodes=1),
@@ -349,7 +349,7 @@ OPTIMISERS: dict[str, Callable[[], Strategy]] = {
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_an_optimiser_forgets_a_step_that_is_refused(
-    federation: Any, update_reply: UpdateReply, grid: Cohort, name: str, monkeypatch: pytest.MonkeyPatch
+    federation: Any, update_reply: UpdateReply, grid: Population, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Momentum that remembers a refused step would have every later one refused, too."""
     spec = UpdateSpec(arrays=ann_specs(federation.state), metrics=METRICS, scales=scales(federation))

@@ -14,7 +14,7 @@ from torch import Tensor
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import convert_state
 from snnfl.updates import Converted
-from strategies.cohort import Cohort
+from strategies.population import Population
 from strategies.spiking import Spiking
 from strategies.update import UpdateRefused, check_update
 
@@ -55,7 +55,7 @@ def test_they_are_averaged_by_examples(
 ) -> None:
     conversion = ConversionConfig(steps=5, calibration=calibration, thresholds=thresholds)
     strategy = strategy_of(federation, conversion)
-    grid = Cohort(scripted([7], lambda message: message), partitions={7: 0})
+    grid = Population(scripted([7], lambda message: message), partitions={7: 0})
     strategy.configure_train(1, federation.without_biases(), ConfigRecord(), grid)
     updates = [update_of(federation, seed, conversion) for seed in range(3)]
     replies = [update_reply(update, node, num_examples=EXAMPLES[node]) for node, update in enumerate(updates)]

@@ -13,8 +13,8 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
+from snnfl.checksummed import round_file, round_files, write_checksummed
 from snnfl.config import ConfigError, ConversionConfig
-from snnfl.sealed import round_file, round_files, write_sealed
 from snnfl.updates import Converted
 from strategies import checkpoint
 from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer, newest_checkpoint
@@ -137,7 +137,7 @@ def flip(path: Path) -> None:
 
 
 def other_schema(path: Path) -> None:
-    write_sealed(path, {}, {"schema": 99})
+    write_checksummed(path, {}, {"schema": 99})
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {

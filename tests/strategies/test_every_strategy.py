@@ -18,9 +18,9 @@ from snnfl.config import Config, ConversionConfig, compose
 from snnfl.protocol import train_metrics
 from snnfl.updates import Converted, ann_specs
 from strategies import bases
-from strategies.cohort import Cohort, seeded_draws
 from strategies.combinations import build_checked, network_rule
 from strategies.guarded import Guarded
+from strategies.population import Population, seeded_draws
 from strategies.privacy import WRAPPERS
 from strategies.server_app import cheap_collection
 from strategies.spiking import Spiking
@@ -82,7 +82,7 @@ def test_the_s_variants_ann_is_the_strategy_applied_to_the_recovered_weights(
 ) -> None:
     config = configured(kind)
     ours, plain = spiking(federation, config), build_checked(config)
-    grid = Cohort(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
+    grid = Population(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
     sent, order = federation.without_biases(), list(federation.without_biases())
     for t in range(1, ROUNDS + 1):  # several, because some strategies have a memory
         ours.configure_train(t, sent, ConfigRecord(), grid)
@@ -122,7 +122,7 @@ def test_one_liar_moves_the_average_and_not_a_robust_aggregate(
     def aggregates(config: Config, lie: float) -> tuple[dict[str, np.ndarray], Arrays]:
         strategy = spiking(federation, config)
         strategy.configure_train(
-            1, federation.without_biases(), ConfigRecord(), Cohort(scripted([0], lambda m: m), partitions={0: 0})
+            1, federation.without_biases(), ConfigRecord(), Population(scripted([0], lambda m: m), partitions={0: 0})
         )
         common, replies = federation.trained(0)[1], []
         for n in range(CLIENTS):
@@ -175,7 +175,7 @@ def test_whatever_is_accepted_leaves_finite_weights(
     extreme = st.sampled_from([0.0, 1e-45, 2e-6, 1e11, 1e12, -1e12])
     config = configured(kind, f"strategy.update_bound={data.draw(st.sampled_from(['null', '100', '1e6']))}")
     strategy = spiking(federation, config)
-    grid = Cohort(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
+    grid = Population(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
     sent = federation.without_biases()
     for t in (1, 2):
         strategy.configure_train(t, sent, ConfigRecord(), grid)

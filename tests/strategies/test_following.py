@@ -14,8 +14,8 @@ from torch import Tensor
 
 from snnfl.config import ConversionConfig, compose
 from snnfl.updates import Converted
-from strategies.cohort import Cohort
 from strategies.combinations import network_rule
+from strategies.population import Population
 from strategies.spiking import Spiking
 
 METRICS = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
@@ -47,7 +47,7 @@ def follow(
         follows=True,
     )
     sent = ArrayRecord(dict(federation.state)) if bias_back else federation.without_biases()
-    grid = Cohort(scripted([7], lambda message: message), partitions={7: 0})
+    grid = Population(scripted([7], lambda message: message), partitions={7: 0})
     strategy.configure_train(1, sent, ConfigRecord(), grid)
     arrays, _ = strategy.aggregate_train(1, replies)
     return strategy, {name: array.numpy() for name, array in arrays.items()}

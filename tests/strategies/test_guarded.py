@@ -16,8 +16,8 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, Strategy
 from hypothesis import HealthCheck, given, settings
 
 from snnfl.updates import ArraySpec
-from strategies.cohort import Cohort
 from strategies.guarded import Guarded
+from strategies.population import Population
 from strategies.recorder import client_columns
 from strategies.update import UpdateSpec
 
@@ -43,8 +43,8 @@ def failed(node: int, reason: str | None = "no luck") -> Message:
 
 
 @pytest.fixture
-def cohort(scripted: Callable[..., Cohort]) -> Cohort:
-    return Cohort(scripted(list(NODES), lambda message: message), partitions=dict(NODES))
+def population(scripted: Callable[..., Population]) -> Population:
+    return Population(scripted(list(NODES), lambda message: message), partitions=dict(NODES))
 
 
 def test_the_average_weighs_by_examples(update_reply: Callable[..., Message]) -> None:
@@ -140,9 +140,9 @@ def test_a_round_in_which_the_strategy_gives_up_says_so(
     assert caplog.messages[-1:] == ["round 2: the strategy aggregated nothing; the old weights are kept"]
 
 
-def test_participation_is_a_function_of_seed_round_and_partition(scripted: Callable[..., Cohort]) -> None:
+def test_participation_is_a_function_of_seed_round_and_partition(scripted: Callable[..., Population]) -> None:
     def taking_part(seed: int, probability: float, nodes: dict[int, int], rounds: int = 200) -> list[set[int]]:
-        grid = Cohort(scripted(list(nodes), lambda message: message), partitions=nodes)
+        grid = Population(scripted(list(nodes), lambda message: message), partitions=nodes)
         strategy = guarded(seed=seed, participation=probability)
         asked = [strategy.configure_train(n, ArrayRecord(), ConfigRecord(), grid) for n in range(1, rounds + 1)]
         return [{nodes[message.metadata.dst_node_id] for message in messages} for messages in asked]
@@ -159,23 +159,23 @@ def test_participation_is_a_function_of_seed_round_and_partition(scripted: Calla
 
 
 def test_a_round_that_nobody_takes_part_in_keeps_the_old_weights(
-    cohort: Cohort, caplog: pytest.LogCaptureFixture
+    population: Population, caplog: pytest.LogCaptureFixture
 ) -> None:
     strategy = guarded(participation=1e-9)
-    messages = strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    messages = strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), population)
     with caplog.at_level(logging.WARNING, logger="strategies"):
-        assert strategy.aggregate_train(1, cohort.send_and_receive(messages)) == (None, None)
+        assert strategy.aggregate_train(1, population.send_and_receive(messages)) == (None, None)
     assert caplog.messages[-1] == "round 1: 0 valid replies, 1 are needed; the old weights are kept"
 
 
 def test_refused_and_failed_replies_are_counted_and_logged(
     update_reply: Callable[..., Message],
     reply: Callable[..., Message],
-    cohort: Cohort,
+    population: Population,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     strategy = guarded()
-    strategy.configure_train(5, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    strategy.configure_train(5, ArrayRecord(arrays(0.0)), ConfigRecord(), population)
     bad = update_reply({**arrays(1.0), "b": torch.tensor([1.0, float("nan")])}, 404)
     replies = [failed(901), update_reply(arrays(1.0), 17), bad, reply(None, 3), failed(55, None)]
     with caplog.at_level(logging.WARNING, logger="strategies"):
@@ -191,10 +191,10 @@ def test_refused_and_failed_replies_are_counted_and_logged(
 
 
 def test_a_client_cannot_forge_the_log(
-    update_reply: Callable[..., Message], cohort: Cohort, caplog: pytest.LogCaptureFixture
+    update_reply: Callable[..., Message], population: Population, caplog: pytest.LogCaptureFixture
 ) -> None:
     strategy = guarded()
-    strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), population)
     attack = "x\nround 1: all is well\r\x1b[2J\x1b]0;title\x07\u202e" + "y" * 10**7
     named = update_reply({**arrays(1.0), attack: torch.ones(1)}, 17)
     shaped = update_reply(arrays(1.0), 404)
@@ -231,10 +231,10 @@ def test_with_too_few_replies_the_old_weights_stay(
     assert strategy.report.failed == 3 - valid
 
 
-def test_each_round_has_a_report_of_its_own(update_reply: Callable[..., Message], cohort: Cohort) -> None:
+def test_each_round_has_a_report_of_its_own(update_reply: Callable[..., Message], population: Population) -> None:
     strategy = guarded()
     for n in (1, 2):
-        strategy.configure_train(n, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+        strategy.configure_train(n, ArrayRecord(arrays(0.0)), ConfigRecord(), population)
         strategy.aggregate_train(n, [failed(17), update_reply(arrays(1.0), 3)])
         assert (strategy.report.refused, strategy.report.failed, len(strategy.report.updates)) == (0, 1, 1)
 
@@ -260,11 +260,11 @@ def test_evaluation_replies_are_checked_too(reply: Callable[..., Message]) -> No
 
 @pytest.mark.parametrize("says", ["system", "query", "evaluate"])
 def test_a_fault_is_noted_under_what_was_asked_whatever_the_reply_says(
-    update_reply: Callable[..., Message], cohort: Cohort, says: str
+    update_reply: Callable[..., Message], population: Population, says: str
 ) -> None:
     """Flower's own replies for lost messages are of type ``system``, and a liar's of any."""
     strategy = guarded()
-    strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort)
+    strategy.configure_train(1, ArrayRecord(arrays(0.0)), ConfigRecord(), population)
     lost, lying = failed(901), update_reply({"w": torch.ones(1)}, 404)
     for reply in (lost, lying):
         reply.metadata.__dict__["_message_type"] = says
@@ -277,7 +277,7 @@ def test_a_fault_is_noted_under_what_was_asked_whatever_the_reply_says(
     assert strategy.report.faults[-1].message == "evaluate"
 
 
-def test_selection_depends_on_seed_and_round_alone(cohort: Cohort) -> None:
+def test_selection_depends_on_seed_and_round_alone(population: Population) -> None:
     base = FedAvg(fraction_train=0.5, fraction_evaluate=0.5, min_available_nodes=1)
 
     def selected(seed: int, server_round: int, kind: str = "train") -> list[int]:
@@ -285,7 +285,7 @@ def test_selection_depends_on_seed_and_round_alone(cohort: Cohort) -> None:
         strategy = Guarded(base, SPEC, seed=seed)
         configure = strategy.configure_train if kind == "train" else strategy.configure_evaluate
         before = random.getstate()
-        messages = list(configure(server_round, ArrayRecord(arrays(0.0)), ConfigRecord(), cohort))
+        messages = list(configure(server_round, ArrayRecord(arrays(0.0)), ConfigRecord(), population))
         assert random.getstate() == before
         assert len(messages) == 2
         return [message.metadata.dst_node_id for message in messages]
@@ -331,10 +331,10 @@ def test_the_base_strategys_summary_is_shown(caplog: pytest.LogCaptureFixture) -
     assert base.shown == 1
 
 
-def test_what_a_fault_answers_is_what_was_asked_whatever_the_reply_calls_itself(cohort: Cohort) -> None:
+def test_what_a_fault_answers_is_what_was_asked_whatever_the_reply_calls_itself(population: Population) -> None:
     """A SuperLink's own error is a system message, and so is ours in the place of what doesn't inflate."""
     strategy = guarded()
-    strategy.configure_train(1, ArrayRecord(arrays(1.0)), ConfigRecord(), cohort)
+    strategy.configure_train(1, ArrayRecord(arrays(1.0)), ConfigRecord(), population)
     for ask, kind in ((strategy.aggregate_train, "train"), (strategy.aggregate_evaluate, "evaluate")):
         reply = Message(Error(0, "cannot be read"), reply_to=Message(RecordDict(), 17, "system"))
         ask(1, [reply])

@@ -14,8 +14,8 @@ from flwr.serverapp import strategy as flower
 from snnfl.config import compose
 from snnfl.updates import ArraySpec
 from strategies import bases
-from strategies.cohort import Cohort
 from strategies.guarded import Guarded
+from strategies.population import Population
 from strategies.update import UpdateSpec
 
 STEPS = [name for name in bases.names() if bases.find(name).kind == "step"]
@@ -58,7 +58,7 @@ def test_statistics_are_averaged_and_weights_move_as_if_there_were_none(
     spec = UpdateSpec(arrays={key: ArraySpec(shape=shape) for key, shape in SHAPES.items()}, metrics=METRICS)
     ours = Guarded(bases.build_base(config), spec, seed=0, weighing=bases.weighing(config))
     literal = FLOWERS[name]()
-    grid = Cohort(scripted(range(3), lambda message: message), partitions={n: n for n in range(3)})
+    grid = Population(scripted(range(3), lambda message: message), partitions={n: n for n in range(3)})
     sent, sent_weights = ArrayRecord(arrays(99)), ArrayRecord(weights_alone(arrays(99)))
     for t in range(1, ROUNDS + 1):
         ours.configure_train(t, sent, ConfigRecord(), grid)

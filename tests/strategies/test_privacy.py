@@ -14,8 +14,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from snnfl.config import compose
 from snnfl.updates import ArraySpec
-from strategies.cohort import Cohort
 from strategies.guarded import Guarded
+from strategies.population import Population
 from strategies.privacy import WRAPPERS, private
 from strategies.update import UpdateSpec
 
@@ -47,7 +47,7 @@ def aggregate(
     said = bits if isinstance(strategy, WRAPPERS["client_adaptive"]) else None
     spec = SPEC if said is None else replace(SPEC, metrics=SPEC.metrics | {"norm_bit"})
     guarded = Guarded(strategy, spec, seed=seed)
-    grid = Cohort(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
+    grid = Population(scripted(range(CLIENTS), lambda message: message), partitions={n: n for n in range(CLIENTS)})
     guarded.configure_train(server_round, ArrayRecord({"w": torch.ones(1000)}), ConfigRecord(), grid)
     replies = [update_reply({"w": update}, n) for n, update in enumerate(updates)]
     for reply, bit in zip(replies, said or (), strict=said is not None):

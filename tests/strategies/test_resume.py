@@ -17,10 +17,10 @@ from flwr.clientapp import ClientApp
 from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl import plugins
+from snnfl.checksummed import round_file, round_files
 from snnfl.config import ConfigError, compose, flatten
-from snnfl.sealed import round_file, round_files
-from strategies.cohort import CohortError
 from strategies.lock import LOCK_FILE
+from strategies.population import PopulationError
 from strategies.resume import find_checkpoint
 from strategies.run_directory import (
     ANN_FILE,
@@ -154,7 +154,7 @@ def test_private_biases_are_what_is_at_stake(
     assert (run / SNN_FILE).read_bytes() != (uninterrupted / SNN_FILE).read_bytes()
     with pytest.raises(Killed):
         play(tmp_path, "run.overwrite=true", clients=Fragile(4, 1))
-    with pytest.raises(CohortError, match=r"cannot take part: StateLostError: run.resume=true, but this"):
+    with pytest.raises(PopulationError, match=r"cannot take part: StateLostError: run.resume=true, but this"):
         play(tmp_path, "run.resume=true", durable=False)
     assert_same(play(tmp_path, "run.resume=true"), uninterrupted)
 

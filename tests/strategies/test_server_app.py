@@ -17,8 +17,8 @@ from experiments.engines.in_process import run_in_process
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.conversion import exposed_biases
 from snnfl.workspace import Workspace
-from strategies.cohort import CohortError
 from strategies.guarded import Guarded
+from strategies.population import PopulationError
 from strategies.run_directory import ANN_FILE
 from strategies.server_app import app, build_strategy, run, server_app
 from strategies.spiking import Spiking
@@ -107,7 +107,7 @@ def test_a_configuration_that_cannot_run_is_an_error_before_anything_is_sent(
 
 def test_nodes_that_do_not_fit_leave_no_folder(tmp_path: Path) -> None:
     config = compose(None, [f"run.directory={tmp_path}", "data.clients=3"])
-    with pytest.raises(CohortError, match=r"the grid holds 4 partitions, but data.clients=3"):
+    with pytest.raises(PopulationError, match=r"the grid holds 4 partitions, but data.clients=3"):
         run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=4)
     assert not list(tmp_path.iterdir())
 

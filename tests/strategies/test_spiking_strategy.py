@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snnfl.config import ConversionConfig
 from snnfl.updates import Converted
-from strategies.cohort import Cohort
+from strategies.population import Population
 from strategies.recorder import client_columns
 from strategies.spiking import Spiking
 
@@ -28,7 +28,7 @@ UpdateReply = Callable[..., Message]
 
 
 @pytest.fixture
-def build(federation: Any, scripted: Callable[..., Cohort]) -> Callable[..., Spiking]:
+def build(federation: Any, scripted: Callable[..., Population]) -> Callable[..., Spiking]:
     """Make a strategy that has sent the federation's state in round 1."""
 
     def make(*, bias_back: bool = False, minimum_replies: int = 1, **conversion: Any) -> Spiking:
@@ -40,7 +40,7 @@ def build(federation: Any, scripted: Callable[..., Cohort]) -> Callable[..., Spi
             minimum_replies=minimum_replies,
         )
         sent = ArrayRecord(dict(federation.state)) if bias_back else federation.without_biases()
-        grid = Cohort(scripted([7], lambda message: message), partitions={7: 0})
+        grid = Population(scripted([7], lambda message: message), partitions={7: 0})
         strategy.configure_train(1, sent, ConfigRecord(), grid)
         return strategy
 

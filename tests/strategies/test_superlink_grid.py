@@ -30,8 +30,8 @@ from superlink import RUN_ID, TASK_ID, SuperLink, Upload, upload
 from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.updates import ArraySpec
 from strategies import superlink_grid
-from strategies.cohort import Cohort, CohortError
 from strategies.guarded import Guarded
+from strategies.population import Population, PopulationError
 from strategies.superlink_grid import PATIENCE, SuperLinkGrid, shielded
 from strategies.update import UpdateSpec
 
@@ -95,13 +95,13 @@ def replace(kind: str, old: bytes, new: bytes) -> Callable[[Upload], None]:
 
 def exchange(
     answers: list[Answer], kind: str = "train", timeout: float = 0.0
-) -> tuple[SuperLink, Cohort, list[Message]]:
+) -> tuple[SuperLink, Population, list[Message]]:
     """Ask all nodes once; the first pull is the only one if the timeout is 0."""
     link = SuperLink(answers)
-    cohort = Cohort(shielded(link.grid()), partitions={node: number for number, node in enumerate(link.nodes)})
+    population = Population(shielded(link.grid()), partitions={node: number for number, node in enumerate(link.nodes)})
     sent = RecordDict({"arrays": SENT, "config": ConfigRecord({"server-round": 1})})
     messages = [Message(sent, node, kind) for node in link.nodes]
-    return link, cohort, list(cohort.send_and_receive(messages, timeout=timeout))
+    return link, population, list(population.send_and_receive(messages, timeout=timeout))
 
 
 MALFORMED = {
@@ -122,11 +122,11 @@ MALFORMED = {
 def test_one_malformed_object_is_one_failed_reply_and_the_others_are_kept(
     change: Callable[[Upload], None], error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    link, cohort, replies = exchange([honest(0), changed(1, change), honest(2)])
+    link, population, replies = exchange([honest(0), changed(1, change), honest(2)])
     assert [reply.has_error() for reply in replies] == [False, True, False]
-    assert [cohort.node_of(reply) for reply in replies] == link.nodes
+    assert [population.node_of(reply) for reply in replies] == link.nodes
     strategy = Guarded(FedAvg(min_train_nodes=1, min_available_nodes=1), SPEC, seed=0)
-    strategy._grid = cohort
+    strategy._grid = population
     with caplog.at_level(logging.WARNING, logger="strategies"):
         result, _ = strategy.aggregate_train(1, replies)
     assert result is not None
@@ -140,22 +140,22 @@ def test_one_malformed_object_is_one_failed_reply_and_the_others_are_kept(
 def test_a_node_that_is_malformed_at_the_opening_question_takes_no_part(caplog: pytest.LogCaptureFixture) -> None:
     change = replace("RecordDict", rb"metrics", b"\xff\xff\xff\xff\xff\xff\xff")
     link = SuperLink([honest(0), changed(1, change, "query"), honest(2)])
-    cohort = Cohort(shielded(link.grid()))
+    population = Population(shielded(link.grid()))
     with caplog.at_level(logging.WARNING, logger="strategies"):
-        cohort.assemble(3, timeout=5.0, minimum_replies=2)
-    assert cohort.partitions == {link.nodes[0]: 0, link.nodes[2]: 2}
+        population.assemble(3, timeout=5.0, minimum_replies=2)
+    assert population.partitions == {link.nodes[0]: 0, link.nodes[2]: 2}
     assert re.match(
         rf"node {link.nodes[1]} cannot take part: its reply cannot be read: UnicodeDecodeError", caplog.messages[0]
     )
-    with pytest.raises(CohortError, match="cannot take part: its reply cannot be read: UnicodeDecodeError"):
-        Cohort(shielded(SuperLink(link.answers).grid())).assemble(3, timeout=5.0, minimum_replies=3)
+    with pytest.raises(PopulationError, match="cannot take part: its reply cannot be read: UnicodeDecodeError"):
+        Population(shielded(SuperLink(link.answers).grid())).assemble(3, timeout=5.0, minimum_replies=3)
 
 
 def test_a_malformed_answer_to_evaluate_is_a_failed_one() -> None:
     change = replace("MetricRecord", rb"accuracy", b"\xff" * 8)
-    _, cohort, replies = exchange([honest(0), changed(1, change, "evaluate")], "evaluate")
+    _, population, replies = exchange([honest(0), changed(1, change, "evaluate")], "evaluate")
     strategy = Guarded(FedAvg(), SPEC, seed=0)
-    strategy._grid = cohort
+    strategy._grid = population
     assert strategy.aggregate_evaluate(1, replies)["accuracy"] == 0.5
     assert strategy.report.failed == 1
 
@@ -259,10 +259,10 @@ def test_a_mutated_object_costs_its_own_reply_alone(batch: int) -> None:
     """21 batches of 100 mutations each, on the path that a deployment takes."""
     draw = random.Random(batch)
     hostile = [changed(number, mutated(draw)) for number in range(1, 101)]
-    _, cohort, replies = exchange([honest(0), *hostile])
-    assert [cohort.partition_of(reply) for reply in replies] == list(range(101))
+    _, population, replies = exchange([honest(0), *hostile])
+    assert [population.partition_of(reply) for reply in replies] == list(range(101))
     strategy = Guarded(FedAvg(min_train_nodes=1, min_available_nodes=1), SPEC, seed=0)
-    strategy._grid = cohort
+    strategy._grid = population
     with np.errstate(all="ignore"):
         result, _ = strategy.aggregate_train(1, replies)
     report = strategy.report
@@ -299,8 +299,8 @@ def test_a_reply_whose_content_says_that_it_is_someone_elses_fails(field: str) -
         sent.envelope.metadata.reply_to_message_id = message.metadata.message_id
         return sent
 
-    _, cohort, replies = exchange([observed, forged])
-    assert [cohort.partition_of(reply) for reply in replies] == [0, 1]
+    _, population, replies = exchange([observed, forged])
+    assert [population.partition_of(reply) for reply in replies] == [0, 1]
     assert [reply.has_error() for reply in replies] == [False, True]
     assert "it says that it is another message's answer" in replies[1].error.reason
 
@@ -399,11 +399,11 @@ def tower() -> Callable[[Upload], None]:
 
 def test_a_tree_at_which_the_superlink_itself_fails_costs_others_one_round(caplog: pytest.LogCaptureFixture) -> None:
     link = SuperLink([honest(0), changed(1, tower()), honest(2)])
-    cohort = Cohort(shielded(link.grid()), partitions={node: number for number, node in enumerate(link.nodes)})
+    population = Population(shielded(link.grid()), partitions={node: number for number, node in enumerate(link.nodes)})
 
     def failed() -> list[bool]:
         sent = [Message(RecordDict({"arrays": SENT}), node, "train") for node in link.nodes]
-        return [reply.has_error() for reply in cohort.send_and_receive(sent, timeout=0.2)]
+        return [reply.has_error() for reply in population.send_and_receive(sent, timeout=0.2)]
 
     with caplog.at_level(logging.WARNING, logger="strategies"):
         assert failed() == [False, True, False]

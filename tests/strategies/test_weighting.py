@@ -12,8 +12,8 @@ from flwr.app import ConfigRecord, Message
 from snnfl.config import ConfigError, ConversionConfig, compose
 from snnfl.updates import Converted
 from strategies import bases
-from strategies.cohort import Cohort
 from strategies.combinations import build_checked, network_rule
+from strategies.population import Population
 from strategies.spiking import Spiking
 from strategies.update import Update
 
@@ -34,7 +34,7 @@ def test_both_averages_of_an_s_run_weigh_alike(
         weighing=bases.weighing(config),
         **network_rule(config),
     )
-    grid = Cohort(scripted(range(3), lambda message: message), partitions={n: n for n in range(3)})
+    grid = Population(scripted(range(3), lambda message: message), partitions={n: n for n in range(3)})
     strategy.configure_train(1, federation.without_biases(), ConfigRecord(), grid)
     trained = [federation.trained(n) for n in range(3)]
     replies = [update_reply(trained[n][1], n, num_examples=EXAMPLES[n]) for n in range(3)]

@@ -30,8 +30,8 @@ from experiments.deploy.check import check_deployment
 from experiments.deploy.init import init_deployment
 from experiments.deploy.run import run_on
 from experiments.engines.in_process import run_in_process
+from snnfl.checksummed import round_files
 from snnfl.config import compose, flatten
-from snnfl.sealed import round_files
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import app as server_app
 

@@ -62,12 +62,12 @@ def test_what_no_run_records_is_named_in_one_line(tmp_path, wrong, file, words):
     recording.write_sent(1, arrays_of(work.format.sent_specs) | (options["sent"] or {}))
     path = tmp_path / "recording/round-000001"
     # As an adversary would: past the writer's own types, under a checksum that is right.
-    from snnfl.auditing.recording import _seal
+    from snnfl.auditing.recording import _write
 
     about = {"round": 1, "partition": 4, "metrics": options["metrics"]}
     (path / "partition-000004").mkdir()
     received = arrays_of(work.format.specs) | (options["received"] or {})
-    _seal(path / "partition-000004/received.safetensors", received, about)
+    _write(path / "partition-000004/received.safetensors", received, about)
     with pytest.raises(RecordingError, match=words) as caught:
         list(read_checked(work, tmp_path))
     expected = path / "sent.safetensors" if file == "sent" else path / "partition-000004/received.safetensors"

@@ -22,9 +22,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from snnfl.conversion import ConversionConfig, convert
+from snnfl.files import write_bytes
 from snnfl.spiking import Affine, LinearMap, Spike, SpikingGraph, SpikingNetwork, graph_json, load, save
 from snnfl.spiking.graph import AFFINE_OPS, LINEAR_OPS, MAX_OPS, MaxPool
-from snnfl.spiking.storage import NetworkFileError, write_arrays, write_bytes
+from snnfl.spiking.storage import NetworkFileError, write_arrays
 
 NETWORKS = [networks.Plain, networks.Residual, networks.Joined]
 

@@ -23,7 +23,7 @@ MAXIMUM_IMAGES = 1024
 """No attack reconstructs more at once; of a client that has more only labels and biases are told."""
 
 
-def consent_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def ground_truth_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Write images, labels and biases before and after training, if the run's configuration consents.
 
     It is the innermost mod: what it sees of the arrays is complete with the client's own biases.

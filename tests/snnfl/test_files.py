@@ -12,9 +12,8 @@ import pytest
 
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import TRUTH, Recording, write_truth
-from snnfl.private_files import make_private
-from snnfl.sealed import write_sealed
-from snnfl.spiking.storage import write_bytes
+from snnfl.checksummed import write_checksummed
+from snnfl.files import make_private, write_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,7 @@ def test_a_private_file_replaces_an_open_one_and_what_a_killed_process_left(tmp_
     for name in ("file", ".file.tmp"):
         (tmp_path / name).write_text("old")
         (tmp_path / name).chmod(0o644)
-    write_sealed(tmp_path / "file", {"a": np.ones(1, np.float32)}, {}, private=True)
+    write_checksummed(tmp_path / "file", {"a": np.ones(1, np.float32)}, {}, private=True)
     assert modes(tmp_path) == {"file": 0o600}
 
 

@@ -1,4 +1,4 @@
-"""The cohort: one order of clients everywhere, whatever the engine does."""
+"""The population: one order of clients everywhere, whatever the engine does."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flwr.serverapp.strategy import strategy_utils
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from flwr.superlink.grid import InMemoryGrid
 
-import strategies.cohort as cohort_module
-from strategies.cohort import Cohort, CohortError, Traffic, seeded_draws
+import strategies.population as population_module
+from strategies.population import Population, PopulationError, Traffic, seeded_draws
 from strategies.update import array_bytes
 
 NODES = {901: 2, 17: 0, 2**63 - 1: 1, 3: 3}  # node: partition
@@ -39,43 +39,43 @@ def echo(message: Message) -> Message:
     return Message(message.content, reply_to=message)
 
 
-def assembled(scripted: Scripted, answer: Callable[[Message], Message] = echo) -> Cohort:
-    cohort = Cohort(scripted(list(NODES), holding(NODES)))
-    cohort.assemble(4, timeout=9.0)
-    cohort.grid.answer = answer
-    return cohort
+def assembled(scripted: Scripted, answer: Callable[[Message], Message] = echo) -> Population:
+    population = Population(scripted(list(NODES), holding(NODES)))
+    population.assemble(4, timeout=9.0)
+    population.grid.answer = answer
+    return population
 
 
-def messages(cohort: Cohort, content: RecordDict | None = None) -> list[Message]:
+def messages(population: Population, content: RecordDict | None = None) -> list[Message]:
     return [Message(content or RecordDict(), node, "train") for node in sorted(NODES)]
 
 
 def test_nodes_are_shown_in_the_order_of_their_partitions(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
-    assert cohort.partitions == NODES
-    assert list(cohort.get_node_ids()) == [17, 2**63 - 1, 901, 3]
-    assert {message.metadata.message_type for message in cohort.grid.asked} == {"query"}
-    assert cohort.grid.timeouts == [9.0]
-    assert cohort.traffic == Traffic()  # a query carries no arrays, and its seconds aren't a round's
+    population = assembled(scripted)
+    assert population.partitions == NODES
+    assert list(population.get_node_ids()) == [17, 2**63 - 1, 901, 3]
+    assert {message.metadata.message_type for message in population.grid.asked} == {"query"}
+    assert population.grid.timeouts == [9.0]
+    assert population.traffic == Traffic()  # a query carries no arrays, and its seconds aren't a round's
 
 
 def test_nodes_that_come_and_go(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
-    cohort.grid.nodes = [3, 55, 17]  # 55 is new, two are gone
-    assert list(cohort.get_node_ids()) == [17, 3]
+    population = assembled(scripted)
+    population.grid.nodes = [3, 55, 17]  # 55 is new, two are gone
+    assert list(population.get_node_ids()) == [17, 3]
 
 
 def test_messages_go_and_replies_come_in_the_order_of_partitions(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
-    cohort.grid.asked.clear()
-    replies = cohort.send_and_receive(messages(cohort), timeout=4.0)  # the grid answers in reverse
-    assert [message.metadata.dst_node_id for message in cohort.grid.asked] == [17, 2**63 - 1, 901, 3]
+    population = assembled(scripted)
+    population.grid.asked.clear()
+    replies = population.send_and_receive(messages(population), timeout=4.0)  # the grid answers in reverse
+    assert [message.metadata.dst_node_id for message in population.grid.asked] == [17, 2**63 - 1, 901, 3]
     assert [reply.metadata.src_node_id for reply in replies] == [17, 2**63 - 1, 901, 3]
-    assert [cohort.partition_of(reply) for reply in replies] == [0, 1, 2, 3]
-    assert cohort.grid.timeouts[-1] == 4.0
+    assert [population.partition_of(reply) for reply in replies] == [0, 1, 2, 3]
+    assert population.grid.timeouts[-1] == 4.0
 
-    names = cohort.push_messages(messages(cohort))
-    assert [reply.metadata.src_node_id for reply in cohort.pull_messages(names)] == [17, 2**63 - 1, 901, 3]
+    names = population.push_messages(messages(population))
+    assert [reply.metadata.src_node_id for reply in population.pull_messages(names)] == [17, 2**63 - 1, 901, 3]
 
 
 def test_the_superlinks_answer_for_a_dead_node_belongs_to_that_node(scripted: Scripted) -> None:
@@ -87,9 +87,9 @@ def test_the_superlinks_answer_for_a_dead_node_belongs_to_that_node(scripted: Sc
         reply.metadata.__dict__["_src_node_id"] = 1
         return reply
 
-    cohort = assembled(scripted, answer)
-    replies = list(cohort.send_and_receive(messages(cohort)))
-    assert [(cohort.partition_of(reply), cohort.node_of(reply)) for reply in replies] == [
+    population = assembled(scripted, answer)
+    replies = list(population.send_and_receive(messages(population)))
+    assert [(population.partition_of(reply), population.node_of(reply)) for reply in replies] == [
         (0, 17),
         (1, 2**63 - 1),
         (2, 901),
@@ -110,8 +110,8 @@ def test_a_forged_reply_is_ignored_and_the_true_one_counts(
     scripted: Scripted, caplog: pytest.LogCaptureFixture, sender: int, first: bool
 ) -> None:
     """Node 3, the SuperLink's own number and a stranger answer what node 901 was asked."""
-    cohort = assembled(scripted)
-    answer = cohort.grid.send_and_receive
+    population = assembled(scripted)
+    answer = population.grid.send_and_receive
 
     def also_forged(sent: list[Message], *, timeout: float | None = None) -> list[Message]:
         (asked,) = [message for message in sent if message.metadata.dst_node_id == 901]
@@ -119,9 +119,9 @@ def test_a_forged_reply_is_ignored_and_the_true_one_counts(
         false = [forged(asked, sender)]
         return [*false, *true] if first else [*true, *false]
 
-    cohort.grid.send_and_receive = also_forged
+    population.grid.send_and_receive = also_forged
     with caplog.at_level(logging.WARNING, logger="strategies"):
-        replies = cohort.send_and_receive(messages(cohort))
+        replies = population.send_and_receive(messages(population))
     assert [reply.metadata.src_node_id for reply in replies] == [17, 2**63 - 1, 901, 3]
     assert all(reply.content == RecordDict() for reply in replies)
     assert caplog.messages == [f"a forged reply of node {sender} is ignored: in the name of node 901"]
@@ -148,17 +148,17 @@ def test_nobody_answers_the_opening_question_for_another(scripted: Scripted, cap
             theirs.metadata.__dict__["_src_node_id"] = 7
             return [theirs, *true]
 
-    cohort = Cohort(Forging([5, 6, 7], honest))
+    population = Population(Forging([5, 6, 7], honest))
     with caplog.at_level(logging.WARNING, logger="strategies"):
-        cohort.assemble(3, timeout=1.0)
-    assert cohort.partitions == {5: 0, 6: 1, 7: 2}
+        population.assemble(3, timeout=1.0)
+    assert population.partitions == {5: 0, 6: 1, 7: 2}
     assert caplog.messages == ["a forged reply of node 7 is ignored: in the name of node 5"]
 
 
 def test_a_reply_that_answers_nothing_comes_last(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
+    population = assembled(scripted)
     stranger = Message(RecordDict(), reply_to=Message(RecordDict(), 12345, "train"))
-    assert (cohort.partition_of(stranger), cohort.node_of(stranger)) == (4, 12345)
+    assert (population.partition_of(stranger), population.node_of(stranger)) == (4, 12345)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_nobody_keeps_the_others_from_starting_by_naming_a_wrong_partition(
     complaints: list[tuple[int, str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    cohort = Cohort(scripted(list(partitions), holding(partitions)))
+    population = Population(scripted(list(partitions), holding(partitions)))
     with caplog.at_level(logging.WARNING, logger="strategies"):
-        cohort.assemble(3, timeout=1.0)
-    assert cohort.partitions == left
+        population.assemble(3, timeout=1.0)
+    assert population.partitions == left
     lines = sorted(caplog.messages)
     assert len(lines) == len(complaints)
     for line, (node, reason) in zip(lines, complaints, strict=True):
@@ -193,9 +193,11 @@ def test_nobody_keeps_the_others_from_starting_by_naming_a_wrong_partition(
 
 
 def test_when_all_nodes_name_one_partition_none_is_left(scripted: Scripted) -> None:
-    cohort = Cohort(scripted([5, 6], holding({5: 0, 6: 0})))
-    with pytest.raises(CohortError, match=r"^0 of 2 nodes can take part, .*: 2 nodes say that they hold partition 0$"):
-        cohort.assemble(2, timeout=1.0)
+    population = Population(scripted([5, 6], holding({5: 0, 6: 0})))
+    with pytest.raises(
+        PopulationError, match=r"^0 of 2 nodes can take part, .*: 2 nodes say that they hold partition 0$"
+    ):
+        population.assemble(2, timeout=1.0)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +210,11 @@ def test_when_all_nodes_name_one_partition_none_is_left(scripted: Scripted) -> N
     ],
 )
 def test_an_answer_without_a_partition_is_no_part(scripted: Scripted, content: RecordDict) -> None:
-    cohort = Cohort(scripted([5], lambda message: Message(content, reply_to=message)))
+    population = Population(scripted([5], lambda message: Message(content, reply_to=message)))
     with pytest.raises(
-        CohortError, match=r"^0 of 1 nodes can take part, .*node 5 .*: it named no partition from 0 to 0 "
+        PopulationError, match=r"^0 of 1 nodes can take part, .*node 5 .*: it named no partition from 0 to 0 "
     ):
-        cohort.assemble(1, timeout=1.0)
+        population.assemble(1, timeout=1.0)
 
 
 def raising(message: Message) -> Message:
@@ -242,16 +244,16 @@ def test_the_others_go_on_without_a_node_that_fails_or_is_silent(
             return good(message)
         return None if bad is None else bad(message)
 
-    cohort = Cohort(Silent([5, 6, 7], answer))
+    population = Population(Silent([5, 6, 7], answer))
     with caplog.at_level(logging.WARNING, logger="strategies"):
-        cohort.assemble(3, timeout=9.0, minimum_replies=2)
+        population.assemble(3, timeout=9.0, minimum_replies=2)
     assert caplog.messages == [f"node 5 cannot take part: {reason}"]
-    assert cohort.partitions == {6: 1, 7: 2}
-    assert list(cohort.get_node_ids()) == [6, 7]
+    assert population.partitions == {6: 1, 7: 2}
+    assert list(population.get_node_ids()) == [6, 7]
     with pytest.raises(
-        CohortError, match=rf"^2 of 3 nodes can take part, fewer than .*=3; node 5 .*: {re.escape(reason)}$"
+        PopulationError, match=rf"^2 of 3 nodes can take part, fewer than .*=3; node 5 .*: {re.escape(reason)}$"
     ):
-        cohort.assemble(3, timeout=9.0, minimum_replies=3)
+        population.assemble(3, timeout=9.0, minimum_replies=3)
 
 
 def test_a_grid_that_placed_the_partitions_is_not_asked(scripted: Scripted) -> None:
@@ -259,24 +261,24 @@ def test_a_grid_that_placed_the_partitions_is_not_asked(scripted: Scripted) -> N
         def partition_by_node(self) -> dict[int, int]:
             return dict(NODES)
 
-    cohort = Cohort(PlacedGrid(list(NODES), echo))
-    cohort.assemble(4, timeout=9.0)
-    assert cohort.partitions == NODES
-    assert cohort.grid.asked == []
+    population = Population(PlacedGrid(list(NODES), echo))
+    population.assemble(4, timeout=9.0)
+    assert population.partitions == NODES
+    assert population.grid.asked == []
 
 
 def test_a_reply_that_does_not_come_is_a_failed_one(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
-    answer = cohort.grid.send_and_receive
+    population = assembled(scripted)
+    answer = population.grid.send_and_receive
 
     def partly(messages: list[Message], *, timeout: float | None = None) -> list[Message]:
         replies = answer(messages, timeout=timeout)
         stranger = Message(RecordDict(), reply_to=Message(RecordDict(), 77, "train"))
         return [*(reply for reply in replies if reply.metadata.src_node_id != 901), replies[0], stranger]
 
-    cohort.grid.send_and_receive = partly
-    replies = cohort.send_and_receive(messages(cohort), timeout=2.5)
-    assert [cohort.node_of(reply) for reply in replies] == [17, 2**63 - 1, 901, 3]
+    population.grid.send_and_receive = partly
+    replies = population.send_and_receive(messages(population), timeout=2.5)
+    assert [population.node_of(reply) for reply in replies] == [17, 2**63 - 1, 901, 3]
     assert [reply.error.reason if reply.has_error() else None for reply in replies] == [
         None,
         None,
@@ -286,8 +288,8 @@ def test_a_reply_that_does_not_come_is_a_failed_one(scripted: Scripted) -> None:
 
 
 def test_waiting_for_more_nodes_is_bounded(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    cohort = assembled(scripted)
-    cohort.grid.nodes = [3]
+    population = assembled(scripted)
+    population.grid.nodes = [3]
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
 
@@ -296,10 +298,10 @@ def test_waiting_for_more_nodes_is_bounded(scripted: Scripted, monkeypatch: pyte
         now += seconds
 
     monkeypatch.setattr(strategy_utils, "sleep", sleep)
-    with pytest.raises(CohortError, match=r"^1 of 4 nodes are connected, .* waited strategy.timeout=9 s for more$"):
-        sample_nodes(cohort, 2, 2)
-    cohort.send_and_receive([])  # whoever sends has not been waiting
-    assert list(cohort.get_node_ids()) == [3]
+    with pytest.raises(PopulationError, match=r"^1 of 4 nodes are connected, .* waited strategy.timeout=9 s for more$"):
+        sample_nodes(population, 2, 2)
+    population.send_and_receive([])  # whoever sends has not been waiting
+    assert list(population.get_node_ids()) == [3]
 
 
 def test_a_node_that_cannot_take_part_is_named_with_its_reason(scripted: Scripted) -> None:
@@ -308,8 +310,8 @@ def test_a_node_that_cannot_take_part_is_named_with_its_reason(scripted: Scripte
     def answer(message: Message) -> Message:
         return Message(Error(0, attack), reply_to=message)
 
-    with pytest.raises(CohortError, match=r"; node 5 cannot take part: ConfigError: data.root") as error:
-        Cohort(scripted([5], answer)).assemble(1, timeout=1.0)
+    with pytest.raises(PopulationError, match=r"; node 5 cannot take part: ConfigError: data.root") as error:
+        Population(scripted([5], answer)).assemble(1, timeout=1.0)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
 
@@ -318,8 +320,8 @@ def test_a_node_that_cannot_take_part_is_named_with_its_reason(scripted: Scripte
         answer.__dict__["_content"] = None
         return answer
 
-    with pytest.raises(CohortError, match=r"; node 11 cannot take part: it sent no content$"):
-        Cohort(scripted([11], empty)).assemble(1, timeout=1.0)
+    with pytest.raises(PopulationError, match=r"; node 11 cannot take part: it sent no content$"):
+        Population(scripted([11], empty)).assemble(1, timeout=1.0)
 
 
 def test_a_grid_that_placed_other_partitions_is_an_error(scripted: Scripted) -> None:
@@ -327,13 +329,13 @@ def test_a_grid_that_placed_other_partitions_is_an_error(scripted: Scripted) -> 
         def partition_by_node(self) -> dict[int, int]:
             return dict(NODES)
 
-    with pytest.raises(CohortError, match=r"^the grid holds 4 partitions, but data.clients=3$"):
-        Cohort(PlacedGrid(list(NODES), echo)).assemble(3, timeout=1.0)
+    with pytest.raises(PopulationError, match=r"^the grid holds 4 partitions, but data.clients=3$"):
+        Population(PlacedGrid(list(NODES), echo)).assemble(3, timeout=1.0)
 
 
 def test_too_few_nodes_are_waited_for(scripted: Scripted) -> None:
-    with pytest.raises(CohortError, match=r"1 of data.clients=2 nodes connected within 0.1 s"):
-        Cohort(scripted([1], echo)).assemble(2, timeout=0.1)
+    with pytest.raises(PopulationError, match=r"1 of data.clients=2 nodes connected within 0.1 s"):
+        Population(scripted([1], echo)).assemble(2, timeout=0.1)
 
     class Late(list[int]):
         connected = time.monotonic() + 0.3
@@ -342,18 +344,18 @@ def test_too_few_nodes_are_waited_for(scripted: Scripted) -> None:
             return iter([5, 6] if time.monotonic() > self.connected else [5])
 
     grid = scripted(Late(), holding({5: 1, 6: 0}))
-    cohort = Cohort(grid)
-    cohort.assemble(2, timeout=30.0)
-    assert list(cohort.get_node_ids()) == [6, 5]
+    population = Population(grid)
+    population.assemble(2, timeout=30.0)
+    assert list(population.get_node_ids()) == [6, 5]
 
 
 def test_missing_nodes_are_said_at_once_and_again(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cohort_module, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(cohort_module, "REPEAT_SECONDS", 0.3)
-    with pytest.raises(CohortError, match=r"2 of data.clients=10 nodes connected within 1 s"):
-        Cohort(scripted([1, 2], echo)).assemble(10, timeout=1.0)
+    monkeypatch.setattr(population_module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(population_module, "REPEAT_SECONDS", 0.3)
+    with pytest.raises(PopulationError, match=r"2 of data.clients=10 nodes connected within 1 s"):
+        Population(scripted([1, 2], echo)).assemble(10, timeout=1.0)
     said = [record.getMessage() for record in caplog.records]
     assert set(said) == {"2 of data.clients=10 nodes connected, waiting (up to 1 s)"}
     assert 2 <= len(said) <= 4
@@ -368,13 +370,13 @@ def test_a_simulation_that_has_too_few_nodes_is_not_waited_for(monkeypatch: pyte
             self.asked += 1
             return [] if self.asked < 3 else [7, 8]  # they are registered while the ServerApp already runs
 
-    monkeypatch.setattr(cohort_module, "SETTLED_SECONDS", 0.3)
+    monkeypatch.setattr(population_module, "SETTLED_SECONDS", 0.3)
     complaint = (
         "Flower simulates 2 SuperNodes, but data.clients=10; say `flwr run … --federation-config num-supernodes=10`"
     )
     start = time.monotonic()
-    with pytest.raises(CohortError, match=complaint):
-        Cohort(Simulated()).assemble(10, timeout=3600.0)
+    with pytest.raises(PopulationError, match=complaint):
+        Population(Simulated()).assemble(10, timeout=3600.0)
     assert time.monotonic() - start < 60
 
 
@@ -391,42 +393,42 @@ def test_every_byte_of_every_array_is_counted(scripted: Scripted) -> None:
         records = {"a": ArrayRecord({"w": Array("float32", (1,), "numpy.ndarray", up[node])})}
         return Message(RecordDict({**records, "b": ArrayRecord({"v": Array(np.zeros(3))})}), reply_to=message)
 
-    cohort = assembled(scripted, answer)
-    cohort.send_and_receive(messages(cohort, down))
+    population = assembled(scripted, answer)
+    population.send_and_receive(messages(population, down))
     one_down, vector = 128 + 400, 128 + 24  # NumPy's header has 128 bytes
     assert array_bytes(down) == one_down
-    assert cohort.traffic.down == 4 * one_down
-    assert cohort.traffic.up == sum(len(raw) + vector for node, raw in up.items() if node != 3)
-    assert cohort.traffic.seconds > 0
-    cohort.send_and_receive(messages(cohort, down)[:1])
-    taken = cohort.take_traffic()
+    assert population.traffic.down == 4 * one_down
+    assert population.traffic.up == sum(len(raw) + vector for node, raw in up.items() if node != 3)
+    assert population.traffic.seconds > 0
+    population.send_and_receive(messages(population, down)[:1])
+    taken = population.take_traffic()
     assert taken.down == 5 * one_down
-    assert cohort.take_traffic() == Traffic()
+    assert population.take_traffic() == Traffic()
 
 
 def test_the_rest_of_the_grid_is_passed_on(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
-    cohort.set_run("a run")
-    assert cohort.run == "a run"
-    made = cohort.create_message(RecordDict(), 17, "train")
+    population = assembled(scripted)
+    population.set_run("a run")
+    assert population.run == "a run"
+    made = population.create_message(RecordDict(), 17, "train")
     assert made.metadata.dst_node_id == 17
 
 
-def sampled(seed: int, server_round: int, purpose: str, cohort: Cohort) -> list[int]:
+def sampled(seed: int, server_round: int, purpose: str, population: Population) -> list[int]:
     with seeded_draws(seed, server_round, purpose):
-        return sample_nodes(cohort, 1, 3)[0]
+        return sample_nodes(population, 1, 3)[0]
 
 
 def test_sampling_is_a_function_of_seed_round_and_purpose(scripted: Scripted) -> None:
-    cohort = assembled(scripted)
+    population = assembled(scripted)
     draws = {
-        (seed, n, purpose): sampled(seed, n, purpose, cohort)
+        (seed, n, purpose): sampled(seed, n, purpose, population)
         for seed in (0, 1)
         for n in range(1, 11)
         for purpose in ("train selection", "evaluate selection")
     }
     random.random()  # whoever else draws from the global generator has no influence
-    assert all(sampled(*key, cohort) == draw for key, draw in draws.items())
+    assert all(sampled(*key, population) == draw for key, draw in draws.items())
     for fixed in ((0, "train selection"), (1, "train selection"), (0, "evaluate selection")):
         series = [draw for (seed, _, purpose), draw in draws.items() if (seed, purpose) == fixed]
         assert len({tuple(draw) for draw in series}) > 5

@@ -36,7 +36,7 @@ SETTLED_SECONDS = 5.0
 """After which a simulation, which makes all its nodes at its start, makes no more."""
 
 
-class CohortError(RuntimeError):
+class PopulationError(RuntimeError):
     """The nodes don't fit the configuration."""
 
 
@@ -50,7 +50,7 @@ class Traffic:
 
 
 @dataclass
-class Cohort(Grid):
+class Population(Grid):
     """A grid whose nodes are in the order of their partitions.
 
     Attributes:
@@ -77,7 +77,8 @@ class Cohort(Grid):
         the grid knows are asked only with ``ask``, to hear whether they can take part.
 
         Raises:
-            CohortError: If they don't connect in time, too few can take part, or the grid has placed other partitions.
+            PopulationError: If they don't connect in time, too few can take part, or the grid has placed other
+                partitions.
         """
         self.timeout = timeout
         nodes = self._connected(clients, timeout)
@@ -87,7 +88,7 @@ class Cohort(Grid):
             return
         self.partitions = dict(place())  # our in-process grid knows
         if (held := sorted(self.partitions.values())) != list(range(clients)):
-            raise CohortError(f"the grid holds {len(held)} partitions, but data.clients={clients}")
+            raise PopulationError(f"the grid holds {len(held)} partitions, but data.clients={clients}")
 
     def _connected(self, clients: int, timeout: float) -> list[int]:
         start = changed = time.monotonic()
@@ -97,12 +98,12 @@ class Cohort(Grid):
             if len(nodes) != count:
                 count, changed = len(nodes), now
             if simulated and count and now - changed > SETTLED_SECONDS:
-                raise CohortError(
+                raise PopulationError(
                     f"Flower simulates {count} SuperNodes, but data.clients={clients}; say "
                     f"`flwr run … --federation-config num-supernodes={clients}`, or data.clients={count}"
                 )
             if now - start > timeout:
-                raise CohortError(f"{count} of data.clients={clients} nodes connected within {timeout:g} s")
+                raise PopulationError(f"{count} of data.clients={clients} nodes connected within {timeout:g} s")
             if now > due:
                 logger.warning("%d of data.clients=%d nodes connected, waiting (up to %g s)", count, clients, timeout)
                 due = now + REPEAT_SECONDS
@@ -123,7 +124,7 @@ class Cohort(Grid):
             reason = f"{holders[answer]} nodes say that they hold partition {answer}"
             complaints.append(f"node {node} cannot take part: {reason if isinstance(answer, int) else answer}")
         if len(held) < minimum_replies:
-            raise CohortError(
+            raise PopulationError(
                 f"{len(held)} of {len(queries)} nodes can take part, fewer than "
                 f"strategy.minimum_replies={minimum_replies}; {complaints[0]}"
             )
@@ -146,11 +147,11 @@ class Cohort(Grid):
         return taken
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes of the cohort that are connected, in the order of their partitions.
+        """Return the nodes of the population that are connected, in the order of their partitions.
 
         Raises:
-            CohortError: If a strategy has asked for :attr:`timeout` seconds without sending anything: Flower's own wait
-                for more nodes for ever (``sample_nodes`` in ``flwr/serverapp/strategy/strategy_utils.py``).
+            PopulationError: If a strategy has asked for :attr:`timeout` seconds without sending anything: Flower's own
+                wait for more nodes for ever (``sample_nodes`` in ``flwr/serverapp/strategy/strategy_utils.py``).
         """
         connected = set(self.grid.get_node_ids()) & self.partitions.keys()
         if connected != self._shown[0]:
@@ -158,7 +159,7 @@ class Cohort(Grid):
         now = time.monotonic()
         self._choosing_since = now if self._choosing_since is None else self._choosing_since
         if now - self._choosing_since > self.timeout:
-            raise CohortError(
+            raise PopulationError(
                 f"{len(connected)} of {len(self.partitions)} nodes are connected, and the strategy has waited "
                 f"strategy.timeout={self.timeout:g} s for more"
             )

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from snnfl.spiking.storage import KEY, write_bytes
+from snnfl.files import METADATA_KEY, write_bytes
 
 _ROUND_FILE = re.compile(r"round-(\d{6,})\.safetensors")
 
 
 class DamagedFileError(ValueError):
-    """A sealed file that isn't as it was written: names the file and what is wrong with it."""
+    """A checksummed file that isn't as it was written: names the file and what is wrong with it."""
 
 
-def write_sealed(
+def write_checksummed(
     path: Path, arrays: Mapping[str, NDArray[Any]], about: Any, *, sync: bool = True, private: bool = False
 ) -> None:
     """Write arrays and what JSON can hold of them in one step, as safetensors with a checksum.
@@ -38,15 +38,15 @@ def write_sealed(
         private: Whether its owner alone may read it.
 
     Raises:
-        OSError: As :func:`~snnfl.spiking.storage.write_bytes`.
+        OSError: As :func:`~snnfl.files.write_bytes`.
     """
     text = json.dumps(about)
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_bytes(path, save(plain, {KEY: f"{_checksum(plain, text)} {text}"}), sync=sync, private=private)
+    write_bytes(path, save(plain, {METADATA_KEY: f"{_checksum(plain, text)} {text}"}), sync=sync, private=private)
 
 
-def read_sealed(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
-    """Read a sealed file, without pickle.
+def read_checksummed(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
+    """Read a checksummed file, without pickle.
 
     Returns:
         The arrays by name, and what the file says about them.
@@ -56,7 +56,7 @@ def read_sealed(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
     """
     try:
         with safe_open(path, framework="np") as file:
-            checksum, _, text = (file.metadata() or {}).get(KEY, "").partition(" ")
+            checksum, _, text = (file.metadata() or {}).get(METADATA_KEY, "").partition(" ")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         intact = checksum == _checksum(arrays, text)
     except Exception as error:  # whatever a damaged header makes safetensors raise
