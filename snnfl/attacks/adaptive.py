@@ -1,4 +1,4 @@
-"""Attacks on S-updates: the paper's two, and those that a fair reviewer would demand."""
+"""Attacks on S-updates: the paper's two, and stronger ones, which know how the update was made."""
 
 from __future__ import annotations
 

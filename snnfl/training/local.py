@@ -1,4 +1,4 @@
-"""Local training by stochastic gradient optimizer."""
+"""Local training by stochastic gradient descent."""
 
 from __future__ import annotations
 
