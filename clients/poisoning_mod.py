@@ -15,7 +15,7 @@ from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, partition_of, round_of, run_workspace
 from snnfl.config import sampled_clients
 from snnfl.conversion.folding import fold
-from snnfl.poisoning import attacks_in, forged, poisoned, scaled, scaled_spiking
+from snnfl.poisoning import POISONINGS, attacks_in, forged, poisoned, scaled, scaled_spiking
 from snnfl.protocol import ARRAYS
 from snnfl.workspace import Workspace
 
@@ -54,7 +54,7 @@ def _scales(work: Workspace, *, spiking: bool) -> bool:
     """Tell whether the run's attackers scale their spiking update, or their ANN."""
     poisoning = work.config.poisoning
     update = work.format.kind == "converted" and not poisoning.scale_ann
-    return poisoning.attack == "model_replacement" and update == spiking
+    return poisoning.attack != "none" and POISONINGS.find(poisoning.attack).scales and update == spiking
 
 
 def _factor(work: Workspace) -> float:

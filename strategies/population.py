@@ -1,4 +1,4 @@
-"""The population of clients by partition: a grid that hides node ids, which differ from engine to engine and run to run.
+"""The population of clients by partition: a grid that hides node ids, which differ from engine to engine.
 
 Flower's node ids are random on Ray and in a deployment, and replies arrive in any order. Floating-point sums depend
 on order and Flower's sampling on the list of nodes. This grid shows nodes in the order of their partitions and hands

@@ -161,7 +161,8 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     metrics, environment = read_metrics(path), read_environment(path)
     if (missing := check_same(environment.get("plugins"), versions=False)) is not None:
         raise ConfigError(f"{path}: {missing}")
-    work, spiking = Workspace(config), config.strategy.spiking
+    work = Workspace(config)
+    spiking = work.format.graph is not None
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)
     victims = victims_of(work, path / AUDIT, scope)
@@ -188,7 +189,8 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
 def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
     """Attack one recorded run."""
     config = run.work.config
-    plain = run.twins if config.strategy.spiking else run.victims if run.controls else ()
+    spiking = run.work.format.graph is not None
+    plain = run.twins if spiking else run.victims if run.controls else ()
     curve = MULTIPLIERS if plain and (run.chosen or run.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
     task = progress.add_task(run.path.name, total=rounds * (len(run.chosen) + len(run.on_twins) + len(curve)))
@@ -198,7 +200,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
 
     outcomes, on_control = attack(run.victims, run.chosen), attack(run.twins, run.on_twins)
     points: list[tuple[float, Entry]] = []
-    twin_config = plain_twins(config) if config.strategy.spiking else config
+    twin_config = plain_twins(config) if spiking else config
     for z in curve:
         found = attack(noised(plain, z, config.run.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(twin_config, found)]

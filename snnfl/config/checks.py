@@ -17,6 +17,9 @@ _ENGINE_OF = {
     "engine.address": "ray",
     "engine.connection": "deployment",
 }
+BUILT_IN = ("badnets", "blended", "distributed", "label_flip", "model_replacement")
+"""Poisonings whose options are known here; one of a plug-in may use any."""
+
 _ATTACKS_OF = {
     "source": ("label_flip",),
     "trigger_size": ("badnets", "distributed", "model_replacement"),
@@ -105,7 +108,8 @@ def _poisoning_mistakes(config: Config) -> Iterator[str]:
     for item in dataclasses.fields(poisoning):
         value: Any = getattr(poisoning, item.name)
         users = _ATTACKS_OF.get(item.name, (attack,))
-        if value != item.default and item.name != "attack" and (attack == "none" or attack not in users):
+        unused = attack == "none" or (attack in BUILT_IN and attack not in users)
+        if value != item.default and item.name != "attack" and unused:
             named = " or ".join(_ATTACKS_OF.get(item.name, ("an attack",)))
             yield f"poisoning.{item.name}={value}: only {named} uses it, and poisoning.attack={attack}; leave it out"
     if attack == "none":

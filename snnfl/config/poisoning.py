@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from snnfl.config.declaration import answers_nearest, option
-
-_TRIGGERED = ("badnets", "blended", "distributed", "model_replacement")
 
 
 @answers_nearest
@@ -18,8 +15,10 @@ class PoisoningConfig:
     What the named attack doesn't use must stay at its default.
     """
 
-    attack: Literal["none", "badnets", "blended", "distributed", "label_flip", "model_replacement"] = option(
-        "none", doc="what poisoning clients do: put a trigger on images, flip labels, or scale a triggered update"
+    attack: str = option(
+        "none",
+        doc="what poisoning clients do: badnets, blended or distributed put a trigger on images, label_flip flips "
+        "labels, model_replacement scales a triggered update; none",
     )
     attackers: int = option(
         1, low=0, doc="poisoning clients, drawn by the seed; 0: success is measured, nobody attacks"
@@ -43,11 +42,6 @@ class PoisoningConfig:
     forge_thresholds: bool = option(
         False, doc="send the thresholds of an honest model beside the poisoned weights; S-runs alone"
     )
-
-    @property
-    def triggered(self) -> bool:
-        """Whether the attack is a pattern in the image."""
-        return self.attack in _TRIGGERED
 
 
 @answers_nearest

@@ -10,10 +10,8 @@ from torch import Tensor
 from snnfl import rng
 from snnfl.config import Config
 from snnfl.data import Dataset
+from snnfl.poisoning.registry import POISONINGS
 from snnfl.poisoning.roles import trigger
-
-FRACTION, FLIPPED = 0.5, 1.0
-"""What a null fraction stands for: with a trigger, and of a label flip, which Tolpegin et al. 2020 does to all."""
 
 
 def poisoned(dataset: Dataset, indices: Tensor, config: Config, *, partition: int) -> Dataset:
@@ -31,7 +29,7 @@ def poisoned(dataset: Dataset, indices: Tensor, config: Config, *, partition: in
     """
     poisoning, labels = config.poisoning, dataset.train_labels
     chosen = indices[_victims(labels[indices], config)]
-    default = FLIPPED if poisoning.attack == "label_flip" else FRACTION
+    default = POISONINGS.find(poisoning.attack).fraction
     count = round(len(chosen) * (default if poisoning.fraction is None else poisoning.fraction))
     draw = rng.generator(config.run.seed, "poisoned images", partition)
     chosen = chosen[torch.randperm(len(chosen), generator=draw)[:count]]

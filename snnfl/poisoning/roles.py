@@ -8,17 +8,8 @@ import torch
 
 from snnfl import rng
 from snnfl.config import Config, ConfigError
-from snnfl.poisoning.triggers import (
-    PARTS,
-    Trigger,
-    TriggerError,
-    blended_trigger,
-    distributed_trigger,
-    square_trigger,
-)
-
-SQUARE, BAR, STRENGTH = 3, 4, 0.2
-"""What null stands for: the side of a square and the length of a bar in pixels, the weight of a blended pattern."""
+from snnfl.poisoning.registry import POISONINGS, Attacker
+from snnfl.poisoning.triggers import Trigger, TriggerError
 
 
 def attackers(config: Config) -> tuple[int, ...]:
@@ -44,22 +35,19 @@ def trigger(config: Config, shape: Sequence[int], *, partition: int | None = Non
     Args:
         config: Of the run.
         shape: Of an image, ``(C, H, W)``.
-        partition: Of an attacker, who of a distributed trigger trains with a part; ``None``: the whole one.
+        partition: Of an attacker, who may train with a part of it; of anybody else, or ``None``: the whole one.
 
     Raises:
-        ConfigError: If it doesn't fit the images.
+        ConfigError: If it doesn't fit the images, or nothing has the poisoning's name.
     """
     poisoning = config.poisoning
-    if not poisoning.triggered:
+    if poisoning.attack == "none":
         return None
+    order = attackers(config)
+    number = order.index(partition) if partition in order else None
     try:
-        if poisoning.attack == "blended":
-            draw = rng.generator(config.run.seed, "blended pattern")
-            return blended_trigger(shape, strength=poisoning.strength or STRENGTH, generator=draw)
-        if poisoning.attack == "distributed":
-            part = None if partition is None else attackers(config).index(partition) % PARTS
-            return distributed_trigger(shape, size=poisoning.trigger_size or BAR, part=part)
-        return square_trigger(shape, size=poisoning.trigger_size or SQUARE)
+        made = POISONINGS.find(poisoning.attack).trigger
+        return made(poisoning, shape, Attacker(seed=config.run.seed, number=number))
     except TriggerError as error:
         raise ConfigError(f"poisoning.attack={poisoning.attack}: {error}") from None
 
@@ -68,7 +56,7 @@ def check_poisoning(config: Config, shape: Sequence[int], classes: int) -> None:
     """Check what only the data can tell.
 
     Raises:
-        ConfigError: For a label that doesn't exist, or a trigger that doesn't fit the images.
+        ConfigError: For an unknown poisoning, a label that doesn't exist, or a trigger that doesn't fit the images.
     """
     for name in ("target", "source"):
         label = getattr(config.poisoning, name)

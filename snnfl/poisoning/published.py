@@ -1,0 +1,39 @@
+"""The published poisonings: a trigger on images, a changed label, and a scaled update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from snnfl import rng
+from snnfl.config import PoisoningConfig
+from snnfl.poisoning.registry import Attacker, register
+from snnfl.poisoning.triggers import PARTS, Trigger, blended_trigger, distributed_trigger, square_trigger
+
+SQUARE, BAR, STRENGTH = 3, 4, 0.2
+"""What null stands for: the side of a square and the length of a bar in pixels, the weight of a blended pattern."""
+
+
+@register("model_replacement", source="Bagdasaryan et al. 2020, section 4.2", scales=True)
+@register("badnets", source="Gu et al. 2017, section 4.1")
+def square(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
+    """Put a bright square into the bottom right corner."""
+    return square_trigger(shape, size=poisoning.trigger_size or SQUARE)
+
+
+@register("blended", source="Chen et al. 2017, section 4.2")
+def blended(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
+    """Mix a random pattern into the whole image."""
+    draw = rng.generator(attacker.seed, "blended pattern")
+    return blended_trigger(shape, strength=poisoning.strength or STRENGTH, generator=draw)
+
+
+@register("distributed", source="Xie et al. 2020, section 4.1")
+def distributed(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
+    """Let each attacker train with one of four bars."""
+    part = None if attacker.number is None else attacker.number % PARTS
+    return distributed_trigger(shape, size=poisoning.trigger_size or BAR, part=part)
+
+
+@register("label_flip", source="Tolpegin et al. 2020, section 3", fraction=1.0)
+def label_flip(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> None:
+    """Change labels alone, of all images."""
