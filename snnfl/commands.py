@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from snnfl.launch import use_app
+import sys
+from collections.abc import Sequence
+
+from snnfl.launch import NAMES, HiddenError, use_app
 
 
 def main() -> None:
     """Run the command ``snnfl``."""
-    use_app()
+    _use_app("snnfl")
     from experiments.cli import main as run
 
     run()
@@ -15,7 +18,14 @@ def main() -> None:
 
 def flower_simulation() -> None:
     """Run the command ``flower-simulation``; the app that it loads may have packages called as ours are."""
-    use_app(["experiments"])
+    _use_app("flower-simulation", ["experiments"])
     from experiments.flower_simulation import main as run
 
     run()
+
+
+def _use_app(program: str, names: Sequence[str] = NAMES) -> None:
+    try:
+        use_app(names)
+    except HiddenError as error:
+        sys.exit(f"{program}: {error}")

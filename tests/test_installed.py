@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fleet import fleet_of
 from flwr.cli.build import build_fab_from_disk
-from flwr_local import needs_proc
+from flwr_local import flower_env, kill_processes, needs_proc
 from installed import Installed
 from user_project import PLUGIN, write_project
 
@@ -128,6 +128,21 @@ def test_an_installed_package_brings_its_own(project: Path, installed: Installed
 @pytest.mark.slow
 @pytest.mark.flwr
 @needs_proc
+def test_flowers_own_simulation_runs_what_is_a_projects_own(project: Path, installed: Installed) -> None:
+    """On a SuperLink of this machine, whose Ray workers import from its current folder first."""
+    home = flower_env(project / "home")
+    variables = {name: home[name] for name in ("FLWR_HOME", "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT")}
+    try:
+        done = installed.run(project, "snnfl", "run", "own.yaml", "engine.name=deployment", PYTHONPATH=".", **variables)
+    finally:
+        kill_processes("FLWR_HOME", home["FLWR_HOME"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "runs/own/lines.txt").read_text() == "1\n"
+
+
+@pytest.mark.slow
+@pytest.mark.flwr
+@needs_proc
 def test_a_deployment_ships_what_is_a_projects_own(project: Path, installed: Installed) -> None:
     folder = project / "fleet"
     folder.mkdir()
@@ -173,6 +188,14 @@ def test_what_hides_our_packages_is_named(project: Path) -> None:
     assert last.startswith(
         f"snnfl.launch.HiddenError: {project / 'experiments/__init__.py'}: imported as 'experiments'"
     )
+
+
+def test_a_command_says_so_in_one_line(project: Path) -> None:
+    (project / "strategies/__init__.py").write_text("")
+    done = python("import strategies, snnfl.commands as commands; commands.main()", project)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"snnfl: {project / 'strategies/__init__.py'}: imported as 'strategies', which hides")
+    assert done.returncode == 1
 
 
 def test_what_our_packages_hide_is_told(project: Path) -> None:

@@ -122,7 +122,8 @@ def local_superlink(address: str | None, environment: Mapping[str, str]) -> Iter
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(
         command,
-        env={**defaults, **environment},
+        env={**defaults, **_absolute(environment)},
+        cwd=folder,  # Ray's workers import from it first, and a user's may have modules that are called as ours are
         stdin=nowhere,
         stdout=nowhere,
         stderr=nowhere,
@@ -136,6 +137,18 @@ def local_superlink(address: str | None, environment: Mapping[str, str]) -> Iter
     finally:
         if not started.stays:
             _end(process)
+
+
+def _absolute(environment: Mapping[str, str]) -> dict[str, str]:
+    """Let the folders that variables name be those that they are here, for a process that starts in another one."""
+    named = {
+        name: environment[name].split(os.pathsep) for name in ("PYTHONPATH", "SNNFL_DATA") if environment.get(name)
+    }
+    absolute = {
+        name: os.pathsep.join(str(Path(entry).expanduser().absolute()) for entry in entries if entry)
+        for name, entries in named.items()
+    }
+    return {**environment, **absolute}
 
 
 def _wait(process: subprocess.Popen[bytes], server: str, log: Path) -> None:

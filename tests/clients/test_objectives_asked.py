@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
 from flwr.app import Context, Message
+from torch import nn
 
 from clients.client_app import app
 from clients.private_state import OWN_MODEL, own_model
 from snnfl import rng
-from snnfl.config import Config
+from snnfl.config import Config, ConfigError
 from snnfl.data import batches
 from snnfl.training import Objective, exchangeable, load_arrays, model_contrastive, proximal, train_locally
+from snnfl.training.objectives import register
 from snnfl.workspace import Workspace, workspace
 
 Configure = Callable[..., Config]
@@ -108,3 +111,19 @@ def test_q_fedavg_weighs_by_the_received_models_loss(configure: Configure, conte
     expected = torch.nn.functional.cross_entropy(logits, work.dataset.train_labels[indices]).item()
     assert reply.content["metrics"]["received-loss"] == pytest.approx(expected, rel=1e-5)
     assert reply.content["metrics"]["loss"] != reply.content["metrics"]["received-loss"]
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_registered_objective_is_asked_for_by_name(configure: Configure, context_of: ContextOf, ask: Ask) -> None:
+    @register("near")
+    def near(model: nn.Module, asked: Mapping[str, Any]) -> Objective:
+        return proximal(model, asked["mu"])
+
+    config = configure("strategy.spiking=false", "strategy.name=fedavg")
+    state = workspace(config).initial_state
+    message = ask("train", state)
+    message.content["config"].update({"objective": "near", "mu": 3.0})
+    assert same(app(message, context_of(config)), trained(config, state, lambda model: proximal(model, 3.0)))
+    message.content["config"]["objective"] = "far"
+    with pytest.raises(ConfigError, match="objective 'far' is unknown; known: near"):
+        app(message, context_of(config))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from commands import in_this_process
@@ -17,7 +19,7 @@ from clients import client_app
 from experiments import cli
 from experiments.deploy import DeployError
 from experiments.deploy.run import check_log
-from experiments.ending import BrokenOffError, NotAsConfiguredError, RunFailedError, ending, keeping
+from experiments.ending import BrokenOffError, NotAsConfiguredError, RunFailedError, ending, explained, keeping
 from experiments.engines import EngineError, RefusedRunError
 from experiments.running import check_results, still_running
 from snnfl.auditing.recording import RecordingError
@@ -197,3 +199,9 @@ def test_whoever_follows_a_deployed_run_learns_of_it_by_its_log() -> None:
     text = still_running(said, "follow {run}", "stop {run}")
     assert text == "run 1234 goes on at the SuperLink: follow it with follow 1234, end it with stop 1234"
     assert still_running(said[:1], "", "") == "no run had been started"
+
+
+def test_the_error_of_an_app_with_a_package_called_as_ours_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explained(ConfigError("a line")) == (["a line"], 2)
+    monkeypatch.setitem(sys.modules, "strategies", ModuleType("strategies"))
+    assert explained(ValueError("of that app")) is None
