@@ -65,12 +65,13 @@ def own_registries() -> Iterator[None]:
     from snnfl.detection.registry import DETECTORS
     from snnfl.models.registry import MODELS
     from snnfl.plugins import _loaded
+    from snnfl.poisoning import POISONINGS
     from snnfl.training.objectives import OBJECTIVES
     from strategies.bases import STRATEGIES
     from strategies.tracking import TRACKERS
 
     with ExitStack() as stack:
-        for registry in (ATTACKS, DETECTORS, MODELS, OBJECTIVES, SOURCES, STRATEGIES, TRACKERS):
+        for registry in (ATTACKS, DETECTORS, MODELS, OBJECTIVES, POISONINGS, SOURCES, STRATEGIES, TRACKERS):
             stack.enter_context(patch.dict(registry.items))
             stack.enter_context(patch.dict(registry.homes))
         stack.enter_context(patch.dict(_loaded))

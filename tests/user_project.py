@@ -18,6 +18,8 @@ from snnfl.data.sources import register as data_set
 from snnfl.detection import Findings
 from snnfl.detection import register as detector
 from snnfl.models import register as model
+from snnfl.poisoning import Trigger
+from snnfl.poisoning import register as poisoning
 from strategies.bases import common
 from strategies.bases import register as strategy
 from strategies.tracking import register as tracker
@@ -58,6 +60,11 @@ def flat(view):
     return Findings(scores=scores, flagged=scores > 0)
 
 
+@poisoning("bright", source="here")
+def bright(options, shape, attacker):
+    return Trigger(weight=torch.ones(shape[1:]), pattern=torch.ones(*shape))
+
+
 @tracker("lines", package="json")
 def lines(config, folder, first_round):
     def told(row):
@@ -75,6 +82,7 @@ training: {epochs: 1, batch_size: 4}
 conversion: {steps: 4}
 evaluation: {images: 20}
 strategy: {name: mine}
+poisoning: {attack: bright}
 detection: {detectors: [flat]}
 audit: {record: true, ground_truth: true}
 run: {rounds: 1, name: own, tracking: lines}

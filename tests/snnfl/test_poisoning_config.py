@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from snnfl.config import ConfigError, compose, flatten, to_yaml, unflatten
+from snnfl.config import ConfigError, PoisoningConfig, compose, flatten, to_yaml, unflatten
+from snnfl.config.checks import BUILT_IN
+from snnfl.poisoning import Attacker, attackers, check_poisoning, names, register, trigger
 
 VALID = [
     ["poisoning.attack=badnets", "poisoning.attackers=0", "poisoning.trigger_size=1"],
@@ -55,3 +58,26 @@ def test_what_makes_no_sense_is_refused_in_one_line(overrides: list[str], words:
         compose(None, overrides)
     assert words in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_unknown_poisoning_is_answered_with_the_nearest_name() -> None:
+    config = compose(None, ["poisoning.attack=badnet"])
+    with pytest.raises(ConfigError, match=r"poisoning\.attack=badnet: unknown poisoning; did you mean 'badnets'\?"):
+        check_poisoning(config, (1, 8, 8), 10)
+
+
+def test_a_poisoning_of_ones_own_may_use_every_option(own_registries: None) -> None:
+    seen: list[tuple[float | None, int | None]] = []
+
+    @register("mine", source="this test", fraction=0.25)
+    def mine(options: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> None:
+        seen.append((options.strength, attacker.number))
+
+    config = compose(None, ["poisoning.attack=mine", "poisoning.strength=0.5", "poisoning.attackers=2"])
+    trigger(config, (1, 8, 8))
+    trigger(config, (1, 8, 8), partition=attackers(config)[1])
+    assert seen == [(0.5, None), (0.5, 1)]
+
+
+def test_what_is_built_in_is_known_to_the_configuration() -> None:
+    assert names() == BUILT_IN
