@@ -67,7 +67,7 @@ test: lint ## lint, then every test and doctest that starts no processes, and a 
 
 .PHONY: test-deployment
 test-deployment: $(STAMP) ## the other tests: deployments, clusters, kills, studies, benchmarks, documentation, containers
-	@$(PYTEST) -m '($(PROCESSES)) and not engine' --numprocesses 0 $(PYTEST_ARGS) $(NONE_CHOSEN)
+	@$(PYTEST) -m '($(PROCESSES)) and not engine' $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down

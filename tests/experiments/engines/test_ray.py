@@ -59,8 +59,9 @@ def test_ray_gives_what_the_process_gives(mean_app: ModuleType, mark: str, monke
         for key in ("partition-id", "num-partitions", "calls", "clients"):
             assert local[key] == remote[key]
         assert local["process"] == os.getpid() != remote["process"]
-        assert remote["cached"], "the app's module was pickled by value: what it caches is lost after each message"
         assert (remote["threads"], remote["telemetry"]) == ("1", "0")
+    lost = "the app's module was pickled by value: what it caches is lost after each message"
+    assert any(remote["cached"] for remote in about(there)), lost  # a worker that started late has trained nobody
     assert not ray.is_initialized()
     assert not lingering_processes("SNNFL_TEST", mark)
 
