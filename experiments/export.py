@@ -50,6 +50,8 @@ def export(
     path = source / SNN_FILE if source.is_dir() else source
     if source.is_dir() and not path.exists():
         raise ConfigError(f"{source}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
+    if source.is_dir() and (source / CONFIG_FILE).exists():
+        read_config(source)
     network = load(path)
     target = output or path.with_suffix(SUFFIXES[kind])
     if target.resolve() == path.resolve():
