@@ -17,6 +17,7 @@ from torch import Tensor
 from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from snnfl import rng
+from snnfl.config import keeps_biases
 from snnfl.data import calibration_batch
 from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT
 from snnfl.updates import UpdateFormat
@@ -41,8 +42,8 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
         return reply
     start = time.perf_counter()
     trained = to_tensors(arrays_of(reply))
-    if private := work.format.private_names:
-        context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in private})
+    if keeps_biases(work.config):  # a record even of none, for a state that isn't there counts as lost
+        context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in work.format.private_names})
     partition = partition_of(context, work.config.data.clients)
     reply.content[ARRAYS] = to_record(encoded(work, work.format, trained, partition, round_of(message)))
     metrics = metrics_of(reply)

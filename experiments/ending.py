@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from experiments.signals import OUTPUT, OutputClosed, Terminated, exit_status, interrupting
+from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.launch import names_in_use
 
 FAILED, MISTAKE, NOT_AS_CONFIGURED = 1, 2, 3
@@ -55,6 +56,8 @@ class NotAsConfiguredError(RuntimeError):
 
 def explained(error: BaseException) -> tuple[list[str], int] | None:
     """Return the lines that explain an error to a user, and the exit status; ``None`` for one that is ours."""
+    if isinstance(error, IncompatibleLibraryError):  # first, for what follows imports what raises it
+        return [str(error)], MISTAKE
     if "strategies" in sys.modules and "strategies" not in names_in_use():  # flower-simulation of another's app
         return None
     from experiments.deploy import DeployError

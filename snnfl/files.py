@@ -72,7 +72,7 @@ def sync_file(path: Path) -> None:
         OSError: Naming it, if the system cannot.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows syncs what is open for writing alone
             os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Checkpoint:
         arrays: What the server would send next.
         network: Parameters of the server's spiking network, if it has one.
         base: State of the base strategy.
+        synced: Whether it was seen to the disk, and before it the rows of its rounds. Of one that wasn't, a power cut
+            may leave the checkpoint and not the rows.
     """
 
     server_round: int
@@ -43,6 +46,7 @@ class Checkpoint:
     arrays: ArrayRecord
     network: dict[str, Tensor] | None
     base: StrategyState
+    synced: bool = True
 
     def restore(self, strategy: Guarded) -> None:
         """Give a freshly built strategy the state of the run's.
@@ -95,9 +99,9 @@ class Checkpoints:
             "strategy": strategy.base,
         }
         packed = {name: pack(value, name, content) for name, value in state.items()}
-        about = {"schema": SCHEMA, "round": server_round, **packed}
-        self.folder.mkdir(exist_ok=True)
         sync = server_round == self.rounds or time.monotonic() - self._synced_at >= SYNC_SECONDS
+        about = {"schema": SCHEMA, "round": server_round, "synced": sync, **packed}
+        self.folder.mkdir(exist_ok=True)
         if sync:
             sync_file(self.metrics)
         write_checksummed(round_file(self.folder, server_round), content, about, sync=sync)
@@ -118,14 +122,18 @@ def check_state(strategy: Guarded) -> None:
     pack(strategy.base, "strategy", {})
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read the newest intact checkpoint, ``None`` if there is none; each damaged one is skipped with a warning."""
+def intact_checkpoints(folder: Path) -> Iterator[Checkpoint]:
+    """Read the intact checkpoints, newest first; each damaged one is skipped with a warning."""
     for path in reversed(round_files(folder).values()):
         try:
-            return _read(path)
+            yield _read(path)
         except DamagedFileError as error:
             logger.warning("%s; this checkpoint is skipped", error)
-    return None
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read the newest intact checkpoint, ``None`` if there is none."""
+    return next(intact_checkpoints(folder), None)
 
 
 def discard_newer(folder: Path, server_round: int) -> None:
@@ -145,4 +153,5 @@ def _read(path: Path) -> Checkpoint:
         arrays=unpack(about["arrays"], arrays),
         network=unpack(about["network"], arrays),
         base=unpack(about["strategy"], arrays),
+        synced=about.get("synced", True),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from snnfl.checksummed import round_files
 from snnfl.config import Config, ConfigError, options, value_of
 from snnfl.plugins import check_same
-from strategies.checkpoint import Checkpoint, newest_checkpoint
+from strategies.checkpoint import Checkpoint, intact_checkpoints
 from strategies.run_directory import (
     ANN_FILE,
     CHECKPOINTS,
@@ -74,8 +74,33 @@ def check_run(path: Path) -> None:
     check_places(path)
     read_config(path)
     read_environment(path)
-    complete = max(round_files(path / CHECKPOINTS), default=0)
-    read_metrics(path, complete)
+    try:
+        read_metrics(path, max(round_files(path / CHECKPOINTS), default=0))
+    except RunFileError:
+        if _last_complete(path) is None:
+            raise
+
+
+def _last_complete(path: Path) -> Checkpoint | None:
+    """Return the newest intact checkpoint whose rounds' rows are there; ``None`` without any checkpoint.
+
+    Raises:
+        RunFileError: If rows are missing or damaged that were on the disk, so that no power cut has taken them.
+    """
+    lost: RunFileError | None = None
+    for checkpoint in intact_checkpoints(path / CHECKPOINTS):
+        try:
+            read_metrics(path, checkpoint.server_round)
+        except RunFileError as error:
+            if checkpoint.synced:
+                raise
+            lost = error
+            logger.warning("%s; its checkpoint wasn't yet on the disk either, and is skipped", error)
+            continue
+        return checkpoint
+    if lost is not None:
+        raise lost
+    return None
 
 
 def find_checkpoint(config: Config) -> Checkpoint | None:
@@ -96,9 +121,7 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
     check_places(path)
     if (mistake := check_same(read_environment(path).get("plugins"))) is not None:
         raise ConfigError(f"run.resume=true: {path}: {mistake}")
-    checkpoint = newest_checkpoint(path / CHECKPOINTS)
-    if checkpoint is not None:
-        read_metrics(path, checkpoint.server_round)
+    if (checkpoint := _last_complete(path)) is not None:
         return checkpoint
     if not config.run.overwrite and (lost := _would_lose(path)) is not None:
         raise ConfigError(f"run.resume=true: the run in {path} {lost}; set run.overwrite=true to repeat it")

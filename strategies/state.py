@@ -138,7 +138,7 @@ def remember(strategy: Strategy) -> Callable[[], None]:
 def _as_array(value: Any, path: str) -> tuple[str, NDArray[Any]]:
     """Return the kind of a leaf and its values."""
     kind = type(value)
-    if kind is Array:
+    if isinstance(value, Array):
         leaf, array = "Array", tensor_of(value).numpy()
     elif kind is np.ndarray:
         leaf, array = "ndarray", value

@@ -31,7 +31,7 @@ from strategies.run_directory import TENSORBOARD
 logger = logging.getLogger(__name__)
 
 Told: TypeAlias = Callable[[Mapping[str, Any]], object]
-"""Is told each round's row of ``metrics.jsonl``, when that is on the disk."""
+"""Is told each round's row of ``metrics.jsonl``, when that is written."""
 
 Open: TypeAlias = Callable[[Config, Path, int], Told]
 """Takes the configuration, the run's folder and the first round that it will be told: a resumed run's isn't 1."""

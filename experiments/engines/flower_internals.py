@@ -10,14 +10,23 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from snnfl import compatibility
+
+BY = "experiments/engines/flower_internals.py"
+
+try:
+    from flwr.supercore.run import Run
+    from flwr.supercore.task_identity import TaskIdentity
+except ImportError as error:
+    raise compatibility.IncompatibleLibraryError("flwr", BY, str(error)) from error
+
+__all__ = ["Run", "TaskIdentity", "copied", "own", "restored_task_identity", "set_new_id"]
 
 AnyRecord: TypeAlias = ArrayRecord | MetricRecord | ConfigRecord
 Shell = TypeVar("Shell", RecordDict, AnyRecord)
 
-require = partial(compatibility.require, "flwr", "experiments/engines/flower_internals.py")
+require = partial(compatibility.require, "flwr", BY)
 require(TaskIdentity, "_task_id", "_run_id", "_node_id")
 require(Message, "metadata")
 require(

@@ -28,11 +28,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from experiments.engines.deadline import DeadlinePassed, interrupted_after
-from experiments.engines.flower_internals import copied, own, restored_task_identity, set_new_id
+from experiments.engines.flower_internals import Run, TaskIdentity, copied, own, restored_task_identity, set_new_id
 
 FIRST_NODE_ID = SUPERLINK_NODE_ID + 1
 """Node id of partition 0; partition ``i`` is node ``FIRST_NODE_ID + i``. Flower's own nodes have random ids."""

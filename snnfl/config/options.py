@@ -23,7 +23,9 @@ class RunConfig:
     overwrite: bool = option(False, doc="replace the results of an earlier run of the same name")
     resume: bool = option(False, doc="continue the run that lies there after its last complete round")
     keep_checkpoints: int = option(
-        2, low=0, doc="complete rounds that a run can be resumed after, the last ones; 0: it cannot be resumed"
+        2,
+        low=0,
+        doc="complete rounds that a run can be resumed after, the last ones and one that a power cut cannot take; 0: none",
     )
     seed: int = option(0, low=0, high=2**32 - 1, doc="decides partitions, initial weights, batches and selection")
     rounds: int = option(10, low=1, doc="global communication rounds")

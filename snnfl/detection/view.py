@@ -19,7 +19,8 @@ class RoundView:
 
     Attributes:
         updates: Received arrays by name, one mapping per client.
-        sent: The ANN's arrays that the server had sent; in an S-run without biases.
+        sent: The ANN's arrays that the server had sent; in an S-run without biases. They are the server's own, to be
+            read and never written to.
         examples: How many each client claims to have trained on.
         format: Of the updates.
     """

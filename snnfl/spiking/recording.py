@@ -72,10 +72,15 @@ class Recording:
         Args:
             image: Which one.
             neurons: How many of a layer at most, evenly spaced among all.
+
+        Raises:
+            ValueError: For an image or a number of neurons that there isn't.
         """
         from snnfl.spiking.plots import raster_plot
 
         self._check_image(image)
+        if neurons < 1:
+            raise ValueError(f"neurons={neurons}: expected at least 1")
         return raster_plot({name: spikes[:, image].flatten(1) for name, spikes in self.spikes.items()}, neurons)
 
     def membrane(self, layer: str, *, image: int = 0, neurons: Sequence[int] | None = None) -> Figure:
@@ -85,6 +90,9 @@ class Recording:
             layer: A recorded layer.
             image: Which one.
             neurons: Numbers in ``0..C*H*W-1``; by default the three that fire most.
+
+        Raises:
+            ValueError: For a layer, an image or a neuron that there isn't.
         """
         from snnfl.spiking.plots import membrane_plot
 
@@ -95,8 +103,8 @@ class Recording:
         threshold = broadcast(self.thresholds[name], neuron_shape).expand(neuron_shape)[0].flatten()
         if neurons is None:
             neurons = spikes.sum(0).argsort(descending=True, stable=True)[:3].tolist()
-        for number in neurons:
-            if not 0 <= number < len(threshold):
+        for number in neurons or [-1]:
+            if not isinstance(number, int) or not 0 <= number < len(threshold):
                 raise ValueError(f"neurons={[*neurons]}: {layer} has neurons 0 to {len(threshold) - 1}")
         return membrane_plot(name, {n: (potentials[:, n], spikes[:, n], float(threshold[n])) for n in neurons})
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,3 +56,17 @@ def test_a_record_that_keeps_its_arrays_elsewhere_is_noticed(monkeypatch: pytest
 
 def test_what_is_there_passes() -> None:
     require("flwr", "here", "text", "upper", "lower")
+
+
+def test_a_command_says_it_in_one_line(tmp_path: Path) -> None:
+    code = (
+        "import sys; from flwr.serverapp.strategy import DifferentialPrivacyServerSideAdaptiveClipping as C; "
+        "delattr(next(c for c in C.__mro__ if '_geometric_update' in vars(c)), '_geometric_update'); "
+        "from snnfl.commands import main; main()"
+    )
+    command = [sys.executable, "-c", code, "run", str(ROOT / "experiments/conf/demo.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "has no _geometric_update; install flwr==1.41.0" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +14,18 @@ from unittest.mock import patch
 import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl import plugins
 from snnfl.checksummed import round_file, round_files
 from snnfl.config import ConfigError, compose, flatten
+from snnfl.models import register
+from strategies import checkpoint
 from strategies.lock import LOCK_FILE
 from strategies.population import PopulationError
-from strategies.resume import find_checkpoint
+from strategies.resume import check_run, find_checkpoint
 from strategies.run_directory import (
     ANN_FILE,
     CHECKPOINTS,
@@ -159,6 +163,17 @@ def test_private_biases_are_what_is_at_stake(
     assert_same(play(tmp_path, "run.resume=true"), uninterrupted)
 
 
+def test_a_model_without_private_biases_loses_none(tmp_path: Path, own_registries: None, caplog: Any) -> None:
+    @register("unbiased")
+    def unbiased(config: Any, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+        first, last = nn.Linear(math.prod(input_shape), 8, bias=False), nn.Linear(8, classes, bias=False)
+        return nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
+
+    run = play(tmp_path, "model.name=unbiased")
+    assert [row["states_lost"] for row in rows(run)] == [0] * ROUNDS
+    assert not [record for record in caplog.records if record.name == "strategies.attendance"]
+
+
 def test_a_damaged_checkpoint_costs_a_round_and_nothing_else(tmp_path: Path, uninterrupted: Path, caplog: Any) -> None:
     with pytest.raises(Killed):
         play(tmp_path, clients=Fragile(5, 1))
@@ -169,6 +184,35 @@ def test_a_damaged_checkpoint_costs_a_round_and_nothing_else(tmp_path: Path, uni
     lines = [record.getMessage() for record in caplog.records if record.name == "strategies.checkpoint"]
     assert len(lines) == 1
     assert str(path) in lines[0]
+
+
+@pytest.mark.parametrize("tail", ["lost", "zeros", "torn"])
+def test_a_power_cut_that_takes_rows_costs_their_rounds_and_nothing_else(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, tail: str
+) -> None:
+    """Rounds 2 to 4 weren't waited for, and the disk took their checkpoints before their rows."""
+    monkeypatch.setattr(checkpoint, "SYNC_SECONDS", 1e9)
+    with pytest.raises(Killed):
+        play(tmp_path, clients=Fragile(5, 1))
+    run = tmp_path / "run"
+    assert sorted(round_files(run / CHECKPOINTS)) == [1, 3, 4]
+    whole = (run / METRICS_FILE).read_bytes()
+    sure = len(whole.split(b"\n")[0]) + 1
+    rest = {"lost": b"", "zeros": bytes(len(whole) - sure), "torn": whole[sure : sure + 40]}[tail]
+    (run / METRICS_FILE).write_bytes(whole[:sure] + rest)
+    check_run(run)
+    assert_same(play(tmp_path, "run.resume=true"), uninterrupted)
+
+
+def test_rows_that_were_on_the_disk_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "SYNC_SECONDS", 0.0)
+    with pytest.raises(Killed):
+        play(tmp_path, clients=Fragile(5, 1))
+    file = tmp_path / "run" / METRICS_FILE
+    file.write_bytes(file.read_bytes().split(b"\n")[0] + b"\n")
+    for read in (lambda: check_run(file.parent), lambda: play(tmp_path, "run.resume=true")):
+        with pytest.raises(RunFileError, match="it holds 1 rounds, but 4 are complete"):
+            read()
 
 
 def test_a_finished_run_goes_on_to_more_rounds(tmp_path: Path, uninterrupted: Path) -> None:

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 from snnfl.config import ConfigError
+from strategies.arrays import known
 from strategies.server_app import play_round
 from strategies.state import pack, restore, unpack
 
@@ -227,3 +228,9 @@ def test_an_attribute_deep_in_a_wrapper_is_named() -> None:
 def test_the_state_of_another_strategy_is_refused() -> None:
     with pytest.raises(ConfigError, match="holds the state of FedAvgM, the run builds FedAvg"):
         restore(FedAvg(), through_json(FedAvgM()))
+
+
+def test_a_replys_array_that_a_strategy_keeps_is_packed_as_what_it_is() -> None:
+    kept = through_json({"previous": ArrayRecord({"w": known(torch.tensor([[1.0, -2.0]]))})})["previous"]["w"]
+    assert type(kept) is Array
+    assert kept.numpy().tolist() == [[1.0, -2.0]]
