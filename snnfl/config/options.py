@@ -25,7 +25,7 @@ class RunConfig:
     keep_checkpoints: int = option(
         2,
         low=0,
-        doc="complete rounds that a run can be resumed after: the last ones, and one that no power cut can take; 0: none",
+        doc="complete rounds that a run can be resumed after: the last ones, and one that no power cut takes; 0: none",
     )
     seed: int = option(0, low=0, high=2**32 - 1, doc="decides partitions, initial weights, batches and selection")
     rounds: int = option(10, low=1, doc="global communication rounds")
