@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from fleet import SECONDS
 
 from strategies.simulation import PROGRAM
 
+ROOT = Path(__file__).parents[2]
 SIMULATION = textwrap.dedent(f"""
     import sys, threading, types
     sys.argv[0] = "{PROGRAM}"
@@ -31,7 +33,8 @@ PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv
 @pytest.mark.parametrize("shutdown", ["threading.Event().wait", "lambda: open('ray is shut down', 'w')", "None"])
 def test_a_simulation_ends_with_its_parent(tmp_path: Path, shutdown: str) -> None:
     command = [sys.executable, "-c", PARENT, SIMULATION.format(shutdown=shutdown)]
-    parent = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     with parent.stdout as pipe:
         assert pipe.readline() == b"watches\n"
