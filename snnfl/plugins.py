@@ -11,8 +11,9 @@ app.
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import json
+import os
 import re
 import sys
 import traceback
@@ -35,6 +36,12 @@ GROUP = "snnfl"
 SHIPPED = Path(__file__).parent / "_shipped"
 """Where the app of a deployment holds its plug-ins."""
 
+ENDING = "_plugin.py"
+"""Of their names there: Flower leaves out files that are called as tests are."""
+
+OF_A_RUN = ("environment.json", "metrics.jsonl")
+"""Files beside a run's own configuration."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
@@ -44,7 +51,8 @@ class Plugin:
         name: Of its file, or of its module.
         path: Of its file, absolute; of a module ``None``.
         source: What the file held; of a module ``None``.
-        version: SHA-256 of the file; of an installed package the package and its version.
+        version: SHA-256 of the file, of a package's Python files together; of an installed one the package and
+            its version.
         installed: Whether an installed package registers it by itself.
     """
 
@@ -60,19 +68,20 @@ class Plugin:
 
 
 def pack(plugins: Iterable[Plugin]) -> bytes:
-    """Write plug-ins for another process of the same command."""
+    """Write plug-ins, and where this process finds modules, for another process of the same command."""
     listed = [asdict(plugin) for plugin in plugins]
     for each in listed:
         each["source"] = None if each["source"] is None else each["source"].decode("latin-1")  # any byte is a character
-    return json.dumps(listed).encode()
+    return json.dumps({"path": [os.path.abspath(folder) for folder in sys.path], "plugins": listed}).encode()
 
 
 def unpack(content: bytes) -> list[Plugin]:
-    """Read back what :func:`pack` wrote."""
-    listed = json.loads(content)
+    """Read back what :func:`pack` wrote, and let this process find the modules that the other one does."""
+    packed = json.loads(content)
+    sys.path += [folder for folder in packed["path"] if folder not in sys.path]
     return [
         Plugin(**{**each, "source": None if each["source"] is None else each["source"].encode("latin-1")})
-        for each in listed
+        for each in packed["plugins"]
     ]
 
 
@@ -148,19 +157,44 @@ def load(what: str | Path, folder: Path | None = None) -> Plugin:
         return _run_file((folder or Path()) / Path(text).expanduser())
     if text in _loaded:
         return _loaded[text]
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise ConfigError(f"plug-in {text!r}: expected a file whose name ends in .py, or the name of a module")
     try:
         with _registering(text):
-            module = importlib.import_module(text)
+            version = _digest(text)  # before it is imported, and perhaps changed meanwhile
+            importlib.import_module(text)
+    except ConfigError:
+        raise
     except ModuleNotFoundError as error:
         if not f"{text}.".startswith(f"{error.name}."):
             raise _failed(text, error, None) from error
         raise ConfigError(f"plug-in {text}: {error}; install it, or name its file, which ends in .py") from None
     except (Exception, SystemExit) as error:  # of somebody else's code
         raise _failed(text, error, None) from error
-    file = getattr(module, "__file__", None)
-    version = "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
     _loaded[text] = Plugin(name=text, version=version)
     return _loaded[text]
+
+
+def _digest(module: str) -> str:
+    """Return the SHA-256 of a module's file, or of all Python files of a package."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    if spec.submodule_search_locations is None:
+        files = {"": Path(str(spec.origin))}
+    else:
+        folders = [Path(folder) for folder in spec.submodule_search_locations]
+        files = {file.relative_to(each).as_posix(): file for each in folders for file in each.rglob("*.py")}
+    try:
+        contents = {name: files[name].read_bytes() for name in sorted(files)}
+    except OSError as error:
+        raise ConfigError(f"plug-in {module}: {error.filename}: cannot be read ({error.strerror})") from None
+    if not contents:
+        raise ConfigError(f"plug-in {module}: {spec.origin or module}: holds no Python files in a folder; unpack it")
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    if list(digests) == [""]:
+        return digests[""]
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests.items()).encode()).hexdigest()
 
 
 def load_installed() -> None:
@@ -179,7 +213,8 @@ def load_installed() -> None:
             version = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
             _loaded[entry.value] = Plugin(name=entry.value, version=version, installed=True)
     for file in sorted(SHIPPED.glob("*.py")):
-        _named.add(_key(_run(file.name.partition("_")[2], str(file), file.read_bytes())))
+        name = file.name.partition("_")[2].removesuffix(ENDING) + ".py"
+        _named.add(_key(_run(name, str(file), file.read_bytes())))
 
 
 def adopt(plugins: Iterable[Plugin]) -> None:
@@ -221,7 +256,10 @@ def resolve(
     listed = []
     if isinstance(base, str | Path | Mapping):
         mapping = dict(base) if isinstance(base, Mapping) else read_mapping(Path(base))
-        listed = load_listed(mapping.pop("plugins", ()), None if isinstance(base, Mapping) else Path(base).parent)
+        folder = None if isinstance(base, Mapping) else Path(base).parent
+        if folder is not None and "plugins" in mapping and any((folder / name).exists() for name in OF_A_RUN):
+            raise ConfigError(f"{base}: a run's own configuration lists no plugins; say --plugin FILE_OR_MODULE")
+        listed = load_listed(mapping.pop("plugins", ()), folder)
         base = mapping
     listed += load_listed([*plugins], None)
     _named.clear()
@@ -276,6 +314,8 @@ def _short(version: object) -> str:
 
 
 def _run_file(path: Path) -> Plugin:
+    if path.suffix != ".py":
+        raise ConfigError(f"plug-in {path}: the name of its file must end in .py; rename it")
     try:
         source = path.read_bytes()
     except OSError as error:

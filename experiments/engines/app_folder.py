@@ -1,6 +1,6 @@
 """The folder of our Flower app, which ``flwr run`` bundles: that of a checkout, or one put together for a run.
 
-One is put together from a wheel, and for plug-ins, which travel with the app: ``snnfl/_shipped/NUMBER_NAME.py``.
+One is put together from a wheel, and for plug-ins, which travel with the app: ``snnfl/_shipped/NUMBER_NAME_plugin.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from snnfl import launch
 from snnfl.config import ConfigError
 from snnfl.launch import NAMES, app_folder
-from snnfl.plugins import GROUP, SHIPPED, Plugin
+from snnfl.plugins import ENDING, GROUP, SHIPPED, Plugin
 
 METADATA = ("pyproject.toml", "README.md", "LICENSE")
 """What the app holds beside its modules."""
@@ -40,7 +40,7 @@ def flower_app(plugins: Sequence[Plugin] = ()) -> Iterator[Path]:
         for number, (name, content) in enumerate(files):
             shipped = whole / "snnfl" / SHIPPED.name
             shipped.mkdir(exist_ok=True)
-            (shipped / f"{number:02d}_{name}").write_bytes(content)
+            (shipped / f"{number:02d}_{name.removesuffix('.py')}{ENDING}").write_bytes(content)
         yield whole
 
 

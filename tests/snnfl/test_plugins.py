@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("own_registries")
 @pytest.fixture(autouse=True)
 def _no_modules_stay() -> Iterator[None]:
     """What a test imports as a plug-in is forgotten after it."""
-    with patch.dict(sys.modules):
+    with patch.dict(sys.modules), patch.object(sys, "path", [*sys.path]):
         yield
 
 
@@ -160,15 +163,15 @@ def test_another_process_runs_the_content_that_was_read_here(tmp_path: Path) -> 
     plugins._loaded.clear()
     plugins.adopt(plugins.unpack(packed))
     assert "mine" in MODELS
-    assert plugins.pack(plugins.loaded()) == packed
+    assert plugins.unpack(packed) == list(plugins.loaded())
 
 
 def test_a_node_runs_what_its_own_app_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from snnfl.workspace import workspace
 
-    written(tmp_path, name="00_mine.py")
+    written(tmp_path, name="00_mine_plugin.py")
     data = "from snnfl.data.sources import SOURCES, register\nregister('theirs')(SOURCES.find('digits'))\n"
-    written(tmp_path, data, name="01_data.py")
+    written(tmp_path, data, name="01_data_plugin.py")
     monkeypatch.setattr(plugins, "SHIPPED", tmp_path)
     config = compose(None, ["data.source=theirs", "model.name=mlp", "data.clients=2"])
     workspace(config)
@@ -270,3 +273,64 @@ def test_a_module_that_fails_can_be_mended(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_file_has_no_future_of_ours(tmp_path: Path) -> None:
     plugins.load(written(tmp_path, MODEL + "\ndef f(x: int): ...\nassert f.__annotations__ == {'x': int}\n"))
+
+
+def test_a_change_anywhere_in_a_package_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path / "federated", "from federated.models import mine\n", "__init__.py")
+    inner = written(tmp_path / "federated", MODEL, "models.py")
+    first = plugins.load("federated").version
+    for name in [name for name in sys.modules if name.startswith("federated")]:
+        del sys.modules[name]
+    plugins._loaded.clear()
+    MODELS.items.pop("mine"), MODELS.homes.pop("mine")
+    inner.write_text(f"{MODEL}\nimport pathlib\npathlib.Path(__file__).write_text('# changed by now')\n")
+    second = plugins.load("federated").version
+    inner.write_text(MODEL)
+    assert len({first, second, plugins._digest("federated")}) == 2
+    assert plugins._digest("federated") == first
+
+
+@pytest.mark.parametrize("what", [".", "", "..x", "a b", "mine.yaml/", Path("mine.txt")])
+def test_what_is_neither_a_file_nor_a_module_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str | Path
+) -> None:
+    written(tmp_path, name="mine.txt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^plug-in .*ends? in \.py") as told:
+        plugins.load(what)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("inside", ["zipped.py", "zipped/__init__.py"])
+def test_a_module_in_an_archive_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr(inside, MODEL)
+    monkeypatch.syspath_prepend(tmp_path / "all.zip")
+    with pytest.raises(ConfigError, match=r"^plug-in zipped: .*all\.zip.*") as told:
+        plugins.load("zipped")
+    assert "\n" not in str(told.value)
+    assert "mine" not in MODELS
+
+
+@pytest.mark.parametrize("beside", ["environment.json", "metrics.jsonl"])
+def test_a_runs_own_configuration_names_no_code(tmp_path: Path, beside: str) -> None:
+    written(tmp_path)
+    (tmp_path / "config.yaml").write_text("plugins: [mine.py]\n")
+    (tmp_path / beside).touch()
+    with pytest.raises(ConfigError, match=r"config\.yaml: a run's own configuration lists no plugins; say --plugin"):
+        plugins.resolve(tmp_path / "config.yaml")
+    assert "mine" not in MODELS
+
+
+def test_another_process_of_the_command_finds_the_same_modules(tmp_path: Path) -> None:
+    written(tmp_path, name="federated_plugin.py")
+    with patch.object(sys, "path", [*sys.path, str(tmp_path)]):
+        packed = plugins.pack([plugins.load("federated_plugin")])
+    code = (
+        "import sys; from snnfl.plugins import adopt, unpack; adopt(unpack(sys.stdin.buffer.read()))\n"
+        "from snnfl.models.registry import MODELS; assert 'mine' in MODELS"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(plugins.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-P", "-c", code], input=packed, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()

@@ -25,15 +25,16 @@ def test_plugins_travel_in_their_order_and_nothing_else_changes() -> None:
     with flower_app() as app:
         assert app == ROOT
     named = []
-    for name in ("zebra.py", "test_ant.py"):  # Flower leaves out test_*.py
+    for name in ("zebra.py", "test_ant.py", "model_test.py"):  # Flower leaves out test_*.py and *_test.py
         named.append(Plugin(name=name, path=f"/{name}", source=b"# " + name.encode(), version=""))
     named.append(Plugin(name="theirs", version="theirs 1.0", installed=True))
     with flower_app(named) as app:
         found = bundled(app)
     shipped = {name: found.pop(name) for name in list(found) if "_shipped" in name}
     assert shipped == {
-        "snnfl/_shipped/00_zebra.py": b"# zebra.py",
-        "snnfl/_shipped/01_test_ant.py": b"# test_ant.py",
+        "snnfl/_shipped/00_zebra_plugin.py": b"# zebra.py",
+        "snnfl/_shipped/01_test_ant_plugin.py": b"# test_ant.py",
+        "snnfl/_shipped/02_model_test_plugin.py": b"# model_test.py",
     }
     assert found == bundled(ROOT)
     assert not app.exists()
