@@ -20,7 +20,7 @@ from experiments.running import (
     run_and_show,
 )
 from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
-from snnfl.plugins import load, load_installed, loaded, resolve
+from snnfl.plugins import load, load_installed, resolve, used
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
@@ -81,7 +81,7 @@ def run(
     """  # noqa: D301  (\b keeps typer from joining the lines)
     resolved = resolve(config, [*(overrides or []), *(["run.resume=true"] if resume else [])], plugin or ())
     if print_config:
-        if files := [each.path or each.name for each in loaded() if not each.installed]:
+        if files := [each.path or each.name for each in used(resolved) if not each.installed]:
             typer.echo(f"plugins: {json.dumps(files)}")
         typer.echo(to_yaml(resolved), nl=False)
         return
@@ -194,12 +194,10 @@ def compare(
     from experiments.compare.command import compare as run_study
 
     console = console_of(verbose=False)
-    for each in plugin or ():
-        load(each)
     if dry_run:
-        plan(study, overrides or [], jobs=jobs, console=console)
+        plan(study, overrides or [], plugin or (), jobs=jobs, console=console)
     else:
-        check_compared(run_study(study, overrides or [], jobs=jobs, console=console))
+        check_compared(run_study(study, overrides or [], plugin or (), jobs=jobs, console=console))
 
 
 app.command()(export)

@@ -84,7 +84,7 @@ def _write(target: Path, write: Callable[[], None]) -> None:
 def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
     """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
     from snnfl import data
-    from snnfl.plugins import check_same
+    from snnfl.plugins import check_same, loaded
     from strategies.run_directory import CONFIG_FILE, read_config, read_environment
 
     if given is not None:
@@ -96,6 +96,6 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
         raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
     config = read_config(folder)
     known = config.data.source in data.sources.names()
-    if not known and check_same(read_environment(folder).get("plugins")) is not None:
+    if not known and check_same(read_environment(folder).get("plugins"), loaded()) is not None:
         raise ConfigError(f"{folder}: its data.source={config.data.source} is a plug-in's; say --input-shape 1,28,28")
     return data.load(config.data).input_shape

@@ -23,7 +23,7 @@ from flwr.supercore.object_ref import load_app
 from experiments.ending import ending, interruptible, keeping
 from snnfl.config import Config, FlatValue, flatten, nearest, unflatten
 from snnfl.launch import use_app
-from snnfl.plugins import load, load_installed
+from snnfl.plugins import loaded, resolve, used
 
 EXAMPLES = """\
 examples:
@@ -67,9 +67,7 @@ def _run(options: argparse.Namespace, program: str) -> None:
 
     backend_config = _backend_config(options.backend_config)
     app = _load(options)  # first, for a plug-in imports packages of the app
-    load_installed()
-    for each in options.plugin:
-        load(each)
+    resolve(plugins=options.plugin)
     run_config = _run_config(app.defaults, options.run_config, options.num_supernodes)
     config = _own_config(run_config)
     with interruptible(lambda: "", program) if config is None else keeping(lambda: _kept(config), program):
@@ -81,6 +79,7 @@ def _run(options: argparse.Namespace, program: str) -> None:
             backend_config=backend_config,
             verbose=options.verbose,
             node_config=_node_config(config),
+            plugins=loaded() if config is None else used(config),
         )
     if config is not None:
         _check_results(config)

@@ -17,6 +17,7 @@ from rich.console import Console
 from experiments.ending import NotAsConfiguredError, RunFailedError, keeping
 from experiments.signals import SIGPIPE
 from snnfl.config import Config
+from snnfl.plugins import used
 
 UNLIMITED = 10_000
 """Columns of a file, or of a pipe."""
@@ -133,6 +134,7 @@ def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str,
                 num_gpus_per_client=engine.gpus_per_client,
                 backend_config={"init_args": {"address": engine.address}} if engine.address else None,
                 verbose=verbose,
+                plugins=used(config),
             )
         else:
             from experiments.engines.in_process import run_in_process

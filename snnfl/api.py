@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from snnfl.config import Config, ConfigError, ConversionConfig, assignments
 from snnfl.launch import use_app
-from snnfl.plugins import check_same, load_installed, load_listed, resolve
+from snnfl.plugins import check_same, load_installed, load_listed, loaded, resolve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ class Run:
         from strategies.run_directory import ANN_FILE
 
         path = self._final(ANN_FILE)
-        if (missing := check_same(self.environment.get("plugins"), versions=False)) is not None:
+        if (missing := check_same(self.environment.get("plugins"), loaded(), versions=False)) is not None:
             raise ConfigError(f"{self.path}: {missing}")
         model = Workspace(self.config).model
         model.load_state_dict(load_file(path), strict=False)
@@ -267,8 +267,7 @@ def compare(
     with _called() as console:
         from experiments.compare.command import compare as run_study
 
-        load_listed([*plugins], None)
-        made = run_study(Path(study), assignments(overrides), jobs=jobs, console=console(progress))
+        made = run_study(Path(study), assignments(overrides), [*plugins], jobs=jobs, console=console(progress))
         runs = {cell.name: load_run(cell.path) for cell in made.finished}
     tables = [
         {

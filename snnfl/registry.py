@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -13,17 +13,22 @@ T = TypeVar("T")
 _registries: list[Registry[Any]] = []
 
 
-def registered() -> int:
-    """Return how many things all registries hold."""
-    return sum(len(registry.items) for registry in _registries)
+def registries() -> tuple[Registry[Any], ...]:
+    """Return all registries of this process."""
+    return tuple(_registries)
 
 
-def forget(home: str) -> None:
-    """Take back all that a module has registered, whose import has failed: it may be tried again."""
-    for registry in _registries:
-        for name in [name for name, other in registry.homes.items() if other == home]:
-            registry.items.pop(name, None)
-            del registry.homes[name]
+def registered() -> frozenset[tuple[str, str, str]]:
+    """Return kind, name and home of all that the registries hold."""
+    return frozenset((registry.kind, name, home) for registry in _registries for name, home in registry.homes.items())
+
+
+def forget(things: Iterable[tuple[str, str, str]]) -> None:
+    """Take back what a module has registered whose import has failed: it may be tried again."""
+    for kind, name, _ in things:
+        for registry in _registries:
+            if registry.kind == kind and registry.homes.pop(name, None) is not None:
+                registry.items.pop(name, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,18 @@ from typing import Any
 
 import torch
 
-from snnfl.plugins import loaded
+from snnfl.config import Config
+from snnfl.plugins import used
 
 _PACKAGES = ("snnfl", "flwr", "torch", "torchvision", "spikingjelly", "numpy", "numba", "ray", "flwr-datasets")
 
 
-def environment() -> dict[str, Any]:
-    """Describe where a run takes place: what a reader needs to repeat it, and nothing that names a person or host."""
+def environment(config: Config) -> dict[str, Any]:
+    """Describe where a run takes place: what a reader needs to repeat it, and nothing that names a person or host.
+
+    Args:
+        config: Of the run, whose plug-ins are told.
+    """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -29,7 +34,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "plugins": [plugin.as_json() for plugin in loaded()],
+        "plugins": [plugin.as_json() for plugin in used(config)],
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snnfl.checksummed import round_files
 from snnfl.config import Config, ConfigError, options, value_of
-from snnfl.plugins import check_same
+from snnfl.plugins import check_same, used
 from strategies.checkpoint import Checkpoint, intact_checkpoints
 from strategies.run_directory import (
     ANN_FILE,
@@ -119,7 +119,7 @@ def find_checkpoint(config: Config) -> Checkpoint | None:
         return None
     _check_same_run(config, read_config(path))
     check_places(path)
-    if (mistake := check_same(read_environment(path).get("plugins"))) is not None:
+    if (mistake := check_same(read_environment(path).get("plugins"), used(config))) is not None:
         raise ConfigError(f"run.resume=true: {path}: {mistake}")
     if (checkpoint := _last_complete(path)) is not None:
         return checkpoint

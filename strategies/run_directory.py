@@ -83,7 +83,7 @@ class RunDirectory:
                 if (path / name).exists():
                     shutil.rmtree(path / name)
             run.write_config(config)
-            run.write_text(ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+            run.write_text(ENVIRONMENT_FILE, json.dumps(environment(config), indent=2) + "\n")
         except OSError as error:
             raise cannot_write(config, error) from None
         return run
@@ -103,11 +103,11 @@ class RunDirectory:
         facts = read_environment(path)
         if not facts:
             logger.warning("%s is missing; it now says where the run goes on, not where it began", ENVIRONMENT_FILE)
-            facts = environment()
+            facts = environment(config)
         resumed = facts.get("resumed")
         facts["resumed"] = [
             *(resumed if isinstance(resumed, list) else []),
-            {"after_round": completed, **environment()},
+            {"after_round": completed, **environment(config)},
         ]
         try:
             rows = (path / METRICS_FILE).read_bytes().split(b"\n") if completed else []

@@ -64,7 +64,7 @@ def own_registries() -> Iterator[None]:
     from snnfl.data.sources import SOURCES
     from snnfl.detection.registry import DETECTORS
     from snnfl.models.registry import MODELS
-    from snnfl.plugins import _loaded
+    from snnfl.plugins import _loaded, _named, _owned
     from snnfl.poisoning import POISONINGS
     from snnfl.training.objectives import OBJECTIVES
     from strategies.bases import STRATEGIES
@@ -75,4 +75,7 @@ def own_registries() -> Iterator[None]:
             stack.enter_context(patch.dict(registry.items))
             stack.enter_context(patch.dict(registry.homes))
         stack.enter_context(patch.dict(_loaded))
+        stack.enter_context(patch.dict(_owned))
+        named = set(_named)
+        stack.callback(lambda: (_named.clear(), _named.update(named)))
         yield

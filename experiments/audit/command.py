@@ -26,7 +26,7 @@ from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.auditing.victims import Scope, Victim, victims_of
 from snnfl.config import Config, ConfigError
 from snnfl.files import make_private, write_bytes
-from snnfl.plugins import check_same
+from snnfl.plugins import check_same, loaded
 from snnfl.workspace import Workspace
 from strategies.lock import locked
 from strategies.resume import check_run
@@ -159,7 +159,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     config = read_config(path)
     config = replace(config, run=replace(config.run, name=path.name))
     metrics, environment = read_metrics(path), read_environment(path)
-    if (missing := check_same(environment.get("plugins"), versions=False)) is not None:
+    if (missing := check_same(environment.get("plugins"), loaded(), versions=False)) is not None:
         raise ConfigError(f"{path}: {missing}")
     work = Workspace(config)
     spiking = work.format.graph is not None

@@ -53,12 +53,20 @@ class Compared:
     tables: Sequence[Filled]
 
 
-def plan(path: Path, overrides: Sequence[str], *, jobs: int | None, console: Console) -> None:
+def plan(
+    path: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[str | Path] = (),
+    *,
+    jobs: int | None,
+    console: Console,
+) -> None:
     """List the cells of a study and what they will cost.
 
     Args:
         path: YAML file of the study.
         overrides: ``key=value`` for every cell.
+        plugins: Beside those that the file lists.
         jobs: Processes at a time; ``None`` for one per core, or per GPU.
         console: Shows the list.
 
@@ -66,17 +74,25 @@ def plan(path: Path, overrides: Sequence[str], *, jobs: int | None, console: Con
         ConfigError: For a study with a mistake.
         RunFileError: If a file of an earlier attempt is damaged.
     """
-    study = read_study(path, overrides)
+    study = read_study(path, overrides, plugins)
     check_cells(study)
     console.print(_plan(study, jobs))
 
 
-def compare(path: Path, overrides: Sequence[str], *, jobs: int | None, console: Console) -> Compared:
+def compare(
+    path: Path,
+    overrides: Sequence[str],
+    plugins: Sequence[str | Path] = (),
+    *,
+    jobs: int | None,
+    console: Console,
+) -> Compared:
     """Run what a study lacks; write ``tables.{md,csv,tex}``, figures as SVG and PNG, and ``report.html``.
 
     Args:
         path: YAML file of the study.
         overrides: ``key=value`` for every cell.
+        plugins: Beside those that the file lists.
         jobs: Processes at a time; ``None`` for one per core, or per GPU.
         console: Shows progress and the table.
 
@@ -87,7 +103,7 @@ def compare(path: Path, overrides: Sequence[str], *, jobs: int | None, console: 
         EngineError: If a cell failed; the others are finished.
         BrokenOffError: If the system doesn't let the results be written.
     """
-    study = read_study(path, overrides)
+    study = read_study(path, overrides, plugins)
     check_cells(study)
     study.directory.mkdir(parents=True, exist_ok=True)
     tables: Sequence[Filled] = ()

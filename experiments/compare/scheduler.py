@@ -17,7 +17,7 @@ import torch
 from experiments.compare.study import Cell
 from snnfl.config import to_yaml
 from snnfl.files import write_bytes
-from snnfl.plugins import loaded, pack
+from snnfl.plugins import pack
 from strategies.run_directory import FIGURE_FILES, METRICS_FILE, read_metrics
 
 LOG, CONFIGURATION, EXTRAS = "cell.log", "cell.yaml", "cell_extras.json"
@@ -175,7 +175,7 @@ def _start(cell: Cell, place: Mapping[str, str]) -> subprocess.Popen[bytes]:
     files = [str(cell.path / name) for name in (CONFIGURATION, EXTRAS)]
     command = [sys.executable, "-P", "-m", "snnfl.launch", "experiments.compare.cell", *files, str(os.getpid())]
     with (cell.path / LOG).open("ab") as log, tempfile.TemporaryFile() as plugins:
-        plugins.write(pack(loaded()))
+        plugins.write(pack(cell.plugins))
         plugins.seek(0)
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=plugins, env=environment)
 

@@ -35,7 +35,7 @@ from omegaconf import OmegaConf
 from experiments.compare.extras import NOTHING, Extras, read_extras
 from experiments.compare.views import SOURCES, View, read_figures, read_tables
 from snnfl.config import Config, ConfigError, nearest, to_yaml, validate
-from snnfl.plugins import load_installed, load_listed, loaded, resolve
+from snnfl.plugins import Plugin, load_installed, load_listed, resolve, used
 from snnfl.workspace import Workspace
 from strategies.server_app import build_strategy
 from strategies.tracking import find_tracker
@@ -52,12 +52,14 @@ class Cell:
         seed: Of the run.
         config: Resolved; its name holds a hash of all that decides the result, so a changed one is another cell.
         extras: What is measured when it is finished.
+        plugins: That all this is made with.
     """
 
     labels: Mapping[str, str]
     seed: int
     config: Config
     extras: Extras = field(default=NOTHING)
+    plugins: Sequence[Plugin] = ()
 
     @property
     def name(self) -> str:
@@ -92,12 +94,13 @@ class Study:
         return Path(self.cells[0].config.run.directory)
 
 
-def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> Study:
     """Read and check a study: a cell that cannot run is an error with its name, before anything runs.
 
     Args:
         path: YAML file.
         overrides: ``key=value`` for every cell.
+        plugins: Beside those that the file lists, relative to the current folder.
 
     Raises:
         ConfigError: Naming the file, the key or the cell.
@@ -105,9 +108,10 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     content = _read(path)
     load_installed()
     try:
-        load_listed(content.get("plugins", ()), path.parent)
+        own = [plugin.path or plugin.name for plugin in load_listed(content.get("plugins", ()), path.parent)]
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    load_listed([*plugins], None)
     matrix = content.get("matrix")
     if not isinstance(matrix, dict) or not matrix:
         raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as algorithm")
@@ -120,7 +124,7 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise ConfigError(f"{path}: {error}") from None
     study = Study(
         name=str(content.get("name", path.stem)),
-        cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides)),
+        cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
         tables=tables,
         figures=figures,
     )
@@ -135,6 +139,7 @@ def _cells(
     seeds: Sequence[int],
     extras: Extras,
     overrides: Sequence[str],
+    plugins: Sequence[str | Path],
 ) -> Sequence[Cell]:
     base, name = content.get("base"), str(content.get("name", path.stem))
     options = [*_assignments(content.get("options", {})), *overrides]
@@ -146,22 +151,24 @@ def _cells(
             cell = Cell(labels=labels, seed=seed, config=Config())
             try:
                 file = None if base is None else path.parent / str(base)
-                config = _resolved(name, file, [*options, *chosen, f"run.seed={seed}"], labels, seed)
-                cells.append(replace(cell, config=config, extras=extras.of(config)))
+                config = resolve(file, [*options, *chosen, f"run.seed={seed}"], plugins)
+                measured = extras.of(config)
+                attacks = measured.audit.attacks if measured.audit else ()
+                config = _placed(name, config, attacks, labels, seed)
+                cells.append(replace(cell, config=config, extras=measured, plugins=used(config, attacks)))
             except ConfigError as error:
                 raise ConfigError(f"{path}: cell {cell.name}: {error}") from None
     return cells
 
 
-def _resolved(study: str, base: Path | None, options: Sequence[str], labels: Mapping[str, str], seed: int) -> Config:
-    """Compose and check the configuration of a cell, and give it its folder."""
-    config = resolve(base, options)
+def _placed(study: str, config: Config, attacks: Sequence[str], labels: Mapping[str, str], seed: int) -> Config:
+    """Check the configuration of a cell, and give it its folder."""
     if config.engine.name != "in_process":
         raise ConfigError(f"engine.name={config.engine.name}: a study's cells run in process; leave it out")
     find_tracker(config)
     kept = replace(config.run, name="cell", directory="runs", overwrite=False, resume=False, tracking=None)
     plain = replace(config, run=kept)
-    decides = to_yaml(plain) + "".join(f"{plugin.name} {plugin.version}\n" for plugin in loaded())
+    decides = to_yaml(plain) + "".join(f"{plugin.name} {plugin.version}\n" for plugin in used(plain, attacks))
     digest = hashlib.sha256(decides.encode()).hexdigest()[:10]
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(labels.values()))
     run = replace(

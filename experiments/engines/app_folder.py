@@ -1,6 +1,6 @@
 """The folder of our Flower app, which ``flwr run`` bundles: that of a checkout, or one put together for a run.
 
-One is put together from a wheel, and for plug-ins, which travel with the app: ``snnfl/_shipped/NUMBER_NAME.py``.
+One is put together from a wheel, and for plug-ins, which travel with the app: ``snnfl/_shipped/NUMBER_NAME_plugin.py``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from snnfl import launch
 from snnfl.config import ConfigError
 from snnfl.launch import NAMES, app_folder
-from snnfl.plugins import GROUP, SHIPPED, Plugin, loaded
+from snnfl.plugins import ENDING, GROUP, SHIPPED, Plugin
 
 METADATA = ("pyproject.toml", "README.md", "LICENSE")
 """What the app holds beside its modules."""
 
 
 @contextmanager
-def flower_app() -> Iterator[Path]:
-    """Yield the folder of our Flower app, with this process's plug-ins; one put together lasts as long as the block.
+def flower_app(plugins: Sequence[Plugin] = ()) -> Iterator[Path]:
+    """Yield the folder of our Flower app, with a run's plug-ins; one put together lasts as long as the block.
 
     Raises:
         ConfigError: For a plug-in that cannot travel with it.
     """
-    root, files = app_folder(), _files_of(loaded())
+    root, files = app_folder(), _files_of(plugins)
     if root.name != "_app" and not files:
         yield root
         return
@@ -40,7 +40,7 @@ def flower_app() -> Iterator[Path]:
         for number, (name, content) in enumerate(files):
             shipped = whole / "snnfl" / SHIPPED.name
             shipped.mkdir(exist_ok=True)
-            (shipped / f"{number:02d}_{name}").write_bytes(content)
+            (shipped / f"{number:02d}_{name.removesuffix('.py')}{ENDING}").write_bytes(content)
         yield whole
 
 

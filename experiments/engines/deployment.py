@@ -26,6 +26,7 @@ from experiments.engines.app_folder import flower_app
 from experiments.engines.local_superlink import address_of, flower_environment, local_superlink, reachable_address
 from experiments.signals import Terminated
 from snnfl.config import Config, FlatValue, flatten
+from snnfl.plugins import used
 from snnfl.protocol import REFUSED
 
 POLL_SECONDS = 5.0
@@ -84,7 +85,7 @@ def run_deployed(config: Config, show: Callable[[str], None], home: Path | None 
 def _submit(
     config: Config, connection: Sequence[str], show: Callable[[str], None], home: Path | None, server: str | None
 ) -> None:
-    with flower_app() as app, tempfile.TemporaryDirectory() as folder:
+    with flower_app(used(config)) as app, tempfile.TemporaryDirectory() as folder:
         overrides = Path(folder) / "run-config.toml"
         overrides.write_text(to_toml(flatten(config)), encoding="utf-8")
         nodes = ["--federation-config", f"num-supernodes={config.data.clients}"]  # heeded by those that simulate

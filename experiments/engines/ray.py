@@ -37,7 +37,7 @@ from experiments.engines.ray_actors import TimeLimit, outlive, renewing_actors
 from experiments.engines.ray_address import cluster_address
 from experiments.signals import same_handler
 from snnfl.launch import names_in_use
-from snnfl.plugins import Plugin, loaded
+from snnfl.plugins import Plugin
 
 WORKER_DEFAULTS = {
     "OMP_NUM_THREADS": "1",
@@ -65,6 +65,7 @@ def run_on_ray(
     backend_config: Mapping[str, Mapping[str, Any]] | None = None,
     verbose: bool = False,
     node_config: Mapping[str, bool | int | float | str] | None = None,
+    plugins: Sequence[Plugin] = (),
 ) -> Context:
     """Run a Flower app to its end on Ray, and shut Ray down.
 
@@ -83,6 +84,7 @@ def run_on_ray(
         verbose: Show Flower's debug messages, the tracebacks of clients that fail, and what workers print.
 
         node_config: Given to each client beside its partition.
+        plugins: That the workers run first.
 
     Returns:
         The server's context.
@@ -99,7 +101,8 @@ def run_on_ray(
     defaults = {"num_cpus": num_cpus_per_client, "num_gpus": num_gpus_per_client}
     resources = {**defaults, **overrides.get("client_resources", {})}
     client = _ConfiguredClientApp(client_app, run_config, node_config or {})
-    with restored_task_identity(), renewing_actors() as limit, _ray(overrides.get("init_args", {}), verbose=verbose):
+    set_up, init_args = _worker_setup(names_in_use(), plugins), overrides.get("init_args", {})
+    with restored_task_identity(), renewing_actors() as limit, _ray(init_args, set_up, verbose=verbose):
         _check_resources(resources)
         server = _ConfiguredServerApp(server_app, run_config, clients, limit)
         try:
@@ -191,7 +194,7 @@ class _ConfiguredServerApp(ServerApp):
 
 
 @contextmanager
-def _ray(init_args: Mapping[str, Any], *, verbose: bool) -> Iterator[None]:
+def _ray(init_args: Mapping[str, Any], set_up: Callable[[], None], *, verbose: bool) -> Iterator[None]:
     """Start Ray, or join a cluster, and leave it whatever happens. Flower uses a Ray that is running already."""
     if ray.is_initialized():
         raise RayError("Ray is already running in this process: call ray.shutdown() first")
@@ -207,7 +210,7 @@ def _ray(init_args: Mapping[str, Any], *, verbose: bool) -> Iterator[None]:
     options["address"] = address
     runtime_env = dict(options.pop("runtime_env", {}))
     runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
-    runtime_env.setdefault("worker_process_setup_hook", _worker_setup(names_in_use(), loaded()))
+    runtime_env.setdefault("worker_process_setup_hook", set_up)
     try:
         try:
             with same_handler(), warnings.catch_warnings():  # Ray's handler lets Flower's threads hold up the exit

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from snnfl import plugins
-from snnfl.config import ConfigError, compose, unflatten
+from snnfl.config import Config, ConfigError, compose, unflatten
 from snnfl.data.sources import SOURCES
 from snnfl.models.registry import MODELS
 
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("own_registries")
 @pytest.fixture(autouse=True)
 def _no_modules_stay() -> Iterator[None]:
     """What a test imports as a plug-in is forgotten after it."""
-    with patch.dict(sys.modules):
+    with patch.dict(sys.modules), patch.object(sys, "path", [*sys.path]):
         yield
 
 
@@ -160,15 +163,15 @@ def test_another_process_runs_the_content_that_was_read_here(tmp_path: Path) -> 
     plugins._loaded.clear()
     plugins.adopt(plugins.unpack(packed))
     assert "mine" in MODELS
-    assert plugins.pack(plugins.loaded()) == packed
+    assert plugins.unpack(packed) == list(plugins.loaded())
 
 
 def test_a_node_runs_what_its_own_app_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from snnfl.workspace import workspace
 
-    written(tmp_path, name="00_mine.py")
+    written(tmp_path, name="00_mine_plugin.py")
     data = "from snnfl.data.sources import SOURCES, register\nregister('theirs')(SOURCES.find('digits'))\n"
-    written(tmp_path, data, name="01_data.py")
+    written(tmp_path, data, name="01_data_plugin.py")
     monkeypatch.setattr(plugins, "SHIPPED", tmp_path)
     config = compose(None, ["data.source=theirs", "model.name=mlp", "data.clients=2"])
     workspace(config)
@@ -178,11 +181,156 @@ def test_a_node_runs_what_its_own_app_holds(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_a_run_began_with_is_compared(tmp_path: Path) -> None:
     then = [plugins.load(written(tmp_path)).as_json()]
-    assert plugins.check_same(then) is None
+    assert plugins.check_same(then, plugins.loaded()) is None
     changed = [{**then[0], "version": "0" * 64}]
-    assert "another version of the plug-in mine.py (SHA-256 000000000000…, now " in str(plugins.check_same(changed))
-    assert plugins.check_same(changed, versions=False) is None
+    assert "another version of the plug-in mine.py (SHA-256 000000000000…, now " in str(
+        plugins.check_same(changed, plugins.loaded())
+    )
+    assert plugins.check_same(changed, plugins.loaded(), versions=False) is None
+    assert str(plugins.check_same(then, ())).startswith("it was started with the plug-in mine.py; say --plugin mine.py")
+    assert plugins.check_same(None, ()) is None
+    assert plugins.check_same([3, {"name": None}], ()) is None
+    theirs = [{"name": "their.package:setup", "version": "theirs 1.2"}]
+    assert plugins.check_same(theirs, ()) == (
+        "it was started with the plug-in their.package:setup; pip install theirs==1.2"
+    )
+    (newer,) = [plugins.Plugin(name="their.package:setup", version="theirs 1.3", installed=True)]
+    assert str(plugins.check_same(theirs, [newer])).endswith("(theirs 1.2, now theirs 1.3); pip install theirs==1.2")
+
+
+def used(config: Config) -> list[str]:
+    return [plugin.name for plugin in plugins.used(config)]
+
+
+def test_a_run_has_the_plugins_that_it_names_things_of_and_those_that_are_listed(tmp_path: Path) -> None:
+    other = written(tmp_path, MODEL.replace('"mine"', '"yours"'), "other.py")
+    config = plugins.resolve({"model": {"name": "mine"}}, (), [written(tmp_path), other])
+    assert used(config) == ["mine.py", "other.py"]
+    assert used(plugins.resolve({"plugins": [str(other)]})) == ["other.py"]
+    assert used(plugins.resolve(None)) == []
+    assert used(plugins.resolve({"model": {"name": "mine"}})) == ["mine.py"]
+
+
+def test_what_the_options_name_tells_whose_they_are(tmp_path: Path) -> None:
+    lines = [
+        "from snnfl import detection, poisoning, attacks",
+        "from snnfl.training import objectives",
+        "from strategies import bases, tracking",
+        "function = lambda *given: None",
+    ]
+    registers = {
+        "detector": "detection.register('d', source='')(function)",
+        "poisoning": "poisoning.register('p', source='')(function)",
+        "attack": "attacks.register('a', source='', needs=(), against='plain')(function)",
+        "objective": "objectives.register('o')(function)",
+        "strategy": "bases.register('s')(function)",
+        "tracker": "tracking.register('t', package='json')(function)",
+    }
+    for name, line in registers.items():
+        plugins.load(written(tmp_path, "\n".join([*lines, line]), f"{name}.py"))
+    assert used(compose()) == []
+    assert used(compose(None, ["detection.detectors=[norm,d]"])) == ["detector.py"]
+    assert used(compose(None, ["poisoning.attack=p"])) == ["poisoning.py"]
+    assert used(compose(None, ["strategy.name=s"])) == ["objective.py", "strategy.py"]
+    assert used(compose(None, ["run.tracking=t"])) == ["tracker.py"]
+    assert [plugin.name for plugin in plugins.used(compose(), ["a"])] == ["attack.py"]
+
+
+def test_an_installed_package_counts_where_something_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        MODELS.add("theirs", lambda *given: None, home="their.models")  # type: ignore[arg-type, misc, return-value]
+
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry(load)])
+    assert used(plugins.resolve(None)) == []
+    assert used(plugins.resolve({"model": {"name": "theirs"}})) == ["their.package"]
+    plugins._owned.clear()  # as if somebody had imported it before
+    assert used(compose(None, ["model.name=theirs"])) == ["their.package"]
+    assert used(compose()) == []
+
+
+def test_what_is_installed_elsewhere_alone_is_told_with_its_package() -> None:
+    theirs = plugins.Plugin(name="their.package:setup", version="theirs 1.2", installed=True)
+    with pytest.raises(ConfigError, match=r"their\.package:setup: it isn't installed here; pip install theirs==1\.2$"):
+        plugins.adopt([theirs])
+
+
+@pytest.mark.parametrize("end", ["raise SystemExit(3)", "raise KeyboardInterrupt"])
+def test_what_ends_the_process_registers_nothing(tmp_path: Path, end: str) -> None:
+    expected = ConfigError if "Exit" in end else KeyboardInterrupt
+    with pytest.raises(expected):
+        plugins.load(written(tmp_path, f"{MODEL}\n{end}\n"))
+    assert "mine" not in MODELS
+    assert plugins.load(written(tmp_path)).name == "mine.py"
+
+
+def test_a_module_that_fails_can_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path, f"{MODEL}\nraise SystemExit('enough')\n", "federated_plugin.py")
+    with pytest.raises(ConfigError, match=r"federated_plugin.*, line 11.*SystemExit: enough"):
+        plugins.load("federated_plugin")
+    assert "mine" not in MODELS
+
+
+def test_a_file_has_no_future_of_ours(tmp_path: Path) -> None:
+    plugins.load(written(tmp_path, MODEL + "\ndef f(x: int): ...\nassert f.__annotations__ == {'x': int}\n"))
+
+
+def test_a_change_anywhere_in_a_package_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    written(tmp_path / "federated", "from federated.models import mine\n", "__init__.py")
+    inner = written(tmp_path / "federated", MODEL, "models.py")
+    first = plugins.load("federated").version
+    for name in [name for name in sys.modules if name.startswith("federated")]:
+        del sys.modules[name]
     plugins._loaded.clear()
-    assert str(plugins.check_same(then)).startswith("it was started with the plug-in mine.py; say --plugin mine.py")
-    assert plugins.check_same(None) is None
-    assert plugins.check_same([3, {"name": None}]) is None
+    MODELS.items.pop("mine"), MODELS.homes.pop("mine")
+    inner.write_text(f"{MODEL}\nimport pathlib\npathlib.Path(__file__).write_text('# changed by now')\n")
+    second = plugins.load("federated").version
+    inner.write_text(MODEL)
+    assert len({first, second, plugins._digest("federated")}) == 2
+    assert plugins._digest("federated") == first
+
+
+@pytest.mark.parametrize("what", [".", "", "..x", "a b", "mine.yaml/", Path("mine.txt")])
+def test_what_is_neither_a_file_nor_a_module_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str | Path
+) -> None:
+    written(tmp_path, name="mine.txt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^plug-in .*ends? in \.py") as told:
+        plugins.load(what)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("inside", ["zipped.py", "zipped/__init__.py"])
+def test_a_module_in_an_archive_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr(inside, MODEL)
+    monkeypatch.syspath_prepend(tmp_path / "all.zip")
+    with pytest.raises(ConfigError, match=r"^plug-in zipped: .*all\.zip.*") as told:
+        plugins.load("zipped")
+    assert "\n" not in str(told.value)
+    assert "mine" not in MODELS
+
+
+@pytest.mark.parametrize("beside", ["environment.json", "metrics.jsonl"])
+def test_a_runs_own_configuration_names_no_code(tmp_path: Path, beside: str) -> None:
+    written(tmp_path)
+    (tmp_path / "config.yaml").write_text("plugins: [mine.py]\n")
+    (tmp_path / beside).touch()
+    with pytest.raises(ConfigError, match=r"config\.yaml: a run's own configuration lists no plugins; say --plugin"):
+        plugins.resolve(tmp_path / "config.yaml")
+    assert "mine" not in MODELS
+
+
+def test_another_process_of_the_command_finds_the_same_modules(tmp_path: Path) -> None:
+    written(tmp_path, name="federated_plugin.py")
+    with patch.object(sys, "path", [*sys.path, str(tmp_path)]):
+        packed = plugins.pack([plugins.load("federated_plugin")])
+    code = (
+        "import sys; from snnfl.plugins import adopt, unpack; adopt(unpack(sys.stdin.buffer.read()))\n"
+        "from snnfl.models.registry import MODELS; assert 'mine' in MODELS"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(plugins.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-P", "-c", code], input=packed, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()

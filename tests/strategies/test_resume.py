@@ -36,6 +36,7 @@ from strategies.run_directory import (
     SNN_FILE,
     RunDirectory,
     RunFileError,
+    read_environment,
     read_metrics,
 )
 from strategies.server_app import server_app
@@ -364,8 +365,8 @@ def test_a_run_goes_on_with_the_plugins_that_it_began_with(tmp_path: Path) -> No
     file = tmp_path / "mine.py"
     file.write_text("from snnfl.models import register\n\nregister('mine_of_a_run')(lambda *arguments: None)\n")
     with patch.dict("sys.modules"):
-        plugin = plugins.load(file)
-    config = compose(None, [f"run.directory={tmp_path}", "run.name=run", "run.resume=true"])
+        config = plugins.resolve(None, [f"run.directory={tmp_path}", "run.name=run", "run.resume=true"], [file])
+    (plugin,) = plugins.loaded()
     RunDirectory.create(config)
     assert find_checkpoint(config) is None
     plugins._loaded["snnfl_plugin_mine"] = replace(plugin, version="0" * 64)
@@ -373,6 +374,9 @@ def test_a_run_goes_on_with_the_plugins_that_it_began_with(tmp_path: Path) -> No
         ConfigError, match=r"run\.resume=true: .*: it was started with another version of the plug-in mine"
     ):
         find_checkpoint(config)
-    plugins._loaded.clear()
+    assert plugins.resolve(config) == config  # another call of the process, that doesn't name it
     with pytest.raises(ConfigError, match=r"it was started with the plug-in mine\.py; say --plugin mine\.py"):
         find_checkpoint(config)
+    assert RunDirectory.reopen(config, 0)
+    facts = read_environment(tmp_path / "run")
+    assert [len(each["plugins"]) for each in (facts, *facts["resumed"])] == [1, 0]

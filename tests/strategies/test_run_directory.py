@@ -43,7 +43,7 @@ def test_a_new_folder_holds_the_configuration_and_the_environment(tmp_path: Path
     assert compose(run.path / CONFIG_FILE) == config
     facts = json.loads((run.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
     assert facts["packages"]["torch"] == torch.__version__
-    assert set(facts) == set(environment())
+    assert set(facts) == set(environment(config))
 
 
 def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -189,4 +189,4 @@ def test_the_environment_names_the_commit_only_inside_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no git here
-    assert environment()["commit"] is None
+    assert environment(Config())["commit"] is None

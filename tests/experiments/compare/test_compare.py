@@ -30,6 +30,7 @@ from experiments.compare.views import SOURCES, View
 from snnfl.config import ConfigError
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
+from snnfl.plugins import load as run_plugin
 from snnfl.spiking import load
 from snnfl.workspace import Workspace
 from strategies.run_directory import METRICS_FILE, SNN_FILE, read_metrics
@@ -89,6 +90,45 @@ def test_a_cells_folder_follows_from_what_decides_its_result(tmp_path_factory, s
     study, again, other = read_study(path), read_study(path), read_study(path, [f"run.rounds={rounds + 10}"])
     assert [cell.path for cell in study.cells] == [cell.path for cell in again.cells]
     assert not {cell.path for cell in study.cells} & {cell.path for cell in other.cells}
+
+
+PLUGIN = """\
+from snnfl.attacks import register as attack
+from snnfl.detection import register as detector
+
+@detector("of_a_study", source="here")
+def of_a_study(view):
+    pass
+
+@attack("of_a_study", source="here", needs=(), against="spiking")
+def attack_of_a_study(views, budget, generator):
+    pass
+"""
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_cell_has_the_plugins_that_its_study_lists_or_names_things_of(tmp_path):
+    path, file = written(tmp_path), tmp_path / "det.py"
+    file.write_text(PLUGIN)
+    text = path.read_text()
+
+    def cells(more="", overrides=(), plugins=()):
+        path.write_text(text + more)
+        cells = read_study(path, overrides, plugins).cells
+        return [(cell.path, [plugin.name for plugin in cell.plugins]) for cell in cells]
+
+    before = cells()
+    assert all(not plugins for _, plugins in before)
+    run_plugin(file)  # as another call of this process may have done
+    assert cells() == before
+    named = cells(plugins=[file])
+    assert all(plugins == ["det.py"] for _, plugins in named)
+    assert not {folder for folder, _ in named} & {folder for folder, _ in before}
+    assert cells("plugins: [det.py]\n") == named
+    assert cells() == before
+    assert all(plugins == ["det.py"] for _, plugins in cells("", ["detection.detectors=[of_a_study]"]))
+    audited = cells("audit: {attacks: [of_a_study]}\n", ["audit.record=true"])
+    assert all(plugins == ["det.py"] for _, plugins in audited)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from experiments.engines.app_folder import flower_app
-from snnfl import plugins
 from snnfl.config import ConfigError
 from snnfl.plugins import Plugin
 
@@ -22,27 +21,27 @@ def bundled(folder: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist() if name != ".info/CONTENT"}
 
 
-@pytest.mark.usefixtures("own_registries")
 def test_plugins_travel_in_their_order_and_nothing_else_changes() -> None:
     with flower_app() as app:
         assert app == ROOT
-    for name in ("zebra.py", "test_ant.py"):  # Flower leaves out test_*.py
-        plugins._loaded[name] = Plugin(name=name, path=f"/{name}", source=b"# " + name.encode(), version="")
-    plugins._loaded["theirs"] = Plugin(name="theirs", version="theirs 1.0", installed=True)
-    with flower_app() as app:
+    named = []
+    for name in ("zebra.py", "test_ant.py", "model_test.py"):  # Flower leaves out test_*.py and *_test.py
+        named.append(Plugin(name=name, path=f"/{name}", source=b"# " + name.encode(), version=""))
+    named.append(Plugin(name="theirs", version="theirs 1.0", installed=True))
+    with flower_app(named) as app:
         found = bundled(app)
     shipped = {name: found.pop(name) for name in list(found) if "_shipped" in name}
     assert shipped == {
-        "snnfl/_shipped/00_zebra.py": b"# zebra.py",
-        "snnfl/_shipped/01_test_ant.py": b"# test_ant.py",
+        "snnfl/_shipped/00_zebra_plugin.py": b"# zebra.py",
+        "snnfl/_shipped/01_test_ant_plugin.py": b"# test_ant.py",
+        "snnfl/_shipped/02_model_test_plugin.py": b"# model_test.py",
     }
     assert found == bundled(ROOT)
     assert not app.exists()
 
 
-@pytest.mark.usefixtures("own_registries")
 def test_a_module_is_refused() -> None:
-    plugins._loaded["my.module"] = Plugin(name="my.module", version="")
+    module = Plugin(name="my.module", version="")
     words = r"^plug-in my\.module: a deployment ships plug-ins that are named by their file"
-    with pytest.raises(ConfigError, match=words), flower_app():
+    with pytest.raises(ConfigError, match=words), flower_app([module]):
         pass
