@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +180,9 @@ def load_run(path: str | Path, *, plugins: Iterable[str | Path] = ()) -> Run:
     load_listed([*plugins], None)
     folder = Path(path).expanduser()
     config = read_config(folder)
+    config = replace(
+        config, run=replace(config.run, resume=False, overwrite=False)
+    )  # how it was called, not what it is
     metrics = read_metrics(folder, growing=True) if (folder / METRICS_FILE).exists() else []
     return Run(path=folder, config=config, metrics=metrics, environment=read_environment(folder))
 
@@ -294,11 +297,19 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig | None = 
         config: Steps, thresholds and calibration; ``None`` for :meth:`~snnfl.config.ConversionConfig.fast`, 32 steps.
 
     Raises:
+        ConfigError: If one of the first and last is something else.
         ConversionError: If the model doesn't convert, naming the layer and the way out.
         ValueError: If the images are empty, not finite, or don't fit the model.
     """
+    from torch import nn
+
     from snnfl.conversion import convert as convert_network
 
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model: expected a torch.nn.Module with its weights loaded, found {type(model).__name__}")
+    if not isinstance(config, ConversionConfig | None):
+        found = f"{type(config).__name__} {config!r}"
+        raise ConfigError(f"config: expected a ConversionConfig, such as ConversionConfig.fast(steps=8), found {found}")
     return convert_network(model, images, ConversionConfig.fast() if config is None else config)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Generic, TypeVar
 
 from snnfl.config.declaration import ConfigError, nearest
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+OURS = ("snnfl", "strategies", "clients", "experiments")
+"""Packages whose errors are no user's: they keep their traceback."""
 
 _registries: list[Registry[Any]] = []
 
@@ -75,6 +82,35 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is already registered by {self.homes[name]}; choose another name")
         self.items[name], self.homes[name] = item, home
         return item
+
+    def made(self, name: str, make: Callable[[], R], *kinds: type, through: tuple[type[Exception], ...] = ()) -> R:
+        """Return what code of a registered thing makes; if that is somebody else's, its mistakes are the user's.
+
+        Args:
+            name: Of the thing.
+            make: Calls the code.
+            kinds: What it must return; empty for anything.
+            through: Errors that say what is wrong by themselves, beside ``ConfigError``.
+
+        Raises:
+            ConfigError: In one line, for an error of the code with its line, and for what is of another kind.
+        """
+        self.find(name)
+        home, what = self.homes[name], f"{self.option or self.kind}={name}"
+        try:
+            found = make()
+        except Exception as error:
+            if isinstance(error, (ConfigError, *through)) or home.partition(".")[0] in OURS:
+                raise
+            file = getattr(sys.modules.get(home), "__file__", None)
+            lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+            where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+            text = " ".join(str(error).split())
+            raise ConfigError(f"{what}: {type(error).__name__}{f': {text}' if text else ''}{where}") from error
+        if kinds and not isinstance(found, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"{what}: it returned {type(found).__name__}, expected {expected}")
+        return found
 
     def find(self, name: str) -> T:
         """Return a thing by its name.

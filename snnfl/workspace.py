@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
-from snnfl.models import build_model
+from snnfl.models import MODELS, build_model
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two
@@ -155,7 +155,8 @@ class Workspace:
         Raises:
             ConfigError: If one would.
         """
-        norm = needs_two(self.model, torch.zeros(1, *self.dataset.input_shape, device=self.device))
+        name, image = self.config.model.name, torch.zeros(1, *self.dataset.input_shape, device=self.device)
+        norm = MODELS.made(name, lambda: needs_two(self.model, image))
         if norm is None:
             return
         reason = f"{norm} of model.name={self.config.model.name} cannot normalise a batch of one"

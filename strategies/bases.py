@@ -143,7 +143,8 @@ def build_base(config: Config) -> Strategy:
     Raises:
         ConfigError: As :func:`parameters`.
     """
-    return find(config.strategy.name).build(config, **parameters(config))
+    name = config.strategy.name
+    return STRATEGIES.made(name, lambda: find(name).build(config, **parameters(config)), Strategy)
 
 
 def common(config: Config) -> dict[str, Any]:

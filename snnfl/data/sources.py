@@ -106,6 +106,8 @@ def _chosen(available: int, count: int, name: str, split: str) -> Tensor:
 @functools.cache
 def _load(name: str, root: Path) -> Dataset:
     try:
-        return SOURCES.find(name)(root)
+        source = SOURCES.find(name)
+        return SOURCES.made(name, lambda: source(root), Dataset, through=(FileNotFoundError,))
     except FileNotFoundError as error:  # of a source that doesn't look for itself
-        raise DataNotFoundError(f"data.source={name}: {error.filename} is missing (data.root={root})") from None
+        what = f"{error.filename} is missing" if error.filename else error
+        raise DataNotFoundError(f"data.source={name}: {what} (data.root={root})") from None

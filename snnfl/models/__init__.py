@@ -2,6 +2,6 @@
 
 from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
 from snnfl.models.initialisation import initialise
-from snnfl.models.registry import build_model, check_model, image_shape, names, register
+from snnfl.models.registry import MODELS, build_model, check_model, image_shape, names, register
 
-__all__ = ["build_model", "check_model", "image_shape", "initialise", "names", "register"]
+__all__ = ["MODELS", "build_model", "check_model", "image_shape", "initialise", "names", "register"]

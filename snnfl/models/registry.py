@@ -70,7 +70,7 @@ def build_model(
     """
     builder = MODELS.find(config.name)
     with torch.device("meta"):
-        model = builder(config, input_shape, classes)
+        model = MODELS.made(config.name, lambda: builder(config, input_shape, classes), nn.Module)
         if config.projection_head:
             model = with_projection_head(model, config.name)
     materialise(model, generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -46,8 +47,10 @@ def trigger(config: Config, shape: Sequence[int], *, partition: int | None = Non
     order = attackers(config)
     number = order.index(partition) if partition in order else None
     try:
-        made = POISONINGS.find(poisoning.attack).trigger
-        return made(poisoning, shape, Attacker(seed=config.run.seed, number=number))
+        function = POISONINGS.find(poisoning.attack).trigger
+        who = Attacker(seed=config.run.seed, number=number)
+        make = partial(function, poisoning, shape, who)
+        return POISONINGS.made(poisoning.attack, make, Trigger, type(None), through=(TriggerError,))
     except TriggerError as error:
         raise ConfigError(f"poisoning.attack={poisoning.attack}: {error}") from None
 
