@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from traceback import extract_tb
+from traceback import walk_tb
 from typing import Any, Generic, TypeVar
 
 from snnfl.config.declaration import ConfigError, nearest
@@ -96,15 +95,18 @@ class Registry(Generic[T]):
             ConfigError: In one line, for an error of the code with its line, and for what is of another kind.
         """
         self.find(name)
-        home, what = self.homes[name], f"{self.option or self.kind}={name}"
+        home, what = self.homes.get(name, OURS[0]), f"{self.option or self.kind}={name}"
         try:
             found = make()
         except Exception as error:
             if isinstance(error, (ConfigError, *through)) or home.partition(".")[0] in OURS:
                 raise
-            file = getattr(sys.modules.get(home), "__file__", None)
-            lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
-            where = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+            places = [
+                f" ({Path(frame.f_code.co_filename).name}, line {line})"
+                for frame, line in walk_tb(error.__traceback__)
+                if frame.f_globals.get("__name__") == home
+            ]
+            where = places[-1] if places else ""
             text = " ".join(str(error).split())
             raise ConfigError(f"{what}: {type(error).__name__}{f': {text}' if text else ''}{where}") from error
         if kinds and not isinstance(found, kinds):
