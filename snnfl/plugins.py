@@ -108,11 +108,12 @@ def used(config: Config, attacks: Iterable[str] = ()) -> tuple[Plugin, ...]:
 
     Args:
         config: Of the run.
-        attacks: That are to be run on it.
+        attacks: That are to be run on it, beside those of ``audit.attacks``.
     """
     known = {key for key, _, _ in options()}
     names = {(each.kind, value_of(config, each.option)) for each in registries() if each.option in known}
-    names |= {("detector", name) for name in config.detection.detectors} | {("attack", name) for name in attacks}
+    names |= {("detector", name) for name in config.detection.detectors}
+    names |= {("attack", name) for name in (*config.audit.attacks, *attacks)}
     of_strategy = {key for key in _loaded if ("strategy", config.strategy.name) in _things(key)}
     if of_strategy:  # only its messages say which objective clients minimise
         names |= {(kind, name) for kind, name, _ in registered() if kind == "objective"}

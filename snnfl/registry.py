@@ -82,6 +82,14 @@ class Registry(Generic[T]):
         self.items[name], self.homes[name] = item, home
         return item
 
+    def decorator(self, name: str) -> Callable[[T], T]:
+        """Return what registers a function under a name, and leaves it as it is.
+
+        Raises:
+            ValueError: When it is applied, if the name is taken.
+        """
+        return lambda thing: self.add(name, thing, home=thing.__module__)
+
     def made(self, name: str, make: Callable[[], R], *kinds: type, through: tuple[type[Exception], ...] = ()) -> R:
         """Return what code of a registered thing makes; if that is somebody else's, its mistakes are the user's.
 

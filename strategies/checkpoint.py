@@ -76,7 +76,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, metrics: Path, *, keep: int, rounds: int) -> None:
         self.folder, self.metrics, self.keep, self.rounds = folder, metrics, keep, rounds
-        self._synced: int | None = max(round_files(folder), default=None)
+        self._synced: int | None = None  # the first one is waited for, before any other goes
         self._synced_at = -math.inf
 
     @property

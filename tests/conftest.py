@@ -58,6 +58,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 @pytest.fixture
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is empty, but for a configuration that says nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.yaml").write_text("{}\n")
+
+
+@pytest.fixture
 def own_registries() -> Iterator[None]:
     """What a test registers is forgotten after it."""
     from snnfl.attacks.registry import ATTACKS

@@ -35,11 +35,7 @@ def register(name: str) -> Callable[[Source], Source]:
     Raises:
         ValueError: If the name is taken.
     """
-
-    def add(source: Source) -> Source:
-        return SOURCES.add(name, source, home=source.__module__)
-
-    return add
+    return SOURCES.decorator(name)
 
 
 def names() -> tuple[str, ...]:

@@ -25,11 +25,7 @@ def register(name: str) -> Callable[[Builder], Builder]:
     Raises:
         ValueError: If the name is taken.
     """
-
-    def decorate(builder: Builder) -> Builder:
-        return MODELS.add(name, builder, home=builder.__module__)
-
-    return decorate
+    return MODELS.decorator(name)
 
 
 def names() -> tuple[str, ...]:

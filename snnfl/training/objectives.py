@@ -32,11 +32,7 @@ def register(name: str) -> Callable[[Maker], Maker]:
     Raises:
         ValueError: If the name is taken.
     """
-
-    def decorate(maker: Maker) -> Maker:
-        return OBJECTIVES.add(name, maker, home=maker.__module__)
-
-    return decorate
+    return OBJECTIVES.decorator(name)
 
 
 def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:

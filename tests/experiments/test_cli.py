@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 from pathlib import Path
 
 import pytest
+from commands import in_this_process as snnfl
 
 from experiments import cli
 from snnfl.config import compose
@@ -23,17 +23,6 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     repository = Path.cwd()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(repository / "experiments")
-
-
-def snnfl(*arguments: str) -> int:
-    """Run the command in this process; return its exit status."""
-    handlers = logging.getLogger().handlers[:]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["snnfl", *arguments])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-    logging.getLogger().handlers[:] = handlers
-    return int(done.value.code or 0)
 
 
 def test_a_run_prints_a_line_per_round_and_a_table(capsys, tmp_path):

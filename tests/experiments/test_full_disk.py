@@ -27,10 +27,7 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.yaml").write_text("{}\n")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def run(*arguments: str) -> int:

@@ -14,10 +14,7 @@ OPTIONS = ["data.clients=2", "model.name=mlp", "training.epochs=1", "conversion.
 OPTIONS += ["conversion.calibration_images=8", "run.rounds=2"]
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty.yaml").write_text("{}\n")
+pytestmark = pytest.mark.usefixtures("in_a_folder_of_its_own")
 
 
 def run(*arguments: str) -> int:

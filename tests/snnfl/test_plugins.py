@@ -234,6 +234,7 @@ def test_what_the_options_name_tells_whose_they_are(tmp_path: Path) -> None:
     assert used(compose(None, ["strategy.name=s"])) == ["objective.py", "strategy.py"]
     assert used(compose(None, ["run.tracking=t"])) == ["tracker.py"]
     assert [plugin.name for plugin in plugins.used(compose(), ["a"])] == ["attack.py"]
+    assert used(compose(None, ["audit.record=true", "audit.attacks=[a]"])) == ["attack.py"]
 
 
 def test_an_installed_package_counts_where_something_of_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

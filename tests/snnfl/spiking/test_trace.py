@@ -8,23 +8,11 @@ import networks
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Calls
 from torch import Tensor, nn
 
 from snnfl.conversion import fold
 from snnfl.spiking import Affine, ConversionError, LinearMap, MaxPool, Spike, SpikingGraph, SpikingNetwork, trace
-
-
-class Calls(nn.Module):
-    """A forward given as a function of the module and the image, with layers to call."""
-
-    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.calls = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.calls(self, x)
 
 
 def twin_of(model: nn.Module, graph: SpikingGraph) -> SpikingNetwork:

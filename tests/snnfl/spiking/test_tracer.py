@@ -12,25 +12,13 @@ import pytest
 import torch
 import torch.ao.nn.qat as qat
 import torch.nn.functional as F
+from networks import Calls
 from torch import Tensor, nn
 from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver, QConfig, default_fake_quant
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from snnfl.conversion import ConversionConfig, convert, fold
 from snnfl.spiking import ConversionError, SpikingGraph, SpikingNetwork, trace, trace_with_state
-
-
-class Calls(nn.Module):
-    """A forward given as a function of the module and the image, with layers to call."""
-
-    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.calls = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.calls(self, x)
 
 
 def assert_twin(model: nn.Module, images: Tensor, input_shape: tuple[int, ...] | None = None) -> SpikingGraph:
@@ -271,7 +259,10 @@ def observed(layer: nn.Module) -> nn.Module:
     [
         (lambda: AlwaysDropping(), r"^0 \(AlwaysDropping\).*drops at random in evaluation mode"),
         (lambda: Statistical(2), r"^0 \(Statistical\).*batch's statistics in evaluation mode"),
-        (lambda: Calls(lambda m, x: F.dropout(x)), r"^dropout \(dropout\).*test_tracer.py:\d+: drops at random"),
+        (
+            lambda: Calls(lambda m, x: F.dropout(x)),
+            r"^dropout \(dropout\).*test_tracer.py:\d+: drops at random",
+        ),
         (lambda: observed(nn.Conv2d(2, 2, 1)), r"^0 \(Conv2d\).*has a forward hook, <lambda>.*remove it"),
         (lambda: torch.ao.nn.quantized.Linear(2, 2), r"^0 \(Linear\).*being of torch.ao.nn.quantized"),
         (lambda: nn.Bilinear(2, 2, 2), r"^0 \(Bilinear\).*use what converts"),
@@ -340,7 +331,10 @@ SIZED = [asserted, unpacked, shuffled, padded_as_another, resized_as_another, pa
 
 @pytest.mark.parametrize("forward", SIZED)
 def test_shapes_are_numbers_while_a_forward_is_traced(forward):
-    model, images = networks.trained(lambda: Calls(forward, conv=nn.Conv2d(2, 4, 3, padding=1))), networks.images(3)
+    model, images = (
+        networks.trained(lambda: Calls(forward, conv=nn.Conv2d(2, 4, 3, padding=1))),
+        networks.images(3),
+    )
     graph = assert_twin(model, images, input_shape=(2, 6, 6))
     assert graph.image_shape == (2, 6, 6)
     network = convert(model, images, ConversionConfig(steps=3))

@@ -35,7 +35,7 @@ def test_a_model_that_fails_is_one_line_with_its_line(own_registries: None) -> N
     def unfit(config: Any, input_shape: Any, classes: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(5, classes))
 
-    with pytest.raises(ConfigError, match=r"^model.name=raises: KeyError: 'oops' \(test_registry_made.py, line \d+\)$"):
+    with pytest.raises(ConfigError, match=r"^model.name=raises: KeyError: 'oops' \(test_registry.py, line \d+\)$"):
         build("raises")
     with pytest.raises(ConfigError, match=r"^model.name=nothing: it returned NoneType, expected Module$"):
         build("nothing")
