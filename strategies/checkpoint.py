@@ -131,11 +131,6 @@ def intact_checkpoints(folder: Path) -> Iterator[Checkpoint]:
             logger.warning("%s; this checkpoint is skipped", error)
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read the newest intact checkpoint, ``None`` if there is none."""
-    return next(intact_checkpoints(folder), None)
-
-
 def discard_newer(folder: Path, server_round: int) -> None:
     """Delete the checkpoints of rounds that will be repeated."""
     for found, path in round_files(folder).items():

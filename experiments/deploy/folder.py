@@ -51,10 +51,6 @@ class Deployment:
         """The certificate that every machine trusts."""
         return self.path / "certificates" / "ca.crt"
 
-    def private_key(self, node: Node) -> Path:
-        """The file that belongs on a node's machine and nowhere else."""
-        return self.path / "keys" / node.name
-
     def public_key(self, node: Node) -> Path:
         """The file that the SuperLink knows a node by."""
         return self.path / "keys" / f"{node.name}.pub"

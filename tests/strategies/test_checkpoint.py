@@ -17,7 +17,7 @@ from snnfl.checksummed import round_file, round_files, write_checksummed
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.updates import Converted
 from strategies import checkpoint
-from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer, newest_checkpoint
+from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer, intact_checkpoints
 from strategies.guarded import Guarded
 from strategies.spiking import Spiking
 from strategies.state import StrategyState
@@ -43,7 +43,7 @@ def write(folder: Path, *rounds: int, keep: int = 9) -> None:
 
 
 def newest(folder: Path) -> int | None:
-    found = newest_checkpoint(folder)
+    found = next(intact_checkpoints(folder), None)
     return None if found is None else found.server_round
 
 
@@ -89,7 +89,7 @@ def test_after_a_power_cut_a_run_goes_on_from_what_was_surely_on_the_disk(
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     write(tmp_path, 3, 12)
-    found = newest_checkpoint(tmp_path)
+    found = next(intact_checkpoints(tmp_path), None)
     assert found is not None
     assert (found.server_round, found.token, found.network) == (12, f"{12:032x}", None)
     assert found.arrays["w"].numpy().tobytes() == ARRAYS["w"].numpy().tobytes()
@@ -113,7 +113,7 @@ def test_a_spiking_strategy_goes_on_with_its_network_and_its_moments(
     arrays, _ = strategy.aggregate_train(1, [update_reply(federation.trained(n)[1], n) for n in (11, 12)])
     assert arrays is not None
     checkpoints(tmp_path, keep=1).write(strategy, server_round=1, token="0" * 32, arrays=arrays)
-    resumed, found = build(), newest_checkpoint(tmp_path)
+    resumed, found = build(), next(intact_checkpoints(tmp_path), None)
     assert found is not None
     found.restore(resumed)
     assert strategy.network is not None
