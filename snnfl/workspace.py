@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
-from snnfl.models import MODELS, build_model
+from snnfl.models import MODELS, SpikingModel, build_model
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two
@@ -83,7 +83,10 @@ class Workspace:
             input_shape=self.dataset.input_shape,
             classes=self.dataset.classes,
             generator=rng.generator(self.config.run.seed, "initial weights"),
+            sequence=self.dataset.sequence,
         )
+        if isinstance(model, SpikingModel):
+            model.per_step = self.config.training.loss == "per_step"
         if self.config.model.weights is not None:
             _start_from(self.config.model.weights, model)
         laid_out: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

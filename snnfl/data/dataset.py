@@ -31,6 +31,7 @@ class Dataset:
         std: As ``mean``; divides.
         padding: Zeros around a picture in pixels, before it is cropped at random.
         flip: Whether a mirrored picture still shows its class.
+        sequence: Whether an example's first axis is time.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     std: Tensor
     padding: int = 4
     flip: bool = False
+    sequence: bool = False
 
     def __post_init__(self) -> None:
         """Refuse splits that don't fit together, which is how a damaged file can show.

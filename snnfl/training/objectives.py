@@ -36,8 +36,18 @@ def register(name: str) -> Callable[[Maker], Maker]:
 
 
 def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy ``-mean log softmax(model(inputs))[label]``, in nats."""
+    """Return the cross-entropy ``-mean log softmax(model(inputs))[label]``, in nats.
+
+    Of a spiking model with ``per_step`` it is the mean of the cross-entropies of all time steps (Deng et al., "Temporal
+    efficient training of spiking neural network via gradient re-weighting", ICLR 2022, eq. 7).
+    """
+    if getattr(model, "per_step", False):
+        return _over_steps(model.over_time(inputs), labels)  # type: ignore[operator]  # spiking models have it
     return functional.cross_entropy(model(inputs), labels)
+
+
+def _over_steps(values: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(values.flatten(0, 1), labels.repeat(len(values)))
 
 
 def proximal(model: nn.Module, mu: float) -> Objective:
