@@ -41,8 +41,8 @@ class DataConfig:
 
     source: str = option(
         "digits",
-        doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer; sequences: nmnist "
-        "(docs/sequences.md)",
+        doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer; events, sound and "
+        "series: see docs/sequences.md",
     )
     root: str | None = option(None, doc="folder of downloaded data sets; null: SNNFL_DATA, else ~/.cache/snnfl")
     training_images: int = option(0, low=0, doc="use so many training samples, the same for every seed; 0: all")

@@ -34,6 +34,28 @@ BY_HAND = {
         download="Train.zip and Test.zip of N-MNIST (https://www.garrickorchard.com/datasets/n-mnist)",
         holds="Train/0/*.bin to Test/9/*.bin",
     ),
+    "dvs128_gesture": ByHand(
+        folder="DVSGesture",
+        download="ibmGestureTrain.tar.gz and ibmGestureTest.tar.gz as tonic.datasets.DVSGesture does "
+        "(https://figshare.com/ndownloader/files/38022171 and 38020584)",
+        holds="ibmGestureTrain/userNN_LIGHT/0.npy and so on, and ibmGestureTest likewise",
+    ),
+    "cifar10_dvs": ByHand(
+        folder="CIFAR10DVS",
+        download="CIFAR10DVS.zip as tonic.datasets.CIFAR10DVS does (https://figshare.com/ndownloader/files/38023437)",
+        holds="airplane/*.aedat4 to truck/*.aedat4",
+    ),
+    "shd": ByHand(
+        folder="SHD",
+        download="shd_train.h5.zip and shd_test.h5.zip (https://zenkelab.org/datasets/)",
+        holds="shd_train.h5 and shd_test.h5",
+    ),
+    "speech_commands": ByHand(
+        folder="SpeechCommands/speech_commands_v0.02",
+        download="speech_commands_v0.02.tar.gz as torchaudio.datasets.SPEECHCOMMANDS does "
+        "(http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz)",
+        holds="backward/*.wav to zero/*.wav, testing_list.txt and validation_list.txt",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -109,13 +109,16 @@ def frames_of(config: DataConfig, *, bins: int, sensor: tuple[int, int, int]) ->
     return Frames(config.time_bins or bins, config.binning, sensor, resolution)
 
 
-def read_frames(paths: Sequence[Path], read: Callable[[Path], Events], frames: Frames, folder: Path) -> Tensor:
+def read_frames(
+    number: int, recordings: Callable[[], Iterable[Events]], frames: Frames, *, paths: Sequence[Path], folder: Path
+) -> Tensor:
     """Return the frames of recordings, from the cache beside the data if they are there.
 
     Args:
-        paths: A recording each.
-        read: Reads one, with at least one event.
+        number: Of recordings.
+        recordings: Reads them, each with at least one event.
         frames: How they become frames.
+        paths: The files that hold them.
         folder: Of the data set, which ``paths`` lie below.
 
     Returns:
@@ -123,12 +126,12 @@ def read_frames(paths: Sequence[Path], read: Callable[[Path], Events], frames: F
     """
 
     def make() -> dict[str, Tensor]:
-        counts = np.empty((len(paths), frames.bins, *frames.step_shape), np.uint8)
-        for place, path in zip(counts, paths, strict=True):
-            place[...] = frames.count(read(path))
+        counts = np.empty((number, frames.bins, *frames.step_shape), np.uint8)
+        for place, events in zip(counts, recordings(), strict=True):
+            place[...] = frames.count(events)
         return {"frames": torch.from_numpy(counts)}
 
-    return cache.cached(folder, (read.__module__, frames, cache.fingerprint(paths, folder)), make)["frames"]
+    return cache.cached(folder, (frames, cache.fingerprint(paths, folder)), make)["frames"]
 
 
 def event_dataset(name: str, train: Tensor, test: Tensor, **others: Any) -> Dataset:

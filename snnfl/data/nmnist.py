@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,12 @@ def nmnist(root: Path, config: DataConfig) -> Dataset:
     digits = tuple(map(str, range(10)))
     images, labels = {}, {}
     for split in ("Train", "Test"):
-        paths = [sorted((folder / split / digit).glob("*.bin")) for digit in digits]
-        if not any(paths):
+        paths = sorted(path for digit in digits for path in (folder / split / digit).glob("*.bin"))
+        if not paths:
             raise missing("nmnist", root, f"{split}/0/*.bin")
-        images[split] = read_frames([path for some in paths for path in some], read, frames, folder)
-        labels[split] = torch.arange(10).repeat_interleave(torch.tensor([len(some) for some in paths]))
+        recordings = partial(map, read, paths)
+        images[split] = read_frames(len(paths), recordings, frames, paths=paths, folder=folder)
+        labels[split] = torch.tensor([int(path.parent.name) for path in paths])
     return event_dataset(
         "nmnist",
         images["Train"],

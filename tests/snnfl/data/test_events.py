@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_frames_are_read_once_for_each_way_to_make_them(tmp_path):
         return recording([(0, int(path.read_text()), 0, 0)])
 
     for frames in (Frames(1, "time", (2, 2, 2), 2), Frames(2, "time", (2, 2, 2), 2), Frames(1, "time", (2, 2, 2), 2)):
-        found = read_frames(paths, reader, frames, tmp_path)
+        found = read_frames(2, partial(map, reader, paths), frames, paths=paths, folder=tmp_path)
         assert found[:, 0, :, 0, 0].tolist() == [[1, 0], [0, 1]]
     assert read == paths * 2
 

@@ -12,7 +12,10 @@ from snnfl.config import ConfigError, DataConfig
 
 
 def test_every_documented_source_is_registered():
-    documented = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet iris breast_cancer nmnist"
+    documented = (
+        "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet iris breast_cancer nmnist dvs128_gesture "
+        "cifar10_dvs shd"
+    )
     assert set(data.names()) == set(documented.split())
 
 
@@ -76,7 +79,7 @@ def test_a_source_gets_the_options_that_it_uses_and_is_read_once_for_each(tmp_pa
 @pytest.mark.parametrize("changes", [{"time_bins": 5}, {"binning": "count"}, {"resolution": 4}])
 def test_an_option_that_the_source_does_not_use_is_refused(changes):
     ((name, value),) = changes.items()
-    with pytest.raises(ConfigError, match=rf"data.{name}={value}: .*=digits doesn't use it, nmnist.* leave it out"):
+    with pytest.raises(ConfigError, match=rf"data.{name}={value}: .*=digits doesn't use it, .*nmnist.* leave it out"):
         data.load(DataConfig(source="digits", **changes))
 
 
