@@ -70,7 +70,7 @@ class Workspace:
     @cached_property
     def partitions(self) -> tuple[Tensor, ...]:
         """Each client's indices into the training split."""
-        return partition(self.dataset.train_labels, self.config.data, self.config.run.seed)
+        return partition(self.dataset.train_labels, self.config.data, self.config.run.seed, self.dataset.users)
 
     @cached_property
     def model(self) -> nn.Module:

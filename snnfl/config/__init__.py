@@ -6,6 +6,7 @@ from snnfl.config.declaration import ConfigError, FlatValue, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, update_kind
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
+    READING,
     Config,
     ConversionConfig,
     DataConfig,
@@ -23,6 +24,7 @@ from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients
 
 __all__ = [
+    "READING",
     "AuditConfig",
     "Config",
     "ConfigError",

@@ -41,21 +41,35 @@ class DataConfig:
 
     source: str = option(
         "digits",
-        doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer",
+        doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer; events, sound and "
+        "series: see docs/sequences.md",
     )
     root: str | None = option(None, doc="folder of downloaded data sets; null: SNNFL_DATA, else ~/.cache/snnfl")
-    training_images: int = option(0, low=0, doc="use so many training images, the same for every seed; 0: all")
-    test_images: int = option(0, low=0, doc="use so many test images, the same for every seed; 0: all")
+    training_images: int = option(0, low=0, doc="use so many training samples, the same for every seed; 0: all")
+    test_images: int = option(0, low=0, doc="use so many test samples, the same for every seed; 0: all")
     clients: int = option(10, low=1, doc="number of clients, each with one partition")
-    partition: Literal["iid", "dirichlet", "dirichlet_balanced", "quantity", "pathological"] = option(
+    partition: Literal["iid", "dirichlet", "dirichlet_balanced", "quantity", "pathological", "natural"] = option(
         "iid",
         doc="iid; dirichlet over labels, or the balanced one of NIID-Bench and MOON; dirichlet over quantities (SNFL "
-        "5.2); classes per client",
+        "5.2); classes per client; natural: whole users of the data set",
     )
     beta: float = option(0.5, above=0.0, doc="concentration of either Dirichlet; smaller is more unbalanced")
     classes_per_client: int = option(2, low=1, doc="of the pathological partition")
     minimum_samples: int = option(10, low=1, doc="a client with fewer training samples is an error")
     augment: bool = option(False, doc="random crop (padding 4, digits 1) and, of photographs, horizontal flip")
+    time_bins: int | None = option(
+        None, low=1, doc="of events: time steps of a recording; null: the source's own number (docs/sequences.md)"
+    )
+    binning: Literal["time", "count"] = option(
+        "time", doc="of events: time steps of equal duration, or of equally many events"
+    )
+    resolution: int | None = option(
+        None, low=1, doc="of events: pixels of a side, whose blocks are summed; null: the sensor's"
+    )
+
+
+READING = ("time_bins", "binning", "resolution")
+"""Options of the data that decide how some sources read it: each source declares which it uses."""
 
 
 @answers_nearest

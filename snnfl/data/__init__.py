@@ -1,6 +1,6 @@
 """Data sets, their partitions among clients, and batches of them."""
 
-from snnfl.data import embedded, folders, published  # importing them registers their sources
+from snnfl.data import embedded, folders, neuromorphic, nmnist, published  # importing them registers their sources
 from snnfl.data.augmentation import augment
 from snnfl.data.dataset import DataNotFoundError, Dataset
 from snnfl.data.loaders import batches, calibration_batch, test_batches, training_batches
@@ -22,6 +22,8 @@ __all__ = [
     "label_counts",
     "load",
     "names",
+    "neuromorphic",
+    "nmnist",
     "partition",
     "published",
     "register",

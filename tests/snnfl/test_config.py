@@ -247,7 +247,7 @@ def test_wrong_type_names_key_value_and_kind(key):
     ("override", "parts"),
     [
         ("data.cleints=3", ["'data.cleints'", "3", "did you mean 'clients'?"]),
-        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, classes_per_client, clients"]),
+        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, binning, classes_per_client"]),
         ("dta.clients=3", ["'dta'", "did you mean 'data'?"]),
         ("clients=3", ["'clients'", "3", "did you mean 'data.clients'?"]),
         ("run=3", ["run=3", "expected a section", "run.name=run"]),
