@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from experiments.arguments import PluginOption
 from snnfl.config import ConfigError
 
 SUFFIXES = {"nir": ".nir", "spikingjelly": ".pt", "safetensors": ".safetensors"}
@@ -29,6 +30,7 @@ def export(
         int | None,
         typer.Option(min=1, help="nir: length of the simulation, for a drip depends on it; default: the network's"),
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Write a run's spiking network for other tools.
 
@@ -44,9 +46,12 @@ def export(
     snnfl export network.safetensors --format nir --input-shape 1,28,28
     """  # noqa: D301  (\b keeps typer from joining the lines)
     from snnfl.files import write_bytes
+    from snnfl.plugins import load_installed, load_listed
     from snnfl.spiking import load, save, to_nir, to_spikingjelly
     from strategies.run_directory import CONFIG_FILE, SNN_FILE, read_config
 
+    load_installed()
+    load_listed(plugin or [], None)
     path = source / SNN_FILE if source.is_dir() else source
     if source.is_dir() and not path.exists():
         raise ConfigError(f"{source}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
@@ -95,7 +100,7 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
     if not (folder / CONFIG_FILE).exists():
         raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
     config = read_config(folder)
-    known = config.data.source in data.sources.names()
-    if not known and check_same(read_environment(folder).get("plugins"), loaded()) is not None:
-        raise ConfigError(f"{folder}: its data.source={config.data.source} is a plug-in's; say --input-shape 1,28,28")
+    missing = check_same(read_environment(folder).get("plugins"), loaded(), versions=False)
+    if missing is not None and config.data.source not in data.sources.names():
+        raise ConfigError(f"{folder}: data.source={config.data.source}: {missing}, or --input-shape 1,28,28")
     return data.load(config.data).input_shape

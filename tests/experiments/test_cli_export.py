@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from experiments import cli
+from snnfl import plugins
 from snnfl.config import compose
 from snnfl.data import load as load_data
+from snnfl.data import sources
 from snnfl.spiking import SpikingNetwork, load, save
 from strategies.run_directory import SNN_FILE, read_metrics
 
@@ -109,6 +111,24 @@ def test_a_network_is_copied_as_safetensors(run, tmp_path, capsys):
     copy = tmp_path / "copy.safetensors"
     assert snnfl("export", run, "--format", "safetensors", "--output", copy) == 0
     assert copy.read_bytes() == (run / SNN_FILE).read_bytes()
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_the_data_of_a_plugin_tells_the_shape_of_an_image(tmp_path, capsys):
+    plugin = tmp_path / "mine.py"
+    lines = ("from snnfl.data.embedded import *", "@register('mine')", "def mine(root): return digits(root)")
+    plugin.write_text("\n".join(lines))
+    options = ["--plugin", plugin, "data.source=mine", f"run.directory={tmp_path}", "run.name=own"]
+    assert snnfl("run", DEMO, *SMALL, *options) == 0
+    capsys.readouterr()
+    sources.SOURCES.items.pop("mine"), sources.SOURCES.homes.pop("mine")
+    plugins._loaded.clear()
+    assert refused(capsys, tmp_path / "own").endswith(
+        "data.source=mine: it was started with the plug-in mine.py; say --plugin mine.py, in Python "
+        "plugins=['mine.py'], or --input-shape 1,28,28\n"
+    )
+    assert snnfl("export", tmp_path / "own", "--plugin", plugin) == 0
+    assert capsys.readouterr().out.endswith("images of shape 1,8,8\n")
 
 
 @pytest.mark.parametrize(
