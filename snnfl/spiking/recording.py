@@ -12,6 +12,7 @@ from torch import Tensor
 from snnfl.config import nearest
 from snnfl.neurons import Neuron, NeuronState, broadcast, scan
 from snnfl.spiking.in_time import accumulating
+from snnfl.spiking.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
