@@ -55,7 +55,7 @@ class Recording:
             for (name, spikes), rate in zip(self.spikes.items(), self.rates.values(), strict=True)
         ]
         steps, images = next(iter(self.spikes.values())).shape[:2]
-        return "\n".join([f"Recording of {steps} time steps, {images} images", *rows])
+        return "\n".join([f"Recording of {steps} time steps, {images} images", *shortened(rows)])
 
     @property
     def rates(self) -> dict[str, float]:

@@ -30,9 +30,7 @@ class State:
     images: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        shapes = [
-            f"  {name}: {' x '.join(map(str, potential.shape[1:]))}" for name, potential in self.potentials.items()
-        ]
+        shapes = [f"  {name}: {' x '.join(map(str, each.shape[1:]))}" for name, each in self.potentials.items()]
         about = f"State after {self.time} time steps, images of shape {[*self.images]}, potentials"
         return "\n".join([about, *shortened(shapes)])
 
@@ -55,5 +53,5 @@ class Step(NamedTuple):
     spikes: dict[str, Tensor]
 
     def __repr__(self) -> str:
-        rates = [f"  {name}: {(each != 0).double().mean():.3f} per neuron" for name, each in self.spikes.items()]
-        return "\n".join([f"Step with an output of shape {[*self.output.shape]}, spikes", *shortened(rates)])
+        rates = [f"  {name}: {(each != 0).double().mean():.3f} spikes per neuron" for name, each in self.spikes.items()]
+        return "\n".join([f"Step with an output of shape {[*self.output.shape]}", *shortened(rates)])

@@ -63,8 +63,8 @@ def test_a_state_may_be_gone_on_from_twice(kind):
     assert len(repr(state).splitlines()) == 1 + len(network.graph.spikes)
     _, step = network.step(state, images)
     shown = repr(step).splitlines()
-    assert shown[0] == "Step with an output of shape [5, 3], spikes"
-    rates = [f"  {name}: {(each != 0).double().mean():.3f} per neuron" for name, each in step.spikes.items()]
+    assert shown[0] == "Step with an output of shape [5, 3]"
+    rates = [f"  {name}: {(each != 0).double().mean():.3f} spikes per neuron" for name, each in step.spikes.items()]
     assert shown[1:] == rates
     many = Step(step.output, {f"relu{i}": torch.zeros(1) for i in range(50)})
     large = State({f"relu{i}": torch.zeros(1) for i in range(50)})
