@@ -27,8 +27,8 @@ from snnfl.plugins import load_installed, load_listed, resolve, used
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
-    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted; 143 told to "
-    "terminate."
+    "configured: the last round kept old weights, a client gave no valid reply, or a detector or tracker failed in "
+    "every round; 130 interrupted; 143 told to terminate."
 )
 
 app = typer.Typer(

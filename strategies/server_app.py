@@ -133,9 +133,9 @@ def _play(
     else:
         directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
         arrays = checkpoint.arrays
-    observers = [observer, *([] if tracker is None else [tracker.open(config, directory.path, completed + 1)])]
+    track = None if tracker is None else tracker.open(config, directory.path, completed + 1)
     rows = read_metrics(directory.path, completed)
-    recorder = Recorder(work, strategy, population, directory, observers, rows)
+    recorder = Recorder(work, strategy, population, directory, [observer], rows, track)
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:

@@ -196,6 +196,22 @@ def test_the_data_set_of_a_plugin_is_known_to_every_command(capsys, tmp_path):
     assert snnfl("demo", *SMALL, "data.source=mine", "--plugin", "mine.py") == 0
 
 
+@pytest.mark.usefixtures("own_registries")
+def test_a_run_whose_detector_and_tracker_never_worked_ends_with_status_3(capsys, tmp_path):
+    lines = (
+        "from snnfl import detection",
+        "from strategies import tracking",
+        "detection.register('mute', source='')(lambda view: 1 / 0)",
+        "tracking.register('lost', package='json')(lambda *given: lambda row: 1 / 0)",
+    )
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    options = ["--plugin", "mine.py", "detection.detectors=[mute]", "run.tracking=lost", "run.rounds=2"]
+    assert snnfl("run", DEMO, *SMALL, *options, "run.name=unjudged") == 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("snnfl: finished, but not as configured: detector mute failed in 2 of 2 rounds; the last ")
+    assert second.startswith("snnfl: finished, but not as configured: tracker lost failed in 2 of 2 rounds; the last ")
+
+
 def test_the_version_is_told(capsys):
     assert snnfl("--version") == 0
     assert capsys.readouterr().out == f"snnfl {version}\n"
