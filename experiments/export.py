@@ -63,7 +63,7 @@ def export(
         raise ConfigError(f"{target} is what is exported; say another file: --output FILE")
     about = ""
     if kind == "nir":
-        shape = _image_shape(path.parent, input_shape)
+        shape = _image_shape(path, input_shape)
         if steps is None and network.steps is None and (path.parent / CONFIG_FILE).exists():
             steps = read_config(path.parent).conversion.steps
         about = f", images of shape {','.join(map(str, shape))}"
@@ -86,8 +86,8 @@ def _write(target: Path, write: Callable[[], None]) -> None:
         raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
 
 
-def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
-    """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
+def _image_shape(file: Path, given: str | None) -> tuple[int, ...]:
+    """Read the shape of an image from the command line, else take that of the data set of the run beside a file."""
     from snnfl import data
     from snnfl.plugins import check_same, loaded
     from strategies.run_directory import CONFIG_FILE, read_config, read_environment
@@ -97,8 +97,10 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
         if not all(size.isdecimal() and int(size) > 0 for size in sizes):
             raise ConfigError(f"--input-shape={given}: expected whole numbers, such as 1,28,28")
         return tuple(map(int, sizes))
+    folder = file.parent
     if not (folder / CONFIG_FILE).exists():
-        raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
+        reason = f"no {CONFIG_FILE} of a run beside it; say the shape of an image: --input-shape 1,28,28"
+        raise ConfigError(f"{file}: {reason}")
     config = read_config(folder)
     missing = check_same(read_environment(folder).get("plugins"), loaded(), versions=False)
     if missing is not None and config.data.source not in data.sources.names():

@@ -77,6 +77,8 @@ def check_option(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) 
         ConfigError: Naming the key, the value and what was expected.
     """
     if not _has_type(value, kind):
+        if isinstance(value, str) and typing.get_origin(kind) is not Literal:
+            value = repr(value)  # '8' is no number, and must not look like one
         raise ConfigError(unlike(key, value, item, kind))
     if value == "":
         alternative = " or null" if item.default is None else ""

@@ -68,16 +68,20 @@ def test_a_run_is_exported_beside_its_network(run, capsys):
     assert sorted(neurons) == sorted(network.thresholds)
 
 
-def test_a_file_alone_needs_the_shape_of_an_image(run, tmp_path, capsys):
+def test_a_file_alone_needs_the_shape_of_an_image(run, tmp_path, capsys, monkeypatch):
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((run / SNN_FILE).read_bytes())
-    assert "--input-shape 1,28,28" in refused(capsys, alone)
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, alone.name)
+    assert said.startswith("snnfl: alone.safetensors: no config.yaml of a run beside it; ")
+    assert said.endswith("--input-shape 1,28,28\n")
     assert snnfl("export", alone, "--input-shape", "1,8,8", "--output", tmp_path / "here.nir") == 0
     assert nir.read(tmp_path / "here.nir").nodes["output"].output_type["output"].tolist() == [10]
 
 
 def test_a_mistake_is_one_line(run, tmp_path, capsys):
-    assert "absent" in refused(capsys, tmp_path / "absent")
+    absent = tmp_path / "absent"
+    assert refused(capsys, absent) == f"snnfl: {absent}: No such file or directory\n"
     assert "strategy.spiking=true" in refused(capsys, tmp_path)
     (tmp_path / "wrong.safetensors").write_bytes(b"wrong")
     assert "wrong.safetensors" in refused(capsys, tmp_path / "wrong.safetensors")

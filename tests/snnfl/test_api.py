@@ -44,6 +44,14 @@ def test_help_shows_each_function_with_its_arguments() -> None:
     for name in snnfl.__all__:
         assert f"{name}(" in text, name
     assert "path: Folder of ``report.html``" in text
+    description = text.partition("\nCLASSES\n")[0]
+    assert all(f"``{name}" in description for name in snnfl.__all__), "before the classes, which pydoc shows first"
+
+
+def test_what_is_listed_is_what_is_offered() -> None:
+    import snnfl.spiking
+
+    assert dir(snnfl) == sorted([*snnfl.__all__, "__version__"])
 
 
 def test_the_version_is_that_of_the_project() -> None:
