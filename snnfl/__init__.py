@@ -4,7 +4,7 @@
 - ``audit(runs)`` attacks what the server of runs has seen, and returns an ``Audit``.
 - ``compare(study)`` runs the cells of a study, and returns a ``Study``.
 - ``convert(model, images)`` makes a spiking network of a trained one.
-- ``Config`` holds the options of a run, ``ConversionConfig`` those of a conversion; ``ConfigError`` is a mistake in them.
+- ``Config`` holds the options of a run, ``ConversionConfig`` those of a conversion; mistakes are a ``ConfigError``.
 
 >>> import snnfl
 >>> run = snnfl.run(data={"clients": 3}, run={"rounds": 2, "name": "first"})  # doctest: +SKIP
