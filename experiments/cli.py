@@ -22,7 +22,7 @@ from experiments.running import (
     may_replace_a_demo,
     run_and_show,
 )
-from snnfl.config import ConfigError, StrategyConfig, to_yaml
+from snnfl.config import ConfigError, StrategyConfig, counted, to_yaml
 from snnfl.plugins import load_installed, load_listed, resolve, used
 
 STATUSES = (
@@ -242,14 +242,13 @@ def plot(
     resolved = resolve(config, overrides or [], plugin or ())
     work = Workspace(resolved)
     counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
-    title = f"{resolved.data.source}, {resolved.data.partition}, {resolved.data.clients} clients"
+    title = f"{resolved.data.source}, {resolved.data.partition}, {counted(resolved.data.clients, 'client')}"
     try:
         plot_partition(counts, work.dataset.class_names, title, output)
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
-    typer.echo(
-        f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} images"
-    )
+    fewest, most = int(counts.sum(1).min()), int(counts.sum(1).max())
+    typer.echo(f"{output}: {counted(resolved.data.clients, 'client')}, {fewest} to {counted(most, 'image')}")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from experiments.arguments import PluginOption
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, counted
 
 SUFFIXES = {"nir": ".nir", "spikingjelly": ".pt", "safetensors": ".safetensors"}
 
@@ -76,7 +76,7 @@ def export(
         _write(target, lambda: write_bytes(target, content.getvalue()))
     else:
         _write(target, lambda: save(network, target))
-    typer.echo(f"{target}: {len(network.graph.spikes)} spiking layers{about}")
+    typer.echo(f"{target}: {counted(len(network.graph.spikes), 'spiking layer')}{about}")
 
 
 def _write(target: Path, write: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from experiments.arguments import ConfigArgument, OverridesArgument
+from snnfl.config import counted
 
 deploy_app = typer.Typer(
     help="Run on machines of your own: certificates, node keys, checks and runs (docs/deployment.md).",
@@ -37,7 +38,7 @@ def init(
     from experiments.deploy.init import init_deployment
 
     made = init_deployment(folder, server, nodes, renew=renew)
-    typer.echo(f"{folder}: certificates of {made.address} and keys of {nodes} nodes")
+    typer.echo(f"{folder}: certificates of {made.address} and keys of {counted(nodes, 'node')}")
     typer.echo(f"keep {folder}/certificates/ca.key to yourself; what goes where: docs/deployment.md")
 
 

@@ -146,6 +146,15 @@ def _type_name(kind: Any) -> str:
     return names.get(kind, "a list of whole numbers")
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "round"), counted(2, "round"), counted(0, "reply", "replies")
+    ('1 round', '2 rounds', '0 replies')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:
     """Return ``"; did you mean 'x'?"`` for the most similar known name, else the list of all known names."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from snnfl.config import counted
 from snnfl.spiking.maximum import Accumulated
 from snnfl.spiking.summary import shortened
 
@@ -31,7 +32,7 @@ class State:
 
     def __repr__(self) -> str:
         shapes = [f"  {name}: {' x '.join(map(str, each.shape[1:]))}" for name, each in self.potentials.items()]
-        about = f"State after {self.time} time steps, images of shape {[*self.images]}, potentials"
+        about = f"State after {counted(self.time, 'time step')}, images of shape {[*self.images]}, potentials"
         return "\n".join([about, *shortened(shapes)])
 
     def copy(self) -> State:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from snnfl.config import counted
 from snnfl.spiking.graph import Affine, Parameters, Spike, SpikingGraph
 
 MAX_ROWS = 10
@@ -27,7 +28,7 @@ def summary(graph: SpikingGraph, parameters: Parameters, options: Mapping[str, o
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(
         [
-            f"SpikingNetwork: {len(graph.spikes)} spiking layers, {about}",
+            f"SpikingNetwork: {counted(len(graph.spikes), 'spiking layer')}, {about}",
             "  " + ", ".join(f"{key}={value}" for key, value in options.items()),
             *shortened([f"  {name:{widths[0]}}  {kind:{widths[1]}}  {text}" for name, kind, text in rows]),
         ]

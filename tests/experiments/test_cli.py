@@ -241,6 +241,6 @@ def test_a_run_is_resumed_by_its_flag(capsys, tmp_path):
     rows = (tmp_path / "runs" / "longer" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["round"] for row in rows] == [1, 2]
     assert snnfl(*arguments, "run.rounds=2", "--resume") == 0
-    assert "nothing to do: 2 rounds" in capsys.readouterr().out
+    assert "longer has 2 complete rounds" in capsys.readouterr().out
     assert snnfl(*arguments, "training.epochs=3", "--resume") == 2
     assert "training.epochs=3, but the run was started with training.epochs=1" in capsys.readouterr().err

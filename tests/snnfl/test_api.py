@@ -112,6 +112,13 @@ def test_a_configuration_is_a_start_for_another(finished: snnfl.Run) -> None:
     assert len(longer.metrics) == 3
 
 
+def test_one_thing_is_no_plural(tmp_path: Path) -> None:
+    assert repr(snnfl.Study(path=tmp_path, runs={}, tables=[])) == f"<Study {tmp_path / 'report.html'}: 0 runs>"
+    (tmp_path / "config.yaml").write_text(snnfl.config.to_yaml(snnfl.Config()))
+    one = snnfl.Study(path=tmp_path, runs={"only": snnfl.load_run(tmp_path)}, tables=[])
+    assert repr(one) == f"<Study {tmp_path / 'report.html'}: 1 run>"
+
+
 def test_what_isnt_as_configured_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strategies.attendance.shortcomings", lambda config, rows: ["partition 1 never answered"])
     with pytest.warns(UserWarning, match=r"^finished, but not as configured: partition 1 never answered$"):

@@ -59,7 +59,7 @@ def test_steps_are_those_of_a_recording(kind, options):
 def test_a_state_may_be_gone_on_from_twice(kind):
     network, images = converted(kind), networks.images(5, seed=9)
     state, _ = network.step(network.start(images), images)
-    assert repr(state).startswith("State after 1 time steps, images of shape [5, 2, 6, 6], potentials\n")
+    assert repr(state).startswith("State after 1 time step, images of shape [5, 2, 6, 6], potentials\n")
     assert len(repr(state).splitlines()) == 1 + len(network.graph.spikes)
     _, step = network.step(state, images)
     shown = repr(step).splitlines()
