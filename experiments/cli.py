@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import typer.core
 
+import snnfl
+from experiments.arguments import ConfigArgument, OverridesArgument, PluginOption
 from experiments.deploy.cli import deploy_app
 from experiments.ending import ending, keeping
 from experiments.export import export
@@ -19,13 +22,13 @@ from experiments.running import (
     may_replace_a_demo,
     run_and_show,
 )
-from snnfl.config import ConfigError, StrategyConfig, compose, to_yaml
-from snnfl.plugins import load, load_installed, resolve, used
+from snnfl.config import ConfigError, StrategyConfig, counted, to_yaml
+from snnfl.plugins import load_installed, load_listed, resolve, used
 
 STATUSES = (
     "Exit status: 0 finished as configured; 1 failed; 2 a mistake in what was asked; 3 finished, but not as "
-    "configured: the last round kept old weights, or a client gave no valid reply; 130 interrupted; 143 told to "
-    "terminate."
+    "configured: the last round kept old weights, a client gave no valid reply, or a detector or tracker failed in "
+    "every round; 130 interrupted; 143 told to terminate."
 )
 
 app = typer.Typer(
@@ -35,8 +38,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
+    suggest_commands=False,  # click does
 )
-data_app = typer.Typer(help="Download data sets and look at partitions.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Download data sets and look at partitions.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    suggest_commands=False,
+)
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
 
@@ -44,19 +53,20 @@ STRATEGIES = f"strategy.name is {StrategyConfig.__dataclass_fields__['name'].met
 
 CONFIGURATIONS = Path(__file__).parent / "conf"
 
-PLUGIN = "FILE_OR_MODULE"
 
-ConfigArgument = Annotated[
-    Path, typer.Argument(help="YAML file, such as experiments/conf/demo.yaml", metavar="CONFIG.yaml")
-]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help="options that replace the file's, such as data.clients=5", metavar="KEY=VALUE..."),
-]
-PluginOption = Annotated[
-    list[str] | None,
-    typer.Option("--plugin", help="your own Python file or module (docs/how-to); repeated for several", metavar=PLUGIN),
-]
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"snnfl {snnfl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and stop")
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
 
 
 @app.command(epilog=STRATEGIES)
@@ -95,7 +105,7 @@ def run(
 
 
 @app.command()
-def demo(overrides: OverridesArgument = None) -> None:
+def demo(overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
     """Run S-FedAvg beside FedAvg on real digits; results go to runs/demo/ and runs/demo_fedavg/.
 
     It replaces what an earlier demo left there, and nothing else.
@@ -103,11 +113,10 @@ def demo(overrides: OverridesArgument = None) -> None:
     from experiments.progress import algorithm, results_table
     from strategies.figures import plot_accuracy
 
-    spiking = compose(CONFIGURATIONS / "demo.yaml", overrides or [])
+    options, file = overrides or [], CONFIGURATIONS / "demo.yaml"
+    spiking = resolve(file, options, plugin or ())
     name = spiking.run.name
-    plain = compose(
-        CONFIGURATIONS / "demo.yaml", [*(overrides or []), "strategy.spiking=false", f"run.name={name}_fedavg"]
-    )
+    plain = resolve(file, [*options, "strategy.spiking=false", f"run.name={name}_fedavg"], plugin or ())
     configs = [may_replace_a_demo(config) for config in (spiking, plain)]
     console = console_of(verbose=False)
     console.print(
@@ -164,8 +173,7 @@ def audit(
     if compiled and shutil.which(compiler) is None:
         raise ConfigError(f"--compile: {compiler} isn't here; install a C++ compiler or name it in CXX")
     load_installed()
-    for each in plugin or ():
-        load(each)
+    load_listed(plugin or [], None)
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
@@ -207,10 +215,13 @@ app.command()(export)
 def fetch(
     name: Annotated[str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100")],
     root: Annotated[str | None, typer.Option(help="folder; default: SNNFL_DATA, else ~/.cache/snnfl")] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Download a data set, if it isn't there."""
     from snnfl import data
 
+    load_installed()
+    load_listed(plugin or [], None)
     typer.echo(f"{name}: {data.fetch(name, data.data_root(root))}")
 
 
@@ -231,17 +242,18 @@ def plot(
     resolved = resolve(config, overrides or [], plugin or ())
     work = Workspace(resolved)
     counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
-    title = f"{resolved.data.source}, {resolved.data.partition}, {resolved.data.clients} clients"
+    title = f"{resolved.data.source}, {resolved.data.partition}, {counted(resolved.data.clients, 'client')}"
     try:
         plot_partition(counts, work.dataset.class_names, title, output)
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
-    typer.echo(
-        f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} images"
-    )
+    fewest, most = int(counts.sum(1).min()), int(counts.sum(1).max())
+    typer.echo(f"{output}: {counted(resolved.data.clients, 'client')}, {fewest} to {counted(most, 'image')}")
 
 
 def main() -> None:
     """Run the command; what a user can do something about is one line on the standard error and an exit status."""
+    # Typer 0.20 escapes the brackets of [required] for rich, although rich_markup_mode=None has nothing unescape them.
+    typer.core.HAS_RICH = False
     with ending("snnfl"):
-        app()
+        app(prog_name="snnfl")

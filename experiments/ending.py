@@ -6,7 +6,8 @@ status  means
 0       finished as configured
 1       failed: an engine, a disk, a run in which no client sent anything valid
 2       a mistake in what was asked, found before training: an option, a file, a folder that is in use
-3       finished, but not as configured: the last round kept old weights, or a client gave no valid reply
+3       finished, but not as configured: the last round kept old weights, a client gave no valid reply, or a
+        detector or tracker failed in every round
 130     interrupted by Ctrl-C
 141     nobody reads the output any more, as with ``| head`` (SIGPIPE)
 143     told to terminate (SIGTERM)

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from snnfl.config import ConfigError
+from experiments.arguments import PluginOption
+from snnfl.config import ConfigError, counted
 
 SUFFIXES = {"nir": ".nir", "spikingjelly": ".pt", "safetensors": ".safetensors"}
 
@@ -29,6 +30,7 @@ def export(
         int | None,
         typer.Option(min=1, help="nir: length of the simulation, for a drip depends on it; default: the network's"),
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Write a run's spiking network for other tools.
 
@@ -44,9 +46,12 @@ def export(
     snnfl export network.safetensors --format nir --input-shape 1,28,28
     """  # noqa: D301  (\b keeps typer from joining the lines)
     from snnfl.files import write_bytes
+    from snnfl.plugins import load_installed, load_listed
     from snnfl.spiking import load, save, to_nir, to_spikingjelly
     from strategies.run_directory import CONFIG_FILE, SNN_FILE, read_config
 
+    load_installed()
+    load_listed(plugin or [], None)
     path = source / SNN_FILE if source.is_dir() else source
     if source.is_dir() and not path.exists():
         raise ConfigError(f"{source}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
@@ -58,7 +63,7 @@ def export(
         raise ConfigError(f"{target} is what is exported; say another file: --output FILE")
     about = ""
     if kind == "nir":
-        shape = _image_shape(path.parent, input_shape)
+        shape = _image_shape(path, input_shape)
         if steps is None and network.steps is None and (path.parent / CONFIG_FILE).exists():
             steps = read_config(path.parent).conversion.steps
         about = f", images of shape {','.join(map(str, shape))}"
@@ -71,7 +76,7 @@ def export(
         _write(target, lambda: write_bytes(target, content.getvalue()))
     else:
         _write(target, lambda: save(network, target))
-    typer.echo(f"{target}: {len(network.graph.spikes)} spiking layers{about}")
+    typer.echo(f"{target}: {counted(len(network.graph.spikes), 'spiking layer')}{about}")
 
 
 def _write(target: Path, write: Callable[[], None]) -> None:
@@ -81,8 +86,8 @@ def _write(target: Path, write: Callable[[], None]) -> None:
         raise ConfigError(f"{target}: cannot be written ({error.strerror})") from None
 
 
-def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
-    """Read the shape of an image from the command line, else take that of the data set of the run in a folder."""
+def _image_shape(file: Path, given: str | None) -> tuple[int, ...]:
+    """Read the shape of an image from the command line, else take that of the data set of the run beside a file."""
     from snnfl import data
     from snnfl.plugins import check_same, loaded
     from strategies.run_directory import CONFIG_FILE, read_config, read_environment
@@ -92,10 +97,12 @@ def _image_shape(folder: Path, given: str | None) -> tuple[int, ...]:
         if not all(size.isdecimal() and int(size) > 0 for size in sizes):
             raise ConfigError(f"--input-shape={given}: expected whole numbers, such as 1,28,28")
         return tuple(map(int, sizes))
+    folder = file.parent
     if not (folder / CONFIG_FILE).exists():
-        raise ConfigError(f"{folder} holds no run's {CONFIG_FILE}; say the shape of an image: --input-shape 1,28,28")
+        reason = f"no {CONFIG_FILE} of a run beside it; say the shape of an image: --input-shape 1,28,28"
+        raise ConfigError(f"{file}: {reason}")
     config = read_config(folder)
-    known = config.data.source in data.sources.names()
-    if not known and check_same(read_environment(folder).get("plugins"), loaded()) is not None:
-        raise ConfigError(f"{folder}: its data.source={config.data.source} is a plug-in's; say --input-shape 1,28,28")
+    missing = check_same(read_environment(folder).get("plugins"), loaded(), versions=False)
+    if missing is not None and config.data.source not in data.sources.names():
+        raise ConfigError(f"{folder}: data.source={config.data.source}: {missing}, or --input-shape 1,28,28")
     return data.load(config.data).input_shape

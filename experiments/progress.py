@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from snnfl.config import Config, prefixed, sampled_clients
+from snnfl.config import Config, counted, prefixed, sampled_clients
 from strategies.bases import find
 
 
@@ -120,7 +120,7 @@ def percent(value: float | None) -> str:
 def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) -> Table:
     """Lay the last rounds of several runs side by side; where clients poison, say below how far they came."""
     config, rounds = runs[0][0], runs[0][1][-1]["round"]  # a run that goes on may have more than it is asked for
-    title = f"{config.data.source}, {config.data.clients} clients, {rounds} rounds"
+    title = f"{config.data.source}, {counted(config.data.clients, 'client')}, {counted(rounds, 'round')}"
     attacks = [_attack(config, rows[-1]) for config, rows in runs if rows[-1].get("attack_success_ann") is not None]
     table = Table(title=title, caption="\n".join(attacks) or None)
     for name in ("", "server SNN", "server ANN", "clients' ANN", "MB up", "seconds"):

@@ -1,5 +1,11 @@
 """Federated learning with spiking neural networks: run it, attack it, compare it, and convert networks of your own.
 
+- ``run(config)`` runs a federation and returns a ``Run``; ``load_run(path)`` reads an earlier one.
+- ``audit(runs)`` attacks what the server of runs has seen, and returns an ``Audit``.
+- ``compare(study)`` runs the cells of a study, and returns a ``Study``.
+- ``convert(model, images)`` makes a spiking network of a trained one.
+- ``Config`` holds the options of a run, ``ConversionConfig`` those of a conversion; mistakes are a ``ConfigError``.
+
 >>> import snnfl
 >>> run = snnfl.run(data={"clients": 3}, run={"rounds": 2, "name": "first"})  # doctest: +SKIP
 >>> accuracies = [row["server_snn_accuracy"] for row in run.metrics]  # doctest: +SKIP
@@ -45,4 +51,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """List what is offered, without the packages that happen to be imported by now."""
+    return sorted([*__all__, "__version__"])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnfl.config import Config, ConfigError, ConversionConfig, assignments
+from snnfl.config import Config, ConfigError, ConversionConfig, assignments, counted
 from snnfl.launch import use_app
 from snnfl.plugins import check_same, load_installed, load_listed, loaded, resolve
 
@@ -123,7 +123,7 @@ class Study:
 
     def __repr__(self) -> str:
         """Name the report and count the runs."""
-        return f"<Study {self.path / 'report.html'}: {len(self.runs)} runs>"
+        return f"<Study {self.path / 'report.html'}: {counted(len(self.runs), 'run')}>"
 
 
 def run(

@@ -360,4 +360,15 @@ def _failed(name: str, error: BaseException, path: str | None) -> ConfigError:
         line, where = error.lineno, error.filename
     reason = error.msg if isinstance(error, SyntaxError) else str(error)
     place = f"{name}, line {line}" if where == name else f"{name} ({where}, line {line})"
+    if isinstance(error, ImportError) and path is not None and _lies_beside(path, error):
+        way = "write both into one, or make them a package and name that: PYTHONPATH=FOLDER snnfl … --plugin PACKAGE"
+        return ConfigError(f"plug-in {place}: {error}: a plug-in is one file, without what lies beside it; {way}")
     return ConfigError(f"plug-in {place}: {type(error).__name__}: {' '.join(reason.split())}")
+
+
+def _lies_beside(path: str, error: ImportError) -> bool:
+    """Tell whether a file couldn't import what lies in its folder: by a relative import, or as a module."""
+    if error.name is None or not isinstance(error, ModuleNotFoundError):
+        return "relative import" in str(error)
+    beside = Path(path).with_name(error.name.partition(".")[0])
+    return beside.is_dir() or beside.with_suffix(".py").is_file()

@@ -46,6 +46,7 @@ class Registry(Generic[T]):
         option: The option that names one: ``"model.name"``; ``None`` if several do.
         items: By name, in order of registration.
         homes: The module that registered each.
+        closed: Whether plug-ins cannot add to them.
 
     >>> colours = Registry[int]("colour", "paint.colour")
     >>> colours.add("red", 0xFF0000, home="tests")
@@ -54,13 +55,15 @@ class Registry(Generic[T]):
     (True, ('red',))
     >>> colours.find("rad")
     Traceback (most recent call last):
-    snnfl.config.declaration.ConfigError: paint.colour=rad: unknown colour; did you mean 'red'?
+    snnfl.config.declaration.ConfigError: paint.colour=rad: unknown colour; did you mean 'red'? (one of your own needs \
+its plug-in: --plugin FILE, or plugins: [FILE])
     """
 
     kind: str
     option: str | None = None
     items: dict[str, T] = field(default_factory=dict)
     homes: dict[str, str] = field(default_factory=dict)
+    closed: bool = False
 
     def __post_init__(self) -> None:
         """Let :func:`forget` find it."""
@@ -126,13 +129,14 @@ class Registry(Generic[T]):
         """Return a thing by its name.
 
         Raises:
-            ConfigError: If nothing has it, with the nearest known name.
+            ConfigError: If nothing has it, with the nearest known name and how a plug-in's comes to be known.
         """
         if name not in self.items:
             what = f"{self.kind} {name!r} is unknown"
             if self.option is not None:
                 what = f"{self.option}={name}: unknown {self.kind}"
-            raise ConfigError(what + nearest(name, self.names()))
+            own = "" if self.closed else " (one of your own needs its plug-in: --plugin FILE, or plugins: [FILE])"
+            raise ConfigError(what + nearest(name, self.names()) + own)
         return self.items[name]
 
     def names(self) -> tuple[str, ...]:

@@ -107,8 +107,9 @@ def nothing_valid(rows: Sequence[Mapping[str, Any]]) -> str | None:
 def shortcomings(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in what a run that has all its rounds isn't what was configured: who and why, a line each.
 
-    That is a last round whose weights are those of an earlier one, and a client none of whose replies was valid in
-    any round in which it was asked, or that took no part though every client was to in every round.
+    That is a last round whose weights are those of an earlier one, a client none of whose replies was valid in any
+    round in which it was asked, or that took no part though every client was to in every round, and a detector or
+    tracker that failed in every round.
     """
     if not rows:
         return ["no round was played"]
@@ -119,7 +120,8 @@ def shortcomings(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]
         valid = f"{last.get('replies', 0)} of {asked} replies were valid"
         kept = f"round {last['round']}, the last, kept the old weights; {valid}"
         found.append(": ".join([kept, *_reasons(last)[:1]]))
-    return found + [line for message in ("train", "evaluate") for line in _never(config, rows, message)]
+    found += [line for message in ("train", "evaluate") for line in _never(config, rows, message)]
+    return [*found, *_never_worked(config, rows)]
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
@@ -139,6 +141,19 @@ def _never(config: Config, rows: Sequence[Mapping[str, Any]], message: str) -> I
         due = set(range(config.data.clients)).intersection(*([] if everybody else [row["absent"] for row in rows]))
         for partition in sorted(due - fine - faults.keys()):
             yield f"partition {partition} took no part: no node that holds it could be asked; the log says why"
+
+
+def _never_worked(config: Config, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say which detectors, and whether the tracker, failed in every round in which they were called."""
+    called = {
+        f"detector {name}": [row["detection"][name] for row in rows if name in (row.get("detection") or {})]
+        for name in config.detection.detectors
+    }
+    told = [row["tracking"] for row in rows if "tracking" in row]
+    called[f"tracker {config.run.tracking}"] = [each for each in told if each["name"] == config.run.tracking]
+    for name, times in called.items():
+        if times and all(each.get("failed") is not None for each in times):
+            yield f"{name} failed in {len(times)} of {len(times)} rounds; the last time: {times[-1]['failed']}"
 
 
 def _valid(row: Mapping[str, Any], message: str) -> set[int]:

@@ -21,6 +21,7 @@ from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
+from snnfl.config import counted
 from snnfl.protocol import METRICS, PARTITION
 from snnfl.rng import derive_seed
 from strategies.simulation import is_simulated
@@ -88,7 +89,7 @@ class Population(Grid):
             return
         self.partitions = dict(place())  # our in-process grid knows
         if (held := sorted(self.partitions.values())) != list(range(clients)):
-            raise PopulationError(f"the grid holds {len(held)} partitions, but data.clients={clients}")
+            raise PopulationError(f"the grid holds {counted(len(held), 'partition')}, but data.clients={clients}")
 
     def _connected(self, clients: int, timeout: float) -> list[int]:
         start = changed = time.monotonic()

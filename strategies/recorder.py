@@ -21,6 +21,7 @@ from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
 from strategies.population import Population
 from strategies.run_directory import RunDirectory
+from strategies.tracking import Track
 from strategies.update import Update
 
 Row: TypeAlias = dict[str, Any]
@@ -35,8 +36,9 @@ class Recorder:
         strategy: Its report, and in an S-run its network, are read.
         population: Its traffic is read.
         directory: Where rows are written.
-        observers: Told each row when it is written: a progress bar, a tracker.
+        observers: Told each row when it is written, such as a progress bar.
         rows: Of the rounds that a resumed run has played before.
+        track: Tells a tracker each row before it is written, with what came of that.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Recorder:
         directory: RunDirectory,
         observers: Sequence[Observer],
         rows: Sequence[Row] = (),
+        track: Track | None = None,
     ) -> None:
         self.work = work
         self.strategy = strategy
         self.population = population
         self.directory = directory
         self.observers = observers
+        self.track = track
         self.states = KnownStates(work.config, rows)
         self._round_started = time.perf_counter()
 
@@ -79,6 +83,8 @@ class Recorder:
             "learning_rate": learning_rate(self.work.config.training, server_round),
             "test_images": self.work.test_images(server_round) or len(self.work.dataset.test_labels),
         }
+        if self.track is not None:
+            row = {**row, "tracking": self.track(row)}
         self.directory.append_metrics(row)
         for observer in self.observers:
             observer(row)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from snnfl.auditing.recording import TRUTH
 from snnfl.checksummed import round_files
-from snnfl.config import Config, ConfigError, compose, options, to_yaml
+from snnfl.config import Config, ConfigError, compose, counted, options, to_yaml
 from snnfl.files import write_bytes
 from snnfl.protocol import STATE_DIRECTORY, TRUTH_DIRECTORY
 from strategies.environment import environment
@@ -233,7 +233,7 @@ def read_metrics(path: Path, rounds: int | None = None, *, growing: bool = False
         lines.append(rest)
     rows = [_row(file, number, line) for number, line in enumerate(lines[:rounds], start=1)]
     if rounds is not None and len(rows) < rounds:
-        raise RunFileError(f"{file}: it holds {len(rows)} rounds, but {rounds} are complete; {_WAY_OUT}")
+        raise RunFileError(f"{file}: it holds {counted(len(rows), 'round')}, but {rounds} are complete; {_WAY_OUT}")
     return rows
 
 

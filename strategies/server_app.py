@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import Config, ConfigError, unflatten
+from snnfl.config import Config, ConfigError, counted, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
@@ -133,9 +133,9 @@ def _play(
     else:
         directory, token, completed = _take_up(checkpoint, config), checkpoint.token, checkpoint.server_round
         arrays = checkpoint.arrays
-    observers = [observer, *([] if tracker is None else [tracker.open(config, directory.path, completed + 1)])]
+    track = None if tracker is None else tracker.open(config, directory.path, completed + 1)
     rows = read_metrics(directory.path, completed)
-    recorder = Recorder(work, strategy, population, directory, observers, rows)
+    recorder = Recorder(work, strategy, population, directory, [observer], rows, track)
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:
@@ -213,8 +213,8 @@ def _take_up(checkpoint: Checkpoint, config: Config) -> RunDirectory:
 def _leave(checkpoint: Checkpoint, config: Config, strategy: Guarded) -> None:
     """Leave a run that has all its rounds as it is, but for results that it may have been killed before writing."""
     directory = RunDirectory(run_path(config))
-    message = "nothing to do: %d rounds of %s are complete, and run.rounds=%d"
-    logger.warning(message, checkpoint.server_round, directory.path, config.run.rounds)
+    complete = counted(checkpoint.server_round, "complete round")
+    logger.warning("nothing to do: %s has %s, and run.rounds=%d", directory.path, complete, config.run.rounds)
     if checkpoint.server_round == config.run.rounds:
         _finish(directory, config, strategy, checkpoint.arrays)
 

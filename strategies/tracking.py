@@ -31,7 +31,10 @@ from strategies.run_directory import TENSORBOARD
 logger = logging.getLogger(__name__)
 
 Told: TypeAlias = Callable[[Mapping[str, Any]], object]
-"""Is told each round's row of ``metrics.jsonl``, when that is written."""
+"""Is told each round's row of ``metrics.jsonl``, right before that is written."""
+
+Track: TypeAlias = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Tells a tracker a row; returns the column ``tracking``: its name, and why it failed or ``None``."""
 
 Open: TypeAlias = Callable[[Config, Path, int], Told]
 """Takes the configuration, the run's folder and the first round that it will be told: a resumed run's isn't 1."""
@@ -53,7 +56,7 @@ class Tracker:
     extra: str | None
     function: Open
 
-    def open(self, config: Config, folder: Path, first_round: int) -> Told:
+    def open(self, config: Config, folder: Path, first_round: int) -> Track:
         """Start tracking a run. Whatever a tracker does afterwards, the run goes on: a failure is a line in the log.
 
         Raises:
@@ -68,12 +71,14 @@ class Tracker:
                 f"run.tracking={self.name}: expected a function that is told each row, found {type(told).__name__}"
             )
 
-        def guarded(row: Mapping[str, Any]) -> None:
+        def guarded(row: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 told(row)
             except Exception as error:
                 message = "round %d is not tracked: run.tracking=%s: %s; metrics.jsonl has it"
                 logger.warning(message, row["round"], self.name, _named(error))
+                return {"name": self.name, "failed": _named(error)}
+            return {"name": self.name, "failed": None}
 
         return guarded
 

@@ -13,7 +13,7 @@ from experiments.audit.found import Audit
 from experiments.html import Section, drawing, page, paragraph, picture, preformatted, table
 from snnfl.attacks import Budget
 from snnfl.auditing.scorecard import SUCCESS, Entry
-from snnfl.config import to_yaml
+from snnfl.config import counted, to_yaml
 from snnfl.files import write_bytes
 from snnfl.poisoning.roles import attacks_in
 
@@ -98,7 +98,8 @@ def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
         "The last column is the difference in PSNR to the best attack on it, victim by victim.",
         "labels: the part that was found, judged likewise against labels spread evenly over the classes.",
         "realistic: a server of this federation can do it. diagnostic: the attacker was given what no server has.",
-        f"Budget: {budget.iterations} iterations, {budget.restarts} restarts per victim. An attack that fails with it "
+        f"Budget: {counted(budget.iterations, 'iteration')}, {counted(budget.restarts, 'restart')} per victim. "
+        "An attack that fails with it "
         "may succeed with more; one that succeeds has shown a leak.",
     ]
     perceptual = [entry["lpips"] for audit in audits for entry in audit.entries if entry["lpips"] == "not available"]

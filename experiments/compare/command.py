@@ -23,6 +23,7 @@ from experiments.ending import keeping
 from experiments.engines import EngineError
 from experiments.progress import Bars
 from experiments.running import check_results
+from snnfl.config import counted
 from snnfl.files import write_bytes
 from strategies.figures import save_figure
 from strategies.lock import locked
@@ -207,7 +208,7 @@ def _plan(study: Study, jobs: int | None) -> Table:
     guessed = estimate([cell for cell in study.cells if cell.name not in measured])
     several = _at_a_time(study, jobs)
     left = seconds_left(study.cells, states, {**guessed, **measured}, several) or 0.0
-    title = f"{study.name}: {len(study.cells)} cells; about {_duration(left)} left, {several} at a time"
+    title = f"{study.name}: {counted(len(study.cells), 'cell')}; about {_duration(left)} left, {several} at a time"
     plan = Table("cell", "state", "seconds per round", "left", title=title, caption=ABOUT_COSTS)
     for cell in study.cells:
         state, known = states[cell.name], cell.name in measured

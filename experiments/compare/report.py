@@ -14,7 +14,7 @@ from experiments.compare.study import Cell, Study
 from experiments.compare.tables import Filled, caption, html_rows
 from experiments.compare.views import View
 from experiments.html import Section, drawing, page, paragraph, preformatted, table
-from snnfl.config import Config, options, to_yaml, value_of
+from snnfl.config import Config, counted, options, to_yaml, value_of
 from strategies.attendance import shortcomings
 from strategies.run_directory import read_environment, read_metrics
 
@@ -115,6 +115,6 @@ def _environments(finished: Sequence[Cell]) -> Markup:
         plain = {key: value for key, value in facts.items() if key not in ("started", "command", "resumed")}
         found.setdefault(json.dumps(plain, indent=1), []).append(str(facts.get("started", "at an unknown time")))
     return Markup("").join(
-        paragraph(f"{len(times)} cells, started {min(times)} to {max(times)}:") + preformatted(text)
+        paragraph(f"{counted(len(times), 'cell')}, started {min(times)} to {max(times)}:") + preformatted(text)
         for text, times in found.items()
     )

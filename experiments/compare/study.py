@@ -34,7 +34,8 @@ from omegaconf import OmegaConf
 
 from experiments.compare.extras import NOTHING, Extras, read_extras
 from experiments.compare.views import SOURCES, View, read_figures, read_tables
-from snnfl.config import Config, ConfigError, nearest, to_yaml, validate
+from snnfl.auditing.suite import applicable
+from snnfl.config import Config, ConfigError, nearest, to_yaml, update_kind, validate
 from snnfl.plugins import Plugin, load_installed, load_listed, resolve, used
 from snnfl.workspace import Workspace
 from strategies.server_app import build_strategy
@@ -153,22 +154,31 @@ def _cells(
                 file = None if base is None else path.parent / str(base)
                 config = resolve(file, [*options, *chosen, f"run.seed={seed}"], plugins)
                 measured = extras.of(config)
-                attacks = measured.audit.attacks if measured.audit else ()
-                config = _placed(name, config, attacks, labels, seed)
-                cells.append(replace(cell, config=config, extras=measured, plugins=used(config, attacks)))
+                config = _placed(name, config, measured, labels, seed)
+                cells.append(replace(cell, config=config, extras=measured, plugins=_plugins(config, measured)))
             except ConfigError as error:
                 raise ConfigError(f"{path}: cell {cell.name}: {error}") from None
     return cells
 
 
-def _placed(study: str, config: Config, attacks: Sequence[str], labels: Mapping[str, str], seed: int) -> Config:
+def _plugins(config: Config, extras: Extras) -> Sequence[Plugin]:
+    """Return what a cell is made with; an audit by all attacks is made with all installed ones that register any."""
+    attacks = extras.audit.attacks if extras.audit else ()
+    named = used(config, attacks)
+    if extras.audit is None or attacks:
+        return named
+    every = used(config, applicable(update_kind(config) == "converted"))
+    return tuple(plugin for plugin in every if plugin.installed or plugin in named)
+
+
+def _placed(study: str, config: Config, extras: Extras, labels: Mapping[str, str], seed: int) -> Config:
     """Check the configuration of a cell, and give it its folder."""
     if config.engine.name != "in_process":
         raise ConfigError(f"engine.name={config.engine.name}: a study's cells run in process; leave it out")
     find_tracker(config)
     kept = replace(config.run, name="cell", directory="runs", overwrite=False, resume=False, tracking=None)
     plain = replace(config, run=kept)
-    decides = to_yaml(plain) + "".join(f"{plugin.name} {plugin.version}\n" for plugin in used(plain, attacks))
+    decides = to_yaml(plain) + "".join(f"{plugin.name} {plugin.version}\n" for plugin in _plugins(plain, extras))
     digest = hashlib.sha256(decides.encode()).hexdigest()[:10]
     slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(labels.values()))
     run = replace(

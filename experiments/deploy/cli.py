@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
+from experiments.arguments import ConfigArgument, OverridesArgument
+from snnfl.config import counted
+
 deploy_app = typer.Typer(
     help="Run on machines of your own: certificates, node keys, checks and runs (docs/deployment.md).",
     no_args_is_help=True,
     rich_markup_mode=None,
+    suggest_commands=False,
 )
 
 FolderArgument = Annotated[Path, typer.Argument(help="folder of the deployment", metavar="DIRECTORY")]
@@ -34,7 +38,7 @@ def init(
     from experiments.deploy.init import init_deployment
 
     made = init_deployment(folder, server, nodes, renew=renew)
-    typer.echo(f"{folder}: certificates of {made.address} and keys of {nodes} nodes")
+    typer.echo(f"{folder}: certificates of {made.address} and keys of {counted(nodes, 'node')}")
     typer.echo(f"keep {folder}/certificates/ca.key to yourself; what goes where: docs/deployment.md")
 
 
@@ -59,10 +63,8 @@ def check(folder: FolderArgument) -> None:
 @deploy_app.command()
 def run(
     folder: FolderArgument,
-    config: Annotated[Path, typer.Argument(help="YAML file, such as experiments/conf/demo.yaml", metavar="CONFIG")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="options that replace the file's", metavar="KEY=VALUE...")
-    ] = None,
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue a run after its last complete round")] = False,
     plugin: Annotated[
         list[str] | None,

@@ -12,7 +12,7 @@ from experiments.deploy.superlink import greet
 from experiments.ending import NotAsConfiguredError, RunFailedError
 from experiments.engines.deployment import flwr_command, list_runs, run_deployed, to_toml
 from experiments.running import still_running
-from snnfl.config import Config
+from snnfl.config import Config, counted
 from snnfl.files import make_private
 from snnfl.plugins import resolve
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED
@@ -45,7 +45,9 @@ def run_on(
     resolved = resolve(config, options, plugins)
     clients, nodes = resolved.data.clients, len(deployment.nodes)
     if clients != nodes:
-        raise DeployError(f"data.clients={clients}, but this deployment has {nodes} nodes; say data.clients={nodes}")
+        raise DeployError(
+            f"data.clients={clients}, but this deployment has {counted(nodes, 'node')}; say data.clients={nodes}"
+        )
     greet(deployment)
     run_deployed(resolved, show, flower_home(deployment), stops=False)  # `snnfl deploy logs` finds it again
     return resolved

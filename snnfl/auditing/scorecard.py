@@ -15,7 +15,7 @@ import torch
 
 from snnfl.auditing.scoring import Score
 from snnfl.auditing.suite import Outcome
-from snnfl.config import Config, prefixed
+from snnfl.config import Config, counted, prefixed
 from snnfl.files import write_bytes
 from snnfl.metrics.images import success_rate
 
@@ -242,10 +242,10 @@ def _text(entry: Entry) -> str:
     if entry["refusal"] is not None:
         return f"{entry['verdict']}: {entry['refusal']}"
     if entry["value"] is None:
-        return f"{entry['victims']} victims reconstructed, not scored (audit.ground_truth=false)"
+        return f"{counted(entry['victims'], 'victim')} reconstructed, not scored (audit.ground_truth=false)"
     ssim = entry["metrics"]["ssim"]["value"]
     return (
-        f"{entry['verdict']}; {entry['victims']} victims, PSNR {entry['value']:.1f} dB, SSIM {ssim:.2f} "
+        f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, PSNR {entry['value']:.1f} dB, SSIM {ssim:.2f} "
         f"(a guess without any update: {entry['floor']['psnr']:.1f} dB, {entry['floor']['ssim']:.2f}); "
         f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
     )

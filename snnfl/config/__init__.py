@@ -2,7 +2,7 @@
 
 from snnfl.config.auditing import AuditConfig
 from snnfl.config.checks import mistakes, validate
-from snnfl.config.declaration import ConfigError, FlatValue, nearest
+from snnfl.config.declaration import ConfigError, FlatValue, counted, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, update_kind
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
@@ -44,6 +44,7 @@ __all__ = [
     "assignments",
     "compose",
     "converts",
+    "counted",
     "exactly",
     "flatten",
     "keeps_biases",

@@ -77,6 +77,8 @@ def check_option(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) 
         ConfigError: Naming the key, the value and what was expected.
     """
     if not _has_type(value, kind):
+        if isinstance(value, str) and typing.get_origin(kind) is not Literal:
+            value = repr(value)  # '8' is no number, and must not look like one
         raise ConfigError(unlike(key, value, item, kind))
     if value == "":
         alternative = " or null" if item.default is None else ""
@@ -142,6 +144,15 @@ def _type_name(kind: Any) -> str:
         tuple[str, ...]: "a list of names",
     }
     return names.get(kind, "a list of whole numbers")
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "round"), counted(2, "round"), counted(0, "reply", "replies")
+    ('1 round', '2 rounds', '0 replies')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:

@@ -206,13 +206,14 @@ class ConversionConfig:
             )
 
     @classmethod
-    def fast(cls, steps: int = 32) -> ConversionConfig:
+    def fast(cls, steps: int = 32, **options: Any) -> ConversionConfig:
         """Return the options that come within half a point of the ANN at T = 32; the paper's mode needs hundreds.
 
         A threshold per channel, a start at half of it, calibrated biases, and logits of the second half, when rates
-        have settled. Measured: see docs/performance.md.
+        have settled. Measured: see docs/performance.md. Other options may be set beside these, or in their place.
         """
-        return cls(steps=steps, thresholds="channel_mmse", initial_potential="half", readout="second_half")
+        preset: dict[str, Any] = {"thresholds": "channel_mmse", "initial_potential": "half", "readout": "second_half"}
+        return cls(**{"steps": steps, **preset, **options})
 
     @property
     def calibration_length(self) -> int:

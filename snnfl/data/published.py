@@ -15,7 +15,8 @@ from torch import Tensor
 from snnfl.config import ConfigError
 from snnfl.data.by_hand import BY_HAND, missing
 from snnfl.data.dataset import DataNotFoundError, Dataset
-from snnfl.data.sources import check_source, register
+from snnfl.data.sources import SOURCES, check_source, register
+from snnfl.registry import OURS
 from snnfl.torchvision_guard import guard
 
 _IDX = "{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"
@@ -108,6 +109,8 @@ def fetch(name: str, root: Path) -> Path:
     check_source(name)
     if name in BY_HAND:
         raise missing(name, root)
+    if SOURCES.homes[name].partition(".")[0] not in OURS:
+        raise ConfigError(f"{name}: nothing to fetch, a plug-in's data set reads its own files below {root}")
     if name not in _PUBLISHED:
         raise ConfigError(f"{name}: nothing to fetch, it needs no download")
     source = _PUBLISHED[name]

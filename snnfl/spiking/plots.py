@@ -9,6 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from snnfl.config import counted
+
 
 def raster_plot(spikes: Mapping[str, Tensor], neurons: int) -> Figure:
     """Draw a panel for each layer, a row for a neuron, a mark for a spike.
@@ -46,7 +48,7 @@ def membrane_plot(layer: str, traces: Mapping[int, tuple[Tensor, Tensor, float]]
         times = (fired.nonzero().flatten() + 1).tolist()
         axes.scatter(times, [threshold] * len(times), marker="|", s=90, color="C3", label="spike", zorder=3)
         axes.set_ylabel("potential")
-        axes.set_title(f"{layer}, neuron {neuron}: {len(times)} spikes", fontsize="small", loc="left")
+        axes.set_title(f"{layer}, neuron {neuron}: {counted(len(times), 'spike')}", fontsize="small", loc="left")
     panels[0].legend(fontsize="x-small", ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     _in_time(panels, len(next(iter(traces.values()))[0]))
     return figure

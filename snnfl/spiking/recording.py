@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from snnfl.config import nearest
+from snnfl.config import counted, nearest
 from snnfl.neurons import Neuron, NeuronState, broadcast, scan
 from snnfl.spiking.in_time import accumulating
+from snnfl.spiking.summary import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ class Recording:
             for (name, spikes), rate in zip(self.spikes.items(), self.rates.values(), strict=True)
         ]
         steps, images = next(iter(self.spikes.values())).shape[:2]
-        return "\n".join([f"Recording of {steps} time steps, {images} images", *rows])
+        return "\n".join([f"Recording of {counted(steps, 'time step')}, {counted(images, 'image')}", *shortened(rows)])
 
     @property
     def rates(self) -> dict[str, float]:
@@ -141,7 +142,8 @@ class Probe:
         needed = sum(steps * images * value.numel() * (1 + accumulating(value).itemsize) for value in shadows.values())
         if needed > max_bytes:
             raise ValueError(
-                f"recording {len(shadows)} layers of {images} images over {steps} time steps takes {needed:,} bytes, "
+                f"recording {counted(len(shadows), 'layer')} of {counted(images, 'image')} over "
+                f"{counted(steps, 'time step')} takes {needed:,} bytes, "
                 f"more than max_bytes={max_bytes:,}; name fewer layers, give fewer images or steps, or raise max_bytes"
             )
         shapes = {name: (steps, images, *value.shape[1:]) for name, value in shadows.items()}

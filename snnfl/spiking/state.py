@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from snnfl.config import counted
 from snnfl.spiking.maximum import Accumulated
+from snnfl.spiking.summary import shortened
 
 
 @dataclass(repr=False)
@@ -29,8 +31,9 @@ class State:
     images: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        rows = [f"  {name}: {' x '.join(map(str, potential.shape[1:]))}" for name, potential in self.potentials.items()]
-        return "\n".join([f"State after {self.time} time steps, images of shape {[*self.images]}, potentials", *rows])
+        shapes = [f"  {name}: {' x '.join(map(str, each.shape[1:]))}" for name, each in self.potentials.items()]
+        about = f"State after {counted(self.time, 'time step')}, images of shape {[*self.images]}, potentials"
+        return "\n".join([about, *shortened(shapes)])
 
     def copy(self) -> State:
         """Return a state that shares no memory with this one."""
@@ -49,3 +52,7 @@ class Step(NamedTuple):
 
     output: Tensor
     spikes: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        rates = [f"  {name}: {(each != 0).double().mean():.3f} spikes per neuron" for name, each in self.spikes.items()]
+        return "\n".join([f"Step with an output of shape {[*self.output.shape]}", *shortened(rates)])

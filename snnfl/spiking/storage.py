@@ -78,6 +78,7 @@ def load(path: str | Path) -> SpikingNetwork:
         return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"], about["steps"])
     except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = reason.removesuffix(f": {path}")  # safetensors says it again
         raise NetworkFileError(f"{path}: {' '.join(reason.split())}") from None
 
 

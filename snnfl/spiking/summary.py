@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from snnfl.config import counted
 from snnfl.spiking.graph import Affine, Parameters, Spike, SpikingGraph
 
 MAX_ROWS = 10
@@ -24,17 +25,20 @@ def summary(graph: SpikingGraph, parameters: Parameters, options: Mapping[str, o
     like = next(iter(parameters.values()))
     about = f"{size:,} weights and biases, {str(like.dtype).removeprefix('torch.')} on {like.device}"
     rows = [_row(node, parameters) for node in graph.nodes if isinstance(node, Affine | Spike)]
-    if len(rows) > MAX_ROWS:
-        shown = (MAX_ROWS - 1) // 2
-        rows[shown:-shown] = [(f"... {len(rows) - 2 * shown} more", "", "")]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(
         [
-            f"SpikingNetwork: {len(graph.spikes)} spiking layers, {about}",
+            f"SpikingNetwork: {counted(len(graph.spikes), 'spiking layer')}, {about}",
             "  " + ", ".join(f"{key}={value}" for key, value in options.items()),
-            *(f"  {name:{widths[0]}}  {kind:{widths[1]}}  {text}".rstrip() for name, kind, text in rows),
+            *shortened([f"  {name:{widths[0]}}  {kind:{widths[1]}}  {text}" for name, kind, text in rows]),
         ]
     )
+
+
+def shortened(rows: Sequence[str]) -> list[str]:
+    """Return at most :data:`MAX_ROWS` lines, the first and the last of more."""
+    shown = (MAX_ROWS - 1) // 2
+    return [*rows] if len(rows) <= MAX_ROWS else [*rows[:shown], f"  ... {len(rows) - 2 * shown} more", *rows[-shown:]]
 
 
 def _row(node: Affine | Spike, parameters: Parameters) -> tuple[str, str, str]:

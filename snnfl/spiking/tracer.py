@@ -50,8 +50,18 @@ class Listener(Protocol):
         """Return the error of a call, or a function by name, with the line that is being traced."""
 
 
+DECISION = (
+    "this is control flow that depends on data, but a spiking network computes the same for every image: take it out "
+    "of the forward"
+)
+
+
 class Tracer(fx.Tracer):
-    """Records a forward, and tells a listener of each call before the forward goes on."""
+    """Records a forward, and tells a listener of each call before the forward goes on.
+
+    The listener is told nothing after a call that it refuses. The forward goes on all the same, to show whether the
+    refused value decides what it does: then that is what the error says, and not that a comparison doesn't convert.
+    """
 
     def __init__(self, listener: Listener) -> None:
         super().__init__()
@@ -60,6 +70,24 @@ class Tracer(fx.Tracer):
         listener.constants = self.constants
         self.batch: fx.Proxy | None = None
         self._apart = False
+        self._refused: ConversionError | None = None
+        self._of_refused = set[fx.Node]()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Record the forward of a module.
+
+        Raises:
+            ConversionError: For the first call that the listener refuses.
+        """
+        try:
+            graph = super().trace(root, concrete_args)
+        except Exception:
+            if self._refused is not None:
+                raise self._refused from None
+            raise
+        if self._refused is not None:
+            raise self._refused
+        return graph
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record a call with the lines that led to it."""
@@ -101,7 +129,7 @@ class Tracer(fx.Tracer):
         """Record a call, or what spells it, and tell the listener."""
         if kind == "placeholder" and self.batch is not None:  # any other argument is not given
             return _NoKeywords() if target.startswith("**") else _NoArguments() if target[0] == "*" else args[0]
-        if kind in ("call_function", "call_method") and target in SPELLINGS:
+        if kind in ("call_function", "call_method") and target in SPELLINGS and self._refused is None:
             try:
                 spelled = SPELLINGS[target](self._size, *args, **kwargs)
             except Refusal as reason:
@@ -114,8 +142,18 @@ class Tracer(fx.Tracer):
             self.batch = super().create_proxy("call_method", "size", (proxy, 0), {})
             self.listener.visit(self.batch.node)
         elif kind != "placeholder":
-            self.listener.visit(proxy.node)
+            self._tell(proxy.node)
         return proxy
+
+    def _tell(self, node: fx.Node) -> None:
+        """Tell the listener of a call, or note that it computes with one that was refused."""
+        if self._refused is None:
+            try:
+                self.listener.visit(node)
+            except ConversionError as error:
+                self._refused, self._of_refused = error, {node}
+        elif not self._of_refused.isdisjoint(node.all_input_nodes):
+            self._of_refused.add(node)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -141,18 +179,20 @@ class Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Refuse control flow that depends on a value."""
-        raise self.listener.mistake(
-            obj.node, "decides what the forward does; write it without control flow that depends on data"
-        )
+        raise self._decision(obj, "decides what the forward does")
 
     def iter(self, obj: fx.Proxy) -> Any:
         """Refuse a loop over a value, but not its assignment to several names."""
         try:
             return super().iter(obj)
         except fx.proxy.TraceError:
-            raise self.listener.mistake(
-                obj.node, "is iterated over; write it without control flow that depends on data"
-            ) from None
+            raise self._decision(obj, "is iterated over") from None
+
+    def _decision(self, obj: fx.Proxy, what: str) -> ConversionError:
+        """Return the error of control flow by a value, but that of an earlier call if the value has no part in it."""
+        if self._refused is None or obj.node in self._of_refused:
+            self._refused = self.listener.mistake(obj.node, f"{what}; {DECISION}")
+        return self._refused
 
     def _size(self, x: fx.Proxy, dim: int) -> int:
         rank = self.listener.rank(x.node)

@@ -15,6 +15,7 @@ _SIGN = "use nn.ReLU: an integrate-and-fire rate is never negative"
 _RATE = "use nn.ReLU: an integrate-and-fire rate is linear in its input"
 _NORM = "use batch normalisation, which is affine after training"
 _PRODUCT = "use convolutions and linear layers: a product of two activations is not linear in either's spikes"
+_COMPARISON = "use nn.ReLU for what is above 0: a comparison is not linear in spikes"
 _SOFTMAX = (
     "drop it, where it comes last: the largest logit is the largest probability; elsewhere it is a product of two "
     "activations, which is not linear in either's spikes"
@@ -39,7 +40,7 @@ _WAYS_OUT = {
     ),
     **dict.fromkeys(("softmax", "logsoftmax"), _SOFTMAX),
     **dict.fromkeys(("mul", "imul", "truediv", "div", "itruediv"), _PRODUCT),
-    **dict.fromkeys(("gt", "lt", "ge", "le", "eq", "ne"), "write it without control flow that depends on data"),
+    **dict.fromkeys(("gt", "lt", "ge", "le", "eq", "ne"), _COMPARISON),
     **dict.fromkeys(("lstm", "gru", "rnn"), _RECURRENT),
     **dict.fromkeys(("quantstub", "dequantstub", "quantizepertensor", "dequantize"), _QUANTISED),
 }

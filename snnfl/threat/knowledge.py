@@ -120,7 +120,7 @@ class Fact:
     granted: Callable[[Knowledge], bool]
 
 
-FACTS = Registry[Fact]("fact")
+FACTS = Registry[Fact]("fact", closed=True)
 
 
 def _fact(name: str, meaning: str, granted: Callable[[Knowledge], bool] | None = None, **denied: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from commands import in_this_process as snnfl
 
 from experiments import cli
+from snnfl import __version__ as version
+from snnfl import commands
 from snnfl.config import compose
 
 DEMO = "experiments/conf/demo.yaml"
@@ -164,6 +167,68 @@ def test_help_teaches(arguments, words, capsys):
     assert words in captured.out + captured.err
 
 
+@pytest.mark.parametrize("command", [["run"], ["audit"], ["export"], ["deploy", "init"], ["data", "fetch"]])
+def test_help_says_what_is_required(command, capsys):
+    assert snnfl(*command, "--help") == 0
+    out = capsys.readouterr().out
+    assert "[required]" in out
+    assert "\\[" not in out
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"), [(["rnu"], "run"), (["data", "fecth"], "fetch"), (["deploy", "ini"], "init")]
+)
+def test_a_mistyped_command_is_answered_with_the_nearest_once(mistyped, meant, capsys):
+    assert snnfl(*mistyped) == 2
+    assert capsys.readouterr().err.count(f"Did you mean '{meant}'?") == 1
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_the_data_set_of_a_plugin_is_known_to_every_command(capsys, tmp_path):
+    lines = ("from snnfl.data.embedded import *", "@register('mine')", "def mine(root): return digits(root)")
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    assert snnfl("data", "fetch", "mine") == 2
+    hint = "(one of your own needs its plug-in: --plugin FILE, or plugins: [FILE])\n"
+    assert capsys.readouterr().err.endswith(hint)
+    assert snnfl("data", "fetch", "mine", "--plugin", "mine.py", "--root", "here") == 2
+    told = f"mine: nothing to fetch, a plug-in's data set reads its own files below {tmp_path / 'here'}\n"
+    assert capsys.readouterr().err == f"snnfl: {told}"
+    assert snnfl("demo", *SMALL, "data.source=mine", "--plugin", "mine.py") == 0
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_run_whose_detector_and_tracker_never_worked_ends_with_status_3(capsys, tmp_path):
+    lines = (
+        "from snnfl import detection",
+        "from strategies import tracking",
+        "detection.register('mute', source='')(lambda view: 1 / 0)",
+        "tracking.register('lost', package='json')(lambda *given: lambda row: 1 / 0)",
+    )
+    (tmp_path / "mine.py").write_text("\n".join(lines))
+    options = ["--plugin", "mine.py", "detection.detectors=[mute]", "run.tracking=lost", "run.rounds=2"]
+    assert snnfl("run", DEMO, *SMALL, *options, "run.name=unjudged") == 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("snnfl: finished, but not as configured: detector mute failed in 2 of 2 rounds; the last ")
+    assert second.startswith("snnfl: finished, but not as configured: tracker lost failed in 2 of 2 rounds; the last ")
+
+
+def test_the_version_is_told(capsys):
+    assert snnfl("--version") == 0
+    assert capsys.readouterr().out == f"snnfl {version}\n"
+
+
+def test_the_module_is_the_command(capsys, monkeypatch):
+    """As it is called and as it names itself."""
+    printed = []
+    for name in ("snnfl", str(Path(commands.__file__).with_name("__main__.py"))):
+        monkeypatch.setattr("sys.argv", [name, "run", "--help"])
+        with pytest.raises(SystemExit):
+            commands.main() if name == "snnfl" else runpy.run_module("snnfl", run_name="__main__", alter_sys=True)
+        printed.append(capsys.readouterr().out)
+    assert printed[0].startswith("Usage: snnfl run ")
+    assert printed[0] == printed[1]
+
+
 def test_a_run_is_resumed_by_its_flag(capsys, tmp_path):
     arguments = ["run", DEMO, *SMALL, "run.name=longer"]
     assert snnfl(*arguments) == 0
@@ -176,6 +241,6 @@ def test_a_run_is_resumed_by_its_flag(capsys, tmp_path):
     rows = (tmp_path / "runs" / "longer" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["round"] for row in rows] == [1, 2]
     assert snnfl(*arguments, "run.rounds=2", "--resume") == 0
-    assert "nothing to do: 2 rounds" in capsys.readouterr().out
+    assert "longer has 2 complete rounds" in capsys.readouterr().out
     assert snnfl(*arguments, "training.epochs=3", "--resume") == 2
     assert "training.epochs=3, but the run was started with training.epochs=1" in capsys.readouterr().err

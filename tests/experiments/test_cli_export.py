@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from experiments import cli
+from snnfl import plugins
 from snnfl.config import compose
 from snnfl.data import load as load_data
+from snnfl.data import sources
 from snnfl.spiking import SpikingNetwork, load, save
 from strategies.run_directory import SNN_FILE, read_metrics
 
@@ -66,16 +68,20 @@ def test_a_run_is_exported_beside_its_network(run, capsys):
     assert sorted(neurons) == sorted(network.thresholds)
 
 
-def test_a_file_alone_needs_the_shape_of_an_image(run, tmp_path, capsys):
+def test_a_file_alone_needs_the_shape_of_an_image(run, tmp_path, capsys, monkeypatch):
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((run / SNN_FILE).read_bytes())
-    assert "--input-shape 1,28,28" in refused(capsys, alone)
+    monkeypatch.chdir(tmp_path)
+    said = refused(capsys, alone.name)
+    assert said.startswith("snnfl: alone.safetensors: no config.yaml of a run beside it; ")
+    assert said.endswith("--input-shape 1,28,28\n")
     assert snnfl("export", alone, "--input-shape", "1,8,8", "--output", tmp_path / "here.nir") == 0
     assert nir.read(tmp_path / "here.nir").nodes["output"].output_type["output"].tolist() == [10]
 
 
 def test_a_mistake_is_one_line(run, tmp_path, capsys):
-    assert "absent" in refused(capsys, tmp_path / "absent")
+    absent = tmp_path / "absent"
+    assert refused(capsys, absent) == f"snnfl: {absent}: No such file or directory\n"
     assert "strategy.spiking=true" in refused(capsys, tmp_path)
     (tmp_path / "wrong.safetensors").write_bytes(b"wrong")
     assert "wrong.safetensors" in refused(capsys, tmp_path / "wrong.safetensors")
@@ -109,6 +115,24 @@ def test_a_network_is_copied_as_safetensors(run, tmp_path, capsys):
     copy = tmp_path / "copy.safetensors"
     assert snnfl("export", run, "--format", "safetensors", "--output", copy) == 0
     assert copy.read_bytes() == (run / SNN_FILE).read_bytes()
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_the_data_of_a_plugin_tells_the_shape_of_an_image(tmp_path, capsys):
+    plugin = tmp_path / "mine.py"
+    lines = ("from snnfl.data.embedded import *", "@register('mine')", "def mine(root): return digits(root)")
+    plugin.write_text("\n".join(lines))
+    options = ["--plugin", plugin, "data.source=mine", f"run.directory={tmp_path}", "run.name=own"]
+    assert snnfl("run", DEMO, *SMALL, *options) == 0
+    capsys.readouterr()
+    sources.SOURCES.items.pop("mine"), sources.SOURCES.homes.pop("mine")
+    plugins._loaded.clear()
+    assert refused(capsys, tmp_path / "own").endswith(
+        "data.source=mine: it was started with the plug-in mine.py; say --plugin mine.py, in Python "
+        "plugins=['mine.py'], or --input-shape 1,28,28\n"
+    )
+    assert snnfl("export", tmp_path / "own", "--plugin", plugin) == 0
+    assert capsys.readouterr().out.endswith("images of shape 1,8,8\n")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,14 @@ def test_help_shows_each_function_with_its_arguments() -> None:
     for name in snnfl.__all__:
         assert f"{name}(" in text, name
     assert "path: Folder of ``report.html``" in text
+    description = text.partition("\nCLASSES\n")[0]
+    assert all(f"``{name}" in description for name in snnfl.__all__), "before the classes, which pydoc shows first"
+
+
+def test_what_is_listed_is_what_is_offered() -> None:
+    import snnfl.spiking
+
+    assert dir(snnfl) == sorted([*snnfl.__all__, "__version__"])
 
 
 def test_the_version_is_that_of_the_project() -> None:
@@ -102,6 +110,13 @@ def test_a_configuration_is_a_start_for_another(finished: snnfl.Run) -> None:
     longer = snnfl.run(finished.config, run={"rounds": 3, "resume": True}, progress=False)
     assert longer.metrics[:2] == finished.metrics
     assert len(longer.metrics) == 3
+
+
+def test_one_thing_is_no_plural(tmp_path: Path) -> None:
+    assert repr(snnfl.Study(path=tmp_path, runs={}, tables=[])) == f"<Study {tmp_path / 'report.html'}: 0 runs>"
+    (tmp_path / "config.yaml").write_text(snnfl.config.to_yaml(snnfl.Config()))
+    one = snnfl.Study(path=tmp_path, runs={"only": snnfl.load_run(tmp_path)}, tables=[])
+    assert repr(one) == f"<Study {tmp_path / 'report.html'}: 1 run>"
 
 
 def test_what_isnt_as_configured_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from snnfl.config import (
     AuditConfig,
     Config,
     ConfigError,
+    ConversionConfig,
     DetectionConfig,
     EvaluationConfig,
     PoisoningConfig,
@@ -285,6 +286,15 @@ def test_a_section_built_in_python_answers_with_the_nearest_name(section):
     assert str(caught.value) == f"{section.__name__}: unknown option '{name}s'; did you mean {name!r}?"
     with pytest.raises(TypeError, match="positional"):
         section(1)
+
+
+def test_the_fast_conversion_takes_options_as_its_section_does():
+    assert ConversionConfig.fast(8, thresholds="layer_max").thresholds == "layer_max"
+    assert ConversionConfig.fast(steps=8, max_bytes=5).max_bytes == 5
+    with pytest.raises(ConfigError, match=r"^ConversionConfig: unknown option 'stps'; did you mean 'steps'\?$"):
+        ConversionConfig.fast(stps=8)
+    with pytest.raises(ConfigError, match=r"^steps='8': expected a whole number"):
+        ConversionConfig.fast(steps="8")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,19 @@ def test_what_fails_is_one_line_with_its_place(tmp_path: Path, source: str | Non
     assert plugins.loaded() == ()
 
 
+@pytest.mark.parametrize(
+    "line", ["import helpers", "from helpers import tools", "from .helpers import tools", "from . import helpers"]
+)
+@pytest.mark.parametrize("beside", ["helpers.py", "helpers/__init__.py"])
+def test_a_file_that_wants_what_lies_beside_it_is_told_what_to_do(tmp_path: Path, line: str, beside: str) -> None:
+    written(tmp_path / Path(beside).parent, "tools = 1", Path(beside).name)
+    path = written(tmp_path, f"\n{line}\n{MODEL}")
+    with pytest.raises(ConfigError, match=r"a plug-in is one file.*make them a package.* --plugin PACKAGE$") as told:
+        plugins.load(path)
+    assert str(told.value).startswith(f"plug-in {path}, line 2: ")
+    assert "\n" not in str(told.value)
+
+
 def test_a_mended_file_can_be_run_again(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line 11: NameError"):
         plugins.load(written(tmp_path, MODEL + "\noops"))

@@ -80,6 +80,23 @@ def test_a_partition_that_was_never_asked_is_named_where_everybody_was_to_be() -
     assert shortcomings(config_of("strategy.participation=0.5"), rows) == []
 
 
+def test_a_detector_that_never_judged_is_named() -> None:
+    config = config_of("detection.detectors=[norm,krum]")
+    judged = [{**row(n), "detection": {"norm": {"flagged": []}, "krum": {"failed": f"boom {n}"}}} for n in (1, 2)]
+    rows = [judged[0], {**row(2), "detection": None}, judged[1]]
+    assert shortcomings(config, rows) == ["detector krum failed in 2 of 2 rounds; the last time: boom 2"]
+    assert shortcomings(config, [*rows, {**row(4), "detection": {"krum": {"flagged": [1]}}}]) == []
+
+
+def test_a_tracker_that_never_tracked_is_named() -> None:
+    config = config_of("run.tracking=mine")
+    failed = [{**row(n), "tracking": {"name": "mine", "failed": "no route"}} for n in (2, 3)]
+    fine = {**row(1), "tracking": {"name": "earlier", "failed": None}}
+    assert shortcomings(config, [fine, *failed]) == ["tracker mine failed in 2 of 2 rounds; the last time: no route"]
+    assert shortcomings(config, [*failed, {**row(4), "tracking": {"name": "mine", "failed": None}}]) == []
+    assert shortcomings(config_of(), [fine, *failed]) == []
+
+
 def test_rows_of_earlier_versions_say_less() -> None:
     rows = [{"round": 1, "replies": 2, "aggregated": True}, {"round": 2, "replies": 0, "aggregated": False}]
     assert shortcomings(config_of(), rows[:1]) == []

@@ -212,7 +212,7 @@ def test_rows_that_were_on_the_disk_are_missed(tmp_path: Path, monkeypatch: pyte
     file = tmp_path / "run" / METRICS_FILE
     file.write_bytes(file.read_bytes().split(b"\n")[0] + b"\n")
     for read in (lambda: check_run(file.parent), lambda: play(tmp_path, "run.resume=true")):
-        with pytest.raises(RunFileError, match="it holds 1 rounds, but 4 are complete"):
+        with pytest.raises(RunFileError, match="it holds 1 round, but 4 are complete"):
             read()
 
 
@@ -233,7 +233,7 @@ def test_there_may_be_nothing_to_do(tmp_path: Path, caplog: pytest.LogCaptureFix
         caplog.clear()
         play(tmp_path, f"run.rounds={rounds}", "run.resume=true", clients=Fragile(3, 0))
         lines = [r.getMessage() for r in caplog.records if r.name == "strategies.server_app"]
-        assert lines == [f"nothing to do: 2 rounds of {run} are complete, and run.rounds={rounds}"]
+        assert lines == [f"nothing to do: {run} has 2 complete rounds, and run.rounds={rounds}"]
     after = contents(run)
     figures = {run / "accuracy.svg", run / "accuracy.png"}
     assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} <= figures

@@ -61,7 +61,9 @@ def test_another_tracker_is_one_decorator(tmp_path):
         return told.append
 
     path = run(tmp_path, "run.tracking=notebook")
-    assert told == [("run", path, 1), *read_metrics(path)]
+    rows = read_metrics(path)
+    assert [row.pop("tracking") for row in rows] == [{"name": "notebook", "failed": None}] * len(rows)
+    assert told == [("run", path, 1), *rows]
     with pytest.raises(ValueError, match="already registered"):
         tracking.register("notebook", package="json")(notebook)
 
@@ -81,6 +83,8 @@ def test_a_tracker_that_fails_costs_the_run_nothing_but_a_line(tmp_path, caplog)
     lines = [record.getMessage() for record in caplog.records if "tracked" in record.getMessage()]
     reason = "run.tracking=offline: ConnectionError: no route to host"
     assert lines == [f"round 1 is not tracked: {reason}; metrics.jsonl has it"]
+    reasons = [row["tracking"]["failed"] for row in read_metrics(path)]
+    assert reasons == ["ConnectionError: no route to host", None]
 
 
 @pytest.mark.usefixtures("own_registries")

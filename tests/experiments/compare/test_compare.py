@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ from experiments.compare.scheduler import places, run_cells, seconds_left, secon
 from experiments.compare.study import read_study
 from experiments.compare.tables import as_csv, as_latex, as_markdown
 from experiments.compare.views import SOURCES, View
+from snnfl.attacks import register
 from snnfl.config import ConfigError
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
@@ -129,6 +132,36 @@ def test_a_cell_has_the_plugins_that_its_study_lists_or_names_things_of(tmp_path
     assert all(plugins == ["det.py"] for _, plugins in cells("", ["detection.detectors=[of_a_study]"]))
     audited = cells("audit: {attacks: [of_a_study]}\n", ["audit.record=true"])
     assert all(plugins == ["det.py"] for _, plugins in audited)
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_an_installed_attack_counts_where_a_cell_is_audited_by_all(tmp_path, monkeypatch):
+    """A finished cell is another one when there is one attack more; of a session's other plug-ins none takes part."""
+    path = written(tmp_path)
+    path.write_text(f"{path.read_text()}audit: {{}}\n")
+
+    class Entry:
+        value, dist = "their.attack", SimpleNamespace(name="theirs", version="1.2")
+
+        def load(self):
+            @register("of_theirs", source="here", needs=(), against="spiking")
+            def of_theirs(views, budget, generator):
+                pass
+
+    def cells():
+        return {cell.name: cell for cell in read_study(path, ["audit.record=true"]).cells}
+
+    before = cells()
+    (tmp_path / "det.py").write_text(PLUGIN)
+    run_plugin(tmp_path / "det.py")
+    assert [cell.path for cell in cells().values()] == [cell.path for cell in before.values()]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry()])
+    after = cells()
+    for name, cell in after.items():
+        spiking = cell.config.strategy.spiking
+        assert [plugin.name for plugin in cell.plugins] == (["their.attack"] if spiking else [])
+        assert (cell.path != before[name].path) == spiking
+    assert {cell.config.strategy.spiking for cell in after.values()} == {True, False}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snnfl.conversion import ConversionConfig, convert
 from snnfl.spiking import SpikingNetwork, State
+from snnfl.spiking.state import Step
 
 NETWORKS = [networks.Plain, networks.Residual, networks.Joined, networks.Dense, networks.MaxPooled]
 STEPS = 11
@@ -58,8 +59,17 @@ def test_steps_are_those_of_a_recording(kind, options):
 def test_a_state_may_be_gone_on_from_twice(kind):
     network, images = converted(kind), networks.images(5, seed=9)
     state, _ = network.step(network.start(images), images)
-    assert repr(state).startswith("State after 1 time steps, images of shape [5, 2, 6, 6], potentials\n")
+    assert repr(state).startswith("State after 1 time step, images of shape [5, 2, 6, 6], potentials\n")
     assert len(repr(state).splitlines()) == 1 + len(network.graph.spikes)
+    _, step = network.step(state, images)
+    shown = repr(step).splitlines()
+    assert shown[0] == "Step with an output of shape [5, 3]"
+    rates = [f"  {name}: {(each != 0).double().mean():.3f} spikes per neuron" for name, each in step.spikes.items()]
+    assert shown[1:] == rates
+    many = Step(step.output, {f"relu{i}": torch.zeros(1) for i in range(50)})
+    large = State({f"relu{i}": torch.zeros(1) for i in range(50)})
+    assert len(repr(many).splitlines()) <= 11
+    assert len(repr(large).splitlines()) <= 11
     before = [array.clone() for array in arrays(state)]
     first, second = (network.step(state, images) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(arrays(state), before, strict=True))
