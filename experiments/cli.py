@@ -205,7 +205,9 @@ app.command()(export)
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100")],
+    name: Annotated[
+        str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100; of others it says what to do")
+    ],
     root: Annotated[str | None, typer.Option(help="folder; default: SNNFL_DATA, else ~/.cache/snnfl")] = None,
 ) -> None:
     """Download a data set, if it isn't there."""
@@ -223,7 +225,7 @@ def plot(
     ),
     plugin: PluginOption = None,
 ) -> None:
-    """Draw which client holds how many images of which label."""
+    """Draw which client holds how many samples of which label."""
     from experiments.partition_plot import plot_partition
     from snnfl.data import label_counts
     from snnfl.workspace import Workspace
@@ -237,7 +239,7 @@ def plot(
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
     typer.echo(
-        f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} images"
+        f"{output}: {resolved.data.clients} clients, {int(counts.sum(1).min())} to {int(counts.sum(1).max())} samples"
     )
 
 
