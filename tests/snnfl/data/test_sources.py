@@ -81,7 +81,7 @@ def test_a_source_gets_the_options_that_it_uses_and_is_read_once_for_each(tmp_pa
 )
 def test_an_option_that_the_source_does_not_use_is_refused(changes):
     ((name, value),) = changes.items()
-    with pytest.raises(ConfigError, match=rf"data.{name}={value}: .*=digits doesn't use it, .*, .* do; leave it out"):
+    with pytest.raises(ConfigError, match=rf"data.{name}={value}: only .*, .* use it, and data.source=digits; leave"):
         data.load(DataConfig(source="digits", **changes))
 
 
