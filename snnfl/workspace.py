@@ -94,9 +94,10 @@ class Workspace:
 
     @cached_property
     def layout(self) -> torch.memory_format:
-        """How a batch is best laid out: as the convolutions' weights, or each of them would lay it out anew."""
+        """How a batch of pictures is best laid out: as the convolutions' weights, or each would lay it out anew."""
         convolutions = any(parameter.dim() == 4 for parameter in self.model.parameters())
-        return torch.channels_last if convolutions else torch.contiguous_format
+        pictures = len(self.dataset.input_shape) == 3
+        return torch.channels_last if convolutions and pictures else torch.contiguous_format
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:

@@ -57,18 +57,28 @@ class DataConfig:
     classes_per_client: int = option(2, low=1, doc="of the pathological partition")
     minimum_samples: int = option(10, low=1, doc="a client with fewer training samples is an error")
     augment: bool = option(False, doc="random crop (padding 4, digits 1) and, of photographs, horizontal flip")
+    folder: str | None = option(
+        None, doc="audio_folder, series: your own folder, or .npz of series, below that of `root`"
+    )
     time_bins: int | None = option(
-        None, low=1, doc="of events: time steps of a recording; null: the source's own number (docs/sequences.md)"
+        None,
+        low=1,
+        doc="of sequences: time steps of events and sound, length of a window of series; null: see docs/sequences.md",
     )
     binning: Literal["time", "count"] = option(
         "time", doc="of events: time steps of equal duration, or of equally many events"
     )
     resolution: int | None = option(
-        None, low=1, doc="of events: pixels of a side, whose blocks are summed; null: the sensor's"
+        None,
+        low=1,
+        doc="of events: pixels of a side, whose blocks are summed, null: the sensor's; of sound: bands, null: 40",
+    )
+    filters: Literal["mel", "cochlear"] = option(
+        "mel", doc="of sound: bands are triangles on the mel scale, or gammatone filters as of a cochlea"
     )
 
 
-READING = ("time_bins", "binning", "resolution")
+READING = ("folder", "time_bins", "binning", "resolution", "filters")
 """Options of the data that decide how some sources read it: each source declares which it uses."""
 
 

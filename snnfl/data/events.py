@@ -103,8 +103,8 @@ def frames_of(config: DataConfig, *, bins: int, sensor: tuple[int, int, int]) ->
     if width % resolution:
         divisors = ", ".join(str(width // block) for block in range(1, width + 1) if width % block == 0)
         raise ConfigError(
-            f"data.resolution={resolution}: {config.source} has {width} pixels a side, whose blocks are summed; take "
-            f"one of {divisors}"
+            f"data.resolution={resolution}: the sensor of {config.source} is {width} wide, and blocks of equal size "
+            f"are summed; take one of {divisors}"
         )
     return Frames(config.time_bins or bins, config.binning, sensor, resolution)
 

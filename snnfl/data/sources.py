@@ -88,7 +88,7 @@ def load(config: DataConfig) -> Dataset:
     """
     check_source(config.source)
     _check_uses(config)
-    used = {name: getattr(config, name) for name in _uses[config.source]}
+    used = {name: getattr(config, name) for name in _uses.get(config.source, ())}
     reading = DataConfig(source=config.source, **used)
     return _part(reading, data_root(config.root), config.training_images, config.test_images)
 
@@ -96,10 +96,11 @@ def load(config: DataConfig) -> Dataset:
 def _check_uses(config: DataConfig) -> None:
     for name in READING:
         value = getattr(config, name)
-        if value != getattr(DataConfig(), name) and name not in _uses[config.source]:
-            users = ", ".join(source for source in names() if name in _uses[source])
+        if value != getattr(DataConfig(), name) and name not in _uses.get(config.source, ()):
+            users = [source for source in names() if name in _uses.get(source, ())]
             raise ConfigError(
-                f"data.{name}={value}: data.source={config.source} doesn't use it, {users} do; leave it out"
+                f"data.{name}={value}: only {', '.join(users)} {'uses' if len(users) == 1 else 'use'} it, and "
+                f"data.source={config.source}; leave it out"
             )
 
 
@@ -130,7 +131,7 @@ def _chosen(available: int, count: int, name: str, split: str) -> Tensor:
 @functools.cache
 def _load(config: DataConfig, root: Path) -> Dataset:
     name = config.source
-    arguments = (root, config) if _uses[name] else (root,)
+    arguments = (root, config) if _uses.get(name) else (root,)
     try:
         source = SOURCES.find(name)
         return SOURCES.made(name, lambda: source(*arguments), Dataset, through=(FileNotFoundError,))

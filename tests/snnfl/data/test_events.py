@@ -53,7 +53,9 @@ def test_a_line_of_sensors_has_one_dimension():
 
 
 def test_a_resolution_divides_the_sensor():
-    with pytest.raises(ConfigError, match=r"data.resolution=10: nmnist has 34 pixels .*; take one of 34, 17, 2, 1"):
+    with pytest.raises(
+        ConfigError, match=r"data.resolution=10: the sensor of nmnist is 34 wide, .*; take one of 34, 17, 2, 1"
+    ):
         frames_of(DataConfig(source="nmnist", resolution=10), bins=10, sensor=(2, 34, 34))
 
 

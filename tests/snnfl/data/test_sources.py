@@ -14,7 +14,7 @@ from snnfl.config import ConfigError, DataConfig
 def test_every_documented_source_is_registered():
     documented = (
         "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet iris breast_cancer nmnist dvs128_gesture "
-        "cifar10_dvs shd"
+        "cifar10_dvs shd speech_commands audio_folder series watch basic_motions italy_power_demand japanese_vowels"
     )
     assert set(data.names()) == set(documented.split())
 
@@ -76,15 +76,17 @@ def test_a_source_gets_the_options_that_it_uses_and_is_read_once_for_each(tmp_pa
     assert read == [(tmp_path, DataConfig(source="binned", time_bins=bins)) for bins in (3, None)]
 
 
-@pytest.mark.parametrize("changes", [{"time_bins": 5}, {"binning": "count"}, {"resolution": 4}])
+@pytest.mark.parametrize(
+    "changes", [{"time_bins": 5}, {"binning": "count"}, {"resolution": 4}, {"filters": "cochlear"}, {"folder": "x"}]
+)
 def test_an_option_that_the_source_does_not_use_is_refused(changes):
     ((name, value),) = changes.items()
-    with pytest.raises(ConfigError, match=rf"data.{name}={value}: .*=digits doesn't use it, .*nmnist.* leave it out"):
+    with pytest.raises(ConfigError, match=rf"data.{name}={value}: only .*, .* use it, and data.source=digits; leave"):
         data.load(DataConfig(source="digits", **changes))
 
 
 def test_a_source_that_uses_an_unknown_option_is_refused():
-    with pytest.raises(ValueError, match=r"'x' uses 'clients', which is none of time_bins, binning"):
+    with pytest.raises(ValueError, match=r"'x' uses 'clients', which is none of folder, time_bins"):
         data.register("x", uses=("clients",))
 
 
