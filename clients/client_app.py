@@ -80,6 +80,8 @@ def train(message: Message, context: Context) -> Message:
         protocol.LOSS: result.loss,
         protocol.SECONDS_TRAIN: time.perf_counter() - start,
     }
+    if config.strategy.name == "fednova":
+        metrics[protocol.LOCAL_STEPS] = result.steps
     if config.evaluation.clients:
         start = time.perf_counter()
         metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy

@@ -41,6 +41,7 @@ TRUTH_DIRECTORY = "truth-directory"
 EXAMPLES = "num-examples"
 LOSS = "loss"
 RECEIVED_LOSS = "received-loss"
+LOCAL_STEPS = "local-steps"
 ACCURACY = "accuracy"
 SNN_ACCURACY = "snn-accuracy"
 NORM_BIT = "norm_bit"
@@ -49,9 +50,10 @@ SECONDS_EVALUATE = "seconds-evaluate"
 SECONDS_CONVERT = "seconds-convert"
 STATE_ROUND = "state-round"
 """Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]. The received loss is
-that of the received model on the client's training images. The norm bit (Flower's name) is 1 for a clipped update.
-The state's round is the one after which the private state was written that the client has trained from, 0 for none: by
-it the server, which knows who has trained when, notices that a client has lost its state."""
+that of the received model on the client's training images. Local steps are those of its optimiser, for FedNova. The
+norm bit (Flower's name) is 1 for a clipped update. The state's round is the one after which the private state was
+written that the client has trained from, 0 for none: by it the server, which knows who has trained when, notices that a
+client has lost its state."""
 
 FAILED = "the run has failed"
 NOT_AS_CONFIGURED = "finished, but not as configured"
@@ -81,6 +83,8 @@ def train_metrics(config: Config) -> frozenset[str]:
         names |= {STATE_ROUND}
     if config.strategy.name == "qfedavg":
         names |= {RECEIVED_LOSS}
+    if config.strategy.name == "fednova":
+        names |= {LOCAL_STEPS}
     if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}
     if config.privacy.clipping == "client_adaptive":

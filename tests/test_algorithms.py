@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from references import fedavg, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
+from references import fedavg, fednova, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -108,6 +108,7 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         {"kind": "adagrad", "server_rate": 0.02, "tau": 0.05},
     ),
     "qfedavg": (["strategy.q=0.5"], qfedavg.run, {"q": 0.5}),
+    "fednova": ([], fednova.run, {}),
     "fedmedian": ([], robust.run, {"rule": robust.median}),
     "fedtrimmedavg": (
         ["strategy.trimmed_fraction=0.25"],

@@ -1,5 +1,6 @@
 """How a client trains and how a model is evaluated: plain loops over batches that are already tensors."""
 
+from snnfl.training.accumulation import gradient_weight
 from snnfl.training.evaluation import Evaluation, accuracies, accuracy, evaluate
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
 from snnfl.training.normalisation import precise_batch_norm
@@ -19,6 +20,7 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "exchangeable",
+    "gradient_weight",
     "is_statistic",
     "learning_rate",
     "load_arrays",

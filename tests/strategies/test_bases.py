@@ -17,6 +17,7 @@ from snnfl.config import Config, ConfigError, compose, sampled_clients
 from snnfl.config.options import StrategyConfig
 from strategies import bases
 from strategies.combinations import build_checked
+from strategies.fednova import FedNova
 from strategies.own import Moon, Solo
 from strategies.population import Population
 
@@ -66,6 +67,7 @@ EXPECTED = {
         {"q": 2},
         {"q": 2},
     ),
+    "fednova": (FedNova, {"momentum": 0.9}, {}, {}),
     "fedmedian": (flower.FedMedian, {}, {}, {}),
     "fedtrimmedavg": (flower.FedTrimmedAvg, {"beta": 0.2}, {"trimmed_fraction": 0.4}, {"beta": 0.4}),
     "krum": (

@@ -57,7 +57,7 @@ def reply_of(update_reply: UpdateReply, config: Config, partition: int, arrays: 
     """Make a client's reply, with the metrics that only this strategy's clients send."""
     reply = update_reply(arrays, partition, num_examples=10 + partition)
     known = {"received-loss": 0.5 + partition, "norm_bit": float(partition % 2), "seconds-evaluate": 0.0}
-    known["state-round"] = 0.0
+    known |= {"state-round": 0.0, "local-steps": 2.0 + partition}
     reply.content["metrics"].update({name: value for name, value in known.items() if name in train_metrics(config)})
     return reply
 

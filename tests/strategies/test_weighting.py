@@ -50,10 +50,10 @@ def test_both_averages_of_an_s_run_weigh_alike(
 @pytest.mark.parametrize("name", bases.names())
 def test_a_weighting_that_has_no_effect_is_refused(name: str) -> None:
     config = compose(None, [f"strategy.name={name}", "strategy.weighting=uniform"])
-    if name in ("fedavg", "fedprox", "moon", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "multikrum"):
+    if name in ("fedavg", "fedprox", "moon", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fednova", "multikrum"):
         assert bases.weighing(config)(Update(arrays={}, metrics={"num-examples": 7})) == 1
         return
-    users = "fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedyogi, moon, multikrum"
+    users = "fedadagrad, fedadam, fedavg, fedavgm, fednova, fedprox, fedyogi, moon, multikrum"
     message = f"^strategy.weighting=uniform: strategy.name={name} doesn't use it, only {users}; set examples$"
     with pytest.raises(ConfigError, match=message):
         build_checked(config)
