@@ -17,7 +17,7 @@ from snnfl.protocol import RECEIVED_LOSS
 from snnfl.registry import Registry
 from strategies.fednova import FedNova
 from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
-from strategies.own import FedAvg, Moon, Solo
+from strategies.own import FedAvg, FedLec, Moon, Solo
 from strategies.weighting import WEIGHINGS, Weighing, by_loss
 
 Builder: TypeAlias = Callable[..., Strategy]
@@ -178,6 +178,20 @@ def fedprox(config: Config, proximal_mu: float) -> Strategy:
 def moon(config: Config, contrastive_mu: float, temperature: float) -> Strategy:
     """FedAvg with a model-contrastive term in the local objective (Li et al. 2021)."""
     return Moon(**common(config), contrastive_mu=contrastive_mu, temperature=temperature)
+
+
+@register(
+    "fedlec",
+    "FedLEC",
+    kind="mean",
+    weighs=True,
+    logit_calibration=1.0,
+    spread_weight=0.005,
+    distillation_weight=0.1,
+)
+def fedlec(config: Config, **weights: float) -> Strategy:
+    """FedAvg with a local objective for skewed labels (Yu et al. 2024)."""
+    return FedLec(**common(config), **weights)
 
 
 @register("solo", "SOLO", kind="none")

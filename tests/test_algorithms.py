@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from references import fedavg, fednova, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
+from references import fedavg, fedlec, fednova, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -86,6 +86,17 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         ["strategy.contrastive_mu=5", "strategy.temperature=0.4", "model.projection_head=true"],
         moon.run,
         {"mu": 5, "temperature": 0.4},
+    ),
+    "fedlec": (
+        [
+            "data.partition=pathological",
+            "data.classes_per_client=4",
+            "strategy.logit_calibration=0.5",
+            "strategy.spread_weight=0.1",
+            "strategy.distillation_weight=2",
+        ],
+        fedlec.run,
+        {"tau": 0.5, "theta": 0.1, "lamda": 2},
     ),
     "fedavgm": (
         ["strategy.server_learning_rate=0.8", "strategy.server_momentum=0.7"],
