@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
@@ -35,6 +36,7 @@ from snnfl.training import (
     copy_arrays,
     cross_entropy,
     evaluate,
+    label_calibrated,
     model_contrastive,
     proximal,
     train_locally,
@@ -80,6 +82,8 @@ def train(message: Message, context: Context) -> Message:
         protocol.LOSS: result.loss,
         protocol.SECONDS_TRAIN: time.perf_counter() - start,
     }
+    if config.strategy.name == "fednova":
+        metrics[protocol.LOCAL_STEPS] = result.steps
     if config.evaluation.clients:
         start = time.perf_counter()
         metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
@@ -124,6 +128,15 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
         previous = to_tensors(own_model(context, work))
         mu, temperature = asked[protocol.CONTRASTIVE_MU], asked[protocol.TEMPERATURE]
         return model_contrastive(work.model, previous, mu=mu, temperature=temperature)
+    if protocol.LOGIT_CALIBRATION in asked:
+        indices = work.partitions[partition_of(context, work.config.data.clients)]
+        return label_calibrated(
+            work.model,
+            torch.bincount(work.dataset.train_labels[indices], minlength=work.dataset.classes),
+            calibration=asked[protocol.LOGIT_CALIBRATION],
+            spread=asked[protocol.SPREAD_WEIGHT],
+            distillation=asked[protocol.DISTILLATION_WEIGHT],
+        )
     return cross_entropy
 
 

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from snnfl.batching import batch_sizes
 from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.config import Config, ConfigError, counted, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
@@ -230,6 +232,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "scales": {name: scale_of(array) for name, array in state.items()},
         "examples": max(map(len, work.partitions)),
         "test_examples": len(work.dataset.test_labels),
+        "steps": partial(local_steps, config),
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,
@@ -250,6 +253,11 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
             ", ".join(exposed),
         )
     return strategy, sent
+
+
+def local_steps(config: Config, examples: int) -> int:
+    """Return how many steps the optimiser of a client with so many training examples takes in a round."""
+    return config.training.epochs * len(batch_sizes(examples, config.training.batch_size))
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from references import fedavg, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
+from references import fedavg, fedlec, fednova, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -87,6 +87,17 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         moon.run,
         {"mu": 5, "temperature": 0.4},
     ),
+    "fedlec": (
+        [
+            "data.partition=pathological",
+            "data.classes_per_client=4",
+            "strategy.logit_calibration=0.5",
+            "strategy.spread_weight=0.1",
+            "strategy.distillation_weight=2",
+        ],
+        fedlec.run,
+        {"tau": 0.5, "theta": 0.1, "lamda": 2},
+    ),
     "fedavgm": (
         ["strategy.server_learning_rate=0.8", "strategy.server_momentum=0.7"],
         server_optimisers.fedavgm,
@@ -108,6 +119,7 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         {"kind": "adagrad", "server_rate": 0.02, "tau": 0.05},
     ),
     "qfedavg": (["strategy.q=0.5"], qfedavg.run, {"q": 0.5}),
+    "fednova": ([], fednova.run, {}),
     "fedmedian": ([], robust.run, {"rule": robust.median}),
     "fedtrimmedavg": (
         ["strategy.trimmed_fraction=0.25"],

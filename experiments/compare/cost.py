@@ -68,6 +68,8 @@ def seconds_of_round(config: Config, pace: Pace) -> float:
     epoch = math.ceil(images / config.training.batch_size) * pace.step
     if strategy.name == "moon":
         epoch += 2 * images * pace.forward
+    if strategy.name == "fedlec":
+        epoch += images * pace.forward
     client = (
         config.training.epochs * epoch + pace.conversion + (tested * pace.forward if config.evaluation.clients else 0)
     )

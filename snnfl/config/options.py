@@ -242,8 +242,8 @@ class StrategyConfig:
 
     name: str = option(
         "fedavg",
-        doc="fedavg, fedprox, moon, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fedmedian, fedtrimmedavg, "
-        "krum, multikrum or bulyan (docs/strategies.md)",
+        doc="fedavg, fedprox, moon, fedlec, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fednova, fedmedian, "
+        "fedtrimmedavg, krum, multikrum or bulyan (docs/strategies.md)",
     )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")
@@ -274,6 +274,18 @@ class StrategyConfig:
     proximal_mu: float | None = option(None, low=0.0, doc="fedprox: weight of |w - w_t|^2 / 2; null: 0.01")
     contrastive_mu: float | None = option(None, low=0.0, doc="moon: weight of the contrastive loss; null: 1")
     temperature: float | None = option(None, above=0.0, doc="moon: temperature of the similarities; null: 0.5")
+    logit_calibration: float | None = option(
+        None,
+        low=0.0,
+        doc="fedlec: weight of the logarithm of a label's local share in its logit; 0: as the authors since April 2025;"
+        " null: 1",
+    )
+    spread_weight: float | None = option(
+        None, low=0.0, doc="fedlec: weight of the penalty of logits of labels that a sample doesn't have; null: 0.005"
+    )
+    distillation_weight: float | None = option(
+        None, low=0.0, doc="fedlec: weight of the distillation of locally missing labels; null: 0.1"
+    )
     server_learning_rate: float | None = option(
         None, above=0.0, doc="fedavgm, fedadam, fedyogi, fedadagrad; null: 1, 0.1, 0.01, 0.1"
     )

@@ -1,6 +1,8 @@
 """How a client trains and how a model is evaluated: plain loops over batches that are already tensors."""
 
+from snnfl.training.accumulation import gradient_weight
 from snnfl.training.evaluation import Evaluation, accuracies, accuracy, evaluate
+from snnfl.training.label_calibration import label_calibrated
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
@@ -19,7 +21,9 @@ __all__ = [
     "cross_entropy",
     "evaluate",
     "exchangeable",
+    "gradient_weight",
     "is_statistic",
+    "label_calibrated",
     "learning_rate",
     "load_arrays",
     "model_contrastive",

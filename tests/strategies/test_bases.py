@@ -17,7 +17,8 @@ from snnfl.config import Config, ConfigError, compose, sampled_clients
 from snnfl.config.options import StrategyConfig
 from strategies import bases
 from strategies.combinations import build_checked
-from strategies.own import Moon, Solo
+from strategies.fednova import FedNova
+from strategies.own import FedLec, Moon, Solo
 from strategies.population import Population
 
 
@@ -34,6 +35,12 @@ EXPECTED = {
         {"contrastive_mu": 1, "temperature": 0.5},
         {"contrastive_mu": 5, "temperature": 0.1},
         {"contrastive_mu": 5, "temperature": 0.1},
+    ),
+    "fedlec": (
+        FedLec,
+        {"logit_calibration": 1, "spread_weight": 0.005, "distillation_weight": 0.1},
+        {"logit_calibration": 0, "spread_weight": 0.1, "distillation_weight": 1},
+        {"logit_calibration": 0, "spread_weight": 0.1, "distillation_weight": 1},
     ),
     "solo": (Solo, {}, {}, {}),
     "fedavgm": (
@@ -66,6 +73,7 @@ EXPECTED = {
         {"q": 2},
         {"q": 2},
     ),
+    "fednova": (FedNova, {"momentum": 0.9}, {}, {}),
     "fedmedian": (flower.FedMedian, {}, {}, {}),
     "fedtrimmedavg": (flower.FedTrimmedAvg, {"beta": 0.2}, {"trimmed_fraction": 0.4}, {"beta": 0.4}),
     "krum": (
@@ -119,7 +127,7 @@ def test_the_table_of_the_documentation_holds_names_and_defaults() -> None:
     text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("## Differential")[0], re.MULTILINE))
     assert sorted(rows) == sorted(bases.names())
-    for name in ("fedprox", "moon", "fedavgm", "fedadam", "fedadagrad", "qfedavg", "fedtrimmedavg"):
+    for name in ("fedprox", "moon", "fedlec", "fedavgm", "fedadam", "fedadagrad", "qfedavg", "fedtrimmedavg"):
         for parameter, default in bases.find(name).defaults.items():
             assert f"`{parameter}` {default:g}" in rows[name]
 
