@@ -8,6 +8,7 @@ the first neurons is computed once. A spiking model holds parameters and nothing
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.config import ConfigError, ModelConfig
+from snnfl.models.blocks import BasicBlock
 from snnfl.models.initialisation import initialise
 from snnfl.models.over_time import fold_time
 from snnfl.neurons import (
@@ -286,8 +288,24 @@ def spiking_model(
             f"model.neuron={config.neuron}: model.name={config.name} has no nn.ReLU{where} that neurons could replace; "
             + ("set model.neurons=all" if config.neurons == "head" else "build it of nn.ReLU modules")
         )
+    if config.threshold_norm:
+        _normalise_to_threshold(model, THRESHOLD if config.threshold is None else config.threshold)
     _pool_at_once(model)
     return SpikingModel(model, config, input_shape=input_shape, sequence=sequence)
+
+
+@torch.no_grad()
+def _normalise_to_threshold(model: nn.Module, threshold: float) -> None:
+    """Let batch normalisation begin with the neurons' threshold as standard deviation, in place.
+
+    ``gamma = alpha V_th`` with ``alpha = 1``, and ``1 / sqrt(2)`` where two normalised values are added: tdBN (Zheng et
+    al., "Going deeper with directly-trained larger spiking neural networks", AAAI 2021, eq. 7 and section 4.3). The
+    paper writes ``lambda alpha V_th`` with a trained ``lambda``; here gamma is trained, which starts at the same place.
+    """
+    added = {id(norm) for block in model.modules() if isinstance(block, BasicBlock) for norm in block.norms_added}
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.weight.fill_(threshold / math.sqrt(2) if id(module) in added else threshold)
 
 
 def _pool_at_once(model: nn.Module) -> None:
