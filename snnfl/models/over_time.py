@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGE = 2**22
-"""Multiply-accumulates of a matrix product from which oneDNN's is worth the copy that it takes."""
+LARGE = 2**24
+"""Multiply-accumulates of a matrix product from which oneDNN is worth the copies that it takes, if no side is narrow."""
+
+NARROW = 64
+"""Rows or columns below which its layout costs more than it saves."""
 
 
 class OverTime:
@@ -29,7 +32,7 @@ class _Linear(nn.Linear):
     """``nn.Linear``, whose large products on a CPU are oneDNN's (:func:`product`)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() != 2 or len(input) * self.weight.numel() < LARGE or not _by_onednn(input, self.weight):
+        if input.dim() != 2 or not _by_onednn(input, self.weight):
             return super().forward(input)
         outputs = product(input, self.weight)
         return outputs if self.bias is None else outputs + self.bias
@@ -86,6 +89,7 @@ class _Product(torch.autograd.Function):
         return torch.vmap(functional.linear, in_dims=in_dims)(left, right), 0
 
 
-def _by_onednn(*values: Tensor) -> bool:
-    fits = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in values)
-    return fits and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    large = len(left) * right.numel() >= LARGE and min(len(left), *right.shape) >= NARROW
+    fits = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in (left, right))
+    return large and fits and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

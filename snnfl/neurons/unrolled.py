@@ -14,6 +14,8 @@ take the loop, whatever the first ones took: ``tests/snnfl/neurons/test_unrolled
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -171,7 +173,9 @@ class _Fused(torch.autograd.Function):
         if not ctx.how.potentials:
             of_potentials = None
         learned = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        found = _FusedBackward.apply(  # type: ignore[no-untyped-call]
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        differentiate = _FusedBackward.apply if again else _FusedBackward.forward
+        found = differentiate(  # type: ignore[no-untyped-call]
             current, leak, threshold, before, of_spikes, of_potentials, ctx.how, learned
         )
         return *found[:3], None if before is None else found[3], None
@@ -252,6 +256,10 @@ class _FusedBackward(torch.autograd.Function):
         return _one_by_one(_FusedBackward, info.batch_size, in_dims, arguments)
 
 
+for _function in (_Fused, _FusedBackward):  # PyTorch asks for it at each call, which takes as long as a small scan
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+
+
 def _gradients_by_loop(given: list[int], how: _How) -> Callable[..., tuple[Tensor, ...]]:
     """Return what :class:`_FusedBackward` computes, of those of its tensors that are given, as PyTorch's operations."""
 
@@ -296,7 +304,7 @@ class _Order:
             self.inner, (self.height, self._width) = values.shape[2], values.shape[3:]
             return
         neurons = values[0].numel()
-        self._length = next((size for size in range(kernel_training.BLOCK, 255, -1) if neurons % size == 0), neurons)
+        self._length = _row_of(neurons)
         self.inner, self.height = 1, 1
 
     def rows(self, values: Tensor, *, pooled: bool = False) -> NDArray[Any]:
@@ -317,6 +325,12 @@ class _Order:
         if not self._channels_last:
             return torch.empty(steps, images, channels, *space, dtype=like.dtype)
         return torch.empty(steps, images, *space, channels, dtype=like.dtype).movedim(-1, 2)
+
+
+@functools.cache
+def _row_of(neurons: int) -> int:
+    """Return the longest row that the neurons fill evenly and the cache holds; all of them if there is none."""
+    return next((size for size in range(kernel_training.BLOCK, 255, -1) if neurons % size == 0), neurons)
 
 
 def _spike(how: _How) -> SurrogateSpike:
