@@ -19,7 +19,7 @@ from snnfl.models import MODELS, SpikingModel, build_model
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two
-from snnfl.updates import Converted, Plain, Unsent, UpdateFormat
+from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
 
 
 class Workspace:
@@ -103,6 +103,15 @@ class Workspace:
         """The resident model's own arrays: what is written to them is in the model, and stays where it is."""
         return exchangeable(self.model)
 
+    def settle(self) -> None:
+        """Put learned shares of the resident model back into 0..1, where an update must have them.
+
+        What lies beyond, neurons clip: it is the same network, and a gradient reaches the leak again.
+        """
+        for name, spec in self.format.specs.items():
+            if spec.values == "share":
+                self.arrays[name].clamp_(0, 1)
+
     @cached_property
     def initial_state(self) -> dict[str, Tensor]:
         """Copies of the initial arrays, on the CPU."""
@@ -118,7 +127,9 @@ class Workspace:
         """
         config, state = self.config, self.initial_state
         own: UpdateFormat = Plain(state)
-        if converts(config):
+        if isinstance(self.model, SpikingModel):
+            own = Native(state, self.model.layers)
+        elif converts(config):
             own = Converted(self.graph, state, config.conversion, bias_back=config.strategy.bias_back)
         return Unsent(own, state) if update_kind(config) == "none" else own
 

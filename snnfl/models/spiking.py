@@ -218,6 +218,11 @@ class SpikingModel(nn.Module):
         return logits
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of all layers of neurons, first layer first, those that are read out included."""
+        return tuple(name for name, module in self.named_modules() if isinstance(module, SpikingNeurons))
+
+    @property
     def neurons(self) -> dict[str, SpikingNeurons]:
         """The layers of neurons by name, those of the readout aside."""
         named = dict(self.named_modules())
@@ -266,6 +271,11 @@ def spiking_model(
     if kind not in ENCODINGS.find(encoding).takes:
         takes = " and ".join(ENCODINGS.find(encoding).takes)
         raise ConfigError(f"model.encoding={encoding}: it encodes {takes}, and those of data.source are {kind}")
+    if sequence and config.time_steps is not None:
+        raise ConfigError(
+            f"model.time_steps={config.time_steps}: the samples of data.source are sequences of {input_shape[0]} "
+            "steps, which count; leave it out (data.time_bins sets those of events)"
+        )
     steps = input_shape[0] if sequence else config.time_steps or STEPS
     fold_time(model)
     replaced, features, recurrent = 0, None, config.neuron == "rlif"
