@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
-from snnfl.models import MODELS, SpikingModel, build_model
+from snnfl.models import MODELS, SpikingModel, build_model, drawing
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two
 from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
+
+EVALUATION = "encoding of evaluation"
+"""Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
 
 
 class Workspace:
@@ -97,6 +100,25 @@ class Workspace:
         """How a batch is best laid out: as the convolutions' weights, or each of them would lay it out anew."""
         convolutions = any(parameter.dim() == 4 for parameter in self.model.parameters())
         return torch.channels_last if convolutions else torch.contiguous_format
+
+    def laid_out(self, inputs: Tensor) -> Tensor:
+        """Move a batch to the run's device, images as :attr:`layout` says; sequences stay as they lie."""
+        layout = self.layout if inputs.dim() == 4 else torch.preserve_format
+        return inputs.to(self.device, memory_format=layout)
+
+    @contextmanager
+    def drawing(self, purpose: str, *coordinates: int) -> Iterator[None]:
+        """Let a random encoding of the resident model draw from a generator of its own for a while.
+
+        It draws on the run's device, so that spikes on a GPU are others than on a CPU.
+
+        Args:
+            purpose: What is drawn: ``"encoding"`` in training, :data:`EVALUATION` where the model is measured.
+            coordinates: Round and partition in training.
+        """
+        seed = rng.derive_seed(self.config.run.seed, purpose, *coordinates)
+        with drawing(self.model, torch.Generator(self.device).manual_seed(seed)):
+            yield
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ the first neurons is computed once. A spiking model holds parameters and nothing
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -216,6 +217,21 @@ class SpikingModel(nn.Module):
         """Map samples to what is read out of the output neurons, ``[N, classes]``."""
         logits: Tensor = self.readout(self.currents(inputs))
         return logits
+
+    def parts(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Return three functions that make up the model, for whoever looks at what its output layer receives.
+
+        Returns:
+            From encoded samples to what the output layer receives, ``[T or 1, N, ...]``; from that to the mean over
+            time, of spikes their rates, ``[N, ...]``; and from it to the currents of the output neurons.
+
+        Raises:
+            TypeError: If the layers are no ``nn.Sequential``, whose last one is the output layer.
+        """
+        body = self.body
+        if not isinstance(body, nn.Sequential):
+            raise TypeError(f"{type(body).__name__}: no nn.Sequential, so nothing says which layer is the output layer")
+        return body[:-1], partial(torch.mean, dim=0), body[-1]
 
     @property
     def layers(self) -> tuple[str, ...]:
