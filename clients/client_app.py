@@ -153,4 +153,5 @@ def _evaluate(work: Workspace, server_round: int) -> Evaluation:
 
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:
     """Move batches to the run's device, laid out as its model wants them."""
-    return ((work.laid_out(inputs), labels.to(work.device)) for inputs, labels in pairs)
+    device, layout = work.device, work.layout
+    return ((images.to(device, memory_format=layout), labels.to(device)) for images, labels in pairs)

@@ -97,14 +97,10 @@ class Workspace:
 
     @cached_property
     def layout(self) -> torch.memory_format:
-        """How a batch is best laid out: as the convolutions' weights, or each of them would lay it out anew."""
+        """How a batch of pictures is best laid out: as the convolutions' weights, or each would lay it out anew."""
         convolutions = any(parameter.dim() == 4 for parameter in self.model.parameters())
-        return torch.channels_last if convolutions else torch.contiguous_format
-
-    def laid_out(self, inputs: Tensor) -> Tensor:
-        """Move a batch to the run's device, images as :attr:`layout` says; sequences stay as they lie."""
-        layout = self.layout if inputs.dim() == 4 else torch.preserve_format
-        return inputs.to(self.device, memory_format=layout)
+        pictures = len(self.dataset.input_shape) == 3
+        return torch.channels_last if convolutions and pictures else torch.contiguous_format
 
     @contextmanager
     def drawing(self, purpose: str, *coordinates: int) -> Iterator[None]:
