@@ -42,7 +42,7 @@ from snnfl.training import (
     train_locally,
 )
 from snnfl.training.objectives import OBJECTIVES
-from snnfl.workspace import Workspace
+from snnfl.workspace import EVALUATION, Workspace
 
 app = ClientApp(
     mods=[
@@ -76,7 +76,9 @@ def train(message: Message, context: Context) -> Message:
         )
         for _ in range(config.training.epochs)
     )
-    result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
+    with work.drawing("encoding", server_round, partition):
+        result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
+    work.settle()
     metrics |= {
         protocol.EXAMPLES: result.samples,
         protocol.LOSS: result.loss,
@@ -86,7 +88,7 @@ def train(message: Message, context: Context) -> Message:
         metrics[protocol.LOCAL_STEPS] = result.steps
     if config.evaluation.clients:
         start = time.perf_counter()
-        metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
+        metrics[protocol.own_accuracy(config)] = _evaluate(work, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
     arrays = to_record(work.arrays)
     if protocol.CONTRASTIVE_MU in orders_of(message):
@@ -145,7 +147,8 @@ def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | 
     if work.config.strategy.name != "qfedavg":
         return {}
     pairs = training_batches(work.dataset, indices, work.config.evaluation.batch_size)
-    return {protocol.RECEIVED_LOSS: evaluate(work.model, _on(work, pairs)).loss}
+    with work.drawing(EVALUATION):
+        return {protocol.RECEIVED_LOSS: evaluate(work.model, _on(work, pairs)).loss}
 
 
 def _load(message: Message, context: Context) -> tuple[Workspace, int]:
@@ -157,7 +160,8 @@ def _load(message: Message, context: Context) -> tuple[Workspace, int]:
 
 def _evaluate(work: Workspace, server_round: int) -> Evaluation:
     size, limit = work.config.evaluation.batch_size, work.test_images(server_round)
-    return evaluate(work.model, _on(work, test_batches(work.dataset, size, limit)))
+    with work.drawing(EVALUATION):
+        return evaluate(work.model, _on(work, test_batches(work.dataset, size, limit)))
 
 
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snnfl.config import Config, converts, keeps_biases, update_kind
+from snnfl.config import Config, converts, keeps_biases, spikes_natively, update_kind
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -52,7 +52,8 @@ SECONDS_TRAIN = "seconds-train"
 SECONDS_EVALUATE = "seconds-evaluate"
 SECONDS_CONVERT = "seconds-convert"
 STATE_ROUND = "state-round"
-"""Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]. The received loss is
+"""Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]: of an
+ordinary network, and of a spiking one, be it trained as one or converted. The received loss is
 that of the received model on the client's training images. Local steps are those of its optimiser, for FedNova. The
 norm bit (Flower's name) is 1 for a clipped update. The state's round is the one after which the private state was
 written that the client has trained from, 0 for none: by it the server, which knows who has trained when, notices that a
@@ -75,11 +76,16 @@ def keeps_state(config: Config) -> bool:
     return keeps_biases(config) or config.strategy.name in ("moon", "solo")
 
 
+def own_accuracy(config: Config) -> str:
+    """Name the metric that tells the accuracy of the network that a client trains."""
+    return SNN_ACCURACY if spikes_natively(config) else ACCURACY
+
+
 def train_metrics(config: Config) -> frozenset[str]:
     """Return the metrics that a train reply carries: no more and no fewer are accepted."""
     names = {EXAMPLES, LOSS, SECONDS_TRAIN}
     if config.evaluation.clients:
-        names |= {ACCURACY, SECONDS_EVALUATE}
+        names |= {own_accuracy(config), SECONDS_EVALUATE}
     if converts(config):
         names |= {SECONDS_CONVERT}
     if keeps_state(config):

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
-from snnfl.models import MODELS, SpikingModel, build_model
+from snnfl.models import MODELS, SpikingModel, build_model, drawing
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two
-from snnfl.updates import Converted, Plain, Unsent, UpdateFormat
+from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
+
+EVALUATION = "encoding of evaluation"
+"""Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
 
 
 class Workspace:
@@ -99,10 +102,33 @@ class Workspace:
         pictures = len(self.dataset.input_shape) == 3
         return torch.channels_last if convolutions and pictures else torch.contiguous_format
 
+    @contextmanager
+    def drawing(self, purpose: str, *coordinates: int) -> Iterator[None]:
+        """Let a random encoding of the resident model draw from a generator of its own for a while.
+
+        It draws on the run's device, so that spikes on a GPU are others than on a CPU.
+
+        Args:
+            purpose: What is drawn: ``"encoding"`` in training, :data:`EVALUATION` where the model is measured.
+            coordinates: Round and partition in training.
+        """
+        seed = rng.derive_seed(self.config.run.seed, purpose, *coordinates)
+        with drawing(self.model, torch.Generator(self.device).manual_seed(seed)):
+            yield
+
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """The resident model's own arrays: what is written to them is in the model, and stays where it is."""
         return exchangeable(self.model)
+
+    def settle(self) -> None:
+        """Put learned shares of the resident model back into 0..1, where an update must have them.
+
+        What lies beyond, neurons clip: it is the same network, and a gradient reaches the leak again.
+        """
+        for name, spec in self.format.specs.items():
+            if spec.values == "share":
+                self.arrays[name].clamp_(0, 1)
 
     @cached_property
     def initial_state(self) -> dict[str, Tensor]:
@@ -119,7 +145,9 @@ class Workspace:
         """
         config, state = self.config, self.initial_state
         own: UpdateFormat = Plain(state)
-        if converts(config):
+        if isinstance(self.model, SpikingModel):
+            own = Native(state, self.model.layers)
+        elif converts(config):
             own = Converted(self.graph, state, config.conversion, bias_back=config.strategy.bias_back)
         return Unsent(own, state) if update_kind(config) == "none" else own
 

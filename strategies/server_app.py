@@ -18,12 +18,12 @@ from flwr.supercore import log
 
 from snnfl.batching import batch_sizes
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import Config, ConfigError, counted, unflatten
+from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking import save
-from snnfl.spiking.storage import write_arrays
+from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
@@ -262,8 +262,9 @@ def local_steps(config: Config, examples: int) -> int:
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
     if arrays:
-        about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
-        write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
+        name, kind = (SNN_FILE, NATIVE_KIND) if spikes_natively(config) else (ANN_FILE, "ann")
+        about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": kind}
+        write_arrays(directory.path / name, arrays.to_torch_state_dict(), about)
     if strategy.network is not None:
         save(strategy.network, directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -219,6 +220,26 @@ class SpikingModel(nn.Module):
         logits: Tensor = self.readout(self.currents(inputs))
         return logits
 
+    def parts(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Return three functions that make up the model, for whoever looks at what its output layer receives.
+
+        Returns:
+            From encoded samples to what the output layer receives, ``[T or 1, N, ...]``; from that to the mean over
+            time, of spikes their rates, ``[N, ...]``; and from it to the currents of the output neurons.
+
+        Raises:
+            TypeError: If the layers are no ``nn.Sequential``, whose last one is the output layer.
+        """
+        body = self.body
+        if not isinstance(body, nn.Sequential):
+            raise TypeError(f"{type(body).__name__}: no nn.Sequential, so nothing says which layer is the output layer")
+        return body[:-1], partial(torch.mean, dim=0), body[-1]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of all layers of neurons, first layer first, those that are read out included."""
+        return tuple(name for name, module in self.named_modules() if isinstance(module, SpikingNeurons))
+
     @property
     def neurons(self) -> dict[str, SpikingNeurons]:
         """The layers of neurons by name, those of the readout aside."""
@@ -268,6 +289,11 @@ def spiking_model(
     if kind not in ENCODINGS.find(encoding).takes:
         takes = " and ".join(ENCODINGS.find(encoding).takes)
         raise ConfigError(f"model.encoding={encoding}: it encodes {takes}, and those of data.source are {kind}")
+    if sequence and config.time_steps is not None:
+        raise ConfigError(
+            f"model.time_steps={config.time_steps}: the samples of data.source are sequences of {input_shape[0]} "
+            "steps, which count; leave it out (data.time_bins sets those of events)"
+        )
     steps = input_shape[0] if sequence else config.time_steps or STEPS
     fold_time(model)
     replaced, features, recurrent = 0, None, config.neuron == "rlif"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
+from snnfl.config import UpdateKind
 from snnfl.training import is_statistic
 from snnfl.updates.arrays import ann_specs
 from snnfl.updates.format import UpdateFormat
@@ -18,7 +20,7 @@ class Plain(UpdateFormat):
         state: An ANN state of the model, for names and shapes.
     """
 
-    kind = "plain"
+    kind: ClassVar[UpdateKind] = "plain"
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.specs = self.sent_specs = ann_specs(state)
