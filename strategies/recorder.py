@@ -103,11 +103,11 @@ class Recorder:
         One simulation serves the run's length and those of the curve, so it lasts as long as the longest.
 
         In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. In a
-        SOLO run it has neither.
+        SOLO run it has neither, and in a FedBN run a network without batch normalisation, which says nothing.
         """
-        if not self.strategy.spec.arrays:
-            return None, None
         work, size = self.work, self.work.config.evaluation.batch_size
+        if not self.strategy.spec.arrays or (work.format.graph is None and work.format.private_names):
+            return None, None
         limit = work.test_images(server_round)
         if work.format.graph is None:
             load_arrays(work.model, tensors_of(arrays))
