@@ -1,9 +1,10 @@
 """The Flower ClientApp: train on the client's partition, evaluate on the test set, answer who it is.
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
-:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.clipping_mod` clips updates,
-:mod:`clients.poisoning_mod` makes attackers of some clients. Before all of them :mod:`clients.node_policy` refuses what
-the node's own configuration forbids.
+:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.norm_mod` that of a FedBN run
+into one that keeps its batch normalisation, :mod:`clients.clipping_mod` clips updates, :mod:`clients.poisoning_mod`
+makes attackers of some clients. Before all of them :mod:`clients.node_policy` refuses what the node's own configuration
+forbids.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
 from clients.ground_truth_mod import ground_truth_mod
 from clients.node_policy import node_policy
+from clients.norm_mod import norm_mod
 from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
@@ -53,6 +55,7 @@ app = ClientApp(
         spiking_mod,
         scaling_mod,
         clipping_mod,
+        norm_mod,
         ground_truth_mod,
     ]
 )

@@ -51,6 +51,7 @@ class Run:
         """Build the model with the final weights that clients receive, in evaluation mode.
 
         In an S-run these have no biases but the initial ones, unless ``strategy.bias_back`` is on: clients keep theirs.
+        In a FedBN run likewise the batch normalisation is the initial one.
 
         Raises:
             ConfigError: If the run has left none yet, or was run with a plug-in that this process lacks.

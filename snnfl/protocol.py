@@ -73,7 +73,7 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    return keeps_biases(config) or config.strategy.name in ("moon", "solo")
+    return keeps_biases(config) or config.strategy.name in ("moon", "solo", "fedbn")
 
 
 def own_accuracy(config: Config) -> str:

@@ -18,7 +18,7 @@ from snnfl.data import Dataset, load, partition
 from snnfl.models import MODELS, SpikingModel, build_model, drawing
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
-from snnfl.training import exchangeable, load_arrays, needs_two
+from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
 from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
 
 EVALUATION = "encoding of evaluation"
@@ -141,15 +141,28 @@ class Workspace:
 
         Raises:
             ConversionError: As :attr:`graph`, if clients convert.
-            ConfigError: If they calibrate biases in time for fewer steps than the network is simulated.
+            ConfigError: If they calibrate biases in time for fewer steps than the network is simulated, or are to keep
+                a batch normalisation that the model doesn't have.
         """
         config, state = self.config, self.initial_state
-        own: UpdateFormat = Plain(state)
+        private = self._private_norms()
+        own: UpdateFormat = Plain(state, private=private)
         if isinstance(self.model, SpikingModel):
-            own = Native(state, self.model.layers)
+            own = Native(state, self.model.layers, private=private)
         elif converts(config):
             own = Converted(self.graph, state, config.conversion, bias_back=config.strategy.bias_back)
         return Unsent(own, state) if update_kind(config) == "none" else own
+
+    def _private_norms(self) -> tuple[str, ...]:
+        """Return the arrays of batch normalisation, where they stay on the clients."""
+        if self.config.strategy.name != "fedbn":
+            return ()
+        if not (names := normalisation(self.initial_state)):
+            raise ConfigError(
+                f"strategy.name=fedbn: model.name={self.config.model.name} has no batch normalisation that clients "
+                "could keep; take a model with it, or fedavg"
+            )
+        return names
 
     @cached_property
     def graph(self) -> SpikingGraph:

@@ -194,6 +194,12 @@ def fedlec(config: Config, **weights: float) -> Strategy:
     return FedLec(**common(config), **weights)
 
 
+@register("fedbn", "FedBN", kind="mean", weighs=True)
+def fedbn(config: Config) -> Strategy:
+    """FedAvg of all but batch normalisation, which clients keep (Li et al. 2021)."""
+    return FedAvg(**common(config))
+
+
 @register("solo", "SOLO", kind="none")
 def solo(config: Config) -> Strategy:
     """Each client for itself (SNFL section 5.2)."""

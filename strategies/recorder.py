@@ -123,11 +123,12 @@ class Recorder:
         One simulation serves the run's length and those of the curve, so it lasts as long as the longest.
 
         In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. A
-        network that is trained as a spiking one has no twin. In a SOLO run the server has neither.
+        network that is trained as a spiking one has no twin. In a SOLO run the server has neither, and in a FedBN run a
+        network without batch normalisation, which says nothing.
         """
-        if not self.strategy.spec.arrays:
-            return Accuracies()
         work, size = self.work, self.work.config.evaluation.batch_size
+        if not self.strategy.spec.arrays or (work.format.graph is None and work.format.private_names):
+            return Accuracies()
         limit = work.test_images(server_round)
         if work.format.graph is None:
             load_arrays(work.model, tensors_of(arrays))

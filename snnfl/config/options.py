@@ -242,8 +242,8 @@ class StrategyConfig:
 
     name: str = option(
         "fedavg",
-        doc="fedavg, fedprox, moon, fedlec, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fednova, fedmedian, "
-        "fedtrimmedavg, krum, multikrum or bulyan (docs/strategies.md)",
+        doc="fedavg, fedprox, moon, fedlec, fedbn, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fednova, "
+        "fedmedian, fedtrimmedavg, krum, multikrum or bulyan (docs/strategies.md)",
     )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")

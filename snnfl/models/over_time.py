@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LARGE = 2**24
-"""Multiply-accumulates of a matrix product from which oneDNN is worth the copies that it takes, if no side is narrow."""
+"""Multiply-accumulates of a product from which oneDNN is worth the copies that it takes, if no side is narrow."""
 
 NARROW = 64
 """Rows or columns below which its layout costs more than it saves."""

@@ -175,7 +175,7 @@ class _Fused(torch.autograd.Function):
         learned = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         differentiate = _FusedBackward.apply if again else _FusedBackward.forward
-        found = differentiate(  # type: ignore[no-untyped-call]
+        found = differentiate(
             current, leak, threshold, before, of_spikes, of_potentials, ctx.how, learned
         )
         return *found[:3], None if before is None else found[3], None
@@ -256,8 +256,8 @@ class _FusedBackward(torch.autograd.Function):
         return _one_by_one(_FusedBackward, info.batch_size, in_dims, arguments)
 
 
-for _function in (_Fused, _FusedBackward):  # PyTorch asks for it at each call, which takes as long as a small scan
-    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
+for _forward in (_Fused.forward, _FusedBackward.forward):  # PyTorch asks at each call, as slowly as a small scan
+    vars(_forward)["__signature__"] = inspect.signature(_forward)
 
 
 def _gradients_by_loop(given: list[int], how: _How) -> Callable[..., tuple[Tensor, ...]]:

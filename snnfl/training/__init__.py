@@ -6,7 +6,7 @@ from snnfl.training.label_calibration import label_calibrated
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy, model_contrastive, proximal
-from snnfl.training.resident import copy_arrays, exchangeable, is_statistic, load_arrays, private_biases
+from snnfl.training.resident import copy_arrays, exchangeable, is_statistic, load_arrays, normalisation, private_biases
 from snnfl.training.smallest_batch import needs_two
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "load_arrays",
     "model_contrastive",
     "needs_two",
+    "normalisation",
     "precise_batch_norm",
     "private_biases",
     "proximal",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -23,15 +23,16 @@ class Native(Plain):
     Args:
         state: A state of the model, for names and shapes.
         neurons: Names of its layers of neurons, those that are read out included.
+        private: Names of the arrays that stay on the client.
     """
 
     kind = "native"
 
-    def __init__(self, state: Mapping[str, Tensor], neurons: tuple[str, ...]) -> None:
-        super().__init__(state)
+    def __init__(self, state: Mapping[str, Tensor], neurons: tuple[str, ...], *, private: Collection[str] = ()) -> None:
+        super().__init__(state, private=private)
         leaks = {name for layer in neurons if (name := f"{layer}.{BETA}") in state}
         self.threshold_names = tuple(name for layer in neurons if (name := f"{layer}.{THRESHOLD}") in state)
-        specs = ann_specs(state)
+        specs = ann_specs({name: array for name, array in state.items() if name not in self.private_names})
         for name in (*leaks, *self.threshold_names):
             specs[name] = ArraySpec(shape=specs[name].shape, values="share" if name in leaks else "positive")
         self.specs = self.sent_specs = specs

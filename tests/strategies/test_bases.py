@@ -42,6 +42,7 @@ EXPECTED = {
         {"logit_calibration": 0, "spread_weight": 0.1, "distillation_weight": 1},
         {"logit_calibration": 0, "spread_weight": 0.1, "distillation_weight": 1},
     ),
+    "fedbn": (flower.FedAvg, {}, {}, {}),
     "solo": (Solo, {}, {}, {}),
     "fedavgm": (
         flower.FedAvgM,
@@ -208,7 +209,8 @@ def test_as_many_clients_are_selected_as_the_fraction_says(
     for clients, fraction, expected in ((100, 0.29, 29), (50, 0.58, 29), (40, 0.4, 16), (25, 0.46, 11)):
         options = [f"data.clients={clients}", f"strategy.fraction_train={fraction}"]
         private = [] if clipping == "none" else [f"privacy.clipping={clipping}", "privacy.noise_multiplier=0.1"]
-        config = configured(name, *options, f"strategy.fraction_evaluate={fraction}", *private)
+        plain = ["strategy.spiking=false"] if name == "fedbn" else []
+        config = configured(name, *options, f"strategy.fraction_evaluate={fraction}", *private, *plain)
         base = build_checked(config)
         grid = Population(scripted(range(clients), lambda message: message), partitions={n: n for n in range(clients)})
         assert sampled_clients(config) == expected
