@@ -23,12 +23,14 @@ SPIKING = (
 )  # fmt: skip
 """Options of the model that only networks which are trained as spiking ones use."""
 
-BUILT_IN = ("badnets", "blended", "distributed", "label_flip", "model_replacement")
+_EVENT_TRIGGERS = ("event_moving", "event_static", "event_temporal")
+BUILT_IN = ("badnets", "blended", "distributed", *_EVENT_TRIGGERS, "label_flip", "model_replacement")
 """Poisonings whose options are known here; one of a plug-in may use any."""
 
 _ATTACKS_OF = {
     "source": ("label_flip",),
-    "trigger_size": ("badnets", "distributed", "model_replacement"),
+    "trigger_size": ("badnets", "distributed", *_EVENT_TRIGGERS, "model_replacement"),
+    "polarity": _EVENT_TRIGGERS,
     "strength": ("blended",),
     "scale": ("model_replacement",),
     "scale_ann": ("model_replacement",),

@@ -175,9 +175,7 @@ class _Fused(torch.autograd.Function):
         learned = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
         differentiate = _FusedBackward.apply if again else _FusedBackward.forward
-        found = differentiate(
-            current, leak, threshold, before, of_spikes, of_potentials, ctx.how, learned
-        )
+        found = differentiate(current, leak, threshold, before, of_spikes, of_potentials, ctx.how, learned)
         return *found[:3], None if before is None else found[3], None
 
     @staticmethod
