@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import Config, ConfigError, converts, update_kind
+from snnfl.config import Config, ConfigError, converts, spikes_natively, update_kind
 from snnfl.data import Dataset, load, partition
+from snnfl.heap import keep_freed_memory
 from snnfl.models import MODELS, SpikingModel, build_model, drawing
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
@@ -235,7 +236,7 @@ def _start_from(path: str, model: nn.Module) -> None:
 
 @lru_cache(maxsize=1)
 def workspace(config: Config) -> Workspace:
-    """Return this process's workspace for a configuration, and give the process its threads.
+    """Return this process's workspace for a configuration, and give the process its threads and its way with memory.
 
     The initial state is taken before anybody trains the resident model.
 
@@ -244,6 +245,8 @@ def workspace(config: Config) -> Workspace:
     """
     load_installed()
     torch.set_num_threads(config.run.threads)
+    if spikes_natively(config):
+        keep_freed_memory()
     made = Workspace(config)
     _ = made.initial_state
     return made
