@@ -16,7 +16,7 @@ from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, spikes_natively, update_kind
 from snnfl.data import Dataset, load, partition
 from snnfl.heap import keep_freed_memory
-from snnfl.models import MODELS, SpikingModel, build_model, drawing
+from snnfl.models import MODELS, SpikingModel, build_model, drawing, multiply_in_bfloat16
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
@@ -91,6 +91,7 @@ class Workspace:
         )
         if isinstance(model, SpikingModel):
             model.per_step = self.config.training.loss == "per_step"
+            multiply_in_bfloat16(model, self.config.training.precision == "bfloat16")
         if self.config.model.weights is not None:
             _start_from(self.config.model.weights, model)
         laid_out: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

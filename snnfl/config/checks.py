@@ -109,6 +109,11 @@ def _training_mistakes(config: Config) -> Iterator[str]:
             "training.loss=per_step: only a network that is trained as a spiking one has a loss for each step, and "
             "model.neuron=relu; set readout, or name its neurons: model.neuron=lif"
         )
+    if training.precision != "float32" and not spikes_natively(config):
+        yield (
+            f"training.precision={training.precision}: only networks that are trained as spiking ones are computed so, "
+            "and model.neuron=relu; leave it out"
+        )
     if training.optimizer != "sgd" and training.momentum != TrainingConfig().momentum:
         yield (
             f"training.momentum={training.momentum}: only training.optimizer=sgd uses it, and "

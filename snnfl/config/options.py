@@ -156,6 +156,11 @@ class TrainingConfig:
         doc="cross-entropy of what is read out; of spiking networks also the mean over the steps of each one's (TET)",
     )
     clip_norm: float | None = option(None, above=0.0, doc="bound of a batch's gradient, in L2 norm; null: none")
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32",
+        doc="of what convolutions and linear layers of spiking networks multiply; bfloat16: 1.5 times as fast where "
+        "the processor has it, spikes lose nothing, weights and gradients do",
+    )
     micro_batch: int | None = option(
         None, low=1, doc="samples whose gradient is computed at once, for less memory; null: the whole batch"
     )
