@@ -38,7 +38,8 @@ SOURCES: Mapping[str, Source] = {
             "attack_success_ann", "train_loss", "bytes_up", "bytes_down", "bytes_total", "seconds_train",
             "seconds_convert", "seconds_client_evaluate", "seconds_exchange", "seconds_aggregate",
             "seconds_server_evaluate", "seconds_round", "seconds_total", "replies", "refused", "failed", "excluded",
-            "states_lost",
+            "states_lost", "firing_rate", "synaptic_operations", "multiply_accumulates", "energy",
+            "energy_with_memory",
         ),
     ),
     "lengths": Source(axes=("round", "T"), values=("accuracy_at_T",), needs="evaluation.curve"),
@@ -77,7 +78,8 @@ LAST, AVERAGED = ("round", "iterations"), ("client", "role", "layer")
 
 _HIGH = ("accuracy", "accuracy_at_T", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean",
          "client_snn_accuracy_mean", "client_received_accuracy_mean", "true_positive_rate")  # fmt: skip
-_LOW = ("train_loss", "false_positive_rate", "energy", "energy_with_memory", "operations")
+_LOW = ("train_loss", "false_positive_rate", "energy", "energy_with_memory", "operations", "synaptic_operations",
+        "multiply_accumulates")  # fmt: skip
 
 
 def better(value: str) -> int:
