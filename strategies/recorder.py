@@ -197,7 +197,7 @@ class Recorder:
 def activity_columns(activity: Activity | None) -> Row:
     """Return what a model that is trained as a spiking one does for a sample; ``None`` for others.
 
-    Energy is in nanojoules, without and with memory.
+    Energy is that of arithmetic, and with reading and writing memory.
     """
     count = None if activity is None else activity.count
     return {
@@ -205,8 +205,8 @@ def activity_columns(activity: Activity | None) -> Row:
         "firing_rate": None if count is None else count.total.rate,
         "synaptic_operations": None if count is None else count.total.acs,
         "multiply_accumulates": None if count is None else count.total.macs,
-        "energy": None if count is None else count.energy.compute / 1e3,
-        "energy_with_memory": None if count is None else count.energy.total / 1e3,
+        "nanojoules": None if count is None else count.energy.compute / 1e3,
+        "nanojoules_with_memory": None if count is None else count.energy.total / 1e3,
     }
 
 

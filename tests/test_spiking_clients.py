@@ -219,7 +219,7 @@ def test_each_round_says_what_the_neurons_do_and_warns_once_of_those_that_tell_n
             assert row["firing_rates"].keys() == {"relu1"}
             assert 0 < row["firing_rate"] < 1
             assert row["synaptic_operations"] > 0
-            assert row["energy_with_memory"] > row["energy"] > 0
+            assert row["nanojoules_with_memory"] > row["nanojoules"] > 0
         silent = ["model.threshold=1000000", "run.name=silent", "model.batch_norm=false", "model.name=lenet5"]
         run(tmp_path, *silent)
         _, path = run(tmp_path, *silent, "run.resume=true", "run.rounds=3")
@@ -232,14 +232,14 @@ name: three
 options: {run.rounds: 1, run.directory: DIRECTORY, data.clients: 3, data.training_images: 90, data.test_images: 40,
           training.epochs: 1, model.name: mlp, conversion.steps: 4}
 matrix:
-  network:
+  trained:
     ANN: {strategy.spiking: false}
     converted: {strategy.spiking: true}
     native: {strategy.spiking: false, model.neuron: lif, model.time_steps: 4}
 seeds: [0]
 tables:
   - {title: Accuracy, value: accuracy}
-  - {title: Energy, value: energy_with_memory}
+  - {title: Energy, value: energy, columns: network}
 energy: {images: 4}
 """
 

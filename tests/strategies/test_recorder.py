@@ -74,8 +74,8 @@ KEYS = {
     "firing_rate",
     "synaptic_operations",
     "multiply_accumulates",
-    "energy",
-    "energy_with_memory",
+    "nanojoules",
+    "nanojoules_with_memory",
     "states_lost",
 }
 
