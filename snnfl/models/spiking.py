@@ -90,9 +90,13 @@ class SpikingNeurons(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, pooled where they are to be."""
+        return self.spikes(current, pool=self.pool)
+
+    def spikes(self, current: Tensor, *, pool: int = 1) -> Tensor:
+        """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, averaged over squares of a side."""
         if len(current) == 1:
-            return unroll(self.neuron, current[0], self.steps, pool=self.pool).spikes
-        return unroll(self.neuron, current, pool=self.pool).spikes
+            return unroll(self.neuron, current[0], self.steps, pool=pool).spikes
+        return unroll(self.neuron, current, pool=pool).spikes
 
     def extra_repr(self) -> str:
         """Name the kind of neuron, and its constants."""
