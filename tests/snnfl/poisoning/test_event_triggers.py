@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +17,7 @@ from snnfl.poisoning.event_triggers import (
     static_event_trigger,
     temporal_event_trigger,
 )
-from snnfl.poisoning.triggers import TriggerError
+from snnfl.poisoning.triggers import Trigger, TriggerError
 
 polarities = st.sampled_from(["negative", "positive", "both"])
 
@@ -107,6 +109,14 @@ def test_counts_may_be_floats_and_an_event_is_one_whatever_is_the_brightest() ->
     assert stamped[0, :, :, 0, 0].tolist() == [[0.0, 1.0]] * 2
     assert stamped.dtype == torch.float32
     assert {name: sum(events) for name, events in EVENTS.items()} == {"negative": 1, "positive": 1, "both": 2}
+
+
+@pytest.mark.parametrize("make", [static_event_trigger, moving_event_trigger, temporal_event_trigger])
+def test_a_strength_is_a_part_of_the_largest_count(make: Callable[..., Trigger]) -> None:
+    counts = recordings(4, 3, 5, 0)
+    one, some = (make(counts.shape[1:], size=1, polarity="both", strength=strength) for strength in (None, 0.3))
+    expected = counts.where(one.weight == 0, torch.tensor(6, dtype=torch.uint8))
+    assert torch.equal(some.stamp(counts, white=19), expected)  # 5.7 events
 
 
 def test_what_has_no_place_for_a_trigger_is_one_line_that_names_the_way_out() -> None:
