@@ -31,7 +31,7 @@ _ATTACKS_OF = {
     "source": ("label_flip",),
     "trigger_size": ("badnets", "distributed", *_EVENT_TRIGGERS, "model_replacement"),
     "polarity": _EVENT_TRIGGERS,
-    "strength": ("blended",),
+    "strength": ("blended", *_EVENT_TRIGGERS),
     "scale": ("model_replacement",),
     "scale_ann": ("model_replacement",),
 }
