@@ -1,8 +1,18 @@
 """Kinds of updates: what travels between a server and its clients, and what either makes of it."""
 
-from snnfl.updates.arrays import ArraySpec, ann_specs, scale_of
+from snnfl.updates.arrays import ArraySpec, ann_specs, control_specs, scale_of
 from snnfl.updates.converted import Converted, converted_specs
 from snnfl.updates.format import UpdateFormat
 from snnfl.updates.plain import Plain, Unsent
 
-__all__ = ["ArraySpec", "Converted", "Plain", "Unsent", "UpdateFormat", "ann_specs", "converted_specs", "scale_of"]
+__all__ = [
+    "ArraySpec",
+    "Converted",
+    "Plain",
+    "Unsent",
+    "UpdateFormat",
+    "ann_specs",
+    "control_specs",
+    "converted_specs",
+    "scale_of",
+]
