@@ -247,8 +247,8 @@ class StrategyConfig:
 
     name: str = option(
         "fedavg",
-        doc="fedavg, fedprox, moon, fedlec, fedbn, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fednova, "
-        "fedmedian, fedtrimmedavg, krum, multikrum or bulyan (docs/strategies.md)",
+        doc="fedavg, fedprox, moon, fedlec, fedbn, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, scaffold, "
+        "fednova, fedmedian, fedtrimmedavg, krum, multikrum or bulyan (docs/strategies.md)",
     )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")
@@ -292,7 +292,7 @@ class StrategyConfig:
         None, low=0.0, doc="fedlec: weight of the distillation of locally missing labels; null: 0.1"
     )
     server_learning_rate: float | None = option(
-        None, above=0.0, doc="fedavgm, fedadam, fedyogi, fedadagrad; null: 1, 0.1, 0.01, 0.1"
+        None, above=0.0, doc="fedavgm, fedadam, fedyogi, fedadagrad, scaffold; null: 1, 0.1, 0.01, 0.1, 1"
     )
     server_momentum: float | None = option(None, low=0.0, high=1.0, doc="fedavgm; null: 0.9")
     beta_1: float | None = option(None, low=0.0, high=0.999999, doc="fedadam, fedyogi: of the first moment; null: 0.9")
