@@ -1,9 +1,10 @@
 """The Flower ClientApp: train on the client's partition, evaluate on the test set, answer who it is.
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
-:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.clipping_mod` clips updates,
-:mod:`clients.poisoning_mod` makes attackers of some clients. Before all of them :mod:`clients.node_policy` refuses what
-the node's own configuration forbids.
+:mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.norm_mod` that of a FedBN run
+into one that keeps its batch normalisation, :mod:`clients.clipping_mod` clips updates, :mod:`clients.poisoning_mod`
+makes attackers of some clients. Before all of them :mod:`clients.node_policy` refuses what the node's own configuration
+forbids.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
@@ -20,6 +22,7 @@ from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
 from clients.ground_truth_mod import ground_truth_mod
 from clients.node_policy import node_policy
+from clients.norm_mod import norm_mod
 from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
@@ -35,12 +38,13 @@ from snnfl.training import (
     copy_arrays,
     cross_entropy,
     evaluate,
+    label_calibrated,
     model_contrastive,
     proximal,
     train_locally,
 )
 from snnfl.training.objectives import OBJECTIVES
-from snnfl.workspace import Workspace
+from snnfl.workspace import EVALUATION, Workspace
 
 app = ClientApp(
     mods=[
@@ -51,6 +55,7 @@ app = ClientApp(
         spiking_mod,
         scaling_mod,
         clipping_mod,
+        norm_mod,
         ground_truth_mod,
     ]
 )
@@ -74,15 +79,19 @@ def train(message: Message, context: Context) -> Message:
         )
         for _ in range(config.training.epochs)
     )
-    result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
+    with work.drawing("encoding", server_round, partition):
+        result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
+    work.settle()
     metrics |= {
         protocol.EXAMPLES: result.samples,
         protocol.LOSS: result.loss,
         protocol.SECONDS_TRAIN: time.perf_counter() - start,
     }
+    if config.strategy.name == "fednova":
+        metrics[protocol.LOCAL_STEPS] = result.steps
     if config.evaluation.clients:
         start = time.perf_counter()
-        metrics[protocol.ACCURACY] = _evaluate(work, server_round).accuracy
+        metrics[protocol.own_accuracy(config)] = _evaluate(work, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
     arrays = to_record(work.arrays)
     if protocol.CONTRASTIVE_MU in orders_of(message):
@@ -124,6 +133,15 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
         previous = to_tensors(own_model(context, work))
         mu, temperature = asked[protocol.CONTRASTIVE_MU], asked[protocol.TEMPERATURE]
         return model_contrastive(work.model, previous, mu=mu, temperature=temperature)
+    if protocol.LOGIT_CALIBRATION in asked:
+        indices = work.partitions[partition_of(context, work.config.data.clients)]
+        return label_calibrated(
+            work.model,
+            torch.bincount(work.dataset.train_labels[indices], minlength=work.dataset.classes),
+            calibration=asked[protocol.LOGIT_CALIBRATION],
+            spread=asked[protocol.SPREAD_WEIGHT],
+            distillation=asked[protocol.DISTILLATION_WEIGHT],
+        )
     return cross_entropy
 
 
@@ -132,7 +150,8 @@ def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | 
     if work.config.strategy.name != "qfedavg":
         return {}
     pairs = training_batches(work.dataset, indices, work.config.evaluation.batch_size)
-    return {protocol.RECEIVED_LOSS: evaluate(work.model, _on(work, pairs)).loss}
+    with work.drawing(EVALUATION):
+        return {protocol.RECEIVED_LOSS: evaluate(work.model, _on(work, pairs)).loss}
 
 
 def _load(message: Message, context: Context) -> tuple[Workspace, int]:
@@ -144,7 +163,8 @@ def _load(message: Message, context: Context) -> tuple[Workspace, int]:
 
 def _evaluate(work: Workspace, server_round: int) -> Evaluation:
     size, limit = work.config.evaluation.batch_size, work.test_images(server_round)
-    return evaluate(work.model, _on(work, test_batches(work.dataset, size, limit)))
+    with work.drawing(EVALUATION):
+        return evaluate(work.model, _on(work, test_batches(work.dataset, size, limit)))
 
 
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:

@@ -43,6 +43,8 @@ def unprotected(work: Workspace) -> str | None:
     config, kind = work.config, update_kind(work.config)
     if kind == "none":
         return None
+    if kind == "native":
+        return f"model.neuron={config.model.neuron} uploads spiking networks as they were trained, biases included"
     if kind == "plain":
         return "strategy.spiking=false uploads ordinary networks"
     if config.strategy.bias_back:

@@ -1,4 +1,4 @@
-"""The model that a client keeps for itself between rounds: MOON's previous model, SOLO's own."""
+"""What a client keeps for itself between rounds: MOON's previous model, SOLO's own, arrays that never travel."""
 
 from __future__ import annotations
 
@@ -18,3 +18,20 @@ def own_model(context: Context, work: Workspace) -> ArrayRecord:
 def keep_own_model(context: Context, arrays: ArrayRecord) -> None:
     """Keep the client's model. It stays in ``context.state``, which never travels."""
     context.state[OWN_MODEL] = arrays.copy()
+
+
+def completed(received: ArrayRecord, context: Context, work: Workspace, record: str) -> ArrayRecord:
+    """Return the received arrays with those that stay on the client, in the model's order.
+
+    Args:
+        received: What the server has sent.
+        context: Holds the client's own arrays, ``work.format.private_names``, as its last training left them; before
+            any, they are those of the common initial weights.
+        work: Of this process.
+        record: Under which name ``context.state`` holds them.
+    """
+    own, initial = context.state.get(record), work.initial_state
+    if not isinstance(own, ArrayRecord):
+        own = ArrayRecord({name: initial[name] for name in work.format.private_names})
+    complete = {**received, **own}
+    return ArrayRecord({name: complete[name] for name in initial if name in complete} | complete)

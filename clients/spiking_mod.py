@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord
+from flwr.app import Context, Message, MessageType, MetricRecord
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
+from clients.private_state import completed
 from snnfl import rng
 from snnfl.config import keeps_biases
 from snnfl.data import calibration_batch
@@ -32,11 +33,8 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
     kind = message.metadata.message_type.partition(".")[0]  # Flower routes "train.default" as it does "train"
     if work.format.kind != "converted" or kind == MessageType.QUERY:
         return call_next(message, context)
-    received = arrays_of(message)
     if work.format.private_names:
-        complete = {**received, **_private_biases(context, work)}
-        in_order = {name: complete[name] for name in work.initial_state if name in complete}
-        message.content[ARRAYS] = ArrayRecord(in_order | complete)
+        message.content[ARRAYS] = completed(arrays_of(message), context, work, PRIVATE_BIASES)
     reply = call_next(message, context)
     if kind != MessageType.TRAIN or reply.has_error():
         return reply
@@ -68,13 +66,3 @@ def encoded(
     images = calibration_batch(work.dataset, work.partitions[partition], count, draw)
     on_device = {name: array.to(work.device) for name, array in state.items()}
     return format.encode(on_device, images.to(work.device))
-
-
-def _private_biases(context: Context, work: Workspace) -> ArrayRecord:
-    """Return the client's biases: those of its last training, before it those of the common initial weights."""
-    kept, initial = context.state.get(PRIVATE_BIASES), work.initial_state
-    return (
-        kept
-        if isinstance(kept, ArrayRecord)
-        else ArrayRecord({name: initial[name] for name in work.format.private_names})
-    )

@@ -213,7 +213,9 @@ app.command()(export)
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100")],
+    name: Annotated[
+        str, typer.Argument(help="mnist, fashion_mnist, cifar10 or cifar100; of others it says what to do")
+    ],
     root: Annotated[str | None, typer.Option(help="folder; default: SNNFL_DATA, else ~/.cache/snnfl")] = None,
     plugin: PluginOption = None,
 ) -> None:
@@ -234,7 +236,7 @@ def plot(
     ),
     plugin: PluginOption = None,
 ) -> None:
-    """Draw which client holds how many images of which label."""
+    """Draw which client holds how many samples of which label."""
     from experiments.partition_plot import plot_partition
     from snnfl.data import label_counts
     from snnfl.workspace import Workspace
@@ -248,7 +250,7 @@ def plot(
     except OSError as error:
         raise ConfigError(f"--output {output}: cannot be written ({error.strerror})") from None
     fewest, most = int(counts.sum(1).min()), int(counts.sum(1).max())
-    typer.echo(f"{output}: {counted(resolved.data.clients, 'client')}, {fewest} to {counted(most, 'image')}")
+    typer.echo(f"{output}: {counted(resolved.data.clients, 'client')}, {fewest} to {counted(most, 'sample')}")
 
 
 def main() -> None:

@@ -64,12 +64,7 @@ class RoundProgress:
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Print a finished round and begin the bar of the next."""
         parts = [f"{algorithm(self.config)} round {row['round']:>{len(str(self.rounds))}}/{self.rounds}"]
-        if row["server_snn_accuracy"] is not None:
-            parts.append(f"server SNN {percent(row['server_snn_accuracy'])}")
-        if row["server_ann_accuracy"] is not None or row["client_ann_accuracy_mean"] is None:
-            parts.append(f"server ANN {percent(row['server_ann_accuracy'])}")
-        else:  # SOLO has no server model
-            parts.append(f"clients' ANN {percent(row['client_ann_accuracy_mean'])}")
+        parts += _shown(row, SERVER) or _shown(row, CLIENTS)[:1] or ["server –"]  # SOLO has none
         if row["train_loss"] is not None:
             parts.append(f"loss {row['train_loss']:.3f}")
         if row["refused"] or row["failed"]:
@@ -83,6 +78,15 @@ class RoundProgress:
     def _begin(self, server_round: int) -> None:
         description = f"round {min(server_round, self.rounds)}/{self.rounds}"
         self.progress.reset(self.task, total=self.selected, description=description)
+
+
+SERVER = {"server SNN": "server_snn_accuracy", "server ANN": "server_ann_accuracy"}
+CLIENTS = {"clients' ANN": "client_ann_accuracy_mean", "clients' SNN": "client_snn_accuracy_mean"}
+"""Columns of accuracies, by title."""
+
+
+def _shown(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    return [f"{title} {percent(row[key])}" for title, key in columns.items() if row.get(key) is not None]
 
 
 class WatchedClientApp(ClientApp):
@@ -107,7 +111,7 @@ class WatchedClientApp(ClientApp):
 
 
 def algorithm(config: Config) -> str:
-    """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg."""
+    """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg, FedAvg (LIF)."""
     private = "" if config.privacy.clipping == "none" else "DP-"
     return prefixed(config, private + find(config.strategy.name).title)
 
@@ -118,28 +122,36 @@ def percent(value: float | None) -> str:
 
 
 def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) -> Table:
-    """Lay the last rounds of several runs side by side; where clients poison, say below how far they came."""
+    """Lay the last rounds of several runs side by side; where clients poison, say below how far they came.
+
+    Networks that none of the runs has, have no column.
+    """
     config, rounds = runs[0][0], runs[0][1][-1]["round"]  # a run that goes on may have more than it is asked for
     title = f"{config.data.source}, {counted(config.data.clients, 'client')}, {counted(rounds, 'round')}"
     attacks = [_attack(config, rows[-1]) for config, rows in runs if rows[-1].get("attack_success_ann") is not None]
     table = Table(title=title, caption="\n".join(attacks) or None)
-    for name in ("", "server SNN", "server ANN", "clients' ANN", "MB up", "seconds"):
+    shown = {
+        title: key
+        for title, key in {**SERVER, **CLIENTS}.items()
+        if any(rows[-1].get(key) is not None for _, rows in runs)
+    }
+    for name in ("", *shown, "MB up", "seconds"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:
         last = rows[-1]
-        deviation = last["client_ann_accuracy_std"]
-        clients = percent(last["client_ann_accuracy_mean"]) + (
-            f" ± {100 * deviation:.2f}" if deviation is not None else ""
-        )
         table.add_row(
             algorithm(each),
-            percent(last["server_snn_accuracy"]),
-            percent(last["server_ann_accuracy"]),
-            clients,
+            *(_with_deviation(last, key) for key in shown.values()),
             f"{last['bytes_up'] / 1e6:.2f}",
             f"{sum(row['seconds_round'] for row in rows):.0f}",
         )
     return table
+
+
+def _with_deviation(row: Mapping[str, Any], key: str) -> str:
+    """Write an accuracy, of clients with its standard deviation."""
+    deviation = row.get(key.replace("_mean", "_std")) if key.endswith("_mean") else None
+    return percent(row.get(key)) + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
 def _attack(config: Config, last: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnfl.config import Config, ConfigError, ConversionConfig, assignments, counted
+from snnfl.config import Config, ConfigError, ConversionConfig, assignments, counted, spikes_natively
 from snnfl.launch import use_app
 from snnfl.plugins import check_same, load_installed, load_listed, loaded, resolve
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor, nn
 
+    from snnfl.models import SpikingModel
     from snnfl.spiking import SpikingNetwork
 
 
@@ -50,40 +51,54 @@ class Run:
         """Build the model with the final weights that clients receive, in evaluation mode.
 
         In an S-run these have no biases but the initial ones, unless ``strategy.bias_back`` is on: clients keep theirs.
+        In a FedBN run likewise the batch normalisation is the initial one.
 
         Raises:
             ConfigError: If the run has left none yet, or was run with a plug-in that this process lacks.
         """
+        use_app()
+        from strategies.run_directory import ANN_FILE
+
+        return self._model(ANN_FILE)
+
+    def snn(self) -> SpikingNetwork | SpikingModel:
+        """Read the server's spiking network: one that was converted, or the model if it was trained as a spiking one.
+
+        Raises:
+            ConfigError: If the run has left none yet, or never will, as a plain one; or as :meth:`ann`.
+        """
+        from snnfl.models import SpikingModel
+        from snnfl.spiking import load
+
+        use_app()
+        from strategies.run_directory import SNN_FILE
+
+        if not spikes_natively(self.config):
+            return load(self._final(SNN_FILE))
+        model = self._model(SNN_FILE)
+        if not isinstance(model, SpikingModel):
+            raise TypeError(f"{type(model).__name__}: expected a SpikingModel")
+        return model
+
+    def _model(self, name: str) -> nn.Module:
+        """Build the model with the weights of a file, in evaluation mode."""
         from safetensors.torch import load_file
 
         from snnfl.workspace import Workspace
 
-        use_app()
-        from strategies.run_directory import ANN_FILE
-
-        path = self._final(ANN_FILE)
+        path = self._final(name)
         if (missing := check_same(self.environment.get("plugins"), loaded(), versions=False)) is not None:
             raise ConfigError(f"{self.path}: {missing}")
         model = Workspace(self.config).model
         model.load_state_dict(load_file(path), strict=False)
         return model.eval()
 
-    def snn(self) -> SpikingNetwork:
-        """Read the server's spiking network.
-
-        Raises:
-            ConfigError: If the run has left none yet, or never will, as a plain one.
-        """
-        from snnfl.spiking import load
-
-        use_app()
-        from strategies.run_directory import SNN_FILE
-
-        return load(self._final(SNN_FILE))
-
     def _final(self, name: str) -> Path:
         if not (self.path / name).exists():
-            raise ConfigError(f"{self.path}: no {name}; a finished run leaves it, the spiking one in an S-run")
+            raise ConfigError(
+                f"{self.path}: no {name}; a finished run leaves it: a spiking one where clients convert or train "
+                "spiking networks, that of an ANN unless they train spiking ones"
+            )
         return self.path / name
 
 

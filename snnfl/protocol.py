@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snnfl.config import Config, converts, keeps_biases, update_kind
+from snnfl.config import Config, converts, keeps_biases, spikes_natively, update_kind
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -18,7 +18,10 @@ OBJECTIVE = "objective"
 PROXIMAL_MU = "proximal-mu"
 CONTRASTIVE_MU = "contrastive-mu"
 TEMPERATURE = "temperature"
-"""What the server puts there to say which objective is to be minimised: FedProx (Flower's name) or MOON."""
+LOGIT_CALIBRATION = "logit-calibration"
+SPREAD_WEIGHT = "spread-weight"
+DISTILLATION_WEIGHT = "distillation-weight"
+"""What the server puts there to say which objective is to be minimised: FedProx (Flower's name), MOON or FedLEC."""
 
 RUN_TOKEN = "run-token"
 """In the config record: a random name of the run, 32 hexadecimal digits, which a resumed run keeps."""
@@ -41,6 +44,7 @@ TRUTH_DIRECTORY = "truth-directory"
 EXAMPLES = "num-examples"
 LOSS = "loss"
 RECEIVED_LOSS = "received-loss"
+LOCAL_STEPS = "local-steps"
 ACCURACY = "accuracy"
 SNN_ACCURACY = "snn-accuracy"
 NORM_BIT = "norm_bit"
@@ -48,10 +52,12 @@ SECONDS_TRAIN = "seconds-train"
 SECONDS_EVALUATE = "seconds-evaluate"
 SECONDS_CONVERT = "seconds-convert"
 STATE_ROUND = "state-round"
-"""Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]. The received loss is
-that of the received model on the client's training images. The norm bit (Flower's name) is 1 for a clipped update.
-The state's round is the one after which the private state was written that the client has trained from, 0 for none: by
-it the server, which knows who has trained when, notices that a client has lost its state."""
+"""Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]: of an
+ordinary network, and of a spiking one, be it trained as one or converted. The received loss is
+that of the received model on the client's training images. Local steps are those of its optimiser, for FedNova. The
+norm bit (Flower's name) is 1 for a clipped update. The state's round is the one after which the private state was
+written that the client has trained from, 0 for none: by it the server, which knows who has trained when, notices that a
+client has lost its state."""
 
 FAILED = "the run has failed"
 NOT_AS_CONFIGURED = "finished, but not as configured"
@@ -67,20 +73,27 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    return keeps_biases(config) or config.strategy.name in ("moon", "solo")
+    return keeps_biases(config) or config.strategy.name in ("moon", "solo", "fedbn")
+
+
+def own_accuracy(config: Config) -> str:
+    """Name the metric that tells the accuracy of the network that a client trains."""
+    return SNN_ACCURACY if spikes_natively(config) else ACCURACY
 
 
 def train_metrics(config: Config) -> frozenset[str]:
     """Return the metrics that a train reply carries: no more and no fewer are accepted."""
     names = {EXAMPLES, LOSS, SECONDS_TRAIN}
     if config.evaluation.clients:
-        names |= {ACCURACY, SECONDS_EVALUATE}
+        names |= {own_accuracy(config), SECONDS_EVALUATE}
     if converts(config):
         names |= {SECONDS_CONVERT}
     if keeps_state(config):
         names |= {STATE_ROUND}
     if config.strategy.name == "qfedavg":
         names |= {RECEIVED_LOSS}
+    if config.strategy.name == "fednova":
+        names |= {LOCAL_STEPS}
     if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}
     if config.privacy.clipping == "client_adaptive":

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from snnfl import rng
 from snnfl.config import Config, ConfigError, converts, update_kind
 from snnfl.data import Dataset, load, partition
-from snnfl.models import MODELS, build_model
+from snnfl.models import MODELS, SpikingModel, build_model, drawing
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
-from snnfl.training import exchangeable, load_arrays, needs_two
-from snnfl.updates import Converted, Plain, Unsent, UpdateFormat
+from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
+from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
+
+EVALUATION = "encoding of evaluation"
+"""Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
 
 
 class Workspace:
@@ -70,7 +73,7 @@ class Workspace:
     @cached_property
     def partitions(self) -> tuple[Tensor, ...]:
         """Each client's indices into the training split."""
-        return partition(self.dataset.train_labels, self.config.data, self.config.run.seed)
+        return partition(self.dataset.train_labels, self.config.data, self.config.run.seed, self.dataset.users)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -83,7 +86,10 @@ class Workspace:
             input_shape=self.dataset.input_shape,
             classes=self.dataset.classes,
             generator=rng.generator(self.config.run.seed, "initial weights"),
+            sequence=self.dataset.sequence,
         )
+        if isinstance(model, SpikingModel):
+            model.per_step = self.config.training.loss == "per_step"
         if self.config.model.weights is not None:
             _start_from(self.config.model.weights, model)
         laid_out: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,14 +97,38 @@ class Workspace:
 
     @cached_property
     def layout(self) -> torch.memory_format:
-        """How a batch is best laid out: as the convolutions' weights, or each of them would lay it out anew."""
+        """How a batch of pictures is best laid out: as the convolutions' weights, or each would lay it out anew."""
         convolutions = any(parameter.dim() == 4 for parameter in self.model.parameters())
-        return torch.channels_last if convolutions else torch.contiguous_format
+        pictures = len(self.dataset.input_shape) == 3
+        return torch.channels_last if convolutions and pictures else torch.contiguous_format
+
+    @contextmanager
+    def drawing(self, purpose: str, *coordinates: int) -> Iterator[None]:
+        """Let a random encoding of the resident model draw from a generator of its own for a while.
+
+        It draws on the run's device, so that spikes on a GPU are others than on a CPU.
+
+        Args:
+            purpose: What is drawn: ``"encoding"`` in training, :data:`EVALUATION` where the model is measured.
+            coordinates: Round and partition in training.
+        """
+        seed = rng.derive_seed(self.config.run.seed, purpose, *coordinates)
+        with drawing(self.model, torch.Generator(self.device).manual_seed(seed)):
+            yield
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """The resident model's own arrays: what is written to them is in the model, and stays where it is."""
         return exchangeable(self.model)
+
+    def settle(self) -> None:
+        """Put learned shares of the resident model back into 0..1, where an update must have them.
+
+        What lies beyond, neurons clip: it is the same network, and a gradient reaches the leak again.
+        """
+        for name, spec in self.format.specs.items():
+            if spec.values == "share":
+                self.arrays[name].clamp_(0, 1)
 
     @cached_property
     def initial_state(self) -> dict[str, Tensor]:
@@ -111,13 +141,28 @@ class Workspace:
 
         Raises:
             ConversionError: As :attr:`graph`, if clients convert.
-            ConfigError: If they calibrate biases in time for fewer steps than the network is simulated.
+            ConfigError: If they calibrate biases in time for fewer steps than the network is simulated, or are to keep
+                a batch normalisation that the model doesn't have.
         """
         config, state = self.config, self.initial_state
-        own: UpdateFormat = Plain(state)
-        if converts(config):
+        private = self._private_norms()
+        own: UpdateFormat = Plain(state, private=private)
+        if isinstance(self.model, SpikingModel):
+            own = Native(state, self.model.layers, private=private)
+        elif converts(config):
             own = Converted(self.graph, state, config.conversion, bias_back=config.strategy.bias_back)
         return Unsent(own, state) if update_kind(config) == "none" else own
+
+    def _private_norms(self) -> tuple[str, ...]:
+        """Return the arrays of batch normalisation, where they stay on the clients."""
+        if self.config.strategy.name != "fedbn":
+            return ()
+        if not (names := normalisation(self.initial_state)):
+            raise ConfigError(
+                f"strategy.name=fedbn: model.name={self.config.model.name} has no batch normalisation that clients "
+                "could keep; take a model with it, or fedavg"
+            )
+        return names
 
     @cached_property
     def graph(self) -> SpikingGraph:

@@ -15,8 +15,9 @@ from flwr.serverapp.strategy import Bulyan, FedMedian, FedProx, FedTrimmedAvg, K
 from snnfl.config import Config, ConfigError, exactly, sampled_clients
 from snnfl.protocol import RECEIVED_LOSS
 from snnfl.registry import Registry
+from strategies.fednova import FedNova
 from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
-from strategies.own import FedAvg, Moon, Solo
+from strategies.own import FedAvg, FedLec, Moon, Solo
 from strategies.weighting import WEIGHINGS, Weighing, by_loss
 
 Builder: TypeAlias = Callable[..., Strategy]
@@ -179,6 +180,26 @@ def moon(config: Config, contrastive_mu: float, temperature: float) -> Strategy:
     return Moon(**common(config), contrastive_mu=contrastive_mu, temperature=temperature)
 
 
+@register(
+    "fedlec",
+    "FedLEC",
+    kind="mean",
+    weighs=True,
+    logit_calibration=1.0,
+    spread_weight=0.005,
+    distillation_weight=0.1,
+)
+def fedlec(config: Config, **weights: float) -> Strategy:
+    """FedAvg with a local objective for skewed labels (Yu et al. 2024)."""
+    return FedLec(**common(config), **weights)
+
+
+@register("fedbn", "FedBN", kind="mean", weighs=True)
+def fedbn(config: Config) -> Strategy:
+    """FedAvg of all but batch normalisation, which clients keep (Li et al. 2021)."""
+    return FedAvg(**common(config))
+
+
 @register("solo", "SOLO", kind="none")
 def solo(config: Config) -> Strategy:
     """Each client for itself (SNFL section 5.2)."""
@@ -214,6 +235,12 @@ def qfedavg(config: Config, q: float) -> Strategy:
     """Weights by loss, for fairness (Li et al. 2020, algorithm 2); 1/L is the learning rate before its schedule."""
     rate = config.training.learning_rate
     return FairAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **common(config))
+
+
+@register("fednova", "FedNova", weighs=True)
+def fednova(config: Config) -> Strategy:
+    """Changes per local step (Wang et al. 2020)."""
+    return FedNova(**common(config), momentum=config.training.momentum)
 
 
 @register("fedmedian", "FedMedian", quorum=lambda p: 3, kind="robust")

@@ -8,7 +8,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.config import Config, ConfigError, sampled_clients, update_kind
+from snnfl.config import Config, ConfigError, converts, sampled_clients, update_kind
 from strategies.bases import build_base, find, parameters, quorum
 from strategies.privacy import private
 
@@ -21,8 +21,9 @@ def build_checked(config: Config) -> Strategy:
     Raises:
         ConfigError: If they don't; with the reason, in one line.
     """
-    for mistake in (*_solo_mistakes(config), *_count_mistakes(config), *_privacy_mistakes(config)):
-        raise ConfigError(mistake)
+    for check in (_solo_mistakes, _norm_mistakes, _count_mistakes, _privacy_mistakes):
+        for mistake in check(config):
+            raise ConfigError(mistake)
     for line in _privacy_warnings(config):
         logger.warning(line)
     return private(build_base(config), config, sampled_clients(config))
@@ -60,6 +61,21 @@ def _solo_mistakes(config: Config) -> Iterator[str]:
             yield f"strategy.{key}={value}: makes no sense with strategy.name=solo, for {reason}; set {wanted}"
     if config.privacy.clipping != "none":
         yield f"privacy.clipping={config.privacy.clipping}: strategy.name=solo sends no update to protect; set none"
+
+
+def _norm_mistakes(config: Config) -> Iterator[str]:
+    if config.strategy.name != "fedbn":
+        return
+    if converts(config):
+        yield (
+            "strategy.spiking=True: makes no sense with strategy.name=fedbn, for an S-update's weights are folded with "
+            "batch normalisation, and the server needs each client's to recover them; set False"
+        )
+    if config.audit.record:
+        yield (
+            "audit.record=True: strategy.name=fedbn keeps batch normalisation on the clients, and no attack here does "
+            "without; set False"
+        )
 
 
 def _count_mistakes(config: Config) -> Iterator[str]:

@@ -16,6 +16,7 @@ SERIES = {
     "server_snn_accuracy": "server, SNN",
     "server_ann_accuracy": "server, ANN",
     "client_ann_accuracy_mean": "clients, ANN (mean ± sd)",
+    "client_snn_accuracy_mean": "clients, SNN (mean ± sd)",
 }
 
 
@@ -31,15 +32,15 @@ def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequen
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for color, (label, rows) in enumerate(runs.items()):
-        for (key, name), style in zip(SERIES.items(), ("-", "--", ":"), strict=True):
+        for (key, name), style in zip(SERIES.items(), ("-", "--", ":", "-."), strict=True):
             points = [(row["round"], 100 * row[key], row) for row in rows if row.get(key) is not None]
             if not points:
                 continue
             rounds, values = [p[0] for p in points], [p[1] for p in points]
             title = f"{label}: {name}" if len(runs) > 1 else name
             axes.plot(rounds, values, style, color=f"C{color}", marker=".", label=title)
-            if key == "client_ann_accuracy_mean":
-                spread = [100 * p[2]["client_ann_accuracy_std"] for p in points]
+            if key.endswith("_mean"):
+                spread = [100 * p[2][key.replace("_mean", "_std")] for p in points]
                 low = [value - sd for value, sd in zip(values, spread, strict=True)]
                 high = [value + sd for value, sd in zip(values, spread, strict=True)]
                 axes.fill_between(rounds, low, high, color=f"C{color}", alpha=0.12, linewidth=0)

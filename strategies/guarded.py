@@ -223,9 +223,10 @@ class Guarded(Strategy):
         return draw.item() < self.participation
 
     def _sound(self, server_round: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
-        """Return an aggregate as it may be sent: float32, finite, without negative variances; else ``None``.
+        """Return an aggregate as it may be sent: float32, finite and in the range of its arrays; else ``None``.
 
-        Noise may make the running variance of batch normalisation negative, which nobody can take the root of.
+        Noise may make the running variance of batch normalisation negative, which nobody can take the root of, and put
+        a learned leak beyond 0..1, where neurons clip it anyway. A threshold that isn't positive has no such remedy.
         """
         if arrays is None or not arrays:
             if self.spec.arrays:
@@ -234,13 +235,20 @@ class Guarded(Strategy):
         sound, tensors, negative = dict(arrays), dict[str, Tensor](), dict[str, int]()
         for name, array in arrays.items():
             values = tensor_of(array).numpy()
+            allowed = self.spec.arrays[name].values if name in self.spec.arrays else "finite"
             if name.endswith("running_var") and (values < 0).any():
                 negative[name] = int((values < 0).sum())
                 values = np.maximum(values, 0)
+            if allowed == "share":
+                values = np.asarray(np.clip(values, 0, 1))  # a leak is of no dimension
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
                 values = values.astype(np.float32, copy=False)
             if not np.isfinite(values).all():
                 message = "round %d: the aggregate of %s isn't finite; the old weights are kept"
+                logger.warning(message, server_round, name)
+                return None
+            if allowed == "positive" and not (values > 0).all():
+                message = "round %d: the aggregate of %s isn't positive; the old weights are kept"
                 logger.warning(message, server_round, name)
                 return None
             tensors[name] = npy.as_tensor(values)

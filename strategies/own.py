@@ -1,4 +1,4 @@
-"""MOON and SOLO, which Flower doesn't have, and a FedAvg equal to Flower's in a third of its time."""
+"""MOON, FedLEC and SOLO, which Flower doesn't have, and a FedAvg equal to Flower's in a third of its time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from snnfl.protocol import ARRAYS, CONTRASTIVE_MU, METRICS, TEMPERATURE
+from snnfl.protocol import (
+    ARRAYS,
+    CONTRASTIVE_MU,
+    DISTILLATION_WEIGHT,
+    LOGIT_CALIBRATION,
+    METRICS,
+    SPREAD_WEIGHT,
+    TEMPERATURE,
+)
 from strategies.arrays import known, tensor_of
 
 
@@ -77,6 +85,33 @@ class Moon(FedAvg):
     ) -> Iterable[Message]:
         """Put the objective's parameters into the messages."""
         config[CONTRASTIVE_MU], config[TEMPERATURE] = self.contrastive_mu, self.temperature
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+class FedLec(FedAvg):
+    """FedLEC (Yu et al., arXiv 2412.17305): FedAvg on the server, an objective for skewed labels on the clients.
+
+    Args:
+        logit_calibration: Weight of the logarithm of a label's local share in its logit.
+        spread_weight: Weight of the penalty of logits of labels that a sample doesn't have.
+        distillation_weight: Weight of the distillation of locally missing labels from the received model.
+        options: Those of ``FedAvg``.
+    """
+
+    def __init__(
+        self, *, logit_calibration: float, spread_weight: float, distillation_weight: float, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.logit_calibration = logit_calibration
+        self.spread_weight = spread_weight
+        self.distillation_weight = distillation_weight
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Put the objective's parameters into the messages."""
+        config[LOGIT_CALIBRATION] = self.logit_calibration
+        config[SPREAD_WEIGHT], config[DISTILLATION_WEIGHT] = self.spread_weight, self.distillation_weight
         return super().configure_train(server_round, arrays, config, grid)
 
 

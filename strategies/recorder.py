@@ -6,15 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from flwr.app import ArrayRecord
 
 from snnfl import protocol
+from snnfl.config import spikes_natively
 from snnfl.data import Dataset, test_batches
 from snnfl.poisoning import attacks_in, triggered_test
 from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
-from snnfl.workspace import Workspace
+from snnfl.workspace import EVALUATION, Workspace
 from strategies.arrays import tensors_of
 from strategies.attendance import KnownStates, attendance_columns
 from strategies.detecting import detection_columns
@@ -26,6 +27,20 @@ from strategies.update import Update
 
 Row: TypeAlias = dict[str, Any]
 Observer: TypeAlias = Callable[[Row], object]
+
+
+class Accuracies(NamedTuple):
+    """Of the server's networks, as far as there are any.
+
+    Attributes:
+        snn: Of the spiking network, be it converted or trained as one.
+        ann: Of the ordinary network.
+        at: Of the spiking network by its length, as text.
+    """
+
+    snn: float | None = None
+    ann: float | None = None
+    at: dict[str, float] | None = None
 
 
 class Recorder:
@@ -63,16 +78,16 @@ class Recorder:
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
         """Record a round, counted from 1."""
         start = time.perf_counter()
-        curve, steps = self.work.config.evaluation.curve, self.work.config.conversion.steps
-        snn, ann = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
-        snn_success, ann_success = self._attack_success(server_round, arrays)
+        curve = self.work.config.evaluation.curve
+        found = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
+        success = self._attack_success(server_round, arrays)
         row = {
             "round": server_round,
-            "server_snn_accuracy": None if snn is None else snn[steps],
-            "server_snn_accuracy_at": None if snn is None else {str(length): snn[length] for length in curve},
-            "server_ann_accuracy": ann,
-            "attack_success_snn": snn_success,
-            "attack_success_ann": ann_success,
+            "server_snn_accuracy": found.snn,
+            "server_snn_accuracy_at": found.at,
+            "server_ann_accuracy": found.ann,
+            "attack_success_snn": success.snn,
+            "attack_success_ann": success.ann,
             **client_columns(self.strategy),
             **self._attendance_columns(server_round),
             **self._traffic_columns(),
@@ -90,12 +105,11 @@ class Recorder:
             observer(row)
         self._round_started = time.perf_counter()
 
-    def _attack_success(self, server_round: int, arrays: ArrayRecord) -> tuple[float | None, float | None]:
+    def _attack_success(self, server_round: int, arrays: ArrayRecord) -> Accuracies:
         """Return which part of the triggered test images of other labels either network takes for the target."""
         if self.work.config.poisoning.attack == "none":
-            return None, None
-        snn, ann = self._server_accuracies(server_round, arrays, self._triggered)
-        return None if snn is None else snn[self.work.config.conversion.steps], ann
+            return Accuracies()
+        return self._server_accuracies(server_round, arrays, self._triggered)
 
     @cached_property
     def _triggered(self) -> Dataset:
@@ -103,31 +117,38 @@ class Recorder:
 
     def _server_accuracies(
         self, server_round: int, arrays: ArrayRecord, dataset: Dataset, curve: Sequence[int] = ()
-    ) -> tuple[dict[int, float] | None, float | None]:
-        """Return the accuracy of the server's spiking network, by length, and of its ANN on a test split.
+    ) -> Accuracies:
+        """Return the accuracy of the server's spiking network and of its ANN on a test split.
 
         One simulation serves the run's length and those of the curve, so it lasts as long as the longest.
 
-        In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. In a
-        SOLO run it has neither.
+        In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. A
+        network that is trained as a spiking one has no twin. In a SOLO run the server has neither, and in a FedBN run a
+        network without batch normalisation, which says nothing.
         """
-        if not self.strategy.spec.arrays:
-            return None, None
         work, size = self.work, self.work.config.evaluation.batch_size
+        if not self.strategy.spec.arrays or (work.format.graph is None and work.format.private_names):
+            return Accuracies()
         limit = work.test_images(server_round)
         if work.format.graph is None:
             load_arrays(work.model, tensors_of(arrays))
-            return None, evaluate(work.model, self._batches(dataset, size, limit)).accuracy
+            with work.drawing(EVALUATION):
+                own = evaluate(work.model, self._batches(dataset, size, limit)).accuracy
+            return Accuracies(snn=own) if spikes_natively(work.config) else Accuracies(ann=own)
         network, steps = self.strategy.network, work.config.conversion.steps
         if network is None:
-            return None, None
+            return Accuracies()
         network = network.to(work.device)
         lengths = (*curve, steps)
-        snn = accuracies(
+        by_length = accuracies(
             lambda images: network.simulate(images, steps=max(lengths), curve=lengths),
             self._batches(dataset, size, limit),
         )
-        return snn, accuracy(network.analog, self._batches(dataset, size, limit))
+        return Accuracies(
+            snn=by_length[steps],
+            ann=accuracy(network.analog, self._batches(dataset, size, limit)),
+            at={str(length): by_length[length] for length in curve},
+        )
 
     def _batches(self, dataset: Dataset, size: int, limit: int) -> Iterator[Batch]:
         device = self.work.device
@@ -152,7 +173,7 @@ class Recorder:
 def client_columns(strategy: Guarded) -> Row:
     """Summarise the clients of a round; ``None`` where there is no valid reply or nothing was measured.
 
-    Accuracies are means and population standard deviations over clients, each client's own ANN after its local
+    Accuracies are means and population standard deviations over clients, each client's own network after its local
     training counting once. The training loss is weighted by examples. Seconds are summed over clients.
     """
     report = strategy.report

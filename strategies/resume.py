@@ -16,6 +16,7 @@ from strategies.run_directory import (
     ANN_FILE,
     CHECKPOINTS,
     CONFIG_FILE,
+    SNN_FILE,
     RunFileError,
     check_places,
     holds_results,
@@ -176,7 +177,7 @@ def what_is_kept(config: Config, way: str = "the same command with --resume goes
 
 def _would_lose(path: Path) -> str | None:
     """Say what beginning anew would throw away; the one round that a run was killed in is nothing."""
-    if (path / ANN_FILE).exists():
+    if (path / ANN_FILE).exists() or (path / SNN_FILE).exists():
         return "is finished and left no checkpoint"
     if damaged := round_files(path / CHECKPOINTS):
         return f"has completed {max(damaged)} rounds, but no checkpoint is intact"

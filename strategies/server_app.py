@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
 
@@ -15,13 +16,14 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
+from snnfl.batching import batch_sizes
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import Config, ConfigError, counted, unflatten
+from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking import save
-from snnfl.spiking.storage import write_arrays
+from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, scale_of
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
@@ -230,6 +232,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "scales": {name: scale_of(array) for name, array in state.items()},
         "examples": max(map(len, work.partitions)),
         "test_examples": len(work.dataset.test_labels),
+        "steps": partial(local_steps, config),
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,
@@ -252,10 +255,16 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     return strategy, sent
 
 
+def local_steps(config: Config, examples: int) -> int:
+    """Return how many steps the optimiser of a client with so many training examples takes in a round."""
+    return config.training.epochs * len(batch_sizes(examples, config.training.batch_size))
+
+
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
     if arrays:
-        about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": "ann"}
-        write_arrays(directory.path / ANN_FILE, arrays.to_torch_state_dict(), about)
+        name, kind = (SNN_FILE, NATIVE_KIND) if spikes_natively(config) else (ANN_FILE, "ann")
+        about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": kind}
+        write_arrays(directory.path / name, arrays.to_torch_state_dict(), about)
     if strategy.network is not None:
         save(strategy.network, directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, Message
@@ -53,6 +53,7 @@ class Spiking(Guarded):
         weighing: What an update counts in an average, that of the ANN and that of the spiking networks.
         examples: Most training examples that a client may claim.
         test_examples: Most test examples.
+        steps: As in :class:`~strategies.update.UpdateSpec`.
         network_base: Aggregates the spiking networks; ``None`` averages them.
         follows: Whether the network's weights are those of what the base strategy made.
     """
@@ -71,11 +72,17 @@ class Spiking(Guarded):
         weighing: Weighing = by_examples,
         examples: int = MAXIMUM_EXAMPLES,
         test_examples: int = MAXIMUM_EXAMPLES,
+        steps: Callable[[int], int] | None = None,
         network_base: Strategy | None = None,
         follows: bool = False,
     ) -> None:
         spec = UpdateSpec(
-            arrays=format.specs, metrics=metrics, scales=scales or {}, examples=examples, test_examples=test_examples
+            arrays=format.specs,
+            metrics=metrics,
+            scales=scales or {},
+            examples=examples,
+            test_examples=test_examples,
+            steps=steps,
         )
         super().__init__(
             base,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy
-from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
+from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOCAL_STEPS, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.training.local import MAXIMUM_VALUE
 from snnfl.updates import ArraySpec
 
@@ -45,6 +45,7 @@ class UpdateSpec:
         examples: Most training examples that a client may claim: more than anyone holds would drown the others in an
             average that weighs by examples.
         test_examples: Most test examples, likewise.
+        steps: How many optimiser steps a client with so many training examples takes; ``None`` if any number will do.
     """
 
     arrays: Mapping[str, ArraySpec]
@@ -52,6 +53,7 @@ class UpdateSpec:
     scales: Mapping[str, float] = field(default_factory=dict)
     examples: int = MAXIMUM_EXAMPLES
     test_examples: int = MAXIMUM_EXAMPLES
+    steps: Callable[[int], int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
     if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
         raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")
     checked = _check_metrics(metrics, spec.metrics, spec.examples)
+    _check_steps(checked, spec)
     _check_names("array", arrays.keys(), spec.arrays.keys())
     decoded = {name: _decode(name, arrays[name], array_spec) for name, array_spec in spec.arrays.items()}
     return Update(arrays=decoded, metrics=checked)
@@ -175,6 +178,18 @@ def _check_metrics(metrics: MetricRecord, names: frozenset[str], most: int) -> d
     if not 1 <= examples <= most or examples != int(examples):
         raise UpdateRefused(f"{EXAMPLES}: expected a whole number from 1 to {most}, found {examples:g}")
     return checked
+
+
+def _check_steps(metrics: Mapping[str, float], spec: UpdateSpec) -> None:
+    """Refuse a number of steps that the claimed examples don't give: an update is divided by it (FedNova)."""
+    if (steps := metrics.get(LOCAL_STEPS)) is None:
+        return
+    expected = None if spec.steps is None else spec.steps(int(metrics[EXAMPLES]))
+    if expected is not None and steps != expected:
+        reason = f"expected {expected}, as {metrics[EXAMPLES]:g} examples give, found {steps:g}"
+        raise UpdateRefused(f"metric {LOCAL_STEPS}: {reason}")
+    if steps < 1 or steps != int(steps):
+        raise UpdateRefused(f"metric {LOCAL_STEPS}: expected a whole number from 1, found {steps:g}")
 
 
 def _check_names(kind: str, found: object, expected: object) -> None:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from references import fedavg, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
+from references import fedavg, fedbn, fedlec, fednova, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clients import client_app
+from clients.norm_mod import PRIVATE_NORMS
 from clients.private_state import OWN_MODEL
 from experiments.engines.in_process import run_in_process
 from snnfl import rng
@@ -87,6 +88,17 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         moon.run,
         {"mu": 5, "temperature": 0.4},
     ),
+    "fedlec": (
+        [
+            "data.partition=pathological",
+            "data.classes_per_client=4",
+            "strategy.logit_calibration=0.5",
+            "strategy.spread_weight=0.1",
+            "strategy.distillation_weight=2",
+        ],
+        fedlec.run,
+        {"tau": 0.5, "theta": 0.1, "lamda": 2},
+    ),
     "fedavgm": (
         ["strategy.server_learning_rate=0.8", "strategy.server_momentum=0.7"],
         server_optimisers.fedavgm,
@@ -108,6 +120,7 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         {"kind": "adagrad", "server_rate": 0.02, "tau": 0.05},
     ),
     "qfedavg": (["strategy.q=0.5"], qfedavg.run, {"q": 0.5}),
+    "fednova": ([], fednova.run, {}),
     "fedmedian": ([], robust.run, {"rule": robust.median}),
     "fedtrimmedavg": (
         ["strategy.trimmed_fraction=0.25"],
@@ -212,3 +225,43 @@ def test_solo_is_training_alone(tmp_path: Path, spiking: bool) -> None:
     assert row["client_ann_accuracy_mean"] == pytest.approx(sum(accuracies) / CLIENTS, abs=1 / 360)
     assert (row["client_snn_accuracy_mean"] is not None) == spiking
     assert not any((tmp_path / "run" / name).exists() for name in (ANN_FILE, SNN_FILE))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "by", "options"), [(1, 1e-6, []), (ROUNDS, 1e-3, []), (1, 1e-6, ["strategy.weighting=uniform"])]
+)
+def test_fedbn_keeps_batch_normalisation_on_the_clients(
+    tmp_path: Path, rounds: int, by: float, options: list[str]
+) -> None:
+    """After one round to 1e-6; after more, rounding has put inputs of ReLU on the other side of zero."""
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    class Watched(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            sent = set(message.content["arrays"]) if "arrays" in message.content else set()
+            reply = client_app.app(message, context)
+            if message.metadata.message_type == "train":
+                assert set(reply.content["arrays"]) == sent
+                assert not any(name.startswith("norm") for name in sent)
+                kept[int(context.node_config["partition-id"])] = context.state[PRIVATE_NORMS].to_torch_state_dict()
+            return reply
+
+    everyone = ["strategy.fraction_evaluate=1", "evaluation.images=0", f"run.rounds={rounds}"]
+    config = configuration(tmp_path, "fedbn", *everyone, *options)
+    initial, data = problem(config)
+    run_in_process(server_app(), Watched(), run_config=flatten(config), clients=CLIENTS)
+    trained, received = fedbn.run(initial, data, rounds, rate=RATE, uniform=bool(options))
+    shared = final(tmp_path)
+    accuracies: list[list[float]] = [[], []]
+    for k, models in enumerate(zip(trained, received, strict=True)):
+        expected = exchangeable(models[1])
+        assert expected.keys() == shared.keys() | kept[k].keys()
+        for name, array in {**shared, **kept[k]}.items():
+            torch.testing.assert_close(array, expected[name], rtol=1e-6, atol=by, msg=f"{k} {name}")
+        for found, model in zip(accuracies, models, strict=True):
+            found.append(evaluate(model, test_batches(Workspace(config).dataset, 256)).accuracy)
+    assert float((kept[0]["norm1.running_mean"] - kept[1]["norm1.running_mean"]).abs().max()) > 1e-3
+    row = read_metrics(tmp_path / "run")[-1]
+    assert row["client_ann_accuracy_mean"] == pytest.approx(sum(accuracies[0]) / CLIENTS, abs=1 / 360)
+    assert row["client_received_accuracy_mean"] == pytest.approx(sum(accuracies[1]) / CLIENTS, abs=1 / 360)
+    assert (row["server_ann_accuracy"], row["server_snn_accuracy"]) == (None, None)

@@ -26,7 +26,7 @@ import torch
 
 from experiments.compare.study import Cell
 from snnfl import rng
-from snnfl.config import Config, converts, part_of, sampled_clients, update_kind
+from snnfl.config import READING, Config, converts, part_of, sampled_clients, update_kind
 from snnfl.conversion import convert_state
 from snnfl.data import batches, calibration_batch
 from snnfl.training import copy_arrays, train_locally
@@ -68,6 +68,8 @@ def seconds_of_round(config: Config, pace: Pace) -> float:
     epoch = math.ceil(images / config.training.batch_size) * pace.step
     if strategy.name == "moon":
         epoch += 2 * images * pace.forward
+    if strategy.name == "fedlec":
+        epoch += images * pace.forward
     client = (
         config.training.epochs * epoch + pace.conversion + (tested * pace.forward if config.evaluation.clients else 0)
     )
@@ -84,7 +86,9 @@ def _essential(config: Config) -> Config:
         plain,
         run=replace(plain.run, device=config.run.device, threads=config.run.threads),
         data=replace(
-            plain.data, source=config.data.source, root=config.data.root, augment=config.data.augment, clients=1
+            plain.data,
+            clients=1,
+            **{name: getattr(config.data, name) for name in ("source", "root", "augment", *READING)},
         ),
         model=config.model,
         training=config.training,

@@ -13,7 +13,12 @@ from experiments.compare.views import LAST, SOURCES, View, better
 from snnfl.poisoning import attacks_in
 from strategies.run_directory import read_metrics, read_object
 
-ACCURACIES = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
+ACCURACIES = (
+    "server_snn_accuracy",
+    "server_ann_accuracy",
+    "client_ann_accuracy_mean",
+    "client_snn_accuracy_mean",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,9 @@ class Attack:
         """
         if self.against != "both" and (self.against == "spiking") != view.spiking:
             return f"{self.name}: attacks updates of {self.against} runs, this is one of another"
+        if view.beyond:
+            options = ", ".join(view.beyond)
+            return f"{self.name}: repeats plain SGD on an ordinary network, and the clients train with {options}"
         known, needs = view.knowledge, set(self.needs)
         if {"images", "batch_size", "epochs"} <= needs and known.steps not in (None, 1):
             needs |= {"learning_rate", "optimizer"}

@@ -14,7 +14,7 @@ from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
-from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError
+from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError, unrepeated
 from snnfl.training import learning_rate
 from snnfl.workspace import Workspace
 
@@ -131,6 +131,7 @@ def server_view(
         format=work.format,
         initial={**work.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
+        beyond=unrepeated(work.config, normalises=bool(work.format.statistic_names)),
     )
 
 

@@ -3,9 +3,10 @@
 from snnfl.config.auditing import AuditConfig
 from snnfl.config.checks import mistakes, validate
 from snnfl.config.declaration import ConfigError, FlatValue, counted, nearest
-from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, update_kind
+from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, spikes_natively, update_kind
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.options import (
+    READING,
     Config,
     ConversionConfig,
     DataConfig,
@@ -23,6 +24,7 @@ from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients
 
 __all__ = [
+    "READING",
     "AuditConfig",
     "Config",
     "ConfigError",
@@ -52,6 +54,7 @@ __all__ = [
     "part_of",
     "prefixed",
     "sampled_clients",
+    "spikes_natively",
     "to_yaml",
     "unflatten",
     "update_kind",

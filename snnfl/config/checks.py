@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from snnfl.config.declaration import ConfigError, check_option
-from snnfl.config.kinds import converts
-from snnfl.config.options import Config, options, value_of
+from snnfl.config.kinds import converts, spikes_natively
+from snnfl.config.options import Config, TrainingConfig, options, value_of
 
 _ENGINE_OF = {
     "engine.cpus_per_client": "ray",
@@ -17,12 +17,20 @@ _ENGINE_OF = {
     "engine.address": "ray",
     "engine.connection": "deployment",
 }
-BUILT_IN = ("badnets", "blended", "distributed", "label_flip", "model_replacement")
+SPIKING = (
+    "neurons", "time_steps", "beta", "learn_beta", "threshold", "learn_threshold", "reset", "reset_delay", "surrogate",
+    "surrogate_slope", "encoding", "readout", "output_fires", "threshold_norm",
+)  # fmt: skip
+"""Options of the model that only networks which are trained as spiking ones use."""
+
+_EVENT_TRIGGERS = ("event_moving", "event_static", "event_temporal")
+BUILT_IN = ("badnets", "blended", "distributed", *_EVENT_TRIGGERS, "label_flip", "model_replacement")
 """Poisonings whose options are known here; one of a plug-in may use any."""
 
 _ATTACKS_OF = {
     "source": ("label_flip",),
-    "trigger_size": ("badnets", "distributed", "model_replacement"),
+    "trigger_size": ("badnets", "distributed", *_EVENT_TRIGGERS, "model_replacement"),
+    "polarity": _EVENT_TRIGGERS,
     "strength": ("blended",),
     "scale": ("model_replacement",),
     "scale_ann": ("model_replacement",),
@@ -44,6 +52,8 @@ def validate(config: Config) -> None:
 def mistakes(config: Config) -> Iterator[str]:
     """Yield what makes no sense together in options that are each in their range, a line each."""
     yield from _run_mistakes(config)
+    yield from _model_mistakes(config)
+    yield from _training_mistakes(config)
     yield from _audit_mistakes(config)
     yield from _curve_mistakes(config)
     yield from _engine_mistakes(config)
@@ -60,6 +70,50 @@ def _run_mistakes(config: Config) -> Iterator[str]:
     needed, clients = config.strategy.minimum_replies, config.data.clients
     if needed > clients:
         yield f"strategy.minimum_replies={needed}: expected at most data.clients={clients}"
+
+
+def _model_mistakes(config: Config) -> Iterator[str]:
+    model = config.model
+    if not spikes_natively(config):
+        for name in SPIKING:
+            if (value := getattr(model, name)) is not None:
+                yield (
+                    f"model.{name}={value}: only a network that is trained as a spiking one uses it, and "
+                    "model.neuron=relu; leave it out, or name its neurons: model.neuron=lif"
+                )
+        return
+    if config.strategy.spiking:
+        yield (
+            f"strategy.spiking=true: the S-variants convert ordinary networks, and one of model.neuron={model.neuron} "
+            "is trained as a spiking network; set strategy.spiking=false (in YAML, strategy: {spiking: false})"
+        )
+    if config.evaluation.curve:
+        yield (
+            f"evaluation.curve={list(config.evaluation.curve)}: only converted networks are measured at other lengths, "
+            f"and model.neuron={model.neuron} is trained for its own; leave it out"
+        )
+    for name, unused, why in (
+        ("beta", model.neuron == "if", "model.neuron=if doesn't leak"),
+        ("learn_beta", model.neuron == "if", "model.neuron=if doesn't leak"),
+        ("surrogate_slope", model.surrogate == "straight_through", "model.surrogate=straight_through has none"),
+        ("output_fires", model.readout == "rate", "output neurons of model.readout=rate always fire"),
+    ):
+        if unused and (value := getattr(model, name)) is not None:
+            yield f"model.{name}={value}: {why}; leave it out"
+
+
+def _training_mistakes(config: Config) -> Iterator[str]:
+    training = config.training
+    if training.loss == "per_step" and not spikes_natively(config):
+        yield (
+            "training.loss=per_step: only a network that is trained as a spiking one has a loss for each step, and "
+            "model.neuron=relu; set readout, or name its neurons: model.neuron=lif"
+        )
+    if training.optimizer != "sgd" and training.momentum != TrainingConfig().momentum:
+        yield (
+            f"training.momentum={training.momentum}: only training.optimizer=sgd uses it, and "
+            f"training.optimizer={training.optimizer}; leave it out"
+        )
 
 
 def _audit_mistakes(config: Config) -> Iterator[str]:
@@ -122,8 +176,11 @@ def _poisoning_mistakes(config: Config) -> Iterator[str]:
         yield f"poisoning.first_round={poisoning.first_round}: expected at most run.rounds={config.run.rounds}"
     if poisoning.source == poisoning.target:
         yield f"poisoning.source={poisoning.source}: is poisoning.target too, so that nothing changes; choose another"
-    if poisoning.forge_thresholds and not converts(config):
-        yield "poisoning.forge_thresholds=true: a plain run (strategy.spiking=false) has no thresholds; set false"
+    if poisoning.forge_thresholds and not (converts(config) or config.model.learn_threshold):
+        yield (
+            "poisoning.forge_thresholds=true: clients upload no thresholds with strategy.spiking=false, unless they "
+            "train them (model.learn_threshold=true); set false"
+        )
     if poisoning.scale_ann and not converts(config):
         yield "poisoning.scale_ann=true: a plain run (strategy.spiking=false) converts nothing; set false"
 

@@ -107,9 +107,9 @@ def check_options(section: Any) -> None:
 
 def unlike(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> str:
     """Say in one line what was expected instead of a value of a wrong type or choice."""
-    if typing.get_origin(kind) is not Literal:
+    names = [*map(str, choices(kind)), *(["null"] if type(None) in typing.get_args(kind) else [])]
+    if not choices(kind):
         return f"{key}={show(value)}: expected {_type_name(kind)} ({item.metadata['doc']})"
-    names = [str(name) for name in typing.get_args(kind)]
     hint = nearest(str(value), names, listing=False)
     return f"{key}={show(value)}: expected one of {', '.join(names)}{hint}"
 
@@ -120,12 +120,18 @@ def show(value: Any) -> str:
     return line if len(line) <= 80 else f"{line[:77]}..."
 
 
+def choices(kind: Any) -> tuple[Any, ...]:
+    """Return the choices of an annotation, null aside; empty for what is no choice."""
+    literals = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is Literal]
+    return typing.get_args(literals[0]) if literals else ()
+
+
 def _has_type(value: Any, kind: Any) -> bool:
     """Tell whether a value is of an annotation; other than numbers and choices pass, which OmegaConf has checked."""
-    if typing.get_origin(kind) is Literal:
-        return value in typing.get_args(kind)
     if value is None and type(None) in typing.get_args(kind):
         return True
+    if choices(kind):
+        return value in choices(kind)
     number = next((wanted for wanted in (int, float) if kind in (wanted, wanted | None)), None)
     if number is None:
         return True
@@ -139,6 +145,7 @@ def _type_name(kind: Any) -> str:
         float: "a number",
         float | None: "a number or null",
         bool: "true or false",
+        bool | None: "true, false or null",
         str: "text",
         str | None: "text or null",
         tuple[str, ...]: "a list of names",

@@ -6,8 +6,14 @@ from typing import Literal, TypeAlias
 
 from snnfl.config.options import Config
 
-UpdateKind: TypeAlias = Literal["plain", "converted", "none"]
-"""An ordinary network, one that was converted to a spiking network, or nothing but metrics (:mod:`snnfl.updates`)."""
+UpdateKind: TypeAlias = Literal["plain", "native", "converted", "none"]
+"""An ordinary network, one that was trained as a spiking network or converted to one, or nothing but metrics
+(:mod:`snnfl.updates`)."""
+
+
+def spikes_natively(config: Config) -> bool:
+    """Tell whether clients train a spiking network, rather than an ordinary one."""
+    return config.model.neuron != "relu"
 
 
 def converts(config: Config) -> bool:
@@ -19,6 +25,8 @@ def update_kind(config: Config) -> UpdateKind:
     """Return the kind of a client's update."""
     if config.strategy.name == "solo":
         return "none"
+    if spikes_natively(config):
+        return "native"
     return "converted" if converts(config) else "plain"
 
 
@@ -28,9 +36,13 @@ def keeps_biases(config: Config) -> bool:
 
 
 def prefixed(config: Config, algorithm: str) -> str:
-    """Name the variant of an algorithm that a run is of: ``S-FedAvg``, or ``FedAvg``.
+    """Name the variant of an algorithm that a run is of: ``S-FedAvg``, ``FedAvg``, or ``FedAvg (LIF)``.
+
+    "S-" stands for conversion; a network that is trained as a spiking one says of which neurons it is.
 
     >>> prefixed(Config(), "FedAvg")
     'S-FedAvg'
     """
+    if spikes_natively(config):
+        return f"{algorithm} ({config.model.neuron.upper()})"
     return f"S-{algorithm}" if converts(config) else algorithm

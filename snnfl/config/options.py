@@ -41,21 +41,45 @@ class DataConfig:
 
     source: str = option(
         "digits",
-        doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer",
+        doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer; events, sound and "
+        "series: see docs/sequences.md",
     )
     root: str | None = option(None, doc="folder of downloaded data sets; null: SNNFL_DATA, else ~/.cache/snnfl")
-    training_images: int = option(0, low=0, doc="use so many training images, the same for every seed; 0: all")
-    test_images: int = option(0, low=0, doc="use so many test images, the same for every seed; 0: all")
+    training_images: int = option(0, low=0, doc="use so many training samples, the same for every seed; 0: all")
+    test_images: int = option(0, low=0, doc="use so many test samples, the same for every seed; 0: all")
     clients: int = option(10, low=1, doc="number of clients, each with one partition")
-    partition: Literal["iid", "dirichlet", "dirichlet_balanced", "quantity", "pathological"] = option(
+    partition: Literal["iid", "dirichlet", "dirichlet_balanced", "quantity", "pathological", "natural"] = option(
         "iid",
         doc="iid; dirichlet over labels, or the balanced one of NIID-Bench and MOON; dirichlet over quantities (SNFL "
-        "5.2); classes per client",
+        "5.2); classes per client; natural: whole users of the data set",
     )
     beta: float = option(0.5, above=0.0, doc="concentration of either Dirichlet; smaller is more unbalanced")
     classes_per_client: int = option(2, low=1, doc="of the pathological partition")
     minimum_samples: int = option(10, low=1, doc="a client with fewer training samples is an error")
     augment: bool = option(False, doc="random crop (padding 4, digits 1) and, of photographs, horizontal flip")
+    folder: str | None = option(
+        None, doc="audio_folder, series: your own folder, or .npz of series, below that of `root`"
+    )
+    time_bins: int | None = option(
+        None,
+        low=1,
+        doc="of sequences: time steps of events and sound, length of a window of series; null: see docs/sequences.md",
+    )
+    binning: Literal["time", "count"] = option(
+        "time", doc="of events: time steps of equal duration, or of equally many events"
+    )
+    resolution: int | None = option(
+        None,
+        low=1,
+        doc="of events: pixels of a side, whose blocks are summed, null: the sensor's; of sound: bands, null: 40",
+    )
+    filters: Literal["mel", "cochlear"] = option(
+        "mel", doc="of sound: bands are triangles on the mel scale, or gammatone filters as of a cochlea"
+    )
+
+
+READING = ("folder", "time_bins", "binning", "resolution", "filters")
+"""Options of the data that decide how some sources read it: each source declares which it uses."""
 
 
 @answers_nearest
@@ -63,27 +87,78 @@ class DataConfig:
 class ModelConfig:
     """The network that clients train."""
 
-    name: str = option("lenet5", doc="lenet5, convnet, cnn, resnet20, resnet20_snfl, vgg16 or mlp")
+    name: str = option("lenet5", doc="lenet5, convnet, cnn, resnet20, resnet20_snfl, vgg16, mlp or fcnet")
     conv_bias: bool = option(False, doc="whether convolutions followed by batch normalisation have a bias")
     batch_norm: bool = option(True, doc="batch normalisation in lenet5, convnet and mlp")
     weights: str | None = option(
         None, doc="file of a trained ANN to start from, as a plain run's final_ann.safetensors; null: drawn by run.seed"
     )
     projection_head: bool = option(False, doc="MOON's two linear layers, 256 wide at the end, before the output layer")
+    pooling: Literal["average", "max"] = option("average", doc="of lenet5, convnet and vgg16")
+    neuron: Literal["relu", "if", "lif", "rlif", "alif"] = option(
+        "relu",
+        doc="relu: an ordinary network; else one that is trained as a spiking network, of neurons that integrate and "
+        "fire (if), leak (lif), receive their layer's spikes (rlif) or adapt their thresholds (alif)",
+    )
+    neurons: Literal["all", "head"] | None = option(
+        None, doc="spiking: in place of all ReLUs, or of those behind linear layers; null: all"
+    )
+    time_steps: int | None = option(None, low=1, doc="spiking: T; null: 25, and of sequences their own length")
+    beta: float | None = option(None, low=0.0, high=1.0, doc="lif, rlif, alif: potential left after a step; null: 0.95")
+    learn_beta: bool | None = option(None, doc="lif, rlif, alif: whether each layer's beta is trained; null: no")
+    threshold: float | None = option(None, above=0.0, doc="spiking: potential at which neurons fire; null: 1")
+    learn_threshold: bool | None = option(None, doc="spiking: whether each layer's threshold is trained; null: no")
+    reset: Literal["subtract", "zero"] | None = option(
+        None, doc="spiking: what a spike takes from the potential: a threshold, or all; null: subtract"
+    )
+    reset_delay: bool | None = option(
+        None,
+        doc="spiking: reset with the next step and without a gradient (snnTorch), or at once and with one "
+        "(spikingjelly); null: true",
+    )
+    surrogate: str | None = option(
+        None,
+        doc="spiking: fast_sigmoid, atan, sigmoid, spike_rate_escape, triangular, triangular_snntorch or "
+        "straight_through; null: fast_sigmoid",
+    )
+    surrogate_slope: float | None = option(None, above=0.0, doc="spiking: slope of the surrogate; null: its own")
+    encoding: str | None = option(
+        None, doc="spiking: direct, poisson, latency, or delta of sequences; null: direct, a constant current"
+    )
+    readout: Literal["rate", "final_potential", "mean_potential", "max_potential"] | None = option(
+        None, doc="spiking: what of the output neurons is the logits; null: mean_potential"
+    )
+    output_fires: bool | None = option(
+        None, doc="spiking: whether output neurons fire and reset though their potential is read; null: no"
+    )
+    threshold_norm: bool | None = option(
+        None, doc="spiking: batch normalisation to the threshold (tdBN, Zheng et al. 2021); null: no"
+    )
 
 
 @answers_nearest
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Local training by SGD."""
+    """Local training, by an optimiser whose state starts anew each round."""
 
+    optimizer: Literal["sgd", "adam", "adamw"] = option(
+        "sgd", doc="of local training; adam and adamw with beta 0.9 and 0.999, and a rate near 0.001"
+    )
     epochs: int = option(5, low=1, doc="local epochs per round")
     batch_size: int = option(64, low=1, doc="local minibatch size")
     learning_rate: float = option(0.1, above=0.0, doc="before the schedule")
-    momentum: float = option(0.9, low=0.0, high=1.0, doc="of SGD; its buffer starts anew each round")
+    momentum: float = option(0.9, low=0.0, high=1.0, doc="of sgd")
     weight_decay: float = option(1e-5, low=0.0, doc="L2 coefficient")
     milestones: tuple[int, ...] = option((61, 96), doc="rounds from which the rate is multiplied by `decay` (SNFL 5.2)")
     decay: float = option(0.1, above=0.0, high=1.0, doc="factor at each milestone")
+    loss: Literal["readout", "per_step"] = option(
+        "readout",
+        doc="cross-entropy of what is read out; of spiking networks also the mean over the steps of each one's (TET)",
+    )
+    clip_norm: float | None = option(None, above=0.0, doc="bound of a batch's gradient, in L2 norm; null: none")
+    micro_batch: int | None = option(
+        None, low=1, doc="samples whose gradient is computed at once, for less memory; null: the whole batch"
+    )
 
 
 @answers_nearest
@@ -167,8 +242,8 @@ class StrategyConfig:
 
     name: str = option(
         "fedavg",
-        doc="fedavg, fedprox, moon, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fedmedian, fedtrimmedavg, "
-        "krum, multikrum or bulyan (docs/strategies.md)",
+        doc="fedavg, fedprox, moon, fedlec, fedbn, solo, fedavgm, fedadam, fedyogi, fedadagrad, qfedavg, fednova, "
+        "fedmedian, fedtrimmedavg, krum, multikrum or bulyan (docs/strategies.md)",
     )
     spiking: bool = option(True, doc="the S-variant: updates are converted, the server holds a spiking network")
     bias_back: bool = option(False, doc="whether the server returns biases (SNFL, Table 3); the paper: no")
@@ -199,6 +274,18 @@ class StrategyConfig:
     proximal_mu: float | None = option(None, low=0.0, doc="fedprox: weight of |w - w_t|^2 / 2; null: 0.01")
     contrastive_mu: float | None = option(None, low=0.0, doc="moon: weight of the contrastive loss; null: 1")
     temperature: float | None = option(None, above=0.0, doc="moon: temperature of the similarities; null: 0.5")
+    logit_calibration: float | None = option(
+        None,
+        low=0.0,
+        doc="fedlec: weight of the logarithm of a label's local share in its logit; 0: as the authors since April 2025;"
+        " null: 1",
+    )
+    spread_weight: float | None = option(
+        None, low=0.0, doc="fedlec: weight of the penalty of logits of labels that a sample doesn't have; null: 0.005"
+    )
+    distillation_weight: float | None = option(
+        None, low=0.0, doc="fedlec: weight of the distillation of locally missing labels; null: 0.1"
+    )
     server_learning_rate: float | None = option(
         None, above=0.0, doc="fedavgm, fedadam, fedyogi, fedadagrad; null: 1, 0.1, 0.01, 0.1"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from snnfl.config.declaration import answers_nearest, option
 
@@ -17,8 +18,9 @@ class PoisoningConfig:
 
     attack: str = option(
         "none",
-        doc="what poisoning clients do: badnets, blended or distributed put a trigger on images, label_flip flips "
-        "labels, model_replacement scales a triggered update; none",
+        doc="what poisoning clients do: badnets, blended or distributed put a trigger on images, event_static, "
+        "event_moving or event_temporal on recordings of events, label_flip flips labels, model_replacement scales a "
+        "triggered update; none",
     )
     attackers: int = option(
         1, low=0, doc="poisoning clients, drawn by the seed; 0: success is measured, nobody attacks"
@@ -30,6 +32,9 @@ class PoisoningConfig:
     )
     trigger_size: int | None = option(
         None, low=1, doc="pixels: side of the square (null: 3), of distributed the length of a bar (null: 4)"
+    )
+    polarity: Literal["negative", "positive", "both"] | None = option(
+        None, doc="event_static, event_moving and event_temporal: polarity of the trigger's events; null: positive"
     )
     strength: float | None = option(None, above=0.0, high=1.0, doc="blended: weight of the pattern; null: 0.2")
     scale: float | None = option(

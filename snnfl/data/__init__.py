@@ -1,6 +1,14 @@
 """Data sets, their partitions among clients, and batches of them."""
 
-from snnfl.data import embedded, folders, published  # importing them registers their sources
+from snnfl.data import (  # importing them registers their sources
+    audio,
+    embedded,
+    folders,
+    neuromorphic,
+    nmnist,
+    published,
+    series,
+)
 from snnfl.data.augmentation import augment
 from snnfl.data.dataset import DataNotFoundError, Dataset
 from snnfl.data.loaders import batches, calibration_batch, test_batches, training_batches
@@ -11,6 +19,7 @@ from snnfl.data.sources import check_source, data_root, load, names, register
 __all__ = [
     "DataNotFoundError",
     "Dataset",
+    "audio",
     "augment",
     "batches",
     "calibration_batch",
@@ -22,9 +31,12 @@ __all__ = [
     "label_counts",
     "load",
     "names",
+    "neuromorphic",
+    "nmnist",
     "partition",
     "published",
     "register",
+    "series",
     "test_batches",
     "training_batches",
 ]

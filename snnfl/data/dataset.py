@@ -20,17 +20,20 @@ class Dataset:
 
     Attributes:
         name: Name of the source.
-        train_images: Shape ``[N, C, H, W]``, or ``[N, features]`` for tabular data. ``uint8`` in 0..255, or
-            ``float32`` in the unit of the source.
+        train_images: Shape ``[N, C, H, W]``, or ``[N, features]`` for tabular data; sequences have their time steps
+            before that: ``[N, T, C, H, W]`` of events, ``[N, T, features]`` of sound and sensors. ``uint8``: pictures
+            in 0..255, of sequences counts; or ``float32`` in the unit of the source.
         train_labels: ``int64`` of shape ``[N]``, in ``0..classes-1``.
         test_images: As ``train_images``, shape ``[M, ...]``.
         test_labels: As ``train_labels``, shape ``[M]``.
         class_names: One name per label.
         mean: ``float32``, one value per channel or feature: shape ``[C]`` or ``[features]``. Its unit is that of the
-            stored values, except that ``uint8`` images count in 0..1.
+            stored values, except that ``uint8`` pictures count in 0..1.
         std: As ``mean``; divides.
         padding: Zeros around a picture in pixels, before it is cropped at random.
         flip: Whether a mirrored picture still shows its class.
+        sequence: Whether a sample has time steps, its first dimension.
+        users: Who each training example is from: ``int64`` of shape ``[N]``, if the data set knows it.
     """
 
     name: str
@@ -43,12 +46,14 @@ class Dataset:
     std: Tensor
     padding: int = 4
     flip: bool = False
+    sequence: bool = False
+    users: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse splits that don't fit together, which is how a damaged file can show.
 
         Raises:
-            ConfigError: If images and labels differ in number, or a label has no class.
+            ConfigError: If images and labels or users differ in number, or a label has no class.
         """
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
@@ -59,6 +64,10 @@ class Dataset:
                 raise ConfigError(
                     f"data.source={self.name}: {split} label {int(outside[0])}, but there are {self.classes} classes"
                 )
+        if self.users is not None and len(self.users) != len(self.train_labels):
+            raise ConfigError(
+                f"data.source={self.name}: {len(self.train_labels)} train images but {len(self.users)} users"
+            )
 
     @property
     def classes(self) -> int:
@@ -67,26 +76,29 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: ``(C, H, W)`` or ``(features,)``."""
+        """Shape of one example: ``(C, H, W)`` or ``(features,)``, of sequences with ``T`` before that."""
         return tuple(self.train_images.shape[1:])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Standardise stored values: ``(x / 255 - mean) / std`` for ``uint8``, else ``(x - mean) / std``.
+        """Standardise stored values: ``(x / 255 - mean) / std`` for ``uint8`` pictures, else ``(x - mean) / std``.
 
         Args:
-            images: Stored values, shape ``[batch, C, H, W]`` or ``[batch, features]``.
+            images: Stored values, shape ``[batch, *input_shape]``.
 
         Returns:
             ``float32`` of the same shape.
         """
-        scaled = images.float().div_(255) if images.dtype == torch.uint8 else images.clone()
-        shape = [-1] + [1] * (images.dim() - 2)
+        scaled = images.clone() if images.dtype == torch.float32 else images.float()
+        if images.dtype == torch.uint8 and not self.sequence:
+            scaled.div_(255)
+        shape = [-1] + [1] * (images.dim() - (3 if self.sequence else 2))
         return scaled.sub_(self.mean.view(shape)).div_(self.std.view(shape))
 
     @property
     def scale(self) -> float:
-        """The stored value that a pixel of 1 has: 255 for ``uint8``, else the largest of the training split."""
-        return 255.0 if self.train_images.dtype == torch.uint8 else float(self.train_images.max())
+        """The stored value that a pixel of 1 has: 255 of ``uint8`` pictures, else the largest of the training split."""
+        pictures = self.train_images.dtype == torch.uint8 and not self.sequence
+        return 255.0 if pictures else float(self.train_images.max())
 
     def pixels(self, images: Tensor) -> Tensor:
         """Turn stored values into pixels of [0, 1], which is how pictures are compared and shown."""

@@ -50,16 +50,17 @@ def breast_cancer(root: Path) -> Dataset:
     return _table("breast_cancer")
 
 
-def standardisation(images: Tensor) -> tuple[Tensor, Tensor]:
+def standardisation(images: Tensor, *, axis: int = 1) -> tuple[Tensor, Tensor]:
     """Return mean and population standard deviation of each channel or feature of a training split.
 
     Args:
-        images: Shape ``[N, C, H, W]`` or ``[N, features]``.
+        images: Shape ``[N, C, H, W]`` or ``[N, features]``; of sequences ``[N, T, features]``.
+        axis: Where the channels or features are: 2 of sequences.
 
     Returns:
         ``float32`` mean and standard deviation, of shape ``[C]`` or ``[features]``.
     """
-    others = [axis for axis in range(images.dim()) if axis != 1]
+    others = [other for other in range(images.dim()) if other != axis]
     std, mean = torch.std_mean(images.double(), dim=others, correction=0)
     return mean.float(), std.float()
 

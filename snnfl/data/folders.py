@@ -11,21 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from snnfl.config import ConfigError
-from snnfl.data.dataset import DataNotFoundError, Dataset
+from snnfl.data.by_hand import BY_HAND, missing
+from snnfl.data.dataset import Dataset
 from snnfl.data.sources import register
 
-FOLDER = "tiny-imagenet-200"
 SIDE = 64
-
-
-def missing_tiny_imagenet(root: Path) -> DataNotFoundError:
-    """Return the error that says where Tiny ImageNet comes from and how to lay it."""
-    return DataNotFoundError(
-        f"data.source=tiny_imagenet: {root / FOLDER} is not there or lacks wnids.txt; download "
-        f"http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it in {root} "
-        f"(or set SNNFL_DATA or data.root), so that {FOLDER}/ holds wnids.txt, words.txt, train/WNID/images/*.JPEG, "
-        "val/images and val/val_annotations.txt"
-    )
 
 
 @register("tiny_imagenet")
@@ -36,9 +26,9 @@ def tiny_imagenet(root: Path) -> Dataset:
     Classes are numbered in the order of their WordNet ids, pictures come in the order of their file names; the mean
     and the standard deviation are ImageNet's.
     """
-    folder = root / FOLDER
+    folder = root / BY_HAND["tiny_imagenet"].folder
     if not (folder / "wnids.txt").is_file():
-        raise missing_tiny_imagenet(root)
+        raise missing("tiny_imagenet", root, "wnids.txt")
     classes = sorted(row[0] for row in _rows(folder / "wnids.txt"))
     words = {row[0]: row[1].split(",")[0] for row in _rows(folder / "words.txt", columns=2)}
     train = [_training_files(folder / "train" / wnid / "images") for wnid in classes]

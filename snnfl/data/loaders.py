@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +16,9 @@ from snnfl.data.dataset import Dataset
 
 NORMALISED_AT_ONCE = 256
 """Examples: for small batches of small images the calls cost more than the arithmetic."""
+
+NUMBERS_AT_ONCE = 4_000_000
+"""What these examples may hold together: beyond, as with events, fewer are normalised at once."""
 
 
 def batches(
@@ -30,15 +34,15 @@ def batches(
         indices: ``int64`` positions in the training split, shape ``[n]``.
         batch_size: Examples per batch; the last batch may have fewer, or one more if this is more than 1.
         generator: Draws the order and, batch by batch, the augmentation.
-        augment: Whether to crop at random, and to mirror where ``dataset.flip``.
+        augment: Whether to crop at random, and to mirror where ``dataset.flip``; all time steps of a sample alike.
 
     Returns:
         Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
 
     Raises:
-        ConfigError: If tabular data is to be augmented.
+        ConfigError: If other data than pictures or events is to be augmented.
     """
-    if augment and len(dataset.input_shape) != 3:
+    if augment and len(dataset.input_shape) < 3:
         raise ConfigError(f"data.augment=true: {dataset.name} has no pictures to crop; set data.augment=false")
     return _batches(dataset, indices, batch_size, generator, augment)
 
@@ -51,10 +55,12 @@ def _batches(
     if augment:
         for chunk in torch.split(order, sizes):
             images = dataset.train_images.index_select(0, chunk)
-            images = augmentation.augment(images, generator, padding=dataset.padding, flip=dataset.flip)
-            yield dataset.normalise(images), dataset.train_labels[chunk]
+            pictures = images.flatten(1, -3)  # time steps of events as channels
+            pictures = augmentation.augment(pictures, generator, padding=dataset.padding, flip=dataset.flip)
+            yield dataset.normalise(pictures.view_as(images)), dataset.train_labels[chunk]
         return
-    together = max(1, NORMALISED_AT_ONCE // batch_size)
+    examples = min(NORMALISED_AT_ONCE, NUMBERS_AT_ONCE // max(1, math.prod(dataset.input_shape)))
+    together = max(1, examples // batch_size)
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     for some, chunk in zip(groups, torch.split(order, list(map(sum, groups))), strict=True):
         images = dataset.normalise(dataset.train_images.index_select(0, chunk))

@@ -16,7 +16,7 @@ from snnfl.data.dirichlet import draw_shares
 _Parts: TypeAlias = tuple[Tensor, ...]
 
 
-def partition(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
+def partition(labels: Tensor, config: DataConfig, seed: int, users: Tensor | None = None) -> _Parts:
     """Divide all examples among the clients.
 
     ``iid``
@@ -32,20 +32,24 @@ def partition(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
     ``pathological``
         each client has ``classes_per_client`` labels, the first being its number modulo the labels and the others
         random; a label's examples are shared equally (Li et al. 2022; flwr-datasets' partitioner).
+    ``natural``
+        client i has all examples of the users i, i + clients, i + 2 clients, … in the order of their numbers.
 
-    Which examples make up a share is random everywhere. A Dirichlet is drawn until each client has ``minimum_samples``
-    (Li et al. 2022, NIID-Bench), or :mod:`~snnfl.data.dirichlet` gives up.
+    Which examples make up a share is random everywhere else. A Dirichlet is drawn until each client has
+    ``minimum_samples`` (Li et al. 2022, NIID-Bench), or :mod:`~snnfl.data.dirichlet` gives up.
 
     Args:
         labels: ``int64`` of shape ``[N]``.
         config: Decides the kind, the number of clients and the minimum size.
         seed: Seed of the run; the same arguments give the same partition.
+        users: Who each example is from, ``int64`` of shape ``[N]``, if the data set knows it.
 
     Returns:
         For each client its sorted ``int64`` positions: disjoint, and together ``0..N-1``.
 
     Raises:
-        ConfigError: If a client would have fewer than ``minimum_samples`` examples, or an example no client.
+        ConfigError: If a client would have fewer than ``minimum_samples`` examples, an example no client, or a client
+            no user.
     """
     needed, count = config.clients * config.minimum_samples, len(labels)
     if needed > count:
@@ -55,7 +59,10 @@ def partition(labels: Tensor, config: DataConfig, seed: int) -> _Parts:
             f"{count // config.clients}; take fewer clients or smaller data.minimum_samples"
         )
     order = torch.randperm(count, generator=rng.generator(seed, "partition order"))
-    parts = _KINDS[config.partition](labels[order], config, rng.derive_seed(seed, "partition"))
+    if config.partition == "natural":
+        parts = _natural(None if users is None else users[order], config)
+    else:
+        parts = _KINDS[config.partition](labels[order], config, rng.derive_seed(seed, "partition"))
     smallest = min(range(len(parts)), key=lambda client: len(parts[client]))
     if len(parts[smallest]) < config.minimum_samples:
         raise ConfigError(
@@ -99,6 +106,21 @@ def _dirichlet_balanced(labels: Tensor, config: DataConfig, seed: int) -> _Parts
 def _by_label(labels: Tensor) -> list[Tensor]:
     """Return the positions of each label that occurs."""
     return [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
+
+
+def _natural(users: Tensor | None, config: DataConfig) -> _Parts:
+    if users is None:
+        raise ConfigError(
+            f"data.partition=natural: data.source={config.source} doesn't say whose its samples are; choose another "
+            "partition, for example dirichlet"
+        )
+    known, numbers = torch.unique(users, return_inverse=True)
+    if config.clients > len(known):
+        raise ConfigError(
+            f"data.clients={config.clients}: with data.partition=natural each has at least one user, and there are "
+            f"{len(known)}; take at most {len(known)}"
+        )
+    return tuple((numbers % config.clients == client).nonzero().flatten() for client in range(config.clients))
 
 
 def _pathological(labels: Tensor, config: DataConfig, seed: int) -> _Parts:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from snnfl.config import ConfigError
+from snnfl.data.by_hand import BY_HAND, missing
 from snnfl.data.dataset import DataNotFoundError, Dataset
-from snnfl.data.folders import missing_tiny_imagenet
 from snnfl.data.sources import SOURCES, check_source, register
 from snnfl.registry import OURS
 from snnfl.torchvision_guard import guard
@@ -104,11 +104,11 @@ def fetch(name: str, root: Path) -> Path:
 
     Raises:
         ConfigError: If the name is unknown, or there is nothing to fetch because the source needs no download.
-        DataNotFoundError: If the download or a file in the folder fails; for Tiny ImageNet, which is laid by hand.
+        DataNotFoundError: If the download or a file in the folder fails; for one that is laid by hand.
     """
     check_source(name)
-    if name == "tiny_imagenet":
-        raise missing_tiny_imagenet(root)
+    if name in BY_HAND:
+        raise missing(name, root)
     if SOURCES.homes[name].partition(".")[0] not in OURS:
         raise ConfigError(f"{name}: nothing to fetch, a plug-in's data set reads its own files below {root}")
     if name not in _PUBLISHED:

@@ -4,38 +4,51 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from snnfl import rng
-from snnfl.config import ConfigError, DataConfig
+from snnfl.config import READING, ConfigError, DataConfig
 from snnfl.data.dataset import DataNotFoundError, Dataset
 from snnfl.registry import Registry
 
-Source: TypeAlias = Callable[[Path], Dataset]
-"""Reads a data set from the folder that holds all data sets."""
+Source: TypeAlias = Callable[..., Dataset]
+"""Reads a data set from the folder that holds all data sets; given the options, too, if it says which it uses."""
+
+Function = TypeVar("Function", bound=Source)
 
 SOURCES = Registry[Source]("data set", "data.source")
+_uses: dict[str, tuple[str, ...]] = {}
 
 
-def register(name: str) -> Callable[[Source], Source]:
-    """Make a function loadable as ``data.source=NAME``.
+def register(name: str, *, uses: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Make a function loadable as ``data.source=NAME``: ``read(root)``, or ``read(root, config)`` with ``uses``.
 
     Args:
         name: The name, not taken yet.
+        uses: Names of :data:`~snnfl.config.READING` that the function uses. It gets a ``DataConfig`` that holds these,
+            and of all else the defaults; setting another one is an error.
 
     Returns:
         A decorator that leaves the function as it is.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is taken, or an option isn't of these.
     """
-    return SOURCES.decorator(name)
+    if unknown := [option for option in uses if option not in READING]:
+        raise ValueError(f"data set {name!r} uses {unknown[0]!r}, which is none of {', '.join(READING)}")
+
+    def add(source: Function) -> Function:
+        SOURCES.add(name, source, home=source.__module__)
+        _uses[name] = tuple(uses)
+        return source
+
+    return add
 
 
 def names() -> tuple[str, ...]:
@@ -61,24 +74,39 @@ def load(config: DataConfig) -> Dataset:
     """Load a data set into memory; the second call in a process returns the same object.
 
     Args:
-        config: Its ``source``, ``root``, ``training_images`` and ``test_images`` decide. A part of a split is the first
-            examples of a permutation that depends on the name of the data set alone: the classes are mixed, and every
-            run and seed has the same examples.
+        config: Its ``source``, ``root``, ``training_images``, ``test_images`` and what the source uses decide. A part
+            of a split is the first examples of a permutation that depends on the name of the data set alone: the
+            classes are mixed, and every run and seed has the same examples.
 
     Returns:
         The data set. Its tensors are shared by all callers and must not be changed in place.
 
     Raises:
-        ConfigError: For an unknown source, a damaged data set, or more images than it has.
+        ConfigError: For an unknown source, an option that it doesn't use, a damaged data set, or more images than it
+            has.
         DataNotFoundError: If the data set isn't there; nothing ever stands in for it.
     """
     check_source(config.source)
-    return _part(config.source, data_root(config.root), config.training_images, config.test_images)
+    _check_uses(config)
+    used = {name: getattr(config, name) for name in _uses.get(config.source, ())}
+    reading = DataConfig(source=config.source, **used)
+    return _part(reading, data_root(config.root), config.training_images, config.test_images)
+
+
+def _check_uses(config: DataConfig) -> None:
+    for name in READING:
+        value = getattr(config, name)
+        if value != getattr(DataConfig(), name) and name not in _uses.get(config.source, ()):
+            users = [source for source in names() if name in _uses.get(source, ())]
+            raise ConfigError(
+                f"data.{name}={value}: only {', '.join(users)} {'uses' if len(users) == 1 else 'use'} it, and "
+                f"data.source={config.source}; leave it out"
+            )
 
 
 @functools.cache
-def _part(name: str, root: Path, training_images: int, test_images: int) -> Dataset:
-    whole = _load(name, root)
+def _part(config: DataConfig, root: Path, training_images: int, test_images: int) -> Dataset:
+    whole, name = _load(config, root), config.source
     if not training_images and not test_images:
         return whole
     train = _chosen(len(whole.train_labels), training_images, name, "training")
@@ -89,6 +117,7 @@ def _part(name: str, root: Path, training_images: int, test_images: int) -> Data
         train_labels=whole.train_labels[train],
         test_images=whole.test_images[test],
         test_labels=whole.test_labels[test],
+        users=None if whole.users is None else whole.users[train],
     )
 
 
@@ -100,10 +129,12 @@ def _chosen(available: int, count: int, name: str, split: str) -> Tensor:
 
 
 @functools.cache
-def _load(name: str, root: Path) -> Dataset:
+def _load(config: DataConfig, root: Path) -> Dataset:
+    name = config.source
+    arguments = (root, config) if _uses.get(name) else (root,)
     try:
         source = SOURCES.find(name)
-        return SOURCES.made(name, lambda: source(root), Dataset, through=(FileNotFoundError,))
+        return SOURCES.made(name, lambda: source(*arguments), Dataset, through=(FileNotFoundError,))
     except FileNotFoundError as error:  # of a source that doesn't look for itself
         what = f"{error.filename} is missing" if error.filename else error
         raise DataNotFoundError(f"data.source={name}: {what} (data.root={root})") from None

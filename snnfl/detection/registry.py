@@ -61,7 +61,7 @@ class Detector:
     Attributes:
         name: In configurations and reports.
         source: Paper and section.
-        needs_thresholds: Whether only S-runs have what it looks at.
+        needs_thresholds: Whether only updates with thresholds have what it looks at: S-runs, or learned ones.
         judge: The detector itself.
     """
 
@@ -73,7 +73,10 @@ class Detector:
     def refusal(self, format: UpdateFormat) -> str | None:
         """Return why the detector cannot judge such updates, or ``None`` if it can."""
         if self.needs_thresholds and not format.threshold_names:
-            return f"detector {self.name}: a plain run has no thresholds to look at; set strategy.spiking=true"
+            return (
+                f"detector {self.name}: these updates hold no thresholds to look at; set strategy.spiking=true, or "
+                "model.learn_threshold=true of networks that are trained as spiking ones"
+            )
         return None
 
     def __call__(self, view: RoundView) -> Verdict:

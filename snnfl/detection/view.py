@@ -44,7 +44,7 @@ class RoundView:
         """Thresholds, ``[clients, layers]``, float64, first layer first; of thresholds per channel their mean."""
         names = self.format.threshold_names
         if not names:
-            raise ValueError("a plain run has no thresholds")
+            raise ValueError("these updates hold no thresholds")
         return torch.stack([torch.stack([update[name].double().mean() for name in names]) for update in self.updates])
 
     def _change(self, update: Mapping[str, Tensor], names: list[str]) -> Tensor:

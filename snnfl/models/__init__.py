@@ -3,5 +3,17 @@
 from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
 from snnfl.models.initialisation import initialise
 from snnfl.models.registry import MODELS, build_model, check_model, image_shape, names, register
+from snnfl.models.spiking import SpikingModel, SpikingNeurons, drawing
 
-__all__ = ["MODELS", "build_model", "check_model", "image_shape", "initialise", "names", "register"]
+__all__ = [
+    "MODELS",
+    "SpikingModel",
+    "SpikingNeurons",
+    "build_model",
+    "check_model",
+    "drawing",
+    "image_shape",
+    "initialise",
+    "names",
+    "register",
+]

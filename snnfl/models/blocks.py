@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from snnfl.config import ModelConfig
 
 
 def convolution_block(
@@ -35,3 +39,47 @@ def linear_block(index: int, inputs: int, outputs: int, *, norm: bool = False) -
         block[f"norm{index}"] = nn.BatchNorm1d(outputs)
     block[f"relu{index}"] = nn.ReLU()
     return block
+
+
+def pool(config: ModelConfig, size: int | tuple[int, int]) -> nn.Module:
+    """Return the pooling that a configuration asks for, of windows side by side."""
+    return nn.MaxPool2d(size) if config.pooling == "max" else nn.AvgPool2d(size)
+
+
+class BasicBlock(nn.Module):
+    """Residual block: ``relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))``, kernels 3x3.
+
+    The shortcut is the identity where the shapes agree, else a 1x1 convolution with batch normalisation (option B of
+    He et al. 2016). Option A pads with zero channels, which is no layer that a spiking network could have.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        stride: Of the first convolution and of the shortcut.
+        bias: Whether the convolutions have a bias.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)
+            self.shortcut = nn.Sequential(OrderedDict(conv=convolution, norm=nn.BatchNorm2d(outputs)))
+        self.relu2 = nn.ReLU()
+
+    @property
+    def norms_added(self) -> tuple[nn.Module, ...]:
+        """The batch normalisations whose outputs are added."""
+        return (self.norm2,) if self.shortcut is None else (self.norm2, self.shortcut.get_submodule("norm"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[batch, inputs, H, W]`` to ``[batch, outputs, ceil(H/stride), ceil(W/stride)]``."""
+        residual = x if self.shortcut is None else self.shortcut(x)
+        out: Tensor = self.relu1(self.norm1(self.conv1(x)))
+        out = self.relu2(self.norm2(self.conv2(out)) + residual)
+        return out

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from snnfl.config import ModelConfig
-from snnfl.models.blocks import convolution_block, linear_block
+from snnfl.models.blocks import convolution_block, linear_block, pool
 from snnfl.models.registry import image_shape, register
 
 
@@ -34,9 +34,9 @@ def lenet5(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> n
     return nn.Sequential(
         OrderedDict[str, nn.Module](
             **convolution_block(1, channels, 6, kernel=kernel, padding=first, norm=norm, bias=bias),
-            pool1=nn.AvgPool2d(2),
+            pool1=pool(config, 2),
             **convolution_block(2, 6, 16, kernel=kernel, padding=second, norm=norm, bias=bias),
-            pool2=nn.AvgPool2d(2),
+            pool2=pool(config, 2),
             flatten=nn.Flatten(),
             **linear_block(3, 16 * left(height) * left(width), 120),
             **linear_block(4, 120, 84),

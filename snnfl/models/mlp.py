@@ -13,8 +13,9 @@ from snnfl.models.registry import register
 
 
 @register("mlp")
+@register("fcnet")
 def mlp(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """FCNet: ``inputs - 1000 - classes``, for samples of any shape.
+    """FCNet, as the paper calls it: ``inputs - 1000 - classes``, for samples of any shape.
 
     Parameters without batch normalisation: ``1000 (inputs + 1) + 1001 classes``, for example 8,003 on Iris.
     Source: as :func:`snnfl.models.convnet.convnet`, Table I.

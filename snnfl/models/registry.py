@@ -11,6 +11,7 @@ from torch import nn
 from snnfl.config import ConfigError, ModelConfig
 from snnfl.models.initialisation import materialise
 from snnfl.models.projection import with_projection_head
+from snnfl.models.spiking import spiking_model
 from snnfl.registry import Registry
 
 Builder: TypeAlias = Callable[[ModelConfig, tuple[int, ...], int], nn.Module]
@@ -43,7 +44,12 @@ def check_model(name: str) -> None:
 
 
 def build_model(
-    config: ModelConfig, *, input_shape: tuple[int, ...], classes: int, generator: torch.Generator
+    config: ModelConfig,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    generator: torch.Generator,
+    sequence: bool = False,
 ) -> nn.Module:
     """Build a model on the CPU, in training mode, with weights drawn from a generator.
 
@@ -52,9 +58,11 @@ def build_model(
         input_shape: Shape of one sample: ``[channels, height, width]``, or ``[features]`` for ``mlp``.
         classes: Number of outputs.
         generator: CPU generator that every weight is drawn from; the global random state is neither read nor moved.
+        sequence: Whether a sample's first axis is time: a spiking network sees one step after the other.
 
     Returns:
-        A module that maps ``[batch, *input_shape]`` to logits ``[batch, classes]``.
+        A module that maps ``[batch, *input_shape]`` to logits ``[batch, classes]``; for ``config.neuron`` other than
+        ``relu`` a :class:`~snnfl.models.spiking.SpikingModel` with the same initial weights.
 
     Raises:
         ConfigError: If the model is unknown, does not fit the input, or takes no projection head.
@@ -65,11 +73,14 @@ def build_model(
     (2, 3)
     """
     builder = MODELS.find(config.name)
+    step_shape = input_shape[1:] if sequence and config.neuron != "relu" else input_shape
     with torch.device("meta"):
-        model = MODELS.made(config.name, lambda: builder(config, input_shape, classes), nn.Module)
+        model = MODELS.made(config.name, lambda: builder(config, step_shape, classes), nn.Module)
         if config.projection_head:
             model = with_projection_head(model, config.name)
     materialise(model, generator)
+    if config.neuron != "relu":
+        return spiking_model(model, config, input_shape=input_shape, sequence=sequence, generator=generator)
     return model
 
 

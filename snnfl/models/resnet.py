@@ -7,45 +7,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snnfl.config import ModelConfig
-from snnfl.models.blocks import convolution_block
+from snnfl.models.blocks import BasicBlock, convolution_block
 from snnfl.models.registry import image_shape, register
-
-
-class BasicBlock(nn.Module):
-    """Residual block: ``relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))``, kernels 3x3.
-
-    The shortcut is the identity where the shapes agree, else a 1x1 convolution with batch normalisation (option B of
-    He et al. 2016). Option A pads with zero channels, which is no layer that a spiking network could have.
-
-    Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        stride: Of the first convolution and of the shortcut.
-        bias: Whether the convolutions have a bias.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)
-            self.shortcut = nn.Sequential(OrderedDict(conv=convolution, norm=nn.BatchNorm2d(outputs)))
-        self.relu2 = nn.ReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[batch, inputs, H, W]`` to ``[batch, outputs, ceil(H/stride), ceil(W/stride)]``."""
-        residual = x if self.shortcut is None else self.shortcut(x)
-        out: Tensor = self.relu1(self.norm1(self.conv1(x)))
-        out = self.relu2(self.norm2(self.conv2(out)) + residual)
-        return out
 
 
 @register("resnet20_snfl")

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from snnfl.config import ModelConfig
-from snnfl.models.blocks import convolution_block
+from snnfl.models.blocks import convolution_block, pool
 from snnfl.models.registry import image_shape, register
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -31,5 +31,5 @@ def vgg16(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn
             index += 1
             layers.update(convolution_block(index, inputs, outputs, norm=True, bias=config.conv_bias))
             inputs = outputs
-        layers[f"pool{stage}"] = nn.AvgPool2d(2 if stage < len(_STAGES) else (height // 16, width // 16))
+        layers[f"pool{stage}"] = pool(config, 2 if stage < len(_STAGES) else (height // 16, width // 16))
     return nn.Sequential(OrderedDict(**layers, flatten=nn.Flatten(), fc=nn.Linear(inputs, classes)))

@@ -1,13 +1,23 @@
 """A neuron: its parameters, its state, and one time step as a pure function of state and current.
 
-======  =====================================  =======================================================
-charge  ``u(t) = leak * v(t-1) + I(t)``        without a leak: integrate-and-fire
-fire    ``s(t) = V_th spike(u(t), V_th)``      1 where the neuron fires, else 0; a spike is worth ``V_th``
-reset   ``v(t) = reset(u(t), s(t), V_th)``     what a spike leaves on the membrane
-======  =====================================  =======================================================
+========  ========================================  ========================================================
+charge    ``u(t) = leak * v(t-1) + I(t)``           without a leak: integrate-and-fire
+fire      ``s(t) = spike(u(t), V_th)``              1 where the neuron fires, else 0
+reset     ``v(t) = reset(u(t), s(t), V_th)``        what a spike leaves on the membrane
+========  ========================================  ========================================================
 
-Without a leak and with reset by subtraction this is SNFL equation 5 (Rueckauer et al. 2016), the neuron of converted
-networks. :mod:`snnfl.neurons.kernels` runs many steps at once, and computes what :meth:`Neuron.step` does.
+Without a leak, with reset by subtraction and spikes that are worth ``V_th`` this is SNFL equation 5 (Rueckauer et al.
+2016), the neuron of converted networks. Networks that are trained as spiking ones have spikes worth 1, a leak and a
+spike function with a surrogate derivative (:mod:`snnfl.neurons.surrogates`); where ``delayed``, the reset comes with
+the next step and carries no gradient, as in snnTorch:
+
+=====================  ====================================================
+by subtraction         ``u(t) = leak * u(t-1) + I(t) - V_th s(t-1)``
+to zero                ``u(t) = leak * u(t-1) (1 - s(t-1)) + I(t)``
+=====================  ====================================================
+
+:mod:`snnfl.neurons.kernels` and :mod:`snnfl.neurons.unrolled` run many steps at once, and compute what
+:meth:`Neuron.step` does.
 """
 
 from __future__ import annotations
@@ -23,13 +33,32 @@ SpikeFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(charged potential, threshold) -> 1 where the neuron fires, else 0``; its derivative is a surrogate's, or zero."""
 
 Reset: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(charged potential, spikes worth V_th, threshold) -> potential after the spike``."""
+"""``(charged potential, 1 where it fired, threshold) -> potential after the spike``."""
 
 
 class NeuronState(NamedTuple):
-    """What a layer of neurons carries from one step to the next: membrane potentials, ``[N, C, *space]``."""
+    """What a layer of neurons carries from one step to the next, each ``[N, C, *space]``.
+
+    Attributes:
+        potential: Membrane potentials.
+        adaptation: What adaptive neurons add to their thresholds, before its scale; ``None`` for others.
+        spikes: Of the last step, which recurrent neurons receive; ``None`` for others.
+    """
 
     potential: Tensor
+    adaptation: Tensor | None = None
+    spikes: Tensor | None = None
+
+
+class Adaptation(NamedTuple):
+    """Thresholds that rise with a neuron's own spikes: ``V_th(t) = V_th + scale a(t)``, ``a(t+1) = decay a(t) + s(t)``.
+
+    Source: Bellec et al., "A solution to the learning dilemma for recurrent networks of spiking neurons", Nature
+    Communications 2020, eq. 7 and 8. A spike takes the threshold without its adaptation off the membrane.
+    """
+
+    decay: Tensor | float
+    scale: Tensor | float
 
 
 def at_threshold(charged: Tensor, threshold: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -52,14 +81,19 @@ def triangular(charged: Tensor, threshold: Tensor) -> Tensor:
     return at_threshold(charged, threshold).to(charged.dtype) + (smooth - smooth.detach())
 
 
-def by_subtraction(charged: Tensor, spikes: Tensor, threshold: Tensor) -> Tensor:
-    """Take off what the spike is worth, and keep what lies above the threshold: the soft reset."""
-    return charged - spikes
+def by_subtraction(charged: Tensor, fired: Tensor, threshold: Tensor) -> Tensor:
+    """Take off a threshold for a spike, and keep what lies above it: the soft reset."""
+    return charged - fired * threshold
 
 
-def to_zero(charged: Tensor, spikes: Tensor, threshold: Tensor) -> Tensor:
+def to_zero(charged: Tensor, fired: Tensor, threshold: Tensor) -> Tensor:
     """Forget the potential of a neuron that fired: the hard reset."""
-    return charged - charged * (spikes / threshold)
+    return charged - charged * fired
+
+
+def without_reset(charged: Tensor, fired: Tensor, threshold: Tensor) -> Tensor:
+    """Keep the potential as it is."""
+    return charged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +105,33 @@ class Neuron:
         leak: Part of the potential that is left after a step; ``None``: all of it.
         spike: Where a neuron fires, and what derivative that has.
         reset: What is left of the potential after a spike.
+        delayed: Whether the reset comes a step late and without a gradient, as in snnTorch.
+        detached: Whether a reset that isn't delayed passes no gradient on from its spikes.
+        unit_spikes: Whether a spike is worth 1, and not the threshold.
+        adaptation: Of adaptive neurons.
+        recurrent: What a layer's spikes, ``[N, C, *space]``, add to its own current at the next step.
     """
 
     threshold: Tensor
     leak: Tensor | float | None = None
     spike: SpikeFunction = at_threshold
     reset: Reset = by_subtraction
+    delayed: bool = False
+    detached: bool = False
+    unit_spikes: bool = False
+    adaptation: Adaptation | None = None
+    recurrent: Callable[[Tensor], Tensor] | None = None
+
+    def at_rest(self, like: Tensor) -> NeuronState:
+        """Return the state before the first step: nothing charged, nothing fired.
+
+        Args:
+            like: A current of one step, ``[N, C, *space]``.
+        """
+        zero = torch.zeros_like(like)
+        return NeuronState(
+            zero, None if self.adaptation is None else zero, None if self.recurrent is None else zero.clone()
+        )
 
     def step(self, state: NeuronState, current: Tensor) -> tuple[NeuronState, Tensor]:
         """Take one time step, without changing what is given.
@@ -86,18 +141,44 @@ class Neuron:
             current: Input current, ``[N, C, *space]``.
 
         Returns:
-            The state after the step, and the spikes, each worth the threshold, of the current's shape.
+            The state after the step, and the spikes, each worth the threshold or 1, of the current's shape.
         """
+        after, spikes, _ = self.advance(state, current)
+        return after, spikes
+
+    def advance(self, state: NeuronState, current: Tensor) -> tuple[NeuronState, Tensor, Tensor]:
+        """Take one time step as :meth:`step`, and return the charged potentials, too: those that fired or didn't."""
         threshold = broadcast(self.threshold, current.shape)
-        kept = state.potential if self.leak is None else self.leak * state.potential
-        charged = current + kept
-        spikes = self.spike(charged, threshold) * threshold
-        return NeuronState(self.reset(charged, spikes, threshold)), spikes
+        level = threshold
+        if self.adaptation is not None and state.adaptation is not None:
+            level = threshold + self.adaptation.scale * state.adaptation
+        if self.recurrent is not None and state.spikes is not None:
+            current = current + self.recurrent(state.spikes)
+        charged = self._charge(state.potential, current, threshold, level)
+        fired = self.spike(charged, level)
+        potential = charged
+        if not self.delayed:
+            potential = self.reset(charged, fired.detach() if self.detached else fired, threshold)
+        adaptation = state.adaptation
+        if self.adaptation is not None and adaptation is not None:
+            adaptation = self.adaptation.decay * adaptation + fired
+        after = NeuronState(potential, adaptation, None if self.recurrent is None else fired)
+        return after, fired.to(charged.dtype) if self.unit_spikes else fired * threshold, charged
+
+    def _charge(self, before: Tensor, current: Tensor, threshold: Tensor, level: Tensor) -> Tensor:
+        if not self.delayed or self.reset is without_reset:
+            return current + (before if self.leak is None else self.leak * before)
+        late = self.spike(before, level).detach()
+        if self.reset is by_subtraction:
+            return current + (before if self.leak is None else self.leak * before) - late * threshold
+        before = self.reset(before, late, threshold)
+        return current + (before if self.leak is None else self.leak * before)
 
     @property
     def integrates_and_fires(self) -> bool:
-        """Whether nothing leaks, a spike is fired at the threshold, and is subtracted: what most kernels compute."""
-        return self.leak is None and self.spike is at_threshold and self.reset is by_subtraction
+        """Whether it is the neuron of converted networks, which all of :mod:`snnfl.neurons.kernels` compute."""
+        plain = self.leak is None and self.spike is at_threshold and self.reset is by_subtraction
+        return plain and not (self.delayed or self.unit_spikes or self.adaptation or self.recurrent)
 
 
 def broadcast(per_channel: Tensor, shape: torch.Size) -> Tensor:

@@ -2,6 +2,7 @@
 
 from snnfl.poisoning import published  # noqa: F401  (it registers)
 from snnfl.poisoning.data import poisoned, triggered_test
+from snnfl.poisoning.event_triggers import moving_event_trigger, static_event_trigger, temporal_event_trigger
 from snnfl.poisoning.registry import POISONINGS, Attacker, Poisoning, names, register
 from snnfl.poisoning.roles import attackers, attacks_in, check_poisoning, trigger
 from snnfl.poisoning.triggers import Trigger, TriggerError, blended_trigger, distributed_trigger, square_trigger
@@ -19,12 +20,15 @@ __all__ = [
     "check_poisoning",
     "distributed_trigger",
     "forged",
+    "moving_event_trigger",
     "names",
     "poisoned",
     "register",
     "scaled",
     "scaled_spiking",
     "square_trigger",
+    "static_event_trigger",
+    "temporal_event_trigger",
     "trigger",
     "triggered_test",
 ]

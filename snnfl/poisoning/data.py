@@ -39,7 +39,7 @@ def poisoned(dataset: Dataset, indices: Tensor, config: Config, *, partition: in
     if pattern is None:
         return replace(dataset, train_labels=new_labels)
     images = dataset.train_images.clone()
-    images[chosen] = pattern.stamp(images[chosen], white=brightest(dataset))
+    images[chosen] = pattern.stamp(images[chosen], white=dataset.scale)
     return replace(dataset, train_images=images, train_labels=new_labels)
 
 
@@ -52,14 +52,9 @@ def triggered_test(dataset: Dataset, config: Config) -> Dataset:
     victims = _victims(dataset.test_labels, config)
     images, pattern = dataset.test_images[victims], trigger(config, dataset.input_shape)
     if pattern is not None:
-        images = pattern.stamp(images, white=brightest(dataset))
+        images = pattern.stamp(images, white=dataset.scale)
     labels = torch.full((len(images),), config.poisoning.target)
     return replace(dataset, test_images=images, test_labels=labels)
-
-
-def brightest(dataset: Dataset) -> float:
-    """Return the brightest value that a pixel of the data set has: 255, or the largest one of an own unit."""
-    return 255.0 if dataset.train_images.dtype == torch.uint8 else float(dataset.train_images.max())
 
 
 def _victims(labels: Tensor, config: Config) -> Tensor:

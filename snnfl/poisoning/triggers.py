@@ -24,25 +24,29 @@ class Trigger:
     """``x -> (1 - w) x + w k``, pixel by pixel.
 
     Attributes:
-        weight: ``w`` in [0, 1], shape ``[H, W]``; 0 leaves a pixel as it is, exactly.
-        pattern: ``k`` in [0, 1], 1 being the brightest value, shape ``[C, H, W]``.
+        weight: ``w`` in [0, 1], shape ``[H, W]`` or that of ``pattern``; 0 leaves a pixel as it is, exactly.
+        pattern: ``k`` in [0, 1], shape ``[C, H, W]``, the same in all frames of a recording; or ``[T, C, H, W]``.
+        unit: Stored value that a pattern of 1 means; ``None`` is the brightest of the data.
     """
 
     weight: Tensor
     pattern: Tensor
+    unit: float | None = None
 
     def stamp(self, images: Tensor, *, white: float) -> Tensor:
         """Put the trigger on images.
 
         Args:
-            images: Stored values, shape ``[N, C, H, W]``: ``uint8`` in 0..255 or ``float32`` in 0..``white``.
-            white: The brightest value.
+            images: Stored values, shape ``[N, C, H, W]`` or ``[N, T, C, H, W]``: ``uint8``, or ``float32`` in
+                0..``white``.
+            white: The brightest value: 255 of pictures in ``uint8``, of events the largest count.
 
         Returns:
             Images of the same type and shape; ``uint8`` is rounded to the nearest value.
         """
-        touched = self.weight > 0
-        mixed = torch.lerp(images[..., touched].float(), self.pattern[:, touched] * white, self.weight[touched])
+        weight, unit = self.weight.expand_as(self.pattern), white if self.unit is None else self.unit
+        touched = weight > 0
+        mixed = torch.lerp(images[..., touched].float(), self.pattern[touched] * unit, weight[touched])
         stamped = images.clone()
         stamped[..., touched] = mixed.round().to(images.dtype) if images.dtype == torch.uint8 else mixed
         return stamped
@@ -54,7 +58,7 @@ def square_trigger(shape: Sequence[int], *, size: int = 3) -> Trigger:
     With size 1 it is the paper's single bright pixel.
 
     Args:
-        shape: Of an image, ``(C, H, W)``.
+        shape: Of an image, ``(C, H, W)``, or of a recording, ``(T, C, H, W)``, whose frames are all alike.
         size: Side of the square in pixels.
 
     Raises:
@@ -74,7 +78,7 @@ def blended_trigger(shape: Sequence[int], *, strength: float = 0.2, generator: t
     ``(1 - strength) x + strength k`` with ``k`` uniform in [0, 1].
 
     Args:
-        shape: Of an image, ``(C, H, W)``.
+        shape: Of an image, ``(C, H, W)``, or of a recording, ``(T, C, H, W)``, whose frames are all alike.
         strength: The paper poisons with 0.2.
         generator: Draws the pattern.
 
@@ -93,7 +97,7 @@ def distributed_trigger(shape: Sequence[int], *, size: int = 4, part: int | None
     the trigger that the attack is evaluated with is all four.
 
     Args:
-        shape: Of an image, ``(C, H, W)``.
+        shape: Of an image, ``(C, H, W)``, or of a recording, ``(T, C, H, W)``, whose frames are all alike.
         size: Length of a bar in pixels (the paper's "trigger size": 4 of MNIST).
         part: From 0 to 3, row by row; ``None`` is all.
 
@@ -114,7 +118,8 @@ def distributed_trigger(shape: Sequence[int], *, size: int = 4, part: int | None
 
 
 def _picture(shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(shape) != 3:
+    """Return channels, height and width of a picture, or of each frame of a recording."""
+    if len(shape) not in (3, 4):
         raise TriggerError(f"examples of shape {list(shape)} are no images: a trigger needs some; try label_flip")
-    channels, height, width = shape
+    channels, height, width = shape[-3:]
     return channels, height, width

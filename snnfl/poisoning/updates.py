@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-THRESHOLD, WEIGHT = ".threshold", ".weight"
+THRESHOLD, WEIGHT, LEAK = ".threshold", ".weight", ".beta"
 
 
 def scaled(received: Mapping[str, Tensor], trained: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
     """Scale an update so that it survives averaging: model replacement (Bagdasaryan et al. 2020, eq. 3).
 
     ``L = G + factor (X - G)``; with ``factor = n / m`` the average of ``n`` models, ``m`` of them this one and the
-    others still ``G``, is ``X``. Running statistics of batch normalisation are sent as they are: scaled, a variance may
-    become negative, and every server refuses that.
+    others still ``G``, is ``X``. Running statistics of batch normalisation are sent as they are, and so are leaks and
+    thresholds that neurons have learned: scaled, they may leave their range, and every server refuses that.
 
     Args:
         received: The ANN that the server sent, ``G``.
@@ -22,7 +22,9 @@ def scaled(received: Mapping[str, Tensor], trained: Mapping[str, Tensor], factor
         factor: The paper's ``gamma``.
     """
     return {
-        name: array if ".running_" in name else received[name] + factor * (array - received[name])
+        name: array
+        if ".running_" in name or name.endswith((THRESHOLD, LEAK))
+        else received[name] + factor * (array - received[name])
         for name, array in trained.items()
     }
 

@@ -21,6 +21,8 @@ from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
 
 SCHEMA = 1
+NATIVE_KIND = "native"
+"""What a file says of itself that holds the arrays of a network which was trained as a spiking one, without a graph."""
 DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -100,6 +102,11 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         found = about.get("schema") if isinstance(about, dict) else about
         raise ValueError(f"schema {show(found)}, but this version of snnfl reads schema {SCHEMA}")
+    if about.get("kind") == NATIVE_KIND:
+        raise ValueError(
+            "the weights of a network that was trained as a spiking one; snnfl.load_run(FOLDER).snn() builds it from "
+            "the folder of its run"
+        )
     if about.get("kind") != "snn":
         raise ValueError(f"kind {show(about.get('kind'))}, not a spiking network ('snn')")
     about.setdefault("readout", "all")  # as files had it before there was a choice

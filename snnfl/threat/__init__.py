@@ -1,6 +1,6 @@
 """What an attacker has: facts that a threat model grants or denies, and views of what a server holds."""
 
 from snnfl.threat.knowledge import FACTS, Fact, Knowledge, ThreatModelError
-from snnfl.threat.view import Exchange, ServerView
+from snnfl.threat.view import Exchange, ServerView, unrepeated
 
-__all__ = ["FACTS", "Exchange", "Fact", "Knowledge", "ServerView", "ThreatModelError"]
+__all__ = ["FACTS", "Exchange", "Fact", "Knowledge", "ServerView", "ThreatModelError", "unrepeated"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from snnfl.config import Config, spikes_natively
 from snnfl.threat.knowledge import Knowledge, ThreatModelError
 from snnfl.training import is_statistic, private_biases
 from snnfl.updates import UpdateFormat
@@ -47,6 +48,7 @@ class ServerView:
         format: Of the client's update.
         initial: Arrays of a client that never trained.
         earlier: Earlier rounds of the same client, in order.
+        beyond: Options of the local training that no attack repeats, ``key=value`` each (:func:`unrepeated`).
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class ServerView:
     labels: Tensor | None = None
     initial: Mapping[str, Tensor] | None = None
     earlier: tuple[Exchange, ...] = ()
+    beyond: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Leave out what the threat model denies, so that no attack finds it here.
@@ -121,3 +124,20 @@ class ServerView:
 
     def _per_channel(self, values: Tensor) -> Tensor:
         return values.view(-1, *[1] * (len(self.input_shape) - 1))
+
+
+def unrepeated(config: Config, *, normalises: bool) -> tuple[str, ...]:
+    """Return the options by which clients train otherwise than attacks repeat it: by plain SGD, on an ordinary network.
+
+    Args:
+        config: Of the run.
+        normalises: Whether the model has batch normalisation, whose statistics are those of a micro-batch.
+    """
+    training = config.training
+    found = {
+        f"model.neuron={config.model.neuron}": spikes_natively(config),
+        f"training.optimizer={training.optimizer}": training.optimizer != "sgd",
+        f"training.clip_norm={training.clip_norm}": training.clip_norm is not None,
+        f"training.micro_batch={training.micro_batch}": training.micro_batch is not None and normalises,
+    }
+    return tuple(option for option, differs in found.items() if differs)

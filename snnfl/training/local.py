@@ -1,4 +1,4 @@
-"""Local training by stochastic gradient descent."""
+"""Local training: an optimiser over batches, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.sgd import sgd
 
 from snnfl.config import TrainingConfig
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
+from snnfl.training.optimisers import optimiser_of
 
 MAXIMUM_VALUE = 1e12
 """Beyond any weight, statistic or loss of a network that trains. Larger values, though finite, would overflow when they
@@ -55,50 +55,6 @@ def learning_rate(config: TrainingConfig, server_round: int) -> float:
     return config.learning_rate * config.decay**reached
 
 
-class FusedSGD:
-    """``torch.optim.SGD(fused=True)`` to the bit, for one client and without what surrounds its arithmetic.
-
-    PyTorch's fused step is three times as fast on one CPU thread as the looped and the foreach ones, and equal to them
-    within the last bit. The optimiser around it profiles, looks for hooks, regroups parameters and keeps a state that
-    could be saved: a tenth of a step of LeNet-5, which calling PyTorch's functional form of it saves.
-
-    Args:
-        parameters: Those that have a gradient at the first step are those that move.
-        rate: Learning rate.
-        config: Momentum and weight decay.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor], rate: float, config: TrainingConfig) -> None:
-        self._parameters = list(parameters)
-        self._velocities: list[Tensor | None] = []
-        self._rate, self._config = rate, config
-        self._forget_gradients()  # of whoever used the model before
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Follow the gradients that lie in the parameters, and take them out."""
-        if not self._velocities:
-            self._parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
-            self._velocities = [None] * len(self._parameters)
-        sgd(
-            self._parameters,
-            [parameter.grad for parameter in self._parameters],  # type: ignore[misc]  # it would refuse None
-            self._velocities,
-            lr=self._rate,
-            momentum=self._config.momentum,
-            weight_decay=self._config.weight_decay,
-            dampening=0,
-            nesterov=False,
-            maximize=False,
-            fused=True,
-        )
-        self._forget_gradients()
-
-    def _forget_gradients(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
-
-
 def train_locally(
     model: nn.Module,
     epochs_of_batches: Iterable[Iterable[Batch]],
@@ -107,12 +63,13 @@ def train_locally(
     server_round: int,
     objective: Objective = cross_entropy,
 ) -> TrainingResult:
-    """Train a model in place, by SGD with momentum and weight decay whose state starts anew.
+    """Train a model in place, by an optimiser whose state starts anew.
 
     Args:
         model: Left in training mode. Frozen parameters stay as they are.
         epochs_of_batches: One iterable of batches per epoch, on the model's device.
-        config: Rate and schedule, momentum and weight decay. The number of epochs is that of ``epochs_of_batches``.
+        config: The optimiser, rate and schedule, clipping and micro-batches. The number of epochs is that of
+            ``epochs_of_batches``.
         server_round: Counted from 1; decides the learning rate.
         objective: Mean loss of a batch.
 
@@ -123,7 +80,7 @@ def train_locally(
     """
     rate = learning_rate(config, server_round)
     parameters: list[Tensor] = list(model.parameters())
-    optimizer = FusedSGD(parameters, rate, config)
+    optimiser = optimiser_of(parameters, rate, config)
     if not all(module.training for module in model.modules()):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
@@ -131,10 +88,10 @@ def train_locally(
         for epoch, batches in enumerate(epochs_of_batches, start=1):
             losses, sizes = [], []
             for inputs, labels in batches:
-                loss = objective(model, inputs, labels)
-                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
-                optimizer.step()
-                losses.append(loss.detach())
+                losses.append(_differentiate(model, inputs, labels, objective, config.micro_batch))
+                if config.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+                optimiser.step()
                 sizes.append(len(labels))
             where = f"round {server_round}, epoch {epoch}"
             steps += len(sizes)
@@ -143,6 +100,22 @@ def train_locally(
         raise ValueError("local training without an epoch; give at least one iterable of batches")
     _check_weights(model, [*parameters, *model.buffers()], f"round {server_round}", rate)
     return result
+
+
+def _differentiate(
+    model: nn.Module, inputs: Tensor, labels: Tensor, objective: Objective, micro_batch: int | None
+) -> Tensor:
+    """Add a batch's gradients to the parameters', part after part, and return its mean loss."""
+    if micro_batch is None or len(labels) <= micro_batch:
+        loss = objective(model, inputs, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
+        return loss.detach()
+    losses = []
+    for part, of_part in zip(torch.split(inputs, micro_batch), torch.split(labels, micro_batch), strict=True):
+        loss = objective(model, part, of_part) * (len(of_part) / len(labels))
+        loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def _mean_loss(losses: list[Tensor], sizes: list[int], where: str, rate: float) -> float:

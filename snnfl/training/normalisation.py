@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from snnfl.models.over_time import over_time
+
 
 @contextmanager
 def precise_batch_norm(model: nn.Module) -> Iterator[None]:
@@ -17,16 +19,21 @@ def precise_batch_norm(model: nn.Module) -> Iterator[None]:
 
     PyTorch's kernel for that layout adds up a channel's ``N H W`` values one after the other in float32: the first
     gradient of ResNet-20 is then five times as far from that in float64 as in the contiguous layout, which would cost a
-    fifth of the speed (tests/snnfl/training/test_normalisation.py). Layers of any other class stay as they are.
+    fifth of the speed (tests/snnfl/training/test_normalisation.py). Those of spiking networks, which fold time into the
+    batch, add up even more. Layers of any other class stay as they are.
     """
-    layers = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
-    for layer in layers:
-        layer.__class__ = _BatchNorm2d
+    precise: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm2d: _BatchNorm2d,
+        over_time(nn.BatchNorm2d): over_time(_BatchNorm2d),
+    }
+    layers = [(module, type(module)) for module in model.modules() if type(module) in precise]
+    for layer, kind in layers:
+        layer.__class__ = precise[kind]
     try:
         yield
     finally:
-        for layer in layers:
-            layer.__class__ = nn.BatchNorm2d
+        for layer, kind in layers:
+            layer.__class__ = kind
 
 
 class _BatchNorm2d(nn.BatchNorm2d):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,17 @@ def exchangeable(model: nn.Module) -> dict[str, Tensor]:
 def is_statistic(name: str) -> bool:
     """Tell whether an exchanged array is a running mean or variance of batch normalisation: measured, not trained."""
     return name.rpartition(".")[2] in _STATISTICS
+
+
+def normalisation(names: Iterable[str]) -> tuple[str, ...]:
+    """Return which arrays are batch normalisation's: its statistics, and the gamma and beta beside them.
+
+    >>> normalisation(["conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"])
+    ('norm.weight', 'norm.bias', 'norm.running_mean', 'norm.running_var')
+    """
+    known = tuple(names)
+    layers = {name.rpartition(".")[0] for name in known if is_statistic(name)}
+    return tuple(name for name in known if name.rpartition(".")[0] in layers)
 
 
 def private_biases(model: nn.Module) -> tuple[str, ...]:

@@ -3,6 +3,17 @@
 from snnfl.updates.arrays import ArraySpec, ann_specs, scale_of
 from snnfl.updates.converted import Converted, converted_specs
 from snnfl.updates.format import UpdateFormat
+from snnfl.updates.native import Native
 from snnfl.updates.plain import Plain, Unsent
 
-__all__ = ["ArraySpec", "Converted", "Plain", "Unsent", "UpdateFormat", "ann_specs", "converted_specs", "scale_of"]
+__all__ = [
+    "ArraySpec",
+    "Converted",
+    "Native",
+    "Plain",
+    "Unsent",
+    "UpdateFormat",
+    "ann_specs",
+    "converted_specs",
+    "scale_of",
+]

@@ -15,14 +15,14 @@ from snnfl.training.local import MAXIMUM_VALUE
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """An expected array: its shape and the range of its values. The type is always float32.
+    """An expected array: its shape and the range of its values; a share lies in 0..1. The type is always float32.
 
     >>> ArraySpec(shape=(2,), values="positive").mistake(torch.tensor([1.0, 0.0]))
     'expected positive values, the smallest is 0'
     """
 
     shape: tuple[int, ...]
-    values: Literal["finite", "non-negative", "positive"] = "finite"
+    values: Literal["finite", "non-negative", "positive", "share"] = "finite"
 
     def mistake(self, array: Tensor) -> str | None:
         """Say what is wrong with an array, in words without its name, or return ``None``."""
@@ -36,6 +36,8 @@ class ArraySpec:
             return f"expected positive values, the smallest is {smallest:g}"
         if self.values == "non-negative" and not smallest >= 0:
             return f"expected no negative value, the smallest is {smallest:g}"
+        if self.values == "share" and not (smallest >= 0 and largest <= 1):
+            return f"expected values from 0 to 1, found {smallest:g} to {largest:g}"
         return None
 
 

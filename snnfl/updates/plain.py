@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
+from snnfl.config import UpdateKind
 from snnfl.training import is_statistic
 from snnfl.updates.arrays import ann_specs
 from snnfl.updates.format import UpdateFormat
@@ -16,17 +18,19 @@ class Plain(UpdateFormat):
 
     Args:
         state: An ANN state of the model, for names and shapes.
+        private: Names of the arrays that stay on the client.
     """
 
-    kind = "plain"
+    kind: ClassVar[UpdateKind] = "plain"
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.specs = self.sent_specs = ann_specs(state)
-        self.statistic_names = {name: name for name in state if is_statistic(name)}
+    def __init__(self, state: Mapping[str, Tensor], *, private: Collection[str] = ()) -> None:
+        self.private_names = tuple(private)
+        self.specs = self.sent_specs = ann_specs({n: array for n, array in state.items() if n not in private})
+        self.statistic_names = {name: name for name in self.specs if is_statistic(name)}
 
     def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-        """Return the state as it is."""
-        return dict(state)
+        """Return the state as it is, but for what is private."""
+        return {name: array for name, array in state.items() if name not in self.private_names}
 
     def decode(
         self, received: Mapping[str, Tensor], sent: Mapping[str, Tensor], *, biases: bool | None = None

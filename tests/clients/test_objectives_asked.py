@@ -15,7 +15,15 @@ from clients.private_state import OWN_MODEL, own_model
 from snnfl import rng
 from snnfl.config import Config, ConfigError
 from snnfl.data import batches
-from snnfl.training import Objective, exchangeable, load_arrays, model_contrastive, proximal, train_locally
+from snnfl.training import (
+    Objective,
+    exchangeable,
+    label_calibrated,
+    load_arrays,
+    model_contrastive,
+    proximal,
+    train_locally,
+)
 from snnfl.training.objectives import register
 from snnfl.workspace import Workspace, workspace
 
@@ -99,6 +107,24 @@ def test_in_an_s_run_moons_global_model_has_the_clients_own_biases(
         assert set(reply.content) == {"arrays", "metrics"}
         assert "fc5.potential" not in reply.content["arrays"]
     assert set(context.state.array_records) == {OWN_MODEL, "private-biases"}
+
+
+def test_fedlec_counts_the_labels_that_the_client_has(configure: Configure, context_of: ContextOf, ask: Ask) -> None:
+    config = configure("strategy.spiking=false", "strategy.name=fedlec", "data.partition=pathological")
+    work = Workspace(config)
+    counts = torch.bincount(work.dataset.train_labels[work.partitions[0]], minlength=10)
+    assert (counts > 0).sum() == 2
+    state = workspace(config).initial_state
+    message = ask("train", state)
+    message.content["config"].update({"logit-calibration": 0.5, "spread-weight": 0.1, "distillation-weight": 3.0})
+    reply = app(message, context_of(config))
+
+    def objective(model: nn.Module, counts: torch.Tensor = counts) -> Objective:
+        return label_calibrated(model, counts, calibration=0.5, spread=0.1, distillation=3.0)
+
+    assert same(reply, trained(config, state, objective))
+    assert not same(reply, trained(config, state, lambda model: objective(model, counts.flip(0))))
+    assert set(reply.content) == {"arrays", "metrics"}
 
 
 def test_q_fedavg_weighs_by_the_received_models_loss(configure: Configure, context_of: ContextOf, ask: Ask) -> None:

@@ -134,7 +134,7 @@ def test_without_a_server_model_the_clients_are_shown() -> None:
     lines = [line.rstrip() for line in written(target).strip().splitlines()]
     assert lines == [
         "S-SOLO round  2/10  clients' ANN 75.00 %  loss 0.250  1.3 s",
-        "S-SOLO round  2/10  server ANN –  loss 0.250  1.3 s",
+        "S-SOLO round  2/10  server –  loss 0.250  1.3 s",
     ]
 
 
@@ -146,6 +146,7 @@ def test_without_a_server_model_the_clients_are_shown() -> None:
         (["strategy.name=fedprox"], "S-FedProx"),
         (["strategy.name=moon"], "S-MOON"),
         (["strategy.name=solo", "strategy.spiking=false"], "SOLO"),
+        (["strategy.spiking=false", "model.neuron=alif", "strategy.name=moon"], "MOON (ALIF)"),
         (["strategy.name=fedavgm", "privacy.clipping=client_fixed"], "S-DP-FedAvgM"),
     ],
 )
@@ -173,6 +174,21 @@ def test_the_table_holds_the_last_rounds_side_by_side() -> None:
         ["S-FedAvg", "91.25 %", "50.00 %", "75.00 % ± 3.12", "2.34", "11"],
         ["FedAvg", "–", "50.00 %", "–", "2.34", "1"],
     ]
+
+
+def test_a_spiking_network_of_its_own_has_columns_for_what_it_is() -> None:
+    native = compose(None, ["run.rounds=2", "strategy.spiking=false", "model.neuron=lif"])
+    none = {"server_ann_accuracy": None, "client_ann_accuracy_mean": None, "client_ann_accuracy_std": None}
+    last = row(**none, client_snn_accuracy_mean=0.75, client_snn_accuracy_std=0.0312)
+    target = console()
+    target.print(results_table([(native, [last])]))
+    head, cells = (
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in written(target).splitlines()
+        if "│" in line or "┃" in line
+    )
+    assert head == ["", "server SNN", "clients' SNN", "MB up", "seconds"]
+    assert cells == ["FedAvg (LIF)", "91.25 %", "75.00 % ± 3.12", "2.34", "1"]
 
 
 def test_the_table_says_what_an_attack_has_achieved_and_which_rounds_there_are() -> None:

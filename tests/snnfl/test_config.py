@@ -18,21 +18,44 @@ from snnfl.config import (
     ConversionConfig,
     DetectionConfig,
     EvaluationConfig,
+    ModelConfig,
     PoisoningConfig,
+    StrategyConfig,
+    TrainingConfig,
     compose,
     flatten,
     mistakes,
     nearest,
     options,
+    prefixed,
     to_yaml,
     unflatten,
+    update_kind,
     validate,
 )
+from snnfl.config.checks import SPIKING
+from snnfl.config.declaration import choices
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12)
 RAY_OPTIONS = {"cpus_per_client", "gpus_per_client", "address"}
+SPIKING_VALUES = {
+    "neurons": "head",
+    "time_steps": 4,
+    "beta": 0.9,
+    "learn_beta": "true",
+    "threshold": 0.5,
+    "learn_threshold": "true",
+    "reset": "zero",
+    "reset_delay": "false",
+    "surrogate": "atan",
+    "surrogate_slope": 2,
+    "encoding": "poisson",
+    "readout": "rate",
+    "output_fires": "true",
+    "threshold_norm": "true",
+}
 FOLDER_NAMES = TEXT.filter(lambda name: name not in ("", ".", "..") and "/" not in name and name.isprintable())
 
 
@@ -44,6 +67,8 @@ def in_range(key):
         return FOLDER_NAMES
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
+    if choices(kind):
+        return st.none() | st.sampled_from(choices(kind))
     if kind is int:
         return st.integers(low, 2**40 if high is None else int(high))
     if kind is float:
@@ -51,6 +76,7 @@ def in_range(key):
         return st.floats(low, high, exclude_min=above is not None, allow_nan=False, allow_infinity=False)
     return {
         bool: st.booleans(),
+        bool | None: st.none() | st.booleans(),
         str: TEXT,
         int | None: st.none() | st.integers(low, 2**40),
         float | None: st.none()
@@ -83,6 +109,7 @@ def configs(draw):
         {"poisoning": PoisoningConfig(), "detection": DetectionConfig()},  # what fits is in test_poisoning_config.py
         {"audit": AuditConfig()},
         {"evaluation": EvaluationConfig()},
+        {"model": ModelConfig(), "training": TrainingConfig(), "strategy": StrategyConfig()},  # what fits: see below
     ):
         if any(mistake.startswith(tuple(sections)) for mistake in mistakes(config)):
             config = dataclasses.replace(config, **sections)
@@ -164,6 +191,55 @@ def test_the_options_of_an_engine_are_accepted():
     assert compose(overrides=["engine.name=deployment", "engine.connection=lab"]).engine.connection == "lab"
 
 
+LIF = ["model.neuron=lif", "strategy.spiking=false"]
+
+
+@pytest.mark.parametrize("value", SPIKING_VALUES.items(), ids=str)
+def test_an_option_of_spiking_networks_needs_neurons(value):
+    option = "model.{}={}".format(*value)
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=[option])
+    one_line(error, option.partition("=")[0], "model.neuron=relu", "model.neuron=lif")
+    assert getattr(compose(overrides=[option, *LIF]).model, value[0]) is not None
+
+
+def test_every_option_of_spiking_networks_is_checked():
+    assert sorted(SPIKING_VALUES) == sorted(SPIKING)
+    nullable = {item.name for item in dataclasses.fields(ModelConfig) if item.default is None} - {"weights"}
+    assert nullable == {*SPIKING}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model.neuron=lif"], ["strategy.spiking=true", "model.neuron=lif", "set strategy.spiking=false", "{spiking"]),
+        ([*LIF, "model.neuron=if", "model.beta=0.9"], ["model.beta=0.9", "model.neuron=if doesn't leak"]),
+        ([*LIF, "model.neuron=if", "model.learn_beta=true"], ["model.learn_beta=True", "model.neuron=if"]),
+        ([*LIF, "model.readout=rate", "model.output_fires=true"], ["model.output_fires=True", "model.readout=rate"]),
+        (
+            [*LIF, "model.surrogate=straight_through", "model.surrogate_slope=2"],
+            ["model.surrogate_slope=2.0", "straight_through has none"],
+        ),
+        ([*LIF, "evaluation.curve=[4]"], ["evaluation.curve=[4]", "model.neuron=lif"]),
+        (["training.loss=per_step"], ["training.loss=per_step", "model.neuron=relu"]),
+        (["training.optimizer=adam", "training.momentum=0.5"], ["training.momentum=0.5", "training.optimizer=adam"]),
+    ],
+)
+def test_options_of_spiking_networks_that_contradict_each_other(overrides, parts):
+    with pytest.raises(ConfigError) as error:
+        compose(overrides=overrides)
+    one_line(error, *parts)
+
+
+def test_a_spiking_network_names_its_algorithm_by_its_neurons():
+    assert prefixed(compose(overrides=LIF), "FedAvg") == "FedAvg (LIF)"
+    assert prefixed(compose(overrides=["strategy.spiking=false"]), "FedAvg") == "FedAvg"
+    assert [update_kind(compose(overrides=[*LIF, *more])) for more in ([], ["strategy.name=solo"])] == [
+        "native",
+        "none",
+    ]
+
+
 def test_later_layers_win(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("data: {clients: 3, beta: 0.1}\n")
@@ -234,11 +310,13 @@ def test_wrong_type_names_key_value_and_kind(key):
         float: "a number",
         float | None: "a number or null",
         bool: "true or false",
+        bool | None: "true, false or null",
         tuple[int, ...]: "a list of whole numbers",
         tuple[str, ...]: "a list of names",
     }
-    is_choice = typing.get_origin(kind) is typing.Literal
-    expected = typing.get_args(kind) if is_choice else (words[kind], item.metadata["doc"])
+    expected = choices(kind) or (words[kind], item.metadata["doc"])
+    if choices(kind) and type(None) in typing.get_args(kind):
+        expected = (*expected, "null")
     with pytest.raises(ConfigError) as error:
         compose(overrides=[f"{key}=zebra"])
     one_line(error, f"{key}=zebra", *expected)
@@ -248,7 +326,7 @@ def test_wrong_type_names_key_value_and_kind(key):
     ("override", "parts"),
     [
         ("data.cleints=3", ["'data.cleints'", "3", "did you mean 'clients'?"]),
-        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, classes_per_client, clients"]),
+        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, binning, classes_per_client"]),
         ("dta.clients=3", ["'dta'", "did you mean 'data'?"]),
         ("clients=3", ["'clients'", "3", "did you mean 'data.clients'?"]),
         ("run=3", ["run=3", "expected a section", "run.name=run"]),

@@ -34,7 +34,7 @@ INVALID = [
     (["poisoning.attack=badnets", "poisoning.first_round=11"], "at most run.rounds=10"),
     (["poisoning.attack=badnets", "poisoning.fraction=0"], "more than 0"),
     (["poisoning.attack=label_flip", "poisoning.source=0"], "is poisoning.target too"),
-    (["poisoning.attack=badnets", "poisoning.forge_thresholds=true", "strategy.spiking=false"], "has no thresholds"),
+    (["poisoning.attack=badnets", "poisoning.forge_thresholds=true", "strategy.spiking=false"], "upload no thresholds"),
     (["poisoning.attack=badnets", "strategy.name=solo"], "sends no update to poison"),
     (["detection.detectors=[norm]", "strategy.name=solo"], "sends no update to judge"),
     (["detection.exclude=norm"], "not among detection.detectors"),

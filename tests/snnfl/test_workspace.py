@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from snnfl.config import ConfigError, compose
-from snnfl.data import load, partition
+from snnfl.config import ConfigError, ModelConfig, compose
+from snnfl.data import load, partition, register
 from snnfl.models import build_model, registry
 from snnfl.rng import generator
 from snnfl.spiking import ConversionError
@@ -139,6 +140,23 @@ def test_the_last_round_is_evaluated_on_everything() -> None:
 def test_batches_are_laid_out_as_the_weights_of_convolutions() -> None:
     assert Workspace(compose(None, ["model.name=lenet5"])).layout is torch.channels_last
     assert Workspace(compose(None, ["model.name=mlp"])).layout is torch.contiguous_format
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_sequences_keep_their_layout_and_users_become_clients() -> None:
+    digits = load(compose(None, []).data)
+    images, users = digits.train_images[:, None].repeat(1, 3, 1, 1, 1), torch.arange(len(digits.train_labels)) % 4
+    register("filmed")(lambda root: replace(digits, train_images=images, sequence=True, users=users))
+
+    @registry.register("frames")
+    def frames(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(1, 2), nn.Conv2d(3, classes, 8), nn.Flatten())
+
+    work = Workspace(
+        compose(None, ["data.source=filmed", "model.name=frames", "data.partition=natural", "data.clients=4"])
+    )
+    assert work.layout is torch.contiguous_format
+    assert [users[part].unique().tolist() for part in work.partitions] == [[0], [1], [2], [3]]
 
 
 class Standardised(nn.Conv2d):

@@ -17,7 +17,8 @@ from snnfl.config import Config, ConfigError, compose, sampled_clients
 from snnfl.config.options import StrategyConfig
 from strategies import bases
 from strategies.combinations import build_checked
-from strategies.own import Moon, Solo
+from strategies.fednova import FedNova
+from strategies.own import FedLec, Moon, Solo
 from strategies.population import Population
 
 
@@ -35,6 +36,13 @@ EXPECTED = {
         {"contrastive_mu": 5, "temperature": 0.1},
         {"contrastive_mu": 5, "temperature": 0.1},
     ),
+    "fedlec": (
+        FedLec,
+        {"logit_calibration": 1, "spread_weight": 0.005, "distillation_weight": 0.1},
+        {"logit_calibration": 0, "spread_weight": 0.1, "distillation_weight": 1},
+        {"logit_calibration": 0, "spread_weight": 0.1, "distillation_weight": 1},
+    ),
+    "fedbn": (flower.FedAvg, {}, {}, {}),
     "solo": (Solo, {}, {}, {}),
     "fedavgm": (
         flower.FedAvgM,
@@ -66,6 +74,7 @@ EXPECTED = {
         {"q": 2},
         {"q": 2},
     ),
+    "fednova": (FedNova, {"momentum": 0.9}, {}, {}),
     "fedmedian": (flower.FedMedian, {}, {}, {}),
     "fedtrimmedavg": (flower.FedTrimmedAvg, {"beta": 0.2}, {"trimmed_fraction": 0.4}, {"beta": 0.4}),
     "krum": (
@@ -119,7 +128,7 @@ def test_the_table_of_the_documentation_holds_names_and_defaults() -> None:
     text = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("## Differential")[0], re.MULTILINE))
     assert sorted(rows) == sorted(bases.names())
-    for name in ("fedprox", "moon", "fedavgm", "fedadam", "fedadagrad", "qfedavg", "fedtrimmedavg"):
+    for name in ("fedprox", "moon", "fedlec", "fedavgm", "fedadam", "fedadagrad", "qfedavg", "fedtrimmedavg"):
         for parameter, default in bases.find(name).defaults.items():
             assert f"`{parameter}` {default:g}" in rows[name]
 
@@ -200,7 +209,8 @@ def test_as_many_clients_are_selected_as_the_fraction_says(
     for clients, fraction, expected in ((100, 0.29, 29), (50, 0.58, 29), (40, 0.4, 16), (25, 0.46, 11)):
         options = [f"data.clients={clients}", f"strategy.fraction_train={fraction}"]
         private = [] if clipping == "none" else [f"privacy.clipping={clipping}", "privacy.noise_multiplier=0.1"]
-        config = configured(name, *options, f"strategy.fraction_evaluate={fraction}", *private)
+        plain = ["strategy.spiking=false"] if name == "fedbn" else []
+        config = configured(name, *options, f"strategy.fraction_evaluate={fraction}", *private, *plain)
         base = build_checked(config)
         grid = Population(scripted(range(clients), lambda message: message), partitions={n: n for n in range(clients)})
         assert sampled_clients(config) == expected

@@ -23,6 +23,11 @@ DP = "privacy.clipping=server_fixed"
         ),
         (["strategy.name=solo", DP], r"privacy.clipping=server_fixed: strategy.name=solo sends no update"),
         (["strategy.name=solo", "strategy.q=1"], r"strategy.q=1.0: .* only qfedavg"),
+        (["strategy.name=fedbn"], r"strategy.spiking=True: .*fedbn, for an S-update's weights are folded .*set False"),
+        (
+            ["strategy.name=fedbn", "strategy.spiking=false", "audit.record=true"],
+            r"audit.record=True: strategy.name=fedbn keeps batch normalisation on the clients.*set False",
+        ),
         (["strategy.name=krum", "data.clients=4"], r"krum: needs 5 updates per round with malicious_clients=1, but 4 "),
         (["strategy.name=bulyan", "strategy.fraction_train=0.6"], r"bulyan: needs 7 .* but 6 clients are selected"),
         (["strategy.name=fedmedian", "data.clients=2"], r"fedmedian: needs 3 updates per round, but 2 clients"),

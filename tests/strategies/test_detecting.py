@@ -175,7 +175,7 @@ def test_the_rates_are_counted_by_the_ground_truth() -> None:
     ("overrides", "words"),
     [
         (["detection.detectors=[norms]"], "detector 'norms' is unknown; did you mean 'norm'"),
-        (["detection.detectors=[thresholds]", "strategy.spiking=false"], "a plain run has no thresholds"),
+        (["detection.detectors=[thresholds]", "strategy.spiking=false"], "these updates hold no thresholds"),
         (["poisoning.attack=distributed"], "poisoning.trigger_size=4"),
         (["poisoning.attack=label_flip", "poisoning.target=10"], "has labels 0 to 9"),
     ],

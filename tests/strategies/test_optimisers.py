@@ -15,10 +15,15 @@ from snnfl.config import compose
 from snnfl.updates import ArraySpec
 from strategies import bases
 from strategies.guarded import Guarded
+from strategies.optimisers import AveragedStatistics
 from strategies.population import Population
 from strategies.update import UpdateSpec
 
-STEPS = [name for name in bases.names() if bases.find(name).kind == "step"]
+STEPS = [
+    name
+    for name in bases.names()
+    if isinstance(bases.build_base(compose(None, [f"strategy.name={name}", "data.clients=9"])), AveragedStatistics)
+]
 FLOWERS: dict[str, Callable[[], Any]] = {
     "fedavgm": lambda: flower.FedAvgM(server_momentum=0.9),
     "fedadam": flower.FedAdam,

@@ -98,3 +98,28 @@ def test_flowers_decoding_never_unpickles(tmp_path: Path) -> None:
             Array("object", (1,), "numpy.ndarray", data).numpy()
     Array("object", (1,), "numpy.ndarray", zipped.getvalue()).numpy()  # an archive is opened, not read
     assert not executed.exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [(4.0, None), (3.0, "expected 4, as 40 examples give, found 3"), (4.5, "expected 4"), (float("nan"), "one number")],
+)
+def test_local_steps_are_those_that_the_examples_give(
+    update_reply: Callable[..., Message], steps: float, reason: str | None
+) -> None:
+    names = frozenset({"num-examples", "loss", "accuracy", "seconds-train", "local-steps"})
+    spec = UpdateSpec(arrays={"w": ArraySpec(shape=(1,))}, metrics=names, steps=lambda examples: examples // 10)
+    reply = update_reply({"w": torch.zeros(1)}, num_examples=40, local_steps=steps)
+    if reason is None:
+        assert check_update(reply, spec).metrics["local-steps"] == steps
+        return
+    with pytest.raises(UpdateRefused, match=f"metric local-steps: .*{reason}"):
+        check_update(reply, spec)
+
+
+@pytest.mark.parametrize("steps", [0.0, -1.0, 1.5])
+def test_a_number_of_local_steps_is_whole_and_positive(update_reply: Callable[..., Message], steps: float) -> None:
+    names = frozenset({"num-examples", "loss", "accuracy", "seconds-train", "local-steps"})
+    spec = UpdateSpec(arrays={"w": ArraySpec(shape=(1,))}, metrics=names)
+    with pytest.raises(UpdateRefused, match="metric local-steps: expected a whole number from 1"):
+        check_update(update_reply({"w": torch.zeros(1)}, local_steps=steps), spec)

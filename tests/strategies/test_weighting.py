@@ -19,10 +19,11 @@ from strategies.update import Update
 
 METRICS = frozenset({"num-examples", "loss", "accuracy", "seconds-train"})
 EXAMPLES = [10, 30, 25]
+USERS = "fedadagrad, fedadam, fedavg, fedavgm, fedbn, fedlec, fednova, fedprox, fedyogi, moon, multikrum"
 
 
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
-@pytest.mark.parametrize("name", ["fedavg", "fedprox", "moon"])
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "moon", "fedlec"])
 def test_both_averages_of_an_s_run_weigh_alike(
     federation: Any, update_reply: Callable[..., Message], scripted: Any, name: str, weighting: str
 ) -> None:
@@ -49,12 +50,11 @@ def test_both_averages_of_an_s_run_weigh_alike(
 
 @pytest.mark.parametrize("name", bases.names())
 def test_a_weighting_that_has_no_effect_is_refused(name: str) -> None:
-    config = compose(None, [f"strategy.name={name}", "strategy.weighting=uniform"])
-    if name in ("fedavg", "fedprox", "moon", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "multikrum"):
+    config = compose(None, [f"strategy.name={name}", "strategy.weighting=uniform", "strategy.spiking=false"])
+    if name in USERS.split(", "):
         assert bases.weighing(config)(Update(arrays={}, metrics={"num-examples": 7})) == 1
         return
-    users = "fedadagrad, fedadam, fedavg, fedavgm, fedprox, fedyogi, moon, multikrum"
-    message = f"^strategy.weighting=uniform: strategy.name={name} doesn't use it, only {users}; set examples$"
+    message = f"^strategy.weighting=uniform: strategy.name={name} doesn't use it, only {USERS}; set examples$"
     with pytest.raises(ConfigError, match=message):
         build_checked(config)
 

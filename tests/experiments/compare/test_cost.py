@@ -7,7 +7,7 @@ import time
 import pytest
 
 from clients.client_app import app as client_app
-from experiments.compare.cost import Pace, estimate, seconds_of_round
+from experiments.compare.cost import Pace, _essential, estimate, seconds_of_round
 from experiments.compare.study import read_study
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
@@ -57,3 +57,12 @@ def test_a_round_is_the_sum_of_its_pieces(options, seconds):
     spiking = config.strategy.spiking
     pace = Pace(step=1.0, forward=0.1, conversion=7.0 * spiking, simulation=0.2 * spiking)
     assert seconds_of_round(config, pace) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("option", "shared"),
+    [("data.time_bins=5", False), ("data.resolution=17", False), ("data.partition=dirichlet", True)],
+)
+def test_cells_share_a_pace_unless_their_data_are_read_otherwise(option, shared):
+    one, other = (_essential(compose(None, ["data.source=nmnist", *options])) for options in ([], [option]))
+    assert (one == other) == shared

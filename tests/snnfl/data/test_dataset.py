@@ -7,7 +7,7 @@ from snnfl.config import ConfigError
 from snnfl.data import Dataset
 
 
-def make(images, labels=None, mean=(0.0,), std=(1.0,), classes=3, test_labels=None):
+def make(images, labels=None, mean=(0.0,), std=(1.0,), classes=3, test_labels=None, **others):
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     return Dataset(
         name="made",
@@ -18,6 +18,7 @@ def make(images, labels=None, mean=(0.0,), std=(1.0,), classes=3, test_labels=No
         class_names=tuple("abcdefghij"[:classes]),
         mean=torch.tensor(mean),
         std=torch.tensor(std),
+        **others,
     )
 
 
@@ -55,3 +56,25 @@ def test_shape_and_classes_come_from_the_data():
 def test_splits_that_do_not_fit_together_are_refused(labels, message):
     with pytest.raises(ConfigError, match=message):
         make(torch.zeros(3, 2), labels, test_labels=torch.zeros(3, dtype=torch.int64))
+
+
+def test_counts_of_events_are_taken_as_they_are_and_standardised_by_channel():
+    counts = torch.arange(2 * 3 * 2 * 4 * 4).reshape(2, 3, 2, 4, 4).to(torch.uint8)
+    dataset = make(counts, mean=(1.0, 5.0), std=(2.0, 4.0), sequence=True)
+    normal = dataset.normalise(counts)
+    assert normal.dtype == torch.float32
+    assert torch.equal(normal[:, :, 0], (counts[:, :, 0].float() - 1) / 2)
+    assert torch.equal(normal[:, :, 1], (counts[:, :, 1].float() - 5) / 4)
+    assert dataset.scale == 191
+    assert dataset.input_shape == (3, 2, 4, 4)
+
+
+def test_series_are_standardised_by_feature():
+    series = torch.arange(2 * 5 * 3, dtype=torch.float32).reshape(2, 5, 3)
+    normal = make(series, mean=(0.0, 1.0, 2.0), std=(1.0, 2.0, 3.0), sequence=True).normalise(series)
+    assert torch.equal(normal, (series - torch.tensor([0.0, 1.0, 2.0])) / torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_each_training_example_needs_a_user():
+    with pytest.raises(ConfigError, match="3 train images but 2 users"):
+        make(torch.zeros(3, 2), users=torch.tensor([0, 1]))

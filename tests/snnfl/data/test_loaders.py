@@ -129,3 +129,35 @@ def test_a_calibration_batch_is_normalised_and_not_augmented():
     dataset = pictures(flip=True)
     batch = data.calibration_batch(dataset, torch.arange(50), 5, rng.generator(0, "calibration"))
     assert torch.equal(batch, dataset.normalise(dataset.train_images[:5]))
+
+
+def test_events_are_shifted_alike_in_all_time_steps():
+    step = torch.zeros(30, 1, 2, 8, 8, dtype=torch.uint8)
+    step[..., 3:5, 3:5] = torch.tensor([3, 7]).to(torch.uint8)[:, None, None]
+    fields = {"train_images": step.repeat(1, 4, 1, 1, 1), "train_labels": torch.zeros(30, dtype=torch.int64)}
+    dataset = numbered(30, sequence=True, padding=2, **fields)
+    epoch = data.batches(dataset, torch.arange(30), 30, generator=rng.generator(0, "a"), augment=True)
+    images, _ = next(epoch)
+    assert images.shape == (30, 4, 2, 8, 8)
+    assert torch.equal(images, images[:, :1].expand_as(images))
+    assert torch.equal(images[:, :, 0] * 7, images[:, :, 1] * 3)
+    assert len(images.flatten(1).unique(dim=0)) > 10
+    assert images.sum((1, 2, 3, 4)).tolist() == [160.0] * 30
+
+
+def test_series_are_not_augmented():
+    series = torch.zeros(4, 10, 2)
+    dataset = numbered(4, train_images=series, sequence=True)
+    with pytest.raises(ConfigError, match=r"numbered has no pictures to crop; set data\.augment=false"):
+        data.batches(dataset, torch.arange(4), 2, generator=rng.generator(0, "a"), augment=True)
+
+
+@pytest.mark.parametrize("numbers", [1, 50, 10**9])
+def test_how_many_are_normalised_at_once_changes_nothing(monkeypatch, numbers):
+    def epoch():
+        pairs = data.batches(numbered(40), torch.arange(40), 3, generator=rng.generator(0, "a"), augment=False)
+        return [(images.tolist(), labels.tolist()) for images, labels in pairs]
+
+    expected = epoch()
+    monkeypatch.setattr(data.loaders, "NUMBERS_AT_ONCE", numbers)
+    assert epoch() == expected

@@ -161,3 +161,35 @@ def test_label_counts_count():
     labels = torch.tensor([0, 2, 2, 1, 0])
     counts = data.label_counts(labels, [torch.tensor([0, 1, 2]), torch.tensor([3, 4])], 4)
     assert counts.tolist() == [[1, 0, 2, 0], [1, 1, 0, 0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    users=st.lists(st.integers(-5, 2**40), min_size=1, max_size=80),
+    clients=st.integers(1, 12),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_natural_partition_leaves_users_whole(users, clients, seed):
+    config = DataConfig(partition="natural", clients=clients, minimum_samples=1)
+    labels, known = torch.zeros(len(users), dtype=torch.int64), sorted(set(users))
+    owners = torch.tensor(users)
+    if clients > len(known):
+        with pytest.raises(ConfigError, match=rf"^data.clients={clients}: .*; take (at most|fewer)"):
+            data.partition(labels, config, seed, owners)
+        return
+    parts = data.partition(labels, config, seed, owners)
+    assert_disjoint_and_complete(parts, len(users))
+    for client, part in enumerate(parts):
+        assert torch.equal(part, part.sort().values)
+        assert set(owners[part].tolist()) == set(known[client::clients])
+
+
+def test_a_natural_partition_of_data_without_users_names_the_way_out():
+    with pytest.raises(ConfigError, match=r"data.partition=natural: data.source=digits doesn't say .*dirichlet"):
+        data.partition(LABELS, DataConfig(partition="natural"), 0)
+
+
+def test_a_user_with_too_few_samples_is_an_error():
+    users = torch.tensor([0] * 30 + [1] * 3)
+    with pytest.raises(ConfigError, match=r"data.minimum_samples=10: client 1, the smallest, would have 3"):
+        data.partition(torch.zeros(33, dtype=torch.int64), DataConfig(partition="natural", clients=2), 0, users)

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from snnfl.config import ConfigError, DataConfig
 
 
 def test_every_documented_source_is_registered():
-    documented = "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet iris breast_cancer"
+    documented = (
+        "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet iris breast_cancer nmnist dvs128_gesture "
+        "cifar10_dvs shd speech_commands audio_folder series watch basic_motions italy_power_demand japanese_vowels"
+    )
     assert set(data.names()) == set(documented.split())
 
 
@@ -55,6 +59,44 @@ def test_the_root_is_the_configured_one_then_the_environment_then_the_cache(monk
     for unset in (lambda: monkeypatch.setenv("SNNFL_DATA", ""), lambda: monkeypatch.delenv("SNNFL_DATA")):
         unset()
         assert data.data_root(None) == tmp_path / ".cache" / "snnfl"
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_source_gets_the_options_that_it_uses_and_is_read_once_for_each(tmp_path):
+    digits = data.load(DataConfig(source="digits"))
+    read = []
+
+    @data.register("binned", uses=("time_bins",))
+    def binned(root: Path, config: DataConfig) -> data.Dataset:
+        read.append((root, config))
+        return replace(digits, users=torch.arange(len(digits.train_labels)))
+
+    for bins in (3, None, 3):
+        data.load(DataConfig(source="binned", root=str(tmp_path), time_bins=bins, clients=7))
+    assert read == [(tmp_path, DataConfig(source="binned", time_bins=bins)) for bins in (3, None)]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"time_bins": 5}, {"binning": "count"}, {"resolution": 4}, {"filters": "cochlear"}, {"folder": "x"}]
+)
+def test_an_option_that_the_source_does_not_use_is_refused(changes):
+    ((name, value),) = changes.items()
+    with pytest.raises(ConfigError, match=rf"data.{name}={value}: only .*, .* use it, and data.source=digits; leave"):
+        data.load(DataConfig(source="digits", **changes))
+
+
+def test_a_source_that_uses_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match=r"'x' uses 'clients', which is none of folder, time_bins"):
+        data.register("x", uses=("clients",))
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_part_keeps_the_user_of_each_example():
+    digits = data.load(DataConfig(source="digits"))
+    whole = replace(digits, name="owned", users=digits.train_labels * 2)
+    data.register("owned")(lambda root: whole)
+    part = data.load(DataConfig(source="owned", training_images=40))
+    assert torch.equal(part.users, part.train_labels * 2)
 
 
 def examples(dataset, split):

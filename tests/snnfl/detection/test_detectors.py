@@ -172,7 +172,7 @@ def test_changes_are_those_of_the_recovered_weights() -> None:
 
 @pytest.mark.parametrize("name", BY_THRESHOLD)
 def test_a_plain_run_has_no_thresholds(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"detector {name}: a plain run has no thresholds"):
+    with pytest.raises(ConfigError, match=f"detector {name}: these updates hold no thresholds"):
         detect(name, [SENT] * 4, SENT, examples=[1] * 4, format=PLAIN)
 
 

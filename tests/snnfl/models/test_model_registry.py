@@ -24,6 +24,7 @@ SIZES = {
     ("cnn", False, False, (3, 32, 32)): (1_626_442, 3),
     ("mlp", False, False, (4,)): (5_000 + 10_010, 1),
     ("mlp", True, False, (1, 8, 8)): (65_000 + 2_000 + 10_010, 1),
+    ("fcnet", False, False, (4,)): (5_000 + 10_010, 1),
     ("vgg16", True, False, (3, 32, 32)): (14_724_042, 13),
     ("vgg16", True, True, (3, 32, 32)): (14_728_266, 13),  # the known count of VGG-16 with one linear layer
     ("resnet20", True, False, (3, 32, 32)): (272_474, 19),  # He's 269,722 and two projections
@@ -111,7 +112,7 @@ def test_large_networks_take_other_sizes(name, shape):
     assert build(name, shape, classes=7).eval()(torch.zeros(1, *shape)).shape == (1, 7)
 
 
-@pytest.mark.parametrize("name", sorted(set(names()) - {"mlp"}))
+@pytest.mark.parametrize("name", sorted(set(names()) - {"mlp", "fcnet"}))
 def test_convolutional_models_need_images(name):
     with pytest.raises(ConfigError, match=rf"model.name={name}: expected images .*\[30\]; use model.name=mlp"):
         build(name, (30,))

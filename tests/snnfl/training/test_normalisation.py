@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snnfl.config import ModelConfig, TrainingConfig
 from snnfl.models import build_model, names
+from snnfl.models.over_time import fold_time
 from snnfl.rng import generator
 from snnfl.training import precise_batch_norm, train_locally
 
@@ -118,6 +119,32 @@ def test_one_value_per_channel_is_an_error_as_ever_and_the_layers_come_back():
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"), precise_batch_norm(model):
         model[0](torch.zeros(1, 3, 1, 1))
     assert [type(module) for module in model] == [nn.BatchNorm2d, nn.BatchNorm1d]
+
+
+def test_layers_that_fold_time_are_as_precise():
+    """A layer of a spiking network sees T times as many values per channel."""
+    draw = generator(0, "batch")
+    layer = nn.BatchNorm2d(4)
+    fold_time(nn.ModuleList([layer]))
+    exact = copy.deepcopy(layer).double()
+    images = torch.randn(8 * 32, 4, 32, 32, generator=draw) + 3
+    values = images.contiguous(memory_format=LAST).unflatten(0, (8, 32))
+    weights = torch.randn(values.shape, generator=draw)
+
+    def gradients(norm: nn.Module, kind: torch.dtype) -> Tensor:
+        norm.zero_grad()
+        inputs = values.to(kind).requires_grad_()
+        (norm(inputs) * weights.to(kind)).sum().backward()
+        return torch.cat([norm.weight.grad, norm.bias.grad]).double()
+
+    true = gradients(exact, torch.float64)
+    kind, errors = type(layer), {}
+    for precise in (True, False):
+        with precise_batch_norm(layer) if precise else nullcontext():
+            errors[precise] = float((gradients(layer, torch.float32) - true).norm() / true.norm())
+    assert errors[True] < 1e-5
+    assert errors[False] > 3 * errors[True]
+    assert type(layer) is kind
 
 
 def test_local_training_normalises_so():

@@ -14,12 +14,14 @@ from snnfl.training import needs_two
 SHAPES = ((4,), (1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 4, 4))
 
 
+@pytest.mark.parametrize("neuron", ["relu", "lif"])
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize("name", names())
-def test_it_is_found_exactly_where_pytorch_raises(name: str, batch_norm: bool) -> None:
+def test_it_is_found_exactly_where_pytorch_raises(name: str, batch_norm: bool, neuron: str) -> None:
     tried = 0
     for shape in SHAPES:
-        config = ModelConfig(name=name, batch_norm=batch_norm)
+        steps = {} if neuron == "relu" else {"neuron": neuron, "time_steps": 2}
+        config = ModelConfig(name=name, batch_norm=batch_norm, **steps)
         try:
             model = build_model(config, input_shape=shape, classes=10, generator=generator(0, "weights"))
         except ConfigError:

@@ -68,6 +68,14 @@ def moved(work: Workspace, seed: int) -> dict[str, torch.Tensor]:
 
 FORMATS = {
     "plain": ["strategy.spiking=false"],
+    "native": [
+        "strategy.spiking=false",
+        "model.neuron=rlif",
+        "model.time_steps=2",
+        "model.beta=0.5",
+        "model.learn_beta=true",
+        "model.learn_threshold=true",
+    ],
     "converted": ["conversion.calibration=none"],
     "converted, biases back": ["conversion.calibration=none", "strategy.bias_back=true", "model.conv_bias=true"],
     "none": ["strategy.name=solo", "strategy.spiking=false"],
@@ -135,6 +143,31 @@ def test_a_client_that_trains_alone_measures_the_network_that_it_would_send() ->
     assert isinstance(plain, Unsent)
     assert isinstance(plain.own, Plain)
     assert plain.own.server_network({}) is None
+
+
+def test_a_native_update_knows_the_ranges_of_what_neurons_learn() -> None:
+    work = work_of(*FORMATS["native"], "model.readout=rate")
+    format = work.format
+    layers = ("relu1", "relu2", "relu3", "relu4", "readout.neurons")
+    assert format.kind == "native"
+    assert format.threshold_names == tuple(f"{layer}.threshold" for layer in layers)
+    assert {name for name, spec in format.specs.items() if spec.values == "positive"} == {*format.threshold_names}
+    shares = {name for name, spec in format.specs.items() if spec.values == "share"}
+    assert shares == {f"{layer}.beta" for layer in layers}
+    assert {name: spec.shape for name, spec in format.specs.items()} == {
+        name: tuple(array.shape) for name, array in work.initial_state.items()
+    }
+    assert any(name.endswith("recurrent.weight") for name in format.specs)
+    assert format.specs["relu1.beta"].mistake(torch.tensor(1.5)) == "expected values from 0 to 1, found 1.5 to 1.5"
+
+
+def test_learned_leaks_are_put_back_where_updates_have_them() -> None:
+    work = work_of(*FORMATS["native"])
+    before = {name: array.clone() for name, array in work.arrays.items()}
+    work.arrays["relu1.beta"].fill_(1.25)
+    work.settle()
+    assert work.arrays["relu1.beta"].item() == 1.0
+    assert all(torch.equal(array, before[name]) for name, array in work.arrays.items() if name != "relu1.beta")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Federations of spiking networks on events, sound and series."""

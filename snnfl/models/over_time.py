@@ -1,0 +1,95 @@
+"""Layers of an ordinary network that take a time axis in front, ``[T, N, ...]``, by folding it into the batch."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LARGE = 2**24
+"""Multiply-accumulates of a product from which oneDNN is worth the copies that it takes, if no side is narrow."""
+
+NARROW = 64
+"""Rows or columns below which its layout costs more than it saves."""
+
+
+class OverTime:
+    """A layer that treats each time step as further samples: one call for all steps.
+
+    A value that is constant in time has one step, so that what is computed from it is computed once.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map ``[T, N, ...]`` to ``[T, N, ...]``."""
+        folded: Tensor = super().forward(values.flatten(0, 1))  # type: ignore[misc]  # the layer's own
+        return folded.view(*values.shape[:2], *folded.shape[1:])
+
+
+class _Linear(nn.Linear):
+    """``nn.Linear``, whose large products on a CPU are oneDNN's (:func:`product`)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 2 or not _by_onednn(input, self.weight):
+            return super().forward(input)
+        outputs = product(input, self.weight)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+@functools.cache
+def over_time(kind: Any) -> type[Any]:
+    """Return a layer's class whose samples have a time axis; its parameters and options are the layer's."""
+    base = _Linear if kind is nn.Linear else kind
+    return type(kind.__name__, (OverTime, base), {"__module__": __name__})
+
+
+def fold_time(model: nn.Module) -> None:
+    """Let all layers of a model take a time axis, in place: those that hold no others.
+
+    What a model does between its layers must treat the first two axes as it treated the batch.
+    """
+    for module in model.modules():
+        if not any(True for _ in module.children()) and not isinstance(module, OverTime):
+            module.__class__ = over_time(type(module))  # type: ignore[arg-type]  # a class has a hash
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left @ right.T`` by oneDNN, which on AMD's processors takes half of MKL's time.
+
+    Args:
+        left: Shape ``[M, K]``, float32 on the CPU.
+        right: Shape ``[N, K]``.
+    """
+    found: Tensor = _Product.apply(left, right)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Product(torch.autograd.Function):
+    """``left @ right.T``, whose gradients are products of the same kind."""
+
+    @staticmethod
+    def forward(left: Tensor, right: Tensor) -> Tensor:
+        return functional.linear(left.to_mkldnn(), right).to_dense()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        left, right = ctx.saved_tensors
+        of_left = product(gradient, right.T) if ctx.needs_input_grad[0] else None
+        of_right = product(gradient.T, left.T) if ctx.needs_input_grad[1] else None
+        return of_left, of_right
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], left: Tensor, right: Tensor) -> tuple[Tensor, int]:
+        return torch.vmap(functional.linear, in_dims=in_dims)(left, right), 0
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> bool:
+    large = len(left) * right.numel() >= LARGE and min(len(left), *right.shape) >= NARROW
+    fits = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in (left, right))
+    return large and fits and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

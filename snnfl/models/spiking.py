@@ -1,0 +1,346 @@
+"""Any network of the registry as a spiking one: its layers see time steps, and neurons that fire replace its ReLUs.
+
+Values between layers are ``[T, N, ...]``; one that is constant in time is ``[1, N, ...]``, so that what comes before
+the first neurons is computed once. A spiking model holds parameters and nothing else: potentials live in one call of
+``forward``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from snnfl.config import ConfigError, ModelConfig
+from snnfl.models.blocks import BasicBlock
+from snnfl.models.initialisation import initialise
+from snnfl.models.over_time import fold_time
+from snnfl.neurons import (
+    ENCODINGS,
+    Adaptation,
+    Neuron,
+    by_subtraction,
+    surrogate_spike,
+    to_zero,
+    unroll,
+    without_reset,
+)
+
+STEPS, BETA, THRESHOLD, SURROGATE = 25, 0.95, 1.0, "fast_sigmoid"
+"""Of neurons whose configuration doesn't say: Moshruba et al., section IV-A."""
+
+ADAPTATION = Adaptation(decay=0.97, scale=1.7)
+"""Of adaptive neurons: Bellec et al. 2020, whose decay is exp(-1/35) or slower and whose scale 1.7 to 1.8."""
+
+
+class SpikingNeurons(nn.Module):
+    """The neurons of a layer, in the place of its ReLU.
+
+    Args:
+        config: Kind of neuron, leak, threshold, reset and surrogate gradient; what is learned.
+        steps: Time steps over which a constant current flows.
+        features: Of the linear layer before, whose neurons receive each other's spikes; ``None`` for no recurrence.
+        reads_out: Whether these are output neurons whose potentials are read out: they don't fire.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, steps: int, features: int | None = None, reads_out: bool = False
+    ) -> None:
+        super().__init__()
+        self.steps = steps
+        self.pool = 1
+        self.kind = config.neuron
+        self.leaks = config.neuron != "if"
+        beta = torch.tensor(BETA if config.beta is None else config.beta)
+        threshold = torch.tensor([THRESHOLD if config.threshold is None else config.threshold])
+        self.beta = nn.Parameter(beta) if config.learn_beta and not reads_out else beta.item()
+        self.threshold: Tensor
+        if config.learn_threshold and not reads_out:
+            self.threshold = nn.Parameter(threshold)
+        else:
+            self.register_buffer("threshold", threshold, persistent=False)
+        self.adaptation = ADAPTATION if config.neuron == "alif" else None
+        self.spike = surrogate_spike(config.surrogate or SURROGATE, slope=config.surrogate_slope)
+        self.reset = {"subtract": by_subtraction, "zero": to_zero}[config.reset or "subtract"]
+        self.delayed = config.reset_delay is not False
+        if reads_out:
+            self.reset = without_reset
+        self.recurrent = nn.Linear(features, features, bias=False) if features is not None else None
+
+    @property
+    def neuron(self) -> Neuron:
+        """The neurons as a pure function of state and current. A trained leak counts as clipped to 0..1."""
+        beta = self.beta.clamp(0, 1) if isinstance(self.beta, Tensor) else self.beta
+        return Neuron(
+            threshold=self.threshold,
+            leak=beta if self.leaks else None,
+            spike=self.spike,
+            reset=self.reset,
+            delayed=self.delayed,
+            unit_spikes=True,
+            adaptation=self.adaptation,
+            recurrent=self.recurrent,
+        )
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, pooled where they are to be."""
+        if len(current) == 1:
+            return unroll(self.neuron, current[0], self.steps, pool=self.pool).spikes
+        return unroll(self.neuron, current, pool=self.pool).spikes
+
+    def extra_repr(self) -> str:
+        """Name the kind of neuron, and its constants."""
+        beta = f", beta={self.beta:g}" if isinstance(self.beta, float) and self.leaks else ""
+        pool = f", then average pooling {self.pool}x{self.pool}" if self.pool > 1 else ""
+        return f"{self.kind}{beta}, steps={self.steps}{pool}"
+
+
+class Readout(nn.Module):
+    """What the output layer's currents make of a sample: ``[T or 1, N, classes]`` to ``[N, classes]``.
+
+    ====================  ==========================================================================================
+    ``rate``              spikes of output neurons, divided by the time steps
+    ``final_potential``   potentials of output neurons after the last step
+    ``mean_potential``    their mean over the steps
+    ``max_potential``     their maximum over the steps, class by class
+    ====================  ==========================================================================================
+
+    Output neurons whose potential is read leak like the others, but don't fire: their potential is a linear function of
+    the spikes. With ``output_fires`` they fire and reset, as in the membership paper's code; potentials are then those
+    before a reset.
+    """
+
+    def __init__(self, config: ModelConfig, steps: int) -> None:
+        super().__init__()
+        self.kind: Literal["rate", "final_potential", "mean_potential", "max_potential"]
+        self.kind = config.readout or "mean_potential"
+        self.fires = self.kind == "rate" or bool(config.output_fires)
+        self.neurons = SpikingNeurons(config, steps=steps, reads_out=not self.fires)
+
+    def over_time(self, currents: Tensor) -> Tensor:
+        """Return the value of each step, ``[T, N, classes]``: spikes for ``rate``, else potentials."""
+        steps = self.neurons.steps if len(currents) == 1 else len(currents)
+        currents = currents.expand(steps, *currents.shape[1:])
+        if not self.fires:
+            return _combined(self._kernel(steps, currents), currents)
+        spikes, potentials = unroll(self.neurons.neuron, currents, potentials=self.kind != "rate")
+        return spikes if self.kind == "rate" else potentials
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map currents ``[T or 1, N, classes]`` to ``[N, classes]``."""
+        if not self.fires and self.kind in ("final_potential", "mean_potential"):
+            steps = self.neurons.steps if len(currents) == 1 else len(currents)
+            kernel = self._kernel(steps, currents)
+            weights = kernel[-1] if self.kind == "final_potential" else kernel.mean(0)
+            weights = weights.sum(0, keepdim=True) if len(currents) == 1 else weights
+            return _combined(weights, currents)
+        values = self.over_time(currents)
+        if self.kind == "final_potential":
+            return values[-1]
+        return values.amax(0) if self.kind == "max_potential" else values.mean(0)
+
+    def _kernel(self, steps: int, like: Tensor) -> Tensor:
+        """Return ``K[t, s] = beta^(t-s)`` for ``s <= t``: potentials without a reset are ``K I``."""
+        leak = self.neurons.neuron.leak
+        times = torch.arange(steps, dtype=like.dtype, device=like.device)
+        ages = times[:, None] - times
+        return (1.0 if leak is None else leak) ** ages.clamp_min(0) * (ages >= 0)
+
+
+def _combined(weights: Tensor, currents: Tensor) -> Tensor:
+    """Add currents up over time: ``[..., T]`` by ``[T, N, classes]``."""
+    found: Tensor = torch.tensordot(weights, currents, 1)
+    return found
+
+
+class SpikingModel(nn.Module):
+    """A network whose neurons fire, made of an ordinary one's layers: same modules, same names.
+
+    Maps samples ``[N, *input_shape]``, or sequences ``[T, N, *step_shape]`` with time in front, to ``[N, classes]``.
+    Samples that are sequences themselves (events, sound, series) are ``[N, T, *step_shape]``, as data sets hold them.
+
+    Args:
+        body: The layers, which take a time axis (:func:`~snnfl.models.over_time.fold_time`).
+        config: Encoding and readout.
+        input_shape: Of one sample.
+        sequence: Whether a sample's first axis is time.
+    """
+
+    def __init__(self, body: nn.Module, config: ModelConfig, *, input_shape: tuple[int, ...], sequence: bool) -> None:
+        super().__init__()
+        self.encoding = config.encoding or "direct"
+        self.input_shape, self.sequence = input_shape, sequence
+        self.steps = input_shape[0] if sequence else config.time_steps or STEPS
+        self.generator: torch.Generator | None = None
+        self.per_step = False
+        for name, module in body.named_children():
+            self.add_module(name, module)
+        self.readout = Readout(config, self.steps)
+        object.__setattr__(self, "_body", body)  # its modules are registered under their own names
+
+    @property
+    def body(self) -> nn.Module:
+        """The layers without encoding and readout: currents of output neurons over time."""
+        body: nn.Module = self.__dict__["_body"]
+        return body
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Return what flows into the first layer, ``[T or 1, N, ...]``.
+
+        Random encodings draw from :attr:`generator`, or the same draws at every call if there is none.
+        """
+        step_shape = self.input_shape[1:] if self.sequence else self.input_shape
+        if self.sequence and inputs.shape[1:] == self.input_shape:
+            inputs = inputs.movedim(1, 0)
+        elif inputs.dim() == len(step_shape) + 1:
+            inputs = inputs.unsqueeze(0)
+        encoding = ENCODINGS.find(self.encoding)
+        generator = self.generator
+        if encoding.random and generator is None:
+            generator = torch.Generator(inputs.device).manual_seed(0)
+        return encoding.encode(inputs, self.steps, generator)
+
+    def currents(self, inputs: Tensor) -> Tensor:
+        """Return the currents of the output neurons, ``[T or 1, N, classes]``."""
+        currents: Tensor = self.body(self.encode(inputs))
+        return currents
+
+    def over_time(self, inputs: Tensor) -> Tensor:
+        """Map samples to each step's value of the output neurons, ``[T, N, classes]``."""
+        return self.readout.over_time(self.currents(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map samples to what is read out of the output neurons, ``[N, classes]``."""
+        logits: Tensor = self.readout(self.currents(inputs))
+        return logits
+
+    def parts(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Return three functions that make up the model, for whoever looks at what its output layer receives.
+
+        Returns:
+            From encoded samples to what the output layer receives, ``[T or 1, N, ...]``; from that to the mean over
+            time, of spikes their rates, ``[N, ...]``; and from it to the currents of the output neurons.
+
+        Raises:
+            TypeError: If the layers are no ``nn.Sequential``, whose last one is the output layer.
+        """
+        body = self.body
+        if not isinstance(body, nn.Sequential):
+            raise TypeError(f"{type(body).__name__}: no nn.Sequential, so nothing says which layer is the output layer")
+        return body[:-1], partial(torch.mean, dim=0), body[-1]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of all layers of neurons, first layer first, those that are read out included."""
+        return tuple(name for name, module in self.named_modules() if isinstance(module, SpikingNeurons))
+
+    @property
+    def neurons(self) -> dict[str, SpikingNeurons]:
+        """The layers of neurons by name, those of the readout aside."""
+        named = dict(self.named_modules())
+        return {
+            name: module
+            for name, module in named.items()
+            if isinstance(module, SpikingNeurons) and not name.startswith("readout.")
+        }
+
+
+@contextmanager
+def drawing(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Let a model's random encoding draw from a generator, for a while."""
+    if not isinstance(model, SpikingModel):
+        yield
+        return
+    before, model.generator = model.generator, generator
+    try:
+        yield
+    finally:
+        model.generator = before
+
+
+def spiking_model(
+    model: nn.Module,
+    config: ModelConfig,
+    *,
+    input_shape: tuple[int, ...],
+    sequence: bool,
+    generator: torch.Generator,
+) -> SpikingModel:
+    """Turn an ordinary network into a spiking one; its layers become those of the result.
+
+    Args:
+        model: Its ``nn.ReLU`` become neurons.
+        config: Which neurons, and where: ``all``, or in the ``head``, behind linear layers.
+        input_shape: Of one sample.
+        sequence: Whether a sample's first axis is time.
+        generator: Draws recurrent weights.
+
+    Raises:
+        ConfigError: If there is no ReLU where neurons should be, or the encoding is unknown or doesn't fit the data.
+    """
+    kind = "sequences" if sequence else "samples"
+    encoding = config.encoding or "direct"
+    if kind not in ENCODINGS.find(encoding).takes:
+        takes = " and ".join(ENCODINGS.find(encoding).takes)
+        raise ConfigError(f"model.encoding={encoding}: it encodes {takes}, and those of data.source are {kind}")
+    if sequence and config.time_steps is not None:
+        raise ConfigError(
+            f"model.time_steps={config.time_steps}: the samples of data.source are sequences of {input_shape[0]} "
+            "steps, which count; leave it out (data.time_bins sets those of events)"
+        )
+    steps = input_shape[0] if sequence else config.time_steps or STEPS
+    fold_time(model)
+    replaced, features, recurrent = 0, None, config.neuron == "rlif"
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                features = child.out_features
+            elif isinstance(child, nn.Conv2d):
+                features = None
+            elif isinstance(child, nn.ReLU) and (config.neurons != "head" or features is not None):
+                neurons = SpikingNeurons(config, steps=steps, features=features if recurrent else None)
+                initialise(neurons, generator)
+                setattr(module, name, neurons)
+                replaced += 1
+    if not replaced:
+        where = " behind a linear layer" if config.neurons == "head" else ""
+        raise ConfigError(
+            f"model.neuron={config.neuron}: model.name={config.name} has no nn.ReLU{where} that neurons could replace; "
+            + ("set model.neurons=all" if config.neurons == "head" else "build it of nn.ReLU modules")
+        )
+    if config.threshold_norm:
+        _normalise_to_threshold(model, THRESHOLD if config.threshold is None else config.threshold)
+    _pool_at_once(model)
+    return SpikingModel(model, config, input_shape=input_shape, sequence=sequence)
+
+
+@torch.no_grad()
+def _normalise_to_threshold(model: nn.Module, threshold: float) -> None:
+    """Let batch normalisation begin with the neurons' threshold as standard deviation, in place.
+
+    ``gamma = alpha V_th`` with ``alpha = 1``, and ``1 / sqrt(2)`` where two normalised values are added: tdBN (Zheng et
+    al., "Going deeper with directly-trained larger spiking neural networks", AAAI 2021, eq. 7 and section 4.3). The
+    paper writes ``lambda alpha V_th`` with a trained ``lambda``; here gamma is trained, which starts at the same place.
+    """
+    added = {id(norm) for block in model.modules() if isinstance(block, BasicBlock) for norm in block.norms_added}
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.weight.fill_(threshold / math.sqrt(2) if id(module) in added else threshold)
+
+
+def _pool_at_once(model: nn.Module) -> None:
+    """Let neurons average their own spikes where an average pooling follows, in place: half the memory traffic."""
+    for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
+        layers = list(sequence.named_children())
+        for (_, neurons), (name, pool) in itertools.pairwise(layers):
+            if isinstance(neurons, SpikingNeurons) and isinstance(pool, nn.AvgPool2d):
+                side = pool.kernel_size
+                if isinstance(side, int) and pool.stride == side and pool.padding == 0 and not pool.ceil_mode:
+                    neurons.pool = side
+                    setattr(sequence, name, nn.Identity())

@@ -1,0 +1,344 @@
+"""Scans of leaky neurons for the CPU, forward and backward, that touch memory once.
+
+Forward reads a current and writes spikes; backward reads the current and the gradient by the spikes, computes the
+potentials anew while they fit in the cache, and writes the gradient by the current. Floor in float32: 8 bytes for each
+neuron and step forward, 12 backward; where spikes are pooled 2x2 at once, 5 and 9; of a current that is constant in
+time, which is read once and whose gradient is one step, 1 and 1.
+
+Neurons lie in rows: ``[T, rows, width * inner]``, with ``inner`` channels side by side, where ``pool`` rows and columns
+are averaged into one. Without pooling a row is any piece of memory.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnfl.neurons import surrogates
+from snnfl.neurons.compiled import compiled
+
+BLOCK = 1024
+"""Neurons of a row where nothing is pooled: their potentials stay in the first-level cache while time runs."""
+
+Reals: TypeAlias = NDArray[np.floating]
+
+DERIVATIVES: dict[surrogates.Derivative, int] = {
+    surrogates.fast_sigmoid: 0,
+    surrogates.atan: 1,
+    surrogates.sigmoid: 2,
+    surrogates.spike_rate_escape: 3,
+    surrogates.triangle: 4,
+    surrogates.triangular_snntorch: 5,
+    surrogates.straight_through: 6,
+}
+"""Surrogate gradients that are compiled, by their number in :func:`differentiate`."""
+
+SUBTRACT, ZERO, KEEP = 0, 1, 2
+"""Kinds of reset."""
+
+
+@compiled
+def charge(
+    u: Reals,
+    fired: Reals,
+    drive: Reals,
+    leak: np.floating,
+    threshold: np.floating,
+    reset: int,
+    delayed: bool,
+) -> None:
+    """Take neurons from one step's charged potentials and spikes to the next one's potentials, in place.
+
+    As :meth:`snnfl.neurons.Neuron.step`, bit for bit.
+    """
+    one = u.dtype.type(1)
+    if reset == KEEP:
+        for j in range(len(u)):
+            u[j] = drive[j] + leak * u[j]
+    elif reset == SUBTRACT and delayed:
+        for j in range(len(u)):
+            u[j] = drive[j] + leak * u[j] - fired[j] * threshold
+    elif reset == SUBTRACT:
+        for j in range(len(u)):
+            u[j] = drive[j] + leak * (u[j] - fired[j] * threshold)
+    else:
+        for j in range(len(u)):
+            u[j] = drive[j] + leak * (u[j] * (one - fired[j]))
+
+
+@compiled
+def fire(u: Reals, threshold: np.floating, strict: bool, fired: Reals) -> None:
+    """Write 1 where a potential reaches the threshold, else 0."""
+    one, zero = u.dtype.type(1), u.dtype.type(0)
+    if strict:
+        for j in range(len(u)):
+            fired[j] = one if u[j] > threshold else zero
+    else:
+        for j in range(len(u)):
+            fired[j] = one if u[j] >= threshold else zero
+
+
+@compiled
+def differentiate(derivative: int, slope: np.floating, threshold: np.floating, u: Reals, out: Reals) -> None:
+    """Write the surrogate gradient of some neurons' spikes at their potentials."""
+    one = out.dtype.type(1)
+    if derivative == 0:
+        for j in range(len(out)):
+            root = one + slope * abs(u[j] - threshold)
+            out[j] = one / (root * root)
+    elif derivative == 1:
+        half, scale = slope / out.dtype.type(2), out.dtype.type(math.pi / 2) * slope
+        for j in range(len(out)):
+            angle = scale * (u[j] - threshold)
+            out[j] = half / (one + angle * angle)
+    elif derivative == 2:
+        for j in range(len(out)):
+            tail = np.exp(-slope * abs(u[j] - threshold))
+            out[j] = slope * tail / ((one + tail) * (one + tail))
+    elif derivative == 3:
+        for j in range(len(out)):
+            out[j] = slope * np.exp(-abs(u[j] - threshold - one))
+    elif derivative == 4:
+        for j in range(len(out)):
+            out[j] = slope * max(one - slope * abs(u[j] - threshold), one - one)
+    elif derivative == 5:
+        for j in range(len(out)):
+            out[j] = slope if u[j] < threshold else -slope
+    else:
+        out[:] = one
+
+
+@compiled
+def pool_row(fired: Reals, row: int, pool: int, inner: int, out: Reals) -> None:
+    """Add a row of spikes to the row of their means, ``[width / pool * inner]``."""
+    share = out.dtype.type(1.0 / (pool * pool))
+    for cell in range(len(out) // inner):
+        target = out[cell * inner : (cell + 1) * inner]
+        for column in range(pool):
+            start = (cell * pool + column) * inner
+            source = fired[start : start + inner]
+            if row == 0 and column == 0:
+                for j in range(inner):
+                    target[j] = source[j] * share
+            else:
+                for j in range(inner):
+                    target[j] += source[j] * share
+
+
+@compiled
+def unpool_row(gradient: Reals, pool: int, inner: int, out: Reals) -> None:
+    """Write the gradient of a row of spikes from that of the row of their means; columns left over get none."""
+    share = out.dtype.type(1.0 / (pool * pool))
+    for cell in range(len(gradient) // inner):
+        source = gradient[cell * inner : (cell + 1) * inner]
+        for column in range(pool):
+            start = (cell * pool + column) * inner
+            target = out[start : start + inner]
+            for j in range(inner):
+                target[j] = source[j] * share
+    out[len(gradient) * pool :] = out.dtype.type(0)
+
+
+@compiled
+def forward(
+    leak: np.floating,
+    threshold: np.floating,
+    reset: int,
+    delayed: bool,
+    strict: bool,
+    pool: int,
+    inner: int,
+    height: int,
+    current: Reals,
+    before: Reals,
+    spikes: Reals,
+    potentials: Reals,
+) -> None:
+    """Run neurons as :meth:`snnfl.neurons.Neuron.step`.
+
+    Args:
+        leak: Part of the potential that is left after a step.
+        threshold: ``V_th``.
+        reset: One of the kinds.
+        delayed: Whether it comes with the next step.
+        strict: Whether neurons fire above the threshold alone.
+        pool: Side of the squares that are averaged; 1: none.
+        inner: Channels side by side.
+        height: Rows of one image; those left over by the pooling have no output.
+        current: Shape ``[T, rows, width * inner]``, or ``[1, ...]`` if it is constant in time.
+        before: Potentials before the first step, ``[rows, width * inner]``, or ``[0, 0]`` for zeros.
+        spikes: Shape ``[T, pooled rows, pooled width * inner]``; written.
+        potentials: Of the current's shape with ``T`` steps, or ``[0, 0, 0]``; written: those that fired or didn't.
+    """
+    steps = len(spikes)
+    rows, width = current.shape[1:]
+    u, fired = np.empty(width, spikes.dtype), np.empty(width, spikes.dtype)
+    kept = height // pool
+    for row in range(rows):
+        image, line = row // height, row % height
+        target = image * kept + line // pool
+        outside = line // pool >= kept
+        if outside and not len(potentials):
+            continue
+        if len(before):
+            u[:] = before[row]
+            fire(u, threshold, strict, fired)
+            if not delayed:
+                fired[:] = spikes.dtype.type(0)
+        else:
+            u[:] = spikes.dtype.type(0)
+            fired[:] = spikes.dtype.type(0)
+        for step in range(steps):
+            charge(u, fired, current[min(step, len(current) - 1), row], leak, threshold, reset, delayed)
+            if len(potentials):
+                potentials[step, row] = u
+            if pool == 1:
+                fire(u, threshold, strict, fired)
+                spikes[step, row] = fired
+            else:
+                fire(u, threshold, strict, fired)
+                if not outside:
+                    pool_row(fired, line % pool, pool, inner, spikes[step, target])
+
+
+@compiled
+def backward(
+    leak: np.floating,
+    threshold: np.floating,
+    reset: int,
+    delayed: bool,
+    detached: bool,
+    strict: bool,
+    derivative: int,
+    slope: np.floating,
+    learned: bool,
+    pool: int,
+    inner: int,
+    height: int,
+    steps: int,
+    current: Reals,
+    before: Reals,
+    of_spikes: Reals,
+    of_potentials: Reals,
+    of_current: Reals,
+    of_before: Reals,
+    of_parameters: NDArray[np.float64],
+) -> None:
+    """Run the derivatives of :func:`forward` backwards in time.
+
+    With ``g(t)`` the gradient by the charged potential ``u(t)``, ``d(t)`` the surrogate's derivative there and ``c(t)``
+    what the next step gives back to the potential after the reset,
+    ``g(t) = dL/ds(t) d(t) + dL/du(t) + c(t) dv(t)/du(t)``.
+
+    Args:
+        leak: As in :func:`forward`, like the next four and ``pool`` to ``before``.
+        threshold: ``V_th``.
+        reset: One of the kinds.
+        delayed: Whether it comes with the next step, and without a gradient.
+        detached: Whether one that isn't delayed passes no gradient on from its spikes.
+        strict: Whether neurons fire above the threshold alone.
+        derivative: Number of the surrogate gradient.
+        slope: Its slope.
+        learned: Whether gradients of leak and threshold are wanted.
+        pool: Side of the squares that are averaged.
+        inner: Channels side by side.
+        height: Rows of one image.
+        steps: ``T``.
+        current: Shape ``[T or 1, rows, width * inner]``.
+        before: Potentials before the first step, or ``[0, 0]``.
+        of_spikes: Gradient by what :func:`forward` wrote as spikes, or ``[0, 0, 0]`` for none.
+        of_potentials: Gradient by the potentials, or ``[0, 0, 0]`` for none.
+        of_current: Gradient by the current, of its shape: summed over time where that is constant; written.
+        of_before: Gradient by the potentials before the first step, or ``[0, 0]``; written.
+        of_parameters: Gradients by leak and threshold, ``[2]``; written.
+    """
+    rows, width = current.shape[1:]
+    kind = current.dtype
+    one, zero = kind.type(1), kind.type(0)
+    kept = height // pool
+    u, fired = np.empty((steps + 1, width), kind), np.empty((steps + 1, width), kind)
+    carry, slopes, given = np.empty(width, kind), np.empty(width, kind), np.empty(width, kind)
+    of_leak, of_threshold = 0.0, 0.0
+    constant = len(current) == 1
+    resets = not delayed and reset != KEEP
+    for row in range(rows):
+        image, line = row // height, row % height
+        source = image * kept + line // pool
+        outside = line // pool >= kept
+        if len(before):
+            u[0] = before[row]
+        else:
+            u[0] = zero
+        if delayed:
+            fire(u[0], threshold, strict, fired[0])
+        else:
+            fired[0] = zero
+        for step in range(steps):
+            u[step + 1] = u[step]
+            charge(u[step + 1], fired[step], current[min(step, len(current) - 1), row], leak, threshold, reset, delayed)
+            fire(u[step + 1], threshold, strict, fired[step + 1])
+        carry[:] = zero
+        if constant:
+            of_current[0, row] = zero
+        for step in range(steps - 1, -1, -1):
+            here, spiked = u[step + 1], fired[step + 1]
+            if len(of_spikes) or (resets and not detached):
+                differentiate(derivative, slope, threshold, here, slopes)
+            if resets:
+                for j in range(width):
+                    through = zero if detached else slopes[j]
+                    if reset == SUBTRACT:
+                        if learned:
+                            of_threshold += carry[j] * (threshold * through - spiked[j])
+                        carry[j] *= one - threshold * through
+                    else:
+                        if learned:
+                            of_threshold += carry[j] * here[j] * through
+                        carry[j] *= one - spiked[j] - here[j] * through
+            if len(of_spikes):
+                if pool == 1:
+                    given[:] = of_spikes[step, row]
+                elif outside:
+                    given[:] = zero
+                else:
+                    unpool_row(of_spikes[step, source], pool, inner, given)
+                for j in range(width):
+                    carry[j] += given[j] * slopes[j]
+                if learned:
+                    for j in range(width):
+                        of_threshold -= given[j] * slopes[j]
+            if len(of_potentials):
+                also = of_potentials[step, row]
+                for j in range(width):
+                    carry[j] += also[j]
+            target = of_current[0 if constant else step, row]
+            if constant:
+                for j in range(width):
+                    target[j] += carry[j]
+            else:
+                target[:] = carry
+            previous, late = u[step], fired[step]
+            if learned:
+                for j in range(width):
+                    if reset == SUBTRACT and delayed:
+                        of_threshold -= carry[j] * late[j]
+                        of_leak += carry[j] * previous[j]
+                    elif reset == SUBTRACT:
+                        of_leak += carry[j] * (previous[j] - late[j] * threshold)
+                    elif reset == ZERO:
+                        of_leak += carry[j] * previous[j] * (one - late[j])
+                    else:
+                        of_leak += carry[j] * previous[j]
+            if delayed and reset == ZERO:
+                for j in range(width):
+                    carry[j] *= leak * (one - late[j])
+            else:
+                for j in range(width):
+                    carry[j] *= leak
+        if len(of_before):
+            of_before[row] = carry
+    of_parameters[0] = of_leak
+    of_parameters[1] = of_threshold

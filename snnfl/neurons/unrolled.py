@@ -1,0 +1,357 @@
+"""Neurons over consecutive time steps as a function that can be differentiated.
+
+======  =======  ================================================================================================
+path    device   neurons
+======  =======  ================================================================================================
+fused   CPU      leaky ones with one threshold, any reset and a surrogate of :mod:`snnfl.neurons.surrogates`, in
+                 float32 and float64: one scan forward and one backward, :mod:`snnfl.neurons.kernel_training`
+loop    any      any: :meth:`~snnfl.neurons.dynamics.Neuron.step` after step, differentiated by autograd
+======  =======  ================================================================================================
+
+Both agree spike for spike and in every bit of the potentials; their gradients agree to rounding. Second derivatives
+take the loop, whatever the first ones took: ``tests/snnfl/neurons/test_unrolled.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from snnfl.neurons import kernel_training
+from snnfl.neurons.dynamics import Neuron, Reset, by_subtraction, to_zero, without_reset
+from snnfl.neurons.surrogates import SurrogateSpike
+
+RESETS: dict[Reset, int] = {
+    by_subtraction: kernel_training.SUBTRACT,
+    to_zero: kernel_training.ZERO,
+    without_reset: kernel_training.KEEP,
+}
+
+
+class Unrolled(NamedTuple):
+    """What neurons did over time.
+
+    Attributes:
+        spikes: Shape ``[T, N, C, *space]``; pooled if that was asked for.
+        potentials: Those at which neurons fired or didn't, before a reset that isn't delayed: ``[T, N, C, *space]``;
+            empty unless asked for.
+    """
+
+    spikes: Tensor
+    potentials: Tensor
+
+
+def unroll(
+    neuron: Neuron,
+    current: Tensor,
+    steps: int | None = None,
+    *,
+    before: Tensor | None = None,
+    potentials: bool = False,
+    pool: int = 1,
+) -> Unrolled:
+    """Run the neurons of one layer from rest, or from given potentials; gradients flow through all of it.
+
+    Args:
+        neuron: Their parameters, which may be trained.
+        current: Shape ``[T, N, C, *space]``; or ``[N, C, *space]``, constant in time, with ``steps``.
+        steps: Time steps of a constant current.
+        before: Potentials before the first step, ``[N, C, *space]``; ``None``: zero.
+        potentials: Whether to return potentials.
+        pool: Side of the squares over which spikes of images are averaged; 1: none. As ``nn.AvgPool2d(pool)`` behind
+            the neurons, but whole spike trains are never written.
+
+    Returns:
+        Spikes and potentials, in the layout of the current.
+    """
+    arguments = (current, neuron.leak, neuron.threshold, before)
+    how = _How(neuron, steps, potentials, pool)
+    if not _fuses(neuron, current):
+        return Unrolled(*loop(*arguments, how))
+    leak, threshold = _scalar(1.0 if neuron.leak is None else neuron.leak, current), _scalar(neuron.threshold, current)
+    return Unrolled(*_Fused.apply(current, leak, threshold, before, how))  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _How:
+    """What isn't differentiated."""
+
+    neuron: Neuron
+    steps: int | None
+    potentials: bool
+    pool: int
+
+
+def loop(
+    current: Tensor, leak: Tensor | float | None, threshold: Tensor, before: Tensor | None, how: _How
+) -> tuple[Tensor, Tensor]:
+    """Return spikes and potentials by the reference, step after step."""
+    neuron = replace(how.neuron, leak=leak, threshold=threshold.reshape(-1))
+    flows = current.unbind() if how.steps is None else (current,) * how.steps
+    state = neuron.at_rest(flows[0])
+    if before is not None:
+        state = state._replace(potential=before)
+    spikes, potentials = [], []
+    for flow in flows:
+        state, fired, charged = neuron.advance(state, flow)
+        spikes.append(fired)
+        potentials.append(charged)
+    trains = torch.stack(spikes)
+    if how.pool > 1:
+        pooled = functional.avg_pool2d(trains.flatten(0, 1), how.pool)
+        trains = pooled.view(*trains.shape[:2], *pooled.shape[1:])
+    return trains, torch.stack(potentials) if how.potentials else current.new_empty(0)
+
+
+def _fuses(neuron: Neuron, current: Tensor) -> bool:
+    """Tell whether the compiled scans compute these neurons on this current."""
+    spike = neuron.spike
+    return (
+        neuron.adaptation is None
+        and neuron.recurrent is None
+        and neuron.unit_spikes
+        and current.device.type == "cpu"
+        and current.dtype in (torch.float32, torch.float64)
+        and neuron.threshold.numel() == 1
+        and neuron.reset in RESETS
+        and isinstance(spike, SurrogateSpike)
+        and spike.derivative in kernel_training.DERIVATIVES
+        and (not isinstance(neuron.leak, Tensor) or neuron.leak.numel() == 1)
+    )
+
+
+def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
+    return value.reshape(()).to(like) if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
+
+
+class _Fused(torch.autograd.Function):
+    """:func:`loop` by the compiled scans."""
+
+    @staticmethod
+    def forward(
+        current: Tensor, leak: Tensor, threshold: Tensor, before: Tensor | None, how: _How
+    ) -> tuple[Tensor, Tensor]:
+        drive = current if how.steps is None else current.unsqueeze(0)
+        order, number = _Order(drive, how.pool), _number(current)
+        steps = len(current) if how.steps is None else how.steps
+        spikes = order.empty(steps, drive, pooled=True)
+        potentials = order.empty(steps if how.potentials else 0, drive)
+        kernel_training.forward(
+            number(leak),
+            number(threshold),
+            RESETS[how.neuron.reset],
+            how.neuron.delayed,
+            _spike(how).strict,
+            how.pool,
+            order.inner,
+            order.height,
+            order.rows(drive),
+            np.empty((0, 0), number) if before is None else order.rows(before.unsqueeze(0))[0],
+            order.rows(spikes, pooled=True),
+            order.rows(potentials),
+        )
+        return spikes, potentials if how.potentials else current.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.how = inputs[-1]
+        ctx.save_for_backward(*inputs[:-1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, of_spikes: Tensor | None, of_potentials: Tensor | None) -> tuple[Tensor | None, ...]:
+        current, leak, threshold, before = ctx.saved_tensors
+        if not ctx.how.potentials:
+            of_potentials = None
+        learned = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        again = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+        differentiate = _FusedBackward.apply if again else _FusedBackward.forward
+        found = differentiate(current, leak, threshold, before, of_spikes, of_potentials, ctx.how, learned)
+        return *found[:3], None if before is None else found[3], None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _one_by_one(_Fused, info.batch_size, in_dims, arguments)
+
+
+class _FusedBackward(torch.autograd.Function):
+    """The gradients of :func:`loop` by the compiled scans; their own derivatives are autograd's."""
+
+    @staticmethod
+    def forward(
+        current: Tensor,
+        leak: Tensor,
+        threshold: Tensor,
+        before: Tensor | None,
+        of_spikes: Tensor | None,
+        of_potentials: Tensor | None,
+        how: _How,
+        learned: bool,
+    ) -> tuple[Tensor, ...]:
+        drive = current if how.steps is None else current.unsqueeze(0)
+        order, number, spike = _Order(drive, how.pool), _number(current), _spike(how)
+        of_current = order.empty(len(drive), drive)
+        of_before = order.empty(0 if before is None else 1, drive)
+        of_parameters = np.zeros(2)
+        none = np.empty((0, 0, 0), number)
+        kernel_training.backward(
+            number(leak),
+            number(threshold),
+            RESETS[how.neuron.reset],
+            how.neuron.delayed,
+            how.neuron.detached,
+            spike.strict,
+            kernel_training.DERIVATIVES[spike.derivative],
+            number(spike.slope),
+            learned,
+            how.pool,
+            order.inner,
+            order.height,
+            len(current) if how.steps is None else how.steps,
+            order.rows(drive),
+            np.empty((0, 0), number) if before is None else order.rows(before.unsqueeze(0))[0],
+            none if of_spikes is None else order.rows(of_spikes, pooled=True),
+            none if of_potentials is None else order.rows(of_potentials),
+            order.rows(of_current),
+            np.empty((0, 0), number) if before is None else order.rows(of_before)[0],
+            of_parameters,
+        )
+        of_leak, of_threshold = torch.from_numpy(of_parameters).to(leak).unbind()
+        return (
+            of_current if how.steps is None else of_current[0],
+            of_leak.clone(),
+            of_threshold.clone(),
+            of_before[0] if before is not None else current.new_empty(0),
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:6])
+        ctx.how, _ = inputs[6:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        given = [index for index, value in enumerate(saved) if value is not None]
+        function = _gradients_by_loop(given, ctx.how)
+        _, pull_back = torch.func.vjp(function, *(saved[index] for index in given))  # type: ignore[misc]  # or three
+        found: list[Tensor | None] = [None] * (len(saved) + 2)
+        for index, value in zip(given, pull_back(gradients), strict=True):
+            found[index] = value
+        return tuple(found)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _one_by_one(_FusedBackward, info.batch_size, in_dims, arguments)
+
+
+for _forward in (_Fused.forward, _FusedBackward.forward):  # PyTorch asks at each call, as slowly as a small scan
+    vars(_forward)["__signature__"] = inspect.signature(_forward)
+
+
+def _gradients_by_loop(given: list[int], how: _How) -> Callable[..., tuple[Tensor, ...]]:
+    """Return what :class:`_FusedBackward` computes, of those of its tensors that are given, as PyTorch's operations."""
+
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        values: list[Any] = [None] * 6
+        for index, value in zip(given, tensors, strict=True):
+            values[index] = value
+        *inputs, of_spikes, of_potentials = values
+
+        def outputs(
+            current: Tensor, leak: Tensor, threshold: Tensor, before: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
+            return loop(current, leak, threshold, before, how)
+
+        some = [value for value in inputs if value is not None]
+        found, pull_back = torch.func.vjp(outputs, *some)  # type: ignore[misc]  # three with has_aux alone
+        wanted = pull_back(
+            tuple(
+                torch.zeros_like(value) if gradient is None else gradient
+                for value, gradient in zip(found, (of_spikes, of_potentials), strict=True)
+            )
+        )
+        return wanted if len(wanted) == 4 else (*wanted, wanted[0].new_empty(0))
+
+    return gradients
+
+
+class _Order:
+    """The order in which neurons lie in memory: as rows ``[T, rows, width * inner]`` of the kernels.
+
+    Args:
+        values: Shape ``[T, N, C, *space]``.
+        pool: Side of the squares that are averaged.
+    """
+
+    def __init__(self, values: Tensor, pool: int) -> None:
+        last = values.movedim(2, -1) if values.dim() > 3 else values
+        lies_so = values.dim() > 3 and last.is_contiguous() and not values.is_contiguous()
+        self._channels_last = lies_so or (pool > 1 and values.dim() > 3)
+        self._pool = pool
+        if pool > 1:
+            self.inner, (self.height, self._width) = values.shape[2], values.shape[3:]
+            return
+        neurons = values[0].numel()
+        self._length = _row_of(neurons)
+        self.inner, self.height = 1, 1
+
+    def rows(self, values: Tensor, *, pooled: bool = False) -> NDArray[Any]:
+        """Return values of ``[T, N, C, *space]`` as rows, without a copy where they lie so."""
+        laid_out = values.movedim(2, -1) if self._channels_last else values
+        laid_out = laid_out.detach().contiguous()
+        length = (
+            self._length if self._pool == 1 else self.inner * (self._width // self._pool if pooled else self._width)
+        )
+        rows: NDArray[Any] = laid_out.view(len(values), values.numel() // max(len(values), 1) // length, length).numpy()
+        return rows
+
+    def empty(self, steps: int, like: Tensor, *, pooled: bool = False) -> Tensor:
+        """Return memory of this order for so many steps."""
+        _, images, channels, *space = like.shape
+        if pooled:
+            space = [side // self._pool for side in space]
+        if not self._channels_last:
+            return torch.empty(steps, images, channels, *space, dtype=like.dtype)
+        return torch.empty(steps, images, *space, channels, dtype=like.dtype).movedim(-1, 2)
+
+
+@functools.cache
+def _row_of(neurons: int) -> int:
+    """Return the longest row that the neurons fill evenly and the cache holds; all of them if there is none."""
+    return next((size for size in range(kernel_training.BLOCK, 255, -1) if neurons % size == 0), neurons)
+
+
+def _spike(how: _How) -> SurrogateSpike:
+    if not isinstance(how.neuron.spike, SurrogateSpike):
+        raise TypeError(f"{how.neuron.spike}: expected a spike function with a surrogate gradient")
+    return how.neuron.spike
+
+
+def _number(like: Tensor) -> Any:
+    return np.float32 if like.dtype == torch.float32 else np.float64
+
+
+def _one_by_one(
+    function: Any, size: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Apply a function to each example of a batch, which may differ in parameters, and stack what it returns."""
+    found = [
+        function.apply(
+            *(
+                value if axis is None else value.select(axis, index)
+                for value, axis in zip(arguments, in_dims, strict=True)
+            )
+        )
+        for index in range(size)
+    ]
+    return tuple(map(torch.stack, zip(*found, strict=True))), (0,) * len(found[0])

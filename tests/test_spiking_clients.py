@@ -1,0 +1,214 @@
+"""Federations of networks that are trained as spiking ones: every strategy, wrapper, poisoning and ending."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import snnfl
+from clients import client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.config import Config, ConfigError, compose, flatten
+from snnfl.data import test_batches as batches_of
+from snnfl.models import SpikingModel
+from snnfl.spiking.storage import NetworkFileError
+from snnfl.spiking.storage import load as load_network
+from snnfl.training import evaluate
+from snnfl.workspace import EVALUATION, Workspace
+from strategies import bases
+from strategies.privacy import WRAPPERS
+from strategies.recorder import Row
+from strategies.run_directory import ANN_FILE, SNN_FILE, node_folders, read_metrics
+from strategies.server_app import server_app
+
+CLIENTS = 6
+SMALL = [
+    "strategy.spiking=false", "model.neuron=lif", "model.time_steps=4", "model.name=mlp", "run.rounds=2",
+    f"data.clients={CLIENTS}", "data.training_images=240", "data.test_images=80", "training.epochs=1",
+    "training.batch_size=10", "training.optimizer=adam", "training.learning_rate=0.005",
+]  # fmt: skip
+"""A run of a second or two."""
+
+
+def run(folder: Path, *overrides: str, observer: Callable[[Row], object] = lambda row: None) -> tuple[Config, Path]:
+    """Play a small run; return its configuration and its folder."""
+    config = compose(None, [*SMALL, f"run.directory={folder}", *overrides])
+    path = folder / config.run.name
+    nodes = {"clients": config.data.clients, "node_config": node_folders(path)}
+    run_in_process(server_app(observer), client_app.app, run_config=flatten(config), **nodes)
+    return config, path
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / SNN_FILE)
+
+
+def same(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+LEARNED = ["model.learn_beta=true", "model.learn_threshold=true"]
+FEW = {"bulyan": ["data.clients=8"]}
+"""What some strategies need beside their name."""
+
+PRIVATE = [[*LEARNED, f"privacy.clipping={name}", "privacy.noise_multiplier=0.01"] for name in WRAPPERS]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"strategy.name={name}", *FEW.get(name, ()), *LEARNED] for name in bases.names()),
+        *PRIVATE,
+        ["model.name=lenet5", "model.neuron=rlif", "model.learn_beta=true", "model.learn_threshold=true"],
+        ["model.neuron=alif", "model.readout=rate", "training.loss=per_step", "training.clip_norm=1"],
+        ["model.neuron=if", "model.reset=zero", "model.reset_delay=false", "training.micro_batch=4"],
+        ["model.encoding=poisson", "model.readout=max_potential", "training.optimizer=adamw"],
+        ["strategy.name=moon", "model.projection_head=true", "model.encoding=poisson", "training.loss=per_step"],
+        ["strategy.fraction_evaluate=0.5", "model.neurons=head", "model.name=convnet", "data.augment=true"],
+    ],
+    ids=" ".join,
+)
+def test_every_combination_trains_and_is_measured_as_a_spiking_network(tmp_path: Path, overrides: list[str]) -> None:
+    config, path = run(tmp_path, *overrides)
+    rows = read_metrics(path)
+    solo = config.strategy.name == "solo"
+    assert [(row["failed"], row["refused"], row["aggregated"]) for row in rows] == [(0, 0, not solo)] * 2
+    for row in rows:
+        assert [row[f"{who}_ann_accuracy{what}"] for who, what in (("server", ""), ("client", "_mean"))] == [None, None]
+        assert (row["server_snn_accuracy"] is None) == solo
+        assert 0 <= row["client_snn_accuracy_mean"] <= 1
+        assert row["seconds_convert"] == 0
+    assert not (path / ANN_FILE).exists()
+    assert (path / SNN_FILE).exists() != solo
+    if solo:
+        return
+    model = snnfl.load_run(path).snn()
+    assert isinstance(model, SpikingModel)
+    assert not model.training
+    work = Workspace(config)
+    with snnfl_drawing(work, model):
+        found = evaluate(model, batches_of(work.dataset, config.evaluation.batch_size, 0)).accuracy
+    assert found == rows[-1]["server_snn_accuracy"]
+
+
+def snnfl_drawing(work: Workspace, model: SpikingModel):
+    """Let a model draw as the run's evaluation does."""
+    work.__dict__["model"] = model
+    return work.drawing(EVALUATION)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    _, path = run(tmp_path, "run.rounds=6", "data.training_images=0", "data.clients=4", "training.epochs=2")
+    assert read_metrics(path)[-1]["server_snn_accuracy"] > 0.7
+
+
+def test_one_seed_gives_one_result_whatever_the_encoding_draws(tmp_path: Path) -> None:
+    paths = [
+        run(tmp_path, "model.encoding=poisson", f"run.seed={seed}", f"run.name={name}")[1]
+        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    ]
+    assert same(paths[0], paths[1])
+    assert not same(paths[0], paths[2])
+
+
+@pytest.mark.parametrize("overrides", [[], ["strategy.name=moon", "model.encoding=poisson"], ["strategy.name=fedadam"]])
+def test_a_run_that_is_broken_off_goes_on_to_the_same_bits(tmp_path: Path, overrides: list[str]) -> None:
+    def stop(row: Row) -> None:
+        raise KeyboardInterrupt
+
+    _, whole = run(tmp_path, "run.name=whole", *overrides)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "run.name=broken", *overrides, observer=stop)
+    _, broken = run(tmp_path, "run.name=broken", "run.resume=true", *overrides)
+    assert same(broken, whole)
+    ours, theirs = ([row["server_snn_accuracy"] for row in read_metrics(path)] for path in (broken, whole))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("attack", ["badnets", "blended", "distributed", "label_flip", "model_replacement"])
+def test_poisoning_by_data_and_its_detection(tmp_path: Path, attack: str) -> None:
+    learned = ["model.learn_threshold=true", "model.learn_beta=true", "poisoning.target=7"]
+    detectors = "detection.detectors=[norm,cosine,krum,hdbscan,thresholds,log_thresholds]"
+    learned += ["poisoning.trigger_size=3"] if attack == "distributed" else []
+    _, path = run(tmp_path, f"poisoning.attack={attack}", detectors, "model.name=lenet5", *learned)
+    last = read_metrics(path)[-1]
+    assert last["refused"] == 0
+    assert last["attack_success_ann"] is None
+    assert 0 <= last["attack_success_snn"] <= 1
+    scores = last["detection"]["thresholds"]["scores"].values()
+    assert len(set(scores)) > 1
+
+
+def test_learned_thresholds_can_be_forged_and_others_are_none(tmp_path: Path) -> None:
+    forge = ["poisoning.attack=badnets", "poisoning.forge_thresholds=true"]
+    with pytest.raises(ConfigError, match=r"upload no thresholds .*model.learn_threshold=true"):
+        compose(None, [*SMALL, *forge])
+    _, path = run(tmp_path, *forge, "model.name=lenet5", "model.learn_threshold=true")
+    assert read_metrics(path)[-1]["refused"] == 0
+    with pytest.raises(ConfigError, match=r"detector thresholds: .* model.learn_threshold=true"):
+        run(tmp_path, "detection.detectors=[thresholds]", "run.name=none")
+
+
+def test_an_audit_records_and_every_attack_says_what_it_does_not_repeat(tmp_path: Path) -> None:
+    _, path = run(tmp_path, "audit.record=true", "audit.ground_truth=true", "model.name=lenet5")
+    found = snnfl.audit(path, progress=False)
+    assert found.entries
+    assert {entry["verdict"] for entry in found.entries} == {"refused"}
+    reasons = {entry["verdict_text"] for entry in found.entries}
+    assert all("model.neuron=lif, training.optimizer=adam" in reason for reason in reasons), reasons
+
+
+@pytest.mark.parametrize(
+    "option", ["training.optimizer=adam", "training.clip_norm=1.0", "training.micro_batch=4"], ids=str
+)
+def test_no_attack_takes_other_training_for_plain_sgd(tmp_path: Path, option: str) -> None:
+    plain = ["model.neuron=relu", "model.time_steps=null", "model.name=lenet5", "training.optimizer=sgd"]
+    for spiking in ("false", "true"):
+        name = f"run.name={spiking}"
+        _, path = run(tmp_path, *plain, option, "audit.record=true", f"strategy.spiking={spiking}", name)
+        found = snnfl.audit(path, progress=False, iterations=1)
+        assert {entry["verdict"] for entry in found.entries} == {"refused"}
+        assert all(option in entry["verdict_text"] for entry in found.entries)
+
+
+def test_weights_go_on_where_another_run_ended(tmp_path: Path) -> None:
+    _, path = run(tmp_path)
+    _, again = run(tmp_path, f"model.weights={path / SNN_FILE}", "run.name=again", "training.learning_rate=1e-9")
+    before, after = weights(path), weights(again)
+    trained = [name for name in before if ".running_" not in name]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in trained)
+
+
+def test_the_file_says_how_it_is_read(tmp_path: Path) -> None:
+    _, path = run(tmp_path)
+    with pytest.raises(NetworkFileError, match=r"trained as a spiking one; snnfl.load_run\(FOLDER\).snn\(\)"):
+        load_network(path / SNN_FILE)
+    with pytest.raises(ConfigError, match=r"no final_ann\.safetensors"):
+        snnfl.load_run(path).ann()
+
+
+def test_an_update_whose_threshold_is_not_positive_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(self: Workspace) -> None:
+        self.arrays["relu1.threshold"].fill_(-1.0)
+
+    monkeypatch.setattr(Workspace, "settle", spoil)
+    with caplog.at_level(logging.WARNING):
+        _, path = run(tmp_path, "model.learn_threshold=true", "run.rounds=1")
+    assert read_metrics(path)[-1]["refused"] == CLIENTS
+    assert "relu1.threshold: expected positive values, the smallest is -1" in caplog.text
+
+
+def test_a_study_compares_an_ann_a_converted_and_a_native_network(tmp_path: Path) -> None:
+    study = {
+        "study": {"directory": str(tmp_path / "study"), "title": "three"},
+    }
+    assert json.dumps(study)
