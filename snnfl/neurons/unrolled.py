@@ -3,8 +3,9 @@
 ======  =======  ================================================================================================
 path    device   neurons
 ======  =======  ================================================================================================
-fused   CPU      leaky ones with one threshold, any reset and a surrogate of :mod:`snnfl.neurons.surrogates`, in
-                 float32 and float64: one scan forward and one backward, :mod:`snnfl.neurons.kernel_training`
+fused   CPU,     leaky ones with one threshold, any reset and a surrogate of :mod:`snnfl.neurons.surrogates`, in
+        CUDA     float32 and float64: one scan forward and one backward, :mod:`snnfl.neurons.kernel_training`, or
+                 :mod:`snnfl.neurons.kernel_triton_training` where Triton is installed
 loop    any      any: :meth:`~snnfl.neurons.dynamics.Neuron.step` after step, differentiated by autograd
 ======  =======  ================================================================================================
 
@@ -28,6 +29,7 @@ from torch.nn import functional
 
 from snnfl.neurons import kernel_training
 from snnfl.neurons.dynamics import Neuron, Reset, by_subtraction, to_zero, without_reset
+from snnfl.neurons.kernels import has_triton
 from snnfl.neurons.surrogates import SurrogateSpike
 
 RESETS: dict[Reset, int] = {
@@ -73,6 +75,9 @@ def unroll(
     Returns:
         Spikes and potentials, in the layout of the current.
     """
+    if pool > 1 and current.device.type != "cpu":  # kernels for the CPU alone pool
+        trains, found = unroll(neuron, current, steps, before=before, potentials=potentials)
+        return Unrolled(_pooled(trains, pool), found)
     arguments = (current, neuron.leak, neuron.threshold, before)
     how = _How(neuron, steps, potentials, pool)
     if not _fuses(neuron, current):
@@ -107,9 +112,13 @@ def loop(
         potentials.append(charged)
     trains = torch.stack(spikes)
     if how.pool > 1:
-        pooled = functional.avg_pool2d(trains.flatten(0, 1), how.pool)
-        trains = pooled.view(*trains.shape[:2], *pooled.shape[1:])
+        trains = _pooled(trains, how.pool)
     return trains, torch.stack(potentials) if how.potentials else current.new_empty(0)
+
+
+def _pooled(trains: Tensor, pool: int) -> Tensor:
+    pooled = functional.avg_pool2d(trains.flatten(0, 1), pool)
+    return pooled.view(*trains.shape[:2], *pooled.shape[1:])
 
 
 def _fuses(neuron: Neuron, current: Tensor) -> bool:
@@ -119,7 +128,7 @@ def _fuses(neuron: Neuron, current: Tensor) -> bool:
         neuron.adaptation is None
         and neuron.recurrent is None
         and neuron.unit_spikes
-        and current.device.type == "cpu"
+        and (current.device.type == "cpu" or (current.device.type == "cuda" and has_triton()))
         and current.dtype in (torch.float32, torch.float64)
         and neuron.threshold.numel() == 1
         and neuron.reset in RESETS
@@ -130,7 +139,9 @@ def _fuses(neuron: Neuron, current: Tensor) -> bool:
 
 
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
-    return value.reshape(()).to(like) if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype)
+    if isinstance(value, Tensor):
+        return value.reshape(()).to(like)
+    return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
 class _Fused(torch.autograd.Function):
@@ -145,6 +156,21 @@ class _Fused(torch.autograd.Function):
         steps = len(current) if how.steps is None else how.steps
         spikes = order.empty(steps, drive, pooled=True)
         potentials = order.empty(steps if how.potentials else 0, drive)
+        if current.is_cuda:
+            from snnfl.neurons import kernel_triton_training  # Triton isn't everywhere
+
+            kernel_triton_training.forward(
+                leak.item(),
+                threshold.item(),
+                RESETS[how.neuron.reset],
+                how.neuron.delayed,
+                _spike(how).strict,
+                order.flat(drive),
+                None if before is None else order.flat(before.unsqueeze(0))[0],
+                order.flat(spikes),
+                order.flat(potentials) if how.potentials else None,
+            )
+            return spikes, potentials if how.potentials else current.new_empty(0)
         kernel_training.forward(
             number(leak),
             number(threshold),
@@ -201,6 +227,32 @@ class _FusedBackward(torch.autograd.Function):
         order, number, spike = _Order(drive, how.pool), _number(current), _spike(how)
         of_current = order.empty(len(drive), drive)
         of_before = order.empty(0 if before is None else 1, drive)
+        if current.is_cuda:
+            from snnfl.neurons import kernel_triton_training  # Triton isn't everywhere
+
+            of_leak, of_threshold = kernel_triton_training.backward(
+                leak.item(),
+                threshold.item(),
+                RESETS[how.neuron.reset],
+                how.neuron.delayed,
+                how.neuron.detached,
+                spike.strict,
+                kernel_training.DERIVATIVES[spike.derivative],
+                spike.slope,
+                len(current) if how.steps is None else how.steps,
+                order.flat(drive),
+                None if before is None else order.flat(before.unsqueeze(0))[0],
+                None if of_spikes is None else order.flat(of_spikes),
+                None if of_potentials is None else order.flat(of_potentials),
+                order.flat(of_current),
+                None if before is None else order.flat(of_before)[0],
+            ).to(leak)
+            return (
+                of_current if how.steps is None else of_current[0],
+                of_leak.clone(),
+                of_threshold.clone(),
+                of_before[0] if before is not None else current.new_empty(0),
+            )
         of_parameters = np.zeros(2)
         none = np.empty((0, 0, 0), number)
         kernel_training.backward(
@@ -315,14 +367,19 @@ class _Order:
         rows: NDArray[Any] = laid_out.view(len(values), values.numel() // max(len(values), 1) // length, length).numpy()
         return rows
 
+    def flat(self, values: Tensor) -> Tensor:
+        """Return values of ``[T, N, C, *space]`` as ``[T, neurons]``, without a copy where they lie so."""
+        laid_out = values.movedim(2, -1) if self._channels_last else values
+        return laid_out.detach().contiguous().view(len(values), -1)
+
     def empty(self, steps: int, like: Tensor, *, pooled: bool = False) -> Tensor:
         """Return memory of this order for so many steps."""
         _, images, channels, *space = like.shape
         if pooled:
             space = [side // self._pool for side in space]
         if not self._channels_last:
-            return torch.empty(steps, images, channels, *space, dtype=like.dtype)
-        return torch.empty(steps, images, *space, channels, dtype=like.dtype).movedim(-1, 2)
+            return torch.empty(steps, images, channels, *space, dtype=like.dtype, device=like.device)
+        return torch.empty(steps, images, *space, channels, dtype=like.dtype, device=like.device).movedim(-1, 2)
 
 
 @functools.cache
