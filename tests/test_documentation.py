@@ -23,7 +23,7 @@ IN_PYTHON = [DOCS / "python.md", DOCS / "how-to" / "convert.md"]
 """Pages whose examples are one session of Python."""
 HOW_TO = sorted({*(DOCS / "how-to").glob("*.md")} - {*IN_PYTHON})
 """Pages for a user's own folder, which has snnfl as a wheel."""
-IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-networks.md"]
+IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-clients.md", DOCS / "spiking-networks.md"]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -92,6 +92,11 @@ LEFT_BEHIND = {
     ],
     "own-tracker": ["tracked/rounds.txt"],
     "plugins": ["judged/final_snn.safetensors"],
+    "spiking-clients": [
+        "spiking_clients/final_snn.safetensors",
+        "spiking_clients/final_snn.nir",
+        "three_networks/report.html",
+    ],
     "spiking-networks": ["looked_at/raster.png", "looked_at/membrane.png", "looked_at/final_snn.pt"],
 }
 
