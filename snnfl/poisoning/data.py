@@ -18,8 +18,9 @@ def poisoned(dataset: Dataset, indices: Tensor, config: Config, *, partition: in
     """Return the data set with an attacker's own part of the training split poisoned.
 
     A drawn share of its images of other labels gets the trigger (Gu et al. 2017, section 4.1; Chen et al. 2017; of a
-    distributed one the attacker's part, Xie et al. 2020) and the target label. A label flip changes the label alone
-    (Tolpegin et al. 2020, section 3). The draw is the same in every round, as if the data had been poisoned once.
+    distributed one the attacker's part, Xie et al. 2020, or time slice, Fu et al. 2024) and the target label. A label
+    flip changes the label alone (Tolpegin et al. 2020, section 3). The draw is the same in every round, as if the data
+    had been poisoned once.
 
     Args:
         dataset: Stays as it is.

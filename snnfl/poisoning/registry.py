@@ -13,7 +13,7 @@ from snnfl.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class Attacker:
-    """Who puts a trigger on images.
+    """Who puts a trigger on images or recordings.
 
     Attributes:
         seed: Of the run.
@@ -25,7 +25,7 @@ class Attacker:
 
 
 MakeTrigger: TypeAlias = Callable[[PoisoningConfig, Sequence[int], Attacker], Trigger | None]
-"""``(options, shape of an image, attacker) -> trigger``, or ``None`` if labels alone are changed.
+"""``(options, shape of an image or a recording, attacker) -> trigger``, or ``None`` if labels alone are changed.
 
 Raises :class:`~snnfl.poisoning.triggers.TriggerError` for a trigger that doesn't fit the images.
 """

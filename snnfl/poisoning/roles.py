@@ -35,7 +35,7 @@ def trigger(config: Config, shape: Sequence[int], *, partition: int | None = Non
 
     Args:
         config: Of the run.
-        shape: Of an image, ``(C, H, W)``.
+        shape: Of an image, ``(C, H, W)``, or of a recording, ``(T, C, H, W)``.
         partition: Of an attacker, who may train with a part of it; of anybody else, or ``None``: the whole one.
 
     Raises:
