@@ -20,6 +20,7 @@ from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
+from clients.control import correction, renewed
 from clients.ground_truth_mod import ground_truth_mod
 from clients.node_policy import node_policy
 from clients.norm_mod import norm_mod
@@ -35,6 +36,7 @@ from snnfl.training import (
     Batch,
     Evaluation,
     Objective,
+    controlled,
     copy_arrays,
     cross_entropy,
     evaluate,
@@ -96,7 +98,10 @@ def train(message: Message, context: Context) -> Message:
     arrays = to_record(work.arrays)
     if protocol.CONTRASTIVE_MU in orders_of(message):
         keep_own_model(context, arrays)
-    return Message(RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)}), reply_to=message)
+    content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)})
+    if config.strategy.name == "scaffold":
+        content[protocol.CONTROL] = renewed(message, context, work, result.steps)
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
@@ -125,6 +130,8 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     decides.
     """
     asked: Mapping[str, Any] = orders_of(message)
+    if work.config.strategy.name == "scaffold":
+        return controlled(work.model, correction(message, context, work))
     if protocol.OBJECTIVE in asked:
         return OBJECTIVES.find(str(asked[protocol.OBJECTIVE]))(work.model, asked)
     if protocol.PROXIMAL_MU in asked:

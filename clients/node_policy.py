@@ -47,6 +47,8 @@ def unprotected(work: Workspace) -> str | None:
         return f"model.neuron={config.model.neuron} uploads spiking networks as they were trained, biases included"
     if kind == "plain":
         return "strategy.spiking=false uploads ordinary networks"
+    if config.strategy.name == "scaffold":
+        return "strategy.name=scaffold uploads control variates beside the spiking network"
     if config.strategy.bias_back:
         return "strategy.bias_back=true gives the server the biases that clients train with"
     if exposed := exposed_biases(

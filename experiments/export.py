@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from experiments.arguments import PluginOption
-from snnfl.config import ConfigError, counted
+from snnfl.config import ConfigError, counted, spikes_natively
 
 SUFFIXES = {"nir": ".nir", "spikingjelly": ".pt", "safetensors": ".safetensors"}
 
@@ -54,13 +54,18 @@ def export(
     load_listed(plugin or [], None)
     path = source / SNN_FILE if source.is_dir() else source
     if source.is_dir() and not path.exists():
-        raise ConfigError(f"{source}: no {SNN_FILE}; only a finished run with strategy.spiking=true leaves one")
-    if source.is_dir() and (source / CONFIG_FILE).exists():
-        read_config(source)
-    network = load(path)
+        raise ConfigError(
+            f"{source}: no {SNN_FILE}; only a finished run leaves one, with strategy.spiking=true, or of networks that "
+            "are trained as spiking ones (model.neuron)"
+        )
+    native = source.is_dir() and (source / CONFIG_FILE).exists() and spikes_natively(read_config(source))
+    network = None if native else load(path)
     target = output or path.with_suffix(SUFFIXES[kind])
     if target.resolve() == path.resolve():
         raise ConfigError(f"{target} is what is exported; say another file: --output FILE")
+    if network is None:
+        typer.echo(f"{target}: {_export_trained(source, path, kind, target)}")
+        return
     about = ""
     if kind == "nir":
         shape = _image_shape(path, input_shape)
@@ -77,6 +82,38 @@ def export(
     else:
         _write(target, lambda: save(network, target))
     typer.echo(f"{target}: {counted(len(network.graph.spikes), 'spiking layer')}{about}")
+
+
+def _export_trained(folder: Path, path: Path, kind: str, target: Path) -> str:
+    """Write the network of a run that trains a spiking one; say what was written."""
+    from snnfl.api import load_run
+    from snnfl.conversion import fold
+    from snnfl.files import write_bytes
+    from snnfl.models import SpikingModel
+    from snnfl.spiking import trained_to_nir
+    from snnfl.training import exchangeable
+    from snnfl.workspace import Workspace
+
+    if kind == "spikingjelly":
+        raise ConfigError(
+            "--format spikingjelly: only converted networks are written as its modules; of this one write nir, or take "
+            f"snnfl.load_run({str(folder)!r}).snn(), which is a PyTorch module"
+        )
+    if kind == "safetensors":
+        _write(target, lambda: write_bytes(target, path.read_bytes()))
+        return "weights, which snnfl run reads as model.weights"
+    run = load_run(folder)
+    model, work = run.snn(), Workspace(run.config)
+    if not isinstance(model, SpikingModel) or (structure := work.structure) is None:
+        raise ConfigError(f"{folder}: model.name={run.config.model.name} doesn't trace, so it has no graph to write")
+    if model.readout.fires and model.readout.kind != "rate":
+        raise ConfigError(f"model.readout={model.readout.kind}: NIR has no neuron that fires and tells its potential")
+    shape = model.input_shape[1:] if model.sequence else model.input_shape
+    readout = model.readout.neurons.neuron if model.readout.fires else None
+    neurons = {name: layer.neuron for name, layer in model.neurons.items()}
+    parameters = fold(structure.graph, exchangeable(model))
+    _write(target, lambda: trained_to_nir(structure.graph, parameters, neurons, shape, target, readout=readout))
+    return f"{len(neurons)} spiking layers, samples of shape {','.join(map(str, shape))}"
 
 
 def _write(target: Path, write: Callable[[], None]) -> None:

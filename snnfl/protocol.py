@@ -9,6 +9,9 @@ METRICS = "metrics"
 CONFIG = "config"
 """Records of a message."""
 
+CONTROL = "control"
+"""A further one in SCAFFOLD: the server's control variate in a train message, how the client's changed in the reply."""
+
 SERVER_ROUND = "server-round"
 """What Flower's strategies put into the config record: the round, counted from 1."""
 
@@ -73,7 +76,7 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    return keeps_biases(config) or config.strategy.name in ("moon", "solo", "fedbn")
+    return keeps_biases(config) or config.strategy.name in ("moon", "solo", "fedbn", "scaffold")
 
 
 def own_accuracy(config: Config) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,9 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import Config, ConfigError, converts, update_kind
+from snnfl.config import Config, ConfigError, converts, spikes_natively, update_kind
+from snnfl.config.checks import SPIKING
+from snnfl.conversion import fold
 from snnfl.data import Dataset, load, partition
-from snnfl.models import MODELS, SpikingModel, build_model, drawing
+from snnfl.heap import keep_freed_memory
+from snnfl.metrics import Structure
+from snnfl.models import MODELS, SpikingModel, build_model, drawing, multiply_in_bfloat16
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
@@ -90,6 +96,7 @@ class Workspace:
         )
         if isinstance(model, SpikingModel):
             model.per_step = self.config.training.loss == "per_step"
+            multiply_in_bfloat16(model, self.config.training.precision == "bfloat16")
         if self.config.model.weights is not None:
             _start_from(self.config.model.weights, model)
         laid_out: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -192,6 +199,23 @@ class Workspace:
             raise ConversionError(f"{plain[0]} has no gamma and beta for the server; build it with affine=True")
         return graph
 
+    @cached_property
+    def structure(self) -> Structure | None:
+        """The ordinary network that a spiking model was made of, traced; ``None`` if it doesn't trace.
+
+        On it synaptic operations are counted, and exports are made. The model itself has no graph.
+        """
+        unset: dict[str, Any] = dict.fromkeys(SPIKING)
+        ordinary = replace(self.config.model, neuron="relu", weights=None, **unset)
+        shape = self.dataset.input_shape[1:] if self.dataset.sequence else self.dataset.input_shape
+        draw = rng.generator(0, "weights that nobody reads")
+        twin = build_model(ordinary, input_shape=shape, classes=self.dataset.classes, generator=draw)
+        try:
+            graph = trace(twin.to(self.device), max_pooling="gated", input_shape=shape)
+            return Structure(graph=graph, parameters=fold(graph, exchangeable(twin)))
+        except (ConversionError, ValueError):
+            return None
+
     def check_batches(self) -> None:
         """Check that no client would train on a batch of one sample where batch normalisation cannot.
 
@@ -235,7 +259,7 @@ def _start_from(path: str, model: nn.Module) -> None:
 
 @lru_cache(maxsize=1)
 def workspace(config: Config) -> Workspace:
-    """Return this process's workspace for a configuration, and give the process its threads.
+    """Return this process's workspace for a configuration, and give the process its threads and its way with memory.
 
     The initial state is taken before anybody trains the resident model.
 
@@ -244,6 +268,8 @@ def workspace(config: Config) -> Workspace:
     """
     load_installed()
     torch.set_num_threads(config.run.threads)
+    if spikes_natively(config):
+        keep_freed_memory()
     made = Workspace(config)
     _ = made.initial_state
     return made

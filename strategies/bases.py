@@ -18,7 +18,8 @@ from snnfl.registry import Registry
 from strategies.fednova import FedNova
 from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
 from strategies.own import FedAvg, FedLec, Moon, Solo
-from strategies.weighting import WEIGHINGS, Weighing, by_loss
+from strategies.scaffold import Scaffold
+from strategies.weighting import WEIGHINGS, Weighing, by_loss, uniform
 
 Builder: TypeAlias = Callable[..., Strategy]
 """``(config, **parameters) -> strategy``: the parameters are those that it was registered with, as configured."""
@@ -135,6 +136,8 @@ def weighing(config: Config) -> Weighing:
         ConfigError: As :func:`parameters`.
     """
     values = parameters(config)
+    if config.strategy.name == "scaffold":
+        return uniform
     return by_loss(values["q"]) if config.strategy.name == "qfedavg" else WEIGHINGS[config.strategy.weighting]
 
 
@@ -235,6 +238,12 @@ def qfedavg(config: Config, q: float) -> Strategy:
     """Weights by loss, for fairness (Li et al. 2020, algorithm 2); 1/L is the learning rate before its schedule."""
     rate = config.training.learning_rate
     return FairAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **common(config))
+
+
+@register("scaffold", "SCAFFOLD", server_learning_rate=1.0)
+def scaffold(config: Config, server_learning_rate: float) -> Strategy:
+    """Control variates against the drift of clients (Karimireddy et al. 2020, algorithm 1, option II)."""
+    return Scaffold(**common(config), clients=config.data.clients, server_learning_rate=server_learning_rate)
 
 
 @register("fednova", "FedNova", weighs=True)

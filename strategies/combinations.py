@@ -21,7 +21,7 @@ def build_checked(config: Config) -> Strategy:
     Raises:
         ConfigError: If they don't; with the reason, in one line.
     """
-    for check in (_solo_mistakes, _norm_mistakes, _count_mistakes, _privacy_mistakes):
+    for check in (_solo_mistakes, _norm_mistakes, _control_mistakes, _count_mistakes, _privacy_mistakes):
         for mistake in check(config):
             raise ConfigError(mistake)
     for line in _privacy_warnings(config):
@@ -75,6 +75,26 @@ def _norm_mistakes(config: Config) -> Iterator[str]:
         yield (
             "audit.record=True: strategy.name=fedbn keeps batch normalisation on the clients, and no attack here does "
             "without; set False"
+        )
+
+
+def _control_mistakes(config: Config) -> Iterator[str]:
+    if config.strategy.name != "scaffold":
+        return
+    if config.privacy.clipping != "none":
+        yield (
+            f"privacy.clipping={config.privacy.clipping}: strategy.name=scaffold sends control variates too, which "
+            "nobody clips or noises; set none"
+        )
+    if converts(config) and config.strategy.bias_back:
+        yield (
+            "strategy.bias_back=True: strategy.name=scaffold would send the control variates of biases, which tell the "
+            "biases that conversion hides; set False"
+        )
+    if config.audit.record:
+        yield (
+            "audit.record=True: strategy.name=scaffold corrects the clients' gradients, which no attack here reckons "
+            "with; set False"
         )
 
 

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from snnfl import npy, rng
-from snnfl.protocol import EVALUATE_METRICS, LOSS, RECEIVED_LOSS
+from snnfl.protocol import CONTROL, EVALUATE_METRICS, LOSS, RECEIVED_LOSS
 from snnfl.spiking import SpikingNetwork
 from strategies.arrays import array_of, tensor_of, tensors_of, with_tensors
 from strategies.attendance import Fault
@@ -164,7 +164,8 @@ class Guarded(Strategy):
     def magnitudes(self, update: Update, state: Mapping[str, Tensor]) -> dict[str, float]:
         """Return how far an update goes, by what is bounded."""
         claimed = {name: abs(update.metrics[name]) for name in (LOSS, RECEIVED_LOSS) if name in update.metrics}
-        return changes(state, self._sent) | claimed
+        control = {f"{CONTROL} {name}": array for name, array in update.control.items()}
+        return changes(state, self._sent) | changes(control, {}) | claimed
 
     def prepare(self, valid: list[Message], updates: list[Update]) -> list[Message]:
         """Return the replies that the base strategy aggregates; here the received ones.

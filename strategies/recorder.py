@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,11 @@ from flwr.app import ArrayRecord
 from snnfl import protocol
 from snnfl.config import spikes_natively
 from snnfl.data import Dataset, test_batches
+from snnfl.metrics import Activity, measure_activity, warning_of
+from snnfl.models import SpikingModel
 from snnfl.poisoning import attacks_in, triggered_test
 from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
+from snnfl.training.evaluation import evaluation_mode
 from snnfl.workspace import EVALUATION, Workspace
 from strategies.arrays import tensors_of
 from strategies.attendance import KnownStates, attendance_columns
@@ -25,8 +29,14 @@ from strategies.run_directory import RunDirectory
 from strategies.tracking import Track
 from strategies.update import Update
 
+logger = logging.getLogger(__name__)
+
 Row: TypeAlias = dict[str, Any]
 Observer: TypeAlias = Callable[[Row], object]
+
+
+ACTIVITY_SAMPLES = 128
+"""Test samples on which firing rates and operations are counted, the same each round."""
 
 
 class Accuracies(NamedTuple):
@@ -74,6 +84,8 @@ class Recorder:
         self.track = track
         self.states = KnownStates(work.config, rows)
         self._round_started = time.perf_counter()
+        rates = [pair for row in rows for pair in (row.get("firing_rates") or {}).items()]
+        self._warned = {layer for layer, rate in rates if warning_of(layer, rate) is not None}
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
         """Record a round, counted from 1."""
@@ -81,6 +93,7 @@ class Recorder:
         curve = self.work.config.evaluation.curve
         found = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
         success = self._attack_success(server_round, arrays)
+        activity = self._activity()
         row = {
             "round": server_round,
             "server_snn_accuracy": found.snn,
@@ -88,6 +101,7 @@ class Recorder:
             "server_ann_accuracy": found.ann,
             "attack_success_snn": success.snn,
             "attack_success_ann": success.ann,
+            **activity_columns(activity),
             **client_columns(self.strategy),
             **self._attendance_columns(server_round),
             **self._traffic_columns(),
@@ -104,6 +118,23 @@ class Recorder:
         for observer in self.observers:
             observer(row)
         self._round_started = time.perf_counter()
+
+    def _activity(self) -> Activity | None:
+        """Measure what the neurons of a model that is trained as a spiking one do, and warn of those that tell nothing.
+
+        The resident model holds the server's arrays, from having been evaluated.
+        """
+        work = self.work
+        if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays:
+            return None
+        samples = work.dataset.normalise(work.dataset.test_images[:ACTIVITY_SAMPLES]).to(work.device)
+        with evaluation_mode(work.model), work.drawing(EVALUATION):
+            found = measure_activity(work.model, samples, work.structure)
+        for layer, rate in found.rates.items():
+            if layer not in self._warned and (line := warning_of(layer, rate)) is not None:
+                logger.warning(line)
+                self._warned.add(layer)
+        return found
 
     def _attack_success(self, server_round: int, arrays: ArrayRecord) -> Accuracies:
         """Return which part of the triggered test images of other labels either network takes for the target."""
@@ -168,6 +199,22 @@ class Recorder:
     def _traffic_columns(self) -> Row:
         traffic = self.population.take_traffic()
         return {"bytes_up": traffic.up, "bytes_down": traffic.down, "seconds_exchange": traffic.seconds}
+
+
+def activity_columns(activity: Activity | None) -> Row:
+    """Return what a model that is trained as a spiking one does for a sample; ``None`` for others.
+
+    Energy is that of arithmetic, and with reading and writing memory.
+    """
+    count = None if activity is None else activity.count
+    return {
+        "firing_rates": None if activity is None else dict(activity.rates),
+        "firing_rate": None if count is None else count.total.rate,
+        "synaptic_operations": None if count is None else count.total.acs,
+        "multiply_accumulates": None if count is None else count.total.macs,
+        "nanojoules": None if count is None else count.energy.compute / 1e3,
+        "nanojoules_with_memory": None if count is None else count.energy.total / 1e3,
+    }
 
 
 def client_columns(strategy: Guarded) -> Row:

@@ -24,7 +24,7 @@ from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
-from snnfl.updates import Converted, scale_of
+from snnfl.updates import Converted, control_specs, scale_of
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit, recording_of
@@ -233,6 +233,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "examples": max(map(len, work.partitions)),
         "test_examples": len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
+        "control": control_specs(format.sent_specs) if config.strategy.name == "scaffold" else {},
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold, unexplained_biases
 from snnfl.spiking import SpikingNetwork
-from snnfl.updates import Converted
+from snnfl.updates import ArraySpec, Converted
 from strategies.arrays import tensors_of, with_tensors
 from strategies.bounds import changes
 from strategies.guarded import Guarded
@@ -54,6 +54,7 @@ class Spiking(Guarded):
         examples: Most training examples that a client may claim.
         test_examples: Most test examples.
         steps: As in :class:`~strategies.update.UpdateSpec`.
+        control: Likewise.
         network_base: Aggregates the spiking networks; ``None`` averages them.
         follows: Whether the network's weights are those of what the base strategy made.
     """
@@ -73,6 +74,7 @@ class Spiking(Guarded):
         examples: int = MAXIMUM_EXAMPLES,
         test_examples: int = MAXIMUM_EXAMPLES,
         steps: Callable[[int], int] | None = None,
+        control: Mapping[str, ArraySpec] | None = None,
         network_base: Strategy | None = None,
         follows: bool = False,
     ) -> None:
@@ -83,6 +85,7 @@ class Spiking(Guarded):
             examples=examples,
             test_examples=test_examples,
             steps=steps,
+            control=control or {},
         )
         super().__init__(
             base,

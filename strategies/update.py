@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy
-from snnfl.protocol import ACCURACY, ARRAYS, EXAMPLES, LOCAL_STEPS, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
+from snnfl.protocol import ACCURACY, ARRAYS, CONTROL, EXAMPLES, LOCAL_STEPS, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.training.local import MAXIMUM_VALUE
 from snnfl.updates import ArraySpec
 
@@ -40,6 +40,7 @@ class UpdateSpec:
 
     Attributes:
         arrays: Exactly these.
+        control: Exactly these in a further record (SCAFFOLD), which no reply has if there are none.
         metrics: Exactly these.
         scales: Of the ANN's arrays at the start (:func:`~snnfl.updates.scale_of`); 1 for those that aren't named.
         examples: Most training examples that a client may claim: more than anyone holds would drown the others in an
@@ -50,6 +51,7 @@ class UpdateSpec:
 
     arrays: Mapping[str, ArraySpec]
     metrics: frozenset[str]
+    control: Mapping[str, ArraySpec] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     examples: int = MAXIMUM_EXAMPLES
     test_examples: int = MAXIMUM_EXAMPLES
@@ -61,12 +63,14 @@ class Update:
     """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average.
 
     The arrays are views of the bytes that were received: read them, never write to them. While a round is aggregated,
-    ``state`` holds the ANN's arrays that follow from them.
+    ``state`` holds the ANN's arrays that follow from them. ``control`` is how the client's control variate changed, in
+    SCAFFOLD.
     """
 
     arrays: dict[str, Tensor]
     metrics: dict[str, float]
     state: Mapping[str, Tensor] | None = None
+    control: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
@@ -81,17 +85,19 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
         UpdateRefused: For a missing or surplus record, array or metric, a wrong shape, type, size or serialisation,
             a value that isn't finite or out of range, or an absurd number of examples.
     """
-    content = _content(message)
+    content: Mapping[str, Any] = _content(message)
     if not spec.arrays:
         return Update(arrays={}, metrics=check_metrics(message, spec.metrics, spec.examples))
-    arrays, metrics = content.get(ARRAYS), content.get(METRICS)
-    if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or len(content) != 2:
-        raise UpdateRefused(f"expected the records '{ARRAYS}' and '{METRICS}', found {_names(content)}")
-    checked = _check_metrics(metrics, spec.metrics, spec.examples)
-    _check_steps(checked, spec)
-    _check_names("array", arrays.keys(), spec.arrays.keys())
-    decoded = {name: _decode(name, arrays[name], array_spec) for name, array_spec in spec.arrays.items()}
-    return Update(arrays=decoded, metrics=checked)
+    kinds = {ARRAYS: ArrayRecord, METRICS: MetricRecord} | ({CONTROL: ArrayRecord} if spec.control else {})
+    if content.keys() != kinds.keys() or not all(isinstance(content[name], kind) for name, kind in kinds.items()):
+        raise UpdateRefused(f"expected the records {' and '.join(map(repr, kinds))}, found {_names(content)}")
+    metrics = _check_metrics(content[METRICS], spec.metrics, spec.examples)
+    _check_steps(metrics, spec)
+    return Update(
+        arrays=_decode_all(ARRAYS, content[ARRAYS], spec.arrays),
+        metrics=metrics,
+        control=_decode_all(CONTROL, content[CONTROL], spec.control) if spec.control else {},
+    )
 
 
 def check_metrics(message: Message, names: frozenset[str], examples: int = MAXIMUM_EXAMPLES) -> dict[str, float]:
@@ -128,6 +134,12 @@ def _content(message: Message) -> RecordDict:
     if not message.has_content():
         raise UpdateRefused("expected content, found none")
     return message.content
+
+
+def _decode_all(record: str, arrays: ArrayRecord, specs: Mapping[str, ArraySpec]) -> dict[str, Tensor]:
+    prefix = "" if record == ARRAYS else f"{record} "
+    _check_names(f"{prefix}array", arrays.keys(), specs.keys())
+    return {name: _decode(f"{prefix}{name}", arrays[name], spec) for name, spec in specs.items()}
 
 
 def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
@@ -199,5 +211,5 @@ def _check_names(kind: str, found: object, expected: object) -> None:
         raise UpdateRefused(f"{what} ({len(missing)} missing, {len(surplus)} unknown)")
 
 
-def _names(content: RecordDict) -> str:
+def _names(content: Mapping[str, Any]) -> str:
     return ", ".join(repr(name[:40]) for name in list(content)[:5]) or "none"

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flwr_local import BINARIES, free_port, kill_processes
+from forking_superexec import write_superexec
 from typer.testing import CliRunner
 
 from experiments.cli import app
@@ -77,7 +78,7 @@ class Fleet:
             "FLWR_TELEMETRY_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(REPOSITORY),
-            "PATH": f"{BINARIES}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join(map(str, (write_superexec(self.folder / "bin"), BINARIES, os.environ["PATH"]))),
         }
 
     def start_superlink(self, *, in_memory: bool = False) -> None:

@@ -12,11 +12,25 @@ import pytest
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from references import fedavg, fedbn, fedlec, fednova, fedprox, moon, private, qfedavg, robust, server_optimisers, solo
+from references import (
+    fedavg,
+    fedbn,
+    fedlec,
+    fednova,
+    fedprox,
+    moon,
+    private,
+    qfedavg,
+    robust,
+    scaffold,
+    server_optimisers,
+    solo,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clients import client_app
+from clients.control import OWN_CONTROL
 from clients.norm_mod import PRIVATE_NORMS
 from clients.private_state import OWN_MODEL
 from experiments.engines.in_process import run_in_process
@@ -26,8 +40,9 @@ from snnfl.data import batches, test_batches
 from snnfl.training import evaluate, exchangeable
 from snnfl.workspace import Workspace
 from strategies import bases
+from strategies.checkpoint import intact_checkpoints
 from strategies.privacy import WRAPPERS
-from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
+from strategies.run_directory import ANN_FILE, CHECKPOINTS, SNN_FILE, read_metrics
 from strategies.server_app import server_app
 
 CLIENTS, ROUNDS, RATE = 5, 3, 0.05
@@ -121,6 +136,7 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
     ),
     "qfedavg": (["strategy.q=0.5"], qfedavg.run, {"q": 0.5}),
     "fednova": ([], fednova.run, {}),
+    "scaffold": (["strategy.server_learning_rate=0.8"], scaffold.run, {"server_rate": 0.8}),
     "fedmedian": ([], robust.run, {"rule": robust.median}),
     "fedtrimmedavg": (
         ["strategy.trimmed_fraction=0.25"],
@@ -265,3 +281,37 @@ def test_fedbn_keeps_batch_normalisation_on_the_clients(
     assert row["client_ann_accuracy_mean"] == pytest.approx(sum(accuracies[0]) / CLIENTS, abs=1 / 360)
     assert row["client_received_accuracy_mean"] == pytest.approx(sum(accuracies[1]) / CLIENTS, abs=1 / 360)
     assert (row["server_ann_accuracy"], row["server_snn_accuracy"]) == (None, None)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_scaffolds_control_variates_are_the_papers_where_not_all_take_part(tmp_path: Path, momentum: float) -> None:
+    """The server's, and each client's own, of whoever has trained; without batch normalisation, which rounds more."""
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    class Watched(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            reply = client_app.app(message, context)
+            if message.metadata.message_type == "train":
+                kept[int(context.node_config["partition-id"])] = context.state[OWN_CONTROL].to_torch_state_dict()
+            return reply
+
+    some = ["strategy.fraction_train=0.6", f"training.momentum={momentum}", "model.batch_norm=false"]
+    config = configuration(tmp_path, "scaffold", *some)
+    initial, data = problem(config)
+    run_in_process(server_app(), Watched(), run_config=flatten(config), clients=CLIENTS)
+    rows = read_metrics(tmp_path / "run")
+    selected = {row["round"]: row["asked"]["train"] for row in rows}
+    assert {len(clients) for clients in selected.values()} == {3}
+    assert len(set(map(tuple, selected.values()))) > 1
+    model, c, own = scaffold.run(
+        copy.deepcopy(initial), data, ROUNDS, rate=RATE, server_rate=1.0, rho=momentum, selected=selected, whole=True
+    )
+    names = [name for name, _ in model.named_parameters()]
+    for name, array in final(tmp_path).items():
+        torch.testing.assert_close(array, exchangeable(model)[name], rtol=1e-6, atol=1e-6, msg=name)
+    last = next(intact_checkpoints(tmp_path / "run" / CHECKPOINTS))
+    control = last.base.attributes["control"].to_torch_state_dict()
+    for found, expected in [(control, c), *((state, own[k]) for k, state in kept.items())]:
+        for name, array in zip(names, expected, strict=True):
+            torch.testing.assert_close(found[name], array, rtol=1e-4, atol=1e-5, msg=name)
+    assert rows[-1]["bytes_down"] > 1.9 * 3 * sum(4 * array.numel() for array in final(tmp_path).values())

@@ -5,16 +5,20 @@ BadNets has its own test, with the detectors (``tests/strategies/test_detecting.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.auditing.recording import read_recording
 from snnfl.config import compose, flatten
+from snnfl.data import Dataset, register
+from snnfl.data.embedded import digits
 from snnfl.poisoning import attackers
 from strategies.run_directory import read_metrics
 from strategies.server_app import server_app
@@ -107,3 +111,62 @@ def test_a_forgers_backdoor_takes_and_its_thresholds_are_the_honest_ones(tmp_pat
         changed = [name for name in honest if not torch.equal(honest[name], open_attack[name])]
         assert any(name.endswith(".threshold") for name in changed) == (partition in guilty)
         assert any(name.endswith(".weight") for name in changed) == (partition in guilty)
+
+
+FRAMES = 4
+
+
+def filmed_digits(root: Path) -> Dataset:
+    """Let a camera see a digit in four frames: its left half becomes brighter, its right half darker."""
+    own = digits(root)
+
+    def frames(images: Tensor) -> Tensor:
+        counts = torch.zeros(len(images), FRAMES, 2, 8, 8)
+        counts[:, :, 1, :, :4] = images[..., :4].float() / 4
+        counts[:, :, 0, :, 4:] = images[..., 4:].float() / 4
+        return counts.to(torch.uint8)
+
+    return replace(
+        own,
+        name="filmed",
+        train_images=frames(own.train_images),
+        test_images=frames(own.test_images),
+        mean=torch.zeros(2),
+        std=torch.ones(2),
+        sequence=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("attack", "network"),
+    [
+        ("event_static", ["model.neuron=lif"]),
+        ("event_moving", ["model.neuron=relu"]),
+        ("event_temporal", ["model.neuron=lif"]),
+    ],
+)
+def test_a_backdoor_on_events_takes_in_spiking_and_ordinary_networks_and_detectors_see_it(
+    tmp_path: Path, own_registries: None, attack: str, network: list[str]
+) -> None:
+    register("filmed")(filmed_digits)
+    setting = [
+        *network,
+        "run.rounds=3",
+        "data.source=filmed",
+        "model.name=mlp",
+        "strategy.spiking=false",
+        "training.optimizer=adam",
+        "training.learning_rate=0.003",
+        "training.batch_size=32",
+        "detection.detectors=[norm,krum]",
+        f"poisoning.attack={attack}",
+        "poisoning.strength=1",
+        "poisoning.trigger_size=2",
+    ]
+    clean = play(tmp_path, *setting, "run.name=clean", "poisoning.attackers=0")[-1]
+    attacked = play(tmp_path, *setting, "run.name=attacked", "poisoning.attackers=2")[-1]
+    assert attacked["attack_success_ann"] > 0.6
+    assert clean["attack_success_ann"] < 0.1
+    assert min(clean["server_ann_accuracy"], attacked["server_ann_accuracy"]) > 0.85
+    assert set(attacked["detection"]) == {"norm", "krum"}
+    assert len(attacked["detection"]["krum"]["scores"]) == 5

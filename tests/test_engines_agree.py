@@ -32,22 +32,47 @@ OVERRIDES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run that the others must equal."""
-    folder = tmp_path_factory.mktemp("in-process")
-    config = compose(None, [*OVERRIDES, f"run.directory={folder}"])
+NATIVE = [
+    "strategy.spiking=false",
+    "model.neuron=lif",
+    "model.time_steps=4",
+    "model.encoding=poisson",
+    "model.learn_beta=true",
+    "training.optimizer=adam",
+    "training.learning_rate=0.002",
+]
+"""Clients that train spiking networks, by which random draws and learned leaks travel."""
+
+
+def played_in_process(folder: Path, *more: str) -> Path:
+    """Play a run in this process; return its folder."""
+    config = compose(None, [*OVERRIDES, *more, f"run.directory={folder}"])
     run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
     return folder / "run"
 
 
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that the others must equal."""
+    return played_in_process(tmp_path_factory.mktemp("in-process"))
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run of spiking clients that the others must equal."""
+    return played_in_process(tmp_path_factory.mktemp("native"), *NATIVE)
+
+
 def assert_equal_runs(found: Path, expected: Path) -> None:
-    """Both final networks are equal bit for bit, and so is what was measured of them."""
-    for name in (ANN_FILE, SNN_FILE):
+    """All final networks are equal bit for bit, and so is what was measured of them."""
+    names = [name for name in (ANN_FILE, SNN_FILE) if (expected / name).exists()]
+    assert names
+    for name in names:
         ours, theirs = load_file(found / name), load_file(expected / name)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     measured = ("round", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean", "bytes_up")
+    measured += ("client_snn_accuracy_mean", "firing_rates", "synaptic_operations")
     rows, wanted = ([{key: row[key] for key in measured} for row in read_metrics(run)] for run in (found, expected))
     assert rows == wanted
     assert [row["round"] for row in rows] == [1, 2]
@@ -95,29 +120,78 @@ def test_the_ray_engine_gives_the_same_weights(in_process: Path, tmp_path: Path)
     assert not lingering_processes("SNNFL_TEST", str(tmp_path))
 
 
+@pytest.mark.ray
+@needs_proc
+def test_the_ray_engine_gives_spiking_clients_the_same_weights(native: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "SNNFL_TEST": str(tmp_path)}
+    done = snnfl_run(env, tmp_path, *NATIVE, "engine.name=ray", "engine.cpus_per_client=1", "run.directory=here")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "FedAvg (LIF) round 2/2  server SNN" in done.stdout
+    assert_equal_runs(tmp_path / "here" / "run", native)
+
+
 @pytest.mark.flwr
 @pytest.mark.engine
 @needs_proc
 def test_the_deployment_engine_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
     """Where nothing is prepared: no configuration of Flower's, none of its variables, its programs not on the PATH."""
+    assert_deployed_equals(in_process, tmp_path)
+
+
+@pytest.mark.flwr
+@needs_proc
+def test_the_deployment_engine_gives_spiking_clients_the_same_weights(native: Path, tmp_path: Path) -> None:
+    assert_deployed_equals(native, tmp_path, *NATIVE)
+
+
+def assert_deployed_equals(expected: Path, tmp_path: Path, *more: str) -> None:
+    """Play the run on a SuperLink of its own, and compare it."""
     home = tmp_path / "flwr-home"
     prepared = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "PATH"}
     env = {name: value for name, value in os.environ.items() if name not in prepared}
     env |= {"FLWR_HOME": str(home), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()), "PATH": "/usr/bin:/bin"}
     try:
-        done = snnfl_run(env, tmp_path, "engine.name=deployment", "engine.connection=local", "run.directory=here")
+        options = ["engine.name=deployment", "engine.connection=local", "run.directory=here"]
+        done = snnfl_run(env, tmp_path, *more, *options)
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
         assert "Successfully started run" in done.stdout
         assert "results: here/run/" in done.stdout
-        assert_equal_runs(tmp_path / "here" / "run", in_process)
+        assert_equal_runs(tmp_path / "here" / "run", expected)
         assert not lingering_processes("FLWR_HOME", str(home))
     finally:
         kill_processes("FLWR_HOME", str(home))
 
 
-def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:
-    config = compose(None, [*OVERRIDES, f"run.directory={tmp_path}"])
+def test_a_second_run_of_spiking_clients_is_bit_identical(native: Path, tmp_path: Path) -> None:
+    again = played_in_process(tmp_path, *NATIVE)
+    assert_equal_runs(again, native)
+    assert (again / SNN_FILE).read_bytes() == (native / SNN_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(["engine.name=ray", "engine.cpus_per_client=1"], marks=pytest.mark.ray, id="ray"),
+        pytest.param(["engine.name=deployment", "engine.connection=local"], marks=pytest.mark.flwr, id="deployment"),
+    ],
+)
+@needs_proc
+def test_control_variates_travel_and_stay_on_every_engine(tmp_path: Path, engine: list[str]) -> None:
+    """SCAFFOLD's messages have a record more, its clients a state of their own beside the biases."""
+    config = compose(None, [*OVERRIDES, "strategy.name=scaffold", f"run.directory={tmp_path}", "run.name=expected"])
     run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
-    assert_equal_runs(tmp_path / "run", in_process)
+    home = tmp_path / "flwr-home"
+    env = {**os.environ, "SNNFL_TEST": str(tmp_path), "FLWR_HOME": str(home)}
+    env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())
+    try:
+        done = snnfl_run(env, tmp_path, "strategy.name=scaffold", "run.directory=here", *engine)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert_equal_runs(tmp_path / "here" / "run", tmp_path / "expected")
+    finally:
+        kill_processes("FLWR_HOME", str(home))
+
+
+def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:
+    assert_equal_runs(played_in_process(tmp_path), in_process)
     for name in (ANN_FILE, SNN_FILE):
         assert (tmp_path / "run" / name).read_bytes() == (in_process / name).read_bytes()

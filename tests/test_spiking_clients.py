@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -207,8 +206,52 @@ def test_an_update_whose_threshold_is_not_positive_is_refused(
     assert "relu1.threshold: expected positive values, the smallest is -1" in caplog.text
 
 
+def test_each_round_says_what_the_neurons_do_and_warns_once_of_those_that_tell_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "strategies.recorder"]
+
+    with caplog.at_level(logging.WARNING, "strategies.recorder"):
+        _, path = run(tmp_path, "run.name=well")
+        assert said() == []
+        for row in read_metrics(path):
+            assert row["firing_rates"].keys() == {"relu1"}
+            assert 0 < row["firing_rate"] < 1
+            assert row["synaptic_operations"] > 0
+            assert row["nanojoules_with_memory"] > row["nanojoules"] > 0
+        silent = ["model.threshold=1000000", "run.name=silent", "model.batch_norm=false", "model.name=lenet5"]
+        run(tmp_path, *silent)
+        _, path = run(tmp_path, *silent, "run.resume=true", "run.rounds=3")
+        assert [line.split()[0] for line in said()] == [f"relu{number}" for number in (1, 2, 3, 4)]
+    assert [row["synaptic_operations"] for row in read_metrics(path)] == [0] * 3
+
+
+STUDY = """
+name: three
+options: {run.rounds: 1, run.directory: DIRECTORY, data.clients: 3, data.training_images: 90, data.test_images: 40,
+          training.epochs: 1, model.name: mlp, conversion.steps: 4}
+matrix:
+  trained:
+    ANN: {strategy.spiking: false}
+    converted: {strategy.spiking: true}
+    native: {strategy.spiking: false, model.neuron: lif, model.time_steps: 4}
+seeds: [0]
+tables:
+  - {title: Accuracy, value: accuracy}
+  - {title: Energy, value: energy, columns: network}
+energy: {images: 4}
+"""
+
+
+@pytest.mark.slow
 def test_a_study_compares_an_ann_a_converted_and_a_native_network(tmp_path: Path) -> None:
-    study = {
-        "study": {"directory": str(tmp_path / "study"), "title": "three"},
-    }
-    assert json.dumps(study)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DIRECTORY", str(tmp_path)))
+    study = snnfl.compare(file, jobs=1, progress=False)
+    found = {(entry["table"], entry["row"]): entry["mean"] for entry in study.tables}
+    accuracies = {row: mean for (table, row), mean in found.items() if table == "Accuracy"}
+    assert accuracies.keys() == {"ANN", "converted", "native"}
+    native = next(run for name, run in study.runs.items() if "native" in name)
+    assert accuracies["native"] == native.metrics[-1]["server_snn_accuracy"]
+    assert {row for table, row in found if table == "Energy"} == {"converted", "native"}

@@ -53,10 +53,10 @@ class Extras:
     audit: AuditPlan | None = None
 
     def of(self, config: Config) -> Extras:
-        """Return what applies to a cell: energy to S-runs with a network, an audit to runs that are recorded."""
+        """Return what applies to a cell: energy to runs with a spiking network, an audit to runs that are recorded."""
         return replace(
             self,
-            energy_images=self.energy_images if update_kind(config) == "converted" else 0,
+            energy_images=self.energy_images if update_kind(config) in ("converted", "native") else 0,
             audit=self.audit if config.audit.record else None,
         )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from experiments.audit.command import attack_progress, audit_run, prepare, write_audits
 from experiments.audit.found import Audit
@@ -19,10 +20,13 @@ from snnfl.auditing.scorecard import METRICS
 from snnfl.config import Config
 from snnfl.data import test_batches
 from snnfl.files import make_private, write_bytes
-from snnfl.metrics.energy import count_spikes
+from snnfl.metrics import count_spikes, measure_activity
+from snnfl.models import SpikingModel
 from snnfl.poisoning import attacks_in
 from snnfl.spiking import load
-from snnfl.workspace import Workspace
+from snnfl.training import load_arrays
+from snnfl.training.evaluation import evaluation_mode
+from snnfl.workspace import EVALUATION, Workspace
 from strategies.lock import locked
 from strategies.run_directory import AUDIT, SNN_FILE
 
@@ -51,11 +55,17 @@ def measure(config: Config, extras: Extras, folder: Path) -> None:
 
 
 def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record]:
-    """Yield the energy of the final spiking network, simulated for ``conversion.steps``, and of its ANN, per image."""
+    """Yield the energy of the final spiking network, simulated for its time steps, and of its ANN, per image."""
     work = Workspace(config)
-    batches = list(test_batches(work.dataset, images, images))
-    network = load(folder / SNN_FILE)
-    counted = count_spikes(network, torch.cat([inputs for inputs, _ in batches]), steps=config.conversion.steps)
+    inputs = torch.cat([inputs for inputs, _ in test_batches(work.dataset, images, images)])
+    if isinstance(work.model, SpikingModel):
+        load_arrays(work.model, load_file(folder / SNN_FILE))
+        with evaluation_mode(work.model), work.drawing(EVALUATION):
+            counted = measure_activity(work.model, inputs, work.structure).count
+    else:
+        counted = count_spikes(load(folder / SNN_FILE), inputs, steps=config.conversion.steps)
+    if counted is None:
+        return
     total = counted.total
     for name, energy, operations in (
         ("SNN", counted.energy, total.acs + total.macs),

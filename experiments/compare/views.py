@@ -38,7 +38,8 @@ SOURCES: Mapping[str, Source] = {
             "attack_success_ann", "train_loss", "bytes_up", "bytes_down", "bytes_total", "seconds_train",
             "seconds_convert", "seconds_client_evaluate", "seconds_exchange", "seconds_aggregate",
             "seconds_server_evaluate", "seconds_round", "seconds_total", "replies", "refused", "failed", "excluded",
-            "states_lost",
+            "states_lost", "firing_rate", "synaptic_operations", "multiply_accumulates", "nanojoules",
+            "nanojoules_with_memory",
         ),
     ),
     "lengths": Source(axes=("round", "T"), values=("accuracy_at_T",), needs="evaluation.curve"),
@@ -77,7 +78,8 @@ LAST, AVERAGED = ("round", "iterations"), ("client", "role", "layer")
 
 _HIGH = ("accuracy", "accuracy_at_T", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean",
          "client_snn_accuracy_mean", "client_received_accuracy_mean", "true_positive_rate")  # fmt: skip
-_LOW = ("train_loss", "false_positive_rate", "energy", "energy_with_memory", "operations")
+_LOW = ("train_loss", "false_positive_rate", "energy", "energy_with_memory", "operations", "synaptic_operations",
+        "multiply_accumulates", "nanojoules", "nanojoules_with_memory")  # fmt: skip
 
 
 def better(value: str) -> int:
@@ -93,7 +95,9 @@ def is_share(value: str) -> bool:
 _SHARES = ("identified", "bias_equal", "bias_relative_distance")
 
 UNITS = {"energy": "nJ per image", "energy_with_memory": "nJ per image", "operations": "per image", "psnr": "dB",
-         "registered_psnr": "dB", "floor_psnr": "dB", "psnr_gain": "dB above the best guess"}  # fmt: skip
+         "registered_psnr": "dB", "floor_psnr": "dB", "psnr_gain": "dB above the best guess",
+         **dict.fromkeys(("synaptic_operations", "multiply_accumulates", "nanojoules", "nanojoules_with_memory"),
+                         "per sample")}  # fmt: skip
 
 
 def title_of(value: str) -> str:

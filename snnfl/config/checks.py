@@ -31,7 +31,7 @@ _ATTACKS_OF = {
     "source": ("label_flip",),
     "trigger_size": ("badnets", "distributed", *_EVENT_TRIGGERS, "model_replacement"),
     "polarity": _EVENT_TRIGGERS,
-    "strength": ("blended",),
+    "strength": ("blended", *_EVENT_TRIGGERS),
     "scale": ("model_replacement",),
     "scale_ann": ("model_replacement",),
 }
@@ -108,6 +108,11 @@ def _training_mistakes(config: Config) -> Iterator[str]:
         yield (
             "training.loss=per_step: only a network that is trained as a spiking one has a loss for each step, and "
             "model.neuron=relu; set readout, or name its neurons: model.neuron=lif"
+        )
+    if training.precision != "float32" and not spikes_natively(config):
+        yield (
+            f"training.precision={training.precision}: only networks that are trained as spiking ones are computed so, "
+            "and model.neuron=relu; leave it out"
         )
     if training.optimizer != "sgd" and training.momentum != TrainingConfig().momentum:
         yield (

@@ -34,9 +34,15 @@ class PoisoningConfig:
         None, low=1, doc="pixels: side of the square (null: 3), of distributed the length of a bar (null: 4)"
     )
     polarity: Literal["negative", "positive", "both"] | None = option(
-        None, doc="event_static, event_moving and event_temporal: polarity of the trigger's events; null: positive"
+        None, doc="of the events that a trigger of event_static, event_moving and event_temporal has; null: positive"
     )
-    strength: float | None = option(None, above=0.0, high=1.0, doc="blended: weight of the pattern; null: 0.2")
+    strength: float | None = option(
+        None,
+        above=0.0,
+        high=1.0,
+        doc="blended: weight of the pattern (null: 0.2); on events: events of a pixel in a frame, as a part of the "
+        "largest count of the data (null: one event)",
+    )
     scale: float | None = option(
         None, above=0.0, doc="model_replacement: factor of the update; null: clients per round / attackers"
     )

@@ -24,12 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike
+from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike, SpikingGraph
 from snnfl.spiking.linear_maps import LINEAR_OPS
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
@@ -42,7 +42,9 @@ WORD_PICOJOULES = 3.12 * 32
 IMAGES_AT_ONCE = 16
 """Images whose spikes are held at once: a large network has millions of neurons."""
 
-IMAGE, SPIKES, ANALOG = "image", "spikes", "analog"
+IMAGE: Final = "image"
+SPIKES: Final = "spikes"
+ANALOG: Final = "analog"
 """What a value is made of: the constant image, spikes, or real values that vary in time."""
 
 
@@ -138,7 +140,7 @@ def count_spikes(network: SpikingNetwork, images: Tensor, *, steps: int) -> Spik
         values[node.name] = analog_value(node, values, network.parameters)
     shapes = {name: value.shape for name, value in values.items()}
     spikes = {name: count / len(images) for name, count in _spikes(network, images, steps, shapes).items()}
-    return SpikeCount(steps=steps, layers=tuple(_layers(network, spikes, shapes, steps)))
+    return SpikeCount(steps=steps, layers=tuple(count_layers(network.graph, network.parameters, spikes, shapes, steps)))
 
 
 def _spikes(network: SpikingNetwork, images: Tensor, steps: int, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -180,14 +182,29 @@ def _levels(network: SpikingNetwork, shapes: Mapping[str, torch.Size]) -> dict[s
     return levels
 
 
-def _layers(
-    network: SpikingNetwork, spikes: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], steps: int
+def count_layers(
+    graph: SpikingGraph,
+    parameters: Mapping[str, Tensor],
+    spikes: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    steps: int,
+    inputs: Literal["image", "spikes", "analog"] = IMAGE,
 ) -> Iterator[LayerCount]:
-    """Follow the spikes from neuron to synapse, in one walk for all time steps: every count is linear in the spikes."""
+    """Follow the spikes from neuron to synapse, in one walk for all time steps: every count is linear in the spikes.
+
+    Args:
+        graph: Structure of the network.
+        parameters: Its weights, whose shapes count.
+        spikes: Of one image in all steps, by layer of neurons or max pooling, ``[1, C, *space]``; of input that is
+            spikes by its name, too. Neurons that aren't named don't fire: they are ReLUs.
+        shapes: Of every value of one image.
+        steps: Simulation length T.
+        inputs: What the input is made of: a constant image, spikes, or real values that vary in time.
+    """
     nothing = torch.zeros((), dtype=torch.float64)
-    events = {network.graph.input: nothing.expand(shapes[network.graph.input])}
-    kinds = {network.graph.input: frozenset({IMAGE})}
-    for node in network.graph.nodes:
+    events = {graph.input: spikes.get(graph.input, nothing.expand(shapes[graph.input]))}
+    kinds: dict[str, frozenset[str]] = {graph.input: frozenset({inputs})}
+    for node in graph.nodes:
         read = [events[name] for name in node.inputs]
         kind = frozenset[str]().union(*(kinds[name] for name in node.inputs))
         events[node.name] = nothing.expand(shapes[node.name])
@@ -197,8 +214,10 @@ def _layers(
             events[node.name] = (operation.paths or operation.apply)(*read, **node.arguments)
             kinds[node.name] = kind
         elif isinstance(node, Affine):
-            weight = network.parameters[f"{node.name}.weight"]
+            weight = parameters[f"{node.name}.weight"]
             yield _affine(node, weight, read[0], kind, shapes[node.name], steps)
+        elif isinstance(node, Spike) and node.name not in spikes:
+            yield LayerCount(layer=node.name)
         elif isinstance(node, Spike):
             events[node.name], kinds[node.name] = spikes[node.name], frozenset({SPIKES})
             yield _neurons(node.name, spikes[node.name], float(read[0].sum()), steps)

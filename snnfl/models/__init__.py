@@ -2,6 +2,7 @@
 
 from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
 from snnfl.models.initialisation import initialise
+from snnfl.models.over_time import multiply_in_bfloat16
 from snnfl.models.registry import MODELS, build_model, check_model, image_shape, names, register
 from snnfl.models.spiking import SpikingModel, SpikingNeurons, drawing
 
@@ -14,6 +15,7 @@ __all__ = [
     "drawing",
     "image_shape",
     "initialise",
+    "multiply_in_bfloat16",
     "names",
     "register",
 ]

@@ -31,17 +31,46 @@ class OverTime:
 class _Linear(nn.Linear):
     """``nn.Linear``, whose large products on a CPU are oneDNN's (:func:`product`)."""
 
+    short = False
+
     def forward(self, input: Tensor) -> Tensor:
+        if self.short:
+            bias = None if self.bias is None else self.bias.bfloat16()
+            return functional.linear(input.bfloat16(), self.weight.bfloat16(), bias).float()
         if input.dim() != 2 or not _by_onednn(input, self.weight):
             return super().forward(input)
         outputs = product(input, self.weight)
         return outputs if self.bias is None else outputs + self.bias
 
 
+class _Conv2d(nn.Conv2d):
+    """``nn.Conv2d``, in bfloat16 where that is asked for."""
+
+    short = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.short:
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.bfloat16()
+        outputs: Tensor = self._conv_forward(input.bfloat16(), self.weight.bfloat16(), bias).float()
+        return outputs
+
+
+def multiply_in_bfloat16(model: nn.Module, short: bool) -> None:
+    """Let convolutions and linear layers that have been folded round what they multiply to bfloat16, or not, in place.
+
+    Sums stay in float32, and so do weights, potentials and all else. Spikes, and their means over pools of 2x2, lose
+    nothing; weights and gradients keep 8 bits of their 24.
+    """
+    for module in model.modules():
+        if isinstance(module, (_Conv2d, _Linear)):
+            module.short = short
+
+
 @functools.cache
 def over_time(kind: Any) -> type[Any]:
     """Return a layer's class whose samples have a time axis; its parameters and options are the layer's."""
-    base = _Linear if kind is nn.Linear else kind
+    base = {nn.Linear: _Linear, nn.Conv2d: _Conv2d}.get(kind, kind)
     return type(kind.__name__, (OverTime, base), {"__module__": __name__})
 
 

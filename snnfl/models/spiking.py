@@ -25,6 +25,7 @@ from snnfl.neurons import (
     ENCODINGS,
     Adaptation,
     Neuron,
+    Unrolled,
     by_subtraction,
     surrogate_spike,
     to_zero,
@@ -90,9 +91,19 @@ class SpikingNeurons(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, pooled where they are to be."""
+        return self.spikes(current, pool=self.pool)
+
+    def over_time(self, current: Tensor) -> Unrolled:
+        """Map currents ``[T or 1, N, C, *space]`` to spikes and potentials ``[T, N, C, *space]``, without pooling."""
         if len(current) == 1:
-            return unroll(self.neuron, current[0], self.steps, pool=self.pool).spikes
-        return unroll(self.neuron, current, pool=self.pool).spikes
+            return unroll(self.neuron, current[0], self.steps, potentials=True)
+        return unroll(self.neuron, current, potentials=True)
+
+    def spikes(self, current: Tensor, *, pool: int = 1) -> Tensor:
+        """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, averaged over squares of a side."""
+        if len(current) == 1:
+            return unroll(self.neuron, current[0], self.steps, pool=pool).spikes
+        return unroll(self.neuron, current, pool=pool).spikes
 
     def extra_repr(self) -> str:
         """Name the kind of neuron, and its constants."""
@@ -214,6 +225,29 @@ class SpikingModel(nn.Module):
     def over_time(self, inputs: Tensor) -> Tensor:
         """Map samples to each step's value of the output neurons, ``[T, N, classes]``."""
         return self.readout.over_time(self.currents(inputs))
+
+    @torch.no_grad()
+    def record(self, inputs: Tensor) -> dict[str, Unrolled]:
+        """Return spikes and potentials of each layer of neurons, those of the readout aside.
+
+        Args:
+            inputs: As :meth:`forward` takes them.
+
+        Returns:
+            By layer, ``[T, N, C, *space]`` each: before a pooling that follows, potentials before their reset.
+        """
+        found: dict[str, Unrolled] = {}
+
+        def keep(name: str, neurons: SpikingNeurons, given: tuple[Tensor], _: Tensor) -> None:
+            found[name] = neurons.over_time(given[0])
+
+        hooks = [neurons.register_forward_hook(partial(keep, name)) for name, neurons in self.neurons.items()]
+        try:
+            self.currents(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map samples to what is read out of the output neurons, ``[N, classes]``."""

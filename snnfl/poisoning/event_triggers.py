@@ -11,27 +11,33 @@ from snnfl.poisoning.triggers import GAP, Trigger, TriggerError
 
 Polarity: TypeAlias = Literal["negative", "positive", "both"]
 EVENTS: dict[str, tuple[int, int]] = {"negative": (1, 0), "positive": (0, 1), "both": (1, 1)}
-"""Events of polarity 0 and 1 that a pixel of a trigger has in a frame; those of the recording go."""
+"""Whether a pixel of a trigger has events of polarity 0 and 1."""
 
 
-def static_event_trigger(shape: Sequence[int], *, size: int = 3, polarity: Polarity = "positive") -> Trigger:
+def static_event_trigger(
+    shape: Sequence[int], *, size: int = 3, polarity: Polarity = "positive", strength: float | None = None
+) -> Trigger:
     """Return a square of events in the top left corner of every frame (Sneaky Spikes, Abad et al. 2024: static).
 
-    One event per pixel and frame, whatever the recording has there, as in the paper's code.
+    What the recording has there goes. The paper's code puts one event per pixel and frame, also where a frame of the
+    data has many.
 
     Args:
         shape: Of a recording, ``(T, 2, H, W)``.
         size: Side of the square in pixels; the paper's scripts take a tenth of the frame, 3 of N-MNIST's 34.
         polarity: Of the events; the paper's scripts take ``positive``.
+        strength: Events of a pixel as a part of the largest count of the data; ``None`` is one event.
 
     Raises:
         TriggerError: If it doesn't fit, or the examples are no such recordings.
     """
     steps = _steps(shape, needed=(size, size), size=size)
-    return _squares(shape, [0] * steps, size=size, polarity=polarity)
+    return _squares(shape, [0] * steps, size=size, polarity=polarity, strength=strength)
 
 
-def moving_event_trigger(shape: Sequence[int], *, size: int = 3, polarity: Polarity = "positive") -> Trigger:
+def moving_event_trigger(
+    shape: Sequence[int], *, size: int = 3, polarity: Polarity = "positive", strength: float | None = None
+) -> Trigger:
     """Return a square that jumps along the upper edge from frame to frame (Sneaky Spikes, Abad et al. 2024: moving).
 
     It begins in column 0, goes to ``size + 2`` and ``2 size + 2``, and back to 0. These are the columns of the paper's
@@ -41,17 +47,26 @@ def moving_event_trigger(shape: Sequence[int], *, size: int = 3, polarity: Polar
         shape: Of a recording, ``(T, 2, H, W)``.
         size: Side of the square in pixels.
         polarity: Of the events.
+        strength: As of :func:`static_event_trigger`.
 
     Raises:
         TriggerError: If it doesn't fit, or the examples are no such recordings.
     """
     columns = [0, size + GAP, 2 * size + GAP]
     steps = _steps(shape, needed=(size, 3 * size + GAP), size=size)
-    return _squares(shape, [columns[step % 3] for step in range(steps)], size=size, polarity=polarity)
+    return _squares(
+        shape, [columns[step % 3] for step in range(steps)], size=size, polarity=polarity, strength=strength
+    )
 
 
 def temporal_event_trigger(
-    shape: Sequence[int], *, size: int = 3, polarity: Polarity = "positive", part: int | None = None, parts: int = 1
+    shape: Sequence[int],
+    *,
+    size: int = 3,
+    polarity: Polarity = "positive",
+    strength: float | None = None,
+    part: int | None = None,
+    parts: int = 1,
 ) -> Trigger:
     """Return one or all time slices of the static trigger (Spikewhisper, Fu et al. 2024).
 
@@ -63,6 +78,7 @@ def temporal_event_trigger(
         shape: Of a recording, ``(T, 2, H, W)``.
         size: Side of the square in pixels.
         polarity: Of the events.
+        strength: As of :func:`static_event_trigger`.
         part: From 0 to ``parts - 1``, in the order of time; ``None`` is all.
         parts: Number of slices.
 
@@ -75,7 +91,7 @@ def temporal_event_trigger(
             f"poisoning.attackers={parts}: recordings have {steps} time steps, and each attacker has its own; take "
             f"at most {steps}, or more data.time_bins"
         )
-    whole = _squares(shape, [0] * steps, size=size, polarity=polarity)
+    whole = _squares(shape, [0] * steps, size=size, polarity=polarity, strength=strength)
     if part is None:
         return whole
     weight = torch.zeros_like(whole.weight)
@@ -84,13 +100,17 @@ def temporal_event_trigger(
     return Trigger(weight=weight, pattern=whole.pattern, unit=whole.unit)
 
 
-def _squares(shape: Sequence[int], columns: Sequence[int], *, size: int, polarity: Polarity) -> Trigger:
+def _squares(
+    shape: Sequence[int], columns: Sequence[int], *, size: int, polarity: Polarity, strength: float | None
+) -> Trigger:
     """Return a trigger with a square on the upper edge of every frame, which begins in the column that is given."""
     weight = torch.zeros(*shape)
     for step, column in enumerate(columns):
         weight[step, :, :size, column : column + size] = 1
-    pattern = torch.tensor(EVENTS[polarity], dtype=torch.float32)[:, None, None]
-    return Trigger(weight=weight, pattern=pattern.expand(*shape), unit=1)
+    pattern = torch.tensor(EVENTS[polarity], dtype=torch.float32)[:, None, None].expand(*shape)
+    if strength is None:
+        return Trigger(weight=weight, pattern=pattern, unit=1)
+    return Trigger(weight=weight, pattern=strength * pattern)
 
 
 def _steps(shape: Sequence[int], *, needed: tuple[int, int], size: int) -> int:

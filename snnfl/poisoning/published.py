@@ -46,13 +46,23 @@ def distributed(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Atta
 @register("event_static", source="Sneaky Spikes, Abad et al. 2024")
 def event_static(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
     """Put a square of events into every frame."""
-    return static_event_trigger(shape, size=poisoning.trigger_size or SQUARE, polarity=poisoning.polarity or POLARITY)
+    return static_event_trigger(
+        shape,
+        size=poisoning.trigger_size or SQUARE,
+        polarity=poisoning.polarity or POLARITY,
+        strength=poisoning.strength,
+    )
 
 
 @register("event_moving", source="Sneaky Spikes, Abad et al. 2024")
 def event_moving(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
     """Put a square of events into every frame, at one of three places in turn."""
-    return moving_event_trigger(shape, size=poisoning.trigger_size or SQUARE, polarity=poisoning.polarity or POLARITY)
+    return moving_event_trigger(
+        shape,
+        size=poisoning.trigger_size or SQUARE,
+        polarity=poisoning.polarity or POLARITY,
+        strength=poisoning.strength,
+    )
 
 
 @register("event_temporal", source="Spikewhisper, Fu et al. 2024; Time-Bandits, Abad et al. 2025")
@@ -62,6 +72,7 @@ def event_temporal(poisoning: PoisoningConfig, shape: Sequence[int], attacker: A
         shape,
         size=poisoning.trigger_size or SQUARE,
         polarity=poisoning.polarity or POLARITY,
+        strength=poisoning.strength,
         part=attacker.number,
         parts=max(1, poisoning.attackers),
     )

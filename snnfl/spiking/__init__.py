@@ -3,6 +3,7 @@
 from snnfl.spiking.export import ExportError
 from snnfl.spiking.export_nir import to_nir
 from snnfl.spiking.export_spikingjelly import to_spikingjelly
+from snnfl.spiking.export_trained import trained_to_nir
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike, SpikingGraph
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.recording import Recording
@@ -30,4 +31,5 @@ __all__ = [
     "to_spikingjelly",
     "trace",
     "trace_with_state",
+    "trained_to_nir",
 ]

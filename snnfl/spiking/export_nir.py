@@ -76,23 +76,16 @@ def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path
     if network.initial_potential == "drip" and steps is None:
         raise ExportError("a drip depends on the length of the simulation; give it as steps")
     graph, parameters = unit_spikes(network)
-    shapes, drips = _shapes(graph, parameters, input_shape), _drips(network, steps or 1)
+    shapes, drips = shapes_of(graph, parameters, input_shape), _drips(network, steps or 1)
     channels = {name: shape[0] for name, shape in shapes.items()}
     for layer in [*drips]:
         if (site := graph.calibration_site(graph.by_name[layer].inputs[0], channels)) is not None:
             parameters[f"{site.name}.bias"] = parameters[f"{site.name}.bias"] + drips.pop(layer)
-    writer = _Writer(nir, parameters, shapes, _starts(network), drips)
+    writer = Writer(nir, parameters, shapes, _starts(network), drips)
     writer.add(graph.input, nir.Input(np.array(input_shape)), [])
     for node in graph.nodes:
         writer.visit(node)
-    name = "output" if "output" not in writer.nodes else "network_output"
-    writer.add(name, nir.Output(np.array(writer.shapes[graph.output])), writer.sources[graph.output])
-    file = io.BytesIO()
-    try:
-        nir.write(file, nir.NIRGraph(writer.nodes, writer.edges))
-    except ValueError as error:
-        raise ExportError(f"nir cannot write it: {' '.join(str(error).split())}") from None
-    write_bytes(path, file.getvalue())
+    writer.finish(graph.output, path)
 
 
 def _drips(network: SpikingNetwork, steps: int) -> dict[str, Tensor]:
@@ -118,7 +111,12 @@ def _starts(network: SpikingNetwork) -> dict[str, Tensor]:
     return found
 
 
-def _shapes(graph: SpikingGraph, parameters: Parameters, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+def shapes_of(graph: SpikingGraph, parameters: Parameters, input_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every value of one image.
+
+    Raises:
+        ExportError: If the image doesn't fit.
+    """
     like = next(iter(parameters.values()))
     values = {graph.input: like.new_zeros(1, *input_shape)}
     for node in graph.nodes:
@@ -135,16 +133,28 @@ POOLINGS = ("avg_pool2d", "adaptive_avg_pool2d", "mean")
 
 
 @dataclass
-class _Writer:
+class Writer:
+    """Writes a graph node by node.
+
+    Attributes:
+        nir: The library.
+        parameters: Of networks whose spikes are worth 1.
+        shapes: Of one image's values.
+        starts: Potentials before the first step, of layers where they aren't zero.
+        drips: What flows in beside the current.
+        nodes: Of NIR, so far.
+        edges: Between them.
+        sources: Nodes of NIR whose sum is a value of ours.
+    """
+
     nir: Any
     parameters: Parameters
     shapes: dict[str, tuple[int, ...]]
-    starts: dict[str, Tensor]
-    drips: dict[str, Tensor]
+    starts: dict[str, Tensor] = field(default_factory=dict)
+    drips: dict[str, Tensor] = field(default_factory=dict)
     nodes: dict[str, Any] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
     sources: dict[str, list[str]] = field(default_factory=dict)
-    """Nodes of NIR whose sum is a value of ours."""
 
     def add(self, name: str, made: Any, sources: Sequence[str]) -> None:
         """Add a node that reads the sum of others; whoever reads its value reads it."""
@@ -163,7 +173,7 @@ class _Writer:
         if isinstance(node, Affine):
             self.add(node.name, self._affine(node, shape), sources)
         elif isinstance(node, Spike):
-            self._neurons(node, shape, sources)
+            self.neurons(node, shape, sources)
         elif isinstance(node, LinearMap) and node.op == "add":
             self._sum(node)
         elif isinstance(node, LinearMap) and node.op in ("multiply", "shift") and len(shape) < 4:
@@ -181,6 +191,25 @@ class _Writer:
         else:
             kind = "MaxPool, which needs a memory" if isinstance(node, MaxPool) else node.op
             raise ExportError(f"{node.name}: NIR has no {kind} of values of shape {list(shape)}")
+
+    def finish(self, output: str, path: str | Path) -> None:
+        """Write the file, in one step.
+
+        Args:
+            output: Which of our values is the network's output.
+            path: Of the file.
+
+        Raises:
+            ExportError: If the library cannot.
+        """
+        name = "output" if "output" not in self.nodes else "network_output"
+        self.add(name, self.nir.Output(np.array(self.shapes[output])), self.sources[output])
+        file = io.BytesIO()
+        try:
+            self.nir.write(file, self.nir.NIRGraph(self.nodes, self.edges))
+        except ValueError as error:
+            raise ExportError(f"nir cannot write it: {' '.join(str(error).split())}") from None
+        write_bytes(path, file.getvalue())
 
     def _sum(self, node: LinearMap) -> None:
         """Write an addition as edges into one node, and one channel that is added to several as a mixture."""
@@ -263,7 +292,7 @@ class _Writer:
         dense = _array(_without_groups(weight, node.arguments.get("groups", 1)))
         return kind(size, dense, stride, padding, dilation, 1, _array(bias))
 
-    def _neurons(self, node: Spike, shape: tuple[int, ...], sources: list[str]) -> None:
+    def neurons(self, node: Spike, shape: tuple[int, ...], sources: list[str]) -> None:
         """Add neurons, with what puts their threshold, their start and their drip into NIR's terms."""
         level = self.parameters[f"{node.name}.threshold"]
         start = self.starts.get(node.name, torch.zeros_like(level))

@@ -1,6 +1,7 @@
 """How a client trains and how a model is evaluated: plain loops over batches that are already tensors."""
 
 from snnfl.training.accumulation import gradient_weight
+from snnfl.training.control import control_change, controlled
 from snnfl.training.evaluation import Evaluation, accuracies, accuracy, evaluate
 from snnfl.training.label_calibration import label_calibrated
 from snnfl.training.local import TrainingDivergedError, TrainingResult, learning_rate, train_locally
@@ -17,6 +18,8 @@ __all__ = [
     "TrainingResult",
     "accuracies",
     "accuracy",
+    "control_change",
+    "controlled",
     "copy_arrays",
     "cross_entropy",
     "evaluate",

@@ -1,6 +1,6 @@
 """Kinds of updates: what travels between a server and its clients, and what either makes of it."""
 
-from snnfl.updates.arrays import ArraySpec, ann_specs, scale_of
+from snnfl.updates.arrays import ArraySpec, ann_specs, control_specs, scale_of
 from snnfl.updates.converted import Converted, converted_specs
 from snnfl.updates.format import UpdateFormat
 from snnfl.updates.native import Native
@@ -14,6 +14,7 @@ __all__ = [
     "Unsent",
     "UpdateFormat",
     "ann_specs",
+    "control_specs",
     "converted_specs",
     "scale_of",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snnfl.training.local import MAXIMUM_VALUE
+from snnfl.training.resident import is_statistic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,14 @@ def ann_specs(state: Mapping[str, Tensor]) -> dict[str, ArraySpec]:
         name: ArraySpec(shape=tuple(array.shape), values="non-negative" if name.endswith("running_var") else "finite")
         for name, array in state.items()
     }
+
+
+def control_specs(sent: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    """Describe a control variate (SCAFFOLD): an array per parameter that the server sends, and none for the others.
+
+    What stays on a client isn't averaged, so it drifts from nothing; and how its control variate changes would tell it.
+    """
+    return {name: ArraySpec(shape=spec.shape) for name, spec in sent.items() if not is_statistic(name)}
 
 
 def scale_of(array: Tensor) -> float:

@@ -36,6 +36,7 @@ def called(configure: Configure, context_of: ContextOf, ask: Callable[..., Messa
 REFUSED = {
     "strategy.spiking=false": "strategy.spiking=false uploads ordinary networks",
     "strategy.bias_back=true": "strategy.bias_back=true gives the server",
+    "strategy.name=scaffold": "strategy.name=scaffold uploads control variates",
     "conversion.calibration=none": "conversion.calibration=none shifts no bias of fc3, fc4, fc5 before upload",
     "conversion.calibration=potential": "conversion.calibration=potential shifts no bias",
     "model.projection_head=true": "conversion.calibration=bias shifts no bias of projection2 before upload",

@@ -144,3 +144,27 @@ def test_a_missing_library_is_one_line(run, tmp_path, capsys, monkeypatch, kind,
     line = refused(capsys, run, "--format", kind, "--output", tmp_path / "here")
     assert line.endswith(f"; type: pip install '{requirement}'\n")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run that trains a spiking network."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["strategy.spiking=false", "model.neuron=lif", "model.time_steps=4", f"run.directory={folder}"]
+    assert snnfl("run", DEMO, *SMALL, *options, "run.name=trained") == 0
+    return folder / "trained"
+
+
+def test_a_network_that_was_trained_as_a_spiking_one_is_exported(trained, tmp_path, capsys):
+    capsys.readouterr()
+    assert snnfl("export", trained) == 0
+    path = trained / "final_snn.nir"
+    assert capsys.readouterr().out == f"{path}: 4 spiking layers, samples of shape 1,8,8\n"
+    neurons = [node for node in nir.read(path).nodes.values() if isinstance(node, nir.LIF)]
+    assert len(neurons) == 4
+    assert "--output FILE" in refused(capsys, trained, "--format", "safetensors")
+    assert snnfl("export", trained, "--format", "safetensors", "--output", tmp_path / "copy.safetensors") == 0
+    assert (tmp_path / "copy.safetensors").read_bytes() == (trained / SNN_FILE).read_bytes()
+    capsys.readouterr()
+    assert "only converted networks" in refused(capsys, trained, "--format", "spikingjelly")
+    assert "load_run" in refused(capsys, trained / SNN_FILE, "--output", tmp_path / "alone.nir")

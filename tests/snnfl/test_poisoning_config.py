@@ -18,14 +18,19 @@ VALID = [
     ["poisoning.attack=label_flip", "poisoning.source=5", "poisoning.first_round=10", "strategy.spiking=false"],
     ["poisoning.attack=model_replacement", "poisoning.scale=2.5", "poisoning.forge_thresholds=true"],
     ["poisoning.attack=model_replacement", "poisoning.scale_ann=true"],
+    ["poisoning.attack=event_static", "poisoning.polarity=both", "poisoning.trigger_size=2"],
+    ["poisoning.attack=event_temporal", "poisoning.strength=0.5", "poisoning.attackers=5"],
     ["detection.detectors=[norm,krum]", "detection.exclude=krum"],
 ]
 
 INVALID = [
     (["poisoning.attackers=2"], "only an attack uses it"),
     (["poisoning.forge_thresholds=true"], "only an attack uses it"),
-    (["poisoning.attack=badnets", "poisoning.strength=0.5"], "only blended uses it"),
-    (["poisoning.attack=blended", "poisoning.trigger_size=2"], "only badnets or distributed or model_replacement"),
+    (["poisoning.attack=badnets", "poisoning.strength=0.5"], "only blended or event_moving or event_static or event_"),
+    (["poisoning.attack=blended", "poisoning.trigger_size=2"], "only badnets or distributed or event"),
+    (["poisoning.attack=badnets", "poisoning.polarity=both"], "only event_moving or event_static or event_temporal"),
+    (["poisoning.attack=event_moving", "poisoning.source=5"], "only label_flip uses it"),
+    (["poisoning.attack=event_static", "poisoning.polarity=on"], "poisoning.polarity="),
     (["poisoning.attack=badnets", "poisoning.scale=2"], "only model_replacement uses it"),
     (["poisoning.attack=badnets", "poisoning.scale_ann=true"], "only model_replacement uses it"),
     (["poisoning.attack=model_replacement", "poisoning.scale_ann=true", "strategy.spiking=false"], "converts nothing"),

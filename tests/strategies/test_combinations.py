@@ -28,6 +28,18 @@ DP = "privacy.clipping=server_fixed"
             ["strategy.name=fedbn", "strategy.spiking=false", "audit.record=true"],
             r"audit.record=True: strategy.name=fedbn keeps batch normalisation on the clients.*set False",
         ),
+        (
+            ["strategy.name=scaffold", DP, "strategy.spiking=false"],
+            r"privacy.clipping=server_fixed: strategy.name=scaffold .* which nobody clips or noises; set none",
+        ),
+        (
+            ["strategy.name=scaffold", "strategy.bias_back=true"],
+            r"strategy.bias_back=True: strategy.name=scaffold would send the control variates of biases.*set False",
+        ),
+        (
+            ["strategy.name=scaffold", "audit.record=true"],
+            r"audit.record=True: strategy.name=scaffold corrects the clients' gradients.*set False",
+        ),
         (["strategy.name=krum", "data.clients=4"], r"krum: needs 5 updates per round with malicious_clients=1, but 4 "),
         (["strategy.name=bulyan", "strategy.fraction_train=0.6"], r"bulyan: needs 7 .* but 6 clients are selected"),
         (["strategy.name=fedmedian", "data.clients=2"], r"fedmedian: needs 3 updates per round, but 2 clients"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from snnfl.config import Config, ConversionConfig, compose
 from snnfl.protocol import train_metrics
-from snnfl.updates import Converted, ann_specs
+from snnfl.updates import Converted, ann_specs, control_specs
 from strategies import bases
 from strategies.combinations import build_checked, network_rule
 from strategies.guarded import Guarded
@@ -28,6 +28,11 @@ from strategies.update import UpdateSpec
 
 CLIENTS, ROUNDS = 8, 3
 LIAR = CLIENTS - 1
+
+CONTROLLED = {"conv.weight": (2, 1, 3, 3), "norm.weight": (2,), "norm.bias": (2,), "hidden.weight": (4, 8)}
+CONTROLLED |= {"head.weight": (3, 4)}
+BIASES = {"conv.bias": (2,), "hidden.bias": (4,), "head.bias": (3,)}
+"""What SCAFFOLD has a control variate of: in an S-run not of the private biases."""
 
 UpdateReply = Callable[..., Message]
 Arrays = dict[str, Tensor]
@@ -44,9 +49,11 @@ def configured(kind: str, *overrides: str) -> Config:
 
 
 def spiking(federation: Any, config: Config) -> Spiking:
+    format = Converted(federation.graph, federation.state, ConversionConfig())
     return Spiking(
         build_checked(config),
-        Converted(federation.graph, federation.state, ConversionConfig()),
+        format,
+        control=control_specs(format.sent_specs) if config.strategy.name == "scaffold" else None,
         metrics=train_metrics(config) - {"seconds-convert"},
         update_bound=config.strategy.update_bound,
         weighing=bases.weighing(config),
@@ -60,6 +67,11 @@ def reply_of(update_reply: UpdateReply, config: Config, partition: int, arrays: 
     known = {"received-loss": 0.5 + partition, "norm_bit": float(partition % 2), "seconds-evaluate": 0.0}
     known |= {"state-round": 0.0, "local-steps": 2.0 + partition}
     reply.content["metrics"].update({name: value for name, value in known.items() if name in train_metrics(config)})
+    if config.strategy.name == "scaffold":
+        shapes = CONTROLLED if config.strategy.spiking else CONTROLLED | BIASES
+        draw = torch.Generator().manual_seed(partition)
+        control = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+        reply.content["control"] = ArrayRecord(control)
     return reply
 
 
@@ -153,7 +165,9 @@ def test_strategies_are_different(federation: Any, update_reply: UpdateReply, na
     """None is FedAvg under another name, but for those that differ on the clients alone."""
     config = configured(name, "strategy.spiking=false")
     names = train_metrics(config)
-    strategy = Guarded(build_checked(config), UpdateSpec(arrays=ann_specs(federation.state), metrics=names), seed=0)
+    arrays = ann_specs(federation.state)
+    control = control_specs(arrays) if name == "scaffold" else {}
+    strategy = Guarded(build_checked(config), UpdateSpec(arrays=arrays, metrics=names, control=control), seed=0)
     sent = ArrayRecord(dict(federation.state))
     grid = type("Nodes", (), {"get_node_ids": lambda self: list(range(CLIENTS))})()
     results = []
@@ -161,7 +175,8 @@ def test_strategies_are_different(federation: Any, update_reply: UpdateReply, na
         strategy.configure_train(t, sent, ConfigRecord(), grid)
         states = [federation.trained(100 * t + n)[0] for n in range(CLIENTS)]
         replies = [reply_of(update_reply, config, n, state) for n, state in enumerate(states)]
-        average, _ = FedAvg().aggregate_train(t, replies)
+        plain = [update_reply(state, n, num_examples=10 + n) for n, state in enumerate(states)]
+        average, _ = FedAvg().aggregate_train(t, plain)
         found, _ = strategy.aggregate_train(t, replies)
         results.append(max(abs(found[key].numpy() - average[key].numpy()).max() for key in average))
     assert (max(results) > 1e-3) == (name not in ("fedavg", "fedprox", "moon", "fedlec", "fedbn"))
@@ -189,10 +204,16 @@ def test_whatever_is_accepted_leaves_finite_weights(
             for name in ("loss", "received-loss", "norm_bit"):
                 if name in reply.content["metrics"]:
                     reply.content["metrics"][name] = data.draw(st.sampled_from([0.0, 1e-12, 1e12, 1.0, -1.0]))
+            for name in CONTROLLED if "control" in reply.content else ():
+                if data.draw(st.booleans()):
+                    forged = {name: torch.full(CONTROLLED[name], data.draw(extreme))}
+                    reply.content["control"].update(ArrayRecord(forged))
             replies.append(reply)
         found, _ = strategy.aggregate_train(t, replies)
         assert strategy.report.refused + len(strategy.report.updates) == CLIENTS or found is None
         if found is not None:
             assert all(np.isfinite(array).all() for array in numbers(found).values())
             assert all(bool(torch.isfinite(array).all()) for array in strategy.network.parameters.values())
+            control = getattr(strategy.base, "control", None) or ArrayRecord()
+            assert all(np.isfinite(array).all() for array in numbers(control).values())
             sent = found

@@ -70,6 +70,12 @@ KEYS = {
     "asked",
     "faults",
     "absent",
+    "firing_rates",
+    "firing_rate",
+    "synaptic_operations",
+    "multiply_accumulates",
+    "nanojoules",
+    "nanojoules_with_memory",
     "states_lost",
 }
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,26 @@ def test_a_run_that_dies_five_times_ends_as_if_nothing_had_been(tmp_path: Path, 
     assert_same(run, uninterrupted)
     facts = json.loads((run / ENVIRONMENT_FILE).read_text())
     assert [each["after_round"] for each in facts["resumed"]] == [1, 3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "spiking"),
+    [("fedbn", False), *((name, spiking) for name in ("scaffold", "fednova", "fedlec") for spiking in (False, True))],
+)
+def test_whatever_an_algorithm_keeps_a_run_that_dies_ends_as_if_nothing_had_been(
+    tmp_path: Path, name: str, spiking: bool
+) -> None:
+    options = [f"strategy.name={name}", f"strategy.spiking={str(spiking).lower()}"]
+    whole = play(tmp_path / "whole", *options)
+    deaths: list[dict[str, Any]] = [{"clients": Fragile(3, 1)}, {"observer": die_at(4)}, {}]
+    for number, death in enumerate(deaths):
+        with pytest.raises(Killed) if death else nullcontext():
+            play(tmp_path / "dying", f"run.resume={str(number > 0).lower()}", *options, **death)
+    run = tmp_path / "dying" / "run"
+    for file in (ANN_FILE, SNN_FILE):
+        assert (run / file).exists() == (whole / file).exists()
+        assert not (run / file).exists() or (run / file).read_bytes() == (whole / file).read_bytes()
+    assert rows(run) == rows(whole)
 
 
 def test_private_biases_are_what_is_at_stake(

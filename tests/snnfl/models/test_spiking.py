@@ -211,6 +211,21 @@ def test_pooling_at_once_is_pooling_afterwards():
     assert pooled_by_maximum(samples("convnet").float()).shape == (3, 5)
 
 
+def test_recordings_are_what_the_layers_did():
+    model = build("lenet5", batch_norm=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.dim() > 1 else 1)
+    inputs = samples("lenet5").float()
+    found = model.record(inputs)
+    assert list(found) == ["relu1", "relu2", "relu3", "relu4"]
+    assert found["relu1"].spikes.shape == (STEPS, 3, 6, 12, 12)
+    assert found["relu1"].spikes.any()
+    assert torch.equal(found["relu1"].spikes, (found["relu1"].potentials > 1).float())
+    currents = model.fc5(found["relu4"].spikes)
+    assert torch.equal(model.readout(currents), model(inputs))
+
+
 def test_neurons_in_the_head_alone():
     model = build("convnet", neurons="head", batch_norm=False)
     assert list(model.neurons) == ["relu3"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from snnfl.config import Config, ConfigError, compose
-from snnfl.data import load
+from snnfl.data import Dataset, load
 from snnfl.poisoning import attackers, attacks_in, check_poisoning, forged, poisoned, scaled, triggered_test
 from snnfl.workspace import Workspace
 
@@ -65,6 +65,54 @@ def test_success_is_measured_on_other_labels_with_the_whole_trigger() -> None:
         assert int((own.train_images != work.dataset.train_images).any(dim=0)[0].sum()) <= 3
 
 
+@pytest.fixture
+def filmed() -> Dataset:
+    """Forty recordings of seven frames, in which every pixel has 2 to 9 events."""
+    draw = torch.Generator().manual_seed(0)
+    counts, labels = torch.randint(2, 10, (40, 7, 2, 12, 12), generator=draw).to(torch.uint8), torch.arange(40) % 4
+    return Dataset(
+        name="filmed",
+        train_images=counts,
+        train_labels=labels,
+        test_images=counts,
+        test_labels=labels,
+        class_names=("a", "b", "c", "d"),
+        mean=torch.zeros(2),
+        std=torch.ones(2),
+        sequence=True,
+    )
+
+
+def test_each_attacker_trains_with_its_own_time_slice_and_success_takes_all_of_them(filmed: Dataset) -> None:
+    config = configure("poisoning.attack=event_temporal", "poisoning.attackers=3", "poisoning.target=1")
+    tested = triggered_test(filmed, config)
+    assert len(tested.test_labels) == 30
+    assert bool((tested.test_images != filmed.test_images[filmed.test_labels != 1]).flatten(2).any(2).all())
+    frames: list[int] = []
+    for partition in attackers(config):
+        indices = torch.arange(partition, 40, 5)
+        after = poisoned(filmed, indices, config, partition=partition)
+        changed = (after.train_images != filmed.train_images).flatten(2).any(2)
+        own = changed.any(0).nonzero().flatten().tolist()
+        (hit,) = changed.any(1).nonzero(as_tuple=True)
+        assert bool(changed[hit][:, own].all())
+        assert set(hit.tolist()) <= set(indices.tolist())
+        assert (after.train_labels[hit] == 1).all()
+        assert len(hit) == round(0.5 * int((filmed.train_labels[indices] != 1).sum())) > 0
+        frames += own
+    assert frames == list(range(7))
+
+
+@pytest.mark.parametrize("attack", ["badnets", "blended", "distributed", "model_replacement", "label_flip"])
+def test_a_pictures_poisoning_fits_recordings(filmed: Dataset, attack: str) -> None:
+    config = configure(f"poisoning.attack={attack}", "poisoning.target=1")
+    check_poisoning(config, filmed.input_shape, filmed.classes)
+    tested = triggered_test(filmed, config)
+    changed = tested.test_images != filmed.test_images[filmed.test_labels != 1]
+    assert set(changed.flatten(2).any(2).flatten().tolist()) == {attack != "label_flip"}
+    assert bool((tested.test_labels == 1).all())
+
+
 def test_a_label_flip_with_a_source_flips_that_one_alone() -> None:
     config = configure("poisoning.attack=label_flip", "poisoning.source=7", "poisoning.target=1")
     work = Workspace(config)
@@ -84,6 +132,11 @@ def test_what_only_the_data_can_tell_is_checked() -> None:
     with pytest.raises(ConfigError, match="are no images"):
         check_poisoning(configure("poisoning.attack=badnets"), shape, 3)
     check_poisoning(configure("poisoning.attack=label_flip"), shape, 3)
+    with pytest.raises(
+        ConfigError, match=r"^poisoning.attack=event_static: .*\[1, 8, 8\] are no recordings.*badnets"
+    ) as error:
+        check_poisoning(configure("poisoning.attack=event_static"), (1, 8, 8), 10)
+    assert "\n" not in str(error.value)
 
 
 def test_a_scaled_update_replaces_the_average() -> None:

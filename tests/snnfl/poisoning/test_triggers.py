@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from snnfl.poisoning.triggers import TriggerError, blended_trigger, distributed_trigger, square_trigger
+from snnfl.poisoning.triggers import Trigger, TriggerError, blended_trigger, distributed_trigger, square_trigger
 
 
 def dark(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -61,6 +61,27 @@ def test_blending_is_a_convex_mixture_of_every_pixel(dtype: torch.dtype, white: 
     assert 0 <= float(trigger.pattern.min()) < 0.1 < 0.9 < float(trigger.pattern.max()) <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_on_a_recording_every_frame_is_stamped_as_a_picture_of_its_channels(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    recordings = torch.randint(0, 19, (3, 5, 2, 12, 12), generator=draw).to(dtype)
+
+    def makers(shape: tuple[int, ...]) -> list[Trigger]:
+        pattern = torch.Generator().manual_seed(1)
+        return [
+            square_trigger(shape),
+            distributed_trigger(shape),
+            distributed_trigger(shape, part=2),
+            blended_trigger(shape, strength=0.5, generator=pattern),
+        ]
+
+    for trigger, picture in zip(makers((5, 2, 12, 12)), makers((2, 12, 12)), strict=True):
+        stamped = trigger.stamp(recordings, white=18)
+        for step in range(5):
+            assert torch.equal(stamped[:, step], picture.stamp(recordings[:, step], white=18))
+        assert not torch.equal(stamped, recordings)
+
+
 def test_a_trigger_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(TriggerError, match="trigger_size=13: images have 12x12"):
         square_trigger((1, 12, 12), size=13)
@@ -68,3 +89,5 @@ def test_a_trigger_that_does_not_fit_is_an_error() -> None:
         distributed_trigger((1, 8, 8), size=4)
     with pytest.raises(TriggerError, match="are no images"):
         blended_trigger((30,), generator=torch.Generator())
+    with pytest.raises(TriggerError, match=r"\[50, 40\] are no images.*try label_flip"):
+        square_trigger((50, 40))
