@@ -1,8 +1,8 @@
-"""``python -m experiments.federated_snn.cpu FOLDER ...``: what a round of each setting costs, in CPU seconds.
+"""``python -m experiments.federated_snn.cpu FOLDER ...``: what a round of each kind costs, in CPU seconds.
 
-Wall time says little on a machine that does other work. Each setting of a folder's ``laptop.yaml`` (first seed) runs
-for one round and for three, in this process and in one thread; half the difference in CPU time is a round's, without
-start-up. Writes ``cpu.csv`` beside it.
+Wall time says little on a machine that does other work. Each kind of a folder's ``laptop.yaml`` (the labels of its
+first axis; of the other axes the first label, and the first seed) runs for one round and for three, in this process and
+in one thread; half the difference in CPU time is a round's, without start-up. Writes ``cpu.csv`` beside it.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def cpu_part(path: Path) -> str:
 
 
 def first_of_each(cells: Iterable[Cell]) -> list[Cell]:
-    """Return one cell of each setting: that of the first seed."""
-    found: dict[tuple[str, ...], Cell] = {}
+    """Return the first cell of each label of the first axis."""
+    found: dict[str, Cell] = {}
     for cell in cells:
-        found.setdefault(tuple(cell.labels.values()), cell)
+        found.setdefault(next(iter(cell.labels.values())), cell)
     return list(found.values())
 
 
@@ -66,7 +66,7 @@ def _seconds(config: Config, rounds: int) -> float:
 
 
 def main() -> None:
-    """Measure each setting of the folders that the command line names, and write what was found."""
+    """Measure each kind of the folders that the command line names, and write what was found."""
     torch.set_num_threads(1)
     try:
         for name in sys.argv[1:]:
