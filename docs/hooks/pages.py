@@ -5,7 +5,7 @@ page                        made from
 ==========================  ==========================================================================
 ``configuration.md``        the dataclasses of ``snnfl/config``
 ``api/**``                  every module, whose docstrings mkdocstrings renders
-``experiments/snfl/**``     ``experiments/snfl/*/README.md``, with the files beside them
+``experiments/snfl/**``     ``experiments/snfl/*/README.md``, with the files beside them; ``federated_snn`` alike
 ``notebooks/*.md``          ``docs/notebooks/*.ipynb``, as they are committed
 ``contributing, changelog`` the files of the repository's root
 ==========================  ==========================================================================
@@ -43,21 +43,11 @@ def _root_pages(config: MkDocsConfig) -> Iterator[File]:
 
 
 def _study_pages(config: MkDocsConfig) -> Iterator[File]:
-    folder = ROOT / STUDIES
-    pages = sorted(folder.glob("*/README.md"))
-    if not (folder / "README.md").exists():
-        lines = [f"- [{_title(page)}]({page.parent.name}/README.md)" for page in pages]
-        text = (
-            "# Reproduction\n\nEvery table and figure of the paper that has a study here, with what was measured.\n\n"
-        )
-        yield File.generated(config, f"{STUDIES}/index.md", content=text + "\n".join(lines) + "\n")
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py"):
-        if (uri := site_uri(file.relative_to(ROOT).as_posix())) is not None:
-            yield File.generated(config, uri, abs_src_path=str(file))
-
-
-def _title(page: Path) -> str:
-    return page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    for studies in STUDIES:
+        files = [path for path in (ROOT / studies).rglob("*") if path.is_file()]
+        for file in sorted(path for path in files if path.suffix not in (".py", ".pyc")):
+            if (uri := site_uri(file.relative_to(ROOT).as_posix())) is not None:
+                yield File.generated(config, uri, abs_src_path=str(file))
 
 
 def _notebooks(config: MkDocsConfig) -> Iterator[File]:

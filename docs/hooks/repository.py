@@ -14,7 +14,8 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COUNTERPARTS = {"README.md": "index.md", "snnfl/config/options.py": "configuration.md"}
 """Files that the site has in another form."""
 
-STUDIES = "experiments/snfl"
+STUDIES = ("experiments/snfl", "experiments/federated_snn")
+"""Folders of studies, each with a README of its own and one in each folder below it."""
 
 
 def site_uri(path: str) -> str | None:
@@ -31,10 +32,10 @@ def site_uri(path: str) -> str | None:
         return str(inside.with_suffix(".md") if inside.suffix == ".ipynb" else inside)
     if pure.parts[:1] and pure.parts[0] in PACKAGES and pure.suffix == ".py":
         return api_uri(pure)
-    if path == STUDIES or path.startswith(f"{STUDIES}/"):
+    if path in STUDIES or path.startswith(tuple(f"{studies}/" for studies in STUDIES)):
         if pure.name == "README.md" or not pure.suffix:
             folder = pure.parent if pure.suffix else pure
-            return str(folder / "index.md" if str(folder) == STUDIES else folder.with_suffix(".md"))
+            return str(folder / "index.md" if str(folder) in STUDIES else folder.with_suffix(".md"))
         return path
     package = pure / "__init__.py"
     return api_uri(package) if (ROOT / package).exists() else None
@@ -45,7 +46,7 @@ def repository_path(uri: str) -> str | None:
     pure = PurePosixPath(uri)
     if uri in PAGES.values():
         return next(path for path, page in PAGES.items() if page == uri)
-    if uri.startswith(f"{STUDIES}/"):
+    if uri.startswith(tuple(f"{studies}/" for studies in STUDIES)):
         return str(pure.parent / "README.md" if pure.name == "index.md" else pure.with_suffix("") / "README.md")
     path = f"docs/{pure.with_suffix('.ipynb') if pure.parts[0] == 'notebooks' else pure}"
     return path if (ROOT / path).exists() else None

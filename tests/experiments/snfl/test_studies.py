@@ -1,70 +1,23 @@
-"""The sixteen studies of SNFL's artifacts: each can run, and cites what the paper says."""
+"""The studies of SNFL's artifacts have the paper's setting, and cite what it says."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
-from experiments.compare.study import read_study
 from experiments.compare.views import View
-from experiments.snfl.readme import ARTIFACTS, HERE, _views
-from snnfl import rng
-from snnfl.data import Dataset, sources
+from experiments.study_readme import FOLDERS, HERE, _views
 
-SHAPES = {"cifar10": (3, 32, 10), "cifar100": (3, 32, 100), "fashion_mnist": (1, 28, 10), "tiny_imagenet": (3, 64, 200)}
-
-
-@pytest.fixture
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let every data set be there, with as many random images as the studies ask for: nothing is trained on them."""
-
-    def stand_in(name: str, root: Path) -> Dataset:
-        channels, side, classes = SHAPES[name]
-        generator = rng.generator(0, name)
-        labels = torch.randint(classes, (4000,), generator=generator)
-        images = torch.zeros(4000, channels, side, side, dtype=torch.uint8)
-        names = tuple(map(str, range(classes)))
-        mean = torch.zeros(channels)
-        return Dataset(
-            name=name, train_images=images, train_labels=labels, test_images=images, test_labels=labels,
-            class_names=names, mean=mean, std=mean + 1,
-        )  # fmt: skip
-
-    monkeypatch.setattr(sources, "_load", stand_in)
-    sources._part.cache_clear()
-    yield
-    sources._part.cache_clear()
+ARTIFACTS = tuple(name for name in FOLDERS if name.startswith("snfl/"))
 
 
 def content_of(path: Path) -> dict[str, Any]:
     content: Any = OmegaConf.to_container(OmegaConf.load(path))
     return dict(content)
-
-
-@pytest.mark.parametrize("artifact", ARTIFACTS)
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
-@pytest.mark.usefixtures("stand_ins")
-def test_each_study_can_run(artifact: str, scale: str, tmp_path: Path) -> None:
-    folder = HERE / artifact
-    content = content_of(folder / f"{scale}.yaml")
-    assert content["name"] == f"{artifact}_{scale}"
-    assert len(content["seeds"]) >= 3 or scale == "paper"
-    content["seeds"] = content["seeds"][:1]
-    if "base" in content:
-        content["base"] = str((folder / content["base"]).resolve())
-    path = tmp_path / "study.yaml"
-    OmegaConf.save(OmegaConf.create(content), path)
-    small = ["run.device=cpu", "model.name=lenet5"] if scale == "paper" else []
-    study = read_study(path, small)
-    assert study.cells
-    for cell in study.cells:
-        assert cell.config.run.device == "cpu"
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
@@ -74,14 +27,14 @@ def test_the_papers_setting_is_the_papers(artifact: str) -> None:
     assert base["model"]["name"] == "resnet20_snfl"
     assert (base["run"]["rounds"], base["training"]["epochs"], base["conversion"]["steps"]) == (100, 5, 256)
     changed = set(content["options"]) & {"model.name", "run.rounds", "training.epochs", "conversion.steps"}
-    assert changed == ({"run.rounds", "training.epochs"} if artifact == "fig2_inversion" else set())
+    assert changed == ({"run.rounds", "training.epochs"} if artifact == "snfl/fig2_inversion" else set())
 
 
 read_once = functools.cache(_views)
 
 
 def published(artifact: str, number: int, *place: str) -> float:
-    view: View = read_once(HERE / artifact / "paper.yaml")[number]
+    view: View = read_once(HERE / "snfl" / artifact / "paper.yaml")[number]
     return 100 * view.paper[place[0], place[1]]
 
 

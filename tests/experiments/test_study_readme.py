@@ -1,4 +1,4 @@
-"""The READMEs of SNFL's artifacts say what the committed results say."""
+"""The READMEs of studies say what the committed results say."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from scipy.stats import ttest_rel
 
 from experiments.compare.records import Entry
 from experiments.snfl import cost
-from experiments.snfl.readme import ARTIFACTS, HERE, _difference, markers, paper_part, parts_of, write_readme
+from experiments.study_readme import FOLDERS, HERE, _difference, markers, paper_part, parts_of, write_readme
 from snnfl.config import ConfigError, compose
 
 
-@pytest.mark.parametrize("artifact", ARTIFACTS)
-def test_a_readme_holds_what_the_committed_results_give(artifact: str) -> None:
-    text = (HERE / artifact / "README.md").read_text()
-    made = parts_of(HERE / artifact)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_readme_holds_what_the_committed_results_give(folder: str) -> None:
+    text = (HERE / folder / "README.md").read_text()
+    made = parts_of(HERE / folder)
     assert "measured" in made
     for name, part in made.items():
         begin, end = markers(name)
         assert text.count(begin) == text.count(end) == 1
-        assert text.partition(begin)[2].partition(end)[0].strip() == part.strip(), "python -m experiments.snfl.readme"
+        assert text.partition(begin)[2].partition(end)[0].strip() == part.strip(), "python -m experiments.study_readme"
 
 
-@pytest.mark.parametrize("artifact", ARTIFACTS)
-def test_committed_results_have_a_value_for_each_of_three_seeds(artifact: str) -> None:
-    with (HERE / artifact / "laptop.csv").open(newline="") as file:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_committed_results_have_a_value_for_each_of_three_seeds(folder: str) -> None:
+    with (HERE / folder / "laptop.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
     assert all(len(row["values"].split()) >= 3 for row in rows)
-    assert (HERE / artifact / "laptop.csv").stat().st_size < 50_000
+    assert (HERE / folder / "laptop.csv").stat().st_size < 50_000
 
 
 def test_what_stands_around_the_markers_stays(tmp_path: Path) -> None:
     folder = tmp_path / "a2_participation"
     folder.mkdir()
-    (folder / "paper.yaml").write_text((HERE / "a2_participation" / "paper.yaml").read_text())
+    (folder / "paper.yaml").write_text((HERE / "snfl" / "a2_participation" / "paper.yaml").read_text())
     with pytest.raises(ConfigError, match=r"README.md: put the lines <!-- begin paper"):
         write_readme(folder)
     begin, end = markers("paper")
@@ -48,6 +49,20 @@ def test_what_stands_around_the_markers_stays(tmp_path: Path) -> None:
     text = (folder / "README.md").read_text()
     assert text == f"before\n{begin}\n{paper_part(folder)}\n{end}\nafter\n"
     assert "| S-FedAvg | 73.29 | 83.53 | 89.87 | 90.13 | 90.31 |" in text
+
+
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if (HERE / name / "search.yaml").exists()])
+def test_learning_rates_are_the_best_ones_of_a_seed_that_is_not_reported(folder: str) -> None:
+    search, laptop = (OmegaConf.load(HERE / folder / f"{name}.yaml") for name in ("search", "laptop"))
+    assert not set(search.seeds) & set(laptop.seeds)
+    assert search.matrix["training.learning_rate"] == sorted(search.matrix["training.learning_rate"])
+    with (HERE / folder / "search.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for kind in search.matrix.kind:
+        tried = {float(row["column"]): float(row["mean"]) for row in rows if row["row"] == kind}
+        assert list(tried) == list(search.matrix["training.learning_rate"])
+        chosen = laptop.matrix.kind[kind].get("training.learning_rate", laptop.options.get("training.learning_rate"))
+        assert tried[chosen] == max(tried.values()), kind
 
 
 numbers = st.lists(st.floats(0, 1).map(lambda value: round(value, 3)), min_size=3, max_size=5)

@@ -1,8 +1,9 @@
-"""``python -m experiments.snfl.readme [--collect] [NAME ...]``: the generated parts of the READMEs beside this file.
+"""``python -m experiments.study_readme [--collect] [FOLDER ...]``: the generated parts of the READMEs of studies.
 
-Each folder holds ``paper.yaml``, whose published numbers are the README's first table, and ``laptop.csv`` with what its
-``laptop.yaml`` measured, every seed's value, which the others are made from. ``--collect`` first copies that file from
-the finished study in ``runs/``, and notes beside it (``laptop.json``) when, where and with which versions it ran.
+Each folder, as ``snfl/table1_iid``, holds ``paper.yaml``, whose published numbers are the README's first table, and
+``laptop.csv`` with what its ``laptop.yaml`` measured, every seed's value, which the others are made from; beside it may
+be ``search.csv``, of the ``search.yaml`` that chose learning rates. ``--collect`` first copies these files from the
+finished studies in ``runs/``, and notes beside them (``laptop.json``) when, where and with which versions they ran.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from omegaconf import OmegaConf
 
 from experiments.compare.records import Entry
 from experiments.compare.scheduler import state_of
-from experiments.compare.study import read_study
+from experiments.compare.study import Study, read_study
 from experiments.compare.tables import Filled, as_markdown
 from experiments.compare.views import View, read_tables
+from experiments.federated_snn.cpu import cpu_part
 from experiments.snfl.cost import cost_part, read
 from snnfl.auditing.scorecard import interval
 from snnfl.config import ConfigError
@@ -29,17 +31,27 @@ from snnfl.files import write_bytes
 from strategies.run_directory import ENVIRONMENT_FILE
 
 HERE = Path(__file__).parent
-ARTIFACTS = (
-    "table1_iid", "table2_noniid", "table3_bias", "fig2_inversion", "fig3_bias_thresholds", "a1_clients",
-    "a2_participation", "a3_steps",
+FOLDERS = (
+    "snfl/table1_iid", "snfl/table2_noniid", "snfl/table3_bias", "snfl/fig2_inversion", "snfl/fig3_bias_thresholds",
+    "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
+    "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
 )  # fmt: skip
+SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "table3_bias": [("BC", "no BC"), ("no BC, bias back", "no BC"), ("BC, bias back", "BC")],
     "fig2_inversion": [("S-FedAvg, snn_naive", "FedAvg, huang"), ("S-FedAvg, reconverted_as_is", "FedAvg, huang")],
     "fig3_bias_thresholds": [("IID", "Dir(0.5)"), ("poisoned", "honest")],
     "a3_steps": [("8", "4"), ("16", "8"), ("32", "16"), ("64", "32"), ("128", "64")],
+    "equal_architecture": [*SPIKING, ("SNN", "S-ANN")],
+    "many_clients": [*SPIKING, ("SNN", "ANN, no norm"), ("ANN", "ANN, no norm")],
+    "nmnist": [("SNN", "ANN, sum over time"), ("SNN", "ANN, all frames")],
+    "watch": SPIKING,
+    "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
 }
 """Rows whose differences are shown, beside each ``S-X`` with its ``X``."""
+
+COSTS = ("bytes", "energy", "operations")
+"""How the values begin that say enough without a difference."""
 
 
 def paper_part(folder: Path) -> str:
@@ -61,12 +73,21 @@ def measured_part(folder: Path) -> str:
     said = (
         f"Measured on {facts['date']}: {facts['cells']} cells, seeds {facts['seeds']}, one thread on {facts['cores']} "
         f"cores shared with other work ({versions}; commits: [laptop.json](laptop.json)).\n"
-        f"Command: `snnfl compare experiments/snfl/{folder.name}/laptop.yaml`. Every seed's value: "
+        f"Command: `snnfl compare experiments/{folder.parent.name}/{folder.name}/laptop.yaml`. Every seed's value: "
         "[laptop.csv](laptop.csv)."
     )
-    tables = list(_filled(folder))
+    tables = list(_filled(folder, "laptop"))
     differences = [text for filled in tables if (text := _differences(folder.name, filled))]
     return "\n\n".join([said, as_markdown(tables).strip(), *differences])
+
+
+def search_part(folder: Path) -> str:
+    """Lay out what the learning rates were chosen by."""
+    seeds = OmegaConf.load(folder / "search.yaml").seeds
+    return (
+        f"Seed {_joined(seeds)}, which isn't among those above. Command: `snnfl compare experiments/"
+        f"{folder.parent.name}/{folder.name}/search.yaml`.\n\n{as_markdown(_filled(folder, 'search')).strip()}"
+    )
 
 
 def write_readme(folder: Path) -> None:
@@ -90,6 +111,10 @@ def parts_of(folder: Path) -> dict[str, str]:
     made = {"paper": paper_part(folder)}
     if (folder / "laptop.csv").exists():
         made["measured"] = measured_part(folder)
+    if (folder / "search.csv").exists():
+        made["search"] = search_part(folder)
+    if (folder / "cpu.csv").exists():
+        made["cpu"] = cpu_part(folder / "cpu.csv")
     if (folder / "cost.csv").exists():
         made["cost"] = cost_part(read(folder / "cost.csv"))
     return {name: part for name, part in made.items() if part}
@@ -101,19 +126,14 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def collect(folder: Path) -> None:
-    """Copy the tables of a finished study and what is known of its runs.
+    """Copy the tables of a folder's finished studies and what is known of its runs.
 
     Raises:
         ConfigError: If a cell isn't finished, or the tables weren't written.
     """
-    study = read_study(folder / "laptop.yaml")
-    tables = study.directory / "tables.csv"
-    missing = [cell.name for cell in study.cells if not state_of(cell).finished]
-    if missing or not tables.exists():
-        raise ConfigError(
-            f"{study.directory}: {len(missing)} of {len(study.cells)} cells aren't finished; type: snnfl compare "
-            f"{folder / 'laptop.yaml'}"
-        )
+    if (folder / "search.yaml").exists():
+        _copy_tables(folder, "search")
+    study = _copy_tables(folder, "laptop")
     found = [json.loads((cell.path / ENVIRONMENT_FILE).read_text(encoding="utf-8")) for cell in study.cells]
     facts = {
         "date": _joined(each["started"][:10] for each in found),
@@ -126,8 +146,21 @@ def collect(folder: Path) -> None:
         },
         "commit": _joined(each["commit"] for each in found),
     }
-    write_bytes(folder / "laptop.csv", tables.read_bytes())
     write_bytes(folder / "laptop.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def _copy_tables(folder: Path, name: str) -> Study:
+    """Copy the tables of a finished study, and return it."""
+    study = read_study(folder / f"{name}.yaml")
+    tables = study.directory / "tables.csv"
+    missing = [cell.name for cell in study.cells if not state_of(cell).finished]
+    if missing or not tables.exists():
+        raise ConfigError(
+            f"{study.directory}: {len(missing)} of {len(study.cells)} cells aren't finished; type: snnfl compare "
+            f"{folder / name}.yaml"
+        )
+    write_bytes(folder / f"{name}.csv", tables.read_bytes())
+    return study
 
 
 def _views(study: Path) -> tuple[View, ...]:
@@ -137,10 +170,10 @@ def _views(study: Path) -> tuple[View, ...]:
     return read_tables(content.get("tables"), axes)
 
 
-def _filled(folder: Path) -> Iterator[Filled]:
-    with (folder / "laptop.csv").open(encoding="utf-8", newline="") as file:
+def _filled(folder: Path, name: str) -> Iterator[Filled]:
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    for view in _views(folder / "laptop.yaml"):
+    for view in _views(folder / f"{name}.yaml"):
         yield view, [_entry(row) for row in rows if row["table"] == view.title]
 
 
@@ -161,7 +194,7 @@ def _differences(artifact: str, filled: Filled) -> str:
     rows, columns = (list(dict.fromkeys(labels)) for labels in ((e.row for e in table), (e.column for e in table)))
     pairs = [*((f"S-{row}", row) for row in rows), *COMPARED.get(artifact, ())]
     pairs = [(more, less) for more, less in pairs if more in rows and less in rows]
-    if not pairs:
+    if not pairs or view.value.startswith(COSTS):
         return ""
     found = [
         [_difference(cells.get((more, column)), cells.get((less, column)), view.percent) for column in columns]
@@ -202,16 +235,16 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def main() -> None:
     """Read the command line; write the READMEs."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.snfl.readme", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARTIFACTS)} (default: all)")
+    parser = argparse.ArgumentParser(prog="python -m experiments.study_readme", description=__doc__)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help=f"of {', '.join(FOLDERS)} (default: all)")
     parser.add_argument(
         "--collect", action="store_true", help="first copy the results of the finished studies in runs/"
     )
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.names if name not in ARTIFACTS]:
-        parser.error(f"{unknown[0]}: expected one of {', '.join(ARTIFACTS)}")
+    if unknown := [name for name in arguments.folders if name not in FOLDERS]:
+        parser.error(f"{unknown[0]}: expected one of {', '.join(FOLDERS)}")
     try:
-        for name in arguments.names or ARTIFACTS:
+        for name in arguments.folders or FOLDERS:
             if arguments.collect:
                 collect(HERE / name)
             write_readme(HERE / name)
