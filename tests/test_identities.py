@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clients import client_app
+from clients.persistence import persistent_state
 from clients.spiking_mod import spiking_mod
 from experiments.engines.in_process import InProcessGrid, run_in_process
 from snnfl.config import Config, compose, flatten, unflatten
@@ -52,7 +53,7 @@ class Trained:
 
     def app(self) -> ClientApp:
         """The clients' own app, watched between the spiking mod and the training function."""
-        app = ClientApp(mods=[spiking_mod, self.mod])
+        app = ClientApp(mods=[persistent_state, spiking_mod, self.mod])
         app.train()(client_app.train)
         app.query()(client_app.who)
         return app
@@ -124,6 +125,37 @@ def test_s_fedavg_without_calibration_is_fedavg(tmp_path: Path, model: list[str]
     # The models moved and the clients differ, so the equality says something.
     assert difference(plain.received[ROUNDS, 0], plain.received[1, 0]) > 0.1
     assert difference(plain.returned[ROUNDS, 0], plain.returned[ROUNDS, 1]) > 0.1
+
+
+class Unbiased(nn.Sequential):
+    """A network without private biases: whatever its conversion calibrates, all of its ANN comes back."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        convolution, output = nn.Conv2d(channels, 4, 3, padding=1, bias=False), nn.Linear(64, classes, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), output)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "fednova", "fedlec"])
+def test_calibration_enters_no_algorithm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The S-variant's clients train as the plain ones to rounding, where none has biases of its own.
+
+    SCAFFOLD's control variates so are those of the ANN, though the update is a calibrated spiking network.
+    """
+    monkeypatch.setitem(registry.MODELS.items, "unbiased", lambda config, shape, classes: Unbiased(shape[0], classes))
+    seen: dict[bool, Trained] = {}
+    for spiking in (True, False):
+        options = [f"strategy.spiking={spiking}", f"strategy.name={name}", "strategy.fraction_train=0.75"]
+        config = configuration(tmp_path / str(spiking), "model.name=unbiased", "training.learning_rate=0.05", *options)
+        seen[spiking] = Trained()
+        run_in_process(server_app(), seen[spiking].app(), run_config=flatten(config), clients=CLIENTS)
+    ours, plain = seen[True], seen[False]
+    assert ours.received.keys() == plain.received.keys()
+    for key in plain.received:
+        assert difference(ours.received[key], plain.received[key]) <= TOLERANCE
+        assert difference(ours.returned[key], plain.returned[key]) <= TOLERANCE
+    assert difference(final(tmp_path / "True", ANN_FILE), final(tmp_path / "False", ANN_FILE)) <= TOLERANCE
+    first, last = min(plain.received), max(plain.received)
+    assert difference(plain.received[last], plain.received[first]) > 0.1
 
 
 def identical(one: Path, other: Path) -> bool:
