@@ -45,7 +45,7 @@ from snnfl.config import (
     flatten,
 )
 from snnfl.torchvision_guard import guard
-from snnfl.training.local import FusedSGD
+from snnfl.training.optimisers import FusedSGD
 from snnfl.workspace import workspace
 from strategies.server_app import server_app
 
@@ -105,7 +105,7 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
     initial = {name: array.clone() for name, array in work.initial_state.items()}
     candidates: dict[str, Callable[[int, Clock], list[float]]] = {
         "the SGD steps alone": lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock),
-        "in process": lambda rounds, clock: timed_run(config, rounds, clock, _in_process),
+        "in process": lambda rounds, clock: timed_run(config, rounds, clock, in_process),
         "on Ray": lambda rounds, clock: timed_run(config, rounds, clock, _on_ray),
     }
     if importlib.util.find_spec("pfl") is not None:
@@ -223,7 +223,8 @@ def timed_run(config: Config, rounds: int, clock: Clock, engine: Callable[[Any, 
     return ticks
 
 
-def _in_process(app: Any, config: Config) -> None:
+def in_process(app: Any, config: Config) -> None:
+    """Run an app in this process."""
     run_in_process(app, client_app, run_config=flatten(config), clients=config.data.clients)
 
 
@@ -316,7 +317,7 @@ def one_round(config: Config) -> dict[str, Any]:
         raise EnoughError
 
     with suppress(EnoughError):
-        _in_process(server_app(observe), config)
+        in_process(server_app(observe), config)
     return rows[0]
 
 
@@ -355,7 +356,7 @@ def report_start(folder: str, quick: bool) -> None:
 
     FusedSGD.step = first_step  # type: ignore[method-assign]
     cpu, wall = time.process_time(), time.perf_counter()
-    _in_process(server_app(), config)
+    in_process(server_app(), config)
 
 
 if __name__ == "__main__":

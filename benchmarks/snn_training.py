@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
+import tempfile
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,17 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Bar, Options, Result, main, ratios, take_turns
+from federated_round import (
+    BATCH,
+    MOMENTUM,
+    RATE,
+    bare_rounds,
+    configuration,
+    in_process,
+    pairwise_seconds,
+    timed_run,
+)
+from harness import Bar, Options, Result, find_data, main, ratios, take_turns
+from pfl_research import Clock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snnfl.config import ModelConfig, TrainingConfig
+from snnfl.config import ModelConfig, StrategyConfig, TrainingConfig
 from snnfl.heap import keep_freed_memory
 from snnfl.models import build_model
 from snnfl.models.spiking import spiking_model
 from snnfl.rng import generator
 from snnfl.torchvision_guard import guard
 from snnfl.training import train_locally
+from snnfl.workspace import workspace
 
 guard()
 with warnings.catch_warnings():
@@ -53,6 +67,7 @@ def measure(options: Options) -> list[Result]:
         *(result for steps in (4, 16) for result in resnet(options, steps, rounds)),
         *head(options, rounds),
         *many_clients(options, rounds),
+        *federated(options),
         *inference(options, rounds),
         *memory(options),
     ]
@@ -366,6 +381,49 @@ def many_clients(options: Options, rounds: int) -> list[Result]:
             samples=ratios(seconds["snnTorch"], seconds["this engine"]),
             unit="x",
             bar=Bar(limit=15),
+        ),
+    ]
+
+
+def federated(options: Options) -> list[Result]:
+    """A round of ten spiking clients, LeNet-5 and T=8, over its bare SGD steps; CIFAR-10, 50 images each."""
+    if not options.quick and find_data("cifar10") is None:
+        sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
+    clients, population = 10, 20 if options.quick else 1000
+    with tempfile.TemporaryDirectory() as folder:
+        config = configuration(
+            folder,
+            options,
+            data={"clients": population},
+            model=ModelConfig(name="lenet5", batch_norm=False, neuron="lif", time_steps=8),
+            training=TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, momentum=MOMENTUM),
+            strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=clients / population),
+        )
+        work = workspace(config)
+        users = [
+            (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
+            for chosen in work.partitions[:clients]
+        ]
+        initial = {name: array.clone() for name, array in work.initial_state.items()}
+        runs: dict[str, Callable[[int, Clock], list[float]]] = {
+            "the SGD steps alone": lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock),
+            "in process": lambda rounds, clock: timed_run(config, rounds, clock, in_process),
+        }
+        seconds: dict[str, list[float]] = {}
+        for _ in range(1 if options.quick else 3):
+            for name, run in runs.items():
+                seconds.setdefault(name, []).extend(cpu for cpu, _ in pairwise_seconds(run, 2 if options.quick else 10))
+    what = "a round of 10 spiking clients x 5 steps, LeNet-5, T=8"
+    return [
+        *(
+            Result(name=f"{what}, {name}", samples=tuple(1000 * value for value in values), unit="CPU ms")
+            for name, values in seconds.items()
+        ),
+        Result(
+            name=f"{what}: over its steps alone",
+            samples=ratios(seconds["in process"], seconds["the SGD steps alone"]),
+            unit="x",
+            bar=Bar(limit=1.1, at_most=True),
         ),
     ]
 

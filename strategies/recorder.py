@@ -36,7 +36,7 @@ Observer: TypeAlias = Callable[[Row], object]
 
 
 ACTIVITY_SAMPLES = 128
-"""Test samples on which firing rates and operations are counted, the same each round."""
+"""Test samples on which firing rates and operations are counted, or those of a round's test if they are fewer."""
 
 
 class Accuracies(NamedTuple):
@@ -93,7 +93,7 @@ class Recorder:
         curve = self.work.config.evaluation.curve
         found = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
         success = self._attack_success(server_round, arrays)
-        activity = self._activity()
+        activity = self._activity(server_round)
         row = {
             "round": server_round,
             "server_snn_accuracy": found.snn,
@@ -119,7 +119,7 @@ class Recorder:
             observer(row)
         self._round_started = time.perf_counter()
 
-    def _activity(self) -> Activity | None:
+    def _activity(self, server_round: int) -> Activity | None:
         """Measure what the neurons of a model that is trained as a spiking one do, and warn of those that tell nothing.
 
         The resident model holds the server's arrays, from having been evaluated.
@@ -127,7 +127,8 @@ class Recorder:
         work = self.work
         if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays:
             return None
-        samples = work.dataset.normalise(work.dataset.test_images[:ACTIVITY_SAMPLES]).to(work.device)
+        count = min(ACTIVITY_SAMPLES, work.test_images(server_round) or ACTIVITY_SAMPLES)
+        samples = work.dataset.normalise(work.dataset.test_images[:count]).to(work.device)
         with evaluation_mode(work.model), work.drawing(EVALUATION):
             found = measure_activity(work.model, samples, work.structure)
         for layer, rate in found.rates.items():
