@@ -21,7 +21,7 @@ def norm_mod(message: Message, context: Context, call_next: ClientAppCallable) -
     """Train and evaluate with the client's own batch normalisation, and keep it; other runs pass through."""
     work = run_workspace(context)
     kind, own = message.metadata.message_type.partition(".")[0], work.format.private_names
-    if work.format.kind != "plain" or not own or kind == MessageType.QUERY:
+    if work.config.strategy.name != "fedbn" or kind == MessageType.QUERY:
         return call_next(message, context)
     message.content[ARRAYS] = completed(arrays_of(message), context, work, PRIVATE_NORMS)
     reply = call_next(message, context)

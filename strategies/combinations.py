@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -21,9 +22,16 @@ def build_checked(config: Config) -> Strategy:
     Raises:
         ConfigError: If they don't; with the reason, in one line.
     """
-    for check in (_solo_mistakes, _norm_mistakes, _control_mistakes, _count_mistakes, _privacy_mistakes):
-        for mistake in check(config):
-            raise ConfigError(mistake)
+    checks = (
+        _solo_mistakes,
+        _norm_mistakes,
+        _control_mistakes,
+        _training_mistakes,
+        _count_mistakes,
+        _privacy_mistakes,
+    )
+    for mistake in (mistake for check in checks for mistake in check(config)):
+        raise ConfigError(mistake)
     for line in _privacy_warnings(config):
         logger.warning(line)
     return private(build_base(config), config, sampled_clients(config))
@@ -96,6 +104,25 @@ def _control_mistakes(config: Config) -> Iterator[str]:
             "audit.record=True: strategy.name=scaffold corrects the clients' gradients, which no attack here reckons "
             "with; set False"
         )
+
+
+def _training_mistakes(config: Config) -> Iterator[str]:
+    """Yield what of the local training an algorithm doesn't reckon with."""
+    name, training = config.strategy.name, dataclasses.asdict(config.training)
+    refused: dict[str, dict[str, tuple[Any, str]]] = {
+        "optimizer": {
+            "scaffold": ("sgd", "reckons gradients back from the steps of SGD"),
+            "fednova": ("sgd", "divides by what the gradients weigh in the steps of SGD"),
+        },
+        "clip_norm": {"scaffold": (None, "reckons gradients back from what a client changed, which isn't their sum")},
+        "loss": {"fedlec": ("readout", "has a loss of its own, of what is read out")},
+        "micro_batch": {"fedlec": (None, "compares the samples of a whole batch")},
+    }
+    for option, users in refused.items():
+        wanted, reason = users.get(name, (None, ""))
+        if name in users and training.get(option, wanted) != wanted:
+            shown = "null" if wanted is None else wanted
+            yield f"training.{option}={training[option]}: strategy.name={name} {reason}; set {shown}"
 
 
 def _count_mistakes(config: Config) -> Iterator[str]:
