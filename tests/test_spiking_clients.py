@@ -132,7 +132,8 @@ def test_recordings_with_time_steps_of_their_own(tmp_path: Path, sequences: str,
     row = read_metrics(path)[-1]
     assert row["server_snn_accuracy"] > 0.8
     assert (row["multiply_accumulates"] > 0) == (encoding == "direct"), "frames are real values, spikes are not"
-    _, path = run(tmp_path, *options, "data.training_images=0", "model.name=convnet", "run.name=images", "run.rounds=1")
+    options += ["data.training_images=0", "data.test_images=0"]
+    _, path = run(tmp_path, *options, "model.name=convnet", "run.name=images", "run.rounds=1")
     assert [(row["failed"], row["aggregated"]) for row in read_metrics(path)] == [(0, True)]
     with pytest.raises(ConfigError, match=r"model.time_steps=4: .* sequences of 6 steps, which count"):
         run(tmp_path, sequences, "data.training_images=0", "data.test_images=0", "run.name=other")
