@@ -14,7 +14,9 @@ import snnfl
 from clients import client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import Config, ConfigError, compose, flatten
+from snnfl.data import Dataset
 from snnfl.data import test_batches as batches_of
+from snnfl.data.sources import register as register_source
 from snnfl.models import SpikingModel
 from snnfl.spiking.storage import NetworkFileError
 from snnfl.spiking.storage import load as load_network
@@ -101,6 +103,69 @@ def snnfl_drawing(work: Workspace, model: SpikingModel):
     """Let a model draw as the run's evaluation does."""
     work.__dict__["model"] = model
     return work.drawing(EVALUATION)
+
+
+@pytest.fixture
+def sequences(own_registries: None) -> str:
+    """A data set of a hundred recordings of two kinds: which half of the pixels is busier."""
+
+    @register_source("moving_bars")
+    def moving_bars(root: Path) -> Dataset:
+        draw = torch.Generator().manual_seed(0)
+        labels = torch.arange(120) % 2
+        rates = torch.full((120, 6, 2, 8, 8), 0.2)
+        rates[labels == 0, :, :, :4] = 1.5
+        rates[labels == 1, :, :, 4:] = 1.5
+        frames = torch.poisson(rates, generator=draw).to(torch.uint8)
+        return Dataset(
+            name="moving_bars", train_images=frames[:80], train_labels=labels[:80], test_images=frames[80:],
+            test_labels=labels[80:], class_names=("up", "down"), mean=torch.zeros(2), std=torch.ones(2), sequence=True,
+        )  # fmt: skip
+
+    return "data.source=moving_bars"
+
+
+@pytest.mark.parametrize("encoding", ["direct", "poisson", "delta"])
+def test_recordings_with_time_steps_of_their_own(tmp_path: Path, sequences: str, encoding: str) -> None:
+    options = [sequences, "model.time_steps=null", f"model.encoding={encoding}", "data.clients=3"]
+    _, path = run(tmp_path, *options, "data.training_images=0", "data.test_images=0", "run.rounds=3")
+    row = read_metrics(path)[-1]
+    assert row["server_snn_accuracy"] > 0.8
+    assert (row["multiply_accumulates"] > 0) == (encoding == "direct"), "frames are real values, spikes are not"
+    options += ["data.training_images=0", "data.test_images=0"]
+    _, path = run(tmp_path, *options, "model.name=convnet", "run.name=images", "run.rounds=1")
+    assert [(row["failed"], row["aggregated"]) for row in read_metrics(path)] == [(0, True)]
+    with pytest.raises(ConfigError, match=r"model.time_steps=4: .* sequences of 6 steps, which count"):
+        run(tmp_path, sequences, "data.training_images=0", "data.test_images=0", "run.name=other")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("model.surrogate=atam", "model.surrogate=atam: unknown surrogate gradient; did you mean 'atan'?"),
+        ("model.encoding=poison", "model.encoding=poison: unknown encoding; did you mean 'poisson'?"),
+        ("model.encoding=delta", "model.encoding=delta: it encodes sequences"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path, option: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        run(tmp_path, option)
+    assert words in str(error.value)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_noise_on_leaks_and_thresholds_leaves_aggregates_in_their_range(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noisy = ["privacy.clipping=server_fixed", "privacy.noise_multiplier=100", *LEARNED, "strategy.update_bound=null"]
+    with caplog.at_level(logging.WARNING, "strategies.guarded"):
+        _, path = run(tmp_path, *noisy, "run.rounds=4", "run.seed=2")
+    found = weights(path)
+    assert 0 <= found["relu1.beta"] <= 1
+    assert found["relu1.threshold"] > 0
+    kept = [row["round"] for row in read_metrics(path) if not row["aggregated"]]
+    said = [record.getMessage() for record in caplog.records if "relu1.threshold isn't positive" in record.getMessage()]
+    assert len(said) == len(kept) > 0
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -198,10 +198,18 @@ def detection(audit: Audit) -> Markup:
     return shown
 
 
+_MEASURED = (
+    "server_snn_accuracy",
+    "server_ann_accuracy",
+    "client_ann_accuracy_mean",
+    "client_snn_accuracy_mean",
+    "attack_success_snn",
+    "attack_success_ann",
+)
+
+
 def _run(audit: Audit) -> Markup:
-    keys: tuple[str, ...] = ("server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean")
-    if audit.config.poisoning.attack != "none":
-        keys += ("attack_success_snn", "attack_success_ann")
+    keys = [key for key in _MEASURED if any(row.get(key) is not None for row in audit.metrics)]
     rows = [
         [row["round"], *(f"{row[key]:.2%}" if row.get(key) is not None else "–" for key in keys)]
         for row in audit.metrics

@@ -12,6 +12,7 @@ from clients.client_app import app
 from snnfl import protocol, rng
 from snnfl.config import Config
 from snnfl.data import batches, test_batches
+from snnfl.models import drawing
 from snnfl.training import evaluate, exchangeable, load_arrays, train_locally
 from snnfl.workspace import Workspace, workspace
 
@@ -48,6 +49,28 @@ def test_metrics_are_those_that_the_server_expects(
 ) -> None:
     config = configure(f"strategy.spiking={spiking}", f"evaluation.clients={measured}")
     reply = app(ask("train", workspace(config).initial_state), context_of(config))
+    assert frozenset(reply.content["metrics"]) == protocol.train_metrics(config)
+
+
+def test_a_random_encoding_draws_by_round_and_client_in_training_and_alike_in_evaluation(
+    configure: Configure, context_of: ContextOf, ask: Ask
+) -> None:
+    native = ["strategy.spiking=false", "model.neuron=lif", "model.time_steps=3", "model.encoding=poisson"]
+    config = configure(*native, "run.seed=5")
+    state = workspace(config).initial_state
+    reply = app(ask("train", state, server_round=4), context_of(config, partition=3))
+
+    own = Workspace(config)
+    draw = rng.generator(5, "batches", 4, 3)
+    epochs = [list(batches(own.dataset, own.partitions[3], 64, generator=draw, augment=False))]
+    with drawing(own.model, rng.generator(5, "encoding", 4, 3)):
+        train_locally(own.model, epochs, config.training, server_round=4)
+    for name, array in exchangeable(own.model).items():
+        assert torch.equal(torch.from_numpy(reply.content["arrays"][name].numpy()), array)
+    with drawing(own.model, rng.generator(5, "encoding of evaluation")):
+        expected = evaluate(own.model, test_batches(own.dataset, 256)).accuracy
+    assert reply.content["metrics"]["snn-accuracy"] == expected
+    assert "accuracy" not in reply.content["metrics"]
     assert frozenset(reply.content["metrics"]) == protocol.train_metrics(config)
 
 

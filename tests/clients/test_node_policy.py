@@ -33,6 +33,7 @@ def called(configure: Configure, context_of: ContextOf, ask: Callable[..., Messa
     return call
 
 
+NATIVE = ("strategy.spiking=false", "model.neuron=lif")
 REFUSED = {
     "strategy.spiking=false": "strategy.spiking=false uploads ordinary networks",
     "strategy.bias_back=true": "strategy.bias_back=true gives the server",
@@ -52,6 +53,14 @@ def test_a_node_that_requires_spiking_refuses_every_message_of_another_run(
         called(kind, option)
     assert called(kind, option, required=False)
     assert called(kind, option, required=None)
+
+
+def test_a_node_that_requires_spiking_refuses_networks_that_are_sent_as_they_were_trained(
+    called: Callable[..., bool],
+) -> None:
+    with pytest.raises(NodePolicyError, match=r"model.neuron=lif uploads spiking networks as they were trained"):
+        called("train", *NATIVE)
+    assert called("train", *NATIVE, "strategy.name=solo")
 
 
 @pytest.mark.parametrize("option", ["strategy.name=moon", "conversion.calibration=bias_potential"])

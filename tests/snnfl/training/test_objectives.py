@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from snnfl.config import ModelConfig
+from snnfl.models import SpikingModel, build_model, drawing
 from snnfl.training import cross_entropy, exchangeable, model_contrastive, proximal
 
 
@@ -84,6 +86,50 @@ def test_the_other_models_are_left_alone() -> None:
     with torch.no_grad():
         previous[0].weight.zero_()  # the objective has copies of its own
     torch.testing.assert_close(objective(model, inputs, labels), before)
+
+
+def spiking(seed: int, *, per_step: bool = False, **options: object) -> SpikingModel:
+    draw = torch.Generator().manual_seed(seed)
+    config = ModelConfig(name="mlp", neuron="lif", time_steps=5, **options)
+    model = build_model(config, input_shape=(4,), classes=3, generator=draw)
+    assert isinstance(model, SpikingModel)
+    model.per_step = per_step
+    return model
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+@pytest.mark.parametrize("options", [{}, {"projection_head": True}, {"encoding": "poisson"}], ids=str)
+def test_spiking_models_are_compared_by_their_rates(per_step: bool, options: dict[str, object]) -> None:
+    model, previous, (inputs, labels) = spiking(0, per_step=per_step, **options), spiking(7, **options), batch()
+    objective = model_contrastive(model, exchangeable(previous), mu=2.0, temperature=0.5)
+    received = spiking(0, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1
+
+    def draw() -> drawing:
+        return drawing(model, torch.Generator().manual_seed(3))
+
+    with draw(), torch.no_grad():
+        loss = objective(model, inputs, labels).item()
+    model.train()
+    with draw(), torch.no_grad():
+        encoded = model.encode(inputs)
+        z, z_glob, z_prev = (each.body[:-1](encoded).mean(0) for each in (model, received.eval(), previous.eval()))
+        similar = [functional.cosine_similarity(z, other) / 0.5 for other in (z_glob, z_prev)]
+        contrastive = -torch.log_softmax(torch.stack(similar, 1), 1)[:, 0].mean()
+    with draw(), torch.no_grad():
+        expected = cross_entropy(model, inputs, labels) + 2.0 * contrastive
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_loss_of_each_step_is_averaged() -> None:
+    model, (inputs, labels) = spiking(0, per_step=True), batch()
+    model.eval()
+    with torch.no_grad():
+        steps = [functional.cross_entropy(values, labels) for values in model.over_time(inputs)]
+        assert len(steps) == 5
+        torch.testing.assert_close(cross_entropy(model, inputs, labels), torch.stack(steps).mean())
 
 
 def test_a_model_without_an_output_layer_of_its_own_is_refused() -> None:
