@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -108,7 +107,7 @@ def _control_mistakes(config: Config) -> Iterator[str]:
 
 def _training_mistakes(config: Config) -> Iterator[str]:
     """Yield what of the local training an algorithm doesn't reckon with."""
-    name, training = config.strategy.name, dataclasses.asdict(config.training)
+    name = config.strategy.name
     refused: dict[str, dict[str, tuple[Any, str]]] = {
         "optimizer": {
             "scaffold": ("sgd", "reckons gradients back from the steps of SGD"),
@@ -120,9 +119,10 @@ def _training_mistakes(config: Config) -> Iterator[str]:
     }
     for option, users in refused.items():
         wanted, reason = users.get(name, (None, ""))
-        if name in users and training.get(option, wanted) != wanted:
+        value = getattr(config.training, option)
+        if name in users and value != wanted:
             shown = "null" if wanted is None else wanted
-            yield f"training.{option}={training[option]}: strategy.name={name} {reason}; set {shown}"
+            yield f"training.{option}={value}: strategy.name={name} {reason}; set {shown}"
 
 
 def _count_mistakes(config: Config) -> Iterator[str]:

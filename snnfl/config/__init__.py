@@ -5,6 +5,7 @@ from snnfl.config.checks import mistakes, validate
 from snnfl.config.declaration import ConfigError, FlatValue, counted, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, spikes_natively, update_kind
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
+from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.options import (
     READING,
     Config,
@@ -12,11 +13,9 @@ from snnfl.config.options import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    ModelConfig,
     PrivacyConfig,
     RunConfig,
     StrategyConfig,
-    TrainingConfig,
     options,
     value_of,
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 from snnfl.config.declaration import ConfigError, check_option
 from snnfl.config.kinds import converts, spikes_natively
-from snnfl.config.options import Config, TrainingConfig, options, value_of
+from snnfl.config.modelling import TrainingConfig
+from snnfl.config.options import Config, options, value_of
 
 _ENGINE_OF = {
     "engine.cpus_per_client": "ray",

@@ -15,7 +15,6 @@ take the loop, whatever the first ones took: ``tests/snnfl/neurons/test_unrolled
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,13 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from snnfl.neurons import kernel_training
 from snnfl.neurons.dynamics import Neuron, Reset, by_subtraction, to_zero, without_reset
 from snnfl.neurons.kernels import has_triton
+from snnfl.neurons.order import Order
 from snnfl.neurons.surrogates import SurrogateSpike
 
 RESETS: dict[Reset, int] = {
@@ -152,7 +151,7 @@ class _Fused(torch.autograd.Function):
         current: Tensor, leak: Tensor, threshold: Tensor, before: Tensor | None, how: _How
     ) -> tuple[Tensor, Tensor]:
         drive = current if how.steps is None else current.unsqueeze(0)
-        order, number = _Order(drive, how.pool), _number(current)
+        order, number = Order(drive, how.pool), _number(current)
         steps = len(current) if how.steps is None else how.steps
         spikes = order.empty(steps, drive, pooled=True)
         potentials = order.empty(steps if how.potentials else 0, drive)
@@ -224,7 +223,7 @@ class _FusedBackward(torch.autograd.Function):
         learned: bool,
     ) -> tuple[Tensor, ...]:
         drive = current if how.steps is None else current.unsqueeze(0)
-        order, number, spike = _Order(drive, how.pool), _number(current), _spike(how)
+        order, number, spike = Order(drive, how.pool), _number(current), _spike(how)
         of_current = order.empty(len(drive), drive)
         of_before = order.empty(0 if before is None else 1, drive)
         if current.is_cuda:
@@ -335,57 +334,6 @@ def _gradients_by_loop(given: list[int], how: _How) -> Callable[..., tuple[Tenso
         return wanted if len(wanted) == 4 else (*wanted, wanted[0].new_empty(0))
 
     return gradients
-
-
-class _Order:
-    """The order in which neurons lie in memory: as rows ``[T, rows, width * inner]`` of the kernels.
-
-    Args:
-        values: Shape ``[T, N, C, *space]``.
-        pool: Side of the squares that are averaged.
-    """
-
-    def __init__(self, values: Tensor, pool: int) -> None:
-        last = values.movedim(2, -1) if values.dim() > 3 else values
-        lies_so = values.dim() > 3 and last.is_contiguous() and not values.is_contiguous()
-        self._channels_last = lies_so or (pool > 1 and values.dim() > 3)
-        self._pool = pool
-        if pool > 1:
-            self.inner, (self.height, self._width) = values.shape[2], values.shape[3:]
-            return
-        neurons = values[0].numel()
-        self._length = _row_of(neurons)
-        self.inner, self.height = 1, 1
-
-    def rows(self, values: Tensor, *, pooled: bool = False) -> NDArray[Any]:
-        """Return values of ``[T, N, C, *space]`` as rows, without a copy where they lie so."""
-        laid_out = values.movedim(2, -1) if self._channels_last else values
-        laid_out = laid_out.detach().contiguous()
-        length = (
-            self._length if self._pool == 1 else self.inner * (self._width // self._pool if pooled else self._width)
-        )
-        rows: NDArray[Any] = laid_out.view(len(values), values.numel() // max(len(values), 1) // length, length).numpy()
-        return rows
-
-    def flat(self, values: Tensor) -> Tensor:
-        """Return values of ``[T, N, C, *space]`` as ``[T, neurons]``, without a copy where they lie so."""
-        laid_out = values.movedim(2, -1) if self._channels_last else values
-        return laid_out.detach().contiguous().view(len(values), -1)
-
-    def empty(self, steps: int, like: Tensor, *, pooled: bool = False) -> Tensor:
-        """Return memory of this order for so many steps."""
-        _, images, channels, *space = like.shape
-        if pooled:
-            space = [side // self._pool for side in space]
-        if not self._channels_last:
-            return torch.empty(steps, images, channels, *space, dtype=like.dtype, device=like.device)
-        return torch.empty(steps, images, *space, channels, dtype=like.dtype, device=like.device).movedim(-1, 2)
-
-
-@functools.cache
-def _row_of(neurons: int) -> int:
-    """Return the longest row that the neurons fill evenly and the cache holds; all of them if there is none."""
-    return next((size for size in range(kernel_training.BLOCK, 255, -1) if neurons % size == 0), neurons)
 
 
 def _spike(how: _How) -> SurrogateSpike:

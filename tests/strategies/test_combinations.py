@@ -40,6 +40,13 @@ DP = "privacy.clipping=server_fixed"
             ["strategy.name=scaffold", "audit.record=true"],
             r"audit.record=True: strategy.name=scaffold corrects the clients' gradients.*set False",
         ),
+        (
+            ["strategy.name=scaffold", "training.optimizer=adam"],
+            r"training.optimizer=adam: strategy.name=scaffold .* from the steps of SGD; set sgd",
+        ),
+        (["strategy.name=fednova", "training.optimizer=adamw"], r"training.optimizer=adamw: .*fednova .*; set sgd"),
+        (["strategy.name=scaffold", "training.clip_norm=1"], r"training.clip_norm=1.0: .*scaffold .*; set null"),
+        (["strategy.name=fedlec", "training.micro_batch=8"], r"training.micro_batch=8: .*fedlec .*; set null"),
         (["strategy.name=krum", "data.clients=4"], r"krum: needs 5 updates per round with malicious_clients=1, but 4 "),
         (["strategy.name=bulyan", "strategy.fraction_train=0.6"], r"bulyan: needs 7 .* but 6 clients are selected"),
         (["strategy.name=fedmedian", "data.clients=2"], r"fedmedian: needs 3 updates per round, but 2 clients"),
