@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from snnfl.config import ModelConfig, StrategyConfig, TrainingConfig
 from snnfl.heap import keep_freed_memory
-from snnfl.models import build_model
+from snnfl.models import build_model, multiply_in_bfloat16
 from snnfl.models.spiking import spiking_model
 from snnfl.rng import generator
 from snnfl.torchvision_guard import guard
@@ -205,8 +205,11 @@ def candidates(
         return spikes.mean(0)
 
     laid_out = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+    short = ours(configured(name, steps), shape).to(device)
+    multiply_in_bfloat16(short, True)
     return {
         "this engine": training_step(mine, mine, laid_out, labels),
+        "this engine, in bfloat16": training_step(short, short, laid_out, labels),
         "snnTorch": training_step(rival, rival, inputs, labels),
         "spikingjelly, all steps at once": training_step(other, multi_step, inputs, labels),
     }
@@ -287,9 +290,19 @@ def compared(
         for name, values in seconds.items()
     ]
     bars = {"snnTorch": over_snntorch, "spikingjelly, all steps at once": over_spikingjelly}
-    return times + [
-        Result(name=f"{what}: over {name}", samples=ratios(seconds[name], seconds["this engine"]), unit="x", bar=bar)
-        for name, bar in bars.items()
+    return [
+        *times,
+        *(
+            Result(
+                name=f"{what}: over {name}", samples=ratios(seconds[name], seconds["this engine"]), unit="x", bar=bar
+            )
+            for name, bar in bars.items()
+        ),
+        Result(
+            name=f"{what}, in bfloat16: over snnTorch",
+            samples=ratios(seconds["snnTorch"], seconds["this engine, in bfloat16"]),
+            unit="x",
+        ),
     ]
 
 
