@@ -8,6 +8,7 @@ and linear layer alone, dense, forward and backward, at each of the T steps.
 from __future__ import annotations
 
 import gc
+import logging
 import multiprocessing
 import sys
 import tempfile
@@ -36,8 +37,10 @@ from torch.nn import functional
 from snnfl.config import ModelConfig, StrategyConfig, TrainingConfig
 from snnfl.heap import keep_freed_memory
 from snnfl.models import build_model, multiply_in_bfloat16
+from snnfl.models.over_time import product
 from snnfl.models.spiking import spiking_model
 from snnfl.rng import generator
+from snnfl.spiking.events import EventLayer
 from snnfl.torchvision_guard import guard
 from snnfl.training import train_locally
 from snnfl.workspace import workspace
@@ -59,6 +62,7 @@ CLEAR = Path("/proc/self/clear_refs")
 
 def measure(options: Options) -> list[Result]:
     """Measure each network."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     keep_freed_memory()  # as a run of spiking clients does; it is no less spikingjelly's gain
     rounds = 1 if options.quick else 5
     return [
@@ -69,6 +73,7 @@ def measure(options: Options) -> list[Result]:
         *many_clients(options, rounds),
         *federated(options),
         *inference(options, rounds),
+        *events(options, rounds),
         *memory(options),
     ]
 
@@ -486,6 +491,30 @@ def inference(options: Options, rounds: int) -> list[Result]:
             bar=Bar(limit=3),
         ),
     ]
+
+
+def events(options: Options, rounds: int) -> list[Result]:
+    """A linear layer driven by events, its weights laid out anew as training would, and by oneDNN: forward."""
+    count = 50 if options.quick else 800
+    draw = generator(0, "events")
+    weight, bias = torch.randn(1000, 3136, generator=draw), torch.zeros(1000)
+    results = []
+    for density in (0.05, 0.15, 0.25):
+        spikes = (torch.rand(count, 3136, generator=draw) < density).float()
+        runs: dict[str, Callable[[], object]] = {
+            "dense": lambda spikes=spikes: product(spikes, weight),
+            "events": lambda spikes=spikes: EventLayer.of(weight).apply(spikes, bias),
+        }
+        seconds = take_turns(runs, rounds=rounds, device=torch.device("cpu"))
+        results.append(
+            Result(
+                name=f"linear layer 3136-1000, {100 * density:.0f} % of its inputs spike: dense over events, forward",
+                samples=ratios(seconds["dense"], seconds["events"]),
+                unit="x",
+                note=f"{count * 3136 * 1000 / 1e9:.1f} G multiply-accumulates dense",
+            )
+        )
+    return results
 
 
 def memory(options: Options) -> list[Result]:
