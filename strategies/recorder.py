@@ -89,7 +89,7 @@ class Recorder:
         curve = self.work.config.evaluation.curve
         found = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
         success = self._attack_success(server_round, arrays)
-        activity = self._activity()
+        activity = None if found.snn is None else self._activity()
         row = {
             "round": server_round,
             "server_snn_accuracy": found.snn,
@@ -119,7 +119,7 @@ class Recorder:
         The resident model holds the server's arrays, from having been evaluated.
         """
         work = self.work
-        if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays:
+        if not isinstance(work.model, SpikingModel):
             return None
         samples = work.dataset.normalise(work.dataset.test_images[:ACTIVITY_SAMPLES]).to(work.device)
         with evaluation_mode(work.model), work.drawing(EVALUATION):
