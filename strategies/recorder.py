@@ -89,7 +89,7 @@ class Recorder:
         curve = self.work.config.evaluation.curve
         found = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
         success = self._attack_success(server_round, arrays)
-        activity = None if found.snn is None else self._activity()
+        activity = self._activity(server_round)
         row = {
             "round": server_round,
             "server_snn_accuracy": found.snn,
@@ -113,15 +113,16 @@ class Recorder:
             observer(row)
         self._round_started = time.perf_counter()
 
-    def _activity(self) -> Activity | None:
+    def _activity(self, server_round: int) -> Activity | None:
         """Measure what the neurons of a model that is trained as a spiking one do, and warn of those that tell nothing.
 
         The resident model holds the server's arrays, from having been evaluated.
         """
         work = self.work
-        if not isinstance(work.model, SpikingModel):
-            return None
-        samples = work.dataset.normalise(work.dataset.test_images[:ACTIVITY_SAMPLES]).to(work.device)
+        if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays or work.format.private_names:
+            return None  # the server holds no whole model
+        count = min(ACTIVITY_SAMPLES, work.test_images(server_round) or ACTIVITY_SAMPLES)
+        samples = work.dataset.normalise(work.dataset.test_images[:count]).to(work.device)
         with evaluation_mode(work.model), work.drawing(EVALUATION):
             found = measure_activity(work.model, samples, work.structure)
         for layer, rate in found.rates.items():
