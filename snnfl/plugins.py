@@ -1,11 +1,11 @@
 """Plug-ins: a user's own Python files, modules and installed packages that register more things by name.
 
-A plug-in registers by the decorators of the registries: data sets, models, surrogate gradients, encodings, strategies,
-objectives, attacks, detectors, poisonings, trackers. It is named by ``plugins:`` at the top of a configuration or study, by ``--plugin``, or by an installed
-package (entry points of the group ``snnfl``). It is code, and does whatever its process may. So only who starts a
-command names it: neither the folder of an earlier run nor a message over a network does. A process that works for the
-command is sent the file's content; a SuperNode runs what the app that it is sent holds (``_shipped/``), as it runs the
-app.
+A plug-in registers by the decorators of the registries: data sets, models, surrogate gradients, encodings,
+strategies, objectives, attacks, detectors, poisonings, trackers. It is named by ``plugins:`` at the top of a
+configuration or study, by ``--plugin``, or by an installed package (entry points of the group ``snnfl``). It is code,
+and does whatever its process may. So only who starts a command names it: neither the folder of an earlier run nor a
+message over a network does. A process that works for the command is sent the file's content; a SuperNode runs what
+the app that it is sent holds (``_shipped/``), as it runs the app.
 """
 
 from __future__ import annotations
