@@ -206,7 +206,7 @@ def _differences(artifact: str, filled: Filled) -> str:
     cited = "; the paper's" if view.paper else ""
     return (
         f"**{view.title}: differences**{unit}, paired by seed: mean, and 95 % interval of Student's t{cited}.\n\n"
-        f"{_table(['', *columns], lines)}\n\n"
+        f"{_table(['', *(column or 'difference' for column in columns)], lines)}\n\n"
         f"{clear} of {count} intervals don't hold 0; of as many comparisons of equals {0.05 * count:.1f} wouldn't."
     )
 
