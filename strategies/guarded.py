@@ -241,7 +241,7 @@ class Guarded(Strategy):
                 negative[name] = int((values < 0).sum())
                 values = np.maximum(values, 0)
             if allowed == "share":
-                values = np.asarray(np.clip(values, 0, 1))  # a leak is of no dimension
+                values = np.clip(values, 0, 1)
             with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity
                 values = values.astype(np.float32, copy=False)
             if not np.isfinite(values).all():

@@ -125,8 +125,10 @@ class Recorder:
         The resident model holds the server's arrays, from having been evaluated.
         """
         work = self.work
-        if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays or work.format.private_names:
-            return None  # the server holds no whole model
+        if work.format.private_names:  # the server holds no whole model
+            return None
+        if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays:
+            return None
         count = min(ACTIVITY_SAMPLES, work.test_images(server_round) or ACTIVITY_SAMPLES)
         samples = work.dataset.normalise(work.dataset.test_images[:count]).to(work.device)
         with evaluation_mode(work.model), work.drawing(EVALUATION):

@@ -58,7 +58,7 @@ class SpikingNeurons(nn.Module):
         self.pool = 1
         self.kind = config.neuron
         self.leaks = config.neuron != "if"
-        beta = torch.tensor(BETA if config.beta is None else config.beta)
+        beta = torch.tensor([BETA if config.beta is None else config.beta])
         threshold = torch.tensor([THRESHOLD if config.threshold is None else config.threshold])
         self.beta = nn.Parameter(beta) if config.learn_beta and not reads_out else beta.item()
         self.threshold: Tensor

@@ -158,7 +158,7 @@ def test_a_native_update_knows_the_ranges_of_what_neurons_learn() -> None:
         name: tuple(array.shape) for name, array in work.initial_state.items()
     }
     assert any(name.endswith("recurrent.weight") for name in format.specs)
-    assert format.specs["relu1.beta"].mistake(torch.tensor(1.5)) == "expected values from 0 to 1, found 1.5 to 1.5"
+    assert format.specs["relu1.beta"].mistake(torch.tensor([1.5])) == "expected values from 0 to 1, found 1.5 to 1.5"
 
 
 def test_learned_leaks_are_put_back_where_updates_have_them() -> None:
