@@ -363,9 +363,13 @@ def _normalise_to_threshold(model: nn.Module, threshold: float) -> None:
     paper writes ``lambda alpha V_th`` with a trained ``lambda``; here gamma is trained, which starts at the same place.
     """
     added = {id(norm) for block in model.modules() if isinstance(block, BasicBlock) for norm in block.norms_added}
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.weight.fill_(threshold / math.sqrt(2) if id(module) in added else threshold)
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    if not norms:
+        raise ConfigError(
+            "model.threshold_norm=True: the model has no batch normalisation; set false, or model.batch_norm=true"
+        )
+    for norm in norms:
+        norm.weight.fill_(threshold / math.sqrt(2) if id(norm) in added else threshold)
 
 
 def _pool_at_once(model: nn.Module) -> None:

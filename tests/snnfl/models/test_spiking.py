@@ -274,6 +274,8 @@ def test_normalisation_to_the_threshold_starts_at_it():
     block = next(module for module in model.modules() if hasattr(module, "norms_added"))
     assert block.norm1.weight.unique().tolist() == [0.5]
     assert block.norm2.weight.unique().tolist() == [pytest.approx(0.5 / 2**0.5)]
+    with pytest.raises(ConfigError, match=r"model\.threshold_norm=True: the model has no batch normalisation"):
+        build("mlp", threshold_norm=True, batch_norm=False)
 
 
 def test_a_network_without_relus():
