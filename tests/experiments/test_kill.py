@@ -92,15 +92,22 @@ def finished_rounds(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+NATIVE = ("strategy.spiking=false", "model.neuron=lif", "model.time_steps=4", "model.encoding=poisson")
+"""Clients that train spiking networks, whose encoding draws."""
+
+
 @pytest.mark.slow
-def test_a_run_that_is_killed_five_times_ends_as_if_nothing_had_been(snnfl: Commands, tmp_path: Path) -> None:
-    snnfl.send(f"run.directory={tmp_path}", "run.name=whole")
+@pytest.mark.parametrize(("clients", "final"), [((), (ANN_FILE, SNN_FILE)), (NATIVE, (SNN_FILE,))], ids=["S", "LIF"])
+def test_a_run_that_is_killed_five_times_ends_as_if_nothing_had_been(
+    snnfl: Commands, tmp_path: Path, clients: tuple[str, ...], final: tuple[str, ...]
+) -> None:
+    snnfl.send(f"run.directory={tmp_path}", "run.name=whole", *clients)
     assert snnfl.answer() == 0
     seconds = max(row["seconds_round"] for row in read_metrics(tmp_path / "whole")[1:])
     run, draw = tmp_path / "killed", random.Random(0)
     for finished in (0, 1, 2, 4, 6):  # spread over its life: each is killed within two rounds after so many
         begun = (run / CONFIG_FILE).exists()  # what was never run is not resumed
-        snnfl.send(f"run.directory={tmp_path}", "run.name=killed", *(["--resume"] if begun else []))
+        snnfl.send(f"run.directory={tmp_path}", "run.name=killed", *clients, *(["--resume"] if begun else []))
         process = snnfl.answer()
         while finished_rounds(run) < finished:
             time.sleep(0.001)
@@ -110,9 +117,9 @@ def test_a_run_that_is_killed_five_times_ends_as_if_nothing_had_been(snnfl: Comm
         os.kill(process, signal.SIGKILL)
         assert snnfl.answer() == -signal.SIGKILL
         assert finished_rounds(run) < ROUNDS
-    snnfl.send(f"run.directory={tmp_path}", "run.name=killed", "--resume")
+    snnfl.send(f"run.directory={tmp_path}", "run.name=killed", *clients, "--resume")
     assert snnfl.answer() > 0
     assert snnfl.answer() == 0
     assert rows(run) == rows(tmp_path / "whole")
-    for name in (ANN_FILE, SNN_FILE):
+    for name in final:
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
