@@ -229,8 +229,9 @@ class Workspace:
         if norm is None:
             return
         reason = f"{norm} of model.name={self.config.model.name} cannot normalise a batch of one"
-        if self.config.training.batch_size == 1:
-            raise ConfigError(f"training.batch_size=1: {reason}; take at least 2, or a model without it")
+        for option in ("batch_size", "micro_batch"):
+            if getattr(self.config.training, option) == 1:
+                raise ConfigError(f"training.{option}=1: {reason}; take at least 2, or a model without it")
         if alone := [client for client, part in enumerate(self.partitions) if len(part) == 1]:
             raise ConfigError(
                 f"data.minimum_samples={self.config.data.minimum_samples}: client {alone[0]} has a single training "

@@ -119,15 +119,19 @@ class Recorder:
             observer(row)
         self._round_started = time.perf_counter()
 
+    @property
+    def _has_network(self) -> bool:
+        """Whether the server holds all arrays of a network; else the resident model is some client's."""
+        format = self.work.format
+        return bool(self.strategy.spec.arrays) and not (format.graph is None and format.private_names)
+
     def _activity(self, server_round: int) -> Activity | None:
         """Measure what the neurons of a model that is trained as a spiking one do, and warn of those that tell nothing.
 
         The resident model holds the server's arrays, from having been evaluated.
         """
         work = self.work
-        if work.format.private_names:  # the server holds no whole model
-            return None
-        if not isinstance(work.model, SpikingModel) or not self.strategy.spec.arrays:
+        if not isinstance(work.model, SpikingModel) or not self._has_network:
             return None
         count = min(ACTIVITY_SAMPLES, work.test_images(server_round) or ACTIVITY_SAMPLES)
         samples = work.dataset.normalise(work.dataset.test_images[:count]).to(work.device)
@@ -161,7 +165,7 @@ class Recorder:
         network without batch normalisation, which says nothing.
         """
         work, size = self.work, self.work.config.evaluation.batch_size
-        if not self.strategy.spec.arrays or (work.format.graph is None and work.format.private_names):
+        if not self._has_network:
             return Accuracies()
         limit = work.test_images(server_round)
         if work.format.graph is None:

@@ -294,6 +294,13 @@ def test_each_round_says_what_the_neurons_do_and_warns_once_of_those_that_tell_n
     assert [row["synaptic_operations"] for row in read_metrics(path)] == [0] * 3
 
 
+@pytest.mark.parametrize("name", ["fedbn", "solo"])
+def test_no_activity_is_measured_where_the_server_holds_no_whole_network(tmp_path: Path, name: str) -> None:
+    """The resident model then holds what a client has trained, batch normalisation included."""
+    _, path = run(tmp_path, f"strategy.name={name}")
+    assert [(row["firing_rates"], row["nanojoules"]) for row in read_metrics(path)] == [(None, None)] * 2
+
+
 STUDY = """
 name: three
 options: {run.rounds: 1, run.directory: DIRECTORY, data.clients: 3, data.training_images: 90, data.test_images: 40,

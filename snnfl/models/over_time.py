@@ -121,4 +121,5 @@ class _Product(torch.autograd.Function):
 def _by_onednn(left: Tensor, right: Tensor) -> bool:
     large = len(left) * right.numel() >= LARGE and min(len(left), *right.shape) >= NARROW
     fits = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in (left, right))
+    fits = fits and not torch.is_autocast_enabled("cpu")  # which would round the one side, in oneDNN's layout, alone
     return large and fits and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

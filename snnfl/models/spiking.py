@@ -173,8 +173,8 @@ def _combined(weights: Tensor, currents: Tensor) -> Tensor:
 class SpikingModel(nn.Module):
     """A network whose neurons fire, made of an ordinary one's layers: same modules, same names.
 
-    Maps samples ``[N, *input_shape]``, or sequences ``[T, N, *step_shape]`` with time in front, to ``[N, classes]``.
-    Samples that are sequences themselves (events, sound, series) are ``[N, T, *step_shape]``, as data sets hold them.
+    Maps samples ``[N, *input_shape]``, or their course in time ``[T, N, *input_shape]``, to ``[N, classes]``. Samples
+    that are sequences themselves (events, sound, series) are ``[N, T, *step_shape]``, as data sets hold them.
 
     Args:
         body: The layers, which take a time axis (:func:`~snnfl.models.over_time.fold_time`).
@@ -199,6 +199,7 @@ class SpikingModel(nn.Module):
     def body(self) -> nn.Module:
         """The layers without encoding and readout: currents of output neurons over time."""
         body: nn.Module = self.__dict__["_body"]
+        body.training = self.training  # it is none of the model's modules, whose mode is set
         return body
 
     def encode(self, inputs: Tensor) -> Tensor:
@@ -207,7 +208,7 @@ class SpikingModel(nn.Module):
         Random encodings draw from :attr:`generator`, or the same draws at every call if there is none.
         """
         step_shape = self.input_shape[1:] if self.sequence else self.input_shape
-        if self.sequence and inputs.shape[1:] == self.input_shape:
+        if self.sequence and inputs.dim() == len(step_shape) + 2:
             inputs = inputs.movedim(1, 0)
         elif inputs.dim() == len(step_shape) + 1:
             inputs = inputs.unsqueeze(0)
@@ -316,7 +317,7 @@ def spiking_model(
         generator: Draws recurrent weights.
 
     Raises:
-        ConfigError: If there is no ReLU where neurons should be, or the encoding is unknown or doesn't fit the data.
+        ConfigError: If no ReLU is where neurons should be, an option has no effect, or the encoding doesn't fit.
     """
     kind = "sequences" if sequence else "samples"
     encoding = config.encoding or "direct"
@@ -329,33 +330,42 @@ def spiking_model(
             "steps, which count; leave it out (data.time_bins sets those of events)"
         )
     steps = input_shape[0] if sequence else config.time_steps or STEPS
+    if own := [name for name, _ in (*model.named_parameters(recurse=False), *model.named_buffers(recurse=False))]:
+        raise ConfigError(f"model.name={config.name}: {own[0]} is in no layer, and spiking networks are made of layers")
     fold_time(model)
-    replaced, features, recurrent = 0, None, config.neuron == "rlif"
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                features = child.out_features
-            elif isinstance(child, nn.Conv2d):
-                features = None
-            elif isinstance(child, nn.ReLU) and (config.neurons != "head" or features is not None):
-                neurons = SpikingNeurons(config, steps=steps, features=features if recurrent else None)
-                initialise(neurons, generator)
-                setattr(module, name, neurons)
-                replaced += 1
+    _replace_relus(model, config, steps, generator)
+    if config.threshold_norm:
+        _normalise_to_threshold(model, config)
+    _pool_at_once(model)
+    return SpikingModel(model, config, input_shape=input_shape, sequence=sequence)
+
+
+def _replace_relus(model: nn.Module, config: ModelConfig, steps: int, generator: torch.Generator) -> None:
+    """Put neurons in the place of ReLUs, in place: in that of each name, should several mean the same module."""
+    replaced, features = list[SpikingNeurons](), None
+    for path, child in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(child, nn.Linear):
+            features = child.out_features
+        elif isinstance(child, nn.Conv2d):
+            features = None
+        elif isinstance(child, nn.ReLU) and (config.neurons != "head" or features is not None):
+            received = features if config.neuron == "rlif" else None
+            replaced.append(SpikingNeurons(config, steps=steps, features=received))
+            initialise(replaced[-1], generator)
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, replaced[-1])
     if not replaced:
         where = " behind a linear layer" if config.neurons == "head" else ""
         raise ConfigError(
             f"model.neuron={config.neuron}: model.name={config.name} has no nn.ReLU{where} that neurons could replace; "
             + ("set model.neurons=all" if config.neurons == "head" else "build it of nn.ReLU modules")
         )
-    if config.threshold_norm:
-        _normalise_to_threshold(model, THRESHOLD if config.threshold is None else config.threshold)
-    _pool_at_once(model)
-    return SpikingModel(model, config, input_shape=input_shape, sequence=sequence)
+    if config.neuron == "rlif" and all(neurons.recurrent is None for neurons in replaced):
+        raise ConfigError(f"model.neuron=rlif: model.name={config.name} has none behind a linear layer; take lif")
 
 
 @torch.no_grad()
-def _normalise_to_threshold(model: nn.Module, threshold: float) -> None:
+def _normalise_to_threshold(model: nn.Module, config: ModelConfig) -> None:
     """Let batch normalisation begin with the neurons' threshold as standard deviation, in place.
 
     ``gamma = alpha V_th`` with ``alpha = 1``, and ``1 / sqrt(2)`` where two normalised values are added: tdBN (Zheng et
@@ -366,8 +376,9 @@ def _normalise_to_threshold(model: nn.Module, threshold: float) -> None:
     norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     if not norms:
         raise ConfigError(
-            "model.threshold_norm=True: the model has no batch normalisation; set false, or model.batch_norm=true"
+            f"model.threshold_norm=True: model.name={config.name} has no batch normalisation; leave it out"
         )
+    threshold = THRESHOLD if config.threshold is None else config.threshold
     for norm in norms:
         norm.weight.fill_(threshold / math.sqrt(2) if id(norm) in added else threshold)
 
@@ -375,10 +386,15 @@ def _normalise_to_threshold(model: nn.Module, threshold: float) -> None:
 def _pool_at_once(model: nn.Module) -> None:
     """Let neurons average their own spikes where an average pooling follows, in place: half the memory traffic."""
     for sequence in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
-        layers = list(sequence.named_children())
+        layers = list(sequence._modules.items())  # all names, though two may mean the same module
         for (_, neurons), (name, pool) in itertools.pairwise(layers):
             if isinstance(neurons, SpikingNeurons) and isinstance(pool, nn.AvgPool2d):
                 side = pool.kernel_size
-                if isinstance(side, int) and pool.stride == side and pool.padding == 0 and not pool.ceil_mode:
+                if (
+                    isinstance(side, int)
+                    and pool.stride == side
+                    and pool.padding == 0
+                    and not (pool.ceil_mode or pool.divisor_override)
+                ):
                     neurons.pool = side
                     setattr(sequence, name, nn.Identity())

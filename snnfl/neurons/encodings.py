@@ -101,7 +101,12 @@ def latency(samples: Tensor, steps: int, generator: torch.Generator | None = Non
 
     Returns:
         Spikes ``[T, N, ...]``: at step 0 for a sample's largest value, at ``T - 1`` for its smallest.
+
+    Raises:
+        ValueError: If the samples have several steps.
     """
+    if len(samples) != 1:
+        raise ValueError(f"latency: expected samples without time, found {len(samples)} steps; take direct or poisson")
     flat = samples[0].flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     scaled = ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view(samples.shape[1:])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnfl.models import SpikingModel
 from snnfl.training.objectives import Objective
 
 SMALLEST_PRIOR = 1e-9
@@ -28,7 +29,8 @@ def label_calibrated(
       sample's own label: logits of labels that a sample doesn't have are held down, those of rare ones more. A missing
       label weighs nothing here;
     - ``distillation KL(softmax z_received || softmax z)`` over the missing labels alone, mean over the batch: what the
-      received model knows of them is kept. The received model is frozen and in evaluation mode.
+      received model knows of them is kept. The received model is frozen and in evaluation mode; of spiking models both
+      see the same encoded samples.
 
     Source: Yu et al., "FedLEC: Effective federated learning algorithm with spiking neural networks under label skews"
     (arXiv 2412.17305v1; IJCAI 2025 as "Exploiting label skewness for spiking neural networks in federated learning"),
@@ -47,16 +49,24 @@ def label_calibrated(
     log_prior, missing = torch.log(prior + SMALLEST_PRIOR), torch.nonzero(prior == 0).flatten()
 
     def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = model(inputs)
+        if isinstance(model, SpikingModel):  # both see the same encoded samples
+            inputs = model.encode(inputs)
+        logits = _logits(model, inputs)
         loss = functional.cross_entropy(logits + calibration * log_prior, labels)
         foreign = functional.one_hot(labels, len(prior)) == 0
         shifted = (logits - log_prior - math.log(len(prior))) * foreign
         loss = loss + spread * (prior * (torch.logsumexp(shifted, dim=0) - math.log(len(labels)))).sum()
         if len(missing):
             with torch.no_grad():
-                known = functional.softmax(teacher(inputs)[:, missing], dim=1)
+                known = functional.softmax(_logits(teacher, inputs)[:, missing], dim=1)
             ours = functional.log_softmax(logits[:, missing], dim=1)
             loss = loss + distillation * functional.kl_div(ours, known, reduction="batchmean")
         return loss
 
     return objective
+
+
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a model's logits of its samples; of a spiking model they are encoded already."""
+    logits: Tensor = model.readout(model.body(inputs)) if isinstance(model, SpikingModel) else model(inputs)
+    return logits

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from snnfl.batching import batch_sizes
 from snnfl.config import TrainingConfig
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
@@ -110,8 +111,8 @@ def _differentiate(
         loss = objective(model, inputs, labels)
         loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
         return loss.detach()
-    losses = []
-    for part, of_part in zip(torch.split(inputs, micro_batch), torch.split(labels, micro_batch), strict=True):
+    losses, sizes = [], batch_sizes(len(labels), micro_batch)  # batch normalisation cannot train on one sample
+    for part, of_part in zip(torch.split(inputs, sizes), torch.split(labels, sizes), strict=True):
         loss = objective(model, part, of_part) * (len(of_part) / len(labels))
         loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
         losses.append(loss.detach())

@@ -45,6 +45,7 @@ def test_everything_follows_from_the_configuration() -> None:
             r"data.minimum_samples=1: client 0 has a single training sample, and norm1 of model.name=mlp cannot",
         ),
         (["model.name=mlp", "training.batch_size=2"], None),
+        (["model.name=mlp", "training.micro_batch=1"], r"training.micro_batch=1: norm1 of model.name=mlp"),
         (["model.name=mlp", "training.batch_size=1", "model.batch_norm=false"], None),
         (["data.clients=1437", "data.minimum_samples=1", "training.batch_size=1"], None),  # LeNet-5 has pixels
         (["model.name=resnet20_snfl", "training.batch_size=1"], r"stage3.0.norm1 of model.name=resnet20_snfl cannot"),

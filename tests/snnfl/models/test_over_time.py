@@ -93,3 +93,13 @@ def test_bfloat16_loses_nothing_of_spikes_and_little_of_weights():
     first = layers[0](spikes)
     multiply_in_bfloat16(layers, True)
     torch.testing.assert_close(layers[0](spikes), first.bfloat16().float())
+
+
+def test_large_products_under_autocast_are_pytorchs():
+    layers = nn.Sequential(nn.Linear(512, 512))
+    inputs = draw(1, 64, 512)
+    assert 64 * layers[0].weight.numel() >= LARGE
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = layers(inputs)
+        fold_time(layers)
+        assert torch.equal(layers(inputs), expected)

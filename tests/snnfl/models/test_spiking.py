@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from snnfl.config import ConfigError, ModelConfig
 from snnfl.models import SpikingModel, build_model, drawing, names
 from snnfl.models.over_time import OverTime
+from snnfl.models.spiking import spiking_model
 from snnfl.rng import generator
 from snnfl.torchvision_guard import guard
 from snnfl.training import cross_entropy
@@ -144,6 +145,7 @@ def test_samples_that_are_sequences():
     assert model.steps == 6
     assert model(inputs).shape == (3, 5)
     torch.testing.assert_close(model.currents(inputs), model.body(inputs.movedim(1, 0)))
+    assert model(inputs[:, :4]).shape == (3, 5)  # of another length: the first axis is still the batch
     shuffled = inputs[:, torch.tensor([1, 0, 2, 3, 5, 4])]
     assert not torch.equal(model.over_time(inputs), model.over_time(shuffled))
 
@@ -259,6 +261,8 @@ def test_encodings_that_do_not_fit_the_data():
         build("mlp", encoding="latency", sequence=True, shape=(6, 8))
     with pytest.raises(ConfigError, match="did you mean 'poisson'"):
         build("mlp", encoding="poison")
+    with pytest.raises(ValueError, match=r"^latency: expected samples without time, found 4 steps"):
+        build("mlp", encoding="latency")(torch.zeros(STEPS, 2, 1, 8, 8))
 
 
 def test_recurrent_neurons_are_those_of_linear_layers():
@@ -274,24 +278,76 @@ def test_normalisation_to_the_threshold_starts_at_it():
     block = next(module for module in model.modules() if hasattr(module, "norms_added"))
     assert block.norm1.weight.unique().tolist() == [0.5]
     assert block.norm2.weight.unique().tolist() == [pytest.approx(0.5 / 2**0.5)]
-    with pytest.raises(ConfigError, match=r"model\.threshold_norm=True: the model has no batch normalisation"):
+    with pytest.raises(ConfigError, match=r"model\.threshold_norm=True: .*has no batch normalisation"):
         build("mlp", threshold_norm=True, batch_norm=False)
 
 
+def of_layers(model: nn.Module, **options: object) -> SpikingModel:
+    """A user's own network of four features as a spiking one."""
+    config, draw = ModelConfig(**{"name": "own", "neuron": "lif", **options}), generator(0, "recurrent")
+    return spiking_model(model, config, input_shape=(4,), sequence=False, generator=draw)
+
+
+class Own(nn.Module):
+    def __init__(self, **arrays: nn.Parameter | Tensor) -> None:
+        super().__init__()
+        self.hidden, self.relu, self.out = nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)
+        for name, array in arrays.items():
+            register = self.register_parameter if isinstance(array, nn.Parameter) else self.register_buffer
+            register(name, array)
+        self.modes: list[bool] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return self.out(self.relu(self.hidden(inputs)))
+
+
 def test_a_network_without_relus():
-    class Smooth(nn.Sequential):
-        pass
-
-    from snnfl.models.spiking import spiking_model
-
     with pytest.raises(ConfigError, match=r"has no nn\.ReLU that neurons could replace"):
-        spiking_model(
-            Smooth(nn.Flatten(), nn.Linear(4, 2)),
-            ModelConfig(neuron="lif"),
-            input_shape=(4,),
-            sequence=False,
-            generator=generator(0, "recurrent"),
-        )
+        of_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+def test_a_relu_of_several_names_becomes_neurons_under_each():
+    relu = nn.ReLU()
+    model = of_layers(nn.Sequential(nn.Linear(4, 6), relu, nn.Linear(6, 6), relu, nn.Linear(6, 3)))
+    assert model.neurons.keys() == {"1", "3"}
+    assert model.neurons["1"] is not model.neurons["3"]
+
+
+def test_the_head_is_what_follows_linear_layers_however_layers_are_nested():
+    hidden = nn.Sequential(nn.Linear(4, 6))
+    assert of_layers(nn.Sequential(hidden, nn.ReLU(), nn.Linear(6, 3)), neurons="head").neurons.keys() == {"1"}
+
+
+@pytest.mark.parametrize("array", [nn.Parameter(torch.ones(())), torch.ones(())], ids=["parameter", "buffer"])
+def test_what_a_network_holds_beside_its_layers_is_refused(array):
+    with pytest.raises(ConfigError, match=r"^model\.name=own: gain is in no layer"):
+        of_layers(Own(gain=array))
+
+
+def test_a_networks_own_forward_knows_the_mode():
+    body = Own()
+    model = of_layers(body)
+    for mode in (True, False, True):
+        model.train(mode)(torch.zeros(1, 4))
+    assert body.modes == [True, False, True]
+
+
+def test_options_without_effect_are_refused():
+    layers = nn.Conv1d(1, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    with pytest.raises(ConfigError, match=r"^model\.neuron=rlif: model\.name=own has none behind a linear layer"):
+        of_layers(nn.Sequential(*layers), neuron="rlif")
+    with pytest.raises(ConfigError, match=r"^model\.threshold_norm=True: model\.name=own has no batch normalisation"):
+        of_layers(Own(), threshold_norm=True)
+
+
+def test_only_a_mean_is_pooled_at_once():
+    def pooled(pool: nn.Module) -> int:
+        layers = nn.Unflatten(1, (1, 2, 2)), nn.ReLU(), pool, nn.Flatten(), nn.Linear(1, 3)
+        return of_layers(nn.Sequential(*layers)).neurons["1"].pool
+
+    assert pooled(nn.AvgPool2d(2)) == 2
+    assert pooled(nn.AvgPool2d(2, divisor_override=1)) == 1
 
 
 def test_it_is_a_spiking_model():

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from snnfl.config import ModelConfig
+from snnfl.models import SpikingModel, build_model, drawing
 from snnfl.training import cross_entropy, label_calibrated
 
 COUNTS = torch.tensor([6, 2, 0, 0])
@@ -89,3 +91,18 @@ def test_the_received_model_is_left_alone_and_gets_no_gradient() -> None:
     assert after != before
     model.load_state_dict(build().state_dict())
     assert objective(model, INPUTS, LABELS) == before
+
+
+def test_the_received_model_sees_the_same_random_spikes() -> None:
+    """So the distillation of a model that hasn't moved is zero, whatever is drawn."""
+    config = ModelConfig(name="mlp", neuron="lif", time_steps=3, encoding="poisson", batch_norm=False)
+    draw = torch.Generator().manual_seed(0)
+    model = build_model(config, input_shape=(5,), classes=4, generator=draw)
+    assert isinstance(model, SpikingModel)
+    objective = label_calibrated(model, COUNTS, calibration=0.0, spread=0.0, distillation=1e4)
+
+    def loss(function) -> float:
+        with torch.no_grad(), drawing(model, torch.Generator().manual_seed(7)):
+            return float(function(model, 3 * INPUTS, LABELS))
+
+    assert loss(objective) == pytest.approx(loss(cross_entropy), abs=1e-2)

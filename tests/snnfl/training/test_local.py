@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from snnfl.config import ModelConfig, TrainingConfig
@@ -207,3 +207,18 @@ def test_nothing_to_train_on_is_an_error():
         train_locally(build(), [], CONFIG, server_round=1)
     with pytest.raises(ValueError, match="round 3, epoch 2: no batch to train on"):
         train_locally(build(), [draw([4]), []], CONFIG, server_round=3)
+
+
+def test_a_sample_that_micro_batches_leave_over_joins_the_last() -> None:
+    """Batch normalisation cannot train on it alone."""
+    sizes = []
+
+    class Watched(nn.Sequential):
+        def forward(self, inputs: Tensor) -> Tensor:
+            sizes.append(len(inputs))
+            return super().forward(inputs)
+
+    model = Watched(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    batch = torch.randn(10, 3), torch.arange(10) % 2
+    train_locally(model, [[batch]], TrainingConfig(micro_batch=3), server_round=1)
+    assert sizes == [3, 3, 4]
