@@ -44,7 +44,7 @@ def _words(hint: Any) -> str:
     """Return a type in words; the values themselves, where there are only some."""
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(hint))
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # of Literal[...] | None the second, before 3.14
         return " or ".join(_words(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return f"list of {_words(typing.get_args(hint)[0])}"

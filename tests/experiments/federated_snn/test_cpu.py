@@ -17,7 +17,13 @@ TINY = [
 
 
 def test_what_a_run_takes_before_its_rounds_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_seconds", lambda config, rounds: 7.0 + 1.5 * rounds)
+    runs: list[int] = []
+
+    def seconds(config: Config, rounds: int) -> float:
+        runs.append(rounds)
+        return 7.0 + 1.5 * rounds + (20 if len(runs) == 1 else 0)
+
+    monkeypatch.setattr(cpu, "_seconds", seconds)
     assert cpu.seconds_per_round(Config()) == 1.5
 
 
