@@ -72,6 +72,7 @@ PRIVATE = [[*LEARNED, f"privacy.clipping={name}", "privacy.noise_multiplier=0.01
         ["model.neuron=if", "model.reset=zero", "model.reset_delay=false", "training.micro_batch=4"],
         ["model.encoding=poisson", "model.readout=max_potential", "training.optimizer=adamw"],
         ["strategy.name=moon", "model.projection_head=true", "model.encoding=poisson", "training.loss=per_step"],
+        ["model.name=convnet", "model.pooling=max"],
         ["strategy.fraction_evaluate=0.5", "model.neurons=head", "model.name=convnet", "data.augment=true"],
     ],
     ids=" ".join,
