@@ -255,7 +255,7 @@ def test_the_file_says_how_it_is_read(tmp_path: Path) -> None:
     _, path = run(tmp_path)
     with pytest.raises(NetworkFileError, match=r"trained as a spiking one; snnfl.load_run\(FOLDER\).snn\(\)"):
         load_network(path / SNN_FILE)
-    with pytest.raises(ConfigError, match=r"no final_ann\.safetensors"):
+    with pytest.raises(ConfigError, match=r"no final_ann\.safetensors: .*model\.neuron=lif\); take snn\(\)"):
         snnfl.load_run(path).ann()
 
 

@@ -164,9 +164,10 @@ def warning_of(layer: str, rate: float, *, batch_norm: bool) -> str | None:
     """
     norm = "" if batch_norm else ", or set model.batch_norm=true"
     if rate < SILENT:
+        often = "hardly ever" if rate else "never"
         return (
-            f"{layer} {'hardly ever' if rate else 'never'} fires (firing rate {100 * rate:.2g} %), so nothing passes it: "
-            f"lower model.threshold, raise model.beta, lower training.learning_rate if it fired before{norm}"
+            f"{layer} {often} fires (firing rate {100 * rate:.2g} %), so nothing passes it: lower model.threshold, "
+            f"raise model.beta, lower training.learning_rate if it fired before{norm}"
         )
     if rate > SATURATED:
         return (
