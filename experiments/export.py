@@ -113,7 +113,7 @@ def _export_trained(folder: Path, path: Path, kind: str, target: Path) -> str:
     neurons = {name: layer.neuron for name, layer in model.neurons.items()}
     parameters = fold(structure.graph, exchangeable(model))
     _write(target, lambda: trained_to_nir(structure.graph, parameters, neurons, shape, target, readout=readout))
-    return f"{len(neurons)} spiking layers, samples of shape {','.join(map(str, shape))}"
+    return f"{counted(len(neurons), 'spiking layer')}, samples of shape {','.join(map(str, shape))}"
 
 
 def _write(target: Path, write: Callable[[], None]) -> None:

@@ -128,7 +128,7 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
     """
     config, rounds = runs[0][0], runs[0][1][-1]["round"]  # a run that goes on may have more than it is asked for
     title = f"{config.data.source}, {counted(config.data.clients, 'client')}, {counted(rounds, 'round')}"
-    attacks = [_attack(config, rows[-1]) for config, rows in runs if rows[-1].get("attack_success_ann") is not None]
+    attacks = [line for config, rows in runs if (line := _attack(config, rows[-1]))]
     table = Table(title=title, caption="\n".join(attacks) or None)
     shown = {
         title: key
@@ -155,7 +155,7 @@ def _with_deviation(row: Mapping[str, Any], key: str) -> str:
 
 
 def _attack(config: Config, last: Mapping[str, Any]) -> str:
-    """Say how far the clients that poison have come."""
-    success = {"SNN": last["attack_success_snn"], "ANN": last["attack_success_ann"]}
+    """Say how far the clients that poison have come, nothing where it wasn't measured."""
+    success = {"SNN": last.get("attack_success_snn"), "ANN": last.get("attack_success_ann")}
     values = ", ".join(f"{percent(value)} ({kind})" for kind, value in success.items() if value is not None)
-    return f"{algorithm(config)}: success of {config.poisoning.attack} {values}"
+    return values and f"{algorithm(config)}: success of {config.poisoning.attack} {values}"

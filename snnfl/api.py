@@ -59,6 +59,10 @@ class Run:
         use_app()
         from strategies.run_directory import ANN_FILE
 
+        if spikes_natively(self.config):
+            neuron = self.config.model.neuron
+            why = f"clients train spiking networks (model.neuron={neuron})"
+            raise ConfigError(f"{self.path}: no {ANN_FILE}: {why}; take snn()")
         return self._model(ANN_FILE)
 
     def snn(self) -> SpikingNetwork | SpikingModel:
@@ -96,8 +100,8 @@ class Run:
     def _final(self, name: str) -> Path:
         if not (self.path / name).exists():
             raise ConfigError(
-                f"{self.path}: no {name}; a finished run leaves it: a spiking one where clients convert or train "
-                "spiking networks, that of an ANN unless they train spiking ones"
+                f"{self.path}: no {name}; a finished run leaves it: that of an ANN, and that of a spiking "
+                "network where clients convert or train one (strategy.spiking, model.neuron)"
             )
         return self.path / name
 

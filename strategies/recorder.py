@@ -85,7 +85,7 @@ class Recorder:
         self.states = KnownStates(work.config, rows)
         self._round_started = time.perf_counter()
         rates = [pair for row in rows for pair in (row.get("firing_rates") or {}).items()]
-        self._warned = {layer for layer, rate in rates if warning_of(layer, rate) is not None}
+        self._warned = {layer for layer, rate in rates if self._warning(layer, rate) is not None}
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> None:
         """Record a round, counted from 1."""
@@ -138,10 +138,14 @@ class Recorder:
         with evaluation_mode(work.model), work.drawing(EVALUATION):
             found = measure_activity(work.model, samples, work.structure)
         for layer, rate in found.rates.items():
-            if layer not in self._warned and (line := warning_of(layer, rate)) is not None:
+            if layer not in self._warned and (line := self._warning(layer, rate)) is not None:
                 logger.warning(line)
                 self._warned.add(layer)
         return found
+
+    def _warning(self, layer: str, rate: float) -> str | None:
+        """Return what is wrong with a layer's firing rate, or ``None``."""
+        return warning_of(layer, rate, batch_norm=self.work.config.model.batch_norm)
 
     def _attack_success(self, server_round: int, arrays: ArrayRecord) -> Accuracies:
         """Return which part of the triggered test images of other labels either network takes for the target."""

@@ -73,6 +73,7 @@ PRIVATE = [[*LEARNED, f"privacy.clipping={name}", "privacy.noise_multiplier=0.01
         ["model.neuron=if", "model.reset=zero", "model.reset_delay=false", "training.micro_batch=4"],
         ["model.encoding=poisson", "model.readout=max_potential", "training.optimizer=adamw"],
         ["strategy.name=moon", "model.projection_head=true", "model.encoding=poisson", "training.loss=per_step"],
+        ["model.name=convnet", "model.pooling=max"],
         ["strategy.fraction_evaluate=0.5", "model.neurons=head", "model.name=convnet", "data.augment=true"],
     ],
     ids=" ".join,
@@ -256,7 +257,7 @@ def test_the_file_says_how_it_is_read(tmp_path: Path) -> None:
     _, path = run(tmp_path)
     with pytest.raises(NetworkFileError, match=r"trained as a spiking one; snnfl.load_run\(FOLDER\).snn\(\)"):
         load_network(path / SNN_FILE)
-    with pytest.raises(ConfigError, match=r"no final_ann\.safetensors"):
+    with pytest.raises(ConfigError, match=r"no final_ann\.safetensors: .*model\.neuron=lif\); take snn\(\)"):
         snnfl.load_run(path).ann()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -252,9 +253,12 @@ def attack_progress(console: Console) -> Progress:
 
 
 def _tables(found: Sequence[Entry]) -> Iterator[Table]:
-    """Show a table per run and round; what was refused or failed stands in the report with its reason."""
-    for (run, server_round), group in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
-        table = Table(title=f"{run}, round {server_round}")
+    """Show a table per run and round, and below it why attacks were refused or failed, each reason once."""
+    for (run, server_round), grouped in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
+        group = list(grouped)
+        refused = [entry for entry in group if entry["refusal"]]
+        reasons = dict.fromkeys(entry["refusal"].removeprefix(f"{entry['attack']}: ") for entry in refused)
+        table = Table(title=f"{run}, round {server_round}", caption="\n".join(map(escape, reasons)) or None)
         for name in ("attack", "images", "labels", "PSNR (floor)", "SSIM (floor)"):
             table.add_column(name, no_wrap=True)
         for entry in group:

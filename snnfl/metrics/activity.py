@@ -151,20 +151,27 @@ def _recurrence(name: str, neurons: SpikingNeurons, spikes: Tensor) -> LayerCoun
     return LayerCount(layer=f"{name}.recurrent", acs=acs, words=acs)
 
 
-def warning_of(layer: str, rate: float) -> str | None:
+def warning_of(layer: str, rate: float, *, batch_norm: bool) -> str | None:
     """Say what is wrong with a layer's firing rate and what to do, or return ``None``.
 
-    >>> warning_of("relu2", 0.2) is None
+    Args:
+        layer: Its name.
+        rate: Spikes per neuron and time step.
+        batch_norm: ``model.batch_norm``; where it is set already it is no remedy.
+
+    >>> warning_of("relu2", 0.2, batch_norm=True) is None
     True
     """
+    norm = "" if batch_norm else ", or set model.batch_norm=true"
     if rate < SILENT:
+        often = "hardly ever" if rate else "never"
         return (
-            f"{layer} never fires (firing rate {100 * rate:.3g} %), so nothing passes it: lower model.threshold, raise "
-            "model.beta, lower training.learning_rate if it fired before, or set model.batch_norm=true"
+            f"{layer} {often} fires (firing rate {100 * rate:.2g} %), so nothing passes it: lower model.threshold, "
+            f"raise model.beta, lower training.learning_rate if it fired before{norm}"
         )
     if rate > SATURATED:
         return (
             f"{layer} always fires (firing rate {100 * rate:.3g} %), so it tells nothing apart: raise model.threshold, "
-            "lower model.beta or training.learning_rate, or set model.batch_norm=true"
+            f"lower model.beta or training.learning_rate{norm}"
         )
     return None

@@ -510,6 +510,7 @@ def test_a_documented_attack_is_refused_without_biases(runs, tmp_path, monkeypat
     command += ["--round", "1", "--deny", "biases", "--output", tmp_path / "out"]
     status, said = invoke(monkeypatch, capsys, *command)
     assert status == 0, said
+    assert "needs biases, which the threat model denies" in " ".join(said.split()), "the terminal says why"
     (entry,) = json.loads((tmp_path / "out/scorecard.json").read_text())
     assert entry["refusal"] == f"{name}: needs biases, which the threat model denies"
 

@@ -196,9 +196,13 @@ def test_the_table_says_what_an_attack_has_achieved_and_which_rounds_there_are()
     last = row(attack_success_snn=0.2469, attack_success_ann=0.2)
     plain = row(attack_success_snn=None, attack_success_ann=1.0)
     spared = row(attack_success_snn=None, attack_success_ann=None)
+    native = compose(None, ["model.neuron=lif", "strategy.spiking=false", "poisoning.attack=badnets"])
+    trained = row(attack_success_snn=0.5, attack_success_ann=None)
+    runs = [(attacked, [row(round=1), last]), (attacked, [plain]), (attacked, [spared]), (native, [trained])]
     target = console()
-    target.print(results_table([(attacked, [row(round=1), last]), (attacked, [plain]), (attacked, [spared])]))
+    target.print(results_table(runs))
     lines = [line.strip() for line in written(target).splitlines()]
     assert lines[0] == "digits, 10 clients, 2 rounds", "it has more than were asked for"
     said = "S-FedAvg: success of badnets"
-    assert lines[-2:] == [f"{said} 24.69 % (SNN), 20.00 % (ANN)", f"{said} 100.00 % (ANN)"]
+    of_lif = "FedAvg (LIF): success of badnets 50.00 % (SNN)"
+    assert lines[-3:] == [f"{said} 24.69 % (SNN), 20.00 % (ANN)", f"{said} 100.00 % (ANN)", of_lif]
