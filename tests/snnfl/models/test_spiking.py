@@ -323,6 +323,14 @@ def test_what_a_network_holds_beside_its_layers_is_refused(array):
         of_layers(Own(gain=array))
 
 
+@pytest.mark.parametrize("name", ["readout", "layers", "body", "steps"])
+def test_a_layer_that_is_called_as_what_a_spiking_network_has_is_refused(name):
+    body = Own()
+    body.add_module(name, nn.Linear(3, 3))
+    with pytest.raises(ConfigError, match=rf"^model\.name=own: a spiking network has its own {name}; call that layer"):
+        of_layers(body)
+
+
 def test_a_networks_own_forward_knows_the_mode():
     body = Own()
     model = of_layers(body)
