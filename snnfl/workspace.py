@@ -211,7 +211,7 @@ class Workspace:
         draw = rng.generator(0, "weights that nobody reads")
         twin = build_model(ordinary, input_shape=shape, classes=self.dataset.classes, generator=draw)
         try:
-            graph = trace(twin.to(self.device), max_pooling="gated", input_shape=shape)
+            graph = trace(twin.to(self.device), max_pooling="gated", input_shape=shape, pool_first=False)
             return Structure(graph=graph, parameters=fold(graph, exchangeable(twin)))
         except (ConversionError, ValueError):
             return None

@@ -22,7 +22,11 @@ from snnfl.spiking.ways_out import ConversionError, Refusal
 
 
 def trace(
-    model: nn.Module, *, max_pooling: MaxPooling = "gated", input_shape: Sequence[int] | None = None
+    model: nn.Module,
+    *,
+    max_pooling: MaxPooling = "gated",
+    input_shape: Sequence[int] | None = None,
+    pool_first: bool = True,
 ) -> SpikingGraph:
     """Trace a model, as it is in evaluation mode, into a spiking graph; the model isn't changed.
 
@@ -33,6 +37,8 @@ def trace(
             the model should be trained with.
         input_shape: Shape of an image, without the batch. A forward that reads its sizes, such as one that pads a value
             to the size of another, cannot be traced without. If it does, the graph is for images of this shape alone.
+        pool_first: Whether a maximum over neurons moves in front of them: then fewer spike. A network that was trained
+            as a spiking one takes it of spikes.
 
     Returns:
         Its graph, with each batch normalisation folded into the affine layer before it, where nothing else reads that
@@ -43,12 +49,16 @@ def trace(
         ConversionError: Naming the first operation that doesn't convert, its line in the model's source and the way
             out; or a layer with forward hooks, which a graph doesn't show.
     """
-    return trace_with_state(model, max_pooling=max_pooling, input_shape=input_shape)[0]
+    return trace_with_state(model, max_pooling=max_pooling, input_shape=input_shape, pool_first=pool_first)[0]
 
 
 @torch.no_grad()
 def trace_with_state(
-    model: nn.Module, *, max_pooling: MaxPooling = "gated", input_shape: Sequence[int] | None = None
+    model: nn.Module,
+    *,
+    max_pooling: MaxPooling = "gated",
+    input_shape: Sequence[int] | None = None,
+    pool_first: bool = True,
 ) -> tuple[SpikingGraph, dict[str, Tensor]]:
     """Trace a model as :func:`trace`, and return its arrays by name, too.
 
@@ -80,7 +90,9 @@ def trace_with_state(
             if not buffer.is_meta and not torch.equal(buffer, before):
                 buffer.copy_(before)
     output = walk.end(next(node for node in traced.nodes if node.op == "output").args[0])
-    nodes = pool_before_spikes(fold_norms(needed([*walk.nodes.values()], output)))
+    nodes = fold_norms(needed([*walk.nodes.values()], output))
+    if pool_first:
+        nodes = pool_before_spikes(nodes)
     graph = SpikingGraph(tuple(nodes), input=walk.image, image_shape=walk.input_shape if walk.bound else None)
     if not graph.spikes:
         raise ConversionError("the model has no ReLU, so no layer of it spikes; put nn.ReLU behind its layers")
