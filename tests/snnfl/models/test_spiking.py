@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -169,6 +170,14 @@ def test_a_copy_is_another_model():
     inputs = samples("mlp").float()
     assert model(inputs).any()
     assert not other(inputs).any()
+
+
+def test_a_model_can_be_pickled():
+    model = build("lenet5", learn_beta=True)
+    other = pickle.loads(pickle.dumps(model))
+    inputs = samples("lenet5").float()
+    assert torch.equal(model(inputs), other(inputs))
+    assert repr(model) == repr(other)
 
 
 def test_under_torch_func():
