@@ -71,6 +71,7 @@ PRIVATE = [[*LEARNED, f"privacy.clipping={name}", "privacy.noise_multiplier=0.01
         ["model.name=lenet5", "model.neuron=rlif", "model.learn_beta=true", "model.learn_threshold=true"],
         ["model.neuron=alif", "model.readout=rate", "training.loss=per_step", "training.clip_norm=1"],
         ["model.neuron=if", "model.reset=zero", "model.reset_delay=false", "training.micro_batch=4"],
+        ["model.name=lenet5", "model.pooling=max"],
         ["model.encoding=poisson", "model.readout=max_potential", "training.optimizer=adamw"],
         ["strategy.name=moon", "model.projection_head=true", "model.encoding=poisson", "training.loss=per_step"],
         ["model.name=convnet", "model.pooling=max"],

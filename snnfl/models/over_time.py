@@ -22,10 +22,16 @@ class OverTime:
     A value that is constant in time has one step, so that what is computed from it is computed once.
     """
 
+    kind: type[nn.Module]
+
     def forward(self, values: Tensor) -> Tensor:
         """Map ``[T, N, ...]`` to ``[T, N, ...]``."""
         folded: Tensor = super().forward(values.flatten(0, 1))  # type: ignore[misc]  # the layer's own
         return folded.view(*values.shape[:2], *folded.shape[1:])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let copies and files name the layer's own class: that with a time axis is made while a program runs."""
+        return _empty, (self.kind,), self.__dict__
 
 
 class _Linear(nn.Linear):
@@ -71,7 +77,12 @@ def multiply_in_bfloat16(model: nn.Module, short: bool) -> None:
 def over_time(kind: Any) -> type[Any]:
     """Return a layer's class whose samples have a time axis; its parameters and options are the layer's."""
     base = {nn.Linear: _Linear, nn.Conv2d: _Conv2d}.get(kind, kind)
-    return type(kind.__name__, (OverTime, base), {"__module__": __name__})
+    return type(kind.__name__, (OverTime, base), {"__module__": __name__, "kind": kind})
+
+
+def _empty(kind: type[nn.Module]) -> Any:
+    """Return a layer of a class with a time axis, without its state."""
+    return object.__new__(over_time(kind))  # type: ignore[arg-type]  # a class has a hash
 
 
 def fold_time(model: nn.Module) -> None:

@@ -191,6 +191,10 @@ class SpikingModel(nn.Module):
         self.generator: torch.Generator | None = None
         self.per_step = False
         for name, module in body.named_children():
+            if name in (*dir(self), "readout"):
+                raise ConfigError(
+                    f"model.name={config.name}: a spiking network has its own {name}; call that layer otherwise"
+                )
             self.add_module(name, module)
         self.readout = Readout(config, self.steps)
         object.__setattr__(self, "_body", body)  # its modules are registered under their own names
@@ -278,12 +282,8 @@ class SpikingModel(nn.Module):
     @property
     def neurons(self) -> dict[str, SpikingNeurons]:
         """The layers of neurons by name, those of the readout aside."""
-        named = dict(self.named_modules())
-        return {
-            name: module
-            for name, module in named.items()
-            if isinstance(module, SpikingNeurons) and not name.startswith("readout.")
-        }
+        named = self.named_modules()
+        return {name: it for name, it in named if isinstance(it, SpikingNeurons) and not name.startswith("readout.")}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -171,6 +172,14 @@ def test_a_copy_is_another_model():
     assert not other(inputs).any()
 
 
+def test_a_model_can_be_pickled():
+    model = build("lenet5", learn_beta=True)
+    other = pickle.loads(pickle.dumps(model))
+    inputs = samples("lenet5").float()
+    assert torch.equal(model(inputs), other(inputs))
+    assert repr(model) == repr(other)
+
+
 def test_under_torch_func():
     """Per-sample gradients by vmap are those of each sample alone."""
     model = build("lenet5", batch_norm=False, learn_beta=True, learn_threshold=True).double()
@@ -323,6 +332,14 @@ def test_the_head_is_what_follows_linear_layers_however_layers_are_nested():
 def test_what_a_network_holds_beside_its_layers_is_refused(array):
     with pytest.raises(ConfigError, match=r"^model\.name=own: gain is in no layer"):
         of_layers(Own(gain=array))
+
+
+@pytest.mark.parametrize("name", ["readout", "layers", "body", "steps"])
+def test_a_layer_that_is_called_as_what_a_spiking_network_has_is_refused(name):
+    body = Own()
+    body.add_module(name, nn.Linear(3, 3))
+    with pytest.raises(ConfigError, match=rf"^model\.name=own: a spiking network has its own {name}; call that layer"):
+        of_layers(body)
 
 
 def test_a_networks_own_forward_knows_the_mode():
