@@ -21,7 +21,7 @@ from snnfl.conversion import fold
 from snnfl.data import Dataset, load, partition
 from snnfl.heap import keep_freed_memory
 from snnfl.metrics import Structure
-from snnfl.models import MODELS, SpikingModel, build_model, drawing, multiply_in_bfloat16
+from snnfl.models import MODELS, SMALLEST_THRESHOLD, SpikingModel, build_model, drawing, multiply_in_bfloat16
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
@@ -129,13 +129,15 @@ class Workspace:
         return exchangeable(self.model)
 
     def settle(self) -> None:
-        """Put learned shares of the resident model back into 0..1, where an update must have them.
+        """Put what neurons have learned back where an update must have it: leaks into 0..1, thresholds above zero.
 
-        What lies beyond, neurons clip: it is the same network, and a gradient reaches the leak again.
+        What lies beyond, neurons clip: it is the same network, and a gradient reaches the leak or threshold again.
         """
         for name, spec in self.format.specs.items():
             if spec.values == "share":
                 self.arrays[name].clamp_(0, 1)
+            elif spec.values == "positive" and name in self.arrays:
+                self.arrays[name].clamp_(min=SMALLEST_THRESHOLD)
 
     @cached_property
     def initial_state(self) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (e
 from snnfl.models.initialisation import initialise
 from snnfl.models.over_time import multiply_in_bfloat16
 from snnfl.models.registry import MODELS, build_model, check_model, image_shape, names, register
-from snnfl.models.spiking import SpikingModel, SpikingNeurons, drawing
+from snnfl.models.spiking import SpikingModel, drawing
+from snnfl.models.spiking_layers import SMALLEST_THRESHOLD, SpikingNeurons
 
 __all__ = [
     "MODELS",
+    "SMALLEST_THRESHOLD",
     "SpikingModel",
     "SpikingNeurons",
     "build_model",

@@ -74,7 +74,7 @@ def unroll(
     Returns:
         Spikes and potentials, in the layout of the current.
     """
-    if pool > 1 and current.device.type != "cpu":  # kernels for the CPU alone pool
+    if pool > 1 and (current.device.type != "cpu" or min(current.shape[-2:]) < pool):  # PyTorch says what is wrong
         trains, found = unroll(neuron, current, steps, before=before, potentials=potentials)
         return Unrolled(_pooled(trains, pool), found)
     arguments = (current, neuron.leak, neuron.threshold, before)

@@ -9,7 +9,7 @@ import torch
 
 from snnfl.config import ConversionConfig, ModelConfig, compose
 from snnfl.conversion import convert
-from snnfl.models import build_model
+from snnfl.models import SMALLEST_THRESHOLD, build_model
 from snnfl.models.registry import MODELS
 from snnfl.spiking import trace
 from snnfl.training import exchangeable, is_statistic, private_biases
@@ -161,13 +161,15 @@ def test_a_native_update_knows_the_ranges_of_what_neurons_learn() -> None:
     assert format.specs["relu1.beta"].mistake(torch.tensor([1.5])) == "expected values from 0 to 1, found 1.5 to 1.5"
 
 
-def test_learned_leaks_are_put_back_where_updates_have_them() -> None:
+def test_what_neurons_learn_is_put_back_where_updates_have_it() -> None:
     work = work_of(*FORMATS["native"])
     before = {name: array.clone() for name, array in work.arrays.items()}
     work.arrays["relu1.beta"].fill_(1.25)
+    work.arrays["relu2.threshold"].fill_(-0.5)
     work.settle()
-    assert work.arrays["relu1.beta"].item() == 1.0
-    assert all(torch.equal(array, before[name]) for name, array in work.arrays.items() if name != "relu1.beta")
+    moved = ("relu1.beta", "relu2.threshold")
+    assert [work.arrays[name].item() for name in moved] == [1.0, pytest.approx(SMALLEST_THRESHOLD)]
+    assert all(torch.equal(array, before[name]) for name, array in work.arrays.items() if name not in moved)
 
 
 @pytest.mark.parametrize(
