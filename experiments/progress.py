@@ -69,7 +69,7 @@ class RoundProgress:
             parts.append(f"loss {row['train_loss']:.3f}")
         if row["refused"] or row["failed"]:
             parts.append(f"[red]{row['refused']} refused, {row['failed']} failed[/red]")
-        if not row["aggregated"]:
+        if not row["aggregated"] and self.config.strategy.name != "solo":  # which aggregates nothing
             parts.append("[red]old weights kept[/red]")
         parts.append(f"{row['seconds_round']:.1f} s")
         self.progress.console.print("  ".join(parts), highlight=False)

@@ -206,3 +206,11 @@ def test_the_table_says_what_an_attack_has_achieved_and_which_rounds_there_are()
     said = "S-FedAvg: success of badnets"
     of_lif = "FedAvg (LIF): success of badnets 50.00 % (SNN)"
     assert lines[-3:] == [f"{said} 24.69 % (SNN), 20.00 % (ANN)", f"{said} 100.00 % (ANN)", of_lif]
+
+
+def test_clients_that_train_alone_keep_no_old_weights() -> None:
+    target = console()
+    with progress(target, "strategy.name=solo") as shown:
+        shown.round_done(row(aggregated=False, server_snn_accuracy=None, server_ann_accuracy=None))
+    assert "clients' ANN 75.00 %" in written(target)
+    assert "old weights" not in written(target)
