@@ -46,6 +46,9 @@ OPTIONAL = (
     "snnfl/spiking/export.py",
     "snnfl/neurons/kernels.py",
     "snnfl/neurons/kernel_triton.py",
+    "snnfl/neurons/kernel_triton_training.py",
+    "snnfl/data/neuromorphic.py",
+    "snnfl/data/series.py",
     "snnfl/torchvision_guard.py",
 )
 """Files that look for other people's packages, which may be missing. None of them is attack code."""
