@@ -85,6 +85,7 @@ LEFT_BEHIND = {
     "own-attack": ["watched/audit/scorecard.csv"],
     "own-data": ["parity/accuracy.png"],
     "own-model": ["tiny/final_snn.safetensors"],
+    "own-spiking-model": ["spiking/final_snn.safetensors"],
     "own-strategy": [
         "s_damped/final_snn.safetensors",
         "damped/final_ann.safetensors",

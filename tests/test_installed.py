@@ -60,7 +60,8 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
     assert plugin == {"name": "mine.py", "version": hashlib.sha256(PLUGIN.encode()).hexdigest()}
 
     done = run("export", "runs/own")
-    assert "its data.source=parity is a plug-in's; say --input-shape 1,28,28" in done.stderr
+    assert "it was started with the plug-in mine.py; say --plugin mine.py" in done.stderr
+    assert "or --input-shape 1,28,28" in done.stderr
     done = run("audit", "runs/own", "--no-controls")
     assert done.stderr.startswith("snnfl: runs/own: it was started with the plug-in mine.py; say --plugin mine.py")
     done = run("audit", "runs/own", "--no-controls", "--attack", "grey", "--plugin", "strategies/mine.py")
