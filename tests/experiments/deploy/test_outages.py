@@ -38,8 +38,14 @@ from strategies.server_app import app as server_app
 pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, pytest.mark.timeout(1800)]
 
 NODES = 3
-OPTIONS = [f"data.clients={NODES}", "training.epochs=8", "conversion.steps=8", "conversion.calibration_images=32"]
-"""Rounds last long enough to stop a node in one."""
+OPTIONS = [
+    f"data.clients={NODES}",
+    "training.epochs=100",
+    "training.learning_rate=0.01",
+    "conversion.steps=8",
+    "conversion.calibration_images=32",
+]
+"""Rounds last seconds: long enough to stop a node in one."""
 NO_CABLE = missing_for_a_cut()
 
 
