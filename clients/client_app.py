@@ -89,7 +89,7 @@ def train(message: Message, context: Context) -> Message:
         protocol.LOSS: result.loss,
         protocol.SECONDS_TRAIN: time.perf_counter() - start,
     }
-    if config.strategy.name == "fednova":
+    if protocol.LOCAL_STEPS in protocol.train_metrics(config):
         metrics[protocol.LOCAL_STEPS] = result.steps
     if config.evaluation.clients:
         start = time.perf_counter()
@@ -99,7 +99,7 @@ def train(message: Message, context: Context) -> Message:
     if protocol.CONTRASTIVE_MU in orders_of(message):
         keep_own_model(context, arrays)
     content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)})
-    if config.strategy.name == "scaffold":
+    if protocol.sends_control(config):
         content[protocol.CONTROL] = renewed(message, context, work, result.steps)
     return Message(content, reply_to=message)
 
@@ -130,7 +130,7 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     decides.
     """
     asked: Mapping[str, Any] = orders_of(message)
-    if work.config.strategy.name == "scaffold":
+    if protocol.sends_control(work.config):
         return controlled(work.model, correction(message, context, work))
     if protocol.OBJECTIVE in asked:
         return OBJECTIVES.find(str(asked[protocol.OBJECTIVE]))(work.model, asked)

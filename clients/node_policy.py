@@ -12,7 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from clients.participant import run_workspace
 from snnfl.config import ConfigError, update_kind
 from snnfl.conversion import exposed_biases
-from snnfl.protocol import REQUIRE_SPIKING
+from snnfl.protocol import REQUIRE_SPIKING, sends_control
 from snnfl.workspace import Workspace
 
 
@@ -47,7 +47,7 @@ def unprotected(work: Workspace) -> str | None:
         return f"model.neuron={config.model.neuron} uploads spiking networks as they were trained, biases included"
     if kind == "plain":
         return "strategy.spiking=false uploads ordinary networks"
-    if config.strategy.name == "scaffold":
+    if sends_control(config):
         return "strategy.name=scaffold uploads control variates beside the spiking network"
     if config.strategy.bias_back:
         return "strategy.bias_back=true gives the server the biases that clients train with"

@@ -13,9 +13,8 @@ def keep_freed_memory() -> None:
     """Let this process keep memory that it frees, for tensors to come.
 
     The GNU C library gives each block above 32 MB back to the kernel, which clears the next one page by page. A layer's
-    spike trains are often larger, so that a training step of a spiking ResNet-20 took 1.6 times as long
-    (``benchmarks/snn_training.py``). The price is that the process stays as large as it once was. Other C libraries are
-    left as they are.
+    spike trains are often larger, and a step would spend much of its time on that. The price is that the process stays
+    as large as it once was. Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -76,7 +76,12 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    return keeps_biases(config) or config.strategy.name in ("moon", "solo", "fedbn", "scaffold")
+    return keeps_biases(config) or sends_control(config) or config.strategy.name in ("moon", "solo", "fedbn")
+
+
+def sends_control(config: Config) -> bool:
+    """Tell whether control variates travel beside the arrays, in either direction."""
+    return config.strategy.name == "scaffold"
 
 
 def own_accuracy(config: Config) -> str:

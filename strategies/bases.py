@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum, Strategy
 
 from snnfl.config import Config, ConfigError, exactly, sampled_clients
-from snnfl.protocol import RECEIVED_LOSS
+from snnfl.protocol import RECEIVED_LOSS, sends_control
 from snnfl.registry import Registry
 from strategies.fednova import FedNova
 from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
@@ -136,7 +136,7 @@ def weighing(config: Config) -> Weighing:
         ConfigError: As :func:`parameters`.
     """
     values = parameters(config)
-    if config.strategy.name == "scaffold":
+    if sends_control(config):  # the average is that of the control variates
         return uniform
     return by_loss(values["q"]) if config.strategy.name == "qfedavg" else WEIGHINGS[config.strategy.weighting]
 

@@ -21,7 +21,7 @@ from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
+from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, sends_control, train_metrics
 from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, control_specs, scale_of
@@ -233,7 +233,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "examples": max(map(len, work.partitions)),
         "test_examples": len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
-        "control": control_specs(format.sent_specs) if config.strategy.name == "scaffold" else {},
+        "control": control_specs(format.sent_specs) if sends_control(config) else {},
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,

@@ -64,12 +64,18 @@ class SpikingModel(nn.Module):
         """Return what flows into the first layer, ``[T or 1, N, ...]``.
 
         Random encodings draw from :attr:`generator`, or the same draws at every call if there is none.
+
+        Raises:
+            ValueError: For inputs of another number of axes.
         """
-        step_shape = self.input_shape[1:] if self.sequence else self.input_shape
-        if self.sequence and inputs.dim() == len(step_shape) + 2:
+        axes = inputs.dim() - len(self.input_shape)
+        if self.sequence and axes == 1:
             inputs = inputs.movedim(1, 0)
-        elif inputs.dim() == len(step_shape) + 1:
+        elif axes == 1:
             inputs = inputs.unsqueeze(0)
+        elif self.sequence or axes != 2:
+            expected = f"[N, {', '.join(map(str, self.input_shape))}]"
+            raise ValueError(f"inputs of shape {list(inputs.shape)}: expected {expected}")
         encoding = ENCODINGS.find(self.encoding)
         generator = self.generator
         if encoding.random and generator is None:

@@ -151,6 +151,15 @@ def test_samples_that_are_sequences():
     assert not torch.equal(model.over_time(inputs), model.over_time(shuffled))
 
 
+@pytest.mark.parametrize(
+    ("sequence", "shape", "given"), [(False, (1, 12, 12), (12, 12)), (True, (6, 1, 12, 12), (3, 1, 12, 12))]
+)
+def test_inputs_without_an_axis_are_refused(sequence, shape, given):
+    model = build("lenet5", sequence=sequence, shape=shape)
+    with pytest.raises(ValueError, match=rf"expected \[N, {', '.join(map(str, shape))}\]"):
+        model(torch.zeros(given))
+
+
 def test_a_call_leaves_nothing_behind():
     model = build("lenet5", batch_norm=False)
     inputs = samples("lenet5").float()
