@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from snnfl import rng
 from snnfl.config import PoisoningConfig
@@ -46,36 +47,29 @@ def distributed(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Atta
 @register("event_static", source="Sneaky Spikes, Abad et al. 2024")
 def event_static(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
     """Put a square of events into every frame."""
-    return static_event_trigger(
-        shape,
-        size=poisoning.trigger_size or SQUARE,
-        polarity=poisoning.polarity or POLARITY,
-        strength=poisoning.strength,
-    )
+    return static_event_trigger(shape, **_square(poisoning))
 
 
 @register("event_moving", source="Sneaky Spikes, Abad et al. 2024")
 def event_moving(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
     """Put a square of events into every frame, at one of three places in turn."""
-    return moving_event_trigger(
-        shape,
-        size=poisoning.trigger_size or SQUARE,
-        polarity=poisoning.polarity or POLARITY,
-        strength=poisoning.strength,
-    )
+    return moving_event_trigger(shape, **_square(poisoning))
 
 
 @register("event_temporal", source="Spikewhisper, Fu et al. 2024; Time-Bandits, Abad et al. 2025")
 def event_temporal(poisoning: PoisoningConfig, shape: Sequence[int], attacker: Attacker) -> Trigger:
     """Let each attacker train with the square of events in a time slice of its own."""
-    return temporal_event_trigger(
-        shape,
-        size=poisoning.trigger_size or SQUARE,
-        polarity=poisoning.polarity or POLARITY,
-        strength=poisoning.strength,
-        part=attacker.number,
-        parts=max(1, poisoning.attackers),
-    )
+    parts = max(1, poisoning.attackers)
+    return temporal_event_trigger(shape, **_square(poisoning), part=attacker.number, parts=parts)
+
+
+def _square(poisoning: PoisoningConfig) -> dict[str, Any]:
+    """Return the options of a square of events."""
+    return {
+        "size": poisoning.trigger_size or SQUARE,
+        "polarity": poisoning.polarity or POLARITY,
+        "strength": poisoning.strength,
+    }
 
 
 @register("label_flip", source="Tolpegin et al. 2020, section 3", fraction=1.0)
