@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from harness import Bar, Options, Result, find_data, main
-from snn_training import InSnnTorch, plain
+from spiking_libraries import InSnnTorch, plain
 from torch import Tensor, nn
 from torch.nn import functional
 

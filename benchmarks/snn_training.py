@@ -12,11 +12,9 @@ import logging
 import multiprocessing
 import sys
 import tempfile
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from federated_round import (
@@ -31,31 +29,29 @@ from federated_round import (
 )
 from harness import Bar, Options, Result, find_data, main, ratios, take_turns
 from pfl_research import Clock
+from spiking_libraries import (
+    InSnnTorch,
+    configured,
+    engine_step,
+    in_spikingjelly,
+    multiply_accumulates,
+    ours,
+    plain,
+    spikingjelly,
+    training_step,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
 from snnfl.config import ModelConfig, StrategyConfig, TrainingConfig
 from snnfl.heap import keep_freed_memory
-from snnfl.models import build_model, multiply_in_bfloat16
+from snnfl.models import initialise, multiply_in_bfloat16
 from snnfl.models.over_time import product
 from snnfl.models.spiking import spiking_model
 from snnfl.rng import generator
 from snnfl.spiking.events import EventLayer
-from snnfl.torchvision_guard import guard
-from snnfl.training import train_locally
 from snnfl.workspace import workspace
 
-guard()
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import snntorch
-    from snntorch import surrogate as snntorch_surrogate
-    from spikingjelly.activation_based import functional as spikingjelly
-    from spikingjelly.activation_based import layer
-    from spikingjelly.activation_based import neuron as spikingjelly_neuron
-    from spikingjelly.activation_based import surrogate as spikingjelly_surrogate
-
-BETA = 0.95
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 CLEAR = Path("/proc/self/clear_refs")
 
@@ -78,125 +74,10 @@ def measure(options: Options) -> list[Result]:
     ]
 
 
-def configured(name: str, steps: int, **options: Any) -> ModelConfig:
-    """Return the network that all libraries train."""
-    return ModelConfig(
-        name=name,
-        batch_norm=False,
-        neuron="lif",
-        beta=BETA,
-        time_steps=steps,
-        surrogate="fast_sigmoid",
-        readout="mean_potential",
-        output_fires=True,
-        **options,
-    )
-
-
-def ours(config: ModelConfig, shape: tuple[int, ...]) -> nn.Module:
-    """Build our network, laid out as the engine does."""
-    model = build_model(config, input_shape=shape, classes=10, generator=generator(0, "weights"))
-    return model.to(memory_format=torch.channels_last)
-
-
-class InSnnTorch(nn.Module):
-    """A network whose layers run step after step, as snnTorch's tutorials write it.
-
-    Args:
-        plain: The ordinary network, whose ReLUs become neurons.
-        steps: Time steps.
-        once: Layers that don't change over time: those before the first neurons are computed at each step otherwise.
-    """
-
-    def __init__(self, plain: nn.Module, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self.layers = plain
-        for parent in list(plain.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.ReLU):
-                    setattr(parent, name, self._leaky())
-        self.output = self._leaky()
-
-    @staticmethod
-    def _leaky() -> nn.Module:
-        return snntorch.Leaky(beta=BETA, spike_grad=snntorch_surrogate.fast_sigmoid(slope=25), init_hidden=True)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map ``[N, ...]`` to the mean potential of the output neurons."""
-        for module in self.modules():
-            if isinstance(module, snntorch.Leaky):
-                module.reset_mem()
-        potentials = []
-        for _ in range(self.steps):
-            self.output(self.layers(inputs))
-            potentials.append(self.output.mem)
-        return torch.stack(potentials).mean(0)
-
-
-def in_spikingjelly(plain: nn.Module) -> nn.Module:
-    """Build a network of spikingjelly's layers, all steps at once."""
-    pairs: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
-        nn.ReLU: lambda _: spikingjelly_lif(),
-        nn.Conv2d: _as(layer.Conv2d),
-        nn.BatchNorm2d: lambda old: layer.BatchNorm2d(old.num_features),
-        nn.AvgPool2d: lambda old: layer.AvgPool2d(old.kernel_size, old.stride),
-        nn.Flatten: lambda _: layer.Flatten(),
-        nn.Linear: lambda old: layer.Linear(old.in_features, old.out_features),
-    }
-    for parent in list(plain.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) in pairs:
-                setattr(parent, name, pairs[type(child)](child))
-    net = nn.Sequential(OrderedDict(body=plain, output=spikingjelly_lif()))
-    spikingjelly.set_step_mode(net, "m")
-    return net
-
-
-def _as(kind: Any) -> Callable[[Any], nn.Module]:
-    return lambda old: kind(
-        old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None
-    )
-
-
-def spikingjelly_lif() -> nn.Module:
-    """Return the neuron of spikingjelly that comes nearest."""
-    return spikingjelly_neuron.LIFNode(
-        tau=1 / (1 - BETA),
-        decay_input=False,
-        v_reset=None,
-        detach_reset=True,
-        surrogate_function=spikingjelly_surrogate.ATan(),
-        step_mode="m",
-    )
-
-
-def plain(name: str, shape: tuple[int, ...], *, batch_norm: bool = False) -> nn.Module:
-    """Build the ordinary network."""
-    config = ModelConfig(name=name, batch_norm=batch_norm)
-    return build_model(config, input_shape=shape, classes=10, generator=generator(0, "weights"))
-
-
-def training_step(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor, labels: Tensor
-) -> Callable[[], Tensor]:
-    """Return one step of Adam."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-
-    def step() -> Tensor:
-        optimiser.zero_grad()
-        loss = functional.cross_entropy(forward(inputs), labels)
-        loss.backward()
-        optimiser.step()
-        return loss.detach()
-
-    return step
-
-
 def candidates(
     name: str, shape: tuple[int, ...], steps: int, count: int, *, batch_norm: bool = False, device: torch.device
-) -> dict[str, Callable[[], Tensor]]:
-    """Return a training step of each library on the same network and batch."""
+) -> tuple[dict[str, Callable[[], object]], float]:
+    """Return a training step of each library on the same network and batch, and ours' multiply-accumulates."""
     draw = generator(0, "batch")
     inputs = torch.randn(count, *shape, generator=draw).to(device)
     labels = torch.randint(10, (count,), generator=draw).to(device)
@@ -212,12 +93,28 @@ def candidates(
     laid_out = inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
     short = ours(configured(name, steps), shape).to(device)
     multiply_in_bfloat16(short, True)
-    return {
-        "this engine": training_step(mine, mine, laid_out, labels),
-        "this engine, in bfloat16": training_step(short, short, laid_out, labels),
+    steps_of = {
+        "this engine": engine_step(mine, laid_out, labels),
+        "this engine, in bfloat16": engine_step(short, laid_out, labels),
         "snnTorch": training_step(rival, rival, inputs, labels),
         "spikingjelly, all steps at once": training_step(other, multi_step, inputs, labels),
     }
+    return steps_of, multiply_accumulates(mine, laid_out)
+
+
+def times(
+    what: str, seconds: Mapping[str, Sequence[float]], macs: float, unit: str = "CPU-ms per step"
+) -> list[Result]:
+    """Write the time of each candidate, and what this engine multiplies meanwhile."""
+    return [
+        Result(
+            name=f"{what}: {name}",
+            samples=tuple(1000 * value for value in values),
+            unit=unit,
+            note=f"{macs / 1e9:.3g} G multiply-accumulates" if name.startswith("this engine") else "",
+        )
+        for name, values in seconds.items()
+    ]
 
 
 def dense(name: str, shape: tuple[int, ...], steps: int, count: int) -> tuple[Callable[[], None], float]:
@@ -261,13 +158,13 @@ def convnet(
 ) -> list[Result]:
     """ConvNet 32-64-1000, LIF everywhere, T=25, batches of 32."""
     steps, count = (2, 2) if options.quick else (25, 32)
-    runs: dict[str, Callable[[], object]] = {**candidates("convnet", shape, steps, count, device=options.device)}
+    runs, macs = candidates("convnet", shape, steps, count, device=options.device)
     floor, arithmetic = dense("convnet", shape, steps, count)
     seconds = take_turns({**runs, "dense": floor}, rounds=rounds, device=options.device)
     what = f"ConvNet {'x'.join(map(str, shape))}, T={steps}, batch {count}"
     note = f"{arithmetic / 1e9:.0f} G multiply-accumulates dense, {arithmetic / 1e9 / min(seconds['dense']):.0f} G/s"
     return [
-        *compared(what, seconds, over_snntorch, over_spikingjelly),
+        *compared(what, seconds, macs, over_snntorch, over_spikingjelly),
         Result(
             name=f"{what}: over its dense linear operations alone",
             samples=ratios(seconds["this engine"], seconds["dense"]),
@@ -281,22 +178,27 @@ def convnet(
 def resnet(options: Options, steps: int, rounds: int) -> list[Result]:
     """He's ResNet-20 with batch normalisation over time and batch."""
     count = 2 if options.quick else 32
-    runs = candidates("resnet20", CIFAR, steps, count, batch_norm=True, device=options.device)
-    seconds = take_turns(runs, rounds=rounds if options.quick else 3, device=options.device)
-    return compared(f"ResNet-20 3x32x32, T={steps}, batch {count}", seconds, Bar(limit=1.5), Bar(limit=1.5))
+    runs, macs = candidates("resnet20", CIFAR, steps, count, batch_norm=True, device=options.device)
+    floor, _ = dense("resnet20", CIFAR, steps, count)
+    seconds = take_turns({**runs, "dense": floor}, rounds=rounds if options.quick else 3, device=options.device)
+    what = f"ResNet-20 3x32x32, T={steps}, batch {count}"
+    return [
+        *compared(what, seconds, macs, Bar(limit=1.5), Bar(limit=1.5)),
+        Result(
+            name=f"{what}: over its dense linear operations alone",
+            samples=ratios(seconds["this engine"], seconds["dense"]),
+            unit="x",
+        ),
+    ]
 
 
 def compared(
-    what: str, seconds: dict[str, tuple[float, ...]], over_snntorch: Bar, over_spikingjelly: Bar
+    what: str, seconds: Mapping[str, tuple[float, ...]], macs: float, over_snntorch: Bar, over_spikingjelly: Bar
 ) -> list[Result]:
     """Write times and ratios."""
-    times = [
-        Result(name=f"{what}: {name}", samples=tuple(1000 * value for value in values), unit="CPU-ms per step")
-        for name, values in seconds.items()
-    ]
     bars = {"snnTorch": over_snntorch, "spikingjelly, all steps at once": over_spikingjelly}
     return [
-        *times,
+        *times(what, seconds, macs),
         *(
             Result(
                 name=f"{what}: over {name}", samples=ratios(seconds[name], seconds["this engine"]), unit="x", bar=bar
@@ -324,19 +226,16 @@ def head(options: Options, rounds: int) -> list[Result]:
     laid_out = inputs.contiguous(memory_format=torch.channels_last)
     seconds = take_turns(
         {
-            "this engine": training_step(mine, mine, laid_out, labels),
+            "this engine": engine_step(mine, laid_out, labels),
             "snnTorch": training_step(rival, rival, inputs, labels),
-            "the ANN": training_step(ann, ann, laid_out, labels),
+            "the ANN": engine_step(ann, laid_out, labels),
         },
         rounds=rounds,
         device=options.device,
     )
     what = f"ConvNet, neurons in the head, T={steps}, batch {count}"
     return [
-        *(
-            Result(name=f"{what}: {name}", samples=tuple(1000 * value for value in values), unit="CPU-ms per step")
-            for name, values in seconds.items()
-        ),
+        *times(what, seconds, multiply_accumulates(mine, laid_out)),
         Result(
             name=f"{what}: over snnTorch",
             samples=ratios(seconds["snnTorch"], seconds["this engine"]),
@@ -354,10 +253,11 @@ def head(options: Options, rounds: int) -> list[Result]:
 
 def mlp(hidden: int) -> nn.Sequential:
     """Build an ordinary MLP 784-hidden-10."""
-    torch.manual_seed(0)
-    return nn.Sequential(
+    model = nn.Sequential(
         OrderedDict(flatten=nn.Flatten(), fc1=nn.Linear(784, hidden), relu1=nn.ReLU(), fc2=nn.Linear(hidden, 10))
     )
+    initialise(model, generator(0, "weights"))
+    return model
 
 
 def many_clients(options: Options, rounds: int) -> list[Result]:
@@ -371,11 +271,10 @@ def many_clients(options: Options, rounds: int) -> list[Result]:
     config = configured("mlp", steps)
     mine = spiking_model(mlp(256), config, input_shape=MNIST, sequence=False, generator=generator(0, "recurrent"))
     rival = InSnnTorch(mlp(256), steps)
-    training = TrainingConfig(optimizer="adam", learning_rate=1e-3, batch_size=count)
 
     def engine() -> None:
-        for batch in batches:
-            train_locally(mine, [[batch]], training, server_round=1)
+        for inputs, labels in batches:
+            engine_step(mine, inputs, labels)()
 
     def snntorchs() -> None:
         for inputs, labels in batches:
@@ -383,17 +282,9 @@ def many_clients(options: Options, rounds: int) -> list[Result]:
 
     seconds = take_turns({"this engine": engine, "snnTorch": snntorchs}, rounds=rounds * 3, device=options.device)
     what = f"MLP 784-256-10, T={steps}, {clients} clients of batch {count}"
-    macs = clients * count * (784 * 256 * 2 + steps * 256 * 10 * 3)
+    macs = clients * multiply_accumulates(mine, batches[0][0])
     return [
-        *(
-            Result(
-                name=f"{what}: {name}",
-                samples=tuple(1000 * value for value in values),
-                unit="CPU-ms per step of all",
-                note=f"{macs / 1e6:.0f} M multiply-accumulates",
-            )
-            for name, values in seconds.items()
-        ),
+        *times(what, seconds, macs, "CPU-ms per step of all"),
         Result(
             name=f"{what}: over snnTorch",
             samples=ratios(seconds["snnTorch"], seconds["this engine"]),
@@ -446,14 +337,30 @@ def federated(options: Options) -> list[Result]:
     ]
 
 
+def trained(steps: int, training_steps: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return a ConvNet after some steps on Fashion-MNIST, or noise; and spikingjelly's, multi-step and single-step."""
+    data, draw = find_data("fashion_mnist"), generator(0, "training")
+    mine = ours(configured("convnet", steps), MNIST)
+    for _ in range(training_steps):
+        if data is None:
+            inputs, labels = torch.randn(32, *MNIST, generator=draw), torch.randint(10, (32,), generator=draw)
+        else:
+            chosen = torch.randint(len(data.train_labels), (32,), generator=draw)
+            inputs, labels = data.normalise(data.train_images[chosen]), data.train_labels[chosen]
+        engine_step(mine, inputs.contiguous(memory_format=torch.channels_last), labels)()
+    others = [in_spikingjelly(plain("convnet", MNIST)).eval() for _ in range(2)]
+    for other in others:
+        other.load_state_dict({f"body.{name}": array for name, array in mine.state_dict().items()})
+    spikingjelly.set_step_mode(others[1], "s")
+    return mine.eval(), *others
+
+
 def inference(options: Options, rounds: int) -> list[Result]:
-    """Forward passes of a trained network, T=25."""
+    """Forward passes of a trained network, T=25, with the same weights in both."""
     steps, count = (2, 2) if options.quick else (25, 64)
     inputs = torch.randn(count, *MNIST, generator=generator(0, "batch"))
     laid_out = inputs.contiguous(memory_format=torch.channels_last)
-    mine, other = ours(configured("convnet", steps), MNIST).eval(), in_spikingjelly(plain("convnet", MNIST)).eval()
-    single = in_spikingjelly(plain("convnet", MNIST)).eval()
-    spikingjelly.set_step_mode(single, "s")
+    mine, other, single = trained(steps, 2 if options.quick else 60)
 
     @torch.inference_mode()
     def engine() -> None:
@@ -504,6 +411,7 @@ def events(options: Options, rounds: int) -> list[Result]:
         runs: dict[str, Callable[[], object]] = {
             "dense": lambda spikes=spikes: product(spikes, weight),
             "events": lambda spikes=spikes: EventLayer.of(weight).apply(spikes, bias),
+            "PyTorch's": lambda spikes=spikes: functional.linear(spikes, weight),
         }
         seconds = take_turns(runs, rounds=rounds, device=torch.device("cpu"))
         results.append(
@@ -514,6 +422,13 @@ def events(options: Options, rounds: int) -> list[Result]:
                 note=f"{count * 3136 * 1000 / 1e9:.1f} G multiply-accumulates dense",
             )
         )
+    results.append(
+        Result(
+            name="linear layer 3136-1000: PyTorch's product over oneDNN's, forward",
+            samples=ratios(seconds["PyTorch's"], seconds["dense"]),
+            unit="x",
+        )
+    )
     return results
 
 
@@ -544,11 +459,11 @@ def _peak(name: str, steps: int, count: int) -> float:
     torch.set_num_threads(1)
     keep_freed_memory()
     device = torch.device("cpu")
-    candidates("convnet", MNIST, steps, 2, device=device)[name]()
+    candidates("convnet", MNIST, steps, 2, device=device)[0][name]()
     gc.collect()
     CLEAR.write_text("5", encoding="ascii")  # the peak is the present size
     before = _status("VmRSS")
-    candidates("convnet", MNIST, steps, count, device=device)[name]()
+    candidates("convnet", MNIST, steps, count, device=device)[0][name]()
     return _status("VmHWM") - before
 
 

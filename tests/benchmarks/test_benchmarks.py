@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-OTHERS = {"harness", "pfl_research", "deployment_load"}
+OTHERS = {"harness", "pfl_research", "spiking_libraries", "deployment_load"}
 """What benchmarks share, and one that takes the whole machine for minutes: neither is part of ``make bench``."""
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - OTHERS)
 
