@@ -151,15 +151,6 @@ class Fleet:
         """Send a signal to a process and its children."""
         os.killpg(self.processes[name].pid, number)
 
-    def stop_apps(self, name: str) -> None:
-        """Stop the children of a SuperNode, not itself: it goes on to tell that it lives, and answers nothing."""
-        leader = self.processes[name].pid
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):  # it has just ended
-                process = int(stat.parent.name)
-                if int(stat.read_text().rpartition(")")[2].split()[2]) == leader != process:
-                    os.kill(process, signal.SIGSTOP)
-
     def kill(self, name: str) -> None:
         """Kill a process and its children at once, as a power cut would."""
         process = self.processes.pop(name)

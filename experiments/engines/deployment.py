@@ -182,7 +182,7 @@ def flwr_command(
     Raises:
         DeploymentError: If it fails, with the last line, or its SuperLink ends.
     """
-    command = [sys.executable, "-m", "flwr.cli.app", *arguments]
+    command = [sys.executable, "-u", "-m", "flwr.cli.app", *arguments]  # or a run's log waits until it is long enough
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     pipes["umask"] = 0o077  # the database of a local SuperLink, which it may start, holds updates under way
     lines: list[str] = []

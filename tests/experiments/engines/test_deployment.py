@@ -44,7 +44,7 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
             f"file = pathlib.Path({str(calls)!r})\n"
             "file.open('a').write(json.dumps(sys.argv[1:]) + chr(10))\n"
             f"if sys.argv[1] == 'run': shutil.copy(sys.argv[-1], {str(tmp_path / 'sent.toml')!r})\n"
-            f"print({run!r} if sys.argv[1] == 'run' else {listed!r}, flush=True)\n"
+            f"print({run!r} if sys.argv[1] == 'run' else {listed!r})\n"  # as Flower prints a run's log
             f"time.sleep({seconds} if sys.argv[1] == 'run' else 0.0)\n"
             f"sys.exit({status})\n"
         )
@@ -53,6 +53,7 @@ def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
         (tmp_path / "config.toml").write_text(
             '[superlink]\ndefault = "lab"\n[superlink.lab]\naddress = "127.0.0.1:1"\n'
         )
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         monkeypatch.setenv("FLWR_HOME", str(tmp_path))
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # before the real package, which has an __init__.py
         for folder in ("flwr", "flwr/cli"):
