@@ -86,11 +86,11 @@ def load(config: DataConfig) -> Dataset:
             has.
         DataNotFoundError: If the data set isn't there; nothing ever stands in for it.
     """
-    check_source(config.source)
+    source = SOURCES.find(config.source)
     _check_uses(config)
     used = {name: getattr(config, name) for name in _uses.get(config.source, ())}
     reading = DataConfig(source=config.source, **used)
-    return _part(reading, data_root(config.root), config.training_images, config.test_images)
+    return _part(source, reading, data_root(config.root), config.training_images, config.test_images)
 
 
 def _check_uses(config: DataConfig) -> None:
@@ -104,9 +104,10 @@ def _check_uses(config: DataConfig) -> None:
             )
 
 
+# Both caches know a data set by its function, too: in one process, two plug-ins may give the same name in turn.
 @functools.cache
-def _part(config: DataConfig, root: Path, training_images: int, test_images: int) -> Dataset:
-    whole, name = _load(config, root), config.source
+def _part(source: Source, config: DataConfig, root: Path, training_images: int, test_images: int) -> Dataset:
+    whole, name = _load(source, config, root), config.source
     if not training_images and not test_images:
         return whole
     train = _chosen(len(whole.train_labels), training_images, name, "training")
@@ -129,11 +130,10 @@ def _chosen(available: int, count: int, name: str, split: str) -> Tensor:
 
 
 @functools.cache
-def _load(config: DataConfig, root: Path) -> Dataset:
+def _load(source: Source, config: DataConfig, root: Path) -> Dataset:
     name = config.source
     arguments = (root, config) if _uses.get(name) else (root,)
     try:
-        source = SOURCES.find(name)
         return SOURCES.made(name, lambda: source(*arguments), Dataset, through=(FileNotFoundError,))
     except FileNotFoundError as error:  # of a source that doesn't look for itself
         what = f"{error.filename} is missing" if error.filename else error

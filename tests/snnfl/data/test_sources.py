@@ -51,6 +51,21 @@ def test_a_registered_source_is_read_once_per_root(tmp_path):
     assert read == [tmp_path, tmp_path / "other"]
 
 
+@pytest.mark.parametrize("part", [0, 7])
+def test_another_source_of_the_same_name_is_read_anew(part, own_registries, monkeypatch):
+    """As two plug-ins of one Python session, each of whose data sets is called ``mine``."""
+    digits = data.load(DataConfig())
+    bright = replace(digits, train_images=digits.train_images + 1)
+    config = DataConfig(source="mine", training_images=part)
+    loaded = []
+    for dataset in (digits, bright):
+        with monkeypatch.context() as context:
+            context.delitem(data.sources.SOURCES.items, "mine", raising=False)
+            data.register("mine")(lambda root, dataset=dataset: dataset)
+            loaded.append(data.load(config))
+    assert torch.equal(loaded[0].train_images + 1, loaded[1].train_images)
+
+
 def test_the_root_is_the_configured_one_then_the_environment_then_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SNNFL_DATA", str(tmp_path / "environment"))
