@@ -47,7 +47,7 @@ def mine(config):
     return Mine(**common(config))
 
 
-@attack("grey", source="here", needs=(), against="spiking")
+@attack("grey", source="here", needs=(), against="converted")
 def grey(views, budget, generator):
     images, labels = torch.zeros(4, 1, 8, 8), torch.zeros(4).long()
     made = Reconstruction(images=images, labels=labels, objective=0.0, curve=((0, 0.0),), trail=(images,))

@@ -25,7 +25,7 @@ from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorde
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
 from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.auditing.victims import Scope, Victim, victims_of
-from snnfl.config import Config, ConfigError
+from snnfl.config import Config, ConfigError, UpdateKind
 from snnfl.files import make_private, write_bytes
 from snnfl.plugins import check_same, loaded
 from snnfl.workspace import Workspace
@@ -163,12 +163,12 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     if (missing := check_same(environment.get("plugins"), loaded(), versions=False)) is not None:
         raise ConfigError(f"{path}: {missing}")
     work = Workspace(config)
-    spiking = work.format.graph is not None
+    kind = work.format.kind
     _ = work.initial_state  # before anybody loads other weights
     check_pictures(work)
     victims = victims_of(work, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
-    chosen, on_twins = choose(attacks, spiking)
+    chosen, on_twins = choose(attacks, kind)
     on_twins = on_twins if twins else ()
     return Prepared(
         path=path,
@@ -180,7 +180,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
         chosen=chosen,
         on_twins=on_twins,
         controls=controls,
-        notes=[_note(path.name, name, spiking, name in on_twins) for name in attacks if name not in chosen],
+        notes=[_note(path.name, name, kind, name in on_twins) for name in attacks if name not in chosen],
         biases=bias_errors(victims),
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
@@ -190,8 +190,8 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
 def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
     """Attack one recorded run."""
     config = run.work.config
-    spiking = run.work.format.graph is not None
-    plain = run.twins if spiking else run.victims if run.controls else ()
+    kind = run.work.format.kind
+    plain = {"converted": run.twins, "plain": run.victims if run.controls else []}.get(kind, [])
     curve = MULTIPLIERS if plain and (run.chosen or run.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
     task = progress.add_task(run.path.name, total=rounds * (len(run.chosen) + len(run.on_twins) + len(curve)))
@@ -201,7 +201,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
 
     outcomes, on_control = attack(run.victims, run.chosen), attack(run.twins, run.on_twins)
     points: list[tuple[float, Entry]] = []
-    twin_config = plain_twins(config) if spiking else config
+    twin_config = plain_twins(config) if kind == "converted" else config
     for z in curve:
         found = attack(noised(plain, z, config.run.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(twin_config, found)]
@@ -226,24 +226,24 @@ def plain_twins(config: Config) -> Config:
     return replace(config, run=run, strategy=replace(config.strategy, spiking=False))
 
 
-def choose(attacks: Sequence[str], spiking: bool) -> tuple[Sequence[str], Sequence[str]]:
+def choose(attacks: Sequence[str], kind: UpdateKind) -> tuple[Sequence[str], Sequence[str]]:
     """Return the attacks on a run, and those on the plain twins of its clients.
 
     Named attacks mean these and no others, wherever they apply. Attacks on S-updates are compared with
     :data:`CONTROL_ATTACKS` on the twins, unless attacks on plain updates alone are named.
     """
-    of_run = [name for name in attacks if name in applicable(spiking)] if attacks else applicable(spiking)
-    if not spiking:
+    of_run = [name for name in attacks if name in applicable(kind)] if attacks else applicable(kind)
+    if kind != "converted":
         return of_run, ()
-    plain = [name for name in attacks if name in applicable(False)]
+    plain = [name for name in attacks if name in applicable("plain")]
     return of_run, plain if any(name not in of_run for name in plain) else CONTROL_ATTACKS
 
 
-def _note(run: str, attack: str, spiking: bool, on_twins: bool) -> str:
+def _note(run: str, attack: str, kind: UpdateKind, on_twins: bool) -> str:
     """Say that a named attack doesn't apply to a run."""
-    kinds = ("plain", "an S-run") if spiking else ("S-", "a plain run")
+    kinds = " and ".join(sorted(get_attack(attack).against))
     instead = "; it attacks the plain twins of its clients" if on_twins else ""
-    return f"{run}: {attack} attacks {kinds[0]} updates, this is {kinds[1]}{instead}"
+    return f"{run}: {attack} attacks {kinds} updates, those of this run are {kind} ones{instead}"
 
 
 def attack_progress(console: Console) -> Progress:

@@ -167,7 +167,7 @@ def _plugins(config: Config, extras: Extras) -> Sequence[Plugin]:
     named = used(config, attacks)
     if extras.audit is None or attacks:
         return named
-    every = used(config, applicable(update_kind(config) == "converted"))
+    every = used(config, applicable(update_kind(config)))
     return tuple(plugin for plugin in every if plugin.installed or plugin in named)
 
 

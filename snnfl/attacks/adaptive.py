@@ -56,14 +56,14 @@ def _reconverted(
     return match(problems, labels, Matching(free_arrays=free), budget, generator)
 
 
-@register("snn_naive", source="SNFL section 5.1, attack on the SNN", needs=(*NEEDS, "thresholds"), against="spiking")
+@register("snn_naive", source="SNFL section 5.1, attack on the SNN", needs=(*NEEDS, "thresholds"), against="converted")
 def snn_naive(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Invert the spiking network with the true derivative of its spikes, which is zero: images stay noise."""
     return _spiking(views, budget, generator, surrogate=False)
 
 
 @register(
-    "snn_surrogate", source="PrivateSNN, attack scenario 2 and eq. 5", needs=(*NEEDS, "thresholds"), against="spiking"
+    "snn_surrogate", source="PrivateSNN, attack scenario 2 and eq. 5", needs=(*NEEDS, "thresholds"), against="converted"
 )
 def snn_surrogate(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Invert the spiking network with surrogate gradients."""
@@ -91,7 +91,7 @@ def _spiking(
     "reconverted_as_is",
     source="SNFL section 5.1, ANN2",
     needs=NEEDS,
-    against="spiking",
+    against="converted",
     requires=_no_private_bias,
 )
 def reconverted_as_is(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -103,7 +103,7 @@ def reconverted_as_is(views: Sequence[ServerView], budget: Budget, generator: to
     "reconverted_zero",
     source="control of reconverted_as_is",
     needs=NEEDS,
-    against="spiking",
+    against="converted",
     requires=_no_private_bias,
 )
 def reconverted_zero(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -115,7 +115,7 @@ def reconverted_zero(views: Sequence[ServerView], budget: Budget, generator: tor
     "reconverted_inferred",
     source="SNFL section 5.3, the curious server",
     needs=NEEDS,
-    against="spiking",
+    against="converted",
     requires=_nothing_to_undo,
 )
 def reconverted_inferred(
@@ -129,7 +129,7 @@ def reconverted_inferred(
     "reconverted_joint",
     source="adaptive: biases are unknowns as the image is",
     needs=NEEDS,
-    against="spiking",
+    against="converted",
     requires=_no_private_bias,
 )
 def reconverted_joint(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -141,7 +141,7 @@ def reconverted_joint(views: Sequence[ServerView], budget: Budget, generator: to
     "reconverted_rounds",
     source="adaptive: the calibration error averages out",
     needs=(*NEEDS, "earlier_rounds"),
-    against="spiking",
+    against="converted",
     requires=lambda view: _no_private_bias(view) if view.earlier else "the view has no earlier round of this client",
 )
 def reconverted_rounds(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -153,7 +153,7 @@ def reconverted_rounds(views: Sequence[ServerView], budget: Budget, generator: t
     "reconverted_initial",
     source="adaptive: every client starts from the run's seed",
     needs=(*NEEDS, "initial_weights"),
-    against="spiking",
+    against="converted",
     requires=lambda view: "the view has no initial weights" if view.initial is None else _no_private_bias(view),
 )
 def reconverted_initial(
@@ -167,7 +167,7 @@ def reconverted_initial(
     "reconverted_train",
     source="adaptive: batch statistics cancel every bias before them",
     needs=(*NEEDS, "norm_mode"),
-    against="spiking",
+    against="converted",
     requires=lambda view: None if normalised_layers(view.model) else "the model has no batch normalisation",
 )
 def reconverted_train(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -179,7 +179,7 @@ def reconverted_train(views: Sequence[ServerView], budget: Budget, generator: to
     "reconverted_statistics",
     source="adaptive: running statistics travel in the clear, and tell the brightness that batch statistics cancel",
     needs=(*NEEDS, "norm_mode"),
-    against="spiking",
+    against="converted",
     requires=lacks_statistics,
 )
 def reconverted_statistics(

@@ -38,7 +38,7 @@ def _reads_images(view: ServerView) -> str | None:
     "closed_form",
     source="Geiping et al. 2020, proposition 3.1; rank 1 without the bias gradient",
     needs=("architecture", "loss", "images", "batch_size", "epochs"),
-    against="both",
+    against=("plain", "converted"),
     requires=_reads_images,
 )
 def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -53,7 +53,7 @@ def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Ge
 
 
 def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
-    guess = biases.inferred(view) if view.spiking else None if view.knowledge.biases else biases.zero(view)
+    guess = biases.inferred(view) if view.format.hides_biases else None if view.knowledge.biases else biases.zero(view)
     problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, guesses=guess)
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
+from snnfl.config import UpdateKind
 from snnfl.registry import Registry
 from snnfl.threat import FACTS, ServerView, ThreatModelError
 
@@ -84,7 +85,7 @@ class Attack:
         name: In reports and on the command line.
         source: Paper and section.
         needs: Facts that a threat model must grant.
-        against: The kind of run that it attacks.
+        against: The kinds of update that it attacks.
         invert: The attack itself.
         requires: What else a view must have; returns the reason if it hasn't.
     """
@@ -92,7 +93,7 @@ class Attack:
     name: str
     source: str
     needs: frozenset[str]
-    against: Literal["plain", "spiking", "both"]
+    against: frozenset[UpdateKind]
     invert: Invert
     requires: Callable[[ServerView], str | None]
 
@@ -102,11 +103,11 @@ class Attack:
         Whoever needs ``images``, ``batch_size`` and ``epochs`` simulates local training: where these make several
         steps, it needs ``learning_rate`` and ``optimizer``, too.
         """
-        if self.against != "both" and (self.against == "spiking") != view.spiking:
-            return f"{self.name}: attacks updates of {self.against} runs, this is one of another"
+        if (kind := view.format.kind) not in self.against:
+            return f"{self.name}: attacks {' and '.join(sorted(self.against))} updates, this is a {kind} one"
         if view.beyond:
             options = ", ".join(view.beyond)
-            return f"{self.name}: repeats plain SGD on an ordinary network, and the clients train with {options}"
+            return f"{self.name}: repeats plain SGD, and the clients train with {options}"
         known, needs = view.knowledge, set(self.needs)
         if {"images", "batch_size", "epochs"} <= needs and known.steps not in (None, 1):
             needs |= {"learning_rate", "optimizer"}
@@ -179,7 +180,7 @@ def register(
     *,
     source: str,
     needs: Sequence[str],
-    against: Literal["plain", "spiking", "both"],
+    against: UpdateKind | Collection[UpdateKind],
     requires: Callable[[ServerView], str | None] = lambda view: None,
 ) -> Callable[[Invert], Invert]:
     """Make the decorated function the attack ``name``.
@@ -188,19 +189,24 @@ def register(
         name: Of the attack.
         source: Paper and section.
         needs: Facts that a threat model must grant.
-        against: The kind of run that it attacks.
+        against: The kinds of update that it attacks (:mod:`snnfl.updates`): of ordinary networks (``"plain"``), of
+            networks that clients converted (``"converted"``) or trained as spiking ones (``"native"``).
         requires: Returns in words what a view lacks, or ``None``.
 
     Raises:
-        ValueError: If the name is taken.
+        ValueError: If the name is taken, or an update has no such kind.
         ConfigError: If it needs what is no fact.
     """
     for fact in needs:
         FACTS.find(fact)
+    kinds: frozenset[UpdateKind] = frozenset([against] if isinstance(against, str) else against)
+    known = get_args(UpdateKind)
+    if unknown := sorted(kinds - {*known}):
+        raise ValueError(f"attack {name!r} is against {unknown[0]!r} updates; expected {', '.join(known)}")
 
     def decorate(invert: Invert) -> Invert:
         attack = Attack(
-            name=name, source=source, needs=frozenset(needs), against=against, invert=invert, requires=requires
+            name=name, source=source, needs=frozenset(needs), against=kinds, invert=invert, requires=requires
         )
         ATTACKS.add(name, attack, home=invert.__module__)
         return invert

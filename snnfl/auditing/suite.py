@@ -12,7 +12,7 @@ from snnfl import rng
 from snnfl.attacks import Attack, AttackError, AttackResult, Budget, get_attack, names
 from snnfl.auditing.scoring import Score, Scorer
 from snnfl.auditing.victims import Victim
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, UpdateKind
 from snnfl.threat import Knowledge, ThreatModelError
 from snnfl.workspace import Workspace
 
@@ -71,9 +71,9 @@ class Outcome:
         return None if self.findings or not self.passed_over else self.passed_over[0][1]
 
 
-def applicable(spiking: bool) -> tuple[str, ...]:
-    """Return the names of the attacks on a kind of run."""
-    return tuple(name for name in names() if get_attack(name).against in ("both", "spiking" if spiking else "plain"))
+def applicable(kind: UpdateKind) -> tuple[str, ...]:
+    """Return the names of the attacks on a kind of update."""
+    return tuple(name for name in names() if kind in get_attack(name).against)
 
 
 def check_pictures(work: Workspace) -> None:

@@ -131,6 +131,7 @@ def server_view(
         format=work.format,
         initial={**work.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
+        sequence=work.dataset.sequence,
         beyond=unrepeated(work.config, normalises=bool(work.format.statistic_names)),
     )
 
@@ -158,5 +159,6 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the public normalisation, in pixels of [0, 1]."""
-    unit = 1.0 if dataset.train_images.dtype == torch.uint8 else dataset.scale
+    pictures = dataset.train_images.dtype == torch.uint8 and not dataset.sequence
+    unit = 1.0 if pictures else dataset.scale
     return dataset.mean / unit, dataset.std / unit

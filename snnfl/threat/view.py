@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from snnfl.config import Config, spikes_natively
+from snnfl.config import Config
 from snnfl.threat.knowledge import Knowledge, ThreatModelError
 from snnfl.training import is_statistic, private_biases
 from snnfl.updates import UpdateFormat
@@ -39,7 +39,7 @@ class ServerView:
 
     Attributes:
         model: The architecture, on the meta device.
-        input_shape: Of one image.
+        input_shape: Of one image, or of one sequence, ``(T, ...)``.
         mean: Of the public normalisation ``x = (pixel - mean) / std`` with pixels in [0, 1]: one value per channel.
         std: As ``mean``.
         exchange: Of the attacked round.
@@ -49,6 +49,7 @@ class ServerView:
         initial: Arrays of a client that never trained.
         earlier: Earlier rounds of the same client, in order.
         beyond: Options of the local training that no attack repeats, ``key=value`` each (:func:`unrepeated`).
+        sequence: Whether a sample's first axis is time.
     """
 
     model: nn.Module
@@ -62,6 +63,7 @@ class ServerView:
     initial: Mapping[str, Tensor] | None = None
     earlier: tuple[Exchange, ...] = ()
     beyond: tuple[str, ...] = ()
+    sequence: bool = False
 
     def __post_init__(self) -> None:
         """Leave out what the threat model denies, so that no attack finds it here.
@@ -109,11 +111,6 @@ class ServerView:
             secret |= set(filter(is_statistic, arrays))
         return {name: array for name, array in arrays.items() if name not in secret}
 
-    @property
-    def spiking(self) -> bool:
-        """Whether the update is a spiking network's."""
-        return self.format.graph is not None
-
     def pixels(self, inputs: Tensor) -> Tensor:
         """Turn normalised inputs ``[..., *input_shape]`` into pixels, clipped to [0, 1]."""
         return (inputs * self._per_channel(self.std) + self._per_channel(self.mean)).clamp(0, 1)
@@ -123,11 +120,11 @@ class ServerView:
         return (pixels - self._per_channel(self.mean)) / self._per_channel(self.std)
 
     def _per_channel(self, values: Tensor) -> Tensor:
-        return values.view(-1, *[1] * (len(self.input_shape) - 1))
+        return values.view(-1, *[1] * (len(self.input_shape) - (2 if self.sequence else 1)))
 
 
 def unrepeated(config: Config, *, normalises: bool) -> tuple[str, ...]:
-    """Return the options by which clients train otherwise than attacks repeat it: by plain SGD, on an ordinary network.
+    """Return the options by which clients train otherwise than attacks repeat it: by plain SGD.
 
     Args:
         config: Of the run.
@@ -135,7 +132,6 @@ def unrepeated(config: Config, *, normalises: bool) -> tuple[str, ...]:
     """
     training = config.training
     found = {
-        f"model.neuron={config.model.neuron}": spikes_natively(config),
         f"training.optimizer={training.optimizer}": training.optimizer != "sgd",
         f"training.clip_norm={training.clip_norm}": training.clip_norm is not None,
         f"training.micro_batch={training.micro_batch}": training.micro_batch is not None and normalises,

@@ -415,14 +415,17 @@ def test_a_named_attack_is_the_only_one_and_a_line_says_where_it_does_not_apply(
     options = ["--iterations", "1", "--round", "1", "--output", tmp_path / "out"]
     status, said = invoke(monkeypatch, capsys, "audit", runs / "s", runs / "p", "--attack", "idlg", *options)
     assert status == 0, said
-    assert "s: idlg attacks plain updates, this is an S-run; it attacks the plain twins" in " ".join(said.split())
+    assert (
+        "s: idlg attacks plain updates, those of this run are converted ones; it attacks the plain twins"
+        in " ".join(said.split())
+    )
     entries = json.loads((tmp_path / "out/scorecard.json").read_text())
     attacked = {(entry["run"], entry["attack"]) for entry in entries if "noise_multiplier" not in entry}
     assert attacked == {("s, plain twins", "idlg"), ("p", "idlg")}
     both = [runs / "s", runs / "p", "--attack", "snn_naive", "--no-controls"]
     status, said = invoke(monkeypatch, capsys, "audit", *both, *options)
     assert status == 0, said
-    assert "p: snn_naive attacks S- updates, this is a plain run" in " ".join(said.split())
+    assert "p: snn_naive attacks converted updates, those of this run are plain ones" in " ".join(said.split())
     entries = json.loads((tmp_path / "out/scorecard.json").read_text())
     assert {(entry["run"], entry["attack"]) for entry in entries} == {("s", "snn_naive")}
 
@@ -437,10 +440,10 @@ def test_a_named_attack_is_the_only_one_and_a_line_says_where_it_does_not_apply(
     ],
 )
 def test_twins_keep_their_controls_unless_plain_attacks_are_named(named, on_run, on_twins):
-    chosen, controls = command.choose(named, spiking=True)
+    chosen, controls = command.choose(named, "converted")
     assert list(controls) == list(on_twins)
-    assert list(chosen) == list(applicable(True) if on_run is None else on_run)
-    assert command.choose(["snn_naive"], spiking=False) == ([], ())
+    assert list(chosen) == list(applicable("converted") if on_run is None else on_run)
+    assert command.choose(["snn_naive"], "plain") == ([], ())
 
 
 def test_denied_facts_refuse_one_attack_and_leave_the_others(runs, tmp_path, monkeypatch, capsys):

@@ -103,7 +103,7 @@ from snnfl.detection import register as detector
 def of_a_study(view):
     pass
 
-@attack("of_a_study", source="here", needs=(), against="spiking")
+@attack("of_a_study", source="here", needs=(), against="converted")
 def attack_of_a_study(views, budget, generator):
     pass
 """
@@ -144,7 +144,7 @@ def test_an_installed_attack_counts_where_a_cell_is_audited_by_all(tmp_path, mon
         value, dist = "their.attack", SimpleNamespace(name="theirs", version="1.2")
 
         def load(self):
-            @register("of_theirs", source="here", needs=(), against="spiking")
+            @register("of_theirs", source="here", needs=(), against="converted")
             def of_theirs(views, budget, generator):
                 pass
 

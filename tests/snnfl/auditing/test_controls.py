@@ -48,7 +48,7 @@ def test_a_plain_twin_is_the_client_of_a_plain_run(norm):
     plain = attacked(small_cnn(norm=norm), images=4).view
     made = attacked(small_cnn(norm=norm), images=4, conversion=ConversionConfig(steps=4))
     twin = plain_twin(Victim(server_round=1, partition=0, view=made.view, truth=made.truth)).view
-    assert not twin.spiking
+    assert twin.format.kind == "plain"
     for side in ("sent", "received"):
         found, expected = getattr(twin.exchange, side), getattr(plain.exchange, side)
         assert found.keys() == expected.keys()
