@@ -115,8 +115,8 @@ def processes_with(variable: str, value: str) -> set[int]:
 
 
 def lingering_processes(variable: str, value: str) -> set[int]:
-    """Return those of :func:`processes_with` that live on for 30 s: Ray's helpers end a little after their master."""
-    deadline = time.monotonic() + 30
+    """Return those of :func:`processes_with` that live on for a minute: Ray's helpers end a little after their master."""
+    deadline = time.monotonic() + 60
     while (remaining := processes_with(variable, value)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return remaining

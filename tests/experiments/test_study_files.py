@@ -15,6 +15,7 @@ from experiments.study_readme import FOLDERS, HERE
 from snnfl import rng
 from snnfl.config import DataConfig
 from snnfl.data import Dataset, sources
+from snnfl.data.sources import Source
 
 SHAPES = {
     "cifar10": ((3, 32, 32), 10),
@@ -42,7 +43,7 @@ SMALL = {"resnet20": "lenet5", "vgg16": "lenet5", "resnet20_snfl": "lenet5"}
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let every data set be there, with as many samples as the studies ask for: nothing is trained on them."""
 
-    def stand_in(config: DataConfig, root: Path) -> Dataset:
+    def stand_in(source: Source, config: DataConfig, root: Path) -> Dataset:
         name = config.source
         shape, classes = (SHAPES | SEQUENCES)[name]
         if name in SEQUENCES and config.time_bins is not None:
