@@ -115,7 +115,7 @@ def processes_with(variable: str, value: str) -> set[int]:
 
 
 def lingering_processes(variable: str, value: str) -> set[int]:
-    """Return those of :func:`processes_with` that live on for a minute: Ray's helpers end a little after their master."""
+    """Return those of :func:`processes_with` that live on for a minute: Ray's helpers end after their master."""
     deadline = time.monotonic() + 60
     while (remaining := processes_with(variable, value)) and time.monotonic() < deadline:
         time.sleep(0.2)
