@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from snnfl.models import initialise
 from snnfl.spiking import trace
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
+from snnfl.training.objectives import Objective, cross_entropy
 from snnfl.updates import Converted, Plain, UpdateFormat
 
 SCALE = 16.0
@@ -109,8 +111,12 @@ def attacked(
     knowledge: Knowledge | None = None,
     biases: dict[str, Tensor] | None = None,
     calibrating: int = 500,
+    objective: Callable[[nn.Module], Objective] = lambda model: cross_entropy,
+    length: float | None = None,
 ) -> Victim:
     """Train a client for a round on digits, for real, and return both sides; with ``conversion`` of an S-run.
+
+    ``objective`` is made of the model with the received weights. A client with a ``length`` shortens its update to it.
 
     Images that an S-client calibrates with are 64 from ``calibrating`` on.
     """
@@ -126,7 +132,14 @@ def attacked(
     sizes = batch_sizes(len(labels), training.batch_size)
     parts = (torch.split(values, sizes) for values in ((pixels - mean) / std, labels))
     batches = list(zip(*parts, strict=True))
-    train_locally(model, [batches] * training.epochs, training, server_round=1)
+    train_locally(model, [batches] * training.epochs, training, server_round=1, objective=objective(model))
+    if length is not None:
+        trained_arrays = dict(model.named_parameters())
+        change = {name: trained_arrays[name].detach() - before[name] for name in trained_arrays}
+        factor = length / float(torch.cat([array.flatten() for array in change.values()]).norm())
+        with torch.no_grad():
+            for name, array in trained_arrays.items():
+                array.copy_(before[name] + min(1.0, factor) * change[name])
     after = {name: array.clone() for name, array in exchangeable(model).items()}
     private, trained = private_biases(model), after
     sent: dict[str, Tensor] = before

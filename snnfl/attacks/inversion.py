@@ -30,11 +30,20 @@ INNER_STEPS = 20
 NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "biases")
 
 
+def _lacks_length(view: ServerView) -> str | None:
+    if view.knowledge.scaled:
+        return None
+    return (
+        "compares gradients by their length, which a client's clipping hides; inverting_gradients compares directions"
+    )
+
+
 @register(
     "dlg",
     source="Zhu et al. 2019, algorithm 1",
     needs=(*NEEDS, "learning_rate", "optimizer"),
     against="plain",
+    requires=_lacks_length,
 )
 def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Minimise ``||g'(x', softmax(y')) - g||^2`` over images and labels together, by L-BFGS."""
@@ -46,7 +55,9 @@ def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator)
     source="Zhao et al. 2020",
     needs=(*NEEDS, "learning_rate", "optimizer"),
     against="plain",
-    requires=lambda view: None if view.knowledge.images == 1 else "infers the label of one image, the round had more",
+    requires=lambda view: (
+        _lacks_length(view) if view.knowledge.images == 1 else "infers the label of one image, the round had more"
+    ),
 )
 def idlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Read the label off the last layer's gradient, then minimise as :func:`dlg` over the image alone."""

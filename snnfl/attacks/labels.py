@@ -32,8 +32,7 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     # Behind ReLU or a sigmoid features are positive: a row of the weight's gradient sums to the bias's times their sum.
     evidence = problem.gradient(bias) if bias in problem.target else weight.sum(1) / sums.mean()
     probabilities = logits.softmax(1).mean(0)
-    known = view.knowledge.learning_rate is not None
-    scale = problem.steps if known else scale_of(evidence, probabilities)
+    scale = problem.steps if view.knowledge.scaled else scale_of(evidence, probabilities)
     return batch_labels(evidence / scale, probabilities, problem.count)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,9 @@ from torch.func import grad
 from snnfl.attacks.factors import Factors, inner, square
 from snnfl.attacks.networks import Arrays, Network, soft_cross_entropy
 from snnfl.batching import batch_sizes
+
+PREVIOUS = "previous/"
+"""Before the names of arrays that a penalty compares with, and no step changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class LocalTraining:
         learning_rate: Above 0.
         momentum: The buffer starts at the first gradient.
         weight_decay: Times the weight, added to its gradient.
+        clip_norm: Bound of the norm of each step's gradient, or ``None``.
+        penalty: What is minimised beside the cross-entropy (:mod:`snnfl.attacks.penalties`).
     """
 
     batch_size: int
@@ -31,6 +36,8 @@ class LocalTraining:
     learning_rate: float = 1.0
     momentum: float = 0.0
     weight_decay: float = 0.0
+    clip_norm: float | None = None
+    penalty: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensor], Tensor] | None = None
 
 
 def difference(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor], learning_rate: float) -> Arrays:
@@ -71,8 +78,9 @@ def simulate(
 ) -> Arrays:
     """Train on dummy images and return what :func:`difference` would see of it, differentiably.
 
-    ``g_k = grad L(w_k) + wd w_k``, ``v_0 = g_0``, ``v_k = m v_{k-1} + g_k``, ``w_{k+1} = w_k - lr v_k``; the result is
-    ``(w_0 - w_K) / lr = sum_k v_k`` (Geiping et al. 2020, section 6, for FedAvg; with one step it is the gradient).
+    ``g_k = clip(grad L(w_k)) + wd w_k``, ``v_0 = g_0``, ``v_k = m v_{k-1} + g_k``, ``w_{k+1} = w_k - lr v_k``;
+    the result is ``(w_0 - w_K) / lr = sum_k v_k`` (Geiping et al. 2020, section 6, for FedAvg; with one step it is the
+    gradient).
 
     Args:
         network: What is trained.
@@ -85,23 +93,35 @@ def simulate(
     sizes = batch_sizes(len(inputs), local.batch_size)
     batches = list(zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True))
     batches *= local.epochs
-    statistics = ("running_mean", "running_var")
-    moving = [name for name in arrays if not name.endswith(statistics)] if len(batches) > 1 else trained
+    kept = ("running_mean", "running_var")
+    own = [name for name in arrays if not name.endswith(kept) and not name.startswith(PREVIOUS)]
+    moving = own if len(batches) > 1 else trained
     fixed = {name: array for name, array in arrays.items() if name not in moving}
 
     def loss(weights: Arrays, some: Tensor, wanted: Tensor) -> Tensor:
-        return soft_cross_entropy(network({**fixed, **weights}, some), wanted)
+        now = {**fixed, **weights}
+        value = soft_cross_entropy(network(now, some), wanted)
+        return value if local.penalty is None else value + local.penalty(arrays, now, some)
 
     weights: Arrays = {name: arrays[name] for name in moving}
     velocity, total = dict[str, Tensor](), dict[str, Tensor]()
     for some, wanted in batches:
         gradient = grad(loss)(weights, some, wanted)
+        if local.clip_norm is not None:
+            gradient = _clipped(gradient, local.clip_norm)
         decay = local.weight_decay
         slope = {name: gradient[name] + decay * weights[name] if decay else gradient[name] for name in weights}
         velocity = {name: local.momentum * velocity[name] + slope[name] if velocity else slope[name] for name in slope}
         weights = {name: weights[name] - local.learning_rate * velocity[name] for name in weights}
         total = {name: total[name] + velocity[name] if total else velocity[name] for name in velocity}
     return {name: total[name] for name in trained}
+
+
+def _clipped(gradient: Arrays, bound: float) -> Arrays:
+    """Return ``g min(1, C / |g|)`` over all arrays together, as :func:`torch.nn.utils.clip_grad_norm_` does."""
+    norm = torch.stack([array.square().sum() for array in gradient.values()]).sum().sqrt()
+    factor = (bound / (norm + 1e-6)).clamp(max=1.0)
+    return {name: factor * array for name, array in gradient.items()}
 
 
 def l2_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:

@@ -142,7 +142,8 @@ def prepare(
         name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays
     }
 
-    thin = matching.distance == "cosine" and first.steps == 1 and not first.local.weight_decay
+    thin = matching.distance == "cosine" and first.steps == 1
+    thin = thin and not first.local.weight_decay and first.local.penalty is None
 
     def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor) -> Tensor:
         images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free_arrays}}

@@ -45,6 +45,19 @@ def network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network
     return network
 
 
+def output_network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network:
+    """Return as :func:`network_of` what a model's last module, its output layer, receives.
+
+    Raises:
+        ThreatModelError: If the model is no ``nn.Sequential``, so that nothing says which module is the last.
+    """
+    if not isinstance(model, nn.Sequential):
+        raise ThreatModelError(
+            f"{type(model).__name__}: no nn.Sequential, and MOON compares what its last module receives"
+        )
+    return network_of(model[:-1], norm_mode)
+
+
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return ``-mean_n sum_k targets_nk log softmax(logits_n)_k`` in nats, of shapes ``[N, classes]``."""
     return -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()

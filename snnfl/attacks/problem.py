@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
+from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_sizes
 from snnfl.threat import Exchange, ServerView, ThreatModelError
 
@@ -73,14 +74,16 @@ def problem_of(
     Raises:
         ThreatModelError: If the number of images or, for several steps or weight decay, the learning rate is denied.
     """
-    arrays = {name: array.detach().float() for name, array in {**view.exchange.sent, **(guesses or {})}.items()}
-    local = local_training(view, count)
+    known = {name: array.detach().float() for name, array in {**view.exchange.sent, **(guesses or {})}.items()}
+    mode = norm_mode or view.knowledge.norm_mode or "train"
+    penalty, others = penalty_of(view, known, mode)
+    arrays, local = {**known, **others}, replace(local_training(view, count), penalty=penalty)
     images = view.knowledge.images if count is None else count
     if images is None:
         raise ThreatModelError("needs images, which the threat model denies; use huang, which counts them")
     zeros, ones = torch.zeros(view.input_shape), torch.ones(view.input_shape)
     return Problem(
-        network=network_of(view.model, norm_mode or view.knowledge.norm_mode or "train"),
+        network=network_of(view.model, mode),
         arrays=arrays,
         target=observed(view, local.learning_rate),
         local=local,
@@ -96,7 +99,8 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
     """Read the client's local training from the threat model.
 
     One step needs no learning rate: its gradient is known up to a factor, which neither its direction nor the labels
-    depend on (:func:`~snnfl.attacks.labels.scale_of`). ``momentum`` doesn't act on it.
+    depend on (:func:`~snnfl.attacks.labels.scale_of`). ``momentum`` and clipping don't act on it. Of an update that the
+    client may have shortened weight decay can't be told apart, and counts as none.
 
     Args:
         view: Of the attacked round.
@@ -116,7 +120,8 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
         epochs=1 if count else known.epochs or 1,
         learning_rate=known.learning_rate or 1.0,
         momentum=known.momentum or 0.0,
-        weight_decay=(known.weight_decay or 0.0) if known.learning_rate else 0.0,
+        weight_decay=(known.weight_decay or 0.0) if known.scaled else 0.0,
+        clip_norm=known.clip_norm if several else None,
     )
 
 

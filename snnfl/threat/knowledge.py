@@ -21,7 +21,14 @@ class Knowledge:
 
     Attributes:
         architecture: The model's structure.
-        loss: That clients minimise cross-entropy.
+        loss: What clients minimise: cross-entropy, and what follows.
+        proximal_mu: Weight of FedProx's term beside it.
+        contrastive_mu: Weight of MOON's.
+        temperature: Of MOON's similarities.
+        clip_norm: Bound of the norm of each local step's gradient, or ``None`` without one; under the fact
+            ``optimizer``.
+        clipped: Whether the client may have shortened its update: then a gradient is known up to a factor, be the
+            learning rate what it may.
         labels: The private labels. No server has them: results are diagnostic.
         images: How many images the client trained on; ``num-examples`` of a reply says so.
         batch_size: Images per step.
@@ -41,6 +48,11 @@ class Knowledge:
 
     architecture: bool = True
     loss: bool = True
+    proximal_mu: float = 0.0
+    contrastive_mu: float = 0.0
+    temperature: float = 1.0
+    clip_norm: float | None = None
+    clipped: bool = False
     labels: bool = False
     images: int | None = None
     batch_size: int | None = None
@@ -65,7 +77,9 @@ class Knowledge:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ThreatModelError(f"{name}={value}: expected at least 1, or None for unknown")
-        for name, low in (("learning_rate", math.ulp(0.0)), ("momentum", 0.0), ("weight_decay", 0.0)):
+        positive = ("learning_rate", "temperature")
+        for name in (*positive, "momentum", "weight_decay", "proximal_mu", "contrastive_mu"):
+            low = math.ulp(0.0) if name in positive else 0.0
             value = getattr(self, name)
             if value is not None and not low <= value < math.inf:
                 above = "more than" if low else "at least"
@@ -97,6 +111,11 @@ class Knowledge:
         if self.images is None or self.batch_size is None or self.epochs is None:
             return None
         return self.epochs * len(batch_sizes(self.images, self.batch_size))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the length of the update tells that of the gradients, not their direction alone."""
+        return self.learning_rate is not None and not self.clipped
 
     @property
     def diagnoses(self) -> tuple[str, ...]:
@@ -133,13 +152,13 @@ def _fact(name: str, meaning: str, granted: Callable[[Knowledge], bool] | None =
 
 
 _fact("architecture", "the model's structure", architecture=False)
-_fact("loss", "that clients minimise cross-entropy", loss=False)
+_fact("loss", "what clients minimise", loss=False)
 _fact("labels", "the private labels", labels=False)
 _fact("images", "how many images the client trained on", images=None)
 _fact("batch_size", "images per step", batch_size=None)
 _fact("epochs", "passes over the images", epochs=None)
 _fact("learning_rate", "of the round", learning_rate=None)
-_fact("optimizer", "momentum and weight decay of SGD", momentum=None, weight_decay=None)
+_fact("optimizer", "momentum and weight decay of SGD, and its clipping", momentum=None, weight_decay=None)
 _fact("norm_mode", "how the client's batch normalisation ran", norm_mode=None)
 _fact(
     "update_statistics",

@@ -133,7 +133,6 @@ def unrepeated(config: Config, *, normalises: bool) -> tuple[str, ...]:
     training = config.training
     found = {
         f"training.optimizer={training.optimizer}": training.optimizer != "sgd",
-        f"training.clip_norm={training.clip_norm}": training.clip_norm is not None,
         f"training.micro_batch={training.micro_batch}": training.micro_batch is not None and normalises,
     }
     return tuple(option for option, differs in found.items() if differs)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
 from victims import attacked, digits, small_cnn, small_mlp
 
+from snnfl.attacks import get_attack
+from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
 from snnfl.attacks.networks import network_of, soft_cross_entropy
 from snnfl.attacks.problem import problem_of
 from snnfl.config import ConversionConfig, TrainingConfig
+from snnfl.metrics.images import label_accuracy
+from snnfl.threat import Exchange, Knowledge, ThreatModelError
+from snnfl.training import exchangeable
+from snnfl.training.objectives import model_contrastive, proximal
 
 
 def one_hot(labels):
@@ -90,3 +98,96 @@ def test_total_variation_is_the_literal_sum():
 def test_cross_entropy_of_certain_labels_is_pytorchs():
     logits, labels = torch.randn(4, 10, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3, 9])
     torch.testing.assert_close(soft_cross_entropy(logits, one_hot(labels)), functional.cross_entropy(logits, labels))
+
+
+def simulated(victim):
+    """Return what an attacker who has guessed the images sees of their training, and what it saw."""
+    problem = problem_of(victim.view)
+    inputs = victim.view.inputs(victim.truth.images)
+    targets = one_hot(victim.truth.labels)
+    found = simulate(problem.network, problem.arrays, tuple(problem.target), inputs, targets, problem.local)
+    return found, problem.target
+
+
+STEPS = TrainingConfig(epochs=2, batch_size=2, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+TOLD = Knowledge(images=4, batch_size=2, epochs=2, learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_simulation_knows_the_proximal_term(norm):
+    victim = attacked(
+        small_cnn(norm=norm), images=4, training=STEPS, objective=lambda model: proximal(model, 2.0),
+        knowledge=replace(TOLD, proximal_mu=2.0),
+    )  # fmt: skip
+    found, seen = simulated(victim)
+    for name, array in seen.items():
+        torch.testing.assert_close(found[name], array, rtol=1e-3, atol=5e-5)
+    unaware, _ = simulated(replace(victim, view=replace(victim.view, knowledge=TOLD)))
+    assert max(float((unaware[name] - array).abs().max()) for name, array in seen.items()) > 1e-2
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_simulation_knows_the_model_contrastive_term(norm):
+    """Also in one step, where the term has a gradient unlike FedProx's."""
+    model = small_cnn(norm=norm)
+    draw = torch.Generator().manual_seed(1)
+    previous = {
+        name: array + 0.1 * torch.rand(array.shape, generator=draw) for name, array in exchangeable(model).items()
+    }
+    known = replace(TOLD, contrastive_mu=5.0, temperature=0.5)
+    for training, knowledge in (
+        (STEPS, known),
+        (replace(STEPS, epochs=1, batch_size=4), replace(known, epochs=1, batch_size=4)),
+    ):
+        victim = attacked(
+            model, images=4, training=training, knowledge=knowledge,
+            objective=lambda model: model_contrastive(model, previous, mu=5.0, temperature=0.5),
+        )  # fmt: skip
+        earlier = Exchange(server_round=0, sent=previous, received=previous)
+        told = replace(victim, view=replace(victim.view, earlier=(earlier,)))
+        found, seen = simulated(told)
+        for name, array in seen.items():
+            torch.testing.assert_close(found[name], array, rtol=1e-3, atol=1e-4)
+        unaware = replace(knowledge, contrastive_mu=0.0)
+        other, _ = simulated(replace(told, view=replace(told.view, knowledge=unaware)))
+        assert max(float((other[name] - array).abs().max()) for name, array in seen.items()) > 1e-2
+
+
+def test_a_model_contrastive_round_needs_the_clients_earlier_ones():
+    known = replace(TOLD, contrastive_mu=5.0, earlier_rounds=False)
+    with pytest.raises(ThreatModelError, match="needs earlier_rounds"):
+        problem_of(attacked(small_mlp(), images=4, training=STEPS, knowledge=known).view)
+
+
+def test_simulation_clips_each_step():
+    training = replace(STEPS, clip_norm=0.5)
+    found, seen = simulated(attacked(small_cnn(), images=4, training=training, knowledge=replace(TOLD, clip_norm=0.5)))
+    for name, array in seen.items():
+        torch.testing.assert_close(found[name], array, rtol=1e-3, atol=5e-5)
+
+
+def test_a_shortened_update_tells_the_labels_that_it_told_before():
+    """A server that took a clipped update for a gradient read other labels off it than one that knows less."""
+    known = Knowledge(images=4, batch_size=4, epochs=1, learning_rate=0.1)
+    settings = {
+        "whole": (None, known),
+        "clipped": (0.005, replace(known, clipped=True)),
+        "denied": (0.005, replace(known, learning_rate=None)),
+        "unaware": (0.005, known),
+    }
+    right: dict[str, list[float]] = {name: [] for name in settings}
+    for name, (length, knowledge) in settings.items():
+        for start in range(0, 60, 10):
+            victim = attacked(small_cnn(), start=start, images=4, knowledge=knowledge, length=length)
+            labels = infer_labels(victim.view, problem_of(victim.view), torch.Generator().manual_seed(0))
+            right[name].append(label_accuracy(labels, victim.truth.labels))
+    assert right["whole"] == right["clipped"] == right["denied"] == [1.0] * 6
+    assert sum(right["unaware"]) < 5
+
+
+def test_distances_that_compare_lengths_are_refused_for_shortened_updates():
+    known = Knowledge(images=1, batch_size=1, epochs=1, learning_rate=0.1, clipped=True)
+    view = attacked(small_cnn(), knowledge=known, length=0.005).view
+    for name in ("dlg", "idlg"):
+        assert "clipping hides" in str(get_attack(name).refusal(view))
+    assert get_attack("inverting_gradients").refusal(view) is None
