@@ -13,14 +13,11 @@ from torch import Tensor
 
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, partition_of, round_of, run_workspace
-from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.ground_truth import MAXIMUM_IMAGES, GroundTruth
 from snnfl.auditing.recording import write_truth
 from snnfl.protocol import TRUTH_DIRECTORY
 from snnfl.training import private_biases
 from snnfl.workspace import Workspace
-
-MAXIMUM_IMAGES = 1024
-"""No attack reconstructs more at once; of a client that has more only labels and biases are told."""
 
 
 def ground_truth_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

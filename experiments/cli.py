@@ -156,6 +156,24 @@ def audit(
     ] = True,
     plugin: PluginOption = None,
     output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="of another Flower app: what its clients train", metavar="MODULE:FACTORY"),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="cross_entropy, if clients minimise it")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="of local training")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images per step")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="passes over a client's images")] = None,
+    momentum: Annotated[float | None, typer.Option(min=0, help="of SGD")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="of SGD")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="its name; attacks repeat sgd alone")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="public images for the floors: a data set, or MODULE:LOADER", metavar="DATA")
+    ] = None,
+    input_shape: Annotated[str | None, typer.Option(help="of an image, if not that of --data", metavar="C,H,W")] = None,
+    mean: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
+    std: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
+    truth: Annotated[Path | None, typer.Option(help="folder of what nodes tell of their images, for scores")] = None,
 ) -> None:
     """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
 
@@ -164,7 +182,15 @@ def audit(
     snnfl audit runs/watched
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
+
+    With --model, RUN_DIR is the recording of another Flower app (docs/how-to/audit-your-flower-app.md). What isn't said
+    of its training, the attacker doesn't know:
+
+    \b
+    snnfl audit recorded --model task:Net --loss cross_entropy --learning-rate 0.01 --batch-size 32 --epochs 1 \\
+        --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
+    from experiments.audit.app import app_of_options, audit_app
     from experiments.audit.command import audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
@@ -177,8 +203,17 @@ def audit(
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
+    said = {
+        "loss": loss, "optimizer": optimizer, "learning_rate": learning_rate, "batch_size": batch_size,
+        "epochs": epochs, "momentum": momentum, "weight_decay": weight_decay, "data": data,
+        "input_shape": input_shape, "mean": mean, "std": std, "truth": truth,
+    }  # fmt: skip
+    other = app_of_options(model, {name: value for name, value in said.items() if value is not None})
     with keeping(lambda: "no report is written; what was recorded is as it was, and the same command begins anew"):
-        _, found = audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
+        if other is not None:
+            _, found = audit_app(runs, other, attack or (), scope, budget, output=output, console=console)
+        else:
+            _, found = audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
     check_attacks(found)
 
 

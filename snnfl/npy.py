@@ -1,4 +1,4 @@
-"""Arrays as messages carry them: float32 in NumPy's file format, written and read without parsing.
+"""Arrays as messages carry them: in NumPy's file format, float32 ones written and read without parsing.
 
 Flower serialises with ``numpy.save``, which writes its header as Python source, and ``numpy.load`` compiles that source
 for each array: longer than a small layer's training step. Where the shape is known, the header is known too, so a
@@ -11,11 +11,15 @@ import io
 import math
 import warnings
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+HEADER_BYTES = 512
+"""More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
 
 
 @lru_cache(maxsize=1024)
@@ -47,6 +51,29 @@ def loads(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     if len(data) != len(start) + 4 * math.prod(shape) or not data.startswith(start):
         return None
     return np.frombuffer(data, np.float32, offset=len(start)).reshape(shape)
+
+
+def parse(data: bytes) -> NDArray[Any]:
+    """Read an array of numbers of any type and shape, without pickle: what nobody has said of it before.
+
+    Returns:
+        A copy in C order and the machine's byte order, no larger than ``data``.
+
+    Raises:
+        ValueError: For anything but an array of numbers or truth values that fills ``data`` to the byte. What a crafted
+            header makes Python's parser raise beside that is of other types.
+    """
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not in the format that numpy.save writes")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER_BYTES)
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"expected numbers of at most 8 bytes, found {dtype}")
+    size = len(data) - stream.tell()
+    if any(length < 0 for length in shape) or size != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{size} bytes instead of {dtype}{list(shape)}")
+    values = np.frombuffer(data[stream.tell() :], dtype).reshape(shape, order="F" if fortran else "C")
+    return np.array(values, dtype.newbyteorder("="), order="C")
 
 
 def as_tensor(values: NDArray[np.float32]) -> Tensor:

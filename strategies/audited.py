@@ -3,95 +3,67 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from snnfl import flower
 from snnfl.attacks import Budget, get_attack
-from snnfl.auditing.recording import Recording
 from snnfl.auditing.scorecard import entries, write_json
 from snnfl.auditing.suite import attack_all, check_pictures
-from snnfl.auditing.victims import Scope, victims_of
-from snnfl.config import Config
-from snnfl.protocol import ARRAYS
+from snnfl.auditing.victims import Scope, setting_of, victims_of
+from snnfl.config import AuditConfig
 from snnfl.workspace import Workspace
+from strategies.arrays import tensors_of
 from strategies.population import Population
 from strategies.update import UpdateRefused, UpdateSpec, check_update
 
 logger = logging.getLogger(__name__)
 
 
-class Audited(Strategy):
-    """Record what a strategy sends and receives, and change nothing of it.
+class Audited(flower.Audited):
+    """Record a run of ours: by partition, and only what passes the check of a spec.
 
-    Replies are recorded as they arrive, before anything is aggregated, but only those that pass the check of a spec:
-    what a server refuses is no update, and hostile bytes shall not fill its disk.
+    What a server refuses is no update, and hostile bytes shall not fill its disk. A resumed run goes on with the
+    recording that it has.
 
     Args:
         strategy: Any strategy of Flower, guarded or not, which sends all clients of a round the same arrays.
-        recording: Where, and of which rounds and clients.
+        folder: ``runs/NAME/audit``.
+        audit: What to record.
         spec: What a valid update looks like.
     """
 
-    def __init__(self, strategy: Strategy, recording: Recording, spec: UpdateSpec) -> None:
-        self.strategy = strategy
-        self.recording = recording
+    def __init__(self, strategy: Strategy, folder: Path, audit: AuditConfig, spec: UpdateSpec) -> None:
+        super().__init__(strategy, folder, max_bytes=audit.max_bytes, rounds=audit.rounds, nodes=audit.clients)
         self.spec = spec
         self._grid: Grid | None = None
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Record what is sent."""
+    def place(self, folder: Path) -> Path:
+        """Return the folder itself."""
+        return folder
+
+    def sending(self, server_round: int, messages: list[Message], grid: Grid) -> None:
+        """Record what all clients of a round get."""
         self._grid = grid
-        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
-        sent = messages[0].content.get(ARRAYS) if messages else None
-        if self.recording.wants(server_round) and isinstance(sent, ArrayRecord) and sent:
-            self.recording.write_sent(server_round, sent.to_torch_state_dict())
-        return messages
+        if messages and self.spec.arrays and self.recording.wants(server_round):
+            self.recording.write_sent(server_round, tensors_of(self.arrays_of(messages[0])))
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Record what is received."""
-        arrived = list(replies)
-        for reply in arrived:
-            self._record(server_round, reply)
-        return self.strategy.aggregate_train(server_round, arrived)
+    def sender(self, reply: Message) -> int | None:
+        """Return the partition, which the grid knows."""
+        return self._grid.partition_of(reply) if isinstance(self._grid, Population) else reply.metadata.src_node_id
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Pass on."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Pass on."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Pass on."""
-        self.strategy.summary()
-
-    def _record(self, server_round: int, reply: Message) -> None:
-        grid, spec = self._grid, self.spec
-        partition = grid.partition_of(reply) if isinstance(grid, Population) else reply.metadata.src_node_id
-        if reply.has_error() or not spec.arrays or not self.recording.wants(server_round, partition):
-            return
+    def receiving(self, reply: Message) -> flower.Received | None:
+        """Return a checked update."""
+        if not self.spec.arrays:
+            return None
         try:
-            update = check_update(reply, spec)
+            update = check_update(reply, self.spec)
         except UpdateRefused:
-            return  # a guarded strategy says so
-        self.recording.write_received(server_round, partition, update.arrays, update.metrics)
-
-
-def recording_of(config: Config, folder: Path) -> Recording:
-    """Return the recording that a configuration asks for."""
-    audit = config.audit
-    return Recording(folder, audit.max_bytes, frozenset(audit.rounds), frozenset(audit.clients))
+            return None  # a guarded strategy says so
+        return update.arrays, update.metrics
 
 
 class LiveAudit:
@@ -106,8 +78,8 @@ class LiveAudit:
     """
 
     def __init__(self, work: Workspace, folder: Path) -> None:
-        self.work, self.folder, self.audit = work, folder, work.config.audit
-        check_pictures(work)
+        self.setting, self.folder, self.audit = setting_of(work), folder, work.config.audit
+        check_pictures(self.setting)
         for name in self.audit.attacks:
             get_attack(name)
 
@@ -117,9 +89,9 @@ class LiveAudit:
         if audit.rounds and server_round not in audit.rounds:
             return
         try:
-            victims = victims_of(self.work, self.folder, Scope(rounds=frozenset({server_round})))
+            victims = victims_of(self.setting, self.folder, Scope(rounds=frozenset({server_round})))
             budget = Budget(iterations=audit.iterations, restarts=audit.restarts)
-            found = entries(self.work.config, attack_all(self.work, victims, audit.attacks, budget))
+            found = entries(self.setting, attack_all(self.setting, victims, audit.attacks, budget))
             write_json(self.folder / f"round-{server_round:06d}.json", found)
         except Exception as error:  # a spectator must not end what it watches
             logger.warning("round %d is not attacked: %s: %s", server_round, type(error).__name__, error)

@@ -27,7 +27,7 @@ from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, control_specs, scale_of
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
-from strategies.audited import Audited, LiveAudit, recording_of
+from strategies.audited import Audited, LiveAudit
 from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
 from strategies.combinations import build_checked, minimum_replies, network_rule
@@ -141,7 +141,7 @@ def _play(
     played: Strategy = strategy
     live: LiveAudit | None = None
     if config.audit.record:
-        played = Audited(strategy, recording_of(config, directory.path / AUDIT), strategy.spec)
+        played = Audited(strategy, directory.path / AUDIT, config.audit, strategy.spec)
         live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
     keep, rounds = config.run.keep_checkpoints, config.run.rounds

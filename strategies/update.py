@@ -23,9 +23,6 @@ from snnfl.protocol import ACCURACY, ARRAYS, CONTROL, EXAMPLES, LOCAL_STEPS, LOS
 from snnfl.training.local import MAXIMUM_VALUE
 from snnfl.updates import ArraySpec
 
-HEADER_BYTES = 512
-"""More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
-
 MAXIMUM_EXAMPLES = 10**9
 """The bound where a spec names none."""
 
@@ -162,7 +159,7 @@ def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
     stream = io.BytesIO(array.data)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("not in the format that numpy.save writes")
-    found, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=HEADER_BYTES)
+    found, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=npy.HEADER_BYTES)
     if found != shape or dtype != np.float32:
         raise ValueError(f"expected float32{list(shape)}, found {dtype}{list(found)}")
     if (array.dtype, array.shape) != ("float32", shape):

@@ -23,8 +23,9 @@ from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
+from snnfl.auditing.setting import Setting
 from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
-from snnfl.auditing.victims import Scope, Victim, victims_of
+from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
 from snnfl.config import Config, ConfigError, UpdateKind
 from snnfl.files import make_private, write_bytes
 from snnfl.plugins import check_same, loaded
@@ -71,11 +72,23 @@ def audit_runs(
         FolderInUseError: If another process writes its report there.
     """
     prepared = [prepare(path, attacks, scope, controls=controls) for path in runs]
+    return audit_prepared(prepared, attacks, budget, output=output, console=console)
+
+
+def audit_prepared(
+    prepared: Sequence[Prepared], attacks: Sequence[str], budget: Budget, *, output: Path | None, console: Console
+) -> tuple[Path, list[Entry]]:
+    """Attack what was read and checked, and write the report: what :func:`audit_runs` does last.
+
+    Raises:
+        ConfigError: For named attacks of which none applies.
+        FolderInUseError: If another process writes its report there.
+    """
     for line in (line for each in prepared for line in each.notes):
         console.print(line, highlight=False, markup=False)
     if not any(each.chosen or each.on_twins for each in prepared):
         raise ConfigError(f"--attack {', '.join(attacks)}: nothing to attack in these runs")
-    folder = output or runs[0] / AUDIT
+    folder = output or prepared[0].folder
     make_private(folder)  # the pages show clients' images
     with locked(folder), attack_progress(console) as progress:
         audits = [audit_run(each, budget, progress) for each in prepared]
@@ -116,7 +129,9 @@ class Prepared:
 
     Attributes:
         path: Of the run.
-        work: Of its configuration.
+        folder: Where its report goes, if nobody says.
+        setting: Of the federation, as its auditor sees it.
+        config: Of the run; ``None`` for another Flower app.
         metrics: Its rows.
         environment: Where it took place.
         victims: The clients in scope.
@@ -124,14 +139,16 @@ class Prepared:
         chosen: Attacks on the clients.
         on_twins: Attacks on the twins.
         controls: Whether plain updates with noise are attacked, too.
-        notes: A line per named attack that doesn't apply.
+        notes: What the command says before it attacks: a line per named attack that doesn't apply.
         biases: How far guesses of private biases are off.
         judged: What detectors say.
         thresholds: Of spiking layers.
     """
 
     path: Path
-    work: Workspace
+    folder: Path
+    setting: Setting
+    config: Config | None
     metrics: Sequence[dict[str, Any]]
     environment: Mapping[str, Any]
     victims: Sequence[Victim]
@@ -163,16 +180,18 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     if (missing := check_same(environment.get("plugins"), loaded(), versions=False)) is not None:
         raise ConfigError(f"{path}: {missing}")
     work = Workspace(config)
-    kind = work.format.kind
-    _ = work.initial_state  # before anybody loads other weights
-    check_pictures(work)
-    victims = victims_of(work, path / AUDIT, scope)
+    setting = setting_of(work)  # its initial state is taken before anybody loads other weights
+    kind = setting.format.kind
+    check_pictures(setting)
+    victims = victims_of(setting, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
     chosen, on_twins = choose(attacks, kind)
     on_twins = on_twins if twins else ()
     return Prepared(
         path=path,
-        work=work,
+        folder=path / AUDIT,
+        setting=setting,
+        config=config,
         metrics=metrics,
         environment=environment,
         victims=victims,
@@ -189,30 +208,30 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
 
 def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
     """Attack one recorded run."""
-    config = run.work.config
-    kind = run.work.format.kind
+    kind = run.setting.format.kind
     plain = {"converted": run.twins, "plain": run.victims if run.controls else []}.get(kind, [])
     curve = MULTIPLIERS if plain and (run.chosen or run.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
     task = progress.add_task(run.path.name, total=rounds * (len(run.chosen) + len(run.on_twins) + len(curve)))
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
-        return attack_all(run.work, some, names, budget, done=lambda outcome: progress.advance(task))
+        return attack_all(run.setting, some, names, budget, done=lambda outcome: progress.advance(task))
 
     outcomes, on_control = attack(run.victims, run.chosen), attack(run.twins, run.on_twins)
     points: list[tuple[float, Entry]] = []
-    twin_config = plain_twins(config) if kind == "converted" else config
+    of_plain = plain_twins(run.setting) if kind == "converted" else run.setting
     for z in curve:
-        found = attack(noised(plain, z, config.run.seed), [NOISE_ATTACK])
-        points += [(z, entry) for entry in entries(twin_config, found)]
+        found = attack(noised(plain, z, run.setting.seed), [NOISE_ATTACK])
+        points += [(z, entry) for entry in entries(of_plain, found)]
     return Audit(
         path=run.path,
-        config=config,
+        setting=run.setting,
+        config=run.config,
         metrics=run.metrics,
         environment=run.environment,
         outcomes=outcomes,
         controls=on_control,
-        entries=[*entries(config, outcomes, on_control), *entries(twin_config, on_control)],
+        entries=[*entries(run.setting, outcomes, on_control), *entries(of_plain, on_control)],
         noise=points,
         biases=run.biases,
         judged=run.judged,
@@ -220,10 +239,9 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
     )
 
 
-def plain_twins(config: Config) -> Config:
-    """Return the configuration that the scorecard shows for the plain twins of an S-run's clients."""
-    run = replace(config.run, name=f"{config.run.name}, plain twins")
-    return replace(config, run=run, strategy=replace(config.strategy, spiking=False))
+def plain_twins(setting: Setting) -> Setting:
+    """Return what the scorecard calls the plain twins of an S-run's clients."""
+    return replace(setting, name=f"{setting.name}, plain twins", algorithm=setting.algorithm.removeprefix("S-"))
 
 
 def choose(attacks: Sequence[str], kind: UpdateKind) -> tuple[Sequence[str], Sequence[str]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from experiments.audit.found import Audit
 from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv
-from snnfl.poisoning.roles import attacks_in
 
 
 def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
@@ -47,7 +46,7 @@ def _biases(audits: Sequence[Audit]) -> str:
 
 def _thresholds(audits: Sequence[Audit]) -> str:
     rows = [
-        [audit.path.name, t.server_round, t.partition, t.partition in attacks_in(audit.config, t.server_round), t.layer,
+        [audit.path.name, t.server_round, t.partition, t.partition in audit.attackers(t.server_round), t.layer,
          t.value]
         for audit in audits for t in audit.thresholds
     ]  # fmt: skip
@@ -58,7 +57,7 @@ def _detectors(audits: Sequence[Audit]) -> str:
     rows: list[list[object]] = []
     for audit in audits:
         for judged in audit.judged:
-            guilty, verdict = attacks_in(audit.config, judged.server_round), judged.verdict
+            guilty, verdict = audit.attackers(judged.server_round), judged.verdict
             if verdict is None:
                 continue  # the report says why
             found = zip(judged.partitions, verdict.scores.tolist(), verdict.flagged.tolist(), strict=True)

@@ -10,8 +10,10 @@ from typing import Any
 from snnfl.auditing.bias_errors import BiasError
 from snnfl.auditing.detecting import Judged, Threshold
 from snnfl.auditing.scorecard import Entry
+from snnfl.auditing.setting import Setting
 from snnfl.auditing.suite import Outcome
 from snnfl.config import Config
+from snnfl.poisoning.roles import attacks_in
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,7 +22,8 @@ class Audit:
 
     Attributes:
         path: Of the run.
-        config: Of the run.
+        setting: Of the federation, as its auditor sees it.
+        config: Of the run; ``None`` for another Flower app, which has none of ours.
         metrics: Its rows.
         environment: Where it took place; empty if nobody wrote that down.
         outcomes: Of the attacks.
@@ -33,7 +36,8 @@ class Audit:
     """
 
     path: Path
-    config: Config
+    setting: Setting
+    config: Config | None
     metrics: Sequence[dict[str, Any]]
     environment: Mapping[str, Any]
     outcomes: Sequence[Outcome]
@@ -43,3 +47,7 @@ class Audit:
     biases: Sequence[BiasError]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
+
+    def attackers(self, server_round: int) -> tuple[int, ...]:
+        """Return the partitions of the clients that are known to poison in a round."""
+        return () if self.config is None else attacks_in(self.config, server_round)

@@ -13,9 +13,9 @@ from experiments.audit.found import Audit
 from experiments.html import Section, drawing, page, paragraph, picture, preformatted, table
 from snnfl.attacks import Budget
 from snnfl.auditing.scorecard import SUCCESS, Entry
+from snnfl.auditing.suite import Finding
 from snnfl.config import counted, to_yaml
 from snnfl.files import write_bytes
-from snnfl.poisoning.roles import attacks_in
 
 SHOWN = 8
 """Victims in a grid, the first ones."""
@@ -115,25 +115,31 @@ def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
 
 
 def reconstructions(audit: Audit) -> Markup:
-    """Show what each attack made of each client's first image, beside the original."""
+    """Show what each attack made of each client's first image, beside the original if it is known."""
     parts = []
     for server_round in sorted({outcome.server_round for outcome in audit.outcomes}):
         columns = [
-            (o.attack, {f.victim.partition: f for f in o.findings if f.score is not None})
+            (o.attack, {f.victim.partition: f for f in o.findings})
             for o in (*audit.outcomes, *audit.controls) if o.server_round == server_round and o.findings
         ]  # fmt: skip
-        clients = sorted({partition for _, found in columns for partition in found})[:SHOWN]
+        scores = {p: f.score for _, found in columns for p, f in found.items() if f.score is not None}
+        clients = sorted(scores or {partition for _, found in columns for partition in found})[:SHOWN]
         if not clients:
-            parts.append(paragraph(f"Round {server_round}: nothing to compare with; set audit.ground_truth=true."))
+            parts.append(paragraph(f"Round {server_round}: nobody could be attacked."))
             continue
-        scores = {p: next(found[p].score for _, found in columns if p in found) for p in clients}
-        rows: list[list[object]] = [["original", *[picture(s.true[0]) for s in scores.values() if s is not None]]]
+        rows: list[list[object]] = [["original", *[picture(scores[p].true[0]) for p in clients]]] if scores else []
         for name, found in columns:
-            shown = [found[p].score for p in clients if p in found]
-            rows.append([name, *[picture(score.found[0]) for score in shown if score is not None]])
+            rows.append([name, *[_found(found[p]) if p in found else "–" for p in clients]])
         head = ["", *[f"client {p}" for p in clients]]
-        parts.append(table(head, rows, caption=f"Round {server_round}: the first image of each client."))
+        unscored = "" if scores else " Nobody told the original, so there is nothing to compare with."
+        parts.append(table(head, rows, caption=f"Round {server_round}: the first image of each client.{unscored}"))
     return Markup("").join(parts)
+
+
+def _found(finding: Finding) -> object:
+    """Show an image that an attack found: that of the client's first one, where a score says which it is."""
+    images = finding.result.images if finding.score is None else finding.score.found
+    return picture(images[0]) if len(images) else "–"
 
 
 def _convergence(audit: Audit) -> Markup:
@@ -181,7 +187,7 @@ def detection(audit: Audit) -> Markup:
         if judged.verdict is None:
             rows.append([judged.server_round, judged.detector, f"failed: {judged.failure}", "–", "–"])
             continue
-        guilty = set(attacks_in(audit.config, judged.server_round))
+        guilty = set(audit.attackers(judged.server_round))
         flagged = [p for p, flag in zip(judged.partitions, judged.verdict.flagged.tolist(), strict=True) if flag]
         honest = [p for p in judged.partitions if p not in guilty]
         present = [p for p in judged.partitions if p in guilty]
@@ -192,7 +198,7 @@ def detection(audit: Audit) -> Markup:
     shown = table(["round", "detector", "flagged clients", "attackers found", "false alarms"], rows, caption=caption)
     drawn = [(j, j.verdict) for j in audit.judged if j.verdict is not None and j.verdict.points is not None]
     for judged, verdict in drawn[-1:]:
-        guilty = set(attacks_in(audit.config, judged.server_round))
+        guilty = set(audit.attackers(judged.server_round))
         text = f"{audit.path.name}, round {judged.server_round}: thresholds of the last two layers; distances."
         shown += drawing(threshold_scatter(judged.partitions, verdict, guilty), text)
     return shown
@@ -217,4 +223,5 @@ def _run(audit: Audit) -> Markup:
     head = ["round", *(key.replace("_", " ") for key in keys)]
     accuracies = table(head, rows, caption=f"{audit.path.name}: accuracies and success of a backdoor, by round.")
     environment = json.dumps(audit.environment, indent=1) if audit.environment else ""
-    return accuracies + preformatted(to_yaml(audit.config)) + preformatted(environment)
+    about = f"{audit.setting.algorithm} of another Flower app" if audit.config is None else to_yaml(audit.config)
+    return (accuracies if rows else Markup("")) + preformatted(about) + preformatted(environment)

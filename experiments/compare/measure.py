@@ -22,7 +22,6 @@ from snnfl.data import test_batches
 from snnfl.files import make_private, write_bytes
 from snnfl.metrics import count_spikes, measure_activity
 from snnfl.models import SpikingModel
-from snnfl.poisoning import attacks_in
 from snnfl.spiking import load
 from snnfl.training import load_arrays
 from snnfl.training.evaluation import evaluation_mode
@@ -139,7 +138,7 @@ def threshold_records(audit: Audit) -> Iterator[Record]:
     """Yield the thresholds that the server received, by client and layer (SNFL, Figure 3C); per channel their mean."""
     layers = list(dict.fromkeys(found.layer for found in audit.thresholds))
     for found in audit.thresholds:
-        guilty = attacks_in(audit.config, found.server_round)
+        guilty = audit.attackers(found.server_round)
         yield {
             "source": "thresholds",
             "round": str(found.server_round),

@@ -13,7 +13,6 @@ from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import (
     RECEIVED,
     RECORDING,
-    SECRET,
     SENT,
     TRUTH,
     Received,
@@ -21,6 +20,7 @@ from snnfl.auditing.recording import (
     client_folder,
     read_recording,
     read_truth,
+    truth_path,
 )
 from snnfl.protocol import EXAMPLES
 from snnfl.training import private_biases
@@ -54,20 +54,34 @@ def read_checked_truth(work: Workspace, folder: Path, server_round: int, partiti
     Raises:
         RecordingError: Naming the file and what is wrong in it.
     """
-    truth = read_truth(folder, server_round, partition)
+    truth = read_truth(folder / TRUTH, server_round, partition)
     if truth is None:
         return None
-    path = client_folder(folder / TRUTH, server_round, partition) / SECRET
-    shape, classes = work.dataset.input_shape, work.dataset.classes
+    path = truth_path(folder / TRUTH, server_round, partition)
+    check_truth(path, truth, work.dataset.input_shape, work.dataset.classes)
+    for biases in (truth.biases, truth.trained_biases):
+        if biases:
+            _check(path, biases, ann_specs({name: work.initial_state[name] for name in private_biases(work.model)}))
+    return truth
+
+
+def check_truth(path: Path, truth: GroundTruth, shape: tuple[int, ...], classes: int) -> None:
+    """Check that images and labels are such as a federation has.
+
+    Args:
+        path: Of the file, for the error.
+        truth: What it holds.
+        shape: Of an image.
+        classes: Number of labels.
+
+    Raises:
+        RecordingError: Naming the file and what is wrong in it.
+    """
     if truth.labels.dtype != torch.int64 or ((truth.labels < 0) | (truth.labels >= classes)).any():
         raise RecordingError(f"{path}: expected labels of {classes} classes as int64")
     if len(truth.images) and (tuple(truth.images.shape[1:]) != shape or truth.images.dtype != torch.float32):
         found = f"{truth.images.dtype} {list(truth.images.shape)}"
         raise RecordingError(f"{path}: the images are {found}; expected float32 of shape {list(shape)} each")
-    for biases in (truth.biases, truth.trained_biases):
-        if biases:
-            _check(path, biases, ann_specs({name: work.initial_state[name] for name in private_biases(work.model)}))
-    return truth
 
 
 def _check(path: Path, arrays: Mapping[str, Tensor], specs: Mapping[str, ArraySpec]) -> None:

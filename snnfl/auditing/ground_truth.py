@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+MAXIMUM_IMAGES = 1024
+"""No attack reconstructs more at once; of a client that has more only labels and biases are told."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroundTruth:
-    """A client's secrets of one round, exported by a simulation with consent.
+    """A client's secrets of one round, written with consent.
 
     Attributes:
         images: In pixels of [0, 1], shape ``[N, C, H, W]``, before any random augmentation.

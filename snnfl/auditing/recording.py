@@ -4,7 +4,10 @@
 
     audit/recording/round-000003/sent.safetensors                      ANN arrays that every client of the round got
     audit/recording/round-000003/partition-000007/received.safetensors the client's update, and its metrics
+    audit/recording/round-000003/partition-000007/sent.safetensors     where that client got other arrays
     audit/truth/round-000003/partition-000007/truth.safetensors        with consent alone: what scoring may know
+
+In a run of ours a client is known by its partition, in the recording of another Flower app by its node's id.
 """
 
 from __future__ import annotations
@@ -67,9 +70,17 @@ class Recording:
             chosen = chosen and (not self.partitions or partition in self.partitions)
         return chosen and not self._stopped
 
-    def write_sent(self, server_round: int, arrays: Mapping[str, Tensor]) -> None:
-        """Record what the server sends to every client of a round."""
-        self._write(round_folder(self.folder / RECORDING, server_round) / SENT, arrays, {"round": server_round})
+    def write_sent(
+        self, server_round: int, arrays: Mapping[str, Tensor], about: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record what the server sends to every client of a round, and what else it says to them."""
+        path = round_folder(self.folder / RECORDING, server_round) / SENT
+        self._write(path, arrays, {**(about or {}), "round": server_round})
+
+    def write_sent_to(self, server_round: int, partition: int, arrays: Mapping[str, Tensor]) -> None:
+        """Record what the server sends to one client, where that isn't what the round's others get."""
+        path = client_folder(self.folder / RECORDING, server_round, partition) / SENT
+        self._write(path, arrays, {"round": server_round, "partition": partition})
 
     def write_received(
         self, server_round: int, partition: int, arrays: Mapping[str, Tensor], metrics: Mapping[str, float]
@@ -105,12 +116,14 @@ class Received:
         partition: Of the client.
         exchange: What went to it and came back.
         metrics: That came with it.
+        about: What else the recording says of the round; of a run of ours, whose folder says it, nothing.
     """
 
     server_round: int
     partition: int
     exchange: Exchange
     metrics: Mapping[str, float]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterator[Received]:
@@ -128,16 +141,19 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
     for server_round, path in found.items():
         if rounds and server_round not in rounds:
             continue
-        sent, about = _unseal(path / SENT)
-        _check_place(path / SENT, about, server_round, None)
+        of_all, about = _placed(path / SENT, server_round, None)
         for partition, client in _numbered(path, "partition").items():
-            received, about = _unseal(client / RECEIVED)
-            _check_place(client / RECEIVED, about, server_round, partition)
-            exchange, metrics = (
-                Exchange(server_round=server_round, sent=sent, received=received),
-                about.get("metrics", {}),
+            if not (client / RECEIVED).exists() and (client / SENT).exists():
+                continue  # it was sent arrays of its own, and no update of it was recorded
+            received, of_update = _placed(client / RECEIVED, server_round, partition)
+            sent = _placed(client / SENT, server_round, partition)[0] if (client / SENT).exists() else of_all
+            yield Received(
+                server_round=server_round,
+                partition=partition,
+                exchange=Exchange(server_round=server_round, sent=sent, received=received),
+                metrics=of_update.get("metrics", {}),
+                about={name: value for name, value in about.items() if name not in ("schema", "round")},
             )
-            yield Received(server_round=server_round, partition=partition, exchange=exchange, metrics=metrics)
 
 
 def check_rounds(folder: Path, rounds: frozenset[int]) -> None:
@@ -148,7 +164,7 @@ def check_rounds(folder: Path, rounds: frozenset[int]) -> None:
     """
     found = _numbered(folder / RECORDING, "round")
     if not found:
-        raise RecordingError(f"{folder}: no recording; run with audit.record=true")
+        raise RecordingError(f"{folder}: no recording; run with audit.record=true, or another Flower app with Audited")
     if missing := sorted(rounds - found.keys()):
         raise RecordingError(f"{folder / RECORDING}: round {missing[0]} is not recorded, only {sorted(found)}")
 
@@ -162,7 +178,7 @@ def write_truth(folder: Path, server_round: int, partition: int, truth: GroundTr
         partition: Of the client.
         truth: What it tells.
     """
-    path = client_folder(folder, server_round, partition) / SECRET
+    path = truth_path(folder, server_round, partition)
     sides = {"biases": truth.biases, "trained_biases": truth.trained_biases}
     biases = {f"{side}/{name}": array for side, arrays in sides.items() for name, array in arrays.items()}
     make_private(path.parent)
@@ -174,17 +190,17 @@ def write_truth(folder: Path, server_round: int, partition: int, truth: GroundTr
 
 
 def read_truth(folder: Path, server_round: int, partition: int) -> GroundTruth | None:
-    """Read what a simulated client consented to tell of a round; ``None`` if it told nothing.
+    """Read what a client consented to tell of a round; ``None`` if it told nothing.
 
     Args:
-        folder: ``runs/NAME/audit``.
+        folder: Of all truths, ``runs/NAME/audit/truth``.
         server_round: Counted from 1.
         partition: Of the client.
 
     Raises:
         RecordingError: If the file is damaged.
     """
-    path = client_folder(folder / TRUTH, server_round, partition) / SECRET
+    path = truth_path(folder, server_round, partition)
     if not path.exists():
         return None
     arrays, about = _unseal(path)
@@ -210,6 +226,11 @@ def client_folder(folder: Path, server_round: int, partition: int) -> Path:
     return round_folder(folder, server_round) / f"partition-{partition:06d}"
 
 
+def truth_path(folder: Path, server_round: int, partition: int) -> Path:
+    """Return the file of what a client tells of a round, in the folder of all truths."""
+    return client_folder(folder, server_round, partition) / SECRET
+
+
 def _numbered(folder: Path, kind: str) -> dict[int, Path]:
     matches = ((_FOLDER.fullmatch(path.name), path) for path in folder.glob(f"{kind}-*"))
     return dict(sorted((int(match[2]), path) for match, path in matches if match))
@@ -228,6 +249,13 @@ def _unseal(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise RecordingError(f"{path}: not a recording of schema {SCHEMA}, which this version of snnfl reads")
     return {name: torch.from_numpy(array) for name, array in arrays.items()}, about
+
+
+def _placed(path: Path, server_round: int, partition: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of a round, and of a client."""
+    arrays, about = _unseal(path)
+    _check_place(path, about, server_round, partition)
+    return arrays, about
 
 
 def _check_place(path: Path, about: Mapping[str, Any], server_round: int, partition: int | None) -> None:

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import torch
 
 from snnfl.auditing.scoring import Score
+from snnfl.auditing.setting import Setting
 from snnfl.auditing.suite import Outcome
-from snnfl.config import Config, counted, prefixed
+from snnfl.config import counted
 from snnfl.files import write_bytes
 from snnfl.metrics.images import success_rate
 
@@ -33,7 +34,7 @@ JUDGED = ("psnr", "ssim", "identified")
 METRICS = ("psnr", "ssim", "registered_psnr", "mse", "label_accuracy", "identified")
 
 
-def entries(config: Config, outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> list[Entry]:
+def entries(setting: Setting, outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> list[Entry]:
     """Summarise what attacks found in a run.
 
     Intervals are 95 % of Student's t over victims, each victim's images counting as one; rates have Wilson's. The
@@ -43,11 +44,11 @@ def entries(config: Config, outcomes: Sequence[Outcome], controls: Sequence[Outc
     hold at 1 - 0.05/3 (Bonferroni). A distorted picture may score less than a mean colour, and still tell whose it is.
 
     Args:
-        config: Of the run.
+        setting: Of the run.
         outcomes: Of the attacks on it.
         controls: Of attacks on its clients' plain twins; the best of them in PSNR is what each attack is compared with.
     """
-    return [_entry(config, outcome, controls) for outcome in outcomes]
+    return [_entry(setting, outcome, controls) for outcome in outcomes]
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
@@ -113,13 +114,13 @@ def _triple(summary: Mapping[str, Any] | None) -> list[float | None]:
     return [summary["value"], *(summary["interval"] or (None, None))] if summary else [None] * 3
 
 
-def _entry(config: Config, outcome: Outcome, controls: Sequence[Outcome]) -> Entry:
+def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> Entry:
     scores = [finding.score for finding in outcome.findings if finding.score is not None]
     knowledge, results = outcome.knowledge, [finding.result for finding in outcome.findings]
     floor, verdict = _judged(scores)
     entry: Entry = {
-        "run": config.run.name,
-        "algorithm": prefixed(config, config.strategy.name),
+        "run": setting.name,
+        "algorithm": setting.algorithm,
         "round": outcome.server_round,
         "attack": outcome.attack,
         "source": outcome.source,
@@ -242,7 +243,7 @@ def _text(entry: Entry) -> str:
     if entry["refusal"] is not None:
         return f"{entry['verdict']}: {entry['refusal']}"
     if entry["value"] is None:
-        return f"{counted(entry['victims'], 'victim')} reconstructed, not scored (audit.ground_truth=false)"
+        return f"{counted(entry['victims'], 'victim')} reconstructed, not scored: nobody told the truth"
     ssim = entry["metrics"]["ssim"]["value"]
     return (
         f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, PSNR {entry['value']:.1f} dB, SSIM {ssim:.2f} "

@@ -11,8 +11,8 @@ from torch import Tensor
 from snnfl.attacks import AttackResult
 from snnfl.attacks.networks import last_linear
 from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.setting import Setting
 from snnfl.metrics import images as metrics
-from snnfl.workspace import Workspace
 
 PUBLIC_IMAGES = 1000
 """Test images that stand for what anybody may know of the data: their mean is a floor."""
@@ -60,13 +60,13 @@ class Scorer:
     """Score reconstructions of one run.
 
     Args:
-        work: Of the run. Pictures for the floors are from the test split; the candidates of the identification are
+        setting: Of the run. Pictures for the floors are from the test split; the candidates of the identification are
             from the training split, which no attack sees.
     """
 
-    def __init__(self, work: Workspace) -> None:
-        data = work.dataset
-        self.work = work
+    def __init__(self, setting: Setting) -> None:
+        data = setting.dataset
+        self.setting = setting
         self.public = data.pixels(data.test_images[:PUBLIC_IMAGES])
         self.others = data.pixels(data.train_images[-CANDIDATES:])
 
@@ -92,7 +92,7 @@ class Scorer:
             registered_psnr=float(metrics.registered_psnr(found, true).mean()),
             mse=float(metrics.mse(found, true).mean()),
             label_accuracy=metrics.label_accuracy(result.labels, truth.labels),
-            label_floor=metrics.label_accuracy(even % self.work.dataset.classes, truth.labels),
+            label_floor=metrics.label_accuracy(even % self.setting.dataset.classes, truth.labels),
             identified=told[0],
             chance=1 / (len(true) + len(self.others)),
             lpips=None if isinstance(perceptual, str) else float(perceptual.mean()),
@@ -116,7 +116,7 @@ class Scorer:
 
     def _features(self, arrays: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
         """Return what the run's own network puts into its last layer, as a function of pixels."""
-        model, data = self.work.model, self.work.dataset
+        model, data = self.setting.model, self.setting.dataset
         layer = model.get_submodule(last_linear(model))
         caught: list[Tensor] = []
 

@@ -11,10 +11,10 @@ from itertools import groupby
 from snnfl import rng
 from snnfl.attacks import Attack, AttackError, AttackResult, Budget, get_attack, names
 from snnfl.auditing.scoring import Score, Scorer
+from snnfl.auditing.setting import Setting
 from snnfl.auditing.victims import Victim
 from snnfl.config import ConfigError, UpdateKind
 from snnfl.threat import Knowledge, ThreatModelError
-from snnfl.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -76,18 +76,18 @@ def applicable(kind: UpdateKind) -> tuple[str, ...]:
     return tuple(name for name in names() if kind in get_attack(name).against)
 
 
-def check_pictures(work: Workspace) -> None:
+def check_pictures(setting: Setting) -> None:
     """Refuse data that are no pictures.
 
     Raises:
         ConfigError: Naming the data set.
     """
-    if len(work.dataset.input_shape) != 3:
-        raise ConfigError(f"data.source={work.config.data.source}: attacks reconstruct pictures, and it has none")
+    if len(setting.dataset.input_shape) != 3:
+        raise ConfigError(f"data.source={setting.dataset.name}: attacks reconstruct pictures, and it has none")
 
 
 def attack_all(
-    work: Workspace,
+    setting: Setting,
     victims: Sequence[Victim],
     attacks: Sequence[str],
     budget: Budget,
@@ -97,7 +97,7 @@ def attack_all(
     """Attack every victim with every attack; one that the threat model denies, or that fails, is an outcome, too.
 
     Args:
-        work: Of the run.
+        setting: Of the run.
         victims: In the order of rounds.
         attacks: Names.
         budget: Of each attack, per victim.
@@ -107,25 +107,25 @@ def attack_all(
         ConfigError: For an unknown attack, before anything is attacked.
     """
     known = [get_attack(name) for name in attacks]
-    scorer, outcomes = Scorer(work), list[Outcome]()
+    scorer, outcomes = Scorer(setting), list[Outcome]()
     for server_round, group in groupby(victims, key=lambda victim: victim.server_round):
         of_round = list(group)
         for attack in known:
-            outcome = _attack_round(work, scorer, server_round, of_round, attack, budget)
+            outcome = _attack_round(setting, scorer, server_round, of_round, attack, budget)
             outcomes.append(outcome)
             done(outcome)
     return outcomes
 
 
 def _attack_round(
-    work: Workspace, scorer: Scorer, server_round: int, victims: list[Victim], attack: Attack, budget: Budget
+    setting: Setting, scorer: Scorer, server_round: int, victims: list[Victim], attack: Attack, budget: Budget
 ) -> Outcome:
     """Attack whom the threat model lets attack: what one client claims doesn't protect the others.
 
     An attack may notice only in its own code that it lacks something: that is a refusal as any other. One that fails on
     several victims at once is tried on each by itself, so that what one client sent protects no other.
     """
-    draw = rng.generator(work.config.run.seed, f"audit {attack.name}", server_round)
+    draw = rng.generator(setting.seed, f"audit {attack.name}", server_round)
     reasons = {victim.partition: _refusal(attack, victim) for victim in victims}
     findings, failed = list[Finding](), False
     batches = deque(_batches([victim for victim in victims if reasons[victim.partition] is None]))
@@ -176,6 +176,6 @@ def _batches(victims: list[Victim]) -> Iterator[list[Victim]]:
 def _finding(scorer: Scorer, victim: Victim, result: AttackResult) -> Finding:
     truth, score = victim.truth, None
     if truth is not None and len(truth.images) == len(truth.labels):
-        state = {**scorer.work.initial_state, **victim.view.exchange.sent}
+        state = {**scorer.setting.initial_state, **victim.view.exchange.sent}
         score = scorer.score(result, truth, state)
     return Finding(victim=victim, result=replace(result, trail=()), score=score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from snnfl.auditing.checked import read_checked, read_checked_truth
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
+from snnfl.auditing.setting import Setting
+from snnfl.config import prefixed
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError, unrepeated
@@ -70,12 +73,31 @@ def scope_of(*, rounds: Iterable[int], partitions: Iterable[int], labels: bool, 
     return Scope(rounds=frozenset(rounds), partitions=frozenset(partitions), labels=labels, denied=facts)
 
 
-def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
-    """Lay out the victims of a recorded run, in the order of rounds and partitions.
+def setting_of(work: Workspace) -> Setting:
+    """Return what an audit must know of a run of ours: its configuration tells everything."""
+    config = work.config
+    unlike = unrepeated(config, normalises=bool(work.format.statistic_names))
+    return Setting(
+        name=config.run.name,
+        algorithm=prefixed(config, config.strategy.name),
+        seed=config.run.seed,
+        dataset=work.dataset,
+        model=work.model,
+        format=work.format,
+        initial_state=work.initial_state,
+        knowledge=partial(knowledge_of, work),
+        beyond=lambda received: unlike,
+        recorded=partial(read_checked, work),
+        told=partial(read_checked_truth, work),
+    )
+
+
+def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
+    """Lay out the victims of a recorded federation, in the order of rounds and clients.
 
     Args:
-        work: Of the run's configuration: what the server knows of model, data and conversion.
-        folder: ``runs/NAME/audit``.
+        setting: What the server knows of model, data and conversion.
+        folder: That of the recording, ``runs/NAME/audit``.
         scope: Rounds, clients and threat model.
 
     Raises:
@@ -85,12 +107,12 @@ def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
     earlier: dict[int, list[Exchange]] = {}
     victims: list[Victim] = []
     check_rounds(folder, scope.rounds)
-    for received in read_checked(work, folder):
+    for received in setting.recorded(folder, frozenset()):
         if scope.rounds and received.server_round > max(scope.rounds):
             break  # what came later, no attacker of these rounds has
         before = earlier.setdefault(received.partition, [])
         if received in scope:
-            truth = read_checked_truth(work, folder, received.server_round, received.partition)
+            truth = setting.told(folder, received.server_round, received.partition)
             if scope.labels and truth is None:
                 raise ThreatModelError("the labels cannot be given: the run has no ground truth (audit.ground_truth)")
             labels = truth.labels if truth is not None and scope.labels else None
@@ -98,7 +120,7 @@ def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
                 Victim(
                     server_round=received.server_round,
                     partition=received.partition,
-                    view=server_view(work, received, tuple(before), scope, labels),
+                    view=server_view(setting, received, tuple(before), scope, labels),
                     truth=truth,
                 )
             )
@@ -112,32 +134,32 @@ def victims_of(work: Workspace, folder: Path, scope: Scope) -> list[Victim]:
 
 
 def server_view(
-    work: Workspace, received: Received, earlier: tuple[Exchange, ...], scope: Scope, labels: Tensor | None
+    setting: Setting, received: Received, earlier: tuple[Exchange, ...], scope: Scope, labels: Tensor | None
 ) -> ServerView:
     """Return what the server holds of a client, less what the threat model denies.
 
     A client that never trained starts from the run's initial weights, and from what was sent where that was sent.
     """
-    knowledge = knowledge_of(work, received, scope.labels, scope.denied)
-    mean, std = pixel_statistics(work.dataset)
+    knowledge = setting.knowledge(received, scope.labels, scope.denied)
+    mean, std = pixel_statistics(setting.dataset)
     return ServerView(
-        model=work.model,
-        input_shape=work.dataset.input_shape,
+        model=setting.model,
+        input_shape=setting.dataset.input_shape,
         mean=mean,
         std=std,
         exchange=received.exchange,
         knowledge=knowledge,
         labels=labels,
-        format=work.format,
-        initial={**work.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
+        format=setting.format,
+        initial={**setting.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
-        sequence=work.dataset.sequence,
-        beyond=unrepeated(work.config, normalises=bool(work.format.statistic_names)),
+        sequence=setting.dataset.sequence,
+        beyond=setting.beyond(received),
     )
 
 
 def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iterable[str]) -> Knowledge:
-    """Return the threat model: what the server knows by running the federation, less the denied.
+    """Return the threat model of a run of ours: what the server knows by running the federation, less the denied.
 
     The server chose architecture, loss, batch size, epochs and learning rate; the reply says how many images. Where
     that is denied, the batch size is the configured one, be there as few images as may.

@@ -177,14 +177,11 @@ def floors(true: Tensor, public: Tensor) -> Mapping[str, Tensor]:
 
     Args:
         true: Pixels in [0, 1], shape ``[N, C, H, W]``.
-        public: Pixels in [0, 1] of images that aren't the clients', shape ``[M, C, H, W]``.
+        public: Pixels in [0, 1] of images that aren't the clients', shape ``[M, C, H, W]``; of none there is no mean.
     """
     colour = true.mean(dim=(-2, -1), keepdim=True)
-    return {
-        "grey": torch.full_like(true, 0.5),
-        "mean_image": public.mean(0, keepdim=True).expand_as(true),
-        "mean_colour": colour.expand_as(true),
-    }
+    mean = {"mean_image": public.mean(0, keepdim=True).expand_as(true)} if len(public) else {}
+    return {"grey": torch.full_like(true, 0.5), **mean, "mean_colour": colour.expand_as(true)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
-from snnfl.auditing.recording import Recording, read_recording, read_truth
-from snnfl.auditing.victims import Scope, victims_of
-from snnfl.config import ConfigError, compose, flatten
+from snnfl.auditing.recording import read_recording, read_truth
+from snnfl.auditing.victims import Scope, setting_of, victims_of
+from snnfl.config import AuditConfig, ConfigError, compose, flatten
 from snnfl.threat import ThreatModelError
 from snnfl.training import private_biases
 from snnfl.updates import ArraySpec
@@ -83,12 +83,12 @@ def test_any_strategy_of_flower_is_recorded_and_not_disturbed(tmp_path, scripted
             refused = update_reply({"w": torch.full((2, 2), 9.0)}, 904)
             travelled.append(messages[0].content["arrays"].to_torch_state_dict()["w"])
             if isinstance(strategy, Audited):
-                strategy._record(server_round, refused)  # a strategy without a guard would stumble over it
+                strategy._receiving(server_round, refused)  # a strategy without a guard would stumble over it
             arrays, _ = strategy.aggregate_train(server_round, replies)
         return arrays, travelled
 
     expected, travelled = played(kind(**at_least_one))
-    found, _ = played(Audited(kind(**at_least_one), Recording(tmp_path, 10**6), spec))
+    found, _ = played(Audited(kind(**at_least_one), tmp_path, AuditConfig(), spec))
     assert torch.equal(found.to_torch_state_dict()["w"], expected.to_torch_state_dict()["w"])
     recorded = {(r.server_round, r.partition): r.exchange for r in read_recording(tmp_path)}
     assert recorded.keys() == {(1, 2), (1, 5), (2, 2), (2, 5)}
@@ -106,7 +106,7 @@ def test_the_recording_holds_what_travelled_and_not_the_biases(tmp_path):
     assert len(recorded) == 6
     assert not any(name in private_biases(work.model) for name in recorded[0].exchange.sent)
     for received in recorded:
-        truth = read_truth(path / "audit", received.server_round, received.partition)
+        truth = read_truth(path / "audit/truth", received.server_round, received.partition)
         assert set(truth.biases) == set(truth.trained_biases) == set(private_biases(work.model))
         assert any(
             not torch.equal(truth.biases[name], truth.trained_biases[name]) for name in private_biases(work.model)
@@ -121,16 +121,16 @@ def test_the_recording_holds_what_travelled_and_not_the_biases(tmp_path):
 def test_nobody_tells_the_truth_without_consent(tmp_path):
     config, path = run(tmp_path, "quiet", "audit.record=true")
     assert not (path / "audit/truth").exists()
-    victims = victims_of(Workspace(config), path / "audit", Scope())
+    victims = victims_of(setting_of(Workspace(config)), path / "audit", Scope())
     assert all(victim.truth is None for victim in victims)
     with pytest.raises(ThreatModelError, match="labels cannot be given"):
-        victims_of(Workspace(config), path / "audit", Scope(labels=True))
+        victims_of(setting_of(Workspace(config)), path / "audit", Scope(labels=True))
 
 
 def test_the_threat_model_is_what_the_server_knows_less_what_is_denied(tmp_path):
     config, path = run(tmp_path, "s", *FULL)
     scope = Scope(rounds=frozenset({2}), denied=frozenset({"learning_rate", "initial_weights"}))
-    victims = victims_of(Workspace(config), path / "audit", scope)
+    victims = victims_of(setting_of(Workspace(config)), path / "audit", scope)
     assert {victim.server_round for victim in victims} == {2}
     for victim in victims:
         known = victim.view.knowledge

@@ -13,7 +13,7 @@ from experiments.compare.scheduler import state_of
 from experiments.compare.study import read_study
 from snnfl.auditing.bias_errors import bias_errors
 from snnfl.auditing.recording import read_recording
-from snnfl.auditing.victims import victims_of
+from snnfl.auditing.victims import setting_of, victims_of
 from snnfl.config import to_yaml
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT
@@ -53,7 +53,7 @@ def test_a_study_shows_what_an_audit_of_its_cells_found(tmp_path):
     expected = sorted(float(arrays[name].mean()) for name in arrays if name.endswith(".threshold"))
     assert sorted(entry.mean for entry in thresholds) == expected
     found = {entry.row: entry.mean for entry in biases}
-    victims = victims_of(Workspace(cell.config), cell.path / AUDIT, AuditPlan().scope)
+    victims = victims_of(setting_of(Workspace(cell.config)), cell.path / AUDIT, AuditPlan().scope)
     for guess, mean in found.items():
         errors = [error.distance for error in bias_errors(victims) if error.source == guess]
         assert mean == pytest.approx(sum(errors) / len(errors))

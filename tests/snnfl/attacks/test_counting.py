@@ -11,6 +11,7 @@ from victims import attacked, digits, small_cnn, small_mlp
 from snnfl.attacks import counting, get_attack
 from snnfl.attacks.counting import images_told
 from snnfl.auditing.scoring import Scorer
+from snnfl.auditing.victims import setting_of
 from snnfl.config import ModelConfig, TrainingConfig, compose
 from snnfl.models import build_model
 from snnfl.rng import generator
@@ -69,7 +70,7 @@ def test_the_best_of_many_guesses_is_not_scored():
         images, curve, trail = guess, ((0, 1.0),), (guess,)
         labels = torch.cat([torch.arange(10), torch.arange(10), torch.arange(10), torch.tensor([3, 3, 3, 3])])
 
-    found = Scorer(work).score(Guess(), victim.truth, work.initial_state)
+    found = Scorer(setting_of(work)).score(Guess(), victim.truth, work.initial_state)
     assert found.label_accuracy <= 2 / 34
     assert torch.equal(found.found.sort(0).values, pixels[:2].sort(0).values)
     assert found.psnr < 20

@@ -89,19 +89,19 @@ def test_the_truth_comes_back_and_is_absent_without_consent(tmp_path):
         trained_biases={"fc.bias": torch.full((3,), 2.0)},
     )
     write_truth(tmp_path / "truth", 1, 7, truth)
-    found = read_truth(tmp_path, 1, 7)
+    found = read_truth(tmp_path / "truth", 1, 7)
     assert torch.equal(found.images, truth.images)
     assert torch.equal(found.labels, truth.labels)
     assert torch.equal(found.biases["fc.bias"], truth.biases["fc.bias"])
     assert torch.equal(found.trained_biases["fc.bias"], truth.trained_biases["fc.bias"])
-    assert read_truth(tmp_path, 1, 8) is None
+    assert read_truth(tmp_path / "truth", 1, 8) is None
 
 
 def test_a_truth_whose_images_have_no_labels_is_named(tmp_path):
     path = client_folder(tmp_path / "truth", 1, 7) / SECRET
     write_truth(tmp_path / "truth", 1, 7, GroundTruth(images=torch.rand(2, 1, 4, 4), labels=torch.tensor([1, 2, 3])))
     with pytest.raises(RecordingError, match="expected images and as many labels") as caught:
-        read_truth(tmp_path, 1, 7)
+        read_truth(tmp_path / "truth", 1, 7)
     assert str(path) in str(caught.value)
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_named_in_one_line(tmp_path_factory, data):
         content[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
     try:
-        found, told = list(read_recording(folder)), read_truth(folder, 1, 0)
+        found, told = list(read_recording(folder)), read_truth(folder / "truth", 1, 0)
     except RecordingError as caught:
         error = str(caught)
     else:  # white space of the file's header means nothing
@@ -165,4 +165,4 @@ def test_the_truth_of_another_client_is_named(tmp_path):
     ours, theirs = (client_folder(tmp_path / "truth", 1, partition) / SECRET for partition in (3, 4))
     shutil.copy(theirs, ours)
     with pytest.raises(RecordingError, match="is of partition 4, expected 3"):
-        read_truth(tmp_path, 1, 3)
+        read_truth(tmp_path / "truth", 1, 3)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,9 @@ from scipy import stats
 from snnfl.auditing.scorecard import as_csv, curves_as_csv, entries, interval
 from snnfl.auditing.scoring import Score
 from snnfl.auditing.suite import Finding, Outcome
-from snnfl.config import compose
 from snnfl.threat import Knowledge
 
-CONFIG = compose(overrides=["run.name=tested"])
+SETTING = SimpleNamespace(name="tested", algorithm="S-FedAvg")
 
 
 def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
@@ -44,7 +44,7 @@ def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0), fai
 
 
 def entry(*scores, controls=(), **about):
-    return entries(CONFIG, [outcome_of(*scores, **about)], controls)[0]
+    return entries(SETTING, [outcome_of(*scores, **about)], controls)[0]
 
 
 def test_the_interval_is_students():
@@ -156,4 +156,4 @@ def test_a_client_whose_attack_succeeded_at_once_has_a_curve_beside_one_that_too
     both = Outcome(
         attack="dlg", source="here", server_round=1, knowledge=Knowledge(), findings=(*early.findings, *findings)
     )
-    assert [point["iteration"] for point in entries(CONFIG, [both])[0]["curve"]] == [0, 3, 4]
+    assert [point["iteration"] for point in entries(SETTING, [both])[0]["curve"]] == [0, 3, 4]

@@ -13,11 +13,11 @@ from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.problem import problem_of
 from snnfl.auditing.suite import attack_all
-from snnfl.auditing.victims import Victim
+from snnfl.auditing.victims import Victim, setting_of
 from snnfl.config import TrainingConfig, compose
 from snnfl.workspace import Workspace
 
-WORK = Workspace(compose(overrides=["data.source=digits"]))
+SETTING = setting_of(Workspace(compose(overrides=["data.source=digits"])))
 
 
 def client(partition, **claims):
@@ -27,7 +27,7 @@ def client(partition, **claims):
 
 
 def attack(victims, name="closed_form"):
-    return attack_all(WORK, victims, [name], Budget(iterations=1))[0]
+    return attack_all(SETTING, victims, [name], Budget(iterations=1))[0]
 
 
 def test_a_client_that_cannot_be_attacked_is_passed_over():
@@ -72,7 +72,7 @@ def test_what_an_attack_notices_only_in_its_own_code_is_a_refusal():
         return match(problems, labels, Matching(), budget, generator)
 
     victims = [client(0, biases=False), client(1)]
-    first, second = attack_all(WORK, victims, ["forgetful", "inverting_gradients"], Budget(iterations=1))
+    first, second = attack_all(SETTING, victims, ["forgetful", "inverting_gradients"], Budget(iterations=1))
     reason = "which the attacker neither has nor guesses"
     assert [(partition, reason in why) for partition, why in first.passed_over] == [(0, True)]
     assert first.passed_over[0][1].startswith("forgetful: needs fc")
@@ -84,7 +84,7 @@ def test_several_steps_without_their_learning_rate_end_no_audit():
     view = attacked(small_mlp(), training=training).view
     denied = replace(view, knowledge=replace(view.knowledge, learning_rate=None))
     victims = [Victim(server_round=1, partition=0, view=denied, truth=None)]
-    first, second = attack_all(WORK, victims, ["inverting_gradients", "huang"], Budget(iterations=1))
+    first, second = attack_all(SETTING, victims, ["inverting_gradients", "huang"], Budget(iterations=1))
     assert "needs learning_rate" in first.refusal
     assert second.refusal is None
 
@@ -105,7 +105,7 @@ def test_an_attack_that_fails_on_one_client_costs_neither_the_others_nor_the_oth
         return None
 
     victims = [client(0), hated, client(2)]
-    first, second, third = attack_all(WORK, victims, ["useless", "fragile", "closed_form"], Budget(iterations=1))
+    first, second, third = attack_all(SETTING, victims, ["useless", "fragile", "closed_form"], Budget(iterations=1))
     assert (first.failed, first.findings) == (True, ())
     assert [partition for partition, _ in first.passed_over] == [0, 1, 2]
     assert "useless: expected a list of 1 reconstructions" in first.refusal

@@ -1,0 +1,57 @@
+"""What an audit must know of a federation beside its recording, be it a run of ours or another Flower app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.recording import Received
+from snnfl.data import Dataset
+from snnfl.threat import Knowledge
+from snnfl.updates import UpdateFormat
+
+Recorded: TypeAlias = Callable[[Path, frozenset[int]], Iterator[Received]]
+"""``(folder of the audit, rounds; none for all) -> updates``, each checked against the federation."""
+
+Told: TypeAlias = Callable[[Path, int, int], GroundTruth | None]
+"""``(folder of the audit, round, client) -> what it consented to tell``, checked likewise; ``None`` if it didn't."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Setting:
+    """A federation as its auditor sees it.
+
+    :func:`snnfl.auditing.victims.setting_of` makes it of a run's configuration,
+    :func:`snnfl.auditing.foreign.setting_of_app` of what whoever runs another app says.
+
+    Attributes:
+        name: Of the run, in reports.
+        algorithm: Of the server, in reports.
+        seed: Of every random draw of the audit.
+        dataset: Normalisation and classes; public images for the floors, and candidates for the identification, of
+            which there may be none.
+        model: What clients train. Its values are anybody's.
+        format: What travels.
+        initial_state: Arrays of a client that never trained; of another app the model's own, which mean nothing.
+        knowledge: ``(an update, whether labels are given, denied facts) -> the threat model``.
+        beyond: How the sender of an update trained otherwise than attacks repeat it (:func:`~snnfl.threat.unrepeated`).
+        recorded: Reads the recording.
+        told: Reads the truth.
+    """
+
+    name: str
+    algorithm: str
+    seed: int
+    dataset: Dataset
+    model: nn.Module
+    format: UpdateFormat
+    initial_state: Mapping[str, Tensor]
+    knowledge: Callable[[Received, bool, Iterable[str]], Knowledge]
+    beyond: Callable[[Received], tuple[str, ...]]
+    recorded: Recorded
+    told: Told
