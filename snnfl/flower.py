@@ -148,7 +148,7 @@ class Audited(Strategy):
         if not messages or not self.recording.wants(server_round):
             return
         of_all = self.arrays_of(messages[0])
-        about = {"strategy": type(self.strategy).__name__, "config": _config_of(messages[0].content)}
+        about = {"strategy": type(self.strategy).__name__, "config": config_of(messages[0].content)}
         self.recording.write_sent(server_round, _read(of_all), about)
         for message in messages:
             own, node = self.arrays_of(message), message.metadata.dst_node_id
@@ -274,7 +274,7 @@ def _numbers(content: RecordDict) -> dict[str, float]:
     return dict(list(found.items())[:MAXIMUM_ENTRIES])
 
 
-def _config_of(content: RecordDict) -> dict[str, Any]:
+def config_of(content: RecordDict) -> dict[str, Any]:
     """Return what a message tells its client beside arrays, as far as it is short."""
     found = {
         name: value

@@ -49,7 +49,8 @@ class Audited(flower.Audited):
         """Record what all clients of a round get."""
         self._grid = grid
         if messages and self.spec.arrays and self.recording.wants(server_round):
-            self.recording.write_sent(server_round, tensors_of(self.arrays_of(messages[0])))
+            about = {"config": flower.config_of(messages[0].content)}
+            self.recording.write_sent(server_round, tensors_of(self.arrays_of(messages[0])), about)
 
     def sender(self, reply: Message) -> int | None:
         """Return the partition, which the grid knows."""

@@ -80,7 +80,10 @@ def penalty_of(view: ServerView, arrays: Arrays, norm_mode: Literal["train", "ev
 
 
 def _previous(view: ServerView, arrays: Arrays) -> Arrays:
-    """Return the client's arrays after its last local training, as far as the server knows them; else initial ones."""
+    """Return the client's arrays after its last local training, as far as the server knows them; else initial ones.
+
+    What a client clipped before it sent them, the server knows by direction alone, and takes as it came.
+    """
     known = view.knowledge
     if not known.earlier_rounds:
         raise ThreatModelError("MOON's clients compare with their last model; needs earlier_rounds, which are denied")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from snnfl.attacks.networks import classes_of
 from snnfl.auditing.checked import check_truth
 from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import (
     RECORDING,
     SENT,
@@ -166,6 +167,7 @@ def knowledge_of_app(app: App, received: Received, labels: bool, denied: Iterabl
         weight_decay=facts["weight_decay"],
         thresholds=False,
         initial_weights=False,
+        **flags_of(received, whole=True),
     ).without(denied)
 
 
@@ -200,7 +202,7 @@ def _beyond(app: App, received: Received) -> tuple[str, ...]:
     """Say what of a client's training attacks don't repeat."""
     batch, images = _whole(facts_of(app, received)["batch_size"]), _whole(received.metrics.get(EXAMPLES))
     single = batch is not None and images is not None and images > batch > 1 and images % batch == 1
-    return tuple(
+    unlike = tuple(
         option
         for option, differs in {
             f"--optimizer {app.optimizer}": app.optimizer != "sgd",
@@ -208,6 +210,7 @@ def _beyond(app: App, received: Received) -> tuple[str, ...]:
         }.items()
         if differs
     )
+    return (*unlike, *unrepeated_orders(received))
 
 
 def _recorded(app: App, format: UpdateFormat, folder: Path, rounds: frozenset[int]) -> Iterator[Received]:

@@ -29,7 +29,7 @@ from snnfl.threat import Exchange
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 RECORDING, TRUTH = "recording", "truth"
 SENT, RECEIVED, SECRET = "sent.safetensors", "received.safetensors", "truth.safetensors"
 _FOLDER = re.compile(r"(round|partition)-(\d{6,})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from snnfl.auditing.checked import read_checked, read_checked_truth
 from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Setting
 from snnfl.config import prefixed
@@ -86,7 +87,7 @@ def setting_of(work: Workspace) -> Setting:
         format=work.format,
         initial_state=work.initial_state,
         knowledge=partial(knowledge_of, work),
-        beyond=lambda received: unlike,
+        beyond=lambda received: (*unlike, *unrepeated_orders(received)),
         recorded=partial(read_checked, work),
         told=partial(read_checked_truth, work),
     )
@@ -173,10 +174,14 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
         learning_rate=learning_rate(training, received.server_round),
         momentum=training.momentum,
         weight_decay=training.weight_decay,
+        clip_norm=training.clip_norm,
         biases=not work.format.hides_biases,
         thresholds=bool(work.format.threshold_names),
     )
-    return known.without(denied)
+    flags = flags_of(received, whole=work.format.kind == "plain" and not work.format.private_names)
+    if training.clip_norm is not None and known.steps == 1:
+        flags["clipped"] = True
+    return replace(known, **flags).without(denied)
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,57 @@
+"""Recorded federations whose clients do more than SGD on cross-entropy: the true images explain what they sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch.nn.functional import one_hot
+
+from clients import client_app
+from experiments.engines.in_process import run_in_process
+from snnfl.attacks.local import cosine_distance, simulate
+from snnfl.attacks.problem import problem_of
+from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
+from snnfl.config import compose, flatten
+from snnfl.workspace import Workspace
+from strategies.server_app import server_app
+
+SETTING = [
+    "data.source=digits", "data.clients=3", "data.training_images=9", "data.minimum_samples=1", "run.rounds=2",
+    "model.name=mlp", "strategy.spiking=false", "strategy.fraction_train=1.0", "training.batch_size=8",
+    "training.momentum=0.0", "training.weight_decay=0.0", "training.learning_rate=0.2", "audit.record=true",
+]  # fmt: skip
+
+
+def last_round(folder: Path, *options: str) -> tuple[Workspace, list[Victim]]:
+    config = compose(None, [*SETTING, f"run.directory={folder}", "run.name=recorded", *options])
+    run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=config.data.clients)
+    work = Workspace(config)
+    return work, victims_of(setting_of(work), folder / "recorded" / "audit", Scope(rounds=frozenset({2})))
+
+
+def unexplained(work: Workspace, victim: Victim) -> float:
+    """Return how far the true images' training is from the update, as a cosine distance."""
+    own, problem = work.partitions[victim.partition], problem_of(victim.view)
+    images = work.dataset.normalise(work.dataset.train_images[own])
+    targets = one_hot(work.dataset.train_labels[own], problem.classes).float()
+    found = simulate(problem.network, problem.arrays, tuple(problem.target), images, targets, problem.local)
+    return float(cosine_distance(found, problem.target))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["strategy.name=fedprox", "strategy.proximal_mu=3.0", "training.epochs=3"],
+        ["strategy.name=moon", "strategy.contrastive_mu=20.0", "training.epochs=2"],
+        ["strategy.name=fedprox", "strategy.proximal_mu=3.0", "training.epochs=3", "privacy.clipping=client_fixed",
+         "privacy.clipping_norm=0.02", "privacy.noise_multiplier=0"],
+        ["training.clip_norm=0.1", "training.epochs=3"],
+    ],
+)  # fmt: skip
+def test_the_true_images_explain_the_update(tmp_path: Path, options: list[str]) -> None:
+    work, victims = last_round(tmp_path, *options)
+    assert len(victims) == 3
+    for victim in victims:
+        assert unexplained(work, victim) < 1e-5
+        assert victim.view.knowledge.clipped == any("client_fixed" in option for option in options)
