@@ -135,7 +135,9 @@ def demo(overrides: OverridesArgument = None, plugin: PluginOption = None) -> No
 
 @app.command()
 def audit(
-    runs: Annotated[list[Path], typer.Argument(help="folders of runs with audit.record=true", metavar="RUN_DIR...")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="folders of runs with audit.record=true", metavar="RUN_DIR...")
+    ] = None,
     attack: Annotated[
         list[str] | None, typer.Option(help="attack by name, repeated for several; default: all that apply")
     ] = None,
@@ -148,14 +150,18 @@ def audit(
     iterations: Annotated[int, typer.Option(min=1, help="per start")] = 300,
     restarts: Annotated[int, typer.Option(min=1, help="random starts per victim")] = 1,
     compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="let torch.compile make long attacks up to twice as fast; needs a C++ compiler"),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="compile attacks: long ones are twice as fast; needs a C++ compiler; default: where it pays",
+        ),
+    ] = None,
     controls: Annotated[
         bool, typer.Option(help="attack clients' plain twins and plain updates with noise too, for scale")
     ] = True,
     plugin: PluginOption = None,
     output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
+    list_attacks: Annotated[bool, typer.Option("--list", help="list the attacks, and attack nothing")] = False,
 ) -> None:
     """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
 
@@ -164,8 +170,9 @@ def audit(
     snnfl audit runs/watched
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
+    snnfl audit --list
     """  # noqa: D301
-    from experiments.audit.command import audit_runs, check_attacks
+    from experiments.audit.command import attacks_table, audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
 
@@ -174,6 +181,11 @@ def audit(
         raise ConfigError(f"--compile: {compiler} isn't here; install a C++ compiler or name it in CXX")
     load_installed()
     load_listed(plugin or [], None)
+    if list_attacks:
+        console_of(verbose=False).print(attacks_table())
+        return
+    if not runs:
+        raise ConfigError("RUN_DIR: give the folder of a run, or --list for the attacks")
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.recording import Recording
 from snnfl.auditing.scorecard import entries, write_json
-from snnfl.auditing.suite import attack_all, check_pictures
+from snnfl.auditing.suite import attack_all
 from snnfl.auditing.victims import Scope, victims_of
 from snnfl.config import Config
 from snnfl.protocol import ARRAYS
@@ -102,12 +102,11 @@ class LiveAudit:
         folder: ``runs/NAME/audit``; a round's findings go to ``round-N.json`` there.
 
     Raises:
-        ConfigError: For an unknown attack, or data that are no pictures.
+        ConfigError: For an unknown attack.
     """
 
     def __init__(self, work: Workspace, folder: Path) -> None:
         self.work, self.folder, self.audit = work, folder, work.config.audit
-        check_pictures(work)
         for name in self.audit.attacks:
             get_attack(name)
 
