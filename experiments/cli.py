@@ -135,7 +135,9 @@ def demo(overrides: OverridesArgument = None, plugin: PluginOption = None) -> No
 
 @app.command()
 def audit(
-    runs: Annotated[list[Path], typer.Argument(help="folders of runs with audit.record=true", metavar="RUN_DIR...")],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="folders of runs with audit.record=true", metavar="RUN_DIR...")
+    ] = None,
     attack: Annotated[
         list[str] | None, typer.Option(help="attack by name, repeated for several; default: all that apply")
     ] = None,
@@ -148,9 +150,12 @@ def audit(
     iterations: Annotated[int, typer.Option(min=1, help="per start")] = 300,
     restarts: Annotated[int, typer.Option(min=1, help="random starts per victim")] = 1,
     compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="let torch.compile make long attacks up to twice as fast; needs a C++ compiler"),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="compile attacks: long ones are twice as fast; needs a C++ compiler; default: where it pays",
+        ),
+    ] = None,
     controls: Annotated[
         bool, typer.Option(help="attack clients' plain twins and plain updates with noise too, for scale")
     ] = True,
@@ -174,6 +179,7 @@ def audit(
     mean: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
     std: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
     truth: Annotated[Path | None, typer.Option(help="folder of what nodes tell of their images, for scores")] = None,
+    list_attacks: Annotated[bool, typer.Option("--list", help="list the attacks, and attack nothing")] = False,
 ) -> None:
     """Attack what the server of a run has seen; write report.html, scorecard.json and scorecard.csv.
 
@@ -182,6 +188,7 @@ def audit(
     snnfl audit runs/watched
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
+    snnfl audit --list
 
     With --model, RUN_DIR is the recording of another Flower app (docs/how-to/audit-your-flower-app.md). What isn't said
     of its training, the attacker doesn't know:
@@ -191,7 +198,7 @@ def audit(
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
     from experiments.audit.app import app_of_options, audit_app
-    from experiments.audit.command import audit_runs, check_attacks
+    from experiments.audit.command import attacks_table, audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
 
@@ -200,6 +207,11 @@ def audit(
         raise ConfigError(f"--compile: {compiler} isn't here; install a C++ compiler or name it in CXX")
     load_installed()
     load_listed(plugin or [], None)
+    if list_attacks:
+        console_of(verbose=False).print(attacks_table())
+        return
+    if not runs:
+        raise ConfigError("RUN_DIR: give the folder of a run, or --list for the attacks")
     scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)

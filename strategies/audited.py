@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from snnfl import flower
 from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.scorecard import entries, write_json
-from snnfl.auditing.suite import attack_all, check_pictures
+from snnfl.auditing.suite import attack_all
 from snnfl.auditing.victims import Scope, setting_of, victims_of
 from snnfl.config import AuditConfig
 from snnfl.workspace import Workspace
@@ -75,12 +75,11 @@ class LiveAudit:
         folder: ``runs/NAME/audit``; a round's findings go to ``round-N.json`` there.
 
     Raises:
-        ConfigError: For an unknown attack, or data that are no pictures.
+        ConfigError: For an unknown attack.
     """
 
     def __init__(self, work: Workspace, folder: Path) -> None:
         self.setting, self.folder, self.audit = setting_of(work), folder, work.config.audit
-        check_pictures(self.setting)
         for name in self.audit.attacks:
             get_attack(name)
 

@@ -17,7 +17,6 @@ from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unknown
 from snnfl.auditing.recording import check_rounds, read_recording
 from snnfl.auditing.scorecard import Entry
-from snnfl.auditing.suite import check_pictures
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
 from snnfl.config import ConfigError, DataConfig
 from snnfl.data import Dataset, load
@@ -121,7 +120,6 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         get_attack(name)
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
-    check_pictures(setting)
     victims = victims_of(setting, folder, scope)
     chosen, _ = choose(attacks, setting.format.kind)
     return Prepared(

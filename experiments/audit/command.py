@@ -18,13 +18,17 @@ from experiments.audit.found import Audit
 from experiments.audit.report import write_report
 from experiments.ending import NotAsConfiguredError
 from experiments.progress import Bars
-from snnfl.attacks import Budget, get_attack
+from snnfl.attacks import Budget, get_attack, names
+from snnfl.auditing.best import Best, best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
+from snnfl.auditing.measures import MEASURES, Metric
+from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
+from snnfl.auditing.selection import Compared
 from snnfl.auditing.setting import Setting
-from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
+from snnfl.auditing.suite import Outcome, applicable, attack_all
 from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
 from snnfl.config import Config, ConfigError, UpdateKind
 from snnfl.files import make_private, write_bytes
@@ -32,7 +36,7 @@ from snnfl.plugins import check_same, loaded
 from snnfl.workspace import Workspace
 from strategies.lock import locked
 from strategies.resume import check_run
-from strategies.run_directory import AUDIT, read_config, read_environment, read_metrics
+from strategies.run_directory import AUDIT, CONFIG_FILE, read_config, read_environment, read_metrics
 
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
@@ -96,6 +100,8 @@ def audit_prepared(
     found = [entry for each in audits for entry in each.entries]
     for table in _tables(found):
         console.print(table)
+    for line in (best_line(each.path.name, best) for each in audits for best in each.best):
+        console.print(line, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
     return folder, found
 
@@ -166,7 +172,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     """Read and check all that an audit of a run needs, before anything is attacked.
 
     Raises:
-        ConfigError: For an unknown attack, or data that are no pictures.
+        ConfigError: For an unknown attack, or a SOLO run.
         RunFileError: If the folder holds no run, or a file of it is damaged.
         RecordingError: If it holds no recording, or something of that is damaged or missing.
         ThreatModelError: If labels are granted that nobody told.
@@ -175,6 +181,11 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
         get_attack(name)
     check_run(path)
     config = read_config(path)
+    if config.strategy.name == "solo":
+        raise ConfigError(f"{path}: in a SOLO run no weight leaves a client, so there is nothing to attack")
+    if not config.audit.record and not (path / AUDIT / RECORDING).exists():
+        again = f"snnfl run {path / CONFIG_FILE} run.name=NEW audit.record=true"
+        raise RecordingError(f"{path}: the run kept no recording of its updates; repeat it with one: {again}")
     config = replace(config, run=replace(config.run, name=path.name))
     metrics, environment = read_metrics(path), read_environment(path)
     if (missing := check_same(environment.get("plugins"), loaded(), versions=False)) is not None:
@@ -182,7 +193,6 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     work = Workspace(config)
     setting = setting_of(work)  # its initial state is taken before anybody loads other weights
     kind = setting.format.kind
-    check_pictures(setting)
     victims = victims_of(setting, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
     chosen, on_twins = choose(attacks, kind)
@@ -232,6 +242,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
         outcomes=outcomes,
         controls=on_control,
         entries=[*entries(run.setting, outcomes, on_control), *entries(of_plain, on_control)],
+        best=best_attacks(outcomes, on_control),
         noise=points,
         biases=run.biases,
         judged=run.judged,
@@ -270,6 +281,33 @@ def attack_progress(console: Console) -> Progress:
     return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
 
 
+def attacks_table() -> Table:
+    """List the attacks: what each does, which updates it attacks, and what it must know."""
+    table = Table(caption="--deny FACT takes a fact away; an attack that needs it is refused.", show_lines=True)
+    for name in ("attack", "what it does", "updates", "needs"):
+        table.add_column(name, no_wrap=name == "attack", overflow="fold")
+    for attack in map(get_attack, names()):
+        cells = (attack.name, attack.summary, ", ".join(sorted(attack.against)), ", ".join(sorted(attack.needs)))
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def best_line(run: str, best: Best) -> str:
+    """Say what the best attack of a round finds, against the best guess and the best attack on plain twins."""
+    metric = best.metric
+    text = (
+        f"{run}, round {best.server_round}: the best attack, chosen on the other victims: "
+        f"{metric.title} {best.value:{metric.form}}, {difference(best.over_floor, metric)} the best guess"
+    )
+    return text if best.over_control is None else f"{text}, {difference(best.over_control, metric)} plain twins"
+
+
+def difference(found: Compared, metric: Metric) -> str:
+    """Write a difference with its interval, in the direction of what leaks more."""
+    ends = "" if found.interval is None else " ({:{form}} to {:{form}})".format(*found.interval, form=f"+{metric.form}")
+    return f"{found.value:+{metric.form}}{ends} over"
+
+
 def _tables(found: Sequence[Entry]) -> Iterator[Table]:
     """Show a table per run and round, and below it why attacks were refused or failed, each reason once."""
     for (run, server_round), grouped in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
@@ -277,7 +315,10 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
         refused = [entry for entry in group if entry["refusal"]]
         reasons = dict.fromkeys(entry["refusal"].removeprefix(f"{entry['attack']}: ") for entry in refused)
         table = Table(title=f"{run}, round {server_round}", caption="\n".join(map(escape, reasons)) or None)
-        for name in ("attack", "images", "labels", "PSNR (floor)", "SSIM (floor)"):
+        kind = group[0]["kind"]
+        judged = MEASURES[kind].judged
+        short = [metric.title.removesuffix(" in dB") for metric in judged]
+        for name in ("attack", kind if kind != "table" else "rows", "labels", *(f"{name} (floor)" for name in short)):
             table.add_column(name, no_wrap=True)
         for entry in group:
             if entry["value"] is None:
@@ -285,6 +326,6 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
                 continue
             metrics, floor = entry["metrics"], entry["floor"]
             label = f"{metrics['label_accuracy']['value']:.0%} {entry['label_verdict']}"
-            psnr, ssim = f"{entry['value']:.1f} ({floor['psnr']:.1f})", f"{metrics['ssim']['value']:.2f}"
-            table.add_row(entry["attack"], entry["verdict"], label, psnr, f"{ssim} ({floor['ssim']:.2f})")
+            cells = [f"{metrics[m.name]['value']:{m.form}} ({floor[m.name]:{m.form}})" for m in judged]
+            table.add_row(entry["attack"], entry["verdict"], label, *cells)
         yield table

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from experiments.audit.found import Audit
-from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv
+from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv, kinds_of
 
 
 def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
     """Return the contents of the files beside ``scorecard.csv``, by name; a kind that nobody has is a header alone."""
     return {
+        "best.csv": _best(audits),
         "curves.csv": curves_as_csv([entry for audit in audits for entry in audit.entries]),
         "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),
@@ -20,16 +21,35 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
 
 
 def noise_as_csv(points: Sequence[tuple[float, Entry]]) -> str:
-    """Write what was found of clipped and noised updates: a row per multiplier."""
-    head = ["run", "round", "z", "attack", "victims", "psnr", "psnr_low", "psnr_high"]
-    head += ["ssim", "identified", "verdict", "floor_psnr"]
+    """Write what was found of clipped and noised updates: a row per multiplier, and columns of the judged metrics."""
+    judged = list(dict.fromkeys(m.name for kind in kinds_of([entry for _, entry in points]) for m in kind.judged))
+    firsts = list(dict.fromkeys(kind.metrics[0].name for kind in kinds_of([entry for _, entry in points])))
+    others = [name for name in judged if name not in firsts] + ["identified"]
+    head = ["run", "round", "z", "attack", "victims", *(f"{n}{end}" for n in firsts for end in ("", "_low", "_high"))]
     rows = []
     for z, entry in points:
         metrics = entry["metrics"]
-        psnr = [entry["value"], *(entry["interval"] or (None, None))]
-        others = [metrics[name]["value"] if metrics else None for name in ("ssim", "identified")]
         about = [entry["run"], entry["round"], z, entry["attack"], entry["victims"]]
-        rows.append([*about, *psnr, *others, entry["verdict"], entry["floor"]["psnr"]])
+        known = [metrics.get(name) or {"value": None, "interval": None} for name in firsts]
+        about += [cell for found in known for cell in (found["value"], *(found["interval"] or (None, None)))]
+        about += [metrics[name]["value"] if name in metrics else None for name in others]
+        rows.append([*about, entry["verdict"], *(entry["floor"].get(name) for name in firsts)])
+    return csv_text([*head, *others, "verdict", *(f"floor_{name}" for name in firsts)], rows)
+
+
+def _best(audits: Sequence[Audit]) -> str:
+    """Write the best attack of each round against guesses and plain twins, corrected for choosing it."""
+    head = ["run", "round", "metric", "victims", "attack", "attacks", "value", "floor", "over_floor", "over_floor_low"]
+    head += ["over_floor_high", "control", "controls", "over_control", "over_control_low", "over_control_high"]
+    rows = []
+    for run, best in ((audit.path.name, best) for audit in audits for best in audit.best):
+        chosen, other = best.over_floor.best, best.over_floor.other
+        about = [run, best.server_round, best.metric.name, best.victims, chosen.attack, chosen.candidates, best.value]
+        cells: list[object] = [*about, other.attack, best.over_floor.value]
+        cells += best.over_floor.interval or (None, None)
+        if (twins := best.over_control) is not None:
+            cells += [twins.other.attack, twins.other.candidates, twins.value, *(twins.interval or (None, None))]
+        rows.append([*cells, *[None] * (len(head) - len(cells))])
     return csv_text(head, rows)
 
 

@@ -7,31 +7,34 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from snnfl.auditing.bias_errors import BiasError
-from snnfl.auditing.scorecard import SUCCESS, Entry
+from snnfl.auditing.measures import MEASURES, Metric
+from snnfl.auditing.scorecard import Entry
 from snnfl.detection import Verdict
 
 SIZE = (7.5, 3.6)
 
 
 def convergence(entries: Sequence[Entry]) -> Figure:
-    """Draw by iteration each attack's objective over its first value, and its PSNR beside floor and success.
+    """Draw by iteration each attack's objective over its first value, and its PSNR (or the like) beside the floor.
 
     Both are means over victims; of several rounds each has a line.
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     left, right = figure.subplots(1, 2)
     left.set(xlabel="iteration", ylabel="objective / first", yscale="log")
-    right.set(xlabel="iteration", ylabel="PSNR in dB")
+    first = _first(entries)
+    right.set(xlabel="iteration", ylabel=first.title)
     for entry in (entry for entry in entries if len(entry["curve"]) > 1):
         known = [point for point in entry["curve"] if point["objective"] is not None]
         left.plot([point["iteration"] for point in known], [point["objective"] for point in known])
-        scored = [point for point in entry["curve"] if point["psnr"] is not None]
-        values = [point["psnr"]["value"] for point in scored]
+        scored = [point for point in entry["curve"] if point[first.name] is not None]
+        values = [point[first.name]["value"] for point in scored]
         right.plot([point["iteration"] for point in scored], values, label=entry["attack"])
-    floors = [entry["floor"]["psnr"] for entry in entries if entry["floor"]["psnr"] is not None]
+    floors = [entry["floor"][first.name] for entry in entries if entry["floor"][first.name] is not None]
     if floors:
-        right.axhline(max(floors), color="grey", linestyle=":")
-        right.axhline(SUCCESS["psnr"], color="grey", linestyle="--")
+        right.axhline(max(floors) if first.higher else min(floors), color="grey", linestyle=":")
+    if floors and first.success is not None:
+        right.axhline(first.success, color="grey", linestyle="--")
     if right.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", fontsize="small", ncols=4)
     return figure
@@ -50,9 +53,10 @@ def bias_curves(errors: Sequence[BiasError]) -> Figure:
 
 
 def noise_curve(points: Sequence[tuple[float, Entry]]) -> Figure:
-    """Draw PSNR over the noise, with its interval and the floor."""
+    """Draw PSNR (or the like) over the noise, with its interval and the floor."""
+    first = _first([entry for _, entry in points])
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot(xlabel="noise z (deviation / clipping norm)", ylabel="PSNR in dB", xscale="log")
+    axes = figure.add_subplot(xlabel="noise z (deviation / clipping norm)", ylabel=first.title, xscale="log")
     scored = [(z, entry) for z, entry in points if entry["value"] is not None]
     for server_round in sorted({entry["round"] for _, entry in scored}):
         some = [(z, entry) for z, entry in scored if entry["round"] == server_round]
@@ -62,10 +66,15 @@ def noise_curve(points: Sequence[tuple[float, Entry]]) -> Figure:
             for end in (0, 1)
         )
         axes.errorbar([z for z, _ in some], middle, yerr=[low, high], marker="o", label=f"round {server_round}")
-        axes.axhline(some[0][1]["floor"]["psnr"], color="grey", linestyle=":")
+        axes.axhline(some[0][1]["floor"][first.name], color="grey", linestyle=":")
     if scored:
         axes.legend(fontsize="small")
     return figure
+
+
+def _first(entries: Sequence[Entry]) -> Metric:
+    """Return the metric that a run's curves show."""
+    return MEASURES[entries[0]["kind"] if entries else "images"].metrics[0]
 
 
 def threshold_scatter(partitions: Sequence[int], verdict: Verdict, guilty: set[int]) -> Figure:

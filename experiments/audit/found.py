@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snnfl.auditing.best import Best
 from snnfl.auditing.bias_errors import BiasError
 from snnfl.auditing.detecting import Judged, Threshold
 from snnfl.auditing.scorecard import Entry
@@ -29,6 +30,7 @@ class Audit:
         outcomes: Of the attacks.
         controls: Of the attacks on the plain twins of an S-run's clients.
         entries: The scorecard's objects of both.
+        best: The best attack of each round, corrected for choosing it.
         noise: Of the control curve: multiplier and scorecard object.
         biases: How far each guess of the private biases was off.
         judged: What the detectors of poisoned clients say.
@@ -43,6 +45,7 @@ class Audit:
     outcomes: Sequence[Outcome]
     controls: Sequence[Outcome]
     entries: Sequence[Entry]
+    best: Sequence[Best]
     noise: Sequence[tuple[float, Entry]]
     biases: Sequence[BiasError]
     judged: Sequence[Judged]

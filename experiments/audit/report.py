@@ -10,11 +10,16 @@ from markupsafe import Markup
 
 from experiments.audit.figures import bias_curves, convergence, noise_curve, threshold_scatter
 from experiments.audit.found import Audit
-from experiments.html import Section, drawing, page, paragraph, picture, preformatted, table
+from experiments.audit.pictures import shown
+from experiments.html import Section, drawing, page, paragraph, preformatted, table
 from snnfl.attacks import Budget
-from snnfl.auditing.scorecard import SUCCESS, Entry
+from snnfl.auditing.measures import MEASURES, Measures, Metric
+from snnfl.auditing.scorecard import Entry
+from snnfl.auditing.scoring import BY_RUN
+from snnfl.auditing.selection import Compared
 from snnfl.auditing.suite import Finding
 from snnfl.config import counted, to_yaml
+from snnfl.data import DataKind
 from snnfl.files import write_bytes
 
 SHOWN = 8
@@ -22,7 +27,7 @@ SHOWN = 8
 
 LEAD = (
     "An honest-but-curious server follows the protocol and keeps what it sees. This page says what it could "
-    "reconstruct of its clients' images, against what anybody can guess without an update."
+    "reconstruct of its clients' data, against what anybody can guess without an update."
 )
 
 
@@ -46,10 +51,7 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
 
 
 def _scorecard(audits: Sequence[Audit]) -> Markup:
-    head = ["run", "round", "attack", "verdict", "setting", "victims", "PSNR (95 %)", "floor", "SSIM", "floor"]
-    head += [f"≥ {SUCCESS['psnr']:g} dB", "labels", "IIP", "floor", "over plain twin"]
     carried_out = [entry for audit in audits for entry in audit.entries if entry["refusal"] is None]
-    rows = [_score_row(entry) for entry in carried_out]
     refused = [
         [entry["run"], entry["round"], entry["attack"], entry["verdict"], entry["refusal"]]
         for audit in audits for entry in audit.entries if entry["refusal"] is not None
@@ -58,44 +60,101 @@ def _scorecard(audits: Sequence[Audit]) -> Markup:
         [entry["run"], entry["round"], entry["attack"], f"client {passed['partition']}", passed["reason"]]
         for entry in carried_out for passed in entry["passed_over"]
     ]  # fmt: skip
-    shown = table(head, rows, caption="Who attacked, what leaked, against which floor, how sure.")
+    kinds = list(dict.fromkeys(entry["kind"] for entry in carried_out)) or ["images"]
+    parts = [_score_table(MEASURES[kind], [e for e in carried_out if e["kind"] == kind]) for kind in kinds]
     if refused:
-        shown += table(["run", "round", "attack", "", "why"], refused, caption="What could not be attacked.")
-    return shown
+        parts.append(table(["run", "round", "attack", "", "why"], refused, caption="What could not be attacked."))
+    return Markup("").join([*parts, _best(audits)])
 
 
-def _score_row(entry: Entry) -> list[object]:
+def _score_table(measures: Measures, entries: Sequence[Entry]) -> Markup:
+    head = ["run", "round", "attack", "verdict", "setting", "victims"]
+    for place, metric in enumerate(measures.judged):
+        head += [metric.title.removesuffix(" in dB") + ("" if place else " (95 %)"), "floor"]
+    head += [f"≥ {metric.success:g}{' dB' if 'dB' in metric.title else ''}" for metric in _rated(measures)]
+    head += ["labels", "IIP (95 %)", "floor", "IIP by the run's network", "over plain twin"]
+    rows = [_score_row(measures, entry) for entry in entries]
+    return table(head, rows, caption="Who attacked, what leaked, against which floor, how sure.")
+
+
+def _rated(measures: Measures) -> list[Metric]:
+    """Return the metric whose rate of successes is shown: the first one, if it has any."""
+    return [metric for metric in measures.metrics[:1] if metric.success is not None]
+
+
+def _score_row(measures: Measures, entry: Entry) -> list[object]:
     start = [entry["run"], entry["round"], entry["attack"], entry["verdict"], entry["setting"], entry["victims"]]
     if entry["value"] is None:
-        return [*start, *["–"] * 9]
-    metrics, floor, rate, control = entry["metrics"], entry["floor"], entry["rates"]["psnr"], entry["control"]
+        return [*start, *["–"] * (2 * len(measures.judged) + len(_rated(measures)) + 5)]
+    metrics, floor, control = entry["metrics"], entry["floor"], entry["control"]
+    cells: list[object] = []
+    for place, metric in enumerate(measures.judged):
+        found, guess = metrics[metric.name], f"{floor[metric.name]:{metric.form}}"
+        cells += [_with_interval(found["value"], found["interval"], metric.form)]
+        cells += [guess if place else f"{guess} ({floor['name']})"]
+    for rate in (entry["rates"][metric.name] for metric in _rated(measures)):
+        cells.append(_with_interval(rate["value"], rate["interval"], ".0%"))
+    told, own, first = metrics["identified"], metrics.get(BY_RUN), measures.metrics[0]
+    over = _with_interval(control["value"], control["interval"], f"+{first.form}") if control else "–"
     return [
         *start,
-        _with_interval(entry["value"], entry["interval"], ".1f"),
-        f"{floor['psnr']:.1f} ({floor['name']})",
-        _with_interval(metrics["ssim"]["value"], metrics["ssim"]["interval"], ".2f"),
-        f"{floor['ssim']:.2f}",
-        f"{rate['value']:.0%} ({rate['interval'][0]:.0%} to {rate['interval'][1]:.0%})",
+        *cells,
         f"{metrics['label_accuracy']['value']:.0%}, {entry['label_verdict']}",
-        f"{metrics['identified']['value']:.0%}",
+        _with_interval(told["value"], told["interval"], ".0%"),
         f"{floor['identified']:.1%}",
-        f"{_with_interval(control['value'], control['interval'], '+.1f')} dB" if control else "–",
+        f"{own['value']:.0%}" if own else "–",
+        f"{over} dB" if control and "dB" in first.title else over,
     ]
+
+
+def _best(audits: Sequence[Audit]) -> Markup:
+    """Compare the best attack of each round with the best guess and the best attack on plain twins."""
+    rows = []
+    for run, best in ((audit.path.name, best) for audit in audits for best in audit.best):
+        chosen, form, twins = best.over_floor.best, f"+{best.metric.form}", best.over_control
+        rows.append(
+            [run, best.server_round, f"{chosen.attack} (of {chosen.candidates})", best.victims, best.metric.title,
+             f"{best.value:{best.metric.form}}", *_compared(best.over_floor, form),
+             *(_compared(twins, form) if twins else ["–", "–"])]
+        )  # fmt: skip
+    if not rows:
+        return Markup("")
+    head = ["run", "round", "best attack", "victims", "metric", "value", "best guess", "over it (95 %)"]
+    caption = "The best attack of each round: chosen, for each victim, on the other victims."
+    return table([*head, "best on plain twins", "over it (95 %)"], rows, caption=caption)
+
+
+def _compared(found: Compared, form: str) -> list[object]:
+    return [f"{found.other.attack} (of {found.other.candidates})", _with_interval(found.value, found.interval, form)]
 
 
 def _with_interval(value: float, interval: Sequence[float] | None, form: str) -> str:
     return format(value, form) + (f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else "")
 
 
+_FLOORS = {
+    "images": "a grey image, the mean of public images and each target's own mean colour",
+    "others": "guesses that know public samples, or each target's mean level",
+}
+
+
 def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
+    kinds = dict.fromkeys(entry["kind"] for audit in audits for entry in audit.entries) or {"images": None}
+    judged = list(dict.fromkeys(m.title.removesuffix(" in dB") for kind in kinds for m in MEASURES[kind].judged))
+    names = {entry["extractor"] for audit in audits for entry in audit.entries if entry["extractor"]}
+    chances = [entry["chance"] for audit in audits for entry in audit.entries if entry["chance"]]
     texts = [
         "leaks: the reconstruction is better than the best guess without any update, victim by victim, with 95 % "
-        "confidence over all three of PSNR, SSIM and IIP. nothing seen: worse in all. unclear: neither. Many attacks "
-        "are compared, so of forty true equals one may look like a leak.",
-        "floor: of a grey image, the mean of public images and each target's own mean colour, the best on average. "
-        "IIP: the part of reconstructions that are nearest to their own among 2,000 training images.",
+        f"confidence over all of {', '.join(judged)} and IIP. nothing seen: worse in all. unclear: neither. Many "
+        "attacks are compared, so of forty true equals one may look like a leak.",
+        f"floor: of {_FLOORS['images' if 'images' in kinds else 'others']}, the best on average. "
+        "IIP: the part of reconstructions that are nearest to their own among 2,000 training samples, by "
+        f"{', '.join(sorted(names)) or 'principal components of public samples'}, which depend on no network; "
+        f"by chance {max(chances, default=0):.2%}. The run's own network is what matching makes alike: it calls more "
+        "of them equal.",
         "plain twin: the same client's trained ANN with its own biases, as it would have been sent without conversion. "
-        "The last column is the difference in PSNR to the best attack on it, victim by victim.",
+        "The last column is the difference to the best attack on it, victim by victim; each victim's is chosen on the "
+        "other victims, and the interval holds whichever is the best, so that choosing gains nothing.",
         "labels: the part that was found, judged likewise against labels spread evenly over the classes.",
         "realistic: a server of this federation can do it. diagnostic: the attacker was given what no server has.",
         f"Budget: {counted(budget.iterations, 'iteration')}, {counted(budget.restarts, 'restart')} per victim. "
@@ -103,7 +162,7 @@ def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
         "may succeed with more; one that succeeds has shown a leak.",
     ]
     perceptual = [entry["lpips"] for audit in audits for entry in audit.entries if entry["lpips"] == "not available"]
-    if perceptual:
+    if perceptual and "images" in kinds:
         texts.append("LPIPS: not available, for its weights aren't on this machine or the images have no colour.")
     known = [
         [entry["run"], entry["attack"], ", ".join(entry["threat_model"]["facts"]), entry["source"]]
@@ -115,7 +174,7 @@ def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
 
 
 def reconstructions(audit: Audit) -> Markup:
-    """Show what each attack made of each client's first image, beside the original if it is known."""
+    """Show what each attack made of each client's first sample, beside the original if it is known."""
     parts = []
     for server_round in sorted({outcome.server_round for outcome in audit.outcomes}):
         columns = [
@@ -127,24 +186,25 @@ def reconstructions(audit: Audit) -> Markup:
         if not clients:
             parts.append(paragraph(f"Round {server_round}: nobody could be attacked."))
             continue
-        rows: list[list[object]] = [["original", *[picture(scores[p].true[0]) for p in clients]]] if scores else []
+        kind = audit.outcomes[0].kind
+        rows: list[list[object]] = [["original", *[shown(kind, scores[p].true[0]) for p in clients]]] if scores else []
         for name, found in columns:
-            rows.append([name, *[_found(found[p]) if p in found else "–" for p in clients]])
+            rows.append([name, *[_found(kind, found[p]) if p in found else "–" for p in clients]])
         head = ["", *[f"client {p}" for p in clients]]
         unscored = "" if scores else " Nobody told the original, so there is nothing to compare with."
-        parts.append(table(head, rows, caption=f"Round {server_round}: the first image of each client.{unscored}"))
+        parts.append(table(head, rows, caption=f"Round {server_round}: the first sample of each client.{unscored}"))
     return Markup("").join(parts)
 
 
-def _found(finding: Finding) -> object:
-    """Show an image that an attack found: that of the client's first one, where a score says which it is."""
+def _found(kind: DataKind, finding: Finding) -> object:
+    """Show a sample that an attack found: that of the client's first one, where a score says which it is."""
     images = finding.result.images if finding.score is None else finding.score.found
-    return picture(images[0]) if len(images) else "–"
+    return shown(kind, images[0]) if len(images) else "–"
 
 
 def _convergence(audit: Audit) -> Markup:
     caption = (
-        f"{audit.path.name}: smallest objective so far over its first value, and PSNR of those images; means over "
+        f"{audit.path.name}: smallest objective so far over its first value, and what its samples score; means over "
         "victims. Dotted: best guess without an update. Dashed: success."
     )
     return drawing(convergence(audit.entries), caption)
@@ -169,13 +229,21 @@ def _biases(audit: Audit) -> Markup:
 
 
 def _noise(audits: Sequence[Audit]) -> Markup:
-    rows = [
-        [entry["run"], entry["round"], f"{z:g}", _with_interval(entry["value"], entry["interval"], ".1f"),
-         f"{entry['metrics']['ssim']['value']:.2f}", entry["verdict"]]
-        for audit in audits for z, entry in audit.noise if entry["value"] is not None
-    ]  # fmt: skip
-    caption = "Plain updates (twins of an S-run's), clipped to their median norm C, with noise of z C on each weight."
-    parts = [table(["run", "round", "z", "PSNR (95 %)", "SSIM", "verdict"], rows, caption=caption)]
+    parts = []
+    for measures in {e["kind"]: MEASURES[e["kind"]] for audit in audits for _, e in audit.noise}.values():
+        judged = measures.judged
+        rows = [
+            [entry["run"], entry["round"], f"{z:g}",
+             *(_with_interval(entry["metrics"][m.name]["value"], entry["metrics"][m.name]["interval"], m.form)
+               for m in judged), entry["verdict"]]
+            for audit in audits for z, entry in audit.noise
+            if entry["value"] is not None and MEASURES[entry["kind"]] is measures
+        ]  # fmt: skip
+        caption = (
+            "Plain updates (twins of an S-run's), clipped to their median norm C, with noise of z C on each weight."
+        )
+        head = ["run", "round", "z", *(f"{m.title.removesuffix(' in dB')} (95 %)" for m in judged), "verdict"]
+        parts.append(table(head, rows, caption=caption))
     parts += [drawing(noise_curve(audit.noise), audit.path.name) for audit in audits if audit.noise]
     return Markup("").join(parts)
 

@@ -16,7 +16,7 @@ from experiments.audit.found import Audit
 from experiments.audit.report import detection, reconstructions
 from experiments.compare.extras import AuditPlan, Extras
 from snnfl.attacks import Budget
-from snnfl.auditing.scorecard import METRICS
+from snnfl.auditing.measures import MEASURES
 from snnfl.config import Config
 from snnfl.data import test_batches
 from snnfl.files import make_private, write_bytes
@@ -106,16 +106,16 @@ def attack_records(audit: Audit, iterations: int) -> Iterator[Record]:
     for entry in audit.entries:
         if entry["value"] is None:
             continue
-        floor = entry["floor"]
+        floor, measures = entry["floor"], MEASURES[entry["kind"]]
+        first, judged = measures.metrics[0], [metric.name for metric in measures.judged]
         yield {
             "source": "attacks",
             "round": str(entry["round"]),
             "attack": entry["attack"],
             "iterations": str(iterations),
-            **{name: entry["metrics"][name]["value"] for name in METRICS},
-            "floor_psnr": floor["psnr"],
-            "floor_ssim": floor["ssim"],
-            "psnr_gain": entry["value"] - floor["psnr"],
+            **{name: summary["value"] for name, summary in entry["metrics"].items()},
+            **{f"floor_{name}": floor[name] for name in judged},
+            f"{first.name}_gain": first.gain(entry["value"], floor[first.name]),
             "verdict": entry["verdict"],
         }
 

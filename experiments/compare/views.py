@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from snnfl.auditing.measures import MEASURES
+from snnfl.auditing.scorecard import COMMON
 from snnfl.config import ConfigError, nearest
+
+AUDITED = tuple({metric.name: metric for measures in MEASURES.values() for metric in measures.metrics}.values())
+"""What is measured of reconstructions, of any kind of data."""
 
 Axes: TypeAlias = Mapping[str, Sequence[str]]
 """Labels by axis of the matrix."""
@@ -59,8 +64,9 @@ SOURCES: Mapping[str, Source] = {
     "attacks": Source(
         axes=("round", "attack", "iterations"),
         values=(
-            "psnr", "ssim", "registered_psnr", "mse", "label_accuracy", "identified", "floor_psnr", "floor_ssim",
-            "psnr_gain",
+            *(metric.name for metric in AUDITED), *(metric.name for metric in COMMON),
+            *(f"floor_{metric.name}" for metric in AUDITED if metric.judged),
+            *(f"{measures.metrics[0].name}_gain" for measures in MEASURES.values()),
         ),
         needs="the key audit",
     ),
@@ -92,10 +98,10 @@ def is_share(value: str) -> bool:
     return "accuracy" in value or "attack_success" in value or value.endswith("_rate") or value in _SHARES
 
 
-_SHARES = ("identified", "bias_equal", "bias_relative_distance")
+_SHARES = ("identified", "identified_by_run", "exact_frames", "recognised", "bias_equal", "bias_relative_distance")
 
 UNITS = {"energy": "nJ per image", "energy_with_memory": "nJ per image", "operations": "per image", "psnr": "dB",
-         "registered_psnr": "dB", "floor_psnr": "dB", "psnr_gain": "dB above the best guess",
+         "registered_psnr": "dB", "floor_psnr": "dB", "log_spectral": "dB", "psnr_gain": "dB above the best guess",
          **dict.fromkeys(("synaptic_operations", "multiply_accumulates", "nanojoules", "nanojoules_with_memory"),
                          "per sample")}  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -23,15 +24,14 @@ class Budget:
         iterations: Evaluations of the objective's gradient per start; of DLG, steps of L-BFGS.
         restarts: Random starts per victim; the one with the smallest objective counts.
         points: Points of the recorded curve, at most.
-        compiled: Whether ``torch.compile`` may make gradient matching about twice as fast, after some ten seconds. It
-            needs a C++ compiler and pays from some thousand iterations on. Attacks through a spiking network run
-            without.
+        compiled: Whether ``torch.compile`` makes gradient matching about twice as fast, which needs a C++ compiler;
+            ``None`` for where it pays (:func:`snnfl.attacks.flat.pays`). Attacks through a spiking network run without.
     """
 
     iterations: int = 300
     restarts: int = 1
     points: int = 50
-    compiled: bool = False
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -96,6 +96,12 @@ class Attack:
     against: frozenset[UpdateKind]
     invert: Invert
     requires: Callable[[ServerView], str | None]
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence: the first line of its docstring; empty without one."""
+        line = next(iter((self.invert.__doc__ or "").strip().splitlines()), "")
+        return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
 
     def refusal(self, view: ServerView) -> str | None:
         """Return why the threat model denies this attack, or ``None`` if it may run.

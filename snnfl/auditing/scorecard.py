@@ -13,40 +13,43 @@ from typing import Any, TypeAlias
 
 import torch
 
-from snnfl.auditing.scoring import Score
+from snnfl.auditing.measures import IDENTIFIED, MEASURES, Measures, Metric
+from snnfl.auditing.scoring import BY_RUN, Score
+from snnfl.auditing.selection import compared
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.suite import Outcome
 from snnfl.config import counted
 from snnfl.files import write_bytes
-from snnfl.metrics.images import success_rate
+from snnfl.metrics.images import success_rate, wilson
 
 Entry: TypeAlias = dict[str, Any]
-
-SUCCESS = {"psnr": 20.0, "ssim": 0.5}
-"""From where on a reconstruction counts as a success, in dB and as similarity."""
 
 WHO = "honest-but-curious server"
 """Who attacks: it follows the protocol, and sees what it sends to each client and gets back."""
 
-JUDGED = ("psnr", "ssim", "identified")
-"""In what a reconstruction is compared with the floors."""
-
-METRICS = ("psnr", "ssim", "registered_psnr", "mse", "label_accuracy", "identified")
+COMMON = (
+    Metric(name="label_accuracy", title="labels", form=".0%"),
+    Metric(name=IDENTIFIED, title="IIP", form=".0%", judged=True),
+    Metric(name=BY_RUN, title="IIP by the run's own network", form=".0%"),
+)
+"""What is measured of every kind of data."""
 
 
 def entries(setting: Setting, outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> list[Entry]:
     """Summarise what attacks found in a run.
 
-    Intervals are 95 % of Student's t over victims, each victim's images counting as one; rates have Wilson's. The
-    verdict compares a reconstruction with the best guess that needs no update, victim by victim, in PSNR, SSIM and IIP
-    (whose guess is one of all candidates, if no floor identifies more): ``leaks`` if the interval of one difference
-    lies above zero, ``nothing seen`` if all lie below, else ``unclear``. Since one of three suffices, these intervals
-    hold at 1 - 0.05/3 (Bonferroni). A distorted picture may score less than a mean colour, and still tell whose it is.
+    Intervals are 95 % of Student's t over victims, each victim's samples counting as one; rates and identifications
+    have Wilson's. The verdict compares a reconstruction with the best guess that needs no update, victim by victim, in
+    the judged metrics of the data (of images PSNR and SSIM) and in IIP (whose guess is one of all candidates, if no
+    floor identifies more): ``leaks`` if the interval of one difference lies above zero, ``nothing seen`` if all lie
+    below, else ``unclear``. Since one of k suffices, these intervals hold at 1 - 0.05/k (Bonferroni). A distorted
+    picture may score less than a mean colour, and still tell whose it is.
 
     Args:
         setting: Of the run.
         outcomes: Of the attacks on it.
-        controls: Of attacks on its clients' plain twins; the best of them in PSNR is what each attack is compared with.
+        controls: Of attacks on its clients' plain twins; the best of them is what each attack is compared with,
+            corrected for the choice (:func:`~snnfl.auditing.selection.compared`).
     """
     return [_entry(setting, outcome, controls) for outcome in outcomes]
 
@@ -70,34 +73,47 @@ def write_json(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
 
 def as_csv(found: Sequence[Entry]) -> str:
     """Write entries as CSV: a row per run, round and attack; what is unknown is empty."""
+    kinds = kinds_of(found)
+    metrics = [*dict.fromkeys(metric for kind in kinds for metric in kind.metrics), *COMMON]
+    names = [metric.name for metric in metrics]
+    judged = [metric.name for metric in metrics if metric.judged]
+    rated = [metric.name for metric in metrics if metric.success is not None]
     texts = ["run", "algorithm", "round", "attack", "setting", "victims", "verdict", "label_verdict"]
-    numbers = [f"{name}{part}" for name in METRICS for part in ("", "_low", "_high")]
-    other = ["floor_psnr", "floor_ssim", "floor_identified", *(f"rate_{name}" for name in SUCCESS), "lpips"]
     control = ["control", "over_control", "over_control_low", "over_control_high"]
     rows = []
     for entry in found:
         cells = [*(entry[name] for name in texts), entry["floor"]["name"], entry["refusal"]]
-        for name in METRICS:
+        for name in names:
             cells += _triple(entry["metrics"].get(name))
-        cells += [entry["floor"][name] for name in ("psnr", "ssim", "identified")]
-        cells += [entry["rates"][name]["value"] if entry["rates"] else None for name in SUCCESS]
+        cells += [entry["floor"].get(name) for name in judged]
+        cells += [rate["value"] if (rate := (entry["rates"] or {}).get(name)) else None for name in rated]
         cells += [entry["lpips"]["value"] if isinstance(entry["lpips"], dict) else entry["lpips"]]
         cells += [entry["control"]["attack"], *_triple(entry["control"])] if entry["control"] else [None] * 4
-        rows.append(cells)
-    return csv_text([*texts, "floor", "refusal", *numbers, *other, *control], rows)
+        rows.append([*cells, entry["extractor"], entry["chance"]])
+    numbers = [f"{name}{part}" for name in names for part in ("", "_low", "_high")]
+    other = [*(f"floor_{name}" for name in judged), *(f"rate_{name}" for name in rated), "lpips"]
+    return csv_text([*texts, "floor", "refusal", *numbers, *other, *control, "extractor", "chance"], rows)
 
 
 def curves_as_csv(found: Sequence[Entry]) -> str:
-    """Write how PSNR and objective go with the iterations, as CSV: a row per run, round, attack and point."""
-    head = ["run", "round", "attack", "iteration", "objective", "psnr", "psnr_low", "psnr_high", "rate_psnr"]
-    return csv_text(
-        head,
-        [
-            [*(entry[name] for name in head[:3]), point["iteration"], point["objective"],
-             *_triple(point["psnr"]), point["rate_psnr"]]
-            for entry in found for point in entry["curve"]
-        ],
-    )  # fmt: skip
+    """Write how the first metric and objective go with the iterations, as CSV: a row per run, round, attack and point.
+
+    Its columns have that metric's name: of images ``psnr``.
+    """
+    head, firsts = ["run", "round", "attack", "iteration", "objective"], [kind.metrics[0] for kind in kinds_of(found)]
+    names = list(dict.fromkeys(metric.name for metric in firsts))
+    rows = [
+        [*(entry[name] for name in head[:3]), point["iteration"], point["objective"],
+         *(cell for name in names for cell in [*_triple(point.get(name)), point.get(f"rate_{name}")])]
+        for entry in found for point in entry["curve"]
+    ]  # fmt: skip
+    columns = [column for name in names for column in (name, f"{name}_low", f"{name}_high", f"rate_{name}")]
+    return csv_text([*head, *columns], rows)
+
+
+def kinds_of(found: Sequence[Entry]) -> list[Measures]:
+    """Return how the kinds of data of some entries are scored, each once; images where there is none."""
+    return [MEASURES[kind] for kind in dict.fromkeys(entry["kind"] for entry in found)] or [MEASURES["images"]]
 
 
 def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -117,13 +133,17 @@ def _triple(summary: Mapping[str, Any] | None) -> list[float | None]:
 def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> Entry:
     scores = [finding.score for finding in outcome.findings if finding.score is not None]
     knowledge, results = outcome.knowledge, [finding.result for finding in outcome.findings]
-    floor, verdict = _judged(scores)
+    measures = MEASURES[outcome.kind]
+    floor, verdict = _judged(scores, measures)
+    first = measures.metrics[0].name
+    metrics = _metrics(scores, measures)
     entry: Entry = {
         "run": setting.name,
         "algorithm": setting.algorithm,
         "round": outcome.server_round,
         "attack": outcome.attack,
         "source": outcome.source,
+        "kind": outcome.kind,
         "threat_model": {
             "who": WHO,
             **{name: getattr(knowledge, name) for name in knowledge.__dataclass_fields__},
@@ -134,51 +154,78 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "refusal": outcome.refusal,
         "victims": len(outcome.findings),
         "passed_over": [{"partition": partition, "reason": reason} for partition, reason in outcome.passed_over],
-        "metric": "psnr",
-        "value": statistics.fmean(score.psnr for score in scores) if scores else None,
-        "interval": interval([score.psnr for score in scores]),
+        "metric": first,
+        "value": metrics[first]["value"] if scores else None,
+        "interval": metrics[first]["interval"] if scores else None,
         "floor": floor,
-        "metrics": {name: _summary([getattr(score, name) for score in scores]) for name in METRICS if scores},
+        "metrics": metrics,
         "lpips": _perceptual(scores),
-        "rates": _rates(scores),
+        "rates": _rates(scores, measures),
+        "extractor": scores[0].extractor if scores else None,
+        "chance": statistics.fmean(score.chance for score in scores) if scores else None,
         "verdict": verdict if outcome.refusal is None else "failed" if outcome.failed else "refused",
         "label_verdict": _label_verdict(scores),
-        "control": _over_control(outcome, controls),
-        "curve": _curve(outcome),
+        "control": _over_control(outcome, controls, measures),
+        "curve": _curve(outcome, measures.metrics[0]),
     }
-    return entry | {"verdict_text": _text(entry)}
+    return entry | {"verdict_text": _text(entry, measures)}
 
 
-def _over_control(outcome: Outcome, controls: Sequence[Outcome]) -> Entry | None:
-    """Compare, victim by victim, with the attack that finds the most PSNR in the plain twins of the same round."""
-    scored = [
-        (control.attack, {f.victim.partition: f.score.psnr for f in control.findings if f.score is not None})
+def value_of(score: Score, name: str) -> float | None:
+    """Return a number of a score by its metric's name; ``None`` if it has none."""
+    return score.label_accuracy if name == "label_accuracy" else score.values.get(name)
+
+
+def values_by_victim(outcome: Outcome, name: str) -> dict[int, float]:
+    """Return a metric of each scored victim of an outcome, by partition."""
+    return {f.victim.partition: f.score.values[name] for f in outcome.findings if f.score is not None}
+
+
+def _metrics(scores: Sequence[Score], measures: Measures) -> dict[str, Entry]:
+    """Summarise each metric over victims; the share of samples that are identified has Wilson's interval."""
+    found = {}
+    for metric in (*measures.metrics, *COMMON):
+        values = [value for score in scores if (value := value_of(score, metric.name)) is not None]
+        if values and metric.name in (IDENTIFIED, BY_RUN):
+            rate = wilson(sum(values), len(values))
+            found[metric.name] = {"value": rate.value, "interval": (rate.low, rate.high)}
+        elif values:
+            found[metric.name] = _summary(values)
+    return found
+
+
+def _over_control(outcome: Outcome, controls: Sequence[Outcome], measures: Measures) -> Entry | None:
+    """Compare, victim by victim, with the attack that finds most in the plain twins of the same round."""
+    first = measures.metrics[0]
+    others = {
+        control.attack: values_by_victim(control, first.name)
         for control in controls
         if control.server_round == outcome.server_round
-    ]
-    own = {f.victim.partition: f.score.psnr for f in outcome.findings if f.score is not None}
-    both = [(name, found) for name, found in scored if own and own.keys() <= found.keys()]
-    if not both:
+    }
+    found = compared({outcome.attack: values_by_victim(outcome, first.name)}, others, higher=first.higher)
+    if found is None:
         return None
-    name, found = max(both, key=lambda pair: statistics.fmean(pair[1][partition] for partition in own))
-    return {"attack": name, **_summary([own[partition] - found[partition] for partition in own])}
+    chosen = found.other
+    return {
+        "attack": chosen.attack, "candidates": chosen.candidates, "value": found.value, "interval": found.interval
+    }  # fmt: skip
 
 
-def _curve(outcome: Outcome) -> list[Entry]:
-    """Average objective (over its first value) and PSNR over victims; one that stopped early keeps what it found."""
+def _curve(outcome: Outcome, first: Metric) -> list[Entry]:
+    """Average objective (over its first value) and first metric over victims; early stops keep what they found."""
     curves = [finding.result.curve for finding in outcome.findings]
     scored = [finding.score.curve for finding in outcome.findings if finding.score is not None]
     points = []
     for iteration in sorted({iteration for curve in curves for iteration, _ in curve}):
         relative = statistics.fmean(_at(curve, iteration) / max(curve[0][1], 1e-30) for curve in curves)
-        psnrs = [_at(curve, iteration) for curve in scored]
-        rate = success_rate(torch.tensor(psnrs), SUCCESS["psnr"]).value if psnrs else None
+        values = [_at(curve, iteration) for curve in scored]
+        limit = first.success if values else None
         points.append(
             {
                 "iteration": iteration,
                 "objective": relative if math.isfinite(relative) else None,
-                "psnr": _summary(psnrs) if psnrs else None,
-                "rate_psnr": rate,
+                first.name: _summary(values) if values else None,
+                f"rate_{first.name}": None if limit is None else success_rate(torch.tensor(values), limit).value,
             }
         )
     return points
@@ -193,45 +240,54 @@ def _summary(values: Sequence[float]) -> Entry:
 
 
 def _perceptual(scores: Sequence[Score]) -> Entry | str:
-    known = [score.lpips for score in scores if score.lpips is not None]
+    known = [score.values["lpips"] for score in scores if "lpips" in score.values]
     return _summary(known) if known else "not available"
 
 
-def _rates(scores: Sequence[Score]) -> Entry | None:
+def _rates(scores: Sequence[Score], measures: Measures) -> Entry | None:
     if not scores:
         return None
-    rates = {
-        name: success_rate(torch.tensor([getattr(score, name) for score in scores]), limit)
-        for name, limit in SUCCESS.items()
-    }
-    return {
-        name: {"threshold": SUCCESS[name], "value": rate.value, "interval": [rate.low, rate.high]}
-        for name, rate in rates.items()
-    }
+    rates = {}
+    for metric in measures.metrics:
+        if metric.success is not None:
+            rate = success_rate(torch.tensor([score.values[metric.name] for score in scores]), metric.success)
+            rates[metric.name] = {"threshold": metric.success, "value": rate.value, "interval": [rate.low, rate.high]}
+    return rates
 
 
-def _judged(scores: Sequence[Score]) -> tuple[Entry, str]:
-    """Return the best floor in PSNR, the best values of all floors, and the verdict."""
+def _judged(scores: Sequence[Score], measures: Measures) -> tuple[Entry, str]:
+    """Return the best floor in the first metric, the best values of all floors, and the verdict."""
+    metrics = (*measures.judged, *(metric for metric in COMMON if metric.judged))
     if not scores:
-        return {"name": None, "psnr": None, "ssim": None, "identified": None}, "not scored"
-    guesses = [{**score.floors, "chance": (-math.inf, -math.inf, score.chance)} for score in scores]
-    best = [
-        max(guesses[0], key=lambda name: statistics.fmean(guess[name][index] for guess in guesses))
-        for index in range(len(JUDGED))
-    ]
-    bars = [[guess[best[index]][index] for guess in guesses] for index in range(len(JUDGED))]
-    floor = {"name": best[0]} | {name: statistics.fmean(bar) for name, bar in zip(JUDGED, bars, strict=True)}
+        return {"name": None, **{metric.name: None for metric in metrics}}, "not scored"
+    best = [_best_floor(scores, metric) for metric in metrics]
+    bars = [[_floor(score, name, metric) for score in scores] for name, metric in zip(best, metrics, strict=True)]
+    floor = {"name": best[0]} | {m.name: statistics.fmean(bar) for m, bar in zip(metrics, bars, strict=True)}
     gains = [
-        interval([getattr(score, name) - low for score, low in zip(scores, bar, strict=True)], 1 - 0.05 / len(JUDGED))
-        for name, bar in zip(JUDGED, bars, strict=True)
+        interval(
+            [metric.gain(score.values[metric.name], low) for score, low in zip(scores, bar, strict=True)],
+            1 - 0.05 / len(metrics),
+        )
+        for metric, bar in zip(metrics, bars, strict=True)
     ]
     if any(gain is not None and gain[0] > 0 for gain in gains):
         return floor, "leaks"
     return floor, "nothing seen" if all(gain is not None and gain[1] < 0 for gain in gains) else "unclear"
 
 
+def _best_floor(scores: Sequence[Score], metric: Metric) -> str:
+    """Name the guess without any update that is the best on average; of identification one by chance is one, too."""
+    names = [*scores[0].floors, *(["chance"] if metric.name == IDENTIFIED else [])]
+    sign = 1 if metric.higher else -1
+    return max(names, key=lambda name: sign * statistics.fmean(_floor(score, name, metric) for score in scores))
+
+
+def _floor(score: Score, name: str, metric: Metric) -> float:
+    return score.chance if name == "chance" else score.floors[name][metric.name]
+
+
 def _label_verdict(scores: Sequence[Score]) -> str:
-    """Judge the labels as the images are judged."""
+    """Judge the labels as the samples are judged."""
     gains = [score.label_accuracy - score.label_floor for score in scores]
     if not gains:
         return "not scored"
@@ -239,14 +295,15 @@ def _label_verdict(scores: Sequence[Score]) -> str:
     return "leaks" if low > 0 else "nothing seen" if high < 0 else "unclear"
 
 
-def _text(entry: Entry) -> str:
+def _text(entry: Entry, measures: Measures) -> str:
     if entry["refusal"] is not None:
         return f"{entry['verdict']}: {entry['refusal']}"
     if entry["value"] is None:
         return f"{counted(entry['victims'], 'victim')} reconstructed, not scored: nobody told the truth"
-    ssim = entry["metrics"]["ssim"]["value"]
+    judged = measures.judged
+    found = ", ".join(f"{metric.title} {entry['metrics'][metric.name]['value']:{metric.form}}" for metric in judged)
+    floors = ", ".join(f"{entry['floor'][metric.name]:{metric.form}}" for metric in judged)
     return (
-        f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, PSNR {entry['value']:.1f} dB, SSIM {ssim:.2f} "
-        f"(a guess without any update: {entry['floor']['psnr']:.1f} dB, {entry['floor']['ssim']:.2f}); "
+        f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, {found} (a guess without any update: {floors}); "
         f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
     )

@@ -1,56 +1,59 @@
-"""How much of a victim's images a reconstruction shows, beside what a guess without any update shows."""
+"""How much of a victim's samples a reconstruction shows, beside what a guess without any update shows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from snnfl.attacks import AttackResult
 from snnfl.attacks.networks import last_linear
+from snnfl.auditing.extractor import FITTED, Extractor, Recogniser
 from snnfl.auditing.ground_truth import GroundTruth
+from snnfl.auditing.measures import IDENTIFIED, MEASURES, Measures
 from snnfl.auditing.setting import Setting
 from snnfl.metrics import images as metrics
+from snnfl.models import SpikingModel
 
 PUBLIC_IMAGES = 1000
-"""Test images that stand for what anybody may know of the data: their mean is a floor."""
+"""Test samples that stand for what anybody may know of the data: their mean is a floor."""
 
 CANDIDATES = 2000
-"""Training images among which a reconstruction is to identify its own (IIP), the victim's among them."""
+"""Training samples among which a reconstruction is to identify its own (IIP), the victim's among them."""
+
+BY_RUN = "identified_by_run"
+"""Name of the identification by the attacked network's own features, which matching makes too high."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Score:
-    """Of one victim; each number is the mean over its images.
+    """Of one victim; each number is the mean over its samples.
 
     Attributes:
-        psnr: In dB.
-        ssim: At most 1.
-        registered_psnr: In dB, the best over small shifts.
-        mse: In squared pixels of [0, 1].
+        measures: What is measured, by the kind of data.
+        values: By metric of ``measures``; ``"identified"`` is the part of the samples that are nearest to their own
+            among :data:`CANDIDATES` (IIP), by features that depend on no run; ``"identified_by_run"`` the same by the
+            attacked network's features, if it has any; ``"lpips"`` where its weights are at hand.
+        floors: The judged values and the identified part of each guess that needs no update, by its name.
+        chance: Of identifying a sample by a guess.
+        extractor: What identifies.
         label_accuracy: Part of the labels that are right, of the guessed or the true ones, whichever are more.
         label_floor: What labels spread evenly over the classes would have found.
-        identified: Part of the images that are nearest to their own among :data:`CANDIDATES` (IIP).
-        chance: Of identifying an image by a guess.
-        lpips: Perceptual distance, or ``None`` where its weights aren't at hand.
-        floors: PSNR, SSIM and identified part of each guess that needs no update.
-        curve: ``(iteration, PSNR)`` of the best images so far.
-        found: Reconstructions in the order of ``true``, pixels ``[N, C, H, W]``.
-        true: The victim's images.
+        curve: ``(iteration, first metric)`` of the best samples so far.
+        found: Reconstructions in the order of ``true``, pixels ``[N, *input_shape]``.
+        true: The victim's samples.
     """
 
-    psnr: float
-    ssim: float
-    registered_psnr: float
-    mse: float
+    measures: Measures
+    values: Mapping[str, float]
+    floors: Mapping[str, Mapping[str, float]]
+    chance: float
+    extractor: str
     label_accuracy: float
     label_floor: float
-    identified: float
-    chance: float
-    lpips: float | None
-    floors: Mapping[str, tuple[float, float, float]]
     curve: tuple[tuple[int, float], ...]
     found: Tensor
     true: Tensor
@@ -60,69 +63,102 @@ class Scorer:
     """Score reconstructions of one run.
 
     Args:
-        setting: Of the run. Pictures for the floors are from the test split; the candidates of the identification are
-            from the training split, which no attack sees.
+        setting: Of the run. Samples for floors and extractor are from the test split; the candidates of the
+            identification are from the training split, which no attack sees.
     """
 
     def __init__(self, setting: Setting) -> None:
         data = setting.dataset
         self.setting = setting
+        self.measures = MEASURES[data.kind]
         self.public = data.pixels(data.test_images[:PUBLIC_IMAGES])
         self.others = data.pixels(data.train_images[-CANDIDATES:])
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """What identifies."""
+        return Extractor(self.public)
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        """What says of which class a sample is."""
+        data = self.setting.dataset
+        return Recogniser(self.extractor, data.pixels(data.test_images[:FITTED]), data.test_labels, data.classes)
 
     def score(self, result: AttackResult, truth: GroundTruth, arrays: Mapping[str, Tensor]) -> Score:
         """Score what an attack found of a victim.
 
-        Of more images than the victim has only the first count: the best of many guesses would beat a floor, which is
-        one guess per image, without any update. Surplus labels count as wrong.
+        Of more samples than the victim has only the first count: the best of many guesses would beat a floor, which is
+        one guess per sample, without any update. Surplus labels count as wrong.
 
         Args:
             result: Of the attack.
             truth: The victim's secrets.
-            arrays: The victim's network, whose features identify images.
+            arrays: The victim's network.
         """
         true = truth.images
-        found = _in_order(result.images, true)
-        guesses = metrics.floors(true, self.public)
-        told = self._identified([found, *guesses.values()], true, arrays)
-        perceptual, even = metrics.lpips(found, true), torch.arange(len(truth.labels))
+        found = self._in_order(result.images, true)
+        guesses = self.measures.floors(true, self.public)
+        told = self._identified([found, *guesses.values()], true, self.extractor.features)
+        values = {**self._values(found, truth), IDENTIFIED: told[0]}
+        if (own := self._features(arrays)) is not None:
+            values[BY_RUN] = self._identified([found], true, own)[0]
+        judged, even = [metric.name for metric in self.measures.judged], torch.arange(len(truth.labels))
+        floors = {}
+        for (name, guess), part in zip(guesses.items(), told[1:], strict=True):
+            of_guess = self._values(guess, truth)
+            floors[name] = {metric: of_guess[metric] for metric in judged} | {IDENTIFIED: part}
         return Score(
-            psnr=float(metrics.psnr(found, true).mean()),
-            ssim=float(metrics.ssim(found, true).mean()),
-            registered_psnr=float(metrics.registered_psnr(found, true).mean()),
-            mse=float(metrics.mse(found, true).mean()),
+            measures=self.measures,
+            values=values,
+            floors=floors,
+            chance=1 / (len(true) + len(self.others)),
+            extractor=self.extractor.name,
             label_accuracy=metrics.label_accuracy(result.labels, truth.labels),
             label_floor=metrics.label_accuracy(even % self.setting.dataset.classes, truth.labels),
-            identified=told[0],
-            chance=1 / (len(true) + len(self.others)),
-            lpips=None if isinstance(perceptual, str) else float(perceptual.mean()),
-            floors={
-                name: (float(metrics.psnr(guess, true).mean()), float(metrics.ssim(guess, true).mean()), part)
-                for (name, guess), part in zip(guesses.items(), told[1:], strict=True)
-            },
             curve=tuple(
-                (iteration, float(metrics.psnr(_in_order(images, true), true).mean()))
+                (iteration, self._first(self._in_order(images, true), truth))
                 for (iteration, _), images in zip(result.curve, result.trail, strict=True)
             ),
             found=found,
             true=true,
         )
 
-    def _identified(self, sets: Sequence[Tensor], true: Tensor, arrays: Mapping[str, Tensor]) -> list[float]:
-        """Return the part of each set's images that are nearest to their own."""
+    def _values(self, found: Tensor, truth: GroundTruth) -> dict[str, float]:
+        """Return the mean over samples of every metric of this kind of data."""
+        values = dict(self.measures.values(self.setting.dataset, found, truth.images))
+        if any(metric.name == "recognised" for metric in self.measures.metrics):
+            values["recognised"] = self.recogniser(found) == truth.labels
+        return {name: float(value.float().mean()) for name, value in values.items()}
+
+    def _first(self, found: Tensor, truth: GroundTruth) -> float:
+        """Return the metric that curves show."""
+        return self._values(found, truth)[self.measures.metrics[0].name]
+
+    def _in_order(self, found: Tensor, true: Tensor) -> Tensor:
+        """Return the reconstruction of each true sample among the first of as many; of one beyond all, a blank."""
+        found = found[: len(true)]
+        chosen = metrics.matched(found, true)
+        blank = torch.full_like(true[:1], self.measures.blank)
+        return torch.cat([found[n : n + 1] if n >= 0 else blank for n in chosen.tolist()])
+
+    def _identified(self, sets: Sequence[Tensor], true: Tensor, features: Callable[[Tensor], Tensor]) -> list[float]:
+        """Return the part of each set's samples that are nearest to their own."""
         candidates, own = torch.cat([true, self.others]), torch.arange(len(true)).repeat(len(sets))
-        flags = metrics.identified(torch.cat(list(sets)), candidates, own, self._features(arrays)).float()
+        flags = metrics.identified(torch.cat(list(sets)), candidates, own, features).float()
         return [float(part.mean()) for part in torch.split(flags, len(true))]
 
-    def _features(self, arrays: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        """Return what the run's own network puts into its last layer, as a function of pixels."""
+    def _features(self, arrays: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor] | None:
+        """Return what the run's own network puts into its last layer, as a function of pixels; ``None`` without one."""
         model, data = self.setting.model, self.setting.dataset
+        if isinstance(model, SpikingModel) or not any(isinstance(m, torch.nn.Linear) for m in model.modules()):
+            return None
         layer = model.get_submodule(last_linear(model))
         caught: list[Tensor] = []
 
         def features(pixels: Tensor) -> Tensor:
             caught.clear()
-            stored = pixels * data.scale
+            stored = data.stored(pixels)
             inputs = data.normalise(stored if data.scale != 255 else stored.round().to(torch.uint8))
             handle = layer.register_forward_pre_hook(lambda module, inputs: caught.append(inputs[0]))
             try:
@@ -132,11 +168,3 @@ class Scorer:
             return caught[0].flatten(1)
 
         return features
-
-
-def _in_order(found: Tensor, true: Tensor) -> Tensor:
-    """Return the reconstruction of each true image among the first of as many; of one beyond all found ones, grey."""
-    found = found[: len(true)]
-    chosen = metrics.matched(found, true)
-    grey = torch.full_like(true[:1], 0.5)
-    return torch.cat([found[n : n + 1] if n >= 0 else grey for n in chosen.tolist()])

@@ -13,7 +13,8 @@ from snnfl.attacks import Attack, AttackError, AttackResult, Budget, get_attack,
 from snnfl.auditing.scoring import Score, Scorer
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.victims import Victim
-from snnfl.config import ConfigError, UpdateKind
+from snnfl.config import UpdateKind
+from snnfl.data import DataKind
 from snnfl.threat import Knowledge, ThreatModelError
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Outcome:
         attack: Its name.
         source: Paper and section.
         server_round: Counted from 1.
+        kind: Of the data.
         knowledge: The threat model; of several clients the first one's, the number of images may differ.
         findings: One per victim that could be attacked.
         passed_over: Partitions of the others, each with the reason.
@@ -61,6 +63,7 @@ class Outcome:
     source: str
     server_round: int
     knowledge: Knowledge
+    kind: DataKind = "images"
     findings: tuple[Finding, ...] = ()
     passed_over: tuple[tuple[int, str], ...] = ()
     failed: bool = False
@@ -74,16 +77,6 @@ class Outcome:
 def applicable(kind: UpdateKind) -> tuple[str, ...]:
     """Return the names of the attacks on a kind of update."""
     return tuple(name for name in names() if kind in get_attack(name).against)
-
-
-def check_pictures(setting: Setting) -> None:
-    """Refuse data that are no pictures.
-
-    Raises:
-        ConfigError: Naming the data set.
-    """
-    if len(setting.dataset.input_shape) != 3:
-        raise ConfigError(f"data.source={setting.dataset.name}: attacks reconstruct pictures, and it has none")
 
 
 def attack_all(
@@ -147,6 +140,7 @@ def _attack_round(
         attack=attack.name,
         source=attack.source,
         server_round=server_round,
+        kind=setting.dataset.kind,
         knowledge=(findings[0].victim if findings else victims[0]).view.knowledge,
         findings=tuple(findings),
         passed_over=tuple((partition, reason) for partition, reason in reasons.items() if reason is not None),

@@ -186,6 +186,6 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the public normalisation, in pixels of [0, 1]."""
-    pictures = dataset.train_images.dtype == torch.uint8 and not dataset.sequence
-    unit = 1.0 if pictures else dataset.scale
-    return dataset.mean / unit, dataset.std / unit
+    if dataset.train_images.dtype == torch.uint8 and not dataset.sequence:
+        return dataset.mean, dataset.std
+    return dataset.pixels(dataset.mean), dataset.std / (dataset.scale - dataset.lowest)

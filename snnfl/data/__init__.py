@@ -10,13 +10,14 @@ from snnfl.data import (  # importing them registers their sources
     series,
 )
 from snnfl.data.augmentation import augment
-from snnfl.data.dataset import DataNotFoundError, Dataset
+from snnfl.data.dataset import DataKind, DataNotFoundError, Dataset
 from snnfl.data.loaders import batches, calibration_batch, test_batches, training_batches
 from snnfl.data.partitions import label_counts, partition
 from snnfl.data.published import fetch
 from snnfl.data.sources import check_source, data_root, load, names, register
 
 __all__ = [
+    "DataKind",
     "DataNotFoundError",
     "Dataset",
     "audio",

@@ -42,6 +42,7 @@ def audio_folder(root: Path, config: DataConfig) -> Dataset:
         test_labels=files.labels[files.test],
         class_names=files.class_names,
         users=None if files.users is None else files.users[files.train],
+        stated_kind="audio",
     )
 
 
@@ -77,6 +78,7 @@ def speech_commands(root: Path, config: DataConfig) -> Dataset:
         test_labels=torch.tensor([classes.index(path.parent.name) for path in test]),
         class_names=tuple(classes),
         users=numbered([path.name.partition("_")[0] for path in train]),
+        stated_kind="audio",
     )
 
 

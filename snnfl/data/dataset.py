@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from snnfl.config import ConfigError
+
+DataKind: TypeAlias = Literal["images", "events", "audio", "series", "table"]
+"""What a sample is: it decides how a guess of it is scored and shown."""
 
 
 class DataNotFoundError(ConfigError):
@@ -34,6 +38,7 @@ class Dataset:
         flip: Whether a mirrored picture still shows its class.
         sequence: Whether a sample has time steps, its first dimension.
         users: Who each training example is from: ``int64`` of shape ``[N]``, if the data set knows it.
+        stated_kind: What a sample is, where its shape doesn't tell; ``None`` to go by the shape.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Dataset:
     flip: bool = False
     sequence: bool = False
     users: Tensor | None = None
+    stated_kind: DataKind | None = None
 
     def __post_init__(self) -> None:
         """Refuse splits that don't fit together, which is how a damaged file can show.
@@ -79,6 +85,20 @@ class Dataset:
         """Shape of one example: ``(C, H, W)`` or ``(features,)``, of sequences with ``T`` before that."""
         return tuple(self.train_images.shape[1:])
 
+    @property
+    def kind(self) -> DataKind:
+        """What a sample is: as stated, else by its shape.
+
+        Sequences of pictures or of counts are events, other sequences series; samples ``[C, H, W]`` are images, and
+        all others rows of a table.
+        """
+        if self.stated_kind is not None:
+            return self.stated_kind
+        if self.sequence:
+            counts = not self.train_images.is_floating_point()
+            return "events" if counts or len(self.input_shape) == 4 else "series"
+        return "images" if len(self.input_shape) == 3 else "table"
+
     def normalise(self, images: Tensor) -> Tensor:
         """Standardise stored values: ``(x / 255 - mean) / std`` for ``uint8`` pictures, else ``(x - mean) / std``.
 
@@ -100,6 +120,15 @@ class Dataset:
         pictures = self.train_images.dtype == torch.uint8 and not self.sequence
         return 255.0 if pictures else float(self.train_images.max())
 
+    @property
+    def lowest(self) -> float:
+        """The stored value that a pixel of 0 has: 0, or the smallest of the training split if that is negative."""
+        return min(0.0, float(self.train_images.min())) if self.train_images.is_floating_point() else 0.0
+
     def pixels(self, images: Tensor) -> Tensor:
-        """Turn stored values into pixels of [0, 1], which is how pictures are compared and shown."""
-        return images.float() / self.scale
+        """Turn stored values into pixels of [0, 1], which is how samples of all kinds are compared."""
+        return (images.float() - self.lowest) / (self.scale - self.lowest)
+
+    def stored(self, pixels: Tensor) -> Tensor:
+        """Turn pixels of [0, 1] into stored values, ``float32``: the inverse of :meth:`pixels`, without rounding."""
+        return pixels * (self.scale - self.lowest) + self.lowest

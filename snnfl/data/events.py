@@ -145,5 +145,6 @@ def event_dataset(name: str, train: Tensor, test: Tensor, **others: Any) -> Data
         std=torch.ones(channels),
         padding=max(1, train.shape[-1] // 8),
         sequence=True,
+        stated_kind="events",
         **others,
     )

@@ -211,13 +211,13 @@ def success_rate(scores: Tensor, threshold: float) -> Rate:
     return wilson(int((scores >= threshold).sum()), len(scores))
 
 
-def wilson(successes: int, victims: int, *, z: float = 1.959963984540054) -> Rate:
+def wilson(successes: float, victims: int, *, z: float = 1.959963984540054) -> Rate:
     """Return the Wilson score interval (Wilson 1927).
 
     ``(p + z²/2n ± z sqrt(p (1 - p)/n + z²/4n²)) / (1 + z²/n)``, which holds for few victims and rates of 0 and 1, too.
 
     Args:
-        successes: From 0 to ``victims``.
+        successes: From 0 to ``victims``; a victim of several samples counts with the part of them.
         victims: At least 1.
         z: Quantile of the normal distribution; the default is that of 95%.
 

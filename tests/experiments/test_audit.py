@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from experiments import cli
 from experiments.audit import command
+from snnfl.attacks import names
 from snnfl.auditing.suite import applicable
 
 SETTING = """
@@ -107,6 +108,11 @@ def test_the_same_numbers_are_files_for_other_programs(runs):
     assert [float(row["psnr"]) for row in curve] == pytest.approx(
         [p["psnr"]["value"] for p in entry["curve"]], rel=1e-3
     )
+    best, plain = rows("best.csv")
+    assert (best["run"], best["attack"], best["control"]) == ("s", "reconverted_initial", "inverting_gradients")
+    assert float(best["value"]) == pytest.approx(entry["value"], rel=1e-3)
+    assert float(best["over_control"]) == pytest.approx(entry["control"]["value"], rel=1e-2)
+    assert (plain["run"], plain["over_control"]) == ("p", "")
     biases = rows("biases.csv")
     assert {row["guess"] for row in biases} == {"as received", "zero", "inferred", "initial weights"}
     first = [row for row in biases if row["guess"] == "initial weights"]
@@ -238,7 +244,7 @@ def test_a_browser_loads_nothing_beside_the_report(seen):
 
 
 def test_a_browser_shows_the_scorecard(runs, seen):
-    attacked, refused = tables_of(seen, "scorecard")
+    attacked, refused, best = tables_of(seen, "scorecard")
     assert visible(attacked["box"], *(cell["box"] for row in attacked["rows"] for cell in row))
     shown = [[row[0], row[2], row[3], row[5], row[6].split()[0], row[7]] for row in texts(attacked)]
     assert shown == [
@@ -249,6 +255,8 @@ def test_a_browser_shows_the_scorecard(runs, seen):
     assert len(shown) == 3
     assert visible(refused["box"])
     assert [row[2:4] for row in texts(refused)] == [["closed_form", "refused"]] * 3
+    assert visible(best["box"])
+    assert [row[2] for row in texts(best)] == ["reconverted_initial (of 1)", "inverting_gradients (of 1)"]
 
 
 def test_a_browser_shows_reconstructions_beside_the_originals(runs, seen):
@@ -466,6 +474,43 @@ def test_denied_facts_refuse_one_attack_and_leave_the_others(runs, tmp_path, mon
     assert status == 0, said
     (found,) = json.loads((copy / "audit/scorecard.json").read_text())
     assert (found["setting"], found["metrics"]["label_accuracy"]["value"]) == ("diagnostic", 1.0)
+
+
+def test_the_list_says_of_each_attack_what_it_does_and_needs(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    status, said = invoke(monkeypatch, capsys, "audit", "--list")
+    assert status == 0, said
+    assert all(name in said for name in names())
+    assert "Minimise 1 - cos(g', g) + a TV(x')" in said
+    assert "converted" in said
+    assert "update_statistics" in said
+
+
+def test_an_audit_of_nothing_says_what_to_give(monkeypatch, capsys):
+    status, said = invoke(monkeypatch, capsys, "audit")
+    assert status == 2
+    assert "give the folder of a run, or --list" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "the run kept no recording of its updates; repeat it with one: snnfl run"),
+        (["strategy.name=solo"], "in a SOLO run no weight leaves a client, so there is nothing to attack"),
+    ],
+)
+def test_a_run_that_cannot_be_audited_says_why_in_one_line(tmp_path, monkeypatch, capsys, options, words):
+    chosen = ["run.rounds=1", "data.clients=2", "training.epochs=1", "strategy.fraction_train=1.0", *options]
+    config = Path(__file__).parents[2] / "experiments/conf/demo.yaml"
+    command = ["run", config, f"run.directory={tmp_path}", "run.name=quiet", "strategy.spiking=false", *chosen]
+    status, said = invoke(monkeypatch, capsys, *command)
+    assert status == 0, said
+    status, said = invoke(monkeypatch, capsys, "audit", tmp_path / "quiet")
+    assert status == 2
+    assert words in " ".join(said.split())
+    assert f"{tmp_path / 'quiet'}: " in said.replace("\n", "")
+    assert "Traceback" not in said
 
 
 def test_compiling_without_a_compiler_is_one_line(runs, monkeypatch, capsys):

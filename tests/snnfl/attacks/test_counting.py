@@ -73,5 +73,5 @@ def test_the_best_of_many_guesses_is_not_scored():
     found = Scorer(setting_of(work)).score(Guess(), victim.truth, work.initial_state)
     assert found.label_accuracy <= 2 / 34
     assert torch.equal(found.found.sort(0).values, pixels[:2].sort(0).values)
-    assert found.psnr < 20
-    assert found.curve[0][1] == pytest.approx(found.psnr)
+    assert found.values["psnr"] < 20
+    assert found.curve[0][1] == pytest.approx(found.values["psnr"])

@@ -6,15 +6,19 @@ import csv
 import io
 import json
 import statistics
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import stats
 
+from snnfl.auditing.best import best_attacks
+from snnfl.auditing.measures import MEASURES
 from snnfl.auditing.scorecard import as_csv, curves_as_csv, entries, interval
 from snnfl.auditing.scoring import Score
 from snnfl.auditing.suite import Finding, Outcome
+from snnfl.metrics.images import wilson
 from snnfl.threat import Knowledge
 
 SETTING = SimpleNamespace(name="tested", algorithm="S-FedAvg")
@@ -22,11 +26,14 @@ SETTING = SimpleNamespace(name="tested", algorithm="S-FedAvg")
 
 def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
     floors = {"grey": (10.0, 0.1, 0.0), "mean_image": (12.0, 0.3, 0.0), "mean_colour": (11.0, 0.35, 0.02)}
+    names = ("psnr", "ssim", "identified")
     picture = torch.zeros(1, 1, 2, 2)
     return Score(
-        psnr=psnr, ssim=ssim, registered_psnr=psnr, mse=0.1, label_accuracy=label, label_floor=0.1,
-        identified=identified, chance=0.01, lpips=None, floors=floors, curve=((0, 8.0), (4, psnr)),
-        found=picture, true=picture,
+        measures=MEASURES["images"],
+        values={"psnr": psnr, "ssim": ssim, "registered_psnr": psnr, "mse": 0.1, "identified": identified},
+        floors={name: dict(zip(names, values, strict=True)) for name, values in floors.items()},
+        chance=0.01, extractor="64 components", label_accuracy=label, label_floor=0.1,
+        curve=((0, 8.0), (4, psnr)), found=picture, true=picture,
     )  # fmt: skip
 
 
@@ -128,9 +135,11 @@ def test_the_difference_to_the_best_control_is_taken_victim_by_victim():
     weak = outcome_of(scored(10.0), scored(11.0), scored(12.0), attack="weak")
     best = outcome_of(scored(19.0), scored(22.0), scored(24.0), attack="best")
     found = entry(scored(18.0), scored(20.0), scored(21.0), controls=[weak, best])["control"]
-    expected = interval([-1.0, -2.0, -3.0])
-    assert (found["attack"], found["value"]) == ("best", pytest.approx(-2.0))
-    assert found["interval"] == pytest.approx(expected)
+    low, high = interval([-1.0, -2.0, -3.0])
+    assert (found["attack"], found["candidates"], found["value"]) == ("best", 2, pytest.approx(-2.0))
+    assert found["interval"][0] < low < high < found["interval"][1]  # wider, for it holds whichever control is the best
+    alone = entry(scored(18.0), scored(20.0), scored(21.0), controls=[best])["control"]
+    assert alone["interval"] == pytest.approx((low, high))
     assert entry(scored(18.0), scored(20.0))["control"] is None
     fewer = outcome_of(scored(30.0), attack="of one victim alone")
     assert entry(scored(18.0), scored(20.0), controls=[fewer])["control"] is None
@@ -157,3 +166,69 @@ def test_a_client_whose_attack_succeeded_at_once_has_a_curve_beside_one_that_too
         attack="dlg", source="here", server_round=1, knowledge=Knowledge(), findings=(*early.findings, *findings)
     )
     assert [point["iteration"] for point in entries(SETTING, [both])[0]["curve"]] == [0, 3, 4]
+
+
+def test_an_identification_has_wilsons_interval_and_names_its_extractor():
+    found = entry(*(scored(9.0, identified=value) for value in (1.0, 1.0, 0.5, 1.0)))
+    rate = wilson(3.5, 4)
+    assert found["metrics"]["identified"] == {"value": 0.875, "interval": (rate.low, rate.high)}
+    assert (found["extractor"], found["chance"]) == ("64 components", pytest.approx(0.01))
+    assert "identified_by_run" not in found["metrics"]  # of a network without a last linear layer
+
+
+def events(f1, surface=0.5):
+    floors = {"empty": {"f1": 0.0, "surface_ssim": 0.4, "identified": 0.0}}
+    return replace(
+        scored(0.0), measures=MEASURES["events"], floors=floors, curve=((0, 0.1), (4, f1)),
+        values={"f1": f1, "surface_ssim": surface, "exact_frames": 1.0, "van_rossum": 2.0, "victor_purpura": 3.0,
+                "identified": 1.0},
+    )  # fmt: skip
+
+
+def sounds(distance):
+    floors = {"mean_series": {"log_spectral": 9.0, "recognised": 0.1, "identified": 0.0}}
+    values = {"log_spectral": distance, "recognised": 0.1, "correlation": 0.0, "identified": 0.0}
+    return replace(scored(0.0), measures=MEASURES["audio"], floors=floors, values=values, curve=((0, distance),))
+
+
+@pytest.mark.parametrize(
+    ("distances", "verdict"),
+    [((3.0, 3.5, 4.0), "leaks"), ((14.0, 15.0, 16.0), "unclear"), ((5.0, 9.0, 13.0), "unclear")],
+)
+def test_of_a_distance_less_is_more_of_a_leak(distances, verdict):
+    found = entries(SETTING, [replace(outcome_of(*map(sounds, distances)), kind="audio")])[0]
+    assert (found["verdict"], found["metric"], found["floor"]["name"]) == (verdict, "log_spectral", "mean_series")
+
+
+def test_kinds_side_by_side_have_each_their_columns():
+    recordings = replace(outcome_of(events(0.8), events(0.9)), kind="events")
+    found = [entry(scored(20.0), scored(21.0)), *entries(SETTING, [recordings])]
+    first, second = csv.DictReader(io.StringIO(as_csv(found)))
+    assert (first["psnr"], first["f1"], first["floor_f1"]) == ("20.5", "", "")
+    assert (second["psnr"], second["f1"], second["rate_f1"], second["floor"]) == ("", "0.85", "0.5", "empty")
+    curve = list(csv.DictReader(io.StringIO(curves_as_csv(found))))
+    assert [(row["psnr"], row["f1"]) for row in curve] == [("8", ""), ("20.5", ""), ("", "0.1"), ("", "0.85")]
+    assert "event F1 0.85" in found[1]["verdict_text"]
+
+
+def test_images_keep_the_columns_that_they_had():
+    columns = as_csv([entry(scored(20.0), scored(21.0))]).splitlines()[0].split(",")
+    metrics = ("psnr", "ssim", "registered_psnr", "mse", "label_accuracy", "identified")
+    assert {f"{name}{end}" for name in metrics for end in ("", "_low", "_high")} < {*columns}
+    assert {"floor_psnr", "floor_ssim", "floor_identified", "rate_psnr", "rate_ssim", "lpips", "over_control"} < {
+        *columns
+    }
+
+
+def test_the_best_attack_is_compared_with_guesses_and_twins_without_the_advantage_of_choosing():
+    """Each attack is the best on the one victim that it is lucky with: chosen on the others it isn't."""
+    outcomes = [outcome_of(*(scored(20.0 if n == luck else 10.0 + luck) for n in range(3)), attack=f"a{luck}")
+                for luck in range(3)]  # fmt: skip
+    (best,) = best_attacks(outcomes, [outcome_of(scored(12.0), scored(12.0), scored(12.0), attack="twin")])
+    assert best.value == pytest.approx(statistics.fmean([12.0, 12.0, 11.0]))
+    assert max(statistics.fmean(f.score.values["psnr"] for f in o.findings) for o in outcomes) > best.value + 2
+    assert best.over_floor.other.attack == "mean_image"
+    assert best.over_control.value == pytest.approx(best.value - 12.0)
+    low, high = best.over_control.interval
+    assert low < best.over_control.value < high
+    assert best_attacks([outcome_of(None, None)]) == []
