@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from experiments.engines.in_process import run_in_process
+from strategies.population import seeded_draws
 
 PAGE = Path(__file__).parents[1] / "docs/how-to/audit-your-flower-app.md"
 FILE = re.compile(r"^ *```python title=\"(?P<title>.+?)\"\n(?P<code>.*?)^ *```$", re.DOTALL | re.MULTILINE)
@@ -47,7 +48,7 @@ def imported(folder: Path) -> Iterator[dict[str, ModuleType]]:
 
 def run_app(folder: Path, clients: int = 4, **node_config: str) -> Path:
     """Run the app in this process."""
-    with imported(folder) as modules:
+    with imported(folder) as modules, seeded_draws(0, 0, "selection"):  # sums depend on the order of the nodes
         apps = (modules["server_app"].app, modules["client_app"].app)
         run_in_process(*apps, run_config={}, clients=clients, node_config=node_config)
     return folder

@@ -81,6 +81,7 @@ def follow(page: Path, folder: Path, environment: Mapping[str, str]) -> list[str
 
 
 LEFT_BEHIND = {
+    "audit-your-flower-app": ["recorded/report.html", "recorded/scorecard.csv"],
     "quickstart": ["first/final_snn.nir", "first_study/report.html", "watched/audit/report.html"],
     "own-attack": ["watched/audit/scorecard.csv"],
     "own-data": ["parity/accuracy.png"],

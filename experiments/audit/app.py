@@ -164,7 +164,10 @@ def _public(data: str | None) -> tuple[Dataset | None, Tensor | None]:
         dataset = load(DataConfig(source=data))
         return dataset, dataset.pixels(dataset.test_images)
     found = _called("--data", data)
-    images = torch.as_tensor(found[0] if isinstance(found, tuple) else found)
+    try:
+        images = torch.as_tensor(found[0] if isinstance(found, tuple) else found)
+    except Exception as error:  # of whatever else somebody's function returns
+        raise ConfigError(f"--data {data}: returns no images ({' '.join(str(error).split())})") from None
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     if pixels.dim() != 4 or not len(pixels) or not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):
         raise ConfigError(f"--data {data}: expected images [M, C, H, W] as uint8, or as pixels in [0, 1]")

@@ -78,3 +78,32 @@ def test_a_tensor_is_a_view_and_nobody_is_warned(recwarn):
 def test_only_float32_is_written():
     with pytest.raises(TypeError, match=r"torch\.float64"):
         npy.dumps(torch.ones(3, dtype=torch.float64))
+
+
+NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", ">f4", ">i8")
+
+
+@given(st.sampled_from(NUMBERS).flatmap(lambda kind: arrays.arrays(kind, SHAPES)), st.booleans())
+def test_numbers_of_any_type_are_parsed(array, fortran):
+    found = npy.parse(saved(np.array(array, order="F" if fortran else "C")))
+    assert found.dtype == array.dtype.newbyteorder("=")
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+    assert found.shape == array.shape
+    np.testing.assert_array_equal(found, array)
+    assert torch.from_numpy(found).shape == array.shape
+
+
+@given(st.data())
+def test_what_fills_no_file_to_the_byte_is_not_parsed(data):
+    written = saved(np.ones((2, 3), np.float32))
+    cut = data.draw(st.integers(0, len(written) - 1))
+    for bad in (written[:cut], written + b"x"):
+        with pytest.raises(ValueError):  # noqa: PT011 (whatever NumPy says of a part of a header)
+            npy.parse(bad)
+
+
+@pytest.mark.parametrize("array", [np.array([None]), np.array(["text"]), np.ones(2, np.complex64), np.ones(2, "i4,f4")])
+def test_what_is_no_number_is_not_parsed(array):
+    with pytest.raises(ValueError, match="expected numbers"):
+        npy.parse(saved(array))
