@@ -16,6 +16,7 @@ from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.measures import IDENTIFIED, MEASURES, Measures
 from snnfl.auditing.setting import Setting
 from snnfl.metrics import images as metrics
+from snnfl.metrics.augmented import costs, nearest_variant
 from snnfl.models import SpikingModel
 
 PUBLIC_IMAGES = 1000
@@ -89,7 +90,8 @@ class Scorer:
         """Score what an attack found of a victim.
 
         Of more samples than the victim has only the first count: the best of many guesses would beat a floor, which is
-        one guess per sample, without any update. Surplus labels count as wrong.
+        one guess per sample, without any update. Surplus labels count as wrong. Where clients augment, reconstructions
+        and floors are compared with the nearest of the pictures that they may have trained on.
 
         Args:
             result: Of the attack.
@@ -126,7 +128,7 @@ class Scorer:
 
     def _values(self, found: Tensor, truth: GroundTruth) -> dict[str, float]:
         """Return the mean over samples of every metric of this kind of data."""
-        values = dict(self.measures.values(self.setting.dataset, found, truth.images))
+        values = dict(self.measures.values(self.setting.dataset, found, self._trained_on(found, truth.images)))
         if any(metric.name == "recognised" for metric in self.measures.metrics):
             values["recognised"] = self.recogniser(found) == truth.labels
         return {name: float(value.float().mean()) for name, value in values.items()}
@@ -138,15 +140,23 @@ class Scorer:
     def _in_order(self, found: Tensor, true: Tensor) -> Tensor:
         """Return the reconstruction of each true sample among the first of as many; of one beyond all, a blank."""
         found = found[: len(true)]
-        chosen = metrics.matched(found, true)
+        freedom = self.setting.freedom
+        chosen = metrics.matched(found, true) if freedom is None else metrics.assigned(costs(found, true, freedom))
         blank = torch.full_like(true[:1], self.measures.blank)
         return torch.cat([found[n : n + 1] if n >= 0 else blank for n in chosen.tolist()])
 
+    def _trained_on(self, found: Tensor, true: Tensor) -> Tensor:
+        """Return of what a client may have made of each true sample the nearest to a guess."""
+        freedom = self.setting.freedom
+        return true if freedom is None else nearest_variant(found, true, freedom)
+
     def _identified(self, sets: Sequence[Tensor], true: Tensor, features: Callable[[Tensor], Tensor]) -> list[float]:
         """Return the part of each set's samples that are nearest to their own."""
-        candidates, own = torch.cat([true, self.others]), torch.arange(len(true)).repeat(len(sets))
-        flags = metrics.identified(torch.cat(list(sets)), candidates, own, features).float()
-        return [float(part.mean()) for part in torch.split(flags, len(true))]
+        own, parts = torch.arange(len(true)), list[float]()
+        for found in sets:
+            candidates = torch.cat([self._trained_on(found, true), self.others])
+            parts.append(float(metrics.identified(found, candidates, own, features).float().mean()))
+        return parts
 
     def _features(self, arrays: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor] | None:
         """Return what the run's own network puts into its last layer, as a function of pixels; ``None`` without one."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received
 from snnfl.data import Dataset
+from snnfl.metrics.augmented import Freedom
 from snnfl.threat import Knowledge
 from snnfl.updates import UpdateFormat
 
@@ -42,6 +43,7 @@ class Setting:
         beyond: How the sender of an update trained otherwise than attacks repeat it (:func:`~snnfl.threat.unrepeated`).
         recorded: Reads the recording.
         told: Reads the truth.
+        freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
     """
 
     name: str
@@ -55,3 +57,4 @@ class Setting:
     beyond: Callable[[Received], tuple[str, ...]]
     recorded: Recorded
     told: Told
+    freedom: Freedom | None = None

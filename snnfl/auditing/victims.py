@@ -17,6 +17,7 @@ from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Setting
 from snnfl.config import prefixed
 from snnfl.data import Dataset
+from snnfl.metrics.augmented import Freedom
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError, unrepeated
 from snnfl.training import learning_rate
@@ -90,7 +91,14 @@ def setting_of(work: Workspace) -> Setting:
         beyond=lambda received: (*unlike, *unrepeated_orders(received)),
         recorded=partial(read_checked, work),
         told=partial(read_checked_truth, work),
+        freedom=_freedom(work),
     )
+
+
+def _freedom(work: Workspace) -> Freedom | None:
+    data = work.dataset
+    pictures = work.config.data.augment and data.kind == "images"
+    return Freedom(padding=data.padding, flip=data.flip) if pictures else None
 
 
 def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:

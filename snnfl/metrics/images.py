@@ -96,11 +96,19 @@ def matched(found: Tensor, true: Tensor) -> Tensor:
         found: Shape ``[M, ...]``.
         true: Shape ``[N, ...]``.
     """
+    return assigned(torch.cdist(true.flatten(1).double(), found.flatten(1).double()).square())
+
+
+def assigned(costs: Tensor) -> Tensor:
+    """Return the column of each row in the cheapest assignment, ``[N]``; ``-1`` for rows beyond the columns.
+
+    Args:
+        costs: Shape ``[N, M]``.
+    """
     from scipy.optimize import linear_sum_assignment  # half a second to import
 
-    costs = torch.cdist(true.flatten(1).double(), found.flatten(1).double()).square()
     rows, columns = linear_sum_assignment(costs.numpy())
-    chosen = torch.full((len(true),), -1)
+    chosen = torch.full((len(costs),), -1)
     chosen[torch.as_tensor(rows)] = torch.as_tensor(columns)
     return chosen
 

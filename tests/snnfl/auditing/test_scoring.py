@@ -16,6 +16,9 @@ from snnfl.auditing.scoring import Scorer
 from snnfl.auditing.victims import pixel_statistics
 from snnfl.config import DataConfig
 from snnfl.data import Dataset, load
+from snnfl.data.augmentation import augment
+from snnfl.metrics.augmented import Freedom
+from snnfl.metrics.images import LARGEST_PSNR
 
 
 def draw(*shape, seed=0):
@@ -46,11 +49,11 @@ def made(kind):
 
 def scorer(kind):
     data = made(kind)
-    return Scorer(SimpleNamespace(dataset=data, model=torch.nn.Identity()))
+    return Scorer(SimpleNamespace(dataset=data, model=torch.nn.Identity(), freedom=None))
 
 
 def scored(judge, found, labels=None):
-    data = judge.work.dataset
+    data = judge.setting.dataset
     truth = GroundTruth(
         images=data.pixels(data.train_images[:2]), labels=data.train_labels[:2], biases={}, trained_biases={}
     )
@@ -83,7 +86,7 @@ def test_pixels_are_within_0_and_1_and_turn_back_into_stored_values(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_truth_beats_every_floor_and_a_stranger_none(kind):
     judge = scorer(kind)
-    data = judge.work.dataset
+    data = judge.setting.dataset
     right = scored(judge, data.pixels(data.train_images[:2]))
     wrong = scored(judge, data.pixels(data.train_images[[7, 8]]))  # one of each class, but others
     assert (right.values["identified"], wrong.values["identified"]) == (1, 0)
@@ -98,7 +101,7 @@ def test_the_truth_beats_every_floor_and_a_stranger_none(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_reconstructions_in_another_order_score_the_same_and_a_missing_one_is_a_blank(kind):
     judge = scorer(kind)
-    true = judge.work.dataset.pixels(judge.work.dataset.train_images[:2])
+    true = judge.setting.dataset.pixels(judge.setting.dataset.train_images[:2])
     assert scored(judge, true.flip(0)).values == scored(judge, true).values
     half = scored(judge, true[:1])
     assert torch.equal(half.found[1], torch.full_like(true[1], MEASURES[kind].blank))
@@ -117,14 +120,14 @@ def test_the_mean_recording_has_as_many_events_as_one_has_on_average():
 def test_events_of_a_line_of_sensors_are_scored():
     data = made("events")
     line = replace(data, train_images=data.train_images.flatten(2), test_images=data.test_images.flatten(2))
-    judge = Scorer(SimpleNamespace(dataset=line, model=torch.nn.Identity()))
+    judge = Scorer(SimpleNamespace(dataset=line, model=torch.nn.Identity(), freedom=None))
     assert line.kind == "events"
     assert scored(judge, line.pixels(line.train_images[:2])).values["f1"] == 1
 
 
 def test_sound_is_recognised_by_a_classifier_that_never_saw_it():
     judge = scorer("audio")
-    data = judge.work.dataset
+    data = judge.setting.dataset
     right, swapped = (data.pixels(data.train_images[chosen]) for chosen in ([4, 7], [7, 4]))
     told = judge.recogniser(data.pixels(data.train_images)) == data.train_labels
     assert told.float().mean() > 0.8
@@ -135,7 +138,7 @@ def test_sound_is_recognised_by_a_classifier_that_never_saw_it():
 
 def test_noisy_originals_are_identified_and_guesses_are_not():
     data = load(DataConfig(source="digits"))
-    judge = Scorer(SimpleNamespace(dataset=data, model=torch.nn.Identity()))
+    judge = Scorer(SimpleNamespace(dataset=data, model=torch.nn.Identity(), freedom=None))
     true = data.pixels(data.train_images[:40])
     noisy = (true + 0.1 * draw(*true.shape)).clamp(0, 1)
     told = judge._identified([noisy, true.mean(0, keepdim=True).expand_as(true)], true, judge.extractor.features)
@@ -162,3 +165,19 @@ def test_equal_public_samples_give_an_extractor_all_the_same():
     assert Recogniser(extractor, torch.ones(5, 3), torch.zeros(5, dtype=torch.int64), 2)(torch.ones(1, 3)).tolist() == [
         0
     ]
+
+
+def test_what_a_client_augmented_is_found_where_it_moved_it_and_a_guess_has_the_same_freedom():
+    data = load(DataConfig(source="digits"))
+    true, freedom = data.pixels(data.train_images[:2]), Freedom(padding=data.padding, flip=data.flip)
+    trained = augment(true, rng.generator(3, "draw"), padding=data.padding, flip=data.flip)
+    assert not torch.equal(trained, true)
+    strict, free = (
+        scored(Scorer(SimpleNamespace(dataset=data, model=torch.nn.Identity(), freedom=each)), trained)
+        for each in (None, freedom)
+    )
+    assert free.values["psnr"] == LARGEST_PSNR
+    assert strict.values["psnr"] < 40
+    assert free.values["identified"] == 1.0
+    for name, floor in strict.floors.items():
+        assert free.floors[name]["psnr"] >= floor["psnr"]
