@@ -61,6 +61,7 @@ class AttackResult:
         trail: The images at each point of the curve, as ``images``.
         setting: Whether a real server could have done this.
         reasons: Why it is a diagnosis; empty for a realistic setting.
+        choice: What it chose without the truth, in words, as its prior; empty where it chose nothing.
     """
 
     attack: str
@@ -71,6 +72,7 @@ class AttackResult:
     trail: tuple[Tensor, ...]
     setting: Literal["realistic", "diagnostic"]
     reasons: tuple[str, ...]
+    choice: str = ""
 
 
 Invert: TypeAlias = Callable[[Sequence[ServerView], Budget, torch.Generator], list[Reconstruction]]
@@ -167,6 +169,7 @@ class Attack:
                 trail=tuple(map(view.pixels, item.trail)),
                 setting="diagnostic" if view.knowledge.diagnoses else "realistic",
                 reasons=view.knowledge.diagnoses,
+                choice=item.choice,
             )
             for view, item in zip(views, found, strict=True)
         ]

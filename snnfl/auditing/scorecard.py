@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -130,6 +131,7 @@ def _entry(config: Config, outcome: Outcome, controls: Sequence[Outcome]) -> Ent
         },
         "setting": results[0].setting if results else None,
         "reasons": list(results[0].reasons) if results else [],
+        "choices": dict(Counter(result.choice for result in results if result.choice)),
         "refusal": outcome.refusal,
         "victims": len(outcome.findings),
         "passed_over": [{"partition": partition, "reason": reason} for partition, reason in outcome.passed_over],

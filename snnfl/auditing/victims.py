@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -14,9 +15,12 @@ from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.data import Dataset
 from snnfl.protocol import EXAMPLES
-from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError, unrepeated
+from snnfl.threat import FACTS, Exchange, Knowledge, PublicImages, ServerView, ThreatModelError, unrepeated
 from snnfl.training import learning_rate
 from snnfl.workspace import Workspace
+
+PUBLIC_IMAGES = 2000
+"""Images of the test split, which the server holds, that attacks may look at, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +135,7 @@ def server_view(
         format=work.format,
         initial={**work.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
+        public=public_images(work.dataset) if knowledge.public_images else None,
         sequence=work.dataset.sequence,
         beyond=unrepeated(work.config, normalises=bool(work.format.statistic_names)),
     )
@@ -155,6 +160,13 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
         thresholds=bool(work.format.threshold_names),
     )
     return known.without(denied)
+
+
+@lru_cache(maxsize=1)
+def public_images(dataset: Dataset) -> PublicImages:
+    """Return what a server holds of the data without having any client's: the first images of the test split."""
+    inputs = dataset.normalise(dataset.test_images[:PUBLIC_IMAGES])
+    return PublicImages(inputs=inputs, labels=dataset.test_labels[:PUBLIC_IMAGES])
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
