@@ -22,6 +22,7 @@ from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
+from snnfl.auditing.label_counts import LabelCounts, label_counts
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
 from snnfl.auditing.suite import Outcome, applicable, attack_all, check_pictures
 from snnfl.auditing.victims import Scope, Victim, victims_of
@@ -126,6 +127,7 @@ class Prepared:
         controls: Whether plain updates with noise are attacked, too.
         notes: A line per named attack that doesn't apply.
         biases: How far guesses of private biases are off.
+        labels: How well labels are counted.
         judged: What detectors say.
         thresholds: Of spiking layers.
     """
@@ -141,6 +143,7 @@ class Prepared:
     controls: bool
     notes: Sequence[str]
     biases: Sequence[BiasError]
+    labels: Sequence[LabelCounts]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
 
@@ -182,6 +185,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
         controls=controls,
         notes=[_note(path.name, name, kind, name in on_twins) for name in attacks if name not in chosen],
         biases=bias_errors(victims),
+        labels=label_counts(victims, config.run.seed),
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
     )
@@ -215,6 +219,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
         entries=[*entries(config, outcomes, on_control), *entries(twin_config, on_control)],
         noise=points,
         biases=run.biases,
+        labels=run.labels,
         judged=run.judged,
         thresholds=run.thresholds,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from snnfl.auditing.bias_errors import BiasError
 from snnfl.auditing.detecting import Judged, Threshold
+from snnfl.auditing.label_counts import LabelCounts
 from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.suite import Outcome
 from snnfl.config import Config
@@ -28,6 +29,7 @@ class Audit:
         entries: The scorecard's objects of both.
         noise: Of the control curve: multiplier and scorecard object.
         biases: How far each guess of the private biases was off.
+        labels: How well each client's labels were counted.
         judged: What the detectors of poisoned clients say.
         thresholds: Of the recorded clients of an S-run.
     """
@@ -41,5 +43,6 @@ class Audit:
     entries: Sequence[Entry]
     noise: Sequence[tuple[float, Entry]]
     biases: Sequence[BiasError]
+    labels: Sequence[LabelCounts]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]

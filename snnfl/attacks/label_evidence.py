@@ -15,6 +15,9 @@ from snnfl.threat import ServerView
 DUMMIES = 64
 """Images of noise that are looked at where there are no public ones."""
 
+AT_ONCE = 250
+"""Images that go through the network together, at least."""
+
 PASSES = 3
 """How often the classes that were found say which probabilities to expect.
 
@@ -123,5 +126,6 @@ def _last_layer(problem: Problem, arrays: Arrays, layer: str, images: Tensor) ->
     """Return the logits of dummy images ``[N, classes]``, and the sum of the last layer's inputs, ``[N]``."""
     weight = arrays[f"{layer}.weight"]
     adding = {f"{layer}.weight": torch.ones_like(weight), f"{layer}.bias": torch.zeros(len(weight))}
-    sums = problem.network({**arrays, **adding}, images)[:, 0]
-    return problem.network(arrays, images), sums
+    parts = torch.tensor_split(images, max(1, len(images) // AT_ONCE))
+    sums = torch.cat([problem.network({**arrays, **adding}, part)[:, 0] for part in parts])
+    return torch.cat([problem.network(arrays, part) for part in parts]), sums

@@ -27,7 +27,7 @@ class Reconstruction:
         objective: Smallest value of what the attack minimised; finite, and comparable within one attack alone.
         curve: ``(iteration, smallest objective so far)``, at least one point, iterations ascending from 0 or more.
         trail: The images at each point of the curve, as ``images``.
-        choice: What the attack chose without the truth, in words; empty where it chose nothing.
+        choice: The prior and step size that the attack took, in words; empty where it has none.
     """
 
     images: Tensor

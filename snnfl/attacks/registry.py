@@ -61,7 +61,7 @@ class AttackResult:
         trail: The images at each point of the curve, as ``images``.
         setting: Whether a real server could have done this.
         reasons: Why it is a diagnosis; empty for a realistic setting.
-        choice: What it chose without the truth, in words, as its prior; empty where it chose nothing.
+        choice: The prior and step size that it took, in words; empty where it has none.
     """
 
     attack: str

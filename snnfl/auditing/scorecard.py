@@ -250,4 +250,5 @@ def _text(entry: Entry) -> str:
         f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, PSNR {entry['value']:.1f} dB, SSIM {ssim:.2f} "
         f"(a guess without any update: {entry['floor']['psnr']:.1f} dB, {entry['floor']['ssim']:.2f}); "
         f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
+        + "".join(f"; {choice} for {counted(of, 'victim')}" for choice, of in entry["choices"].items())
     )
