@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from snnfl.attacks import Budget, get_attack
 from snnfl.attacks.matching import Matching, prepare
 from snnfl.attacks.problem import problem_of
+from snnfl.attacks.selection import PUBLISHED
 from snnfl.config import ModelConfig
 from snnfl.metrics.images import matched, psnr, ssim
 from snnfl.models import build_model, initialise
@@ -196,7 +197,7 @@ def breach(breaching: Any, cases: list[Case], iterations: int) -> Callable[[], T
         warnings.simplefilter("ignore")
         config = breaching.get_attack_config("invertinggradients")
         config.optim.max_iterations = iterations
-        config.regularization.total_variation.scale = Matching().total_variation_weight
+        config.regularization.total_variation.scale = PUBLISHED.total_variation_weight
         view = cases[0].view
         attacker = breaching.attacks.prepare_attack(cases[0].model, nn.CrossEntropyLoss(), config, SETUP)
     starts = torch.randn(len(cases), *cases[0].images.shape, generator=generator(SEED, "starts"))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from experiments.audit.command import Prepared, audit_prepared, choose
 from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unknown
+from snnfl.auditing.label_counts import label_counts
 from snnfl.auditing.recording import check_rounds, read_recording
 from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
@@ -136,6 +137,7 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         controls=False,
         notes=_notes(folder, app, attacks, chosen),
         biases=(),
+        labels=label_counts(victims, setting.seed),
         judged=(),
         thresholds=(),
     )

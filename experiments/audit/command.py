@@ -23,6 +23,7 @@ from snnfl.auditing.best import Best, best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
+from snnfl.auditing.label_counts import LabelCounts, label_counts
 from snnfl.auditing.measures import MEASURES, Metric
 from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
@@ -147,6 +148,7 @@ class Prepared:
         controls: Whether plain updates with noise are attacked, too.
         notes: What the command says before it attacks: a line per named attack that doesn't apply.
         biases: How far guesses of private biases are off.
+        labels: How well labels are counted.
         judged: What detectors say.
         thresholds: Of spiking layers.
     """
@@ -164,6 +166,7 @@ class Prepared:
     controls: bool
     notes: Sequence[str]
     biases: Sequence[BiasError]
+    labels: Sequence[LabelCounts]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
 
@@ -211,6 +214,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
         controls=controls,
         notes=[_note(path.name, name, kind, name in on_twins) for name in attacks if name not in chosen],
         biases=bias_errors(victims),
+        labels=label_counts(victims, config.run.seed),
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
     )
@@ -245,6 +249,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
         best=best_attacks(outcomes, on_control),
         noise=points,
         biases=run.biases,
+        labels=run.labels,
         judged=run.judged,
         thresholds=run.thresholds,
     )

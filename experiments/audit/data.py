@@ -15,6 +15,7 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
         "curves.csv": curves_as_csv([entry for audit in audits for entry in audit.entries]),
         "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),
+        "labels.csv": _labels(audits),
         "thresholds.csv": _thresholds(audits),
         "detectors.csv": _detectors(audits),
     }
@@ -60,6 +61,17 @@ def _biases(audits: Sequence[Audit]) -> str:
         [
             [audit.path.name, e.server_round, e.partition, e.source, e.distance, e.relative, e.equal, e.before]
             for audit in audits for e in audit.biases
+        ],
+    )  # fmt: skip
+
+
+def _labels(audits: Sequence[Audit]) -> str:
+    head = ["run", "round", "partition", "images", "misplaced", "misplaced_if_even", "correlation"]
+    return csv_text(
+        head,
+        [
+            [audit.path.name, c.server_round, c.partition, c.images, c.misplaced, c.even, c.correlation]
+            for audit in audits for c in audit.labels
         ],
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import Any
 from snnfl.auditing.best import Best
 from snnfl.auditing.bias_errors import BiasError
 from snnfl.auditing.detecting import Judged, Threshold
+from snnfl.auditing.label_counts import LabelCounts
 from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.suite import Outcome
@@ -33,6 +34,7 @@ class Audit:
         best: The best attack of each round, corrected for choosing it.
         noise: Of the control curve: multiplier and scorecard object.
         biases: How far each guess of the private biases was off.
+        labels: How well each client's labels were counted.
         judged: What the detectors of poisoned clients say.
         thresholds: Of the recorded clients of an S-run.
     """
@@ -48,6 +50,7 @@ class Audit:
     best: Sequence[Best]
     noise: Sequence[tuple[float, Entry]]
     biases: Sequence[BiasError]
+    labels: Sequence[LabelCounts]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
 

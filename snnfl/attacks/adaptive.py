@@ -81,7 +81,7 @@ def _spiking(
         for view, problem, guess in zip(views, analog, guesses, strict=True)
     ]
     matching = (
-        Matching() if surrogate else Matching(total_variation_weight=0.0)
+        Matching() if surrogate else Matching(total_variation_weight=0.0, learning_rate=0.1)
     )  # else the prior alone would move the images
     budget = replace(budget, compiled=False)  # the graph of all time steps takes longer to compile than to run
     return match(problems, labels, matching, budget, generator)

@@ -5,35 +5,50 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnfl.attacks.label_evidence import Evidence, evidence_of
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
+from snnfl.attacks.sparse_features import Head, exact_errors
 from snnfl.threat import ServerView
 
 
 def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:
     """Return the labels of a victim's images: given ones where the threat model has them, else inferred.
 
+    Of one step on fewer images than there are classes, as many as features tell exactly
+    (:mod:`~snnfl.attacks.sparse_features`); the others, and those of larger batches, by how often each class is
+    expected to occur (:class:`~snnfl.attacks.label_evidence.Evidence`).
+
     Args:
         view: Of the attacked round.
         problem: Laid out of it.
-        generator: Draws the dummy images that a batch's inference looks at.
+        generator: Draws dummy images, and columns of the gradient.
 
     Returns:
         Labels ``[N]``, int64, sorted where they were inferred.
     """
     if view.labels is not None:
         return view.labels
-    layer = last_linear(view.model)
-    weight, bias = problem.gradient(f"{layer}.weight"), f"{layer}.bias"
     if problem.count == 1:
-        return single_label(weight)[None]
-    dummies = torch.randn(64, *problem.input_shape, generator=generator).to(problem.low)
-    logits, sums = _last_layer(problem, layer, torch.clamp(dummies, problem.low, problem.high))
-    # Behind ReLU or a sigmoid features are positive: a row of the weight's gradient sums to the bias's times their sum.
-    evidence = problem.gradient(bias) if bias in problem.target else weight.sum(1) / sums.mean()
-    probabilities = logits.softmax(1).mean(0)
-    scale = problem.steps if view.knowledge.scaled else scale_of(evidence, probabilities)
-    return batch_labels(evidence / scale, probabilities, problem.count)
+        return single_label(problem.gradient(f"{last_linear(view.model)}.weight"))[None]
+    evidence = evidence_of(view, problem, generator)
+    errors = exact_errors(_head(view, problem), problem.count, generator) if problem.steps == 1 else None
+    if errors is None or not len(errors):
+        return batch_labels(evidence, problem.count)
+    exact, left = errors.argmin(1), problem.count - len(errors)
+    others = batch_labels(evidence.without(errors, problem.count), left) if left else exact[:0]
+    return torch.cat([exact, others]).sort().values
+
+
+def infer_label_counts(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:
+    """Return how often each class is expected among a client's images, ``[classes]``: of any number and epochs.
+
+    Args:
+        view: Of the attacked round.
+        problem: Laid out of it.
+        generator: Draws dummy images.
+    """
+    return evidence_of(view, problem, generator).shares() * problem.count
 
 
 def single_label(weight_gradient: Tensor) -> Tensor:
@@ -47,45 +62,27 @@ def single_label(weight_gradient: Tensor) -> Tensor:
     return weight_gradient.sum(1).argmin()
 
 
-def batch_labels(bias_gradient: Tensor, probabilities: Tensor, count: int) -> Tensor:
-    """Return how often each class occurs in a batch, as a sorted list of labels.
-
-    ``dL/db_k = mean(p_k) - n_k/N``, so ``n_k = N (mean(p_k) - dL/db_k)`` with probabilities of dummy images in place of
-    the private ones (LLG*, Wainakh et al. 2022). Rounded by largest remainder to ``N`` labels.
+def batch_labels(evidence: Evidence, count: int) -> Tensor:
+    """Return how often each class occurs in a batch, as a sorted list of labels, rounded by largest remainder.
 
     Args:
-        bias_gradient: Of the last layer, ``[classes]``.
-        probabilities: Mean over dummy images, ``[classes]``.
-        count: ``N``.
+        evidence: Of the batch.
+        count: Of its images.
     """
-    expected = (count * (probabilities - bias_gradient)).nan_to_num().clamp(0, count)
-    if not expected.sum() > 0:  # a gradient that no batch has
-        expected = probabilities.nan_to_num(1.0)
-    expected = expected * (count / expected.sum())
+    expected = evidence.shares() * count
     whole = expected.floor()
     left = count - int(whole.sum())
     whole[(expected - whole).argsort(descending=True)[:left]] += 1
     return torch.repeat_interleave(torch.arange(len(whole)), whole.long())[:count]
 
 
-def scale_of(bias_gradient: Tensor, probabilities: Tensor) -> float:
-    """Return the factor of a gradient that is known up to one, as without a learning rate.
-
-    Of a class that none of the images has, ``dL/db_k`` is ``mean(p_k)`` times the factor; of any other it is less. So
-    the largest ratio tells it, unless every class is in the batch.
-
-    Args:
-        bias_gradient: Of the last layer, ``[classes]``.
-        probabilities: Mean over dummy images, ``[classes]``.
-    """
-    largest = float((bias_gradient / probabilities).nan_to_num().max())
-    return largest if largest > 0 else 1.0
-
-
-@torch.no_grad()
-def _last_layer(problem: Problem, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of dummy images ``[N, classes]``, and the sum of the last layer's inputs, ``[N]``."""
-    weight = problem.arrays[f"{layer}.weight"]
-    adding = {f"{layer}.weight": torch.ones_like(weight), f"{layer}.bias": torch.zeros(len(weight))}
-    sums = problem.network({**problem.arrays, **adding}, images)[:, 0]
-    return problem.network(problem.arrays, images), sums
+def _head(view: ServerView, problem: Problem) -> Head:
+    layer = last_linear(view.model)
+    weight, bias = f"{layer}.weight", f"{layer}.bias"
+    told = bias in problem.target and view.knowledge.scaled
+    return Head(
+        weight=problem.arrays[weight],
+        gradient=problem.gradient(weight),
+        bias=problem.arrays[bias] if told else None,
+        bias_gradient=problem.gradient(bias) if told else None,
+    )

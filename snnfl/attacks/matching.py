@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,9 +18,13 @@ from snnfl.attacks.pooling import DECOMPOSITIONS
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget
+from snnfl.attacks.selection import CANDIDATES, PUBLISHED, SHARE, Choice, rehearsals
 from snnfl.attacks.statistics import statistics_distance
 
 IMAGES = "images"
+IMAGES_AT_ONCE = 64
+"""Images that rehearsals reconstruct together, at most: what is differentiated stays in memory."""
+
 DISTANCES = {"cosine": cosine_distance, "l2": l2_distance}
 
 
@@ -30,20 +34,26 @@ class Matching:
 
     Attributes:
         distance: Between dummy and observed gradient.
-        total_variation_weight: Weight of the total variation.
-        learning_rate: Of Adam on the images, in normalised units. It falls to a tenth after 3/8, 5/8 and 7/8 of the
-            iterations.
+        total_variation_weight: Weight of the total variation; ``None`` to choose it (:mod:`snnfl.attacks.selection`).
+        learning_rate: Of Adam on the images, in normalised units; ``None`` to choose it. It falls to a tenth after 3/8,
+            5/8 and 7/8 of the iterations.
         free_arrays: Arrays that are optimised with the images.
         free_learning_rate: Of Adam on them.
         statistics: Weight of the distance to the private batches' statistics; zero for networks without any.
     """
 
     distance: Literal["cosine", "l2"] = "cosine"
-    total_variation_weight: float = 0.01
-    learning_rate: float = 0.1
+    total_variation_weight: float | None = None
+    learning_rate: float | None = None
     free_arrays: tuple[str, ...] = ()
     free_learning_rate: float = 0.01
     statistics: float = 0.0
+
+    def chosen(self, choice: Choice) -> Choice:
+        """Return a choice with what is given here in its place."""
+        given = self.total_variation_weight, self.learning_rate
+        kept = choice.total_variation_weight, choice.learning_rate
+        return Choice(*(old if new is None else new for old, new in zip(kept, given, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,6 +66,7 @@ class PreparedMatching:
         box: Smallest and largest normalised pixel.
         labels: Of each victim's images.
         matching: The steps.
+        choices: Prior and step size of each victim.
         budget: Iterations and starts per victim.
     """
 
@@ -64,6 +75,7 @@ class PreparedMatching:
     box: tuple[Tensor, Tensor]
     labels: Sequence[Tensor]
     matching: Matching
+    choices: Sequence[Choice]
     budget: Budget
 
     def run(self) -> list[Reconstruction]:
@@ -71,8 +83,10 @@ class PreparedMatching:
         matching, iterations = self.matching, self.budget.iterations
         variables = {name: array.clone() for name, array in self.start.items()}
         images, free = variables[IMAGES], [variables[name] for name in matching.free_arrays]
+        rates = torch.tensor([choice.learning_rate for choice in self.choices]).repeat_interleave(self.budget.restarts)
+        rates = rates.view(-1, *[1] * (images.dim() - 1))
         groups = [
-            {"params": [images], "lr": matching.learning_rate},
+            {"params": [images], "lr": 1.0},
             {"params": free, "lr": matching.free_learning_rate},
         ]
         optimizer = torch.optim.Adam([group for group in groups if group["params"]])
@@ -90,10 +104,11 @@ class PreparedMatching:
             images.grad = gradient[IMAGES].sign()
             for name in matching.free_arrays:
                 variables[name].grad = gradient[name]
+            before = images.clone()
             optimizer.step()
             schedule.step()
-            torch.clamp(images, *self.box, out=images)
-        return _chosen(best, least, curve, self.labels, self.budget)
+            torch.clamp(before + rates * (images - before), *self.box, out=images)  # Adam's step is by its rate alone
+        return _chosen(best, least, curve, self)
 
 
 def match(
@@ -103,8 +118,33 @@ def match(
     budget: Budget,
     generator: torch.Generator,
 ) -> list[Reconstruction]:
-    """Invert all problems at once: :func:`prepare`, and run."""
-    return prepare(problems, labels, matching, budget, generator).run()
+    """Choose prior and step size (:func:`choose`), then invert all problems at once."""
+    choice = choose(problems, matching, budget, generator)
+    return prepare(problems, labels, matching, budget, generator, [choice] * len(problems)).run()
+
+
+def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, generator: torch.Generator) -> Choice:
+    """Return the candidate that finds the most of public images, on average; the published one without such images.
+
+    All candidates are lanes of the same descent. Together they take as many iterations as the attacks on
+    ``REHEARSALS * len(CANDIDATES) / SHARE`` victims, eight.
+    """
+    candidates = list(dict.fromkeys(map(matching.chosen, CANDIDATES)))
+    rehearsed = rehearsals(problems, generator) if len(candidates) > 1 else []
+    if not rehearsed:
+        return matching.chosen(PUBLISHED)
+    trials = [(each, candidate) for candidate in candidates for each in rehearsed]
+    short = replace(budget, iterations=max(1, budget.iterations // SHARE), restarts=1, points=1, compiled=False)
+    reached = dict.fromkeys(candidates, 0.0)
+    at_once = max(1, IMAGES_AT_ONCE // problems[0].count)
+    for start in range(0, len(trials), at_once):
+        part = trials[start : start + at_once]
+        given, choices = [each for each, _ in part], [candidate for _, candidate in part]
+        asked = [each.problem for each in given]
+        descent = prepare(asked, [each.labels for each in given], matching, short, generator, choices)
+        for each, candidate, found in zip(given, choices, descent.run(), strict=True):
+            reached[candidate] += each.psnr(found.images)
+    return max(candidates, key=reached.__getitem__)
 
 
 def prepare(
@@ -113,6 +153,7 @@ def prepare(
     matching: Matching,
     budget: Budget,
     generator: torch.Generator,
+    choices: Sequence[Choice] = (),
 ) -> PreparedMatching:
     """Prepare to minimise ``distance(simulate(x), target) + weight TV(x)`` over images by signed Adam.
 
@@ -125,6 +166,7 @@ def prepare(
         matching: The objective and its steps.
         budget: Iterations and starts per victim.
         generator: Draws the starts, on the CPU.
+        choices: Prior and step size of each victim; without, those of ``matching`` or the published ones.
 
     Returns:
         The descent; it finds per victim the images with the smallest objective of all starts and iterations, in
@@ -138,6 +180,8 @@ def prepare(
     noise = torch.randn(shape, generator=generator).to(first.low)
     variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
     seen = _repeat([problem.seen for problem in problems], starts)
+    choices = choices or [matching.chosen(PUBLISHED)] * len(problems)
+    weights = torch.tensor([choice.total_variation_weight for choice in choices]).repeat_interleave(starts)
     variables |= {
         name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays
     }
@@ -145,7 +189,9 @@ def prepare(
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
 
-    def objective(found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor) -> Tensor:
+    def objective(
+        found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor, weight: Tensor
+    ) -> Tensor:
         images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free_arrays}}
         if thin:
             factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
@@ -153,38 +199,45 @@ def prepare(
         else:
             dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
             value = DISTANCES[matching.distance](dummy, wanted)
-        value = value + matching.total_variation_weight * total_variation(images)
+        value = value + weight * total_variation(images)
         if first.statistics is None:
             return value
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
     # Traced once into one flat graph: differentiating twice under vmap costs as much again in Python, at every step.
-    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0))
-    slope = make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, arrays, target, targets, seen)
+    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0))
+    slope = make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, arrays, target, targets, seen, weights)
     slope.graph.eliminate_dead_code()  # such as the weights after the last local step
     slope.recompile()
     fast = torch.compile(slope) if budget.compiled else slope
     return PreparedMatching(
-        slope=lambda found: fast(found, arrays, target, targets, seen),
+        slope=lambda found: fast(found, arrays, target, targets, seen, weights),
         start=variables,
         box=(first.low, first.high),
         labels=labels,
         matching=matching,
+        choices=choices,
         budget=budget,
     )
 
 
 def _chosen(
-    best: Tensor, least: Tensor, curve: Sequence[tuple[int, Tensor, Tensor]], labels: Sequence[Tensor], budget: Budget
+    best: Tensor, least: Tensor, curve: Sequence[tuple[int, Tensor, Tensor]], prepared: PreparedMatching
 ) -> list[Reconstruction]:
     """Choose each victim's best start."""
-    found = []
-    for victim, of in enumerate(labels):
-        lane = victim * budget.restarts + int(least[victim * budget.restarts :][: budget.restarts].argmin())
-        points = tuple((iteration, float(values[lane])) for iteration, values, _ in curve)
-        trail = tuple(images[lane] for _, _, images in curve)
-        value = float(least[lane])
-        found.append(Reconstruction(images=best[lane], labels=of, objective=value, curve=points, trail=trail))
+    found, starts = [], prepared.budget.restarts
+    for victim, (of, choice) in enumerate(zip(prepared.labels, prepared.choices, strict=True)):
+        lane = victim * starts + int(least[victim * starts :][:starts].argmin())
+        found.append(
+            Reconstruction(
+                images=best[lane],
+                labels=of,
+                objective=float(least[lane]),
+                curve=tuple((iteration, float(values[lane])) for iteration, values, _ in curve),
+                trail=tuple(images[lane] for _, _, images in curve),
+                choice=str(choice),
+            )
+        )
     return found
 
 

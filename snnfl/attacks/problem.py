@@ -13,7 +13,7 @@ from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
 from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_sizes
-from snnfl.threat import Exchange, ServerView, ThreatModelError
+from snnfl.threat import Exchange, PublicImages, ServerView, ThreatModelError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +32,7 @@ class Problem:
         high: Largest one.
         statistics: What batch normalisation sees of a batch, where the private batches' own is to be met.
         seen: That of the private batches; empty without.
+        public: Images of no client.
     """
 
     network: Network
@@ -45,6 +46,7 @@ class Problem:
     high: Tensor
     statistics: Network | None = None
     seen: Tensor = field(default_factory=lambda: torch.empty(0))
+    public: PublicImages | None = None
 
     @property
     def steps(self) -> int:
@@ -92,6 +94,7 @@ def problem_of(
         classes=classes_of(view.model),
         low=view.inputs(zeros),
         high=view.inputs(ones),
+        public=view.public,
     )
 
 

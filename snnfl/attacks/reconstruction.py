@@ -27,6 +27,7 @@ class Reconstruction:
         objective: Smallest value of what the attack minimised; finite, and comparable within one attack alone.
         curve: ``(iteration, smallest objective so far)``, at least one point, iterations ascending from 0 or more.
         trail: The images at each point of the curve, as ``images``.
+        choice: The prior and step size that the attack took, in words; empty where it has none.
     """
 
     images: Tensor
@@ -34,6 +35,7 @@ class Reconstruction:
     objective: float
     curve: tuple[tuple[int, float], ...]
     trail: tuple[Tensor, ...]
+    choice: str = ""
 
 
 def check_reconstructions(found: object, views: Sequence[ServerView]) -> list[Reconstruction]:

@@ -61,6 +61,7 @@ class AttackResult:
         trail: The images at each point of the curve, as ``images``.
         setting: Whether a real server could have done this.
         reasons: Why it is a diagnosis; empty for a realistic setting.
+        choice: The prior and step size that it took, in words; empty where it has none.
     """
 
     attack: str
@@ -71,6 +72,7 @@ class AttackResult:
     trail: tuple[Tensor, ...]
     setting: Literal["realistic", "diagnostic"]
     reasons: tuple[str, ...]
+    choice: str = ""
 
 
 Invert: TypeAlias = Callable[[Sequence[ServerView], Budget, torch.Generator], list[Reconstruction]]
@@ -173,6 +175,7 @@ class Attack:
                 trail=tuple(map(view.pixels, item.trail)),
                 setting="diagnostic" if view.knowledge.diagnoses else "realistic",
                 reasons=view.knowledge.diagnoses,
+                choice=item.choice,
             )
             for view, item in zip(views, found, strict=True)
         ]

@@ -95,7 +95,12 @@ def statistics_distance(
     ``mean((mu - mu*)^2 / var*) + mean((var/var* - 1)^2)`` over the channels of all normalisations: the regulariser of
     GradInversion (Yin et al. 2021, eq. 6) with the private batch's statistics in place of a public data set's.
     """
-    parts = [statistics(arrays, part) for part in torch.split(images, batch_sizes(len(images), local.batch_size))]
-    found = torch.stack(parts).mean(0)
+    found = mean_statistics(statistics, arrays, images, local)
     variance = seen[1].clamp_min(1e-12)
     return ((found[0] - seen[0]).square() / variance).mean() + (found[1] / variance - 1).square().mean()
+
+
+def mean_statistics(statistics: Network, arrays: Arrays, images: Tensor, local: LocalTraining) -> Tensor:
+    """Return the mean of the statistics of the batches that images are trained in, before any step."""
+    parts = torch.split(images, batch_sizes(len(images), local.batch_size))
+    return torch.stack([statistics(arrays, part) for part in parts]).mean(0)

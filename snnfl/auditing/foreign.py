@@ -117,6 +117,7 @@ def setting_of_app(app: App, folder: Path) -> Setting:
         beyond=partial(_beyond, app),
         recorded=partial(_recorded, app, format),
         told=partial(_told, app),
+        labelled=False,
     )
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -151,6 +152,7 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         },
         "setting": results[0].setting if results else None,
         "reasons": list(results[0].reasons) if results else [],
+        "choices": dict(Counter(result.choice for result in results if result.choice)),
         "refusal": outcome.refusal,
         "victims": len(outcome.findings),
         "passed_over": [{"partition": partition, "reason": reason} for partition, reason in outcome.passed_over],
@@ -306,4 +308,5 @@ def _text(entry: Entry, measures: Measures) -> str:
     return (
         f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, {found} (a guess without any update: {floors}); "
         f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
+        + "".join(f"; {choice} for {counted(of, 'victim')}" for choice, of in entry["choices"].items())
     )

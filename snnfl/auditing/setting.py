@@ -43,6 +43,7 @@ class Setting:
         beyond: How the sender of an update trained otherwise than attacks repeat it (:func:`~snnfl.threat.unrepeated`).
         recorded: Reads the recording.
         told: Reads the truth.
+        labelled: Whether the labels of the public images are theirs, not made up.
         freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
     """
 
@@ -58,3 +59,4 @@ class Setting:
     recorded: Recorded
     told: Told
     freedom: Freedom | None = None
+    labelled: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -19,9 +19,12 @@ from snnfl.config import prefixed
 from snnfl.data import Dataset
 from snnfl.metrics.augmented import Freedom
 from snnfl.protocol import EXAMPLES
-from snnfl.threat import FACTS, Exchange, Knowledge, ServerView, ThreatModelError, unrepeated
+from snnfl.threat import FACTS, Exchange, Knowledge, PublicImages, ServerView, ThreatModelError, unrepeated
 from snnfl.training import learning_rate
 from snnfl.workspace import Workspace
+
+PUBLIC_IMAGES = 2000
+"""Images of the test split, which the server holds, that attacks may look at, at most."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,6 +165,7 @@ def server_view(
         format=setting.format,
         initial={**setting.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
+        public=public_images(setting) if knowledge.public_images else None,
         sequence=setting.dataset.sequence,
         beyond=setting.beyond(received),
     )
@@ -190,6 +194,16 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
     if training.clip_norm is not None and known.steps == 1:
         flags["clipped"] = True
     return replace(known, **flags).without(denied)
+
+
+@lru_cache(maxsize=1)
+def public_images(setting: Setting) -> PublicImages | None:
+    """Return what a server holds of the data without having any client's: the first images of the test split."""
+    dataset = setting.dataset
+    if not len(dataset.test_images):
+        return None
+    labels = dataset.test_labels[:PUBLIC_IMAGES] if setting.labelled else None
+    return PublicImages(inputs=dataset.normalise(dataset.test_images[:PUBLIC_IMAGES]), labels=labels)
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:

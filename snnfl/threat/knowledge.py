@@ -44,6 +44,7 @@ class Knowledge:
         thresholds: Firing thresholds of an S-update.
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
         earlier_rounds: Earlier updates of the same client.
+        public_images: Labelled images of the same kind as the client's, none of them any client's.
     """
 
     architecture: bool = True
@@ -66,6 +67,7 @@ class Knowledge:
     thresholds: bool = True
     initial_weights: bool = True
     earlier_rounds: bool = True
+    public_images: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -176,3 +178,4 @@ _fact("biases", "the client's own biases", biases=False)
 _fact("thresholds", "firing thresholds of an S-update", thresholds=False)
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
+_fact("public_images", "labelled images of the same kind that no client has", public_images=False)

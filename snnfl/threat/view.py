@@ -31,6 +31,19 @@ class Exchange:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PublicImages:
+    """Images of the kind that clients have, such as the test split that a server measures accuracy with.
+
+    Attributes:
+        inputs: Normalised, ``[M, *input_shape]``.
+        labels: ``[M]``, int64; ``None`` where nobody says which classes they show.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ServerView:
     """All that an honest-but-curious server holds of one client in one round.
 
@@ -48,6 +61,7 @@ class ServerView:
         format: Of the client's update.
         initial: Arrays of a client that never trained.
         earlier: Earlier rounds of the same client, in order.
+        public: Images of no client, to try attacks on and to look at the network with.
         beyond: Options of the local training that no attack repeats, ``key=value`` each (:func:`unrepeated`).
         sequence: Whether a sample's first axis is time.
     """
@@ -62,6 +76,7 @@ class ServerView:
     labels: Tensor | None = None
     initial: Mapping[str, Tensor] | None = None
     earlier: tuple[Exchange, ...] = ()
+    public: PublicImages | None = None
     beyond: tuple[str, ...] = ()
     sequence: bool = False
 
@@ -80,6 +95,8 @@ class ServerView:
             raise ThreatModelError("initial_weights=False: the view must not hold the initial weights")
         if self.earlier and not known.earlier_rounds:
             raise ThreatModelError("earlier_rounds=False: the view must not hold earlier rounds")
+        if self.public is not None and not known.public_images:
+            raise ThreatModelError("public_images=False: the view must not hold public images")
         if not all(parameter.is_meta for parameter in self.model.parameters()):
             object.__setattr__(self, "model", copy.deepcopy(self.model).to("meta"))
         object.__setattr__(self, "exchange", self._granted(self.exchange))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
-from victims import attacked, small_cnn, small_mlp
+from victims import attacked, digits, small_cnn, small_mlp
 
 from snnfl.attacks.biases import inferred
-from snnfl.attacks.labels import batch_labels, infer_labels, scale_of, single_label
+from snnfl.attacks.label_evidence import Evidence
+from snnfl.attacks.labels import batch_labels, infer_label_counts, infer_labels, single_label
 from snnfl.attacks.problem import problem_of
-from snnfl.config import ConversionConfig
+from snnfl.config import ConversionConfig, TrainingConfig
 from snnfl.metrics.images import label_accuracy
+from snnfl.threat import PublicImages
+from snnfl.training import train_locally
 
 CONVERSION = ConversionConfig(steps=8)
+PUBLIC = PublicImages(inputs=(digits(200, 1200)[0] - digits(1)[2]) / digits(1)[3], labels=digits(200, 1200)[1])
 
 
 @given(st.integers(0, 9), st.integers(0, 2**31))
@@ -30,12 +37,13 @@ def test_the_label_of_one_image_follows_from_the_weight_gradient(label, seed):
 def test_counts_are_exact_if_the_probabilities_are(labels):
     probabilities = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15])
     counts = torch.bincount(torch.tensor(labels), minlength=5) / len(labels)
-    assert batch_labels(probabilities - counts, probabilities, len(labels)).tolist() == sorted(labels)
+    evidence = Evidence(gradient=probabilities - counts, expected=probabilities.repeat(5, 1))
+    assert batch_labels(evidence, len(labels)).tolist() == sorted(labels)
 
 
 @given(st.lists(st.floats(), min_size=5, max_size=5), st.integers(1, 20))
 def test_whatever_a_client_sends_gives_as_many_labels_as_images(values, count):
-    found = batch_labels(torch.tensor(values), torch.full((5,), 0.2), count)
+    found = batch_labels(Evidence(gradient=torch.tensor(values), expected=torch.full((5, 5), 0.2)), count)
     assert len(found) == count
     assert ((found >= 0) & (found < 5)).all()
 
@@ -62,11 +70,35 @@ def test_a_random_update_tells_no_more_labels_than_a_guess():
     assert sum(gains) / len(gains) < 0.1
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=9), st.floats(1e-3, 1e3))
-def test_a_class_that_no_image_has_tells_the_scale(labels, factor):
-    probabilities = torch.tensor([0.05, 0.15] * 5)
-    counts = torch.bincount(torch.tensor(labels), minlength=10) / len(labels)
-    gradient = factor * (probabilities - counts)
-    scale = scale_of(gradient, probabilities)
-    assert scale == pytest.approx(factor, rel=1e-4)
-    assert batch_labels(gradient / scale, probabilities, len(labels)).tolist() == sorted(labels)
+@pytest.mark.parametrize("spiking", [False, True])
+def test_labels_of_a_trained_network_are_found_exactly(spiking):
+    conversion = CONVERSION if spiking else None
+    right = []
+    for start in range(0, 40, 4):
+        victim = attacked(trained(), images=4, start=start, conversion=conversion)
+        problem = problem_of(victim.view, guesses=inferred(victim.view) if spiking else None)
+        found = infer_labels(victim.view, problem, torch.Generator().manual_seed(0))
+        right.append(label_accuracy(found, victim.truth.labels))
+    assert sum(right) / len(right) == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_distribution_of_many_labels_is_found(epochs):
+    training = TrainingConfig(epochs=epochs, batch_size=16, learning_rate=0.02, momentum=0.5, weight_decay=0.0)
+    victim = attacked(trained(), images=200, start=300, training=training)
+    view = replace(victim.view, public=PUBLIC)
+    counts = infer_label_counts(view, problem_of(view), torch.Generator())
+    true = torch.bincount(victim.truth.labels, minlength=10)
+    assert float(counts.sum()) == pytest.approx(200)
+    assert float((counts - true).abs().sum()) / 400 < 0.1
+
+
+@cache
+def trained():
+    """Return a network that has learnt some digits, and is wrong on others."""
+    model = small_mlp()
+    images, labels, mean, std = digits(300, 900)
+    batches = list(zip(torch.split((images - mean) / std, 20), torch.split(labels, 20), strict=True))
+    training = TrainingConfig(epochs=1, batch_size=20, learning_rate=0.05, momentum=0.0, weight_decay=0.0)
+    train_locally(model, [batches] * 2, training, server_round=1)
+    return model

@@ -37,9 +37,9 @@ def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
     )  # fmt: skip
 
 
-def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0), failed=False):
+def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0), failed=False, choice=""):
     curve = tuple(zip((0, 4), objectives, strict=True))
-    result = type("Result", (), {"setting": "realistic", "reasons": (), "curve": curve})()
+    result = type("Result", (), {"setting": "realistic", "reasons": (), "curve": curve, "choice": choice})()
     victims = [type("Victim", (), {"partition": n})() for n in range(len(scores))]
     findings = [
         Finding(victim=victim, result=result, score=score) for victim, score in zip(victims, scores, strict=True)
@@ -100,6 +100,13 @@ def test_refused_and_not_scored_are_told_apart():
     assert (failed["verdict"], failed["verdict_text"]) == ("failed", "failed: dlg: KeyError: 'fc9'")
     assert entry(None, None)["verdict"] == "not scored"
     assert entry(None, None)["victims"] == 2
+
+
+def test_what_was_chosen_is_told():
+    found = entry(scored(20.0), scored(21.0), choice="TV 0.5, step 0.2")
+    assert found["choices"] == {"TV 0.5, step 0.2": 2}
+    assert found["verdict_text"].endswith("; TV 0.5, step 0.2 for 2 victims")
+    assert entry(scored(20.0))["choices"] == {}
 
 
 def test_the_csv_holds_the_same_numbers():

@@ -18,7 +18,7 @@ from snnfl.auditing.bias_errors import bias_errors
 from snnfl.auditing.controls import plain_twin
 from snnfl.auditing.victims import Victim
 from snnfl.config import ConfigError, ConversionConfig
-from snnfl.threat import FACTS, Knowledge, ThreatModelError
+from snnfl.threat import FACTS, Knowledge, PublicImages, ThreatModelError
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("clients", "snnfl.data")
@@ -185,6 +185,14 @@ def test_a_view_holds_nothing_that_the_flags_deny():
             {"earlier": (plain.exchange,), "knowledge": replace(plain.knowledge, earlier_rounds=False)},
             "earlier_rounds=False",
         ),
+        (
+            plain,
+            {
+                "public": PublicImages(inputs=torch.zeros(1, 1, 8, 8), labels=torch.zeros(1, dtype=torch.int64)),
+                "knowledge": replace(plain.knowledge, public_images=False),
+            },
+            "public_images=False",
+        ),
     ):
         with pytest.raises(ThreatModelError, match=message):
             replace(view, **changes)
@@ -234,7 +242,8 @@ def test_every_attack_is_refused_something_above():
     cases = marks[0].args[1]
     assert {case[0] for case in cases} == set(names())
     # Labels are never granted by default, so no attack needs them: any other fact is some attack's.
-    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels"}
+    # Nor public images, which every attack takes where they are there.
+    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels", "public_images"}
 
 
 @pytest.mark.parametrize("spiking", [False, True])

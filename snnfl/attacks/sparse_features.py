@@ -1,0 +1,130 @@
+"""A batch's labels out of the last layer's gradient alone, exactly: features behind ReLU are sparse.
+
+The gradient ``sum_n e_n h_n^T / N`` of the last layer's weight has the rank of the batch if that is below the number
+of classes, and each image's features ``h_n`` lie in its row space. Of all that lies there, ``h_n`` is what vanishes
+where ``h_n`` is zero: so ``N - 1`` columns, drawn at random, that happen to be zero in ``h_n`` give it up to a factor.
+That is the argument by which SPEAR (Dimitrov et al. 2024) recovers the inputs of a first linear layer. Of the last one
+it can be checked what was found, for logits, probabilities and errors follow from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRIES = 4000
+"""Sets of columns that are drawn. Of eight images whose features are zero in half of the units each is met 31 times."""
+
+ROUNDING = 3e-3
+"""Share of a vector's largest element below which an element counts as zero."""
+
+FITS = 1e-3
+"""Share of an image's error that may lie outside the gradient's column space; of a wrong one most does."""
+
+
+CLEAR = 0.05
+"""Share of an error's largest element below which a negative one counts as rounding."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """The last layer.
+
+    Attributes:
+        weight: ``[classes, features]``.
+        gradient: Mean over the batch, as ``weight``.
+        bias: ``[classes]``, and its gradient; ``None`` where the update doesn't hold it.
+        bias_gradient: ``[classes]``.
+    """
+
+    weight: Tensor
+    gradient: Tensor
+    bias: Tensor | None = None
+    bias_gradient: Tensor | None = None
+
+
+def exact_errors(head: Head, count: int, generator: torch.Generator) -> Tensor | None:
+    """Return the errors ``p_n - [k = y_n]`` of a batch's images, as many as were found, ``[M, classes]``.
+
+    An error's one negative element is its image's label. Without the bias's gradient an error is known up to a factor
+    and nothing can be checked, so there are all of them or ``None``.
+
+    Args:
+        head: The last layer, and the gradient of one step.
+        count: Images of the batch.
+        generator: Draws the columns.
+    """
+    whole = head.gradient if head.bias_gradient is None else torch.cat([head.gradient, head.bias_gradient[:, None]], 1)
+    if not 1 < count < min(whole.shape) or not torch.isfinite(whole).all():
+        return None
+    columns, _, rows = torch.linalg.svd(whole.double(), full_matrices=False)
+    found, seen = _sparse_vectors(rows[:count], generator)
+    found = found[seen.argsort(descending=True, stable=True)]
+    if head.bias is None or count == len(whole) - 1:  # of as many images any error fits, for its elements' sum is zero
+        return _unchecked(whole.double(), found, count)
+    return _checked(head.weight.double(), head.bias.double(), columns[:, :count], found, count)
+
+
+def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return different vectors of a row space without negative elements but with many zeros, and how often each came.
+
+    Args:
+        rows: A basis, ``[N, features]``.
+        generator: Draws the columns.
+    """
+    count = len(rows)
+    sizes = rows.norm(dim=0)
+    live = (sizes > 1e-6 * sizes.max()).nonzero().flatten()
+    if len(live) < count:
+        return rows[:0], sizes[:0]
+    order = torch.rand(TRIES, len(live), generator=generator).argsort(1)[:, : count - 1]
+    drawn = rows[:, live[order]].permute(1, 2, 0)
+    _, values, vectors = torch.linalg.svd(drawn / drawn.norm(dim=2, keepdim=True))
+    told = values[:, -1] > 1e-2 * values[:, 0]  # else more than one vector vanishes there
+    found = vectors[told, -1] @ rows
+    found = found * found.sum(1, keepdim=True).sign()
+    smallest = ROUNDING * found.amax(1, keepdim=True)
+    zeros = (found[:, live].abs() < smallest).sum(1)
+    fine = (found >= -smallest).all(1) & (zeros > count)
+    found = torch.nn.functional.normalize(found[fine][zeros[fine].argsort(descending=True, stable=True)], dim=1)
+    kept, seen = list[Tensor](), list[int]()
+    while len(found):
+        same = found @ found[0] > 1 - 1e-4
+        kept.append(found[0])
+        seen.append(int(same.sum()))
+        found = found[~same]
+    return torch.stack(kept) if kept else rows[:0], torch.tensor(seen)
+
+
+def _checked(weight: Tensor, bias: Tensor, columns: Tensor, found: Tensor, count: int) -> Tensor:
+    """Return the errors that follow from features, of those whose error is one that the gradient is made of.
+
+    Args:
+        weight: Of the last layer.
+        bias: Of it.
+        columns: Basis of the gradient's column space, ``[classes, N]``.
+        found: Features up to a factor, and in the last column that factor; the surest first.
+        count: At most so many.
+    """
+    found = found[found[:, -1] > 0]
+    features = found[:, :-1] / found[:, -1:]
+    probabilities = (features @ weight.T + bias).softmax(1)
+    errors = probabilities[:, None] - torch.eye(len(weight), dtype=weight.dtype)  # of each label that it might have
+    outside = (errors - errors @ columns @ columns.T).norm(dim=2) / errors.norm(dim=2).clamp_min(1e-30)
+    least, label = outside.min(1)
+    fits = (least < FITS).nonzero().flatten()[:count]
+    return errors[fits, label[fits]]
+
+
+def _unchecked(gradient: Tensor, found: Tensor, count: int) -> Tensor | None:
+    """Return all errors up to a factor each, by the surest features; ``None`` if there are too few or one is no error.
+
+    An error has one negative element.
+    """
+    if len(found) < count:
+        return None
+    errors = (gradient @ torch.linalg.pinv(found[:count])).T
+    negative = (errors < -CLEAR * errors.abs().amax(1, keepdim=True)).sum(1)
+    return errors if bool((negative == 1).all()) else None
