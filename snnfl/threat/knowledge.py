@@ -44,6 +44,8 @@ class Knowledge:
         thresholds: Firing thresholds of an S-update.
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
         earlier_rounds: Earlier updates of the same client.
+        crafted_weights: Whether what was sent is no model but made to be told by the update. Whoever does that keeps no
+            protocol: it is beyond honest-but-curious.
     """
 
     architecture: bool = True
@@ -66,6 +68,7 @@ class Knowledge:
     thresholds: bool = True
     initial_weights: bool = True
     earlier_rounds: bool = True
+    crafted_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -176,3 +179,4 @@ _fact("biases", "the client's own biases", biases=False)
 _fact("thresholds", "firing thresholds of an S-update", thresholds=False)
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
+_fact("crafted_weights", "that the server sent weights of its own making", crafted_weights=False)
