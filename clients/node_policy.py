@@ -6,13 +6,15 @@ submit runs, for a run brings the code of its clients with it (docs/deployment.m
 
 from __future__ import annotations
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
-from clients.participant import run_workspace
+from clients.arrays import to_tensors
+from clients.participant import arrays_of, run_workspace
 from snnfl.config import ConfigError, update_kind
 from snnfl.conversion import exposed_biases
-from snnfl.protocol import REQUIRE_SPIKING, sends_control
+from snnfl.detection.crafted import crafted
+from snnfl.protocol import REFUSE_CRAFTED, REQUIRE_SPIKING, sends_control
 from snnfl.workspace import Workspace
 
 
@@ -24,15 +26,26 @@ def node_policy(message: Message, context: Context, call_next: ClientAppCallable
     """Refuse every message of a run that would upload what this node keeps to itself, the opening question included.
 
     Raises:
-        NodePolicyError: If the node requires spiking updates, and the run asks for others.
+        NodePolicyError: If the node requires spiking updates, and the run asks for others; or if it refuses crafted
+            weights, and is to train such.
         ConfigError: If its configuration says neither yes nor no.
     """
-    required = context.node_config.get(REQUIRE_SPIKING, False)
-    if not isinstance(required, bool):
-        raise ConfigError(f"node config {REQUIRE_SPIKING}={required!r}: expected true or false, without quotes")
-    if required and (asked := unprotected(run_workspace(context))) is not None:
+    if (
+        _wanted(context, REFUSE_CRAFTED)
+        and message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
+        and (found := crafted(to_tensors(arrays_of(message)))) is not None
+    ):
+        raise NodePolicyError(f"the received weights look crafted: {found}, and this node has {REFUSE_CRAFTED}=true")
+    if _wanted(context, REQUIRE_SPIKING) and (asked := unprotected(run_workspace(context))) is not None:
         raise NodePolicyError(f"the run's {asked}, but this node is configured with {REQUIRE_SPIKING}=true")
     return call_next(message, context)
+
+
+def _wanted(context: Context, option: str) -> bool:
+    wanted = context.node_config.get(option, False)
+    if not isinstance(wanted, bool):
+        raise ConfigError(f"node config {option}={wanted!r}: expected true or false, without quotes")
+    return wanted
 
 
 def unprotected(work: Workspace) -> str | None:

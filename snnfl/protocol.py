@@ -41,6 +41,9 @@ DATA_ROOT = "data-root"
 REQUIRE_SPIKING = "require-spiking"
 """There: ``true`` if its client uploads nothing but calibrated spiking networks, whatever the run asks."""
 
+REFUSE_CRAFTED = "refuse-crafted"
+"""There: ``true`` if its client trains no weights that look made to be told by its update."""
+
 TRUTH_DIRECTORY = "truth-directory"
 """In the configuration of a simulation's node: where a client that consents tells what attacks are scored against."""
 

@@ -31,6 +31,7 @@ from strategies.audited import Audited, LiveAudit
 from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
 from strategies.combinations import build_checked, minimum_replies, network_rule
+from strategies.crafting import Crafting
 from strategies.detecting import build_detecting
 from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
@@ -139,9 +140,11 @@ def _play(
     rows = read_metrics(directory.path, completed)
     recorder = Recorder(work, strategy, population, directory, [observer], rows, track)
     played: Strategy = strategy
+    if config.audit.crafted != "none":
+        played = Crafting(strategy, work, config.audit.rounds)
     live: LiveAudit | None = None
     if config.audit.record:
-        played = Audited(strategy, directory.path / AUDIT, config.audit, strategy.spec)
+        played = Audited(played, directory.path / AUDIT, config.audit, strategy.spec)
         live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
     keep, rounds = config.run.keep_checkpoints, config.run.rounds

@@ -198,7 +198,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     kind = setting.format.kind
     victims = victims_of(setting, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
-    chosen, on_twins = choose(attacks, kind)
+    chosen, on_twins = choose(attacks, kind, crafted=config.audit.crafted != "none")
     on_twins = on_twins if twins else ()
     return Prepared(
         path=path,
@@ -260,13 +260,13 @@ def plain_twins(setting: Setting) -> Setting:
     return replace(setting, name=f"{setting.name}, plain twins", algorithm=setting.algorithm.removeprefix("S-"))
 
 
-def choose(attacks: Sequence[str], kind: UpdateKind) -> tuple[Sequence[str], Sequence[str]]:
+def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False) -> tuple[Sequence[str], Sequence[str]]:
     """Return the attacks on a run, and those on the plain twins of its clients.
 
     Named attacks mean these and no others, wherever they apply. Attacks on S-updates are compared with
     :data:`CONTROL_ATTACKS` on the twins, unless attacks on plain updates alone are named.
     """
-    of_run = [name for name in attacks if name in applicable(kind)] if attacks else applicable(kind)
+    of_run = [name for name in attacks if name in applicable(kind)] if attacks else applicable(kind, crafted=crafted)
     if kind != "converted":
         return of_run, ()
     plain = [name for name in attacks if name in applicable("plain")]

@@ -12,6 +12,7 @@ from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from snnfl.attacks.factors import factored_gradient
+from snnfl.attacks.flat import specialised
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
 from snnfl.attacks.networks import Arrays
 from snnfl.attacks.pooling import DECOMPOSITIONS
@@ -206,12 +207,16 @@ def prepare(
 
     # Traced once into one flat graph: differentiating twice under vmap costs as much again in Python, at every step.
     stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0))
-    slope = make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, arrays, target, targets, seen, weights)
-    slope.graph.eliminate_dead_code()  # such as the weights after the last local step
-    slope.recompile()
-    fast = torch.compile(slope) if budget.compiled else slope
+    fixed = (arrays, target, targets, seen, weights)
+    slope = specialised(
+        make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, *fixed),
+        variables,
+        fixed,
+        compiled=budget.compiled,
+        iterations=budget.iterations * len(targets),
+    )
     return PreparedMatching(
-        slope=lambda found: fast(found, arrays, target, targets, seen, weights),
+        slope=slope,
         start=variables,
         box=(first.low, first.high),
         labels=labels,

@@ -25,7 +25,7 @@ class Budget:
         restarts: Random starts per victim; the one with the smallest objective counts.
         points: Points of the recorded curve, at most.
         compiled: Whether ``torch.compile`` makes gradient matching about twice as fast, which needs a C++ compiler;
-            ``None`` for where it pays (:func:`snnfl.attacks.flat.pays`). Attacks through a spiking network run without.
+            ``None`` for where it pays (:mod:`snnfl.attacks.flat`). Attacks through a spiking network run without.
     """
 
     iterations: int = 300

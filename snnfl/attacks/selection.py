@@ -76,8 +76,8 @@ class Rehearsal:
 def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[Rehearsal]:
     """Return updates of public images, made with the victims' networks in turn; none where there are too few images.
 
-    Of images without labels the victim's network says which classes they show. An attacker that guesses arrays, such as the biases of an S-client, makes the update with its guesses. So what a
-    wrong guess costs isn't rehearsed.
+    Of images without labels the victim's network says which classes they show. An attacker that guesses arrays, such
+    as the biases of an S-client, makes the update with its guesses. So what a wrong guess costs isn't rehearsed.
     """
     made = list[Rehearsal]()
     public = problems[0].public

@@ -19,9 +19,7 @@ class Extractor:
     """The first principal components of public samples, each divided by the root of its standard deviation.
 
     The features that an attacked network gives are those that gradient matching makes alike, so they call pictures
-    equal that nobody else would. These depend on no network and no seed, and take less than a second. They are the best
-    of what was tried on real reconstructions (docs/audit.md): the noisiest originals are identified by them, and most
-    reconstructions.
+    equal that nobody else would. These depend on no network and no seed, and take less than a second.
 
     Attributes:
         name: What it is, for a report.

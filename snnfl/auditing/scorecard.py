@@ -28,6 +28,9 @@ Entry: TypeAlias = dict[str, Any]
 WHO = "honest-but-curious server"
 """Who attacks: it follows the protocol, and sees what it sends to each client and gets back."""
 
+MALICIOUS = "malicious server, beyond honest-but-curious"
+"""Who attacks with weights of its own making."""
+
 COMMON = (
     Metric(name="label_accuracy", title="labels", form=".0%"),
     Metric(name=IDENTIFIED, title="IIP", form=".0%", judged=True),
@@ -146,7 +149,7 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "source": outcome.source,
         "kind": outcome.kind,
         "threat_model": {
-            "who": WHO,
+            "who": MALICIOUS if knowledge.crafted_weights else WHO,
             **{name: getattr(knowledge, name) for name in knowledge.__dataclass_fields__},
             "facts": sorted(knowledge.facts),
         },

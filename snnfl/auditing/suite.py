@@ -74,9 +74,14 @@ class Outcome:
         return None if self.findings or not self.passed_over else self.passed_over[0][1]
 
 
-def applicable(kind: UpdateKind) -> tuple[str, ...]:
-    """Return the names of the attacks on a kind of update."""
-    return tuple(name for name in names() if kind in get_attack(name).against)
+def applicable(kind: UpdateKind, *, crafted: bool = True) -> tuple[str, ...]:
+    """Return the names of the attacks on a kind of update; without ``crafted``, not those of a malicious server."""
+    attacks = {name: get_attack(name) for name in names()}
+    return tuple(
+        name
+        for name, attack in attacks.items()
+        if kind in attack.against and (crafted or "crafted_weights" not in attack.needs)
+    )
 
 
 def attack_all(

@@ -126,6 +126,12 @@ def _audit_mistakes(config: Config) -> Iterator[str]:
     audit = config.audit
     if audit.attacks and not audit.record:
         yield f"audit.attacks={list(audit.attacks)}: attacks read the recording; set audit.record=true"
+    if audit.crafted != "none":
+        crafted = f"audit.crafted={audit.crafted}"
+        if not audit.record or not audit.rounds:
+            yield f"{crafted}: crafted rounds train nothing; set audit.record=true and name them in audit.rounds"
+        if config.strategy.spiking:
+            yield f"{crafted}: sets biases, which an S-run's server doesn't send; set strategy.spiking=false"
     if audit.ground_truth and not audit.record:
         yield (
             "audit.ground_truth=true: without audit.record=true there is nothing to score; set it, or leave this out"

@@ -45,6 +45,8 @@ class Knowledge:
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
         earlier_rounds: Earlier updates of the same client.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
+        crafted_weights: Whether what was sent is no model but made to be told by the update. Whoever does that keeps no
+            protocol: it is beyond honest-but-curious.
     """
 
     architecture: bool = True
@@ -68,6 +70,7 @@ class Knowledge:
     initial_weights: bool = True
     earlier_rounds: bool = True
     public_images: bool = True
+    crafted_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -179,3 +182,4 @@ _fact("thresholds", "firing thresholds of an S-update", thresholds=False)
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
 _fact("public_images", "labelled images of the same kind that no client has", public_images=False)
+_fact("crafted_weights", "that the server sent weights of its own making", crafted_weights=False)

@@ -6,11 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import Context, Message, RecordDict
+from torch import Tensor
 
 from clients.node_policy import NodePolicyError, node_policy
 from clients.participant import run_workspace
-from snnfl.config import Config, ConfigError
+from snnfl import rng
+from snnfl.attacks.imprint import imprinted
+from snnfl.config import Config, ConfigError, ModelConfig
+from snnfl.models import build_model
+from snnfl.training import exchangeable
 
 Configure = Callable[..., Config]
 ContextOf = Callable[..., Context]
@@ -95,3 +101,34 @@ def test_a_node_that_names_its_data_reads_no_weights_that_the_server_names(
     context.node_config["data-root"] = str(tmp_path)
     with pytest.raises(ConfigError, match=r"model\.weights=/etc/passwd: this node reads no file that its server names"):
         run_workspace(context)
+
+
+@pytest.fixture
+def trained(configure: Configure, context_of: ContextOf, ask: Callable[..., Message]) -> Callable[..., bool]:
+    """Tell whether a train message with these arrays reaches a client that refuses crafted weights."""
+
+    def call(kind: str, arrays: dict[str, Tensor], refuse: object = True) -> bool:
+        context = context_of(configure("model.name=mlp", "model.batch_norm=false", "strategy.spiking=false"))
+        context.node_config["refuse-crafted"] = refuse  # type: ignore[assignment]
+        return node_policy(ask(kind, arrays, 1), context, answer).has_content()
+
+    return call
+
+
+def test_a_node_that_refuses_crafted_weights_trains_none(trained: Callable[..., bool]) -> None:
+    model = build_model(
+        ModelConfig(name="mlp", batch_norm=False),
+        input_shape=(1, 8, 8),
+        classes=10,
+        generator=rng.generator(0, "weights"),
+    )
+    honest = exchangeable(model)
+    public = torch.rand(100, 1, 8, 8, generator=rng.generator(0, "public"))
+    crafted = imprinted(model, honest, public, seed=0)
+    assert trained("train", honest)
+    with pytest.raises(NodePolicyError, match=r"look crafted.*refuse-crafted=true$"):
+        trained("train", crafted)
+    assert trained("evaluate", crafted)
+    assert trained("train", crafted, refuse=False)
+    with pytest.raises(ConfigError, match="refuse-crafted='yes': expected true or false"):
+        trained("train", honest, refuse="yes")

@@ -1,0 +1,80 @@
+"""Beyond honest-but-curious: a server that sends weights of its own making, and learns nothing else from the round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from snnfl.attacks.imprint import imprinted
+from snnfl.config import ConfigError
+from snnfl.threat import ThreatModelError
+from snnfl.workspace import Workspace
+from strategies.arrays import tensors_of
+
+logger = logging.getLogger(__name__)
+
+PUBLIC = 1000
+"""Test samples whose brightness tells where the bins are."""
+
+
+class Crafting(Strategy):
+    """Send crafted weights in chosen rounds, and keep the weights of before: such a round trains nothing.
+
+    What clients answer is checked, weighed and evaluated as in any round, then thrown away.
+
+    Args:
+        strategy: Any strategy of Flower.
+        work: Of the server.
+        rounds: Those in which weights are crafted.
+
+    Raises:
+        ConfigError: If the model is none that can be.
+    """
+
+    def __init__(self, strategy: Strategy, work: Workspace, rounds: Iterable[int]) -> None:
+        self.strategy, self.work, self.rounds = strategy, work, frozenset(rounds)
+        self._kept: ArrayRecord | None = None
+        data = work.dataset
+        self._public = data.normalise(data.test_images[:PUBLIC])
+        try:
+            imprinted(work.model, work.initial_state, self._public, work.config.run.seed)
+        except ThreatModelError as error:
+            raise ConfigError(f"audit.crafted=imprint: {error}; model.name=mlp is such a model") from None
+        logger.warning(
+            "audit.crafted=imprint: this server is malicious, and rounds %s train nothing", sorted(self.rounds)
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Put crafted weights in the place of the model's."""
+        self._kept = arrays if server_round in self.rounds else None
+        if self._kept is not None:
+            state = imprinted(self.work.model, tensors_of(arrays), self._public, self.work.config.run.seed)
+            arrays = ArrayRecord({name: state[name] for name in arrays})
+        return self.strategy.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return what the strategy makes of the replies, in a crafted round the weights of before."""
+        arrays, metrics = self.strategy.aggregate_train(server_round, replies)
+        return (arrays if self._kept is None else self._kept), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Pass on."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Pass on."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """Pass on."""
+        self.strategy.summary()

@@ -1,0 +1,60 @@
+"""A malicious server in a whole federation: what it finds, what it costs it, and a node that notices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clients import client_app
+from experiments.engines.in_process import run_in_process
+from snnfl import rng
+from snnfl.attacks import Budget, get_attack
+from snnfl.auditing.victims import Scope, setting_of, victims_of
+from snnfl.config import ConfigError, compose, flatten
+from snnfl.metrics.images import matched, psnr
+from snnfl.workspace import Workspace
+from strategies.run_directory import read_metrics
+from strategies.server_app import server_app
+
+SETTING = [
+    "data.source=digits", "data.clients=3", "data.training_images=60", "run.rounds=3", "run.name=crafted",
+    "model.name=mlp", "model.batch_norm=false", "strategy.spiking=false", "strategy.fraction_train=1.0",
+    "training.batch_size=32", "training.epochs=1",
+    "training.momentum=0.0", "training.learning_rate=0.2", "audit.record=true", "audit.rounds=[2]",
+    "audit.crafted=imprint",
+]  # fmt: skip
+
+
+def test_a_malicious_server_finds_images_that_no_honest_one_would(tmp_path: Path) -> None:
+    config = compose(None, [*SETTING, f"run.directory={tmp_path}"])
+    run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=config.data.clients)
+    first, second, third = read_metrics(tmp_path / "crafted")
+    assert second["server_ann_accuracy"] == first["server_ann_accuracy"] != third["server_ann_accuracy"]
+    work = Workspace(config)
+    victims = victims_of(setting_of(work), tmp_path / "crafted" / "audit", Scope())
+    assert [victim.server_round for victim in victims] == [2, 2, 2]
+    exact = []
+    for victim in victims:
+        result = get_attack("imprint").run(victim.view, budget=Budget(), generator=rng.generator(0, "attack"))
+        true = work.dataset.pixels(work.dataset.train_images[work.partitions[victim.partition]])
+        exact += (psnr(result.images[matched(result.images, true)], true) > 40).tolist()
+    assert sum(exact) / len(exact) > 0.8  # of batches of 20
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("audit.rounds=[]", "name them in audit.rounds"),
+        ("strategy.spiking=true", "an S-run's server doesn't send"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        compose(None, [*SETTING, change])
+
+
+def test_a_model_that_cannot_be_crafted_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    config = compose(None, [*SETTING, "model.name=lenet5", f"run.directory={tmp_path}"])
+    with pytest.raises(ConfigError, match="two linear layers"):
+        run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=config.data.clients)
