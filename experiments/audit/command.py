@@ -78,7 +78,8 @@ def audit_runs(
     for line in (line for each in prepared for line in each.notes):
         console.print(line, highlight=False, markup=False)
     if not any(each.chosen or each.on_twins for each in prepared):
-        raise ConfigError(f"--attack {', '.join(attacks)}: nothing to attack in these runs")
+        named = f"--attack {', '.join(attacks)}" if attacks else "no attack is against their kind of update"
+        raise ConfigError(f"{named}: nothing to attack in these runs")
     folder = output or runs[0] / AUDIT
     make_private(folder)  # the pages show clients' images
     with locked(folder), attack_progress(console) as progress:
