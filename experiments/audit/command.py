@@ -92,7 +92,8 @@ def audit_prepared(
     for line in (line for each in prepared for line in each.notes):
         console.print(line, highlight=False, markup=False)
     if not any(each.chosen or each.on_twins for each in prepared):
-        raise ConfigError(f"--attack {', '.join(attacks)}: nothing to attack in these runs")
+        named = f"--attack {', '.join(attacks)}" if attacks else "no attack is against their kind of update"
+        raise ConfigError(f"{named}: nothing to attack in these runs")
     folder = output or prepared[0].folder
     make_private(folder)  # the pages show clients' images
     with locked(folder), attack_progress(console) as progress:

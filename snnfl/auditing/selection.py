@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -92,18 +92,15 @@ def compared(
     ``max_i min_j`` lies between ``max_i min_j`` of the lower and of the upper ends, whichever pair it is.
 
     Args:
-        found: By attack and victim.
-        others: As ``found``, of the same victims; attacks that lack one of them aren't chosen from.
+        found: By attack and victim. One that lacks some victims is completed (:func:`completed`).
+        others: As ``found``, of the same victims.
         higher: Whether more is better.
 
     Returns:
         ``None`` where either has no attack of all victims, or only one victim to choose on.
     """
     victims = sorted({victim for values in found.values() for victim in values})
-    sides = [
-        {name: {v: values[v] for v in victims} for name, values in side.items() if values.keys() >= {*victims}}
-        for side in (found, others)
-    ]
+    sides = [completed(side, victims) for side in (found, others)]
     best, other = (cross_fitted(side, higher=higher) for side in sides)
     if best is None or other is None:
         return None
@@ -115,6 +112,23 @@ def compared(
         return Compared(best=best, other=other, value=value, interval=None)
     low, high = (float(end.min(1).max()) for end in ends)
     return Compared(best=best, other=other, value=value, interval=(min(low, value), max(high, value)))
+
+
+def completed(found: Mapping[str, Mapping[int, float]], victims: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Return what attacks found of all victims: those that were refused some, with each other attack in their place.
+
+    A server knows whom an attack can be tried on, so "one where it applies, else another" is an attack as any other.
+    """
+    whole = {name: {v: values[v] for v in victims} for name, values in found.items() if values.keys() >= {*victims}}
+    parts = {
+        name: values for name, values in found.items() if name not in whole and not values.keys().isdisjoint(victims)
+    }
+    joined = {
+        f"{name}, else {other}": {v: values.get(v, rest[v]) for v in victims}
+        for name, values in parts.items()
+        for other, rest in whole.items()
+    }
+    return whole | joined
 
 
 def _simultaneous(differences: Numbers, level: float = 0.95) -> tuple[Numbers, Numbers] | None:

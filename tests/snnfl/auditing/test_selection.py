@@ -73,3 +73,11 @@ def test_attacks_that_lack_a_victim_are_not_chosen_and_one_victim_chooses_nothin
     assert cross_fitted({"a": {0: 1.0}}).values == {0: 1.0}
     assert cross_fitted({}) is None
     assert compared({"a": {0: 1.0}}, {}) is None
+
+
+def test_an_attack_that_is_refused_some_victims_counts_where_it_applies():
+    exact = {"closed_form": {0: 150.0, 1: 140.0, 2: 145.0}, "matching": dict(enumerate([15.0, 16.0, 14.0, 15.0, 15.5]))}
+    found = compared(exact, {"grey": dict.fromkeys(range(5), 12.0)})
+    assert found.best.attack == "closed_form, else matching"
+    assert found.value == pytest.approx(np.mean([150, 140, 145, 15, 15.5]) - 12)
+    assert compared({"a": {0: 1.0}, "b": {1: 1.0}}, {"grey": {0: 0.0, 1: 0.0}}) is None
