@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor, nn
 
+    from snnfl.auditing.foreign import App
     from snnfl.models import SpikingModel
     from snnfl.spiking import SpikingNetwork
 
@@ -217,6 +218,7 @@ def audit(
     iterations: int = 300,
     restarts: int = 1,
     controls: bool = True,
+    app: App | None = None,
     output: str | Path | None = None,
     plugins: Iterable[str | Path] = (),
     progress: bool = True,
@@ -233,6 +235,7 @@ def audit(
         iterations: Per start.
         restarts: Random starts per victim.
         controls: Whether clients' plain twins, and plain updates with noise, are attacked too.
+        app: If ``runs`` is the recording of another Flower app, what you say of it; controls are of runs of ours.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         plugins: As for :func:`run`: those that the runs were made with, and attacks.
         progress: Whether to show a bar and the scorecard.
@@ -247,21 +250,22 @@ def audit(
     if not folders:
         raise ConfigError("runs=[]: nothing to audit; give at least one run")
     with _called() as console:
+        from experiments.audit.app import audit_app
         from experiments.audit.command import audit_runs
         from snnfl.attacks import Budget
         from snnfl.auditing.victims import scope_of
 
         load_installed()
         load_listed([*plugins], None)
-        folder, scorecard = audit_runs(
-            folders,
-            tuple(attacks),
-            scope_of(rounds=rounds, partitions=clients, labels=labels, denied=deny),
-            Budget(iterations=iterations, restarts=restarts),
-            controls=controls,
-            output=None if output is None else Path(output).expanduser(),
-            console=console(progress),
-        )
+        scope = scope_of(rounds=rounds, partitions=clients, labels=labels, denied=deny)
+        budget = Budget(iterations=iterations, restarts=restarts)
+        place, shown = None if output is None else Path(output).expanduser(), console(progress)
+        if app is None:
+            folder, scorecard = audit_runs(
+                folders, tuple(attacks), scope, budget, controls=controls, output=place, console=shown
+            )
+        else:
+            folder, scorecard = audit_app(folders, app, tuple(attacks), scope, budget, output=place, console=shown)
     return Audit(path=folder, entries=scorecard)
 
 

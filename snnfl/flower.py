@@ -20,7 +20,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
@@ -68,6 +68,9 @@ class Audited(Strategy):
         nodes: Node ids of the clients to record; empty for all.
     """
 
+    OWN: ClassVar = frozenset({"strategy", "recording", "_own", "_expected"})
+    """Attributes that aren't the strategy's."""
+
     def __init__(
         self,
         strategy: Strategy,
@@ -88,6 +91,13 @@ class Audited(Strategy):
         if name.startswith("__") or "strategy" not in vars(self):
             raise AttributeError(name)
         return getattr(self.strategy, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the strategy's own attribute, likewise."""
+        if "strategy" in vars(self) and name not in self.OWN:
+            setattr(self.strategy, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def start(self, *args: Any, **options: Any) -> Result:
         """Let the strategy play its rounds by its own loop, and watch what it configures and aggregates."""

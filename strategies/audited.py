@@ -36,6 +36,8 @@ class Audited(flower.Audited):
         spec: What a valid update looks like.
     """
 
+    OWN = flower.Audited.OWN | {"spec", "_grid"}
+
     def __init__(self, strategy: Strategy, folder: Path, audit: AuditConfig, spec: UpdateSpec) -> None:
         super().__init__(strategy, folder, max_bytes=audit.max_bytes, rounds=audit.rounds, nodes=audit.clients)
         self.spec = spec

@@ -153,6 +153,9 @@ def _notes(folder: Path, app: App, attacks: Sequence[str], chosen: Sequence[str]
         lines.append(f"as the server told its clients: {', '.join(known)}")
     if missing := unknown(app, first):
         lines.append(f"not given, so the attacker doesn't know it: {', '.join(missing)}")
+    dropout = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+    if dropped := [name for name, module in app.model.named_modules() if isinstance(module, dropout) and module.p]:
+        lines.append(f"attacks leave out the dropout of {dropped[0]}, so clients may leak more than they find")
     if app.truth is None:
         lines.append("without --truth there are pictures, and no scores")
     return lines

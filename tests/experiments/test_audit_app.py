@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from foreign import edit, run_app, write_app
+from foreign import edit, imported, run_app, write_app
 
+import snnfl
 from experiments import cli
+from snnfl.auditing.foreign import App
+from snnfl.config import ConfigError
 
 OPTIONS = ("--loss", "cross_entropy", "--batch-size", 2, "--epochs", 1, "--momentum", 0, "--weight-decay", 0)
 NORMALISED = ("--mean", 0.5, "--std", 0.5)
@@ -88,11 +92,30 @@ def test_what_is_not_said_is_refused_with_the_way_out(audit):
     assert "needs batch_size, epochs, loss" in entry["refusal"]
 
 
+def test_dropout_is_told(audit, app, tmp_path):
+    text = (app / "task.py").read_text().replace("self.fc = ", "self.drop = nn.Dropout(0.5)\n        self.fc = ")
+    (tmp_path / "dropping.py").write_text(text)
+    status, told, _ = audit("--model", f"{tmp_path}/dropping.py:Net", "--input-shape", "1,8,8", *NORMALISED, *ATTACK)
+    assert status == 0, told
+    assert "attacks leave out the dropout of drop, so clients may leak more than they find" in told
+
+
 def test_an_attack_on_other_updates_is_named(audit):
     options = ("--model", "task:Net", "--input-shape", "1,8,8", *NORMALISED, "--attack", "snn_naive")
     status, told, _ = audit(*options)
     assert status == 2
     assert "snn_naive attacks converted updates, those of another app are plain" in told
+
+
+def test_from_python_it_is_the_same(app, tmp_path):
+    with imported(app) as modules:
+        said = App(model=modules["task"].Net(), input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,), truth=app / "truth")
+    options = {"attacks": ["inverting_gradients"], "rounds": [1], "iterations": 2, "output": tmp_path}
+    with pytest.raises(ConfigError, match="is of one recording"):
+        snnfl.audit([app / "runs/recorded"] * 2, app=said, progress=False, **options)
+    known = replace(said, loss="cross_entropy", batch_size=2, epochs=1)
+    (entry,) = snnfl.audit(app / "runs/recorded", app=known, progress=False, **options).entries
+    assert (entry["victims"], entry["value"] > 0) == (4, True)
 
 
 SHAPE = ("--input-shape", "1,8,8")

@@ -122,6 +122,8 @@ def test_a_loop_of_the_strategys_own_is_played(tmp_path):
     play(audited)
     assert (lines, audited.best, len(recorded(tmp_path))) == (["start", "end"], 1, 3)
     assert not {"configure_train", "aggregate_train"} & vars(strategy).keys()
+    audited.best = 2
+    assert (strategy.best, "best" in vars(audited)) == (2, False)
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         _ = audited.nothing_of_this_name
 
