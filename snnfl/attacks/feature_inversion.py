@@ -20,7 +20,7 @@ from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.threat import ServerView
 
-TOTAL_VARIATION = 0.01
+TOTAL_VARIATION = 0.03
 """Weight of the total variation beside the features' cosine distance."""
 
 
