@@ -1,6 +1,12 @@
 """Attacks of an honest-but-curious server on what a client sends it."""
 
-from snnfl.attacks import adaptive, closed_form, imprint, inversion  # noqa: F401  (each registers its attacks)
+from snnfl.attacks import (  # noqa: F401  (each registers its attacks)
+    adaptive,
+    closed_form,
+    feature_inversion,
+    imprint,
+    inversion,
+)
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Attack, AttackResult, Budget, get_attack, names, register
 

@@ -1,4 +1,4 @@
-"""The image of one victim from the first layer's gradient alone, without optimisation."""
+"""The images of one step from the first layer's gradient alone, without optimisation."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.attacks import biases
+from snnfl.attacks.exact import separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, simulate
 from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
+from snnfl.attacks.rescaling import factors_and_labels, label_of
 from snnfl.threat import ServerView
 
 GRID = 64
@@ -24,30 +26,52 @@ GRID = 64
 
 def _reads_images(view: ServerView) -> str | None:
     kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
-    layers = [module for module in view.model.modules() if isinstance(module, kinds)]
-    if not isinstance(layers[0], nn.Linear) or layers[0].in_features != math.prod(view.input_shape):
+    leaves = [module for module in view.model.modules() if not list(module.children())]
+    position, first = next((index, module) for index, module in enumerate(leaves) if isinstance(module, kinds))
+    if not isinstance(first, nn.Linear) or first.in_features != math.prod(view.input_shape):
         return "the first layer isn't linear on the image itself"
-    if view.knowledge.images != 1:
-        return "reconstructs one image, the round had more or an unknown number"
-    if normalised_layers(view.model) and not {"norm_statistics", "update_statistics"} <= view.knowledge.facts:
-        return "compares gradients in evaluation mode, which takes update_statistics"
+    normalised, count = normalised_layers(view.model), view.knowledge.images
+    if count == 1:
+        if normalised and not {"norm_statistics", "update_statistics"} <= view.knowledge.facts:
+            return "compares gradients in evaluation mode, which takes update_statistics"
+        return None
+    return _separable(view, first, leaves[position + 1 :])
+
+
+def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) -> str | None:
+    """Say why the images of a batch cannot be told apart by the zeros of a ReLU, or return ``None``."""
+    known = view.knowledge
+    if normalised_layers(view.model):
+        return "tells the images of a batch apart one by one, and batch normalisation mixes them"
+    if not behind or not isinstance(behind[0], nn.ReLU):
+        return "tells the images of a batch apart by a ReLU's zeros, and none follows the first layer"
+    if known.steps != 1:
+        return f"solves one step's gradient for a batch, the client took {known.steps}"
+    if layer.bias is None:
+        return "the factors of a batch's images take a bias in the first layer"
+    if known.images is not None and known.images > layer.out_features:
+        return f"the first layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
+    if known.learning_rate is None and (view.format.hides_biases or not known.biases):
+        return "the factors of a batch's images take the biases or learning_rate, and the threat model denies both"
     return None
 
 
 @register(
     "closed_form",
-    source="Geiping et al. 2020, proposition 3.1; rank 1 without the bias gradient",
+    source="Geiping et al. 2020, proposition 3.1; rank 1 without the bias gradient; batches: Dimitrov et al. 2024",
     needs=("architecture", "loss", "images", "batch_size", "epochs"),
     against=("plain", "converted"),
     requires=_reads_images,
 )
 def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
-    """Divide the first layer's weight gradient by its bias gradient, or take its only direction.
+    """Divide the first layer's weight gradient by its bias gradient, or take its one direction; a batch by zeros.
 
     ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact, for known weight decay is
     taken out of both before.
     Without a bias gradient, as in an S-update or where biases are denied, the first right singular vector of ``dL/dW``
     is ``x`` up to a factor, which is the one whose gradient of the whole network is nearest to the observed one.
+    Images of a batch are separated by the zeros of the ReLU behind the layer (:mod:`snnfl.attacks.exact`), and
+    ``dL/db = sum_n d_n`` tells each one's factor.
     """
     return [_solve(view, generator) for view in views]
 
@@ -57,6 +81,8 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
     problem = problem_of(view, norm_mode="eval" if normalised_layers(view.model) else None, guesses=guess)
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
+    if problem.count > 1:
+        return _solve_batch(view.model, problem, layer, labels, generator)
     weight = problem.gradient(f"{layer}.weight").double()
     if f"{layer}.bias" in problem.target:
         bias = problem.gradient(f"{layer}.bias").double()
@@ -64,6 +90,25 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
         return _reconstruction(problem, image, labels)
     _, _, directions = torch.linalg.svd(weight, full_matrices=False)
     return _scaled(problem, directions[0].view(1, *problem.input_shape), labels)
+
+
+def _solve_batch(
+    model: nn.Module, problem: Problem, layer: str, labels: Tensor, generator: torch.Generator
+) -> Reconstruction:
+    """Separate a batch's images by the zeros of their slopes; where that fails, return the mean colour for each."""
+    exact = _exact(problem)
+    found = separate(exact.gradient(f"{layer}.weight"), problem.count, generator)
+    if found is None:
+        nothing = problem.low.new_zeros(problem.count, *problem.input_shape)
+        return _reconstruction(problem, nothing, labels)
+    if f"{layer}.bias" in problem.target:
+        shares = torch.linalg.lstsq(found.slopes, exact.gradient(f"{layer}.bias")[:, None]).solution[:, 0]
+        factors = 1 / torch.where(shares.abs() > 0, shares, 1.0)
+        labels = torch.tensor([label_of(exact, layer, found, n, factor) for n, factor in enumerate(factors)])
+    else:
+        factors, labels = factors_and_labels(model, exact, layer, found)
+    images = (factors[:, None] * found.inputs).view(-1, *problem.input_shape)
+    return _reconstruction(problem, images, labels)
 
 
 def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstruction:
@@ -90,8 +135,15 @@ def _reconstruction(problem: Problem, image: Tensor, labels: Tensor) -> Reconstr
 
 def _distance(problem: Problem, image: Tensor, labels: Tensor) -> float:
     """Return the cosine distance of an image's gradient to the observed one, in double precision."""
-    exact = replace(problem, arrays={name: array.double() for name, array in problem.arrays.items()})
-    wanted = {name: array.double() for name, array in problem.target.items()}
+    exact = _exact(problem)
     targets = nn.functional.one_hot(labels, problem.classes).double()
-    found = simulate(exact.network, exact.arrays, tuple(wanted), image, targets, problem.local)
-    return float(cosine_distance(found, wanted))
+    found = simulate(exact.network, exact.arrays, tuple(exact.target), image.double(), targets, problem.local)
+    return float(cosine_distance(found, exact.target))
+
+
+def _exact(problem: Problem) -> Problem:
+    """Return a problem in double precision."""
+    arrays, target = (
+        {name: array.double() for name, array in side.items()} for side in (problem.arrays, problem.target)
+    )
+    return replace(problem, arrays=arrays, target=target)

@@ -36,13 +36,13 @@ def test_a_client_that_cannot_be_attacked_is_passed_over():
     assert outcome.refusal is None
     ((partition, reason),) = outcome.passed_over
     assert partition == 1
-    assert "the round had more" in reason
+    assert "the client took 2" in reason
 
 
 def test_an_attack_on_nobody_is_refused_with_the_reason():
     outcome = attack([client(1, images=2)])
     assert outcome.findings == ()
-    assert "the round had more" in outcome.refusal
+    assert "the client took 2" in outcome.refusal
 
 
 def test_absurd_claims_cost_nothing():

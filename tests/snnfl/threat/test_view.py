@@ -218,6 +218,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("inverting_statistics", "norm_statistics", "estimated", "update_statistics"),
         ("huang", "norm_statistics", "unknown", "norm_statistics"),
         ("closed_form", "epochs", None, "epochs"),
+        ("feature_inversion", "norm_mode", None, "norm_mode"),
         ("snn_naive", "thresholds", False, "thresholds"),
         ("snn_surrogate", "images", None, "images"),
         ("reconverted_as_is", "batch_size", None, "batch_size"),

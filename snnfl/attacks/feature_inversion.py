@@ -1,0 +1,129 @@
+"""Images by the features that a convolutional network made of them, which its first linear layer tells exactly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+
+from snnfl.attacks import biases
+from snnfl.attacks.exact import separate
+from snnfl.attacks.labels import infer_labels
+from snnfl.attacks.local import total_variation
+from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching
+from snnfl.attacks.networks import Arrays, Network, normalised_layers
+from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.reconstruction import AttackError, Reconstruction
+from snnfl.attacks.registry import Budget, register
+from snnfl.threat import ServerView
+
+TOTAL_VARIATION = 0.03
+"""Weight of the total variation beside the features' cosine distance."""
+
+
+def _first_linear(model: nn.Module) -> tuple[str, nn.Linear, nn.Module | None]:
+    """Return name and module of the first linear layer, and the module that is defined behind it."""
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    for (name, module), (_, behind) in zip(leaves, [*leaves[1:], ("", None)], strict=True):
+        if isinstance(module, nn.Linear):
+            return name, module, behind
+    raise AttackError("the model has no linear layer")
+
+
+def _tells_features(view: ServerView) -> str | None:
+    """Say why a view's first linear layer doesn't tell features, or return ``None``."""
+    if not any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in view.model.modules()):
+        return "inverts what convolutions make of an image, and the model has none; use closed_form"
+    _, layer, behind = _first_linear(view.model)
+    known = view.knowledge
+    if known.steps != 1:
+        return f"solves one step's gradient, the client took {known.steps}"
+    if known.images == 1:
+        return None
+    if not isinstance(behind, nn.ReLU):
+        return "tells the features of a batch apart by a ReLU's zeros, and none follows the first linear layer"
+    if known.images is not None and known.images > layer.out_features:
+        return f"the first linear layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
+    return None
+
+
+@register(
+    "feature_inversion",
+    source="Dimitrov et al. 2024 for the features, Mahendran & Vedaldi 2015 for their inversion",
+    needs=("architecture", "loss", "images", "batch_size", "epochs", "norm_mode"),
+    against=("plain", "converted"),
+    requires=_tells_features,
+)
+def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Find the inputs of the first linear layer exactly, then images with those features and little total variation.
+
+    A single image's features are the one direction of that layer's gradient, a batch's are separated by a ReLU's zeros
+    (:mod:`snnfl.attacks.exact`); each up to a factor, which a cosine distance doesn't see. Where that fails, matched is
+    the direction that the gradient has most of.
+    """
+    return [_invert(view, budget, generator) for view in views]
+
+
+def _invert(view: ServerView, budget: Budget, generator: torch.Generator) -> Reconstruction:
+    guess = biases.inferred(view) if view.format.hides_biases else None if view.knowledge.biases else biases.zero(view)
+    problem = problem_of(view, guesses=guess)
+    labels = infer_labels(view, problem, generator)
+    layer, _, _ = _first_linear(view.model)
+    wanted = _features(problem, layer, generator)
+    made = inputs_of(view.model, layer, view.knowledge.norm_mode or "train")
+
+    def objective(found: Arrays) -> Tensor:
+        features = made(problem.arrays, found[IMAGES]).flatten(1)
+        return (1 - torch.cosine_similarity(features, wanted, dim=1, eps=1e-12)).mean() + (
+            TOTAL_VARIATION * total_variation(found[IMAGES])
+        )
+
+    shape = (budget.restarts, problem.count, *problem.input_shape)
+    noise = torch.randn(shape, generator=generator).to(problem.low)
+    return PreparedMatching(
+        slope=vmap(grad_and_value(objective)),
+        start={IMAGES: torch.clamp(noise, problem.low, problem.high)},
+        box=(problem.low, problem.high),
+        labels=[labels],
+        matching=Matching(),
+        budget=budget,
+    ).run()[0]
+
+
+def _features(problem: Problem, layer: str, generator: torch.Generator) -> Tensor:
+    """Return the layer's inputs, ``[B, in]``, each up to a positive factor: behind ReLU they are."""
+    gradient = problem.gradient(f"{layer}.weight").double()
+    found = separate(gradient, problem.count, generator)
+    if found is None:
+        features = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1].expand(problem.count, -1)
+    else:
+        features = found.inputs
+    signs = torch.where(features.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    unit: Tensor = signs * features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return unit.float()
+
+
+def inputs_of(model: nn.Module, layer: str, norm_mode: str) -> Network:
+    """Return what one layer is given, as a function of the model's arrays and of inputs, ``[N, in]``.
+
+    Args:
+        model: Of one tensor argument. It isn't changed.
+        layer: Name of the layer.
+        norm_mode: As of :func:`~snnfl.attacks.networks.network_of`.
+    """
+    template = copy.deepcopy(model).eval()
+    if norm_mode == "train" and normalised_layers(template):
+        template = torch.func.replace_all_batch_norm_modules_(template)
+    names = {name for name, _ in [*template.named_parameters(), *template.named_buffers()]}
+    given: list[Tensor] = []
+    template.get_submodule(layer).register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
+
+    def inputs(arrays: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        given.clear()
+        torch.func.functional_call(template, {k: array for k, array in arrays.items() if k in names}, (images,))
+        return given.pop()
+
+    return inputs

@@ -1,0 +1,181 @@
+"""Batches of a linear layer, solved by the zeros of the ReLU behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+import torch
+from torch import nn
+from victims import attacked, small_cnn, small_mlp
+
+from snnfl import rng
+from snnfl.attacks import Budget, get_attack
+from snnfl.attacks.exact import separate
+from snnfl.config import ConversionConfig, TrainingConfig
+from snnfl.metrics.images import matched, psnr
+from snnfl.models import initialise
+from snnfl.threat import ThreatModelError
+
+CONVERSION = ConversionConfig(steps=16)
+HIDDEN = 128
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def attack(victim):
+    return get_attack("closed_form").run(victim.view, budget=Budget(), generator=draw())
+
+
+def in_order(found, victim):
+    """Return the found images and labels in the order of the true ones."""
+    order = matched(found.images, victim.truth.images)
+    return found.images[order], found.labels[order]
+
+
+def product(rows, columns, count, seed):
+    """Return ``D`` with the zeros of a ReLU, ``X``, and their product."""
+    generator = draw(seed)
+    slopes = torch.randn(rows, count, dtype=torch.float64, generator=generator)
+    slopes *= torch.rand(rows, count, generator=generator) < 0.5
+    inputs = torch.randn(count, columns, dtype=torch.float64, generator=generator)
+    return slopes, inputs, slopes @ inputs
+
+
+def by_enumeration(gradient, count):
+    """Return unit columns: those of all kernels of ``count - 1`` rows with the most zeros, by trying every set."""
+    left, values, _ = torch.linalg.svd(gradient, full_matrices=False)
+    span, found = left[:, :count] * values[:count], []
+    for rows in combinations(range(len(span)), count - 1):
+        _, sizes, kernels = torch.linalg.svd(span[list(rows)], full_matrices=True)
+        if sizes[-1] > 1e-9:
+            column = span @ kernels[-1]
+            found.append((int((column.abs() < 1e-9).sum()), column / column.norm()))
+    chosen = []
+    for _, column in sorted(found, key=lambda pair: -pair[0]):
+        tried = torch.stack([*chosen, column])
+        if torch.linalg.matrix_rank(tried, tol=1e-6) == len(tried):
+            chosen.append(column)
+        if len(chosen) == count:
+            break
+    return torch.stack(chosen, dim=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_separated_columns_are_those_of_the_enumeration_of_all_sets(seed):
+    _, _, gradient = product(24, 9, 3, seed)
+    expected = by_enumeration(gradient, 3)
+    found = separate(gradient, 3, draw())
+    cosines = (found.slopes / found.slopes.norm(dim=0)).T @ expected
+    torch.testing.assert_close(cosines.abs().max(dim=0).values, torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 12])
+def test_the_product_is_split_into_its_samples(count):
+    slopes, inputs, gradient = product(200, 40, count, count)
+    found = separate(gradient, count, draw())
+    for sample in range(count):
+        nearest = torch.cosine_similarity(found.inputs, inputs[sample], dim=1).abs().argmax()
+        own = torch.outer(found.slopes[:, nearest], found.inputs[nearest])
+        torch.testing.assert_close(own, torch.outer(slopes[:, sample], inputs[sample]))
+
+
+def test_nothing_is_found_where_no_slope_is_zero_or_noise_hides_it():
+    slopes, inputs, gradient = product(200, 40, 4, 0)
+    dense = (slopes + torch.randn(slopes.shape, dtype=torch.float64, generator=draw(1))) @ inputs
+    assert separate(gradient, 4, draw()) is not None
+    assert separate(dense, 4, draw()) is None
+    assert separate(gradient, 5, draw()) is None  # of rank four
+    assert separate(torch.full_like(gradient, torch.nan), 4, draw()) is None
+    noisy = gradient + torch.randn(gradient.shape, dtype=torch.float64, generator=draw(1))
+    assert separate(noisy, 4, draw()) is None
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_batch_is_exact_in_a_plain_update(start):
+    victim = attacked(small_mlp(HIDDEN), images=4, start=start)
+    images, labels = in_order(attack(victim), victim)
+    assert float(psnr(images, victim.truth.images).min()) > 100
+    assert labels.tolist() == victim.truth.labels.tolist()
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_a_batch_is_exact_in_an_s_update_without_the_bias_gradient(start):
+    victim = attacked(small_mlp(HIDDEN), images=4, start=start, conversion=CONVERSION)
+    images, labels = in_order(attack(victim), victim)
+    assert float(psnr(images, victim.truth.images).min()) > 45
+    assert labels.tolist() == victim.truth.labels.tolist()
+
+
+def test_known_weight_decay_is_no_gradient_of_a_batch():
+    training = TrainingConfig(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.0, weight_decay=1e-2)
+    victim = attacked(small_mlp(HIDDEN), images=4, training=training)
+    images, _ = in_order(attack(victim), victim)
+    assert float(psnr(images, victim.truth.images).min()) > 100
+
+
+def test_a_plain_batch_needs_no_learning_rate():
+    victim = attacked(small_mlp(HIDDEN), images=4)
+    denied = replace(victim.view, knowledge=replace(victim.view.knowledge, learning_rate=None))
+    images, _ = in_order(attack(replace(victim, view=denied)), victim)
+    assert float(psnr(images, victim.truth.images).min()) > 100
+
+
+def test_noise_hides_a_batch():
+    victim = attacked(small_mlp(HIDDEN), images=4)
+    exchange, generator = victim.view.exchange, draw(3)
+    noisy = {
+        name: array + 1e-2 * torch.randn(array.shape, generator=generator) for name, array in exchange.received.items()
+    }
+    view = replace(victim.view, exchange=replace(exchange, received=noisy))
+    images, _ = in_order(attack(replace(victim, view=view)), victim)
+    assert float(psnr(images, victim.truth.images).mean()) < 20
+
+
+def test_what_no_zeros_tell_apart_is_refused():
+    several = TrainingConfig(epochs=2, batch_size=4, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+    sigmoid = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 10))
+    normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 10))
+    unbiased = nn.Sequential(nn.Flatten(), nn.Linear(64, 32, bias=False), nn.ReLU(), nn.Linear(32, 10))
+    cases = [
+        (attacked(small_mlp(8), images=9).view, "has 8 outputs, too few for a batch of 9 images"),
+        (attacked(small_mlp(), images=4, training=several).view, "the client took 2"),
+        (attacked(sigmoid, images=4).view, "none follows the first layer"),
+        (attacked(normed, images=4).view, "batch normalisation mixes them"),
+        (attacked(unbiased, images=4).view, "take a bias in the first layer"),
+    ]
+    spiking = attacked(small_mlp(), images=4, conversion=CONVERSION).view
+    unknown = replace(spiking, knowledge=replace(spiking.knowledge, learning_rate=None))
+    for view, reason in [*cases, (unknown, "the threat model denies both")]:
+        assert reason in get_attack("closed_form").refusal(view)
+
+
+def test_feature_inversion_is_refused_where_no_features_are_told():
+    sigmoid = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 16), nn.Sigmoid(), nn.Linear(16, 10)
+    )
+    several = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+    cases = [
+        (attacked(small_mlp()).view, "use closed_form"),
+        (attacked(small_cnn(), images=2).view, "none follows the first linear layer"),
+        (attacked(sigmoid, images=2).view, "none follows the first linear layer"),
+        (attacked(small_cnn(), training=several).view, "the client took 2"),
+    ]
+    for view, reason in cases:
+        with pytest.raises(ThreatModelError, match=reason):
+            get_attack("feature_inversion").run(view, budget=Budget(iterations=1), generator=draw())
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_features_of_a_batch_are_exact_and_tell_its_images(spiking):
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10)
+    )
+    initialise(model, rng.generator(0, "weights"))
+    victim = attacked(model, images=3, conversion=CONVERSION if spiking else None)
+    found = get_attack("feature_inversion").run(victim.view, budget=Budget(iterations=200), generator=draw())
+    images, _ = in_order(found, victim)
+    assert float(psnr(images, victim.truth.images).mean()) > 18
