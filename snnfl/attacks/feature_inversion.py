@@ -18,6 +18,7 @@ from snnfl.attacks.networks import Arrays, Network, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
+from snnfl.attacks.selection import PUBLISHED
 from snnfl.threat import ServerView
 
 TOTAL_VARIATION = 0.03
@@ -88,6 +89,7 @@ def _invert(view: ServerView, budget: Budget, generator: torch.Generator) -> Rec
         start={IMAGES: torch.clamp(noise, problem.low, problem.high)},
         box=(problem.low, problem.high),
         labels=[labels],
+        choices=[Matching().chosen(PUBLISHED)],
         matching=Matching(),
         budget=budget,
     ).run()[0]

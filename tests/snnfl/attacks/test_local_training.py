@@ -168,7 +168,7 @@ def test_simulation_clips_each_step():
 
 def test_a_shortened_update_tells_the_labels_that_it_told_before():
     """A server that took a clipped update for a gradient read other labels off it than one that knows less."""
-    known = Knowledge(images=4, batch_size=4, epochs=1, learning_rate=0.1)
+    known = Knowledge(images=16, batch_size=16, epochs=1, learning_rate=0.1)
     settings = {
         "whole": (None, known),
         "clipped": (0.005, replace(known, clipped=True)),
@@ -177,12 +177,13 @@ def test_a_shortened_update_tells_the_labels_that_it_told_before():
     }
     right: dict[str, list[float]] = {name: [] for name in settings}
     for name, (length, knowledge) in settings.items():
-        for start in range(0, 60, 10):
-            victim = attacked(small_cnn(), start=start, images=4, knowledge=knowledge, length=length)
+        for start in range(0, 120, 20):
+            victim = attacked(small_cnn(), start=start, images=16, knowledge=knowledge, length=length)
             labels = infer_labels(victim.view, problem_of(victim.view), torch.Generator().manual_seed(0))
             right[name].append(label_accuracy(labels, victim.truth.labels))
-    assert right["whole"] == right["clipped"] == right["denied"] == [1.0] * 6
-    assert sum(right["unaware"]) < 5
+    assert right["clipped"] == right["denied"]
+    assert sum(right["clipped"]) > 5
+    assert sum(right["unaware"]) < sum(right["clipped"]) - 1
 
 
 def test_distances_that_compare_lengths_are_refused_for_shortened_updates():

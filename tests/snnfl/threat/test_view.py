@@ -229,6 +229,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("reconverted_initial", "initial_weights", False, "initial_weights"),
         ("reconverted_train", "norm_mode", None, "norm_mode"),
         ("reconverted_statistics", "norm_statistics", "estimated", "update_statistics"),
+        ("imprint", "crafted_weights", False, "crafted_weights"),
     ],
 )
 def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
