@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from snnfl import rng
+from snnfl.attacks.imprint import imprinted
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.batching import batch_sizes
-from snnfl.config import ConversionConfig, DataConfig, TrainingConfig
+from snnfl.config import ConversionConfig, DataConfig, ModelConfig, TrainingConfig
 from snnfl.conversion import convert_state
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.data import load
-from snnfl.models import initialise
+from snnfl.models import build_model, initialise
 from snnfl.spiking import trace
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
 from snnfl.training.objectives import Objective, cross_entropy
-from snnfl.updates import Converted, Plain, UpdateFormat
+from snnfl.updates import Converted, Native, Plain, UpdateFormat
 
 SCALE = 16.0
 """Digits are valued 0 to 16."""
@@ -171,3 +172,60 @@ def attacked(
     own, moved = ({name: side[name] for name in private} for side in (before, trained))
     truth = GroundTruth(images=pixels, labels=labels, biases=own, trained_biases=moved)
     return Victim(view=view, truth=truth)
+
+
+def recordings(count: int, *, steps: int = 10, side: int = 12, seed: int = 0) -> Tensor:
+    """Return event recordings of an edge that moves over noise, counts ``[N, T, 2, side, side]``."""
+    draw = rng.generator(seed, "recordings")
+    clock = torch.arange(steps).view(1, -1, 1, 1)
+    place = torch.arange(side).float()
+    start = torch.rand(count, 1, 1, 1, generator=draw) * side / 2
+    distance = (place + 0.5 * place.view(-1, 1) - start - clock * side / steps).abs()
+    rates = torch.stack([1.5 * (distance < 1), 0.8 * (distance < 2)], 2) + 0.02
+    return torch.poisson(rates, generator=draw)
+
+
+def spiking_victim(
+    samples: Tensor, labels: Tensor, *, sequence: bool, training: TrainingConfig | None = None, **options: object
+) -> Victim:
+    """Train a client's natively spiking network for a round, for real, and return both sides.
+
+    Args:
+        samples: As the network sees them, pixels of mean 0 and standard deviation 1.
+        labels: Of them.
+        sequence: Whether their first axis is time.
+        training: One step on all of them by default.
+        options: Of the model (:class:`~snnfl.config.ModelConfig`); an ``mlp`` without batch normalisation by default.
+    """
+    training = training or TrainingConfig(
+        epochs=1, batch_size=len(samples), learning_rate=0.1, momentum=0.0, weight_decay=0.0
+    )
+    config = ModelConfig(**{"name": "mlp", "neuron": "lif", "batch_norm": False, **options})  # type: ignore[arg-type]
+    shape = tuple(samples.shape[1:])
+    weights = rng.generator(0, "weights")
+    model = build_model(config, input_shape=shape, classes=10, generator=weights, sequence=sequence)
+    before = {name: array.clone() for name, array in exchangeable(model).items()}
+    sizes = batch_sizes(len(samples), training.batch_size)
+    batches = list(zip(torch.split(samples, sizes), torch.split(labels, sizes), strict=True))
+    train_locally(model, [batches] * training.epochs, training, server_round=1)
+    after = {name: array.clone() for name, array in exchangeable(model).items()}
+    known = Knowledge(
+        images=len(samples), batch_size=training.batch_size, epochs=training.epochs,
+        learning_rate=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay,
+    )  # fmt: skip
+    scale = float(samples.max()) if sequence else 1.0  # a pixel of 1 is the largest count
+    channels = samples.shape[2] if sequence else samples.shape[1]
+    view = ServerView(
+        model=model, input_shape=shape, mean=torch.zeros(channels), std=torch.ones(channels) / scale,
+        format=Native(before, model.layers), exchange=Exchange(server_round=1, sent=before, received=after),
+        knowledge=known, sequence=sequence,
+    )  # fmt: skip
+    return Victim(view=view, truth=GroundTruth(images=samples / scale, labels=labels))
+
+
+def imprinted_victim(images: int = 2) -> Victim:
+    """Return a client that a malicious server sent weights of its own making."""
+    model, (pixels, _, mean, std) = small_mlp(200), digits(500, 1000)
+    model.load_state_dict(imprinted(model, dict(model.state_dict()), (pixels - mean) / std, seed=0))
+    known = Knowledge(images=images, batch_size=images, epochs=1, learning_rate=0.1, crafted_weights=True)
+    return attacked(model, images=images, knowledge=known)

@@ -6,6 +6,7 @@ from snnfl.attacks import (  # noqa: F401  (each registers its attacks)
     feature_inversion,
     imprint,
     inversion,
+    native_exact,
 )
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Attack, AttackResult, Budget, get_attack, names, register

@@ -8,7 +8,18 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
-from victims import Direct, Victim, attacked, digits, settled_cnn, small_cnn, small_mlp
+from victims import (
+    Direct,
+    Victim,
+    attacked,
+    digits,
+    imprinted_victim,
+    recordings,
+    settled_cnn,
+    small_cnn,
+    small_mlp,
+    spiking_victim,
+)
 
 from snnfl.attacks import AttackResult, Budget, biases, get_attack, names
 from snnfl.config import ConversionConfig, TrainingConfig
@@ -37,6 +48,12 @@ def of(name: str) -> tuple[Victim, Budget]:
         return attacked(small_cnn(activation=nn.Sigmoid, spread=0.5)), Budget(iterations=40, restarts=2)
     if name == "closed_form":
         return attacked(small_mlp()), MANY
+    if name == "native_closed_form":
+        return spiking_victim(*digits(1)[:2], sequence=False), MANY
+    if name == "event_recovery":
+        return spiking_victim(recordings(2), torch.tensor([3, 8]), sequence=True), MANY
+    if name == "imprint":
+        return imprinted_victim(), MANY
     if name in ("inverting_gradients", "huang", "feature_inversion"):
         return attacked(small_cnn()), MANY
     if name == "inverting_statistics":
@@ -113,7 +130,8 @@ def test_fails_on_a_random_update(name):
     random = replace(victim, view=replace(victim.view, exchange=replace(exchange, received=noisy)))
     budget = Budget(iterations=40)
     found = run(name, random, budget)
-    guess = floors(victim.truth.images, digits(200, 100)[0])["mean_image"]
+    public = recordings(100, seed=1) / 8 if victim.view.sequence else digits(200, 100)[0]
+    guess = floors(victim.truth.images, public)["mean_image"]
     assert score(found, random) < float(psnr(guess, victim.truth.images).mean())
 
 

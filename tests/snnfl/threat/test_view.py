@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from victims import attacked, small_cnn, small_mlp
+from victims import attacked, digits, small_cnn, small_mlp, spiking_victim
 
 import snnfl
 from snnfl.attacks import names
@@ -230,11 +230,16 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("reconverted_train", "norm_mode", None, "norm_mode"),
         ("reconverted_statistics", "norm_statistics", "estimated", "update_statistics"),
         ("imprint", "crafted_weights", False, "crafted_weights"),
+        ("native_closed_form", "biases", False, "biases"),
+        ("event_recovery", "learning_rate", None, "learning_rate"),
     ],
 )
 def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
-    spiking = "converted" in get_attack(attack).against
-    victim = attacked(small_mlp(), conversion=ConversionConfig(steps=4) if spiking else None)
+    kinds = get_attack(attack).against
+    if kinds == {"native"}:
+        victim = spiking_victim(*digits(1)[:2], sequence=False)
+    else:
+        victim = attacked(small_mlp(), conversion=ConversionConfig(steps=4) if "converted" in kinds else None)
     view = replace(victim.view, knowledge=replace(victim.view.knowledge, **{flag: value}))
     assert get_attack(attack).refusal(view) == f"{attack}: needs {fact}, which the threat model denies"
 

@@ -1,0 +1,98 @@
+"""What the first layer of a natively spiking network tells, and what of it must not be found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from victims import digits, recordings, spiking_victim
+
+from snnfl.attacks import Budget, get_attack
+from snnfl.config import TrainingConfig
+from snnfl.metrics.events import event_f1, exact_frames
+from snnfl.metrics.images import matched, psnr
+from snnfl.neurons.surrogates import SURROGATES
+
+BUDGET = Budget(iterations=1)
+
+
+def run(name, victim):
+    return get_attack(name).run(victim.view, budget=BUDGET, generator=torch.Generator().manual_seed(0))
+
+
+def in_place(found, true):
+    return found[matched(found.sum(1), true.sum(1))]
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES.names())
+def test_direct_coding_tells_the_image_under_every_surrogate(surrogate):
+    pixels, labels, _, _ = digits(1)
+    victim = spiking_victim(pixels, labels, sequence=False, surrogate=surrogate)
+    found = run("native_closed_form", victim)
+    assert psnr(found.images, pixels).item() > 90
+    assert found.labels.tolist() == labels.tolist()
+    assert found.objective < 1e-4
+
+
+def test_poisson_coding_tells_the_rates():
+    pixels, labels, _, _ = digits(1)
+    victim = spiking_victim(pixels, labels, sequence=False, encoding="poisson", time_steps=100)
+    found = run("native_closed_form", victim)
+    assert 20 < psnr(found.images, pixels).item() < 50
+
+
+@pytest.mark.parametrize("surrogate", ["fast_sigmoid", "atan", "sigmoid", "triangular", "spike_rate_escape"])
+def test_a_recording_is_found_in_its_order(surrogate):
+    true = recordings(1, seed=3)
+    found = run("event_recovery", spiking_victim(true, torch.tensor([4]), sequence=True, surrogate=surrogate))
+    assert event_f1(found.images, true / true.max()).item() == 1
+    assert found.labels.tolist() == [4]
+
+
+def test_a_batch_is_found_in_its_order():
+    true = recordings(3, side=20, seed=1)
+    found = run("event_recovery", spiking_victim(true, torch.tensor([4, 7, 1]), sequence=True))
+    true = true / true.max()
+    assert event_f1(in_place(found.images, true), true).tolist() == [1, 1, 1]
+    assert sorted(found.labels.tolist()) == [1, 4, 7]
+
+
+def test_several_local_steps_keep_the_frames():
+    true = recordings(2, side=20, seed=1)
+    training = TrainingConfig(epochs=3, batch_size=1, learning_rate=0.1, momentum=0.9, weight_decay=1e-3)
+    found = run("event_recovery", spiking_victim(true, torch.tensor([4, 7]), sequence=True, training=training))
+    everything = found.images.flatten(0, 1)[None], (true / true.max()).flatten(0, 1)[None]
+    assert exact_frames(*everything).item() > 0.9
+
+
+def test_noise_on_the_update_hides_recordings():
+    true = recordings(1)
+    victim = spiking_victim(true, torch.tensor([4]), sequence=True)
+    exchange, draw = victim.view.exchange, torch.Generator().manual_seed(0)
+    noisy = {name: array + 1e-3 * torch.randn(array.shape, generator=draw) for name, array in exchange.received.items()}
+    view = replace(victim.view, exchange=replace(exchange, received=noisy))
+    found = get_attack("event_recovery").run(view, budget=BUDGET, generator=torch.Generator())
+    assert exact_frames(found.images, true / true.max()).item() == 0
+    assert found.objective > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("event_recovery", {"name": "convnet"}, "the first layer isn't linear"),
+        ("event_recovery", {"batch_norm": True}, "batch normalisation follows the first layer"),
+        ("event_recovery", {"encoding": "delta"}, "the network encodes them"),
+        ("native_closed_form", {}, "take event_recovery"),
+    ],
+)
+def test_what_cannot_work_is_refused(name, options, reason):
+    true = recordings(1, side=16)
+    view = spiking_victim(true, torch.tensor([4]), sequence=True, **options).view
+    assert reason in (get_attack(name).refusal(view) or "")
+
+
+def test_more_steps_than_outputs_are_refused():
+    view = spiking_victim(recordings(1), torch.tensor([4]), sequence=True).view
+    many = replace(view, knowledge=replace(view.knowledge, images=101, batch_size=101))
+    assert "1010 time steps of all samples don't fit" in (get_attack("event_recovery").refusal(many) or "")
