@@ -14,7 +14,7 @@ from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.auditing.recording import read_recording, read_truth
 from snnfl.auditing.victims import Scope, setting_of, victims_of
-from snnfl.config import AuditConfig, ConfigError, compose, flatten
+from snnfl.config import AuditConfig, compose, flatten
 from snnfl.threat import ThreatModelError
 from snnfl.training import private_biases
 from snnfl.updates import ArraySpec
@@ -156,7 +156,12 @@ def test_a_round_that_cannot_be_attacked_does_not_end_the_run(tmp_path, caplog):
     assert "round 1 is not attacked" in caplog.text
 
 
-def test_data_without_pictures_are_refused_before_the_first_round(tmp_path):
+def test_rows_of_a_table_are_attacked_as_pictures_are(tmp_path):
     options = ["data.source=iris", "data.clients=3", "model.name=mlp", "strategy.fraction_train=1"]
-    with pytest.raises(ConfigError, match=r"data\.source=iris: attacks reconstruct pictures"):
-        run(tmp_path, "iris", *options, "audit.record=true", "audit.attacks=[closed_form]")
+    options += ["training.epochs=1", "training.batch_size=64", "audit.record=true", "audit.ground_truth=true"]
+    options += ["audit.attacks=[huang]", "audit.iterations=2", "strategy.spiking=false"]
+    run(tmp_path, "iris", *options)
+    (path,) = tmp_path.rglob("round-000001.json")
+    (found,) = json.loads(path.read_text())
+    assert (found["kind"], found["metric"]) == ("table", "relative_error")
+    assert found["verdict"] in ("leaks", "unclear", "nothing seen"), found["refusal"]
