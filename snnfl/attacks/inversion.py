@@ -1,4 +1,4 @@
-"""The published attacks on a plain update: DLG, iDLG, Inverting Gradients and the setting of Huang et al."""
+"""The published attacks: DLG, iDLG, Inverting Gradients and the setting of Huang et al."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", 
     "dlg",
     source="Zhu et al. 2019, algorithm 1",
     needs=(*NEEDS, "learning_rate", "optimizer"),
-    against="plain",
+    against=("plain", "native"),
 )
 def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Minimise ``||g'(x', softmax(y')) - g||^2`` over images and labels together, by L-BFGS."""
@@ -45,7 +45,7 @@ def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator)
     "idlg",
     source="Zhao et al. 2020",
     needs=(*NEEDS, "learning_rate", "optimizer"),
-    against="plain",
+    against=("plain", "native"),
     requires=lambda view: None if view.knowledge.images == 1 else "infers the label of one image, the round had more",
 )
 def idlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -59,7 +59,7 @@ def idlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator
     "inverting_gradients",
     source="Geiping et al. 2020, section 4",
     needs=NEEDS,
-    against="plain",
+    against=("plain", "native"),
 )
 def inverting_gradients(
     views: Sequence[ServerView], budget: Budget, generator: torch.Generator

@@ -37,6 +37,9 @@ class SpikingNeurons(nn.Module):
         steps: Time steps over which a constant current flows.
         features: Of the linear layer before, whose neurons receive each other's spikes; ``None`` for no recurrence.
         reads_out: Whether these are output neurons whose potentials are read out: they don't fire.
+
+    Attributes:
+        level: The configured threshold, which the structure tells where a model has no values.
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class SpikingNeurons(nn.Module):
         self.kind = config.neuron
         self.leaks = config.neuron != "if"
         beta = torch.tensor([BETA if config.beta is None else config.beta])
-        threshold = torch.tensor([THRESHOLD if config.threshold is None else config.threshold])
+        self.level = THRESHOLD if config.threshold is None else config.threshold
+        threshold = torch.tensor([self.level])
         self.beta = nn.Parameter(beta) if config.learn_beta and not reads_out else beta.item()
         self.learns_threshold = bool(config.learn_threshold) and not reads_out
         self.threshold: Tensor
