@@ -81,7 +81,8 @@ def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
     squares = sizes[:rank].square()
     shares = squares / (squares + (NOISE * sizes[rank]).square()).clamp_min(1e-300)
     rows = directions.T[:rank] * (sizes[:rank] * shares)[:, None]
-    return (rows / rows.norm().clamp_min(1e-300)).float()
+    found: Tensor = (rows / rows.norm().clamp_min(1e-300)).float()
+    return found
 
 
 def unexplained(rows: Tensor, inputs: Tensor) -> Tensor:
@@ -96,8 +97,9 @@ def unexplained(rows: Tensor, inputs: Tensor) -> Tensor:
     squares = inputs @ inputs.T
     ridge = RIDGE * (squares.diagonal().mean() + 1)
     products = inputs @ rows.T
-    made = torch.linalg.solve(squares + ridge * torch.eye(len(squares)), products)
-    return 1 - (products * made).sum()
+    made: Tensor = torch.linalg.solve(squares + ridge * torch.eye(len(squares)), products)
+    explained: Tensor = (products * made).sum()
+    return 1 - explained
 
 
 def discounts(model: SpikingModel) -> bool:

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from spiking_victims import spiking, spiking_victim
 from torch import nn
 from victims import Direct, Victim, attacked, digits, settled_cnn, small_cnn, small_mlp
 
@@ -37,6 +38,8 @@ def of(name: str) -> tuple[Victim, Budget]:
         return attacked(small_cnn(activation=nn.Sigmoid, spread=0.5)), Budget(iterations=40, restarts=2)
     if name == "closed_form":
         return attacked(small_mlp()), MANY
+    if name.startswith("native"):
+        return spiking_victim(spiking("mlp")), Budget(iterations=100)
     if name in ("inverting_gradients", "huang"):
         return attacked(small_cnn()), MANY
     if name == "inverting_statistics":

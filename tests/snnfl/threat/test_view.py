@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from spiking_victims import spiking as spiking_network
+from spiking_victims import spiking_victim
 from victims import attacked, small_cnn, small_mlp
 
 import snnfl
@@ -220,11 +222,15 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("reconverted_initial", "initial_weights", False, "initial_weights"),
         ("reconverted_train", "norm_mode", None, "norm_mode"),
         ("reconverted_statistics", "norm_statistics", "estimated", "update_statistics"),
+        ("native_features", "images", None, "images"),
+        ("native_adaptive", "architecture", False, "architecture"),
     ],
 )
 def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
     spiking = "converted" in get_attack(attack).against
     victim = attacked(small_mlp(), conversion=ConversionConfig(steps=4) if spiking else None)
+    if get_attack(attack).against == {"native"}:
+        victim = spiking_victim(spiking_network("mlp"))
     view = replace(victim.view, knowledge=replace(victim.view.knowledge, **{flag: value}))
     assert get_attack(attack).refusal(view) == f"{attack}: needs {fact}, which the threat model denies"
 
@@ -233,8 +239,9 @@ def test_every_attack_is_refused_something_above():
     marks = test_a_denied_flag_refuses_the_attack_with_the_reason.pytestmark
     cases = marks[0].args[1]
     assert {case[0] for case in cases} == set(names())
-    # Labels are never granted by default, so no attack needs them: any other fact is some attack's.
-    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels"}
+    # Labels are never granted by default, so no attack needs them, and without the surrogate the default one stands in:
+    # any other fact is some attack's.
+    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels", "surrogate"}
 
 
 @pytest.mark.parametrize("spiking", [False, True])
