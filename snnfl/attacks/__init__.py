@@ -7,6 +7,7 @@ from snnfl.attacks import (  # noqa: F401  (each registers its attacks)
     imprint,
     inversion,
     native_exact,
+    native_matching,
 )
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Attack, AttackResult, Budget, get_attack, names, register

@@ -1,4 +1,4 @@
-"""The published attacks on a plain update: DLG, iDLG, Inverting Gradients and the setting of Huang et al."""
+"""The published attacks: DLG, iDLG, Inverting Gradients and the setting of Huang et al."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _lacks_length(view: ServerView) -> str | None:
     "dlg",
     source="Zhu et al. 2019, algorithm 1",
     needs=(*NEEDS, "learning_rate", "optimizer"),
-    against="plain",
+    against=("plain", "native"),
     requires=_lacks_length,
 )
 def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
@@ -54,7 +54,7 @@ def dlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator)
     "idlg",
     source="Zhao et al. 2020",
     needs=(*NEEDS, "learning_rate", "optimizer"),
-    against="plain",
+    against=("plain", "native"),
     requires=lambda view: (
         _lacks_length(view) if view.knowledge.images == 1 else "infers the label of one image, the round had more"
     ),
@@ -70,7 +70,7 @@ def idlg(views: Sequence[ServerView], budget: Budget, generator: torch.Generator
     "inverting_gradients",
     source="Geiping et al. 2020, section 4",
     needs=NEEDS,
-    against="plain",
+    against=("plain", "native"),
 )
 def inverting_gradients(
     views: Sequence[ServerView], budget: Budget, generator: torch.Generator

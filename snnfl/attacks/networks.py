@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnfl.attacks.blocks import in_blocks
+from snnfl.attacks.spiking_operations import in_operations
+from snnfl.models import SpikingModel
 from snnfl.threat import ThreatModelError
 from snnfl.training import exchangeable
 
@@ -30,7 +32,8 @@ def network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network
         norm_mode: In ``"train"`` batch normalisation takes the statistics of the batch that it is given, and keeps no
             running ones; in ``"eval"`` it takes ``running_mean`` and ``running_var`` from the arrays.
     """
-    template = in_blocks(copy.deepcopy(model).eval())
+    template = copy.deepcopy(model).eval()
+    template = in_operations(template) if isinstance(template, SpikingModel) else in_blocks(template)
     if norm_mode == "train":
         template = torch.func.replace_all_batch_norm_modules_(template)
     names = frozenset(exchangeable(template))

@@ -4,7 +4,7 @@ from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (e
 from snnfl.models.initialisation import initialise
 from snnfl.models.over_time import multiply_in_bfloat16
 from snnfl.models.registry import MODELS, build_model, check_model, image_shape, names, register
-from snnfl.models.spiking import SpikingModel, drawing
+from snnfl.models.spiking import SpikingModel, drawing, with_default_surrogate
 from snnfl.models.spiking_layers import SMALLEST_THRESHOLD, SpikingNeurons
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "multiply_in_bfloat16",
     "names",
     "register",
+    "with_default_surrogate",
 ]

@@ -7,6 +7,7 @@ the first neurons is computed once. A spiking model holds parameters and nothing
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from snnfl.config import ConfigError, ModelConfig
 from snnfl.models.blocks import BasicBlock
 from snnfl.models.initialisation import initialise
 from snnfl.models.over_time import fold_time
-from snnfl.models.spiking_layers import STEPS, THRESHOLD, Readout, SpikingNeurons
-from snnfl.neurons import ENCODINGS, Unrolled
+from snnfl.models.spiking_layers import STEPS, SURROGATE, THRESHOLD, Readout, SpikingNeurons
+from snnfl.neurons import ENCODINGS, Unrolled, surrogate_spike
 
 
 class SpikingModel(nn.Module):
@@ -144,6 +145,17 @@ class SpikingModel(nn.Module):
         """The layers of neurons by name, those of the readout aside."""
         named = self.named_modules()
         return {name: it for name, it in named if isinstance(it, SpikingNeurons) and not name.startswith("readout.")}
+
+
+def with_default_surrogate(model: nn.Module) -> nn.Module:
+    """Return a model that doesn't tell which surrogate gradient it is trained with: a copy, if it is a spiking one."""
+    if not isinstance(model, SpikingModel):
+        return model
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, SpikingNeurons):
+            module.spike = surrogate_spike(SURROGATE)
+    return model
 
 
 @contextmanager

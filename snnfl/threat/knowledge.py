@@ -42,6 +42,8 @@ class Knowledge:
             travelled.
         biases: The client's own biases. In an S-run the server never has them.
         thresholds: Firing thresholds of an S-update.
+        surrogate: Surrogate gradient of a network that is trained as a spiking one; without it the default one is
+            assumed.
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
         earlier_rounds: Earlier updates of the same client.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
@@ -67,6 +69,7 @@ class Knowledge:
     norm_statistics: Literal["known", "estimated", "unknown"] = "known"
     biases: bool = True
     thresholds: bool = True
+    surrogate: bool = True
     initial_weights: bool = True
     earlier_rounds: bool = True
     public_images: bool = True
@@ -179,6 +182,7 @@ _fact(
 )
 _fact("biases", "the client's own biases", biases=False)
 _fact("thresholds", "firing thresholds of an S-update", thresholds=False)
+_fact("surrogate", "the surrogate gradient of networks trained as spiking ones", surrogate=False)
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
 _fact("public_images", "labelled images of the same kind that no client has", public_images=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from snnfl.config import Config
+from snnfl.models import with_default_surrogate
 from snnfl.threat.knowledge import Knowledge, ThreatModelError
 from snnfl.training import is_statistic, private_biases
 from snnfl.updates import UpdateFormat
@@ -51,7 +52,8 @@ class ServerView:
     A simulation's model is shared by server and clients, and may hold the weights and private biases of any of them.
 
     Attributes:
-        model: The architecture, on the meta device.
+        model: The architecture, on the meta device; a spiking one has the default surrogate gradient where its own is
+            denied.
         input_shape: Of one image, or of one sequence, ``(T, ...)``.
         mean: Of the public normalisation ``x = (pixel - mean) / std`` with pixels in [0, 1]: one value per channel.
         std: As ``mean``.
@@ -99,6 +101,8 @@ class ServerView:
             raise ThreatModelError("public_images=False: the view must not hold public images")
         if not all(parameter.is_meta for parameter in self.model.parameters()):
             object.__setattr__(self, "model", copy.deepcopy(self.model).to("meta"))
+        if not known.surrogate:
+            object.__setattr__(self, "model", with_default_surrogate(self.model))
         object.__setattr__(self, "exchange", self._granted(self.exchange))
         object.__setattr__(self, "earlier", tuple(self._granted(exchange) for exchange in self.earlier))
         if self.initial is not None:
@@ -151,6 +155,7 @@ def unrepeated(config: Config, *, normalises: bool) -> tuple[str, ...]:
     found = {
         f"strategy.name={config.strategy.name}": config.strategy.name == "scaffold",
         f"training.optimizer={training.optimizer}": training.optimizer != "sgd",
+        f"training.loss={training.loss}": training.loss != "readout",
         f"training.micro_batch={training.micro_batch}": training.micro_batch is not None and normalises,
     }
     return tuple(option for option, differs in found.items() if differs)

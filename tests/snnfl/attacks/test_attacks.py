@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import spiking_victims
 import torch
 from torch import nn
 from victims import (
@@ -52,6 +53,8 @@ def of(name: str) -> tuple[Victim, Budget]:
         return spiking_victim(*digits(1)[:2], sequence=False), MANY
     if name == "event_recovery":
         return spiking_victim(recordings(2), torch.tensor([3, 8]), sequence=True), MANY
+    if name.startswith("native"):
+        return spiking_victims.spiking_victim(spiking_victims.spiking("mlp")), Budget(iterations=100)
     if name == "imprint":
         return imprinted_victim(), MANY
     if name in ("inverting_gradients", "huang", "feature_inversion"):

@@ -232,6 +232,8 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("imprint", "crafted_weights", False, "crafted_weights"),
         ("native_closed_form", "biases", False, "biases"),
         ("event_recovery", "learning_rate", None, "learning_rate"),
+        ("native_features", "images", None, "images"),
+        ("native_adaptive", "architecture", False, "architecture"),
     ],
 )
 def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, fact):
@@ -248,9 +250,9 @@ def test_every_attack_is_refused_something_above():
     marks = test_a_denied_flag_refuses_the_attack_with_the_reason.pytestmark
     cases = marks[0].args[1]
     assert {case[0] for case in cases} == set(names())
-    # Labels are never granted by default, so no attack needs them: any other fact is some attack's.
-    # Nor public images, which every attack takes where they are there.
-    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels", "public_images"}
+    # Labels are never granted by default, so no attack needs them. Nor public images, which every attack takes where
+    # they are there, nor the surrogate, for which the default one stands in. Any other fact is some attack's.
+    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels", "public_images", "surrogate"}
 
 
 @pytest.mark.parametrize("spiking", [False, True])

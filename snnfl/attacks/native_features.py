@@ -1,0 +1,159 @@
+"""What the linear layers' gradients of a natively trained spiking network tell of its spikes, without optimisation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from snnfl.attacks.networks import last_linear
+from snnfl.attacks.problem import Problem
+from snnfl.attacks.spiking_operations import with_surrogate
+from snnfl.models import SpikingModel, SpikingNeurons
+from snnfl.threat import ServerView
+
+NOISE = 3.0
+"""A direction counts half where its singular value is as many times that of rounding."""
+
+SPARE = 4
+"""Singular values beyond the rank that are looked at for rounding."""
+
+RIDGE = 1e-2
+"""Of the least squares by which slopes are found: relative to the mean square of a step's inputs, plus 1."""
+
+Forward = Callable[[Mapping[str, Tensor], Tensor], tuple[dict[str, Tensor], Tensor]]
+"""``(arrays, samples) -> (inputs of linear layers over time, by layer, and logits)``."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Told:
+    """What one update tells of the spikes within the network.
+
+    Attributes:
+        rates: Discounted rates of the last layer's inputs, ``[features]``; ``None`` for a batch, or where output
+            neurons fire.
+        rows: The first hidden linear layer's gradient in ``k`` rows, ``[k, features]``, less its rounding and of norm
+            1; ``None`` where there is no such layer.
+    """
+
+    rates: Tensor | None
+    rows: Tensor | None
+
+
+def told(view: ServerView, problem: Problem) -> Told:
+    """Read the linear layers' gradients.
+
+    An output neuron whose potential is read sums its inputs with fixed weights, so of one sample ``dL/dW = d h^T`` with
+    the discounted rates ``h``, and ``dL/db = d w`` with the sum ``w`` of these weights: ``h/w`` is exact. The gradient
+    of a hidden layer is ``sum_t d_t s_t^T`` of the ``T N`` inputs, so its rank is at most that.
+    """
+    model = view.model
+    if not isinstance(model, SpikingModel):
+        raise TypeError(f"{type(model).__name__}: expected a spiking model")
+    last, rates, rows = last_linear(model), None, None
+    if problem.count == 1 and discounts(model) and f"{last}.bias" in problem.target:
+        weight, bias = (problem.gradient(f"{last}.{part}").double().nan_to_num() for part in ("weight", "bias"))
+        rates = (bias @ weight / bias.square().sum().clamp_min(1e-300)).float()
+    if (layer := hidden_linear(model)) is not None:
+        rows = few_rows(problem.gradient(f"{layer}.weight"), model.steps * problem.count * problem.steps)
+    return Told(rates=rates, rows=rows)
+
+
+def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
+    """Return a gradient ``[out, features]`` as ``S V``, its singular values and directions, at most ``rank`` of them.
+
+    Each is weighted by ``S^2 / (S^2 + (c noise)^2)``, and the whole has norm 1.
+
+    Args:
+        gradient: Of a linear layer.
+        rank: The largest possible one; what is beyond it is rounding.
+
+    Returns:
+        ``None`` if rows could span everything, and so tell nothing.
+    """
+    if rank + SPARE > min(gradient.shape):
+        return None
+    _, sizes, directions = torch.svd_lowrank(gradient.double().nan_to_num(), q=rank + SPARE, niter=4)
+    squares = sizes[:rank].square()
+    shares = squares / (squares + (NOISE * sizes[rank]).square()).clamp_min(1e-300)
+    rows = directions.T[:rank] * (sizes[:rank] * shares)[:, None]
+    found: Tensor = (rows / rows.norm().clamp_min(1e-300)).float()
+    return found
+
+
+def unexplained(rows: Tensor, inputs: Tensor) -> Tensor:
+    """Return which part of a gradient no slopes could make of these inputs: ``min_d ||G - d^T S||^2 / ||G||^2``.
+
+    So a linear layer's gradient is matched without its slopes, and without the surrogate that they came through.
+
+    Args:
+        rows: Of the gradient ``G``, as :func:`few_rows` has them.
+        inputs: ``S``, of the layer at all steps and samples, ``[M, features]``.
+    """
+    squares = inputs @ inputs.T
+    ridge = RIDGE * (squares.diagonal().mean() + 1)
+    products = inputs @ rows.T
+    made: Tensor = torch.linalg.solve(squares + ridge * torch.eye(len(squares)), products)
+    explained: Tensor = (products * made).sum()
+    return 1 - explained
+
+
+def discounts(model: SpikingModel) -> bool:
+    """Tell whether each output sums its inputs with the same fixed weights."""
+    readout = model.readout
+    return not readout.fires and readout.kind in ("final_potential", "mean_potential")
+
+
+def hidden_linear(model: SpikingModel) -> str | None:
+    """Name the first linear layer, recurrent ones aside, unless it is the last one."""
+    own = {id(module.recurrent) for module in model.modules() if isinstance(module, SpikingNeurons)}
+    linear = [name for name, it in model.named_modules() if isinstance(it, nn.Linear) and id(it) not in own]
+    return linear[0] if linear[0] != last_linear(model) else None
+
+
+def discounted(model: SpikingModel, inputs: Tensor) -> Tensor:
+    """Return the rates ``[N, features]`` that the last layer's gradient tells of its inputs ``[T or 1, N, features]``.
+
+    Raises:
+        ValueError: If output neurons fire.
+    """
+    if not discounts(model):
+        raise ValueError(f"readout {model.readout.kind}: its weights of the steps differ between classes")
+    rates: Tensor = model.readout(inputs) / model.readout(torch.ones_like(inputs[..., :1]))
+    return rates
+
+
+def relaxed(view: ServerView, surrogate: str, slope: float) -> tuple[SpikingModel, Forward]:
+    """Return a rebuilt network of another surrogate, and what its linear layers are given.
+
+    The compiled scans run it: it is differentiated once.
+    """
+    model = copy.deepcopy(view.model)
+    if not isinstance(model, SpikingModel):
+        raise TypeError(f"{type(model).__name__}: expected a spiking model")
+    with_surrogate(model, surrogate, slope)
+    train = (view.knowledge.norm_mode or "train") == "train"
+    model.eval()
+    if train:
+        torch.func.replace_all_batch_norm_modules_(model)
+    names = {last_linear(model), hidden_linear(model) or last_linear(model)}
+
+    def forward(arrays: Mapping[str, Tensor], inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+            found[name] = given[0]
+
+        hooks = [model.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in names]
+        try:
+            logits = torch.func.functional_call(model, dict(arrays), (inputs,), strict=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found, logits
+
+    return model, forward

@@ -1,0 +1,226 @@
+"""Attacks on natively trained spiking networks that first match the spikes within, then the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from snnfl.attacks.labels import infer_labels
+from snnfl.attacks.local import simulate, total_variation
+from snnfl.attacks.matching import IMAGES, Matching, prepare
+from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
+from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
+from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.registry import Budget, register
+from snnfl.models import SpikingModel
+from snnfl.threat import ServerView
+
+NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "biases")
+
+PASSING = ("direct", "poisson")
+"""Encodings through which a sample has a gradient: as it is, or by the mean of what is drawn."""
+
+EPSILON = 1e-3
+"""Of squares of spikes, so that silence is no division by zero."""
+
+SURROGATE, SLOPE = "atan", 2.0
+"""Wide enough that a neuron far below its threshold still tells in which direction to go; whatever the client's is."""
+
+HIDDEN, SMOOTHNESS, RATE = 3.0, 1.0, 0.1
+"""Weights of the hidden layer's gradient and of the total variation, and the learning rate of signed Adam."""
+
+REFINING = Matching(learning_rate=0.02, total_variation_weight=0.01)
+"""Gradient matching from where spikes match."""
+
+
+def _unpassed(view: ServerView) -> str | None:
+    """Say why no sample has a gradient, or return ``None``."""
+    if isinstance(view.model, SpikingModel) and view.model.encoding not in PASSING:
+        return f"no gradient passes the {view.model.encoding} encoding"
+    return None
+
+
+@register(
+    "native_features",
+    source="the last layer's rates, exact, and the first linear layer's gradient with free slopes; this project",
+    needs=NEEDS,
+    against="native",
+    requires=_unpassed,
+)
+def native_features(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Find samples whose spikes are those that the gradients of linear layers tell, whatever the client's surrogate."""
+    problems = [problem_of(view) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return _by_features(views, problems, labels, budget, generator)
+
+
+@register(
+    "native_adaptive",
+    source="native_features, then Geiping et al. 2020 from what that found",
+    needs=NEEDS,
+    against="native",
+    requires=_unpassed,
+)
+def native_adaptive(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Match spikes, then the gradient from there; keep what has the gradient nearest to the observed one."""
+    problems = [problem_of(view) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    first = _by_features(views, problems, labels, budget, generator)
+    descent = prepare(problems, labels, REFINING, replace(budget, restarts=1), generator)
+    start = {**descent.start, IMAGES: torch.stack([item.images for item in first])}
+    refined = replace(descent, start=start).run()
+    return [_nearer(*three) for three in zip(problems, first, refined, strict=True)]
+
+
+def layer_distance(problem: Problem, samples: Tensor, labels: Tensor) -> float:
+    """Return the mean over arrays of ``1 - cos`` between a reconstruction's gradient and the observed one.
+
+    Of a spiking network's gradient the last layer's is a thousand times the first one's, which says most of the image:
+    over all arrays together nobody would see it.
+    """
+    targets = one_hot(labels, problem.classes).float()
+    found = simulate(problem.network, problem.arrays, tuple(problem.target), samples, targets, problem.local)
+    pairs = [(found[name].double().flatten(), array.double().flatten()) for name, array in problem.target.items()]
+    cosines = [torch.nn.functional.cosine_similarity(one, other, dim=0, eps=1e-30) for one, other in pairs]
+    return float((1 - torch.stack(cosines).nan_to_num()).mean())
+
+
+def _nearer(problem: Problem, one: Reconstruction, other: Reconstruction) -> Reconstruction:
+    """Keep the reconstruction whose gradient is nearer, layer by layer; its curve stays its own."""
+    distances = [layer_distance(problem, item.images, item.labels) for item in (one, other)]
+    return replace(one if distances[0] <= distances[1] else other, objective=min(distances))
+
+
+def _by_features(
+    views: Sequence[ServerView],
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    budget: Budget,
+    generator: torch.Generator,
+) -> list[Reconstruction]:
+    """Start from the darkest sample, from the mean one and from noise, once for each restart; keep the smallest value.
+
+    Noise makes neurons fire everywhere, and few of them fall silent again; a uniform sample has no such past.
+    """
+    first = problems[0]
+    shape = (len(views), first.count, *first.input_shape)
+    tells = [told(*pair) for pair in zip(views, problems, strict=True)]
+    starts = [first.low.expand(shape), torch.zeros(shape)]
+    starts += [torch.randn(shape, generator=generator) for _ in range(budget.restarts)]
+    found: list[Reconstruction | None] = [None] * len(views)
+    for start in starts:
+        # Uniform samples of a batch would all become the same one.
+        uneven = start + 0.1 * torch.rand(shape, generator=generator)
+        for group in _alike(views, problems):
+            some = [Victim(views[i], problems[i], labels[i], tells[i], uneven[i]) for i in group]
+            for index, item in zip(group, _descend(some, budget), strict=True):
+                before = found[index]
+                found[index] = item if before is None or item.objective < before.objective else before
+    return [item for item in found if item is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """One of a group that is attacked as one batch."""
+
+    view: ServerView
+    problem: Problem
+    labels: Tensor
+    told: Told
+    start: Tensor
+
+
+def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[list[int]]:
+    """Group victims of the same arrays, which one forward pass serves; normalised batches would mix, so stay alone."""
+    groups: list[list[int]] = []
+    for index, problem in enumerate(problems):
+        for group in groups if not normalised_layers(views[index].model) else ():
+            arrays = problems[group[0]].arrays
+            if all(torch.equal(array, arrays[name]) for name, array in problem.arrays.items()):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def _descend(victims: Sequence[Victim], budget: Budget) -> list[Reconstruction]:
+    """Minimise the distance of spikes by signed Adam, of victims with the same arrays at once."""
+    first = victims[0].problem
+    model, forward = relaxed(victims[0].view, SURROGATE, SLOPE)
+    samples = torch.stack([victim.start for victim in victims]).clamp(first.low, first.high).requires_grad_()
+    optimizer = torch.optim.Adam([samples], lr=RATE)
+    milestones = [budget.iterations * eighths // 8 for eighths in (3, 5, 7)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    best, least = samples.detach().clone(), torch.full((len(victims),), torch.inf)
+    curve: list[tuple[int, Tensor, Tensor]] = []
+    for iteration in range(budget.iterations):
+        given, logits = forward(first.arrays, samples.flatten(0, 1))
+        value = _distances(model, given, logits, victims)
+        value = value + SMOOTHNESS * torch.stack([_variation(victims[0].view, each) for each in samples])
+        (slope,) = torch.autograd.grad(value.sum(), samples)
+        found = value.detach().nan_to_num(torch.inf).clamp_max(1e30)
+        better = found < least
+        least = torch.where(better, found, least)
+        best = torch.where(better.view(-1, *[1] * (samples.dim() - 1)), samples.detach(), best)
+        if budget.recorded(iteration):
+            curve.append((iteration, least, best))
+        samples.grad = slope.nan_to_num().sign()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            samples.clamp_(first.low, first.high)
+    return [
+        Reconstruction(
+            images=best[index],
+            labels=victim.labels,
+            objective=float(least[index]),
+            curve=tuple((at, float(values[index])) for at, values, _ in curve),
+            trail=tuple(images[index] for _, _, images in curve),
+        )
+        for index, victim in enumerate(victims)
+    ]
+
+
+def _distances(model: SpikingModel, given: Arrays, logits: Tensor, victims: Sequence[Victim]) -> Tensor:
+    """Return for each victim how far the spikes within are from what its update tells, ``[victims]``.
+
+    The last layer's rates relative to their square, or of a batch its gradient; and what of the hidden layer's gradient
+    its inputs don't explain.
+    """
+    last, hidden, count = last_linear(model), hidden_linear(model), victims[0].problem.count
+    values = []
+    for index, victim in enumerate(victims):
+        own = slice(index * count, (index + 1) * count)
+        value = logits.new_zeros(())
+        inputs = given[last][:, own]
+        if victim.told.rates is not None:
+            wanted = victim.told.rates
+            value = value + (discounted(model, inputs)[0] - wanted).square().sum() / (wanted.square().sum() + EPSILON)
+        else:
+            value = value + _last_gradient_distance(inputs, logits[own], victim)
+        if victim.told.rows is not None and hidden is not None:
+            value = value + HIDDEN * unexplained(victim.told.rows, given[hidden][:, own].flatten(0, 1))
+        values.append(value)
+    return torch.stack(values)
+
+
+def _last_gradient_distance(inputs: Tensor, logits: Tensor, victim: Victim) -> Tensor:
+    """Return ``1 - cos`` of the last layer's gradient, with mean rates in the place of its inputs over time."""
+    wanted = victim.problem.gradient(f"{last_linear(victim.view.model)}.weight")
+    errors = logits.softmax(1) - one_hot(victim.labels, victim.problem.classes)
+    found = errors.T @ inputs.mean(0)
+    return 1 - torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0, eps=1e-30)
+
+
+def _variation(view: ServerView, samples: Tensor) -> Tensor:
+    """Return the total variation over pixels, and of sequences ``[N, T, ...]`` the mean absolute change over time."""
+    if not view.sequence:
+        return total_variation(samples)
+    pixels = total_variation(samples) if samples.dim() == 5 else samples.new_zeros(())
+    return pixels + samples.diff(dim=1).abs().mean()
