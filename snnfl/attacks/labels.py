@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnfl.attacks.native_features import discounts
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
+from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
 
@@ -30,11 +32,19 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     dummies = torch.randn(64, *problem.input_shape, generator=generator).to(problem.low)
     logits, sums = _last_layer(problem, layer, torch.clamp(dummies, problem.low, problem.high))
     # Behind ReLU or a sigmoid features are positive: a row of the weight's gradient sums to the bias's times their sum.
-    evidence = problem.gradient(bias) if bias in problem.target else weight.sum(1) / sums.mean()
+    evidence = problem.gradient(bias) / gain(view) if bias in problem.target else weight.sum(1) / sums.mean()
     probabilities = logits.softmax(1).mean(0)
     known = view.knowledge.learning_rate is not None
     scale = problem.steps if known else scale_of(evidence, probabilities)
     return batch_labels(evidence / scale, probabilities, problem.count)
+
+
+def gain(view: ServerView) -> float:
+    """Return by how much a logit grows with the last layer's bias: 1, or a leaky output neuron's sum over time."""
+    model = view.model
+    if not isinstance(model, SpikingModel) or not discounts(model):
+        return 1.0
+    return float(model.readout(torch.ones(model.steps, 1, 1)))
 
 
 def single_label(weight_gradient: Tensor) -> Tensor:
