@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from snnfl.attacks.local import LocalTraining
+from snnfl.attacks.native_features import discounts
 from snnfl.attacks.networks import Arrays, last_linear
 from snnfl.attacks.problem import Problem
+from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
 DUMMIES = 64
@@ -83,10 +85,18 @@ def evidence_of(view: ServerView, problem: Problem, generator: torch.Generator) 
         later, _ = _last_layer(problem, {**problem.arrays, **after}, layer, inputs)
         expected = (expected + _by_class(later.softmax(1), labels)) / 2
     # Behind ReLU or a sigmoid features are positive: a row of the weight's gradient sums to the bias's times their sum.
-    gradient = problem.gradient(bias) if bias in problem.target else weight.sum(1) / sums.mean()
+    gradient = problem.gradient(bias) / gain(view) if bias in problem.target else weight.sum(1) / sums.mean()
     known = view.knowledge.scaled
     scale = gradients_in(problem.local, problem.steps) if known else scale_of(gradient, expected.mean(0))
     return Evidence(gradient=gradient / scale, expected=expected)
+
+
+def gain(view: ServerView) -> float:
+    """Return by how much a logit grows with the last layer's bias: 1, or a leaky output neuron's sum over time."""
+    model = view.model
+    if not isinstance(model, SpikingModel) or not discounts(model):
+        return 1.0
+    return float(model.readout(torch.ones(model.steps, 1, 1)))
 
 
 def gradients_in(local: LocalTraining, steps: int) -> float:

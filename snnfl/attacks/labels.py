@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.attacks.label_evidence import Evidence, evidence_of
+from snnfl.attacks.label_evidence import Evidence, evidence_of, gain
+from snnfl.attacks.native_features import discounts
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.sparse_features import Head, exact_errors
+from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
 
@@ -32,7 +34,8 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     if problem.count == 1:
         return single_label(problem.gradient(f"{last_linear(view.model)}.weight"))[None]
     evidence = evidence_of(view, problem, generator)
-    errors = exact_errors(_head(view, problem), problem.count, generator) if problem.steps == 1 else None
+    linear = not isinstance(view.model, SpikingModel) or discounts(view.model)
+    errors = exact_errors(_head(view, problem), problem.count, generator) if problem.steps == 1 and linear else None
     if errors is None or not len(errors):
         return batch_labels(evidence, problem.count)
     exact, left = errors.argmin(1), problem.count - len(errors)
@@ -83,6 +86,6 @@ def _head(view: ServerView, problem: Problem) -> Head:
     return Head(
         weight=problem.arrays[weight],
         gradient=problem.gradient(weight),
-        bias=problem.arrays[bias] if told else None,
-        bias_gradient=problem.gradient(bias) if told else None,
+        bias=problem.arrays[bias] * gain(view) if told else None,
+        bias_gradient=problem.gradient(bias) / gain(view) if told else None,
     )
