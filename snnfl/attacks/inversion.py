@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from snnfl.attacks import biases
 from snnfl.attacks.counting import count_images, uncounted
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import l2_distance, simulate
@@ -187,3 +190,46 @@ def _descend(
         images=best["images"], labels=found, objective=least, curve=tuple(curve), trail=tuple(trail)
     )
     return result, first
+
+
+def _same_images(view: ServerView) -> str | None:
+    if not view.earlier:
+        return "the view has no earlier round of this client"
+    if not view.format.hides_biases and not view.knowledge.biases:
+        return "needs the biases of a plain run, which the threat model denies"
+    if view.knowledge.steps != 1:
+        return f"takes one step per round, on all images, and the client took {view.knowledge.steps}"
+    return None
+
+
+@register(
+    "joint_rounds",
+    source="Geiping et al. 2020, with one gradient per round of the same images",
+    needs=("architecture", "loss", "images", "batch_size", "epochs", "norm_mode", "earlier_rounds"),
+    against=("plain", "converted"),
+    requires=_same_images,
+)
+def joint_rounds(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Find the images whose gradients by the weights of several rounds are those that the client sent in each.
+
+    A client that trains on all its images in one step has the same batch in every round, and each round's weights ask
+    it another question. The objective is the mean of the rounds' cosine distances. Private biases of S-clients are the
+    mean over rounds, as ``reconverted_rounds`` takes them.
+    """
+    problems = [_over_rounds(view) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return match(problems, labels, Matching(), budget, generator)
+
+
+def _over_rounds(view: ServerView) -> Problem:
+    hidden = view.format.hides_biases
+    guesses = biases.over_rounds(view) if hidden else None
+    mode: Literal["eval"] | None = "eval" if hidden else None
+    before = [
+        replace(view, exchange=exchange, earlier=view.earlier[:number]) for number, exchange in enumerate(view.earlier)
+    ]
+    earlier = [problem_of(each, norm_mode=mode, guesses=guesses) for each in before]
+    return replace(
+        problem_of(view, norm_mode=mode, guesses=guesses),
+        earlier=tuple((problem.arrays, problem.target) for problem in earlier),
+    )

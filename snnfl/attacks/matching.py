@@ -174,8 +174,13 @@ def prepare(
         normalised units.
     """
     first, starts = problems[0], budget.restarts
-    arrays, in_dims = _lanes([problem.arrays for problem in problems], starts)
-    target = {name: _repeat([problem.target[name] for problem in problems], starts) for name in first.target}
+    of_rounds = list(zip(*(problem.rounds for problem in problems), strict=True))
+    lanes = [_lanes([arrays for arrays, _ in victims], starts) for victims in of_rounds]
+    arrays, in_dims = [given for given, _ in lanes], [axes for _, axes in lanes]
+    target = [
+        {name: _repeat([wanted[name] for _, wanted in victims], starts) for name in first.target}
+        for victims in of_rounds
+    ]
     targets = _repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
     shape = (len(targets), first.count, *first.input_shape)
     noise = torch.randn(shape, generator=generator).to(first.low)
@@ -190,16 +195,20 @@ def prepare(
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
 
-    def objective(
-        found: Arrays, fixed: Arrays, wanted: Arrays, probabilities: Tensor, noted: Tensor, weight: Tensor
-    ) -> Tensor:
-        images, current = found[IMAGES], {**fixed, **{name: found[name] for name in matching.free_arrays}}
+    def distance(images: Tensor, current: Arrays, wanted: Arrays, probabilities: Tensor) -> Tensor:
         if thin:
             factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
-            value = cosine_distance(factored, wanted)
-        else:
-            dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
-            value = DISTANCES[matching.distance](dummy, wanted)
+            return cosine_distance(factored, wanted)
+        dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
+        return DISTANCES[matching.distance](dummy, wanted)
+
+    def objective(
+        found: Arrays, fixed: list[Arrays], wanted: list[Arrays], probabilities: Tensor, noted: Tensor, weight: Tensor
+    ) -> Tensor:
+        images, free = found[IMAGES], {name: found[name] for name in matching.free_arrays}
+        current = {**fixed[0], **free}
+        values = [distance(images, {**of, **free}, seen, probabilities) for of, seen in zip(fixed, wanted, strict=True)]
+        value = values[0] if len(values) == 1 else torch.stack(values).mean()
         value = value + weight * total_variation(images)
         if first.statistics is None:
             return value

@@ -32,6 +32,8 @@ class Problem:
         high: Largest one.
         statistics: What batch normalisation sees of a batch, where the private batches' own is to be met.
         seen: That of the private batches; empty without.
+        earlier: Arrays and target of earlier rounds in which the client trained on the same images, if they are to be
+            explained, too.
         public: Images of no client.
     """
 
@@ -46,7 +48,13 @@ class Problem:
     high: Tensor
     statistics: Network | None = None
     seen: Tensor = field(default_factory=lambda: torch.empty(0))
+    earlier: tuple[tuple[Arrays, Arrays], ...] = ()
     public: PublicImages | None = None
+
+    @property
+    def rounds(self) -> tuple[tuple[Arrays, Arrays], ...]:
+        """Arrays and target of each round that the images have to explain, this one first."""
+        return ((self.arrays, self.target), *self.earlier)
 
     @property
     def steps(self) -> int:

@@ -92,10 +92,16 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         else:
             labels = public.labels[drawn]
         targets = torch.nn.functional.one_hot(labels, problem.classes).float()
-        target = simulate(problem.network, problem.arrays, tuple(problem.target), images, targets, problem.local)
+        made_of = [
+            (arrays, simulate(problem.network, arrays, tuple(target), images, targets, problem.local))
+            for arrays, target in problem.rounds
+        ]
+        (_, target), *earlier = [
+            (arrays, {n: array.detach() for n, array in found.items()}) for arrays, found in made_of
+        ]
         seen = problem.seen
         if problem.statistics is not None:
             seen = mean_statistics(problem.statistics, problem.arrays, images, problem.local)
-        seen_by_server = replace(problem, target={n: array.detach() for n, array in target.items()}, seen=seen.detach())
+        seen_by_server = replace(problem, target=target, earlier=tuple(earlier), seen=seen.detach())
         made.append(Rehearsal(problem=seen_by_server, images=images, labels=labels))
     return made

@@ -75,7 +75,7 @@ def of(name: str) -> tuple[Victim, Budget]:
         return attacked(Direct(), conversion=CONVERSION), Budget(iterations=100)
     if name == "reconverted_inferred":
         return attacked(settled_cnn(), images=2, conversion=CONVERSION), Budget(iterations=200)
-    if name == "reconverted_rounds":
+    if name in ("reconverted_rounds", "joint_rounds"):
         return second_round(), MANY
     victim = attacked(small_mlp() if name == "reconverted_joint" else small_cnn(), conversion=CONVERSION)
     if name == "reconverted_zero":
