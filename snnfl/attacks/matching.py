@@ -136,7 +136,7 @@ def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, gene
         return matching.chosen(PUBLISHED)
     trials = [(each, candidate) for candidate in candidates for each in rehearsed]
     short = replace(budget, iterations=max(1, budget.iterations // SHARE), restarts=1, points=1, compiled=False)
-    reached = dict.fromkeys(candidates, 0.0)
+    reached, left = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0)
     at_once = max(1, IMAGES_AT_ONCE // problems[0].count)
     for start in range(0, len(trials), at_once):
         part = trials[start : start + at_once]
@@ -145,7 +145,9 @@ def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, gene
         descent = prepare(asked, [each.labels for each in given], matching, short, generator, choices)
         for each, candidate, found in zip(given, choices, descent.run(), strict=True):
             reached[candidate] += each.psnr(found.images)
-    return max(candidates, key=reached.__getitem__)
+            left[candidate] = max(left[candidate], found.objective)
+    best = max(candidates, key=reached.__getitem__)
+    return replace(best, rehearsed=left[best])
 
 
 def prepare(
@@ -250,6 +252,7 @@ def _chosen(
                 curve=tuple((iteration, float(values[lane])) for iteration, values, _ in curve),
                 trail=tuple(images[lane] for _, _, images in curve),
                 choice=str(choice),
+                explained=choice.explains(float(least[lane])),
             )
         )
     return found

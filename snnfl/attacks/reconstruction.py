@@ -28,6 +28,8 @@ class Reconstruction:
         curve: ``(iteration, smallest objective so far)``, at least one point, iterations ascending from 0 or more.
         trail: The images at each point of the curve, as ``images``.
         choice: The prior and step size that the attack took, in words; empty where it has none.
+        explained: Whether the attack explains the update as well as updates of its own making; ``True`` where it made
+            none.
     """
 
     images: Tensor
@@ -36,6 +38,7 @@ class Reconstruction:
     curve: tuple[tuple[int, float], ...]
     trail: tuple[Tensor, ...]
     choice: str = ""
+    explained: bool = True
 
 
 def check_reconstructions(found: object, views: Sequence[ServerView]) -> list[Reconstruction]:

@@ -62,6 +62,7 @@ class AttackResult:
         setting: Whether a real server could have done this.
         reasons: Why it is a diagnosis; empty for a realistic setting.
         choice: The prior and step size that it took, in words; empty where it has none.
+        explained: Whether it explains the update as well as those of its own making.
     """
 
     attack: str
@@ -73,6 +74,7 @@ class AttackResult:
     setting: Literal["realistic", "diagnostic"]
     reasons: tuple[str, ...]
     choice: str = ""
+    explained: bool = True
 
 
 Invert: TypeAlias = Callable[[Sequence[ServerView], Budget, torch.Generator], list[Reconstruction]]
@@ -176,6 +178,7 @@ class Attack:
                 setting="diagnostic" if view.knowledge.diagnoses else "realistic",
                 reasons=view.knowledge.diagnoses,
                 choice=item.choice,
+                explained=item.explained,
             )
             for view, item in zip(views, found, strict=True)
         ]

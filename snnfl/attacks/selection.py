@@ -7,8 +7,9 @@ be the client: make updates of public images with the attacked network, attack t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,15 +33,29 @@ class Choice:
     Attributes:
         total_variation_weight: Of the total variation beside the distance of gradients.
         learning_rate: Of signed Adam, in normalised units.
+        rehearsed: Largest objective that it left of updates of public images, in a part of the iterations; infinite
+            where nothing was rehearsed.
     """
 
     total_variation_weight: float
     learning_rate: float
+    rehearsed: float = field(default=math.inf, compare=False)
+
+    def explains(self, objective: float) -> bool:
+        """Tell whether an attack left no more of an update than rehearsals did of updates that it knows to be made so.
+
+        They had fewer iterations. So whoever is far beyond them was not trained as the threat model says, or has arrays
+        that the attacker guessed wrong.
+        """
+        return objective <= UNEXPLAINED * self.rehearsed
 
     def __str__(self) -> str:
         """Return it as reports show it."""
         return f"TV {self.total_variation_weight:g}, step {self.learning_rate:g}"
 
+
+UNEXPLAINED = 1.5
+"""Times the largest objective of rehearsals, beyond which an update is said not to fit."""
 
 PUBLISHED = Choice(0.01, 0.1)
 """Of Inverting Gradients; without public images nothing else is known to be better."""

@@ -155,6 +155,7 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         },
         "setting": results[0].setting if results else None,
         "reasons": list(results[0].reasons) if results else [],
+        "unexplained": sum(not result.explained for result in results),
         "choices": dict(Counter(result.choice for result in results if result.choice)),
         "refusal": outcome.refusal,
         "victims": len(outcome.findings),
@@ -308,8 +309,10 @@ def _text(entry: Entry, measures: Measures) -> str:
     judged = measures.judged
     found = ", ".join(f"{metric.title} {entry['metrics'][metric.name]['value']:{metric.form}}" for metric in judged)
     floors = ", ".join(f"{entry['floor'][metric.name]:{metric.form}}" for metric in judged)
+    count = entry["unexplained"]
     return (
         f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, {found} (a guess without any update: {floors}); "
         f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
         + "".join(f"; {choice} for {counted(of, 'victim')}" for choice, of in entry["choices"].items())
+        + (f"; {counted(count, 'update')} not explained by the stated training" if count else "")
     )

@@ -78,3 +78,19 @@ def test_each_victim_has_its_own_prior_and_step():
         found = alone.run()[0]
         torch.testing.assert_close(found.images, both[lane].images, atol=1e-2, rtol=0)
         assert both[lane].choice == str(choice)
+
+
+def test_an_update_of_other_training_than_stated_is_told_from_one_as_stated():
+    """A client that sends the signs of its gradients alone was not trained as the threat model says."""
+    budget, view = Budget(iterations=150), view_of()
+    assert get_attack("inverting_gradients").run(view, budget=budget, generator=draw()).explained
+    sent = view.exchange.sent
+    signs = {name: array - 0.01 * (array - view.exchange.received[name]).sign() for name, array in sent.items()}
+    other = replace(view, exchange=replace(view.exchange, received=signs))
+    assert not get_attack("inverting_gradients").run(other, budget=budget, generator=draw()).explained
+
+
+def test_what_was_not_rehearsed_counts_as_explained():
+    assert PUBLISHED.explains(1e9)
+    assert replace(PUBLISHED, rehearsed=0.1).explains(0.15)
+    assert not replace(PUBLISHED, rehearsed=0.1).explains(0.16)
