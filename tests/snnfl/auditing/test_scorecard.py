@@ -37,9 +37,11 @@ def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
     )  # fmt: skip
 
 
-def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0), failed=False, choice=""):
-    curve = tuple(zip((0, 4), objectives, strict=True))
-    result = type("Result", (), {"setting": "realistic", "reasons": (), "curve": curve, "choice": choice})()
+def outcome_of(*scores, attack="dlg", passed_over=(), objectives=(2.0, 1.0), failed=False, choice="", explained=True):
+    result = SimpleNamespace(
+        setting="realistic", reasons=(), curve=tuple(zip((0, 4), objectives, strict=True)), choice=choice,
+        explained=explained,
+    )  # fmt: skip
     victims = [type("Victim", (), {"partition": n})() for n in range(len(scores))]
     findings = [
         Finding(victim=victim, result=result, score=score) for victim, score in zip(victims, scores, strict=True)
@@ -239,3 +241,10 @@ def test_the_best_attack_is_compared_with_guesses_and_twins_without_the_advantag
     low, high = best.over_control.interval
     assert low < best.over_control.value < high
     assert best_attacks([outcome_of(None, None)]) == []
+
+
+def test_updates_that_the_stated_training_does_not_explain_are_counted():
+    found = entry(scored(9.0), scored(8.0), explained=False)
+    assert found["unexplained"] == 2
+    assert "2 updates not explained by the stated training" in found["verdict_text"]
+    assert "explained" not in entry(scored(9.0))["verdict_text"]
