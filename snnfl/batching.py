@@ -18,3 +18,13 @@ def batch_sizes(examples: int, batch_size: int) -> list[int]:
     elif left:
         sizes.append(left)
     return sizes
+
+
+def batch_count(examples: int, batch_size: int) -> int:
+    """Return how many batches :func:`batch_sizes` has, without listing them: examples may be whatever a client claims.
+
+    >>> batch_count(9, 4), batch_count(10, 4), batch_count(1, 4), batch_count(10**15, 1)
+    (2, 3, 1, 1000000000000000)
+    """
+    whole, left = divmod(examples, batch_size)
+    return whole + (left > 1 or (left == 1 and not whole))

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import log
 
-from snnfl.batching import batch_sizes
+from snnfl.batching import batch_count
 from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
@@ -261,7 +261,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
 
 def local_steps(config: Config, examples: int) -> int:
     """Return how many steps the optimiser of a client with so many training examples takes in a round."""
-    return config.training.epochs * len(batch_sizes(examples, config.training.batch_size))
+    return config.training.epochs * batch_count(examples, config.training.batch_size)
 
 
 def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
 from snnfl.attacks.penalties import penalty_of
-from snnfl.batching import batch_sizes
+from snnfl.batching import batch_count
 from snnfl.threat import Exchange, PublicImages, ServerView, ThreatModelError
 
 
@@ -59,7 +59,7 @@ class Problem:
     @property
     def steps(self) -> int:
         """SGD steps of the round."""
-        return self.local.epochs * len(batch_sizes(self.count, self.local.batch_size))
+        return self.local.epochs * batch_count(self.count, self.local.batch_size)
 
     def gradient(self, name: str) -> Tensor:
         """Return the target of an array less the weight decay in it: gradients alone."""

@@ -16,6 +16,9 @@ from snnfl.threat import ThreatModelError
 
 NEEDS = frozenset({"architecture", "loss"})
 
+MAXIMUM_STEPS = 100_000
+"""Local steps that are summed up at most, whatever number of images a client claims."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCounts:
@@ -49,6 +52,8 @@ def label_counts(victims: Sequence[Victim], seed: int) -> list[LabelCounts]:
     for victim in victims:
         view, truth = victim.view, victim.truth
         if truth is None or view.beyond or not view.knowledge.facts >= NEEDS:
+            continue
+        if (view.knowledge.steps or 0) > MAXIMUM_STEPS:
             continue
         draw = rng.generator(seed, "audit label counts", victim.server_round, victim.partition)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from snnfl.batching import batch_sizes
+from snnfl.batching import batch_count
 from snnfl.registry import Registry
 
 
@@ -118,7 +118,7 @@ class Knowledge:
         """SGD steps of the round, or ``None`` where the flags don't tell."""
         if self.images is None or self.batch_size is None or self.epochs is None:
             return None
-        return self.epochs * len(batch_sizes(self.images, self.batch_size))
+        return self.epochs * batch_count(self.images, self.batch_size)
 
     @property
     def scaled(self) -> bool:

@@ -37,3 +37,9 @@ def test_labels_of_hundreds_of_images_are_counted(conversion):
 def test_who_trains_otherwise_or_tells_nothing_is_not_counted():
     victim = client(beyond=("training.optimizer=adam",))
     assert label_counts([victim, replace(client(), truth=None)], 0) == []
+
+
+def test_who_claims_countless_images_is_not_counted():
+    victim = client()
+    claim = replace(victim.view.knowledge, images=10**15, batch_size=1)
+    assert label_counts([replace(victim, view=replace(victim.view, knowledge=claim))], 0) == []
