@@ -31,7 +31,8 @@ class Extractor:
     def __init__(self, public: Tensor) -> None:
         flat = public.flatten(1).double()
         self.name = "pixels"
-        self.mean, self.projection = flat.new_zeros(flat.shape[1]), torch.eye(flat.shape[1], dtype=flat.dtype)
+        self.mean = flat.new_zeros(flat.shape[1])
+        self.projection: Tensor | None = None  # of pixels as they are: an identity of theirs may not fit into memory
         if len(flat) > 1:
             self._fit(flat)
 
@@ -48,7 +49,8 @@ class Extractor:
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the features ``[N, F]`` of samples ``[N, ...]``."""
-        features: Tensor = (pixels.flatten(1).double() - self.mean) @ self.projection
+        centred = pixels.flatten(1).double() - self.mean
+        features: Tensor = centred if self.projection is None else centred @ self.projection
         return features.float()
 
 

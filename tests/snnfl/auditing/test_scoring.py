@@ -167,6 +167,12 @@ def test_equal_public_samples_give_an_extractor_all_the_same():
     ]
 
 
+@pytest.mark.parametrize("public", [0, 3])
+def test_features_of_large_samples_fit_into_memory(public):
+    extractor = Extractor(torch.rand(public, 500_000, generator=rng.generator(0, "public")))
+    assert extractor.features(torch.ones(1, 500_000)).shape == (1, 2 if public else 500_000)
+
+
 def test_what_a_client_augmented_is_found_where_it_moved_it_and_a_guess_has_the_same_freedom():
     data = load(DataConfig(source="digits"))
     true, freedom = data.pixels(data.train_images[:2]), Freedom(padding=data.padding, flip=data.flip)
