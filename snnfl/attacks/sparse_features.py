@@ -17,6 +17,9 @@ from torch import Tensor
 TRIES = 4000
 """Sets of columns that are drawn. Of eight images whose features are zero in half of the units each is met 31 times."""
 
+MOST_IMAGES = 32
+"""In a batch: of more, no set of columns is met by chance, and all sets together would fill the memory."""
+
 ROUNDING = 3e-3
 """Share of a vector's largest element below which an element counts as zero."""
 
@@ -53,11 +56,11 @@ def exact_errors(head: Head, count: int, generator: torch.Generator) -> Tensor |
 
     Args:
         head: The last layer, and the gradient of one step.
-        count: Images of the batch.
+        count: Images of the batch; of more than :data:`MOST_IMAGES` nothing is found.
         generator: Draws the columns.
     """
     whole = head.gradient if head.bias_gradient is None else torch.cat([head.gradient, head.bias_gradient[:, None]], 1)
-    if not 1 < count < min(whole.shape) or not torch.isfinite(whole).all():
+    if not 1 < count < min(*whole.shape, MOST_IMAGES + 1) or not torch.isfinite(whole).all():
         return None
     columns, _, rows = torch.linalg.svd(whole.double(), full_matrices=False)
     found, seen = _sparse_vectors(rows[:count], generator)

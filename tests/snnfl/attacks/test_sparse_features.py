@@ -58,3 +58,9 @@ def test_nothing_is_told_where_nothing_is_known(head):
 
 def test_as_many_images_as_classes_are_too_many():
     assert found_in(head_of([0] * CLASSES)[0], CLASSES) is None
+
+
+def test_a_large_batch_fills_no_memory():
+    draw = torch.Generator().manual_seed(0)
+    head = Head(weight=torch.randn(600, 700, generator=draw), gradient=torch.randn(600, 700, generator=draw))
+    assert exact_errors(head, 500, draw) is None
