@@ -42,7 +42,7 @@ def crafted(arrays: Mapping[str, Tensor]) -> str | None:
         arrays: A model's, as received.
     """
     for name, array in arrays.items():
-        if array.dim() >= 2 and min(len(array), array[0].numel()) >= 8 and (share := doubled(array)) > MOST:
+        if array.dim() >= 2 and min(len(array), array.shape[1:].numel()) >= 8 and (share := doubled(array)) > MOST:
             return f"{share:.0%} of the rows or columns of {name!r} point the same way as another"
     return None
 

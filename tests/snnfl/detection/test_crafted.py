@@ -45,3 +45,7 @@ def test_dead_units_are_no_doubles() -> None:
     assert doubled(weight) < 0.5
     assert crafted({"fc.weight": torch.zeros(64, 100), "bias": torch.zeros(64), "scale": torch.ones(64)}) is None
     assert crafted(exchangeable(small_cnn(norm=True))) is None
+
+
+def test_arrays_without_elements_are_nobodys_craft() -> None:
+    assert crafted({"rows": torch.zeros(0, 9), "columns": torch.zeros(9, 0), "both": torch.zeros(0, 9, 9)}) is None
