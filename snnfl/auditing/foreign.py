@@ -168,7 +168,8 @@ def knowledge_of_app(app: App, received: Received, labels: bool, denied: Iterabl
         weight_decay=facts["weight_decay"],
         thresholds=False,
         initial_weights=False,
-        **flags_of(received, whole=True),
+        # Flower's clipping counts batch normalisation's counters into the norm, and these aren't in the exchange.
+        **flags_of(received, whole={*app.model.state_dict()} == {*exchangeable(app.model)}),
     ).without(denied)
 
 

@@ -101,9 +101,24 @@ def test_an_absurd_number_of_images_is_an_unknown_one(tmp_path, claim):
     assert victims(written(tmp_path, metrics={"num-examples": claim}), SAID)[0].view.knowledge.images is None
 
 
+def test_a_claim_of_more_images_than_fit_in_memory_is_counted_without_listing_them(tmp_path):
+    folder = written(tmp_path, metrics={"num-examples": 2.0**50})
+    assert victims(folder, replace(SAID, batch_size=1))[0].view.knowledge.steps == 2**50
+
+
 def received(**about):
     exchange = Exchange(server_round=1, sent={}, received={})
     return Received(server_round=1, partition=1, exchange=exchange, metrics={"num-examples": 9}, about=about)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_where_counters_count_into_the_norm_a_short_update_may_be_clipped(tmp_path, counts):
+    app = SAID if counts else replace(SAID, model=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    sent = dict(app.model.state_dict())
+    moved = {name: array + 1e-3 for name, array in sent.items()}
+    about = {"config": {"clipping_norm": 1.0}}
+    folder = written(tmp_path, sent=sent, received=moved, about=about)
+    assert victims(folder, app, partitions=frozenset({7}))[0].view.knowledge.clipped == counts
 
 
 def test_options_that_would_tell_more_are_named():
