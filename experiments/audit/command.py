@@ -42,8 +42,11 @@ from strategies.run_directory import AUDIT, CONFIG_FILE, read_config, read_envir
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
 
-CONTROL_ATTACKS = ("closed_form", "inverting_gradients", "inverting_statistics")
-"""Plain counterparts of the attacks on S-updates, on clients' plain twins unless plain attacks are named."""
+CONTROL_ATTACKS = ("closed_form", "feature_inversion", "inverting_gradients", "inverting_statistics")
+"""Plain counterparts of the attacks on S-updates, on clients' plain twins unless plain attacks are named.
+
+Of ``joint_rounds`` there is none: a twin has no earlier rounds.
+"""
 
 
 def audit_runs(

@@ -454,6 +454,11 @@ def test_twins_keep_their_controls_unless_plain_attacks_are_named(named, on_run,
     assert command.choose(["snn_naive"], "plain") == ([], ())
 
 
+def test_what_attacks_updates_of_either_kind_attacks_the_twins_too():
+    both = {name for name in applicable("converted") if name in applicable("plain")}
+    assert both - {*command.CONTROL_ATTACKS} == {"joint_rounds"}
+
+
 def test_denied_facts_refuse_one_attack_and_leave_the_others(runs, tmp_path, monkeypatch, capsys):
     """Several local steps: what simulates them needs the optimizer, what takes them as one doesn't."""
     copy = tmp_path / "p"
