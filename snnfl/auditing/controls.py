@@ -44,7 +44,8 @@ def noised(victims: Sequence[Victim], multiplier: float, seed: int) -> list[Vict
     """Return victims of a plain run whose updates are clipped to their median norm C and noised by ``N(0, (z C)^2)``.
 
     ``u <- u min(1, C/|u|) + z C N(0, I)`` on trained parameters (Abadi et al. 2016, algorithm 1, per client). It is a
-    curve for comparison; no epsilon is claimed for it.
+    curve for comparison; no epsilon is claimed for it. Who clips says so, so the attacker knows which updates were
+    shortened.
 
     Args:
         victims: Of one round or several.
@@ -73,5 +74,6 @@ def _disturbed(victim: Victim, change: dict[str, torch.Tensor], factor: float, d
         name: exchange.sent[name] + factor * array + deviation * torch.randn(array.shape, generator=draw)
         for name, array in change.items()
     }
-    received = {**exchange.received, **sent}
-    return replace(victim, view=replace(victim.view, exchange=replace(exchange, received=received)))
+    received, known = {**exchange.received, **sent}, victim.view.knowledge
+    known = replace(known, clipped=known.clipped or factor < 1)
+    return replace(victim, view=replace(victim.view, exchange=replace(exchange, received=received), knowledge=known))

@@ -30,6 +30,7 @@ def test_updates_are_clipped_to_their_median_norm():
     for old, new in zip(before, noised(before, 0.0, 0), strict=True):
         expected = change(old) * min(1.0, float(limit / change(old).norm()))
         torch.testing.assert_close(change(new), expected, rtol=1e-3, atol=1e-6)
+        assert new.view.knowledge.clipped == bool(change(old).norm() > limit * 1.0001)
 
 
 def test_the_noise_has_its_deviation_and_follows_from_the_seed():
