@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -114,13 +115,13 @@ class Dataset:
         shape = [-1] + [1] * (images.dim() - (3 if self.sequence else 2))
         return scaled.sub_(self.mean.view(shape)).div_(self.std.view(shape))
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """The stored value that a pixel of 1 has: 255 of ``uint8`` pictures, else the largest of the training split."""
         pictures = self.train_images.dtype == torch.uint8 and not self.sequence
         return 255.0 if pictures else float(self.train_images.max())
 
-    @property
+    @cached_property
     def lowest(self) -> float:
         """The stored value that a pixel of 0 has: 0, or the smallest of the training split if that is negative."""
         return min(0.0, float(self.train_images.min())) if self.train_images.is_floating_point() else 0.0
