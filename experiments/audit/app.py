@@ -167,6 +167,8 @@ def _public(data: str | None) -> tuple[Dataset | None, Tensor | None]:
         return None, None
     if ":" not in data:
         dataset = load(DataConfig(source=data))
+        if dataset.kind != "images":
+            raise ConfigError(f"--data {data}: holds {dataset.kind}, and of another app images alone are reconstructed")
         return dataset, dataset.pixels(dataset.test_images)
     found = _called("--data", data)
     try:

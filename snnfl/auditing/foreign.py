@@ -95,10 +95,13 @@ def setting_of_app(app: App, folder: Path) -> Setting:
         folder: The recording.
 
     Raises:
-        ConfigError: For a model that attacks cannot repeat, or that doesn't fit the shape of the images.
+        ConfigError: For a model that attacks cannot repeat, or that doesn't fit the shape of the images, and where the
+            folder of the truth isn't there.
         RecordingError: If the recording isn't there or is damaged, or holds another model's arrays.
     """
     check_model(app)
+    if app.truth is not None and not app.truth.is_dir():
+        raise ConfigError(f"--truth {app.truth}: no such folder")
     first = next(read_recording(folder), None)
     if first is None:
         raise RecordingError(f"{folder}: no update is recorded")

@@ -138,6 +138,8 @@ SHAPE = ("--input-shape", "1,8,8")
         (("--model", "task:Net", *NORMALISED, "--data", "digitz"), "digits"),
         (("--model", "task:Net", *NORMALISED, "--data", "task:Net"), "--data task:Net: "),
         (("--model", "task:Net", "--data", "task:public_images", "--input-shape", "3,8,8"), "shape 3,8,8: images"),
+        (("--model", "task:Net", *NORMALISED, "--data", "iris"), "--data iris: holds table, and of another app"),
+        (("--model", "task:Net", *SHAPE, *NORMALISED, "--truth", "nowhere"), "--truth nowhere: no such folder"),
         (("--model", "task:Net", *SHAPE, *NORMALISED, "--round", "3"), "round 3 is not recorded"),
         (("--model", "task:Net", *SHAPE, *NORMALISED, "--client", "99"), "client 99 is not recorded"),
         (("--model", "task:Net", *SHAPE, *NORMALISED, "--labels"), "the labels cannot be given"),

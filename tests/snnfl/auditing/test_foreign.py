@@ -194,6 +194,9 @@ def test_a_model_that_attacks_cannot_repeat_is_refused_in_one_line(tmp_path, cha
 def test_the_truth_of_a_node_is_its_own_and_checked(tmp_path):
     folder, truth = written(tmp_path / "recorded"), tmp_path / "truth"
     app = replace(SAID, truth=truth)
+    with pytest.raises(ConfigError, match="truth: no such folder"):
+        victims(folder, app)
+    truth.mkdir()
     assert victims(folder, app)[0].truth is None
     with pytest.raises(ThreatModelError, match="no ground truth"):
         victims(folder, app, labels=True)
