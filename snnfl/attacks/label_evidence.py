@@ -77,15 +77,16 @@ def evidence_of(view: ServerView, problem: Problem, generator: torch.Generator) 
         inputs, labels = torch.clamp(noise, problem.low, problem.high), None
     else:
         inputs, labels = public.inputs, public.labels
-    logits, sums = _last_layer(problem, problem.arrays, layer, inputs)
-    expected = _by_class(logits.softmax(1), labels)
+    expected = _by_class(_logits(problem, problem.arrays, inputs).softmax(1), labels)
     if problem.steps > 1:  # probabilities move from those of what was sent to those of what came back
         rate = problem.local.learning_rate
         after = {name: problem.arrays[name] - rate * change for name, change in problem.target.items()}
-        later, _ = _last_layer(problem, {**problem.arrays, **after}, layer, inputs)
+        later = _logits(problem, {**problem.arrays, **after}, inputs)
         expected = (expected + _by_class(later.softmax(1), labels)) / 2
-    # Behind ReLU or a sigmoid features are positive: a row of the weight's gradient sums to the bias's times their sum.
-    gradient = problem.gradient(bias) / gain(view) if bias in problem.target else weight.sum(1) / sums.mean()
+    if bias in problem.target:
+        gradient = problem.gradient(bias) / gain(view)
+    else:  # behind ReLU or a sigmoid features are positive: a row of this gradient sums to the bias's times their sum
+        gradient = weight.sum(1) / _sums(problem, layer, inputs).mean()
     known = view.knowledge.scaled
     scale = gradients_in(problem.local, problem.steps) if known else scale_of(gradient, expected.mean(0))
     return Evidence(gradient=gradient / scale, expected=expected)
@@ -132,10 +133,14 @@ def _by_class(probabilities: Tensor, labels: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def _last_layer(problem: Problem, arrays: Arrays, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits of dummy images ``[N, classes]``, and the sum of the last layer's inputs, ``[N]``."""
-    weight = arrays[f"{layer}.weight"]
-    adding = {f"{layer}.weight": torch.ones_like(weight), f"{layer}.bias": torch.zeros(len(weight))}
+def _logits(problem: Problem, arrays: Arrays, images: Tensor) -> Tensor:
+    """Return the logits of dummy images, ``[N, classes]``."""
     parts = torch.tensor_split(images, max(1, len(images) // AT_ONCE))
-    sums = torch.cat([problem.network({**arrays, **adding}, part)[:, 0] for part in parts])
-    return torch.cat([problem.network(arrays, part) for part in parts]), sums
+    return torch.cat([problem.network(arrays, part) for part in parts])
+
+
+def _sums(problem: Problem, layer: str, images: Tensor) -> Tensor:
+    """Return the sum of the last layer's inputs for dummy images, ``[N]``: its output by weights of one."""
+    weight = problem.arrays[f"{layer}.weight"]
+    adding = {f"{layer}.weight": torch.ones_like(weight), f"{layer}.bias": torch.zeros(len(weight))}
+    return _logits(problem, {**problem.arrays, **adding}, images)[:, 0]
