@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -14,6 +14,8 @@ from snnfl.config import ConfigError
 from snnfl.threat import ThreatModelError
 from snnfl.workspace import Workspace
 from strategies.arrays import tensors_of
+from strategies.guarded import Guarded
+from strategies.state import remember
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +26,11 @@ PUBLIC = 1000
 class Crafting(Strategy):
     """Send crafted weights in chosen rounds, and keep the weights of before: such a round trains nothing.
 
-    What clients answer is checked, weighed and evaluated as in any round, then thrown away.
+    What clients answer is checked, weighed and evaluated as in any round, then thrown away, and so is what a server's
+    optimiser would remember of it.
 
     Args:
-        strategy: Any strategy of Flower.
+        strategy: Any strategy of Flower, guarded.
         work: Of the server.
         rounds: Those in which weights are crafted.
 
@@ -35,9 +38,10 @@ class Crafting(Strategy):
         ConfigError: If the model is none that can be.
     """
 
-    def __init__(self, strategy: Strategy, work: Workspace, rounds: Iterable[int]) -> None:
+    def __init__(self, strategy: Guarded, work: Workspace, rounds: Iterable[int]) -> None:
         self.strategy, self.work, self.rounds = strategy, work, frozenset(rounds)
         self._kept: ArrayRecord | None = None
+        self._forget: Callable[[], None] = lambda: None
         data = work.dataset
         self._public = data.normalise(data.test_images[:PUBLIC])
         try:
@@ -54,6 +58,7 @@ class Crafting(Strategy):
         """Put crafted weights in the place of the model's."""
         self._kept = arrays if server_round in self.rounds else None
         if self._kept is not None:
+            self._forget = remember(self.strategy.base)
             state = imprinted(self.work.model, tensors_of(arrays), self._public, self.work.config.run.seed)
             arrays = ArrayRecord({name: state[name] for name in arrays})
         return self.strategy.configure_train(server_round, arrays, config, grid)
@@ -63,7 +68,10 @@ class Crafting(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return what the strategy makes of the replies, in a crafted round the weights of before."""
         arrays, metrics = self.strategy.aggregate_train(server_round, replies)
-        return (arrays if self._kept is None else self._kept), metrics
+        if self._kept is None:
+            return arrays, metrics
+        self._forget()
+        return self._kept, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
@@ -14,8 +18,11 @@ from snnfl.auditing.victims import Scope, setting_of, victims_of
 from snnfl.config import ConfigError, compose, flatten
 from snnfl.metrics.images import matched, psnr
 from snnfl.workspace import Workspace
+from strategies.crafting import Crafting
+from strategies.guarded import Guarded
 from strategies.run_directory import read_metrics
 from strategies.server_app import server_app
+from strategies.update import UpdateSpec
 
 SETTING = [
     "data.source=digits", "data.clients=3", "data.training_images=60", "run.rounds=3", "run.name=crafted",
@@ -40,6 +47,25 @@ def test_a_malicious_server_finds_images_that_no_honest_one_would(tmp_path: Path
         true = work.dataset.pixels(work.dataset.train_images[work.partitions[victim.partition]])
         exact += (psnr(result.images[matched(result.images, true)], true) > 40).tolist()
     assert sum(exact) / len(exact) > 0.8  # of batches of 20
+
+
+def test_an_optimiser_of_the_server_forgets_a_crafted_round(tmp_path: Path) -> None:
+    class Remembering(FedAvg):
+        momentum = 0
+
+        def aggregate_train(self, server_round, replies):  # type: ignore[no-untyped-def]
+            self.momentum = self.momentum + server_round
+            return None, None
+
+    work = Workspace(compose(None, [*SETTING, f"run.directory={tmp_path}"]))
+    base = Remembering(fraction_train=0.0)
+    guarded = Guarded(base, UpdateSpec(arrays={}, metrics=frozenset()), seed=0, minimum_replies=0)
+    crafting, sent = Crafting(guarded, work, [2]), ArrayRecord(dict(work.initial_state))
+    for server_round in (1, 2, 3):
+        crafting.configure_train(server_round, sent, ConfigRecord(), cast(Grid, None))
+        arrays, _ = crafting.aggregate_train(server_round, [])
+        assert (arrays is sent) == (server_round == 2)
+    assert base.momentum == 1 + 3
 
 
 @pytest.mark.parametrize(
