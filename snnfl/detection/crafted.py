@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-
-from snnfl import rng
 
 LOOKED_AT = 128
 """Rows and columns of a weight that are compared with each other, at most."""
@@ -22,7 +21,8 @@ MOST = 0.5
 def doubled(weight: Tensor) -> float:
     """Return the share of a weight's rows, or columns, whichever is more, that point where another one of them points.
 
-    Zero rows say nothing, and count as none. Of wide weights :data:`LOOKED_AT` rows are drawn.
+    Zero rows say nothing, and count as none. Of wide weights :data:`LOOKED_AT` rows are drawn, anew each time: who knew
+    which would leave these as they are.
 
     Args:
         weight: Shape ``[outputs, inputs, ...]`` with more than one input to an output.
@@ -35,8 +35,9 @@ def crafted(arrays: Mapping[str, Tensor]) -> str | None:
     """Return which weight looks crafted, and why, or ``None``.
 
     Robbing the Fed (Fowl et al. 2022) and what follows it need a layer whose units all measure the same, at different
-    thresholds. In trained and in freshly drawn networks no two units do. An attacker who knows this check can disturb
-    the rows at the price of exactness (docs/audit.md has the measure): it is a guard, not a proof.
+    thresholds. In trained and in freshly drawn networks no two units do. An attacker who knows this check can craft
+    fewer than half of the units, at the price of bins, or disturb the rows, at the price of exactness (docs/audit.md
+    has the measure): it is a guard, not a proof.
 
     Args:
         arrays: A model's, as received.
@@ -49,7 +50,8 @@ def crafted(arrays: Mapping[str, Tensor]) -> str | None:
 
 def _doubled_rows(matrix: Tensor) -> float:
     if len(matrix) > LOOKED_AT:
-        matrix = matrix[torch.randperm(len(matrix), generator=rng.generator(0, "rows"))[:LOOKED_AT]]
+        draw = torch.Generator().manual_seed(secrets.randbits(63))
+        matrix = matrix[torch.randperm(len(matrix), generator=draw)[:LOOKED_AT]]
     lengths = matrix.norm(dim=1)
     rows = matrix[lengths > 0] / lengths[lengths > 0, None]
     if len(rows) < 2 or rows.shape[1] < 2:

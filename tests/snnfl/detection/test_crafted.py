@@ -49,3 +49,12 @@ def test_dead_units_are_no_doubles() -> None:
 
 def test_arrays_without_elements_are_nobodys_craft() -> None:
     assert crafted({"rows": torch.zeros(0, 9), "columns": torch.zeros(9, 0), "both": torch.zeros(0, 9, 9)}) is None
+
+
+def test_nobody_knows_which_rows_of_a_wide_weight_are_looked_at() -> None:
+    weight = torch.randn(256, 300, generator=rng.generator(0, "weight"))
+    looked_at = torch.randperm(256, generator=rng.generator(0, "rows"))[:128]
+    crafted_rows = torch.ones(256, dtype=torch.bool)
+    crafted_rows[looked_at] = False
+    weight[crafted_rows] = weight[0].clone()
+    assert doubled(weight) > 0.25
