@@ -73,6 +73,7 @@ def test_an_optimiser_of_the_server_forgets_a_crafted_round(tmp_path: Path) -> N
     [
         ("audit.rounds=[]", "name them in audit.rounds"),
         ("strategy.spiking=true", "an S-run's server doesn't send"),
+        ("model.neuron=lif", "sorts by ReLU"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change: str, reason: str) -> None:

@@ -132,6 +132,8 @@ def _audit_mistakes(config: Config) -> Iterator[str]:
             yield f"{crafted}: crafted rounds train nothing; set audit.record=true and name them in audit.rounds"
         if config.strategy.spiking:
             yield f"{crafted}: sets biases, which an S-run's server doesn't send; set strategy.spiking=false"
+        if spikes_natively(config):
+            yield f"{crafted}: sorts by ReLU, and model.neuron={config.model.neuron} has none; set model.neuron=relu"
     if audit.ground_truth and not audit.record:
         yield (
             "audit.ground_truth=true: without audit.record=true there is nothing to score; set it, or leave this out"
