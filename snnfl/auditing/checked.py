@@ -82,6 +82,8 @@ def check_truth(path: Path, truth: GroundTruth, shape: tuple[int, ...], classes:
     if len(truth.images) and (tuple(truth.images.shape[1:]) != shape or truth.images.dtype != torch.float32):
         found = f"{truth.images.dtype} {list(truth.images.shape)}"
         raise RecordingError(f"{path}: the images are {found}; expected float32 of shape {list(shape)} each")
+    if not bool(((truth.images >= 0) & (truth.images <= 1)).all()):  # neither is true of NaN
+        raise RecordingError(f"{path}: the images hold values beyond 0 to 1; expected pixels")
 
 
 def _check(path: Path, arrays: Mapping[str, Tensor], specs: Mapping[str, ArraySpec]) -> None:

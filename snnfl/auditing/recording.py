@@ -206,14 +206,15 @@ def read_truth(folder: Path, server_round: int, partition: int) -> GroundTruth |
     arrays, about = _unseal(path)
     if "round" in about:  # earlier versions of snnfl didn't say
         _check_place(path, about, server_round, partition)
-    if {"images", "labels"} - arrays.keys() or len(arrays["images"]) not in (0, len(arrays["labels"])):
+    images, labels = (arrays.get(name, torch.empty(())) for name in ("images", "labels"))
+    if not images.dim() or labels.dim() != 1 or not len(labels) or len(images) not in (0, len(labels)):
         raise RecordingError(f"{path}: expected images and as many labels; record the run again")
     sides: dict[str, dict[str, Tensor]] = {"biases": {}, "trained_biases": {}}
     for name, array in arrays.items():
         side, _, bias = name.partition("/")
         if side in sides:
             sides[side][bias] = array
-    return GroundTruth(images=arrays["images"], labels=arrays["labels"], **sides)
+    return GroundTruth(images=images, labels=labels, **sides)
 
 
 def round_folder(folder: Path, server_round: int) -> Path:

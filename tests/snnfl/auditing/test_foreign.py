@@ -204,7 +204,15 @@ def test_the_truth_of_a_node_is_its_own_and_checked(tmp_path):
     first, second = victims(folder, app)
     assert (len(first.truth.images), second.truth) == (3, None)
     assert victims(folder, SAID)[0].truth is None
-    for images, labels in ((torch.rand(3, 1, 5, 5), [0, 1, 2]), (torch.rand(3, 1, 4, 4), [0, 1, 3])):
+    beyond, undefined = torch.full((3, 1, 4, 4), 1.5), torch.full((3, 1, 4, 4), torch.nan)
+    for images, labels in (
+        (torch.rand(3, 1, 5, 5), [0, 1, 2]),
+        (torch.rand(3, 1, 4, 4), [0, 1, 3]),
+        (beyond, [0, 1, 2]),
+        (undefined, [0, 1, 2]),
+        (torch.rand(0, 1, 4, 4), []),
+        (torch.tensor(0.5), 1),
+    ):
         write_truth(truth, 1, 7, GroundTruth(images=images, labels=torch.tensor(labels)))
         with pytest.raises(RecordingError, match=r"partition-000007/truth\.safetensors"):
             victims(folder, app)
