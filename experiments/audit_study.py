@@ -101,7 +101,9 @@ TABLES: Mapping[str, Table] = {
         overrides=NORM,
         trained=True,
     ),
-    "noise": Table(title="LeNet-5, untrained, with noise", attacks=("inverting_gradients",), noise=True),
+    "noise": Table(
+        title="LeNet-5, untrained, with noise", attacks=("inverting_gradients",), overrides=FOUR_CLIENTS, noise=True
+    ),
     "slow": Table(
         title="LeNet-5, untrained, the attacks that take longest: 100 iterations",
         attacks=(
