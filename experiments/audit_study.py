@@ -129,7 +129,7 @@ TABLES: Mapping[str, Table] = {
         overrides=("model.name=mlp", "model.batch_norm=false", *FOURS),
     ),
 }
-"""In the order of the document, which is also that in which they are made: cheap ones first."""
+"""In the order of the document, in which they are made, too."""
 
 FILES = ("best.csv", "noise.csv", "biases.csv")
 """Of a report, kept beside the scorecards."""
