@@ -224,11 +224,11 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
     )
 
 
-def audit_run(run: Prepared, budget: Budget, progress: Progress) -> Audit:
-    """Attack one recorded run."""
+def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Sequence[float] = MULTIPLIERS) -> Audit:
+    """Attack one recorded run, and plain updates with noise of these multiples of the clipping norm."""
     kind = run.setting.format.kind
     plain = {"converted": run.twins, "plain": run.victims if run.controls else []}.get(kind, [])
-    curve = MULTIPLIERS if plain and (run.chosen or run.on_twins) else ()
+    curve = multipliers if plain and (run.chosen or run.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
     task = progress.add_task(run.path.name, total=rounds * (len(run.chosen) + len(run.on_twins) + len(curve)))
 
