@@ -113,19 +113,20 @@ def _in_own_lattice(rows: Tensor) -> Tensor:
     Columns of single events are unit vectors in the basis of the right frames, so those of any other basis generate a
     lattice of which this is the basis: the Hermite normal form of the columns (Cohen 1993, algorithm 2.4.4).
     """
-    columns, basis = rows.unique(dim=1), list[Tensor]()
+    columns, basis = torch.unique(rows, dim=1), list[Tensor]()
     for place in range(len(rows)):
         while len(filled := torch.nonzero(columns[place])[:, 0]) > 1:
             least = filled[columns[place, filled].abs().argmin()]
             share = (columns[place] / columns[place, least]).round()
             share[least] = 0
-            columns = (columns - torch.outer(columns[:, least], share)).unique(dim=1)
+            columns = torch.unique(columns - torch.outer(columns[:, least], share), dim=1)
         if not len(filled):  # rows that depend on each other
             return rows
         pivot = columns[:, filled[0]] * columns[place, filled[0]].sign()
         basis = [*(column - (column[place] / pivot[place]).round() * pivot for column in basis), pivot]
         columns = torch.cat([columns[:, : filled[0]], columns[:, filled[0] + 1 :]], 1)
-    return torch.linalg.solve(torch.stack(basis, 1), rows).round()
+    found: Tensor = torch.linalg.solve(torch.stack(basis, 1), rows).round()
+    return found
 
 
 def _above_zero(frames: Tensor) -> Tensor:
