@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from snnfl.attacks.events import Frames
 from snnfl.models import SpikingModel, SpikingNeurons
 
 
@@ -19,21 +21,64 @@ class Replay:
         model: On any device, without values.
         arrays: Its exchanged arrays.
         layer: Name of the first layer.
+        norm: Name of the batch normalisation behind it, which counts as a part of it. It has the running statistics
+            that were sent, until :meth:`normalise` gives it others.
     """
 
-    def __init__(self, model: SpikingModel, arrays: Mapping[str, Tensor], layer: str) -> None:
+    def __init__(self, model: SpikingModel, arrays: Mapping[str, Tensor], layer: str, norm: str | None = None) -> None:
         self.model = copy.deepcopy(model).to_empty(device="cpu").eval()
         for module in self.model.modules():
             if isinstance(module, SpikingNeurons) and not module.learns_threshold:
                 module.threshold.fill_(module.level)
         self.model.load_state_dict(dict(arrays), strict=False)
         self.model.requires_grad_(False)
-        self.layer: nn.Module = self.model.get_submodule(layer)
+        self.layer: nn.Module = self.model.get_submodule(layer if norm is None else norm)
         self.weight, self.bias = arrays[f"{layer}.weight"], arrays.get(f"{layer}.bias")
+        self.norm = self.layer if isinstance(self.layer, nn.BatchNorm1d) else None
+        self.mean, self.deviation = torch.zeros(1), torch.ones(1)
+        if self.norm is not None and self.norm.running_mean is not None and self.norm.running_var is not None:
+            self.mean, self.deviation = self.norm.running_mean, self._deviation(self.norm.running_var)
+
+    def normalise(self, frames: Tensor, total: int) -> None:
+        """Let batch normalisation have the statistics of a batch.
+
+        Args:
+            frames: Those that are known of it, ``[F, inputs]``.
+            total: Number of all; the others are taken as empty.
+        """
+        batch = self._outputs(torch.cat([frames, frames.new_zeros(max(0, total - len(frames)), frames.shape[1])]))
+        self.mean, self.deviation = batch.mean(0), self._deviation(batch.var(0, correction=0))
+
+    def behind_norm(self, frames: Frames, gradients: Mapping[str, Tensor], share: float) -> Frames:
+        """Return frames whose coefficients are gradients by the normalised outputs, ``g``, instead of the layer's.
+
+        ``d_f = gamma/sigma (g_f - m - z_f s)``, where ``z_f`` is normalised, ``m`` the mean of ``g`` and ``s`` that of
+        ``g z`` over the batch and time. The gradients of beta and gamma are sums of the same.
+
+        Args:
+            frames: With the gradients by the layer's outputs.
+            gradients: Of ``weight`` and ``bias`` of the normalisation.
+            share: Of one frame in the batch's mean, or 0 for running statistics, which don't depend on the batch.
+        """
+        if self.norm is None:
+            return frames
+        normalised = (self._outputs(frames.frames) - self.mean) / self.deviation
+        means = share * (gradients["bias"] + gradients["weight"] * normalised)
+        scale = self.deviation / torch.where(self.norm.weight == 0, torch.inf, self.norm.weight)
+        return replace(frames, coefficients=frames.coefficients * scale[:, None] + means.T)
+
+    def _deviation(self, variance: Tensor) -> Tensor:
+        return (variance + (0.0 if self.norm is None else self.norm.eps)).sqrt()
+
+    def _outputs(self, frames: Tensor) -> Tensor:
+        return functional.linear(frames.float(), self.weight, self.bias)
 
     def currents(self, frames: Tensor) -> Tensor:
-        """Return what the first layer makes of frames ``[..., inputs]``."""
-        return functional.linear(frames.float(), self.weight, self.bias)
+        """Return what the first layer, and the normalisation behind it, make of frames ``[..., inputs]``."""
+        outputs = self._outputs(frames)
+        if self.norm is None:
+            return outputs
+        return (outputs - self.mean) / self.deviation * self.norm.weight + self.norm.bias
 
     def gradients(self, currents: Tensor, slopes: Tensor) -> Tensor:
         """Return the gradient of each sample's loss by the first layer's outputs, ``[T, N, outputs]``.

@@ -79,19 +79,31 @@ def find_frames(gradient: Tensor, *, noise: float, most: int) -> Frames:
         noise: Standard deviation of an error of its elements (:func:`rounding_noise`).
         most: Number of frames at most.
     """
-    outputs, inputs = gradient.shape
     exact = gradient.double()
-    active = torch.nonzero(torch.linalg.vector_norm(exact, dim=0) > 4 * noise * math.sqrt(outputs))[:, 0]
-    _, sizes, right = torch.linalg.svd(exact[:, active], full_matrices=False)
-    floor = 2 * noise * (math.sqrt(outputs) + math.sqrt(inputs))
-    rank = min(int((sizes > floor).sum() if len(sizes) else 0), int((sizes > 4 * ROUNDING * sizes[:1]).sum()), most)
-    rows = whole_rows(sizes[:rank, None] * right[:rank])
-    frames = torch.zeros(len(rows), inputs, dtype=torch.float64)
+    active, basis = visible(exact, noise=noise, most=most)
+    rows = whole_rows(basis)
+    frames = torch.zeros(len(rows), gradient.shape[1], dtype=torch.float64)
     frames[:, active] = rows
-    coefficients = exact @ torch.linalg.pinv(frames) if len(rows) else exact.new_zeros(outputs, 0)
+    coefficients = exact @ torch.linalg.pinv(frames) if len(rows) else exact.new_zeros(len(exact), 0)
     size = float(torch.linalg.matrix_norm(exact))
     residual = float(torch.linalg.matrix_norm(exact - coefficients @ frames)) / size if size else 1.0
-    return Frames(frames=frames, coefficients=coefficients, rank=rank, residual=residual)
+    return Frames(frames=frames, coefficients=coefficients, rank=len(basis), residual=residual)
+
+
+def visible(gradient: Tensor, *, noise: float, most: int) -> tuple[Tensor, Tensor]:
+    """Return which columns of a gradient stand out of its errors, and a basis of its rows there, ``[rank, columns]``.
+
+    Args:
+        gradient: Shape ``[outputs, inputs]``, float64.
+        noise: Standard deviation of an error of its elements, and then of the basis's.
+        most: Its rank at most.
+    """
+    outputs, inputs = gradient.shape
+    active = torch.nonzero(torch.linalg.vector_norm(gradient, dim=0) > 4 * noise * math.sqrt(outputs))[:, 0]
+    _, sizes, right = torch.linalg.svd(gradient[:, active], full_matrices=False)
+    floor = 2 * noise * (math.sqrt(outputs) + math.sqrt(inputs))
+    rank = min(int((sizes > floor).sum() if len(sizes) else 0), int((sizes > 4 * ROUNDING * sizes[:1]).sum()), most)
+    return active, sizes[:rank, None] * right[:rank]
 
 
 def whole_rows(basis: Tensor) -> Tensor:
@@ -106,15 +118,15 @@ def whole_rows(basis: Tensor) -> Tensor:
     chosen = _extreme_columns(basis)
     if rank == 0 or len(chosen) < rank:
         return basis[:0]
-    rows = _refined(basis, torch.linalg.solve(basis[:, chosen], basis))
-    found = [row.round() for row in rows if _far(row) < WHOLE and float(row.abs().max()) < LARGEST]
+    rows = refined(basis, torch.linalg.solve(basis[:, chosen], basis))
+    found = [row.round() for row in rows if far(row) < WHOLE and float(row.abs().max()) < LARGEST]
     if not found:
         return basis[:0]
     reduced = _reduced(torch.stack(found))
     return reduced[(reduced >= 0).all(1)] + 0.0  # no -0.0
 
 
-def _refined(basis: Tensor, rows: Tensor) -> Tensor:
+def refined(basis: Tensor, rows: Tensor) -> Tensor:
     """Scale rows to whole numbers, and take the errors of single columns out of them.
 
     Rows are in the basis of a few columns, each with its error. Rounded rows tell the basis from all columns together:
@@ -172,11 +184,11 @@ def _positive(columns: Tensor) -> Tensor | None:
 
 def _scale(row: Tensor) -> int:
     """Return the smallest number that makes a row whole within its error, or 1 if none does."""
-    misses = [_far(factor * row) for factor in range(1, MOST_COUNTS + 1)]
+    misses = [far(factor * row) for factor in range(1, MOST_COUNTS + 1)]
     return next((factor for factor, miss in enumerate(misses, 1) if miss < WHOLE), 1)
 
 
-def _far(row: Tensor) -> float:
+def far(row: Tensor) -> float:
     """Return how far the value that is furthest away from a whole number is from it."""
     return float((row - row.round()).abs().max())
 

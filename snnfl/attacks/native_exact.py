@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from snnfl.attacks.event_differences import find_differences
 from snnfl.attacks.event_order import Replay, in_order, smooth_order
 from snnfl.attacks.events import Frames, find_frames, grouped, rounding_noise
 from snnfl.attacks.label_evidence import Evidence
@@ -34,14 +35,22 @@ def first_layer(view: ServerView) -> str | None:
     return name if isinstance(layer, nn.Linear) and layer.in_features == size else None
 
 
+def norms(view: ServerView) -> tuple[str | None, bool]:
+    """Return which batch normalisation follows the first layer, and whether there are further ones behind."""
+    named = list(view.model.named_modules())
+    places = [place for place, (_, module) in enumerate(named) if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    first = next((place for place, (name, _) in enumerate(named) if name == first_layer(view)), -1)
+    own = named[first + 1][0] if first + 1 in places else None
+    return own, len(places) > (own is not None)
+
+
 def _unreadable(view: ServerView) -> str | None:
     """Say why the first layer's gradient doesn't tell its inputs, or return ``None``."""
-    if (name := first_layer(view)) is None or not isinstance(view.model, SpikingModel):
+    if first_layer(view) is None or not isinstance(view.model, SpikingModel):
         return "the first layer isn't linear on the sample itself"
-    later = list(view.model.modules())
-    following = later[later.index(view.model.get_submodule(name)) + 1]
-    if isinstance(following, nn.BatchNorm1d):
-        return "batch normalisation follows the first layer: gradients are without their mean over time"
+    norm, _ = norms(view)
+    if norm is not None and view.knowledge.norm_mode is None:
+        return "needs norm_mode, for batch normalisation follows the first layer"
     return None
 
 
@@ -57,6 +66,8 @@ def gradients(view: ServerView) -> Arrays:
 def _single(view: ServerView) -> str | None:
     if (reason := _unreadable(view)) is not None:
         return reason
+    if norms(view)[0] is not None and view.knowledge.norm_mode != "eval":
+        return "batch normalisation follows the first layer: its gradient is without the mean over time"
     if view.sequence:
         return "reconstructs samples without time, these are sequences; take event_recovery"
     if view.model.encoding not in ("direct", "poisson"):
@@ -108,6 +119,13 @@ def _recordings(view: ServerView) -> str | None:
     )
     if rank > outputs:
         return f"{rank} time steps of all samples don't fit in a first layer of {outputs} outputs"
+    norm, _ = norms(view)
+    if norm is None or view.knowledge.norm_mode == "eval":
+        return None
+    if f"{norm}.weight" not in view.exchange.sent:
+        return "batch normalisation without gamma and beta follows the first layer, which would tell its means"
+    if (view.knowledge.images or 0) > (view.knowledge.batch_size or 0):
+        return "batch normalisation follows the first layer, with statistics of several batches"
     return None
 
 
@@ -135,17 +153,42 @@ def _events(view: ServerView) -> Reconstruction:
         raise ThreatModelError("the first layer isn't linear on the sample itself")
     count, steps = view.knowledge.images or 1, view.input_shape[0]
     noise = rounding_noise(view.exchange.sent[f"{layer}.weight"], view.knowledge.learning_rate or 1.0)
-    frames = find_frames(found[f"{layer}.weight"], noise=noise, most=count * steps)
+    norm, others = norms(view)
+    of_batch = norm is not None and view.knowledge.norm_mode == "train"
+    replay = Replay(model, view.exchange.sent, layer, norm)
+    if of_batch:
+        summed = _summed(view, replay, count * steps)
+        frames = find_differences(
+            found[f"{layer}.weight"], noise=noise, most=count * steps, weight=replay.weight, summed=summed
+        )
+        replay.normalise(frames.frames, count * steps)
+    else:
+        frames = find_frames(found[f"{layer}.weight"], noise=noise, most=count * steps)
+    if norm is not None:
+        own = {name: found[f"{norm}.{name}"] for name in ("weight", "bias")}
+        frames = replay.behind_norm(frames, own, of_batch / (count * steps))
     groups = [group[:steps] for group in grouped(frames.coefficients, count)]
     orders = [group[smooth_order(frames.frames[group], frames.coefficients[:, group])] for group in groups]
-    replay = Replay(model, view.exchange.sent, layer)
     labels = _labels(view, found, replay, frames, orders)
-    if view.knowledge.steps == 1:
+    if view.knowledge.steps == 1 and not (others and of_batch):
         orders, labels = _replayed(view, found, replay, frames, orders, labels)
     recordings = torch.zeros(count, steps, frames.frames.shape[1])
     for place, order in enumerate(orders):
         recordings[place, : len(order)] = frames.frames[order].float()
     return _reconstruction(view, recordings.view(count, *view.input_shape), labels, frames.residual)
+
+
+def _summed(view: ServerView, replay: Replay, number: int) -> Tensor | None:
+    """Return ``sum_f W x_f`` over a batch's frames, from the running mean that the client sent, or ``None``."""
+    norm, _ = norms(view)
+    name, layer = f"{norm}.running_mean", replay.norm
+    sent, received = view.exchange.sent.get(name), view.exchange.received.get(name)
+    if view.knowledge.norm_statistics != "known" or view.knowledge.steps != 1 or layer is None or not layer.momentum:
+        return None
+    if sent is None or received is None:
+        return None
+    mean = sent.double() + (received.double() - sent.double()) / layer.momentum
+    return number * (mean - (0.0 if replay.bias is None else replay.bias.double()))
 
 
 def _currents(replay: Replay, frames: Frames, orders: Sequence[Tensor], steps: int) -> Tensor:

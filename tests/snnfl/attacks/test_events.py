@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from frames import drawn, rows, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnfl.attacks.events import find_frames, grouped, rounding_noise, whole_rows
 
 
-def drawn(steps: int, *, pixels: int = 300, most: int = 3, density: float = 0.1, seed: int = 0) -> torch.Tensor:
-    """Return sparse frames, ``[steps, pixels]``: of some pixels with 1 to ``most`` events."""
-    draw = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, most + 1, (steps, pixels), generator=draw)
-    return (counts * (torch.rand(steps, pixels, generator=draw) < density)).double()
-
-
 def mixed(frames: torch.Tensor, *, outputs: int = 100, noise: float = 0.0, seed: int = 0) -> torch.Tensor:
     draw = torch.Generator().manual_seed(seed)
     product = torch.randn(outputs, len(frames), dtype=torch.float64, generator=draw) @ frames
     return product + noise * torch.randn(product.shape, dtype=torch.float64, generator=draw)
-
-
-def rows(frames: torch.Tensor) -> set[tuple[float, ...]]:
-    return {tuple(row) for row in frames.tolist()}
-
-
-def same(found: torch.Tensor, frames: torch.Tensor) -> bool:
-    """Compare without pytest's account of how long lists differ, which takes minutes."""
-    return len(found) == len(frames) and rows(found) == rows(frames)
 
 
 @settings(max_examples=30, deadline=None)
