@@ -32,14 +32,17 @@ class Choice:
     Attributes:
         total_variation_weight: Of the total variation beside the distance of gradients.
         learning_rate: Of signed Adam, in normalised units.
+        calibration_weight: Of the thresholds' distance beside it.
     """
 
     total_variation_weight: float
     learning_rate: float
+    calibration_weight: float = 0.0
 
     def __str__(self) -> str:
         """Return it as reports show it."""
-        return f"TV {self.total_variation_weight:g}, step {self.learning_rate:g}"
+        text = f"TV {self.total_variation_weight:g}, step {self.learning_rate:g}"
+        return f"{text}, thresholds {self.calibration_weight:g}" if self.calibration_weight else text
 
 
 PUBLISHED = Choice(0.01, 0.1)
@@ -96,6 +99,8 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         seen = problem.seen
         if problem.statistics is not None:
             seen = mean_statistics(problem.statistics, problem.arrays, images, problem.local)
-        seen_by_server = replace(problem, target={n: array.detach() for n, array in target.items()}, seen=seen.detach())
+        told = problem.calibration(problem.arrays, images) if problem.calibration is not None else ()
+        target = {name: array.detach() for name, array in target.items()}
+        seen_by_server = replace(problem, target=target, seen=seen.detach(), told=told)
         made.append(Rehearsal(problem=seen_by_server, images=images, labels=labels))
     return made
