@@ -6,7 +6,7 @@ than calibrate, these are the images that they trained on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from torch.func import vmap
 from snnfl.attacks.local import CONVERTED
 from snnfl.attacks.problem import Problem, Thresholds
 from snnfl.config import ConversionConfig
+from snnfl.conversion.folding import unexplained_biases
 from snnfl.conversion.thresholds import GRID, best_candidate
 from snnfl.spiking import Spike, SpikingGraph
 from snnfl.spiking.values import analog_value
@@ -23,6 +24,9 @@ from snnfl.threat import ServerView, ThreatModelError
 
 CALIBRATION_WEIGHTS = (0.0, 0.01, 0.1, 1.0)
 """Weights of the thresholds' distance beside a cosine distance that are tried; zero leaves the thresholds out."""
+
+
+KINDS = ("weight", "bias")
 
 
 def differentiable_thresholds(
@@ -80,39 +84,56 @@ def thresholds_network(graph: SpikingGraph, config: ConversionConfig) -> Thresho
 
     Its folded arrays are those called :data:`~snnfl.attacks.local.CONVERTED`.
     """
-    last = graph.spikes[-1].name
 
     def thresholds(arrays: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, ...]:
         folded = {n.removeprefix(CONVERTED): array for n, array in arrays.items() if n.startswith(CONVERTED)}
-        values, found = {graph.input: images}, list[Tensor]()
-        for node in graph.nodes:
-            values[node.name] = analog_value(node, values, folded)
-            if isinstance(node, Spike):
-                steps, ceiling = config.calibration_length, node.ceiling
-                found.append(differentiable_thresholds(values[node.name], steps, config, ceiling=ceiling))
-            if node.name == last:
-                break
-        return tuple(found)
+        return tuple(
+            differentiable_thresholds(value, config.calibration_length, config, ceiling=node.ceiling)
+            for node, value in activations(graph, folded, images)
+        )
 
     return thresholds
 
 
-def with_thresholds(view: ServerView, problem: Problem) -> Problem:
-    """Add to a problem that the images' thresholds are to be those of the update, too.
+def activations(graph: SpikingGraph, folded: Mapping[str, Tensor], images: Tensor) -> Iterator[tuple[Spike, Tensor]]:
+    """Yield what a network's ReLUs make of images, layer by layer: what a conversion finds thresholds of."""
+    values, last = {graph.input: images}, graph.spikes[-1].name
+    for node in graph.nodes:
+        values[node.name] = analog_value(node, values, folded)
+        if isinstance(node, Spike):
+            yield node, values[node.name]
+        if node.name == last:
+            return
 
-    The network that the client converted is the one that it uploads: exactly where biases aren't calibrated, else but
-    for their shift.
+
+def converted_network(view: ServerView) -> tuple[SpikingGraph, ConversionConfig, dict[str, Tensor]]:
+    """Return structure, options and folded arrays of the network that a client converted.
+
+    Weights are those of the update; so are biases, where they aren't calibrated. A calibrated one is off by its shift,
+    but for a layer whose only bias is that of the batch normalisation behind it, which the update tells.
+
+    Raises:
+        ThreatModelError: If there is no such network.
     """
     graph, conversion, received = view.format.graph, view.format.conversion, view.exchange.received
     if graph is None or conversion is None:
-        raise ThreatModelError("the update has no thresholds")
-    names = [f"{node.name}.{kind}" for node in graph.affines for kind in ("weight", "bias")]
-    folded = {f"{CONVERTED}{name}": received[name].detach().float() for name in names}
+        raise ThreatModelError("the update is no converted network")
+    folded = {f"{n.name}.{kind}": received[f"{n.name}.{kind}"].float() for n in graph.affines for kind in KINDS}
+    told = [node.name for node in graph.affines if node.norm is not None and not node.has_bias]
+    if told and conversion.calibration in ("bias", "bias_potential"):
+        left = unexplained_biases(graph, received, biases=False)
+        folded |= {f"{name}.bias": folded[f"{name}.bias"] - left[f"{name}.bias"] for name in told}
+    return graph, conversion, folded
+
+
+def with_thresholds(view: ServerView, problem: Problem) -> Problem:
+    """Add to a problem that the images' thresholds are to be those of the update, too."""
+    graph, conversion, folded = converted_network(view)
     return replace(
         problem,
-        arrays={**problem.arrays, **folded},
+        arrays={**problem.arrays, **{f"{CONVERTED}{name}": array for name, array in folded.items()}},
         calibration=thresholds_network(graph, conversion),
-        told=tuple(received[name].detach().float() for name in view.format.threshold_names),
+        told=tuple(view.exchange.received[name].float() for name in view.format.threshold_names),
     )
 
 
