@@ -66,6 +66,7 @@ def _best(rows: Tensor, steps: int, candidates: int) -> Tensor:
     """Return which of the candidates has the smallest mean squared error, of each row."""
     bins, largest = GRID * steps, rows.amax(1, keepdim=True).double()
     values = rows / torch.where(largest > 0, largest, torch.ones_like(largest)) * bins  # float64
+    values = values.nan_to_num(0.0, 0.0, 0.0).clamp(0, bins)  # of hostile weights
     empty = torch.zeros(len(rows), bins + 1, dtype=torch.float64, device=rows.device)
     sums = [empty.scatter_add(1, values.long(), what) for what in (torch.ones_like(values), values)]
     count, total = (each.flip(1).cumsum(1).flip(1) for each in sums)

@@ -69,8 +69,8 @@ def fingerprint_distances(view: ServerView, images: Tensor) -> Tensor:
             rows = value.flatten(2).amax(2) if per_channel and value.dim() > 2 else value
             largest = rows.double() if per_channel else value.flatten(1).amax(1, keepdim=True).double()
             ratio = theta.double() / largest.clamp_min(1e-30)
-            index = ((1 - ratio) * 100).round().clamp(0, tried - 1).long()
-            nearest = torch.minimum(nearest, (ratio / factors[index] - 1).abs().amin(1))
+            index = ((1 - ratio) * 100).nan_to_num(0.0).round().clamp(0, tried - 1).long()
+            nearest = torch.minimum(nearest, (ratio / factors[index] - 1).abs().nan_to_num(torch.inf).amin(1))
         found.append(nearest)
     return torch.cat(found)
 
@@ -129,6 +129,8 @@ def infer_properties(view: ServerView, count: int, generator: torch.Generator) -
         features.append(torch.cat(found).log())
         wanted.append(described(view.pixels(images), public.labels[drawn], classes))
     seen = torch.cat(list(thresholds)).float().log()
+    if not all(bool(torch.isfinite(each).all()) for each in (*features, seen)):
+        raise ThreatModelError("the update's weights overflow, so that no set of images has finite thresholds")
     values = _regressed(torch.stack(features), torch.stack(wanted), seen)
     return Properties(brightness=float(values[0]), contrast=float(values[1]), shares=values[2:])
 
