@@ -46,20 +46,24 @@ def differentiable_thresholds(
     Returns:
         Shape ``[1]``, or ``[C]`` for ``channel_mmse``.
     """
+    found = _of_active(activation, steps, config)
+    silent = found == 0
+    alone = torch.full_like(found, min(1.0, ceiling or 1.0))
+    return torch.where(silent, torch.where(silent.all(), alone, found.amax().expand_as(found)), found)
+
+
+def _of_active(activation: Tensor, steps: int, config: ConversionConfig) -> Tensor:
+    """Return the thresholds, zero where no activation is positive."""
     per_channel = config.thresholds == "channel_mmse"
     rows = activation.transpose(0, 1).flatten(1) if per_channel else activation.reshape(1, -1)
     largest = rows.amax(1)
     if config.thresholds == "percentile":
         level = _percentile(rows, config.percentile)
-        found = torch.where(level > 0, level, largest)
-    elif config.thresholds == "layer_max":
-        found = largest
-    else:
-        factors = 1 - 0.01 * torch.arange(config.candidates, dtype=rows.dtype, device=rows.device)
-        found = largest * factors[_best(rows.detach(), steps, config.candidates)]
-    silent = found == 0
-    alone = torch.full_like(found, min(1.0, ceiling or 1.0))
-    return torch.where(silent, torch.where(silent.all(), alone, found.amax().expand_as(found)), found)
+        return torch.where(level > 0, level, largest)
+    if config.thresholds == "layer_max":
+        return largest
+    factors = 1 - 0.01 * torch.arange(config.candidates, dtype=rows.dtype, device=rows.device)
+    return largest * factors[_best(rows.detach(), steps, config.candidates)]
 
 
 def _best(rows: Tensor, steps: int, candidates: int) -> Tensor:
@@ -83,15 +87,13 @@ def _percentile(rows: Tensor, percentile: float) -> Tensor:
 def thresholds_network(graph: SpikingGraph, config: ConversionConfig) -> Thresholds:
     """Return ``(arrays, images) -> the thresholds of each layer``, of a network that a client converts.
 
-    Its folded arrays are those called :data:`~snnfl.attacks.local.CONVERTED`.
+    Its folded arrays are those called :data:`~snnfl.attacks.local.CONVERTED`. A silent channel's threshold is zero.
     """
 
     def thresholds(arrays: Mapping[str, Tensor], images: Tensor) -> tuple[Tensor, ...]:
         folded = {n.removeprefix(CONVERTED): array for n, array in arrays.items() if n.startswith(CONVERTED)}
-        return tuple(
-            differentiable_thresholds(value, config.calibration_length, config, ceiling=node.ceiling)
-            for node, value in activations(graph, folded, images)
-        )
+        values = (value for _, value in activations(graph, folded, images))
+        return tuple(_of_active(value, config.calibration_length, config) for value in values)
 
     return thresholds
 
@@ -149,6 +151,17 @@ def lacks_thresholds(view: ServerView) -> str | None:
 
 
 def thresholds_distance(found: Sequence[Tensor], told: Sequence[Tensor]) -> Tensor:
-    """Return the mean over layers of ``|theta - theta*|^2 / |theta*|^2``."""
-    pairs = zip(found, told, strict=True)
-    return torch.stack([(ours - theirs).square().sum() / theirs.square().sum() for ours, theirs in pairs]).mean()
+    """Return the mean over layers of ``|theta - theta*|^2 / |theta*|^2``.
+
+    A channel that is silent on the calibration images has the largest threshold of the others, so of those that have
+    it only the largest one is compared.
+    """
+    return torch.stack([_relative(*pair) for pair in zip(found, told, strict=True)]).mean()
+
+
+def _relative(found: Tensor, told: Tensor) -> Tensor:
+    largest = told.amax()
+    others = told < largest
+    error = torch.where(others, found - told, torch.zeros_like(told)).square().sum() + (found.amax() - largest).square()
+    norm = torch.where(others, told, torch.zeros_like(told)).square().sum() + largest.square()
+    return error / norm.clamp_min(1e-30)

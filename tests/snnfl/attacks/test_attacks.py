@@ -60,7 +60,7 @@ def of(name: str) -> tuple[Victim, Budget]:
         return attacked(small_cnn(norm=True), images=2), Budget(iterations=300)
     if name in ("reconverted_calibrated", "thresholds_alone"):
         conversion = ConversionConfig(steps=2, thresholds="channel_mmse", calibration="none")
-        victim = attacked(small_mlp(256), conversion=conversion, calibrating=None)
+        victim = attacked(small_mlp(128), conversion=conversion, calibrating=None)
         pixels, labels, mean, std = digits(40, 800)
         public = PublicImages(inputs=(pixels - mean) / std, labels=labels)
         return replace(victim, view=replace(victim.view, public=public)), MANY
