@@ -111,7 +111,7 @@ def attacked(
     conversion: ConversionConfig | None = None,
     knowledge: Knowledge | None = None,
     biases: dict[str, Tensor] | None = None,
-    calibrating: int = 500,
+    calibrating: int | None = 500,
     objective: Callable[[nn.Module], Objective] = lambda model: cross_entropy,
     length: float | None = None,
 ) -> Victim:
@@ -119,7 +119,7 @@ def attacked(
 
     ``objective`` is made of the model with the received weights. A client with a ``length`` shortens its update to it.
 
-    Images that an S-client calibrates with are 64 from ``calibrating`` on.
+    Images that an S-client calibrates with are 64 from ``calibrating`` on, or those that it trained on.
     """
     training = training or TrainingConfig(
         epochs=1, batch_size=images, learning_rate=0.1, momentum=0.0, weight_decay=0.0
@@ -149,7 +149,7 @@ def attacked(
         graph = trace(model)
         format = Converted(graph, before, conversion)
         sent = {name: array for name, array in before.items() if name not in private}
-        inputs = (digits(64, calibrating)[0] - mean) / std
+        inputs = ((pixels if calibrating is None else digits(64, calibrating)[0]) - mean) / std
         network = convert_state(graph, model.state_dict(), inputs, conversion)
         norms = {
             f"{node.norm}.{field}": after[f"{node.norm}.{name}"]

@@ -138,6 +138,7 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         notes=_notes(folder, app, attacks, chosen),
         biases=(),
         labels=label_counts(victims, setting.seed),
+        side=(),
         judged=(),
         thresholds=(),
     )

@@ -29,6 +29,7 @@ from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
 from snnfl.auditing.selection import Compared
 from snnfl.auditing.setting import Setting
+from snnfl.auditing.side_channel import SideChannel, side_channels
 from snnfl.auditing.suite import Outcome, applicable, attack_all
 from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
 from snnfl.config import Config, ConfigError, UpdateKind
@@ -153,6 +154,7 @@ class Prepared:
         notes: What the command says before it attacks: a line per named attack that doesn't apply.
         biases: How far guesses of private biases are off.
         labels: How well labels are counted.
+        side: What thresholds tell beside the weights.
         judged: What detectors say.
         thresholds: Of spiking layers.
     """
@@ -171,6 +173,7 @@ class Prepared:
     notes: Sequence[str]
     biases: Sequence[BiasError]
     labels: Sequence[LabelCounts]
+    side: Sequence[SideChannel]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
 
@@ -219,6 +222,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
         notes=[_note(path.name, name, kind, name in on_twins) for name in attacks if name not in chosen],
         biases=bias_errors(victims),
         labels=label_counts(victims, config.run.seed),
+        side=side_channels(victims, config.run.seed) if controls else [],
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
     )
@@ -254,6 +258,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         noise=points,
         biases=run.biases,
         labels=run.labels,
+        side=run.side,
         judged=run.judged,
         thresholds=run.thresholds,
     )

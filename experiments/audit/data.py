@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from experiments.audit.found import Audit
 from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv, kinds_of
+from snnfl.auditing.side_channel import SideChannel
 
 
 def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
@@ -16,6 +18,7 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
         "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),
         "labels.csv": _labels(audits),
+        "side_channel.csv": _side_channel(audits),
         "thresholds.csv": _thresholds(audits),
         "detectors.csv": _detectors(audits),
     }
@@ -74,6 +77,12 @@ def _labels(audits: Sequence[Audit]) -> str:
             for audit in audits for c in audit.labels
         ],
     )  # fmt: skip
+
+
+def _side_channel(audits: Sequence[Audit]) -> str:
+    names = [field.name for field in fields(SideChannel)]
+    rows = [[audit.path.name, *(getattr(row, name) for name in names)] for audit in audits for row in audit.side]
+    return csv_text(["run", "round", *names[1:]], rows)
 
 
 def _thresholds(audits: Sequence[Audit]) -> str:

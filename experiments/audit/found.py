@@ -13,6 +13,7 @@ from snnfl.auditing.detecting import Judged, Threshold
 from snnfl.auditing.label_counts import LabelCounts
 from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.setting import Setting
+from snnfl.auditing.side_channel import SideChannel
 from snnfl.auditing.suite import Outcome
 from snnfl.config import Config
 from snnfl.poisoning.roles import attacks_in
@@ -35,6 +36,7 @@ class Audit:
         noise: Of the control curve: multiplier and scorecard object.
         biases: How far each guess of the private biases was off.
         labels: How well each client's labels were counted.
+        side: What thresholds tell of each client's images.
         judged: What the detectors of poisoned clients say.
         thresholds: Of the recorded clients of an S-run.
     """
@@ -51,6 +53,7 @@ class Audit:
     noise: Sequence[tuple[float, Entry]]
     biases: Sequence[BiasError]
     labels: Sequence[LabelCounts]
+    side: Sequence[SideChannel]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from snnfl.attacks import biases
+from snnfl.attacks.calibration import lacks_thresholds, with_thresholds
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.matching import Matching, match
 from snnfl.attacks.networks import normalised_layers
@@ -190,3 +191,39 @@ def reconverted_statistics(
     problems = [with_statistics(view, problem) for view, problem in zip(views, analog, strict=True)]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     return match(problems, labels, Matching(statistics=STATISTICS_WEIGHT), budget, generator)
+
+
+@register(
+    "reconverted_calibrated",
+    source="adaptive: thresholds are functions of the calibration images",
+    needs=(*NEEDS, "thresholds"),
+    against="converted",
+    requires=lacks_thresholds,
+)
+def reconverted_calibrated(
+    views: Sequence[ServerView], budget: Budget, generator: torch.Generator
+) -> list[Reconstruction]:
+    """Reconvert to an ANN, and let dummy images have the thresholds of the update beside its gradient."""
+    return _calibrated(views, Matching(calibration_weight=None), budget, generator)
+
+
+@register(
+    "thresholds_alone",
+    source="control of reconverted_calibrated: no gradient is matched",
+    needs=(*NEEDS, "thresholds"),
+    against="converted",
+    requires=lacks_thresholds,
+)
+def thresholds_alone(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Find images that have the thresholds of the update, whatever its gradient is, which tells labels alone."""
+    return _calibrated(views, Matching(distance=None, calibration_weight=1.0), budget, generator)
+
+
+def _calibrated(
+    views: Sequence[ServerView], matching: Matching, budget: Budget, generator: torch.Generator
+) -> list[Reconstruction]:
+    """Match thresholds, with the likeliest biases: of earlier rounds, else of the initial weights, else as received."""
+    analog = [problem_of(view, guesses=biases.likeliest(view)) for view in views]
+    problems = [with_thresholds(view, problem) for view, problem in zip(views, analog, strict=True)]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return match(problems, labels, matching, budget, generator)

@@ -58,6 +58,11 @@ def initial(view: ServerView) -> Arrays:
     return {name: view.initial[name] for name in private_biases(view.model)}
 
 
+def likeliest(view: ServerView) -> Arrays:
+    """Take what is nearest in the table of biases: :func:`over_rounds`, else :func:`initial`, else :func:`inferred`."""
+    return over_rounds(view) if view.earlier else inferred(view) if view.initial is None else initial(view)
+
+
 def bias_distance(found: Arrays, true: Arrays) -> float:
     """Return the L2 distance over all biases together: the curve of SNFL, Figure 3A."""
     return float(torch.cat([(found[name] - true[name]).flatten() for name in true]).norm())

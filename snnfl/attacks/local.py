@@ -16,6 +16,9 @@ from snnfl.batching import batch_sizes
 PREVIOUS = "previous/"
 """Before the names of arrays that a penalty compares with, and no step changes."""
 
+CONVERTED = "converted/"
+"""Before the names of folded arrays that a client converted after its last step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
@@ -94,7 +97,7 @@ def simulate(
     batches = list(zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True))
     batches *= local.epochs
     kept = ("running_mean", "running_var")
-    own = [name for name in arrays if not name.endswith(kept) and not name.startswith(PREVIOUS)]
+    own = [name for name in arrays if not name.endswith(kept) and not name.startswith((PREVIOUS, CONVERTED))]
     moving = own if len(batches) > 1 else trained
     fixed = {name: array for name, array in arrays.items() if name not in moving}
 

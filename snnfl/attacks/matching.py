@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from snnfl.attacks.calibration import CALIBRATION_WEIGHTS, thresholds_distance
 from snnfl.attacks.factors import factored_gradient
 from snnfl.attacks.flat import specialised
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
@@ -19,7 +20,7 @@ from snnfl.attacks.pooling import DECOMPOSITIONS
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget
-from snnfl.attacks.selection import CANDIDATES, PUBLISHED, SHARE, Choice, rehearsals
+from snnfl.attacks.selection import CANDIDATES, PUBLISHED, SHARE, Choice, Rehearsal, rehearsals
 from snnfl.attacks.statistics import statistics_distance
 
 IMAGES = "images"
@@ -34,26 +35,28 @@ class Matching:
     """How a gradient is matched; the defaults are those of Inverting Gradients (Geiping et al. 2020).
 
     Attributes:
-        distance: Between dummy and observed gradient.
+        distance: Between dummy and observed gradient; ``None`` to leave the gradient out.
         total_variation_weight: Weight of the total variation; ``None`` to choose it (:mod:`snnfl.attacks.selection`).
         learning_rate: Of Adam on the images, in normalised units; ``None`` to choose it. It falls to a tenth after 3/8,
             5/8 and 7/8 of the iterations.
         free_arrays: Arrays that are optimised with the images.
         free_learning_rate: Of Adam on them.
         statistics: Weight of the distance to the private batches' statistics; zero for networks without any.
+        calibration_weight: Of the distance to the update's thresholds; ``None`` to choose it.
     """
 
-    distance: Literal["cosine", "l2"] = "cosine"
+    distance: Literal["cosine", "l2"] | None = "cosine"
     total_variation_weight: float | None = None
     learning_rate: float | None = None
     free_arrays: tuple[str, ...] = ()
     free_learning_rate: float = 0.01
     statistics: float = 0.0
+    calibration_weight: float | None = 0.0
 
     def chosen(self, choice: Choice) -> Choice:
         """Return a choice with what is given here in its place."""
-        given = self.total_variation_weight, self.learning_rate
-        kept = choice.total_variation_weight, choice.learning_rate
+        given = self.total_variation_weight, self.learning_rate, self.calibration_weight
+        kept = choice.total_variation_weight, choice.learning_rate, choice.calibration_weight
         return Choice(*(old if new is None else new for old, new in zip(kept, given, strict=True)))
 
 
@@ -128,16 +131,33 @@ def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, gene
     """Return the candidate that finds the most of public images, on average; the published one without such images.
 
     All candidates are lanes of the same descent. Together they take as many iterations as the attacks on
-    ``REHEARSALS * len(CANDIDATES) / SHARE`` victims, eight.
+    ``REHEARSALS * len(CANDIDATES) / SHARE`` victims, eight. The thresholds' weight is chosen after the others.
     """
     candidates = list(dict.fromkeys(map(matching.chosen, CANDIDATES)))
-    rehearsed = rehearsals(problems, generator) if len(candidates) > 1 else []
+    open_weight = matching.calibration_weight is None
+    rehearsed = rehearsals(problems, generator) if len(candidates) > 1 or open_weight else []
     if not rehearsed:
         return matching.chosen(PUBLISHED)
+    best = _best(candidates, rehearsed, problems[0].count, matching, budget, generator)
+    if not open_weight:
+        return best
+    weighted = [replace(best, calibration_weight=weight) for weight in CALIBRATION_WEIGHTS]
+    return _best(weighted, rehearsed, problems[0].count, matching, budget, generator)
+
+
+def _best(
+    candidates: Sequence[Choice],
+    rehearsed: Sequence[Rehearsal],
+    count: int,
+    matching: Matching,
+    budget: Budget,
+    generator: torch.Generator,
+) -> Choice:
+    """Return the candidate that finds the most of what is rehearsed."""
     trials = [(each, candidate) for candidate in candidates for each in rehearsed]
     short = replace(budget, iterations=max(1, budget.iterations // SHARE), restarts=1, points=1, compiled=False)
     reached, left = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0)
-    at_once = max(1, IMAGES_AT_ONCE // problems[0].count)
+    at_once = max(1, IMAGES_AT_ONCE // count)
     for start in range(0, len(trials), at_once):
         part = trials[start : start + at_once]
         given, choices = [each for each, _ in part], [candidate for _, candidate in part]
@@ -159,6 +179,8 @@ def prepare(
     choices: Sequence[Choice] = (),
 ) -> PreparedMatching:
     """Prepare to minimise ``distance(simulate(x), target) + weight TV(x)`` over images by signed Adam.
+
+    Where a problem has statistics or thresholds to be met, their weighted distances come beside it.
 
     Images start as Gaussian noise and stay within the pixels' range (Geiping et al. 2020, section 4). All victims and
     starts are lanes of one ``vmap``; arrays that all victims share are not copied.
@@ -189,7 +211,10 @@ def prepare(
     variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
     seen = _repeat([problem.seen for problem in problems], starts)
     choices = choices or [matching.chosen(PUBLISHED)] * len(problems)
-    weights = torch.tensor([choice.total_variation_weight for choice in choices]).repeat_interleave(starts)
+    weights = torch.tensor([(each.total_variation_weight, each.calibration_weight) for each in choices])
+    weights = weights.repeat_interleave(starts, dim=0)
+    told = tuple(_repeat(layer, starts) for layer in zip(*(problem.told for problem in problems), strict=True))
+    calibrated = first.calibration if bool(weights[:, 1].any()) else None
     variables |= {
         name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays
     }
@@ -198,6 +223,8 @@ def prepare(
     thin = thin and not first.local.weight_decay and first.local.penalty is None
 
     def distance(images: Tensor, current: Arrays, wanted: Arrays, probabilities: Tensor) -> Tensor:
+        if matching.distance is None:
+            return images.new_zeros(())
         if thin:
             factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
             return cosine_distance(factored, wanted)
@@ -205,20 +232,28 @@ def prepare(
         return DISTANCES[matching.distance](dummy, wanted)
 
     def objective(
-        found: Arrays, fixed: list[Arrays], wanted: list[Arrays], probabilities: Tensor, noted: Tensor, weight: Tensor
+        found: Arrays,
+        fixed: list[Arrays],
+        wanted: list[Arrays],
+        probabilities: Tensor,
+        noted: Tensor,
+        told: tuple[Tensor, ...],
+        weight: Tensor,
     ) -> Tensor:
         images, free = found[IMAGES], {name: found[name] for name in matching.free_arrays}
         current = {**fixed[0], **free}
         values = [distance(images, {**of, **free}, seen, probabilities) for of, seen in zip(fixed, wanted, strict=True)]
         value = values[0] if len(values) == 1 else torch.stack(values).mean()
-        value = value + weight * total_variation(images)
+        value = value + weight[0] * total_variation(images)
+        if calibrated is not None:
+            value = value + weight[1] * thresholds_distance(calibrated(current, images), told)
         if first.statistics is None:
             return value
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
     # Traced once into one flat graph: differentiating twice under vmap costs as much again in Python, at every step.
-    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0))
-    fixed = (arrays, target, targets, seen, weights)
+    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0, 0))
+    fixed = (arrays, target, targets, seen, told, weights)
     slope = specialised(
         make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, *fixed),
         variables,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
 from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_count
 from snnfl.threat import Exchange, PublicImages, ServerView, ThreatModelError
+
+Thresholds: TypeAlias = Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, ...]]
+"""``(arrays by name, inputs [N, ...]) -> the thresholds of each layer``, as a conversion finds them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +37,8 @@ class Problem:
         seen: That of the private batches; empty without.
         earlier: Arrays and target of earlier rounds in which the client trained on the same images, if they are to be
             explained, too.
+        calibration: The thresholds of images that calibrate, where the private ones are to be met.
+        told: Those of the update; empty without.
         public: Images of no client.
     """
 
@@ -49,6 +54,8 @@ class Problem:
     statistics: Network | None = None
     seen: Tensor = field(default_factory=lambda: torch.empty(0))
     earlier: tuple[tuple[Arrays, Arrays], ...] = ()
+    calibration: Thresholds | None = None
+    told: tuple[Tensor, ...] = ()
     public: PublicImages | None = None
 
     @property

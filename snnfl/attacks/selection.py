@@ -33,12 +33,14 @@ class Choice:
     Attributes:
         total_variation_weight: Of the total variation beside the distance of gradients.
         learning_rate: Of signed Adam, in normalised units.
+        calibration_weight: Of the thresholds' distance beside it.
         rehearsed: Largest objective that it left of updates of public images, in a part of the iterations; infinite
             where nothing was rehearsed.
     """
 
     total_variation_weight: float
     learning_rate: float
+    calibration_weight: float = 0.0
     rehearsed: float = field(default=math.inf, compare=False)
 
     def explains(self, objective: float) -> bool:
@@ -51,7 +53,8 @@ class Choice:
 
     def __str__(self) -> str:
         """Return it as reports show it."""
-        return f"TV {self.total_variation_weight:g}, step {self.learning_rate:g}"
+        text = f"TV {self.total_variation_weight:g}, step {self.learning_rate:g}"
+        return f"{text}, thresholds {self.calibration_weight:g}" if self.calibration_weight else text
 
 
 UNEXPLAINED = 1.5
@@ -117,6 +120,7 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         seen = problem.seen
         if problem.statistics is not None:
             seen = mean_statistics(problem.statistics, problem.arrays, images, problem.local)
-        seen_by_server = replace(problem, target=target, earlier=tuple(earlier), seen=seen.detach())
+        told = problem.calibration(problem.arrays, images) if problem.calibration is not None else ()
+        seen_by_server = replace(problem, target=target, earlier=tuple(earlier), seen=seen.detach(), told=told)
         made.append(Rehearsal(problem=seen_by_server, images=images, labels=labels))
     return made

@@ -87,7 +87,7 @@ def mmse_threshold(activations: Tensor, steps: int, *, candidates: int = 95) -> 
 def _best(activations: Tensor, steps: int, candidates: int) -> Tensor:
     check_activations(activations)
     factors = 1 - 0.01 * torch.arange(candidates, dtype=activations.dtype, device=activations.device)
-    best = [_best_candidate(*_histogram(row, GRID * steps), candidates, steps) for row in activations]
+    best = [best_candidate(*_histogram(row, GRID * steps), candidates, steps) for row in activations]
     return activations.amax(1) * factors[torch.stack(best)]
 
 
@@ -146,7 +146,7 @@ def _histogram(row: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return count.flip(0).cumsum(0).flip(0), total.flip(0).cumsum(0).flip(0)
 
 
-def _best_candidate(count: Tensor, total: Tensor, candidates: int, steps: int) -> Tensor:
+def best_candidate(count: Tensor, total: Tensor, candidates: int, steps: int) -> Tensor:
     """Return the index of the candidate with the smallest ``sum (a - q(a))^2``, from :func:`_histogram`.
 
     With ``q = k theta/T`` for ``a`` in the k-th bin: ``sum a^2 - 2 theta/T sum_k k A_k + (theta/T)^2 sum_k k^2 N_k``,

@@ -25,7 +25,7 @@ from victims import (
 from snnfl.attacks import AttackResult, Budget, biases, get_attack, names
 from snnfl.config import ConversionConfig, TrainingConfig
 from snnfl.metrics.images import floors, matched, psnr
-from snnfl.threat import Knowledge, ThreatModelError
+from snnfl.threat import Knowledge, PublicImages, ThreatModelError
 
 CONVERSION = ConversionConfig(steps=16)
 MANY = Budget(iterations=300)
@@ -61,6 +61,12 @@ def of(name: str) -> tuple[Victim, Budget]:
         return attacked(small_cnn()), MANY
     if name == "inverting_statistics":
         return attacked(small_cnn(norm=True), images=2), Budget(iterations=300)
+    if name in ("reconverted_calibrated", "thresholds_alone"):
+        conversion = ConversionConfig(steps=2, thresholds="channel_mmse", calibration="none")
+        victim = attacked(small_mlp(128), conversion=conversion, calibrating=None)
+        pixels, labels, mean, std = digits(40, 800)
+        public = PublicImages(inputs=(pixels - mean) / std, labels=labels)
+        return replace(victim, view=replace(victim.view, public=public)), MANY
     if name == "reconverted_statistics":
         return attacked(small_cnn(norm=True), images=2, conversion=CONVERSION), Budget(iterations=300)
     if name == "reconverted_train":
@@ -130,6 +136,8 @@ def test_fails_on_a_random_update(name):
         noisy |= {
             key: torch.ones_like(noisy[key]) for key in noisy if "running" in key or key.endswith(("mean", "var"))
         }
+    if name in ("reconverted_calibrated", "thresholds_alone"):
+        noisy |= {key: torch.ones_like(noisy[key]) for key in noisy if key.endswith("threshold")}
     random = replace(victim, view=replace(victim.view, exchange=replace(exchange, received=noisy)))
     budget = Budget(iterations=40)
     found = run(name, random, budget)

@@ -230,6 +230,8 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("reconverted_train", "norm_mode", None, "norm_mode"),
         ("reconverted_statistics", "norm_statistics", "estimated", "update_statistics"),
         ("joint_rounds", "earlier_rounds", False, "earlier_rounds"),
+        ("reconverted_calibrated", "thresholds", False, "thresholds"),
+        ("thresholds_alone", "thresholds", False, "thresholds"),
         ("imprint", "crafted_weights", False, "crafted_weights"),
         ("native_closed_form", "biases", False, "biases"),
         ("event_recovery", "learning_rate", None, "learning_rate"),
