@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -112,6 +112,12 @@ class PreparedMatching:
         return _chosen(best, least, curve, self)
 
 
+Descent: TypeAlias = Callable[
+    [Sequence[Problem], Sequence[Tensor], Matching, Budget, torch.Generator, Sequence[Choice]], PreparedMatching
+]
+"""``(problems, labels, matching, budget, generator, choices) -> descent``, as :func:`prepare`."""
+
+
 def match(
     problems: Sequence[Problem],
     labels: Sequence[Tensor],
@@ -124,7 +130,13 @@ def match(
     return prepare(problems, labels, matching, budget, generator, [choice] * len(problems)).run()
 
 
-def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, generator: torch.Generator) -> Choice:
+def choose(
+    problems: Sequence[Problem],
+    matching: Matching,
+    budget: Budget,
+    generator: torch.Generator,
+    descent: Descent | None = None,
+) -> Choice:
     """Return the candidate that finds the most of public images, on average; the published one without such images.
 
     All candidates are lanes of the same descent. Together they take as many iterations as the attacks on
@@ -142,8 +154,8 @@ def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, gene
         part = trials[start : start + at_once]
         given, choices = [each for each, _ in part], [candidate for _, candidate in part]
         asked = [each.problem for each in given]
-        descent = prepare(asked, [each.labels for each in given], matching, short, generator, choices)
-        for each, candidate, found in zip(given, choices, descent.run(), strict=True):
+        prepared = (descent or prepare)(asked, [each.labels for each in given], matching, short, generator, choices)
+        for each, candidate, found in zip(given, choices, prepared.run(), strict=True):
             reached[candidate] += each.psnr(found.images)
     return max(candidates, key=reached.__getitem__)
 
@@ -174,18 +186,16 @@ def prepare(
         normalised units.
     """
     first, starts = problems[0], budget.restarts
-    arrays, in_dims = _lanes([problem.arrays for problem in problems], starts)
-    target = {name: _repeat([problem.target[name] for problem in problems], starts) for name in first.target}
-    targets = _repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
+    arrays, in_dims = lanes([problem.arrays for problem in problems], starts)
+    target = {name: repeat([problem.target[name] for problem in problems], starts) for name in first.target}
+    targets = repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
     shape = (len(targets), first.count, *first.input_shape)
     noise = torch.randn(shape, generator=generator).to(first.low)
     variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
-    seen = _repeat([problem.seen for problem in problems], starts)
+    seen = repeat([problem.seen for problem in problems], starts)
     choices = choices or [matching.chosen(PUBLISHED)] * len(problems)
     weights = torch.tensor([choice.total_variation_weight for choice in choices]).repeat_interleave(starts)
-    variables |= {
-        name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays
-    }
+    variables |= {name: repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays}
 
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
@@ -246,16 +256,17 @@ def _chosen(
     return found
 
 
-def _repeat(values: Sequence[Tensor], times: int) -> Tensor:
+def repeat(values: Sequence[Tensor], times: int) -> Tensor:
+    """Stack what victims have, each as often as it has starts."""
     return torch.stack(list(values)).repeat_interleave(times, dim=0)
 
 
-def _lanes(victims: Sequence[Mapping[str, Tensor]], times: int) -> tuple[Arrays, dict[str, int | None]]:
+def lanes(victims: Sequence[Mapping[str, Tensor]], times: int) -> tuple[Arrays, dict[str, int | None]]:
     """Stack what differs between victims; what they share stays one array. Also return the axes for ``vmap``."""
     arrays: Arrays = {}
     axes: dict[str, int | None] = {}
     for name, shared in victims[0].items():
         differs = any(not torch.equal(shared, other[name]) for other in victims[1:])
-        arrays[name] = _repeat([other[name] for other in victims], times) if differs else shared
+        arrays[name] = repeat([other[name] for other in victims], times) if differs else shared
         axes[name] = 0 if differs else None
     return arrays, axes

@@ -26,9 +26,10 @@ def factors_and_labels(model: nn.Module, problem: Problem, layer: str, found: Se
     """Return each sample's factor ``f``, with which ``f x`` is its image and ``d / f`` its slope, and its label.
 
     First each by itself, with the biases that the problem has: the slope that the network gives to ``f x`` must be
-    ``d / f``. Then all together with the biases, to where the whole network's gradient is the observed one. That is
-    smooth, for which unit of the first layer is active for which image is known by the slopes' zeros; and it has one
-    solution, since factors and biases are far fewer than the other layers' weights.
+    ``d / f``. Then all together with the biases, to where the whole network's gradient is the observed one. Which unit
+    of the first layer is active for which image is known by the slopes' zeros, so with one hidden layer that is smooth.
+    Factors and biases are far fewer than the weights whose gradient is matched; that they have one solution alone isn't
+    proved.
 
     Args:
         model: The architecture.
@@ -36,7 +37,7 @@ def factors_and_labels(model: nn.Module, problem: Problem, layer: str, found: Se
         layer: Name of the first layer, behind which a ReLU stands.
         found: Its separated gradient.
     """
-    pairs = [_alone(problem, layer, found, sample) for sample in range(problem.count)]
+    pairs = [_alone(problem, layer, found, sample) for sample in range(len(found.inputs))]
     factors = torch.tensor([factor for factor, _ in pairs], dtype=torch.float64)
     labels = torch.tensor([label for _, label in pairs])
     return _together(_gated(model, layer, found.slopes), problem, found, factors, labels), labels
@@ -116,7 +117,7 @@ def _together(network: Network, problem: Problem, found: Separated, factors: Ten
     """Move factors and unsent biases to where the gradient is the observed one; return the factors."""
     wanted = {name: problem.gradient(name) for name in problem.target}
     norms = {name: array.square().sum().clamp_min(1e-300) for name, array in wanted.items()}
-    targets = nn.functional.one_hot(labels, problem.classes).double()
+    targets = nn.functional.one_hot(labels, problem.classes).double() * len(labels) / problem.count  # of a mean
     local = replace(problem.local, weight_decay=0.0)  # it is taken out of what is wanted
     unsent = {name: array for name, array in problem.arrays.items() if name.endswith(".bias") and name not in wanted}
     free: Arrays = {name: torch.zeros_like(array).requires_grad_() for name, array in unsent.items()}
