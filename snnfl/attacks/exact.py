@@ -22,6 +22,9 @@ TRIES = 2**14
 NEARLY = 1e-3
 """Part of a candidate's root mean square below which one of its elements counts as zero at first."""
 
+ZERO = 1e-5
+"""Part of a slope's root mean square below which one of its elements is zero in the end; some roundings are large."""
+
 ROUNDING = 6.0
 """Deviations of the noise within which an element, and a singular value, counts as zero."""
 
@@ -121,7 +124,8 @@ def _sparsest(span: Tensor, values: Tensor, noise: float, generator: torch.Gener
     if not len(found):
         return None
     slopes = span @ found.T
-    return torch.where(slopes.abs() > ROUNDING * noise, slopes, 0.0)
+    least = (ZERO * slopes.square().mean(0).sqrt()).clamp_min(ROUNDING * noise)
+    return torch.where(slopes.abs() > least, slopes, 0.0)
 
 
 def _candidates(rows: Tensor, noise: float, generator: torch.Generator) -> Tensor:
