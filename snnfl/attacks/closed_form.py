@@ -42,7 +42,10 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
     """Say why the images of a batch cannot be told apart by the zeros of a ReLU, or return ``None``."""
     known = view.knowledge
     if normalised_layers(view.model):
-        return "tells the images of a batch apart one by one, and batch normalisation mixes them"
+        return (
+            "tells the images of a batch apart one by one, and batch normalisation mixes them; use "
+            "inverting_statistics, or reconverted_statistics of spiking networks"
+        )
     if not behind or not isinstance(behind[0], nn.ReLU):
         return "tells the images of a batch apart by a ReLU's zeros, and none follows the first layer"
     if known.steps != 1:
@@ -95,20 +98,29 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
 def _solve_batch(
     model: nn.Module, problem: Problem, layer: str, labels: Tensor, generator: torch.Generator
 ) -> Reconstruction:
-    """Separate a batch's images by the zeros of their slopes; where that fails, return the mean colour for each."""
-    exact = _exact(problem)
+    """Separate a batch's images by the zeros of their slopes; of those that aren't found return the mean colour."""
+    exact, guessed = _exact(problem), labels
     found = separate(exact.gradient(f"{layer}.weight"), problem.count, generator)
+    images = torch.zeros(problem.count, *problem.input_shape, dtype=torch.float64)
     if found is None:
-        nothing = problem.low.new_zeros(problem.count, *problem.input_shape)
-        return _reconstruction(problem, nothing, labels)
+        return _reconstruction(problem, images, labels)
     if f"{layer}.bias" in problem.target:
         shares = torch.linalg.lstsq(found.slopes, exact.gradient(f"{layer}.bias")[:, None]).solution[:, 0]
         factors = 1 / torch.where(shares.abs() > 0, shares, 1.0)
         labels = torch.tensor([label_of(exact, layer, found, n, factor) for n, factor in enumerate(factors)])
     else:
         factors, labels = factors_and_labels(model, exact, layer, found)
-    images = (factors[:, None] * found.inputs).view(-1, *problem.input_shape)
-    return _reconstruction(problem, images, labels)
+    images[: len(factors)] = (factors[:, None] * found.inputs).view(-1, *problem.input_shape)
+    return _reconstruction(problem, images, torch.cat([labels, _without(guessed, labels)[: len(images) - len(labels)]]))
+
+
+def _without(labels: Tensor, known: Tensor) -> Tensor:
+    """Return labels without known ones, each as often as it is known, and these behind them."""
+    left = labels.tolist()
+    for label in known.tolist():
+        if label in left:
+            left.remove(label)
+    return torch.cat([labels.new_tensor(left), known])
 
 
 def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstruction:

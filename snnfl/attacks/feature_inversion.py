@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,13 @@ from snnfl.attacks import biases
 from snnfl.attacks.exact import separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import total_variation
-from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching
+from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
 from snnfl.attacks.networks import Arrays, Network, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.selection import PUBLISHED
+from snnfl.attacks.selection import Choice
 from snnfl.threat import ServerView
-
-TOTAL_VARIATION = 0.03
-"""Weight of the total variation beside the features' cosine distance."""
 
 
 def _first_linear(model: nn.Module) -> tuple[str, nn.Linear, nn.Module | None]:
@@ -62,47 +60,64 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     """Find the inputs of the first linear layer exactly, then images with those features and little total variation.
 
     A single image's features are the one direction of that layer's gradient, a batch's are separated by a ReLU's zeros
-    (:mod:`snnfl.attacks.exact`); each up to a factor, which a cosine distance doesn't see. Where that fails, matched is
-    the direction that the gradient has most of.
+    (:mod:`snnfl.attacks.exact`); each up to a factor, which a cosine distance doesn't see. Where that fails, matched
+    is the direction that the gradient has most of.
     """
-    return [_invert(view, budget, generator) for view in views]
+    problems = [_problem(view) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    layer, _, _ = _first_linear(views[0].model)
+    made = inputs_of(views[0].model, layer, views[0].knowledge.norm_mode or "train")
+    descent = partial(_descent, layer, made)
+    choice = choose(problems, Matching(), budget, generator, descent)
+    return descent(problems, labels, Matching(), budget, generator, [choice] * len(problems)).run()
 
 
-def _invert(view: ServerView, budget: Budget, generator: torch.Generator) -> Reconstruction:
+def _problem(view: ServerView) -> Problem:
     guess = biases.inferred(view) if view.format.hides_biases else None if view.knowledge.biases else biases.zero(view)
-    problem = problem_of(view, guesses=guess)
-    labels = infer_labels(view, problem, generator)
-    layer, _, _ = _first_linear(view.model)
-    wanted = _features(problem, layer, generator)
-    made = inputs_of(view.model, layer, view.knowledge.norm_mode or "train")
+    return problem_of(view, guesses=guess)
 
-    def objective(found: Arrays) -> Tensor:
-        features = made(problem.arrays, found[IMAGES]).flatten(1)
-        return (1 - torch.cosine_similarity(features, wanted, dim=1, eps=1e-12)).mean() + (
-            TOTAL_VARIATION * total_variation(found[IMAGES])
-        )
 
-    shape = (budget.restarts, problem.count, *problem.input_shape)
-    noise = torch.randn(shape, generator=generator).to(problem.low)
+def _descent(
+    layer: str,
+    made: Network,
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    matching: Matching,
+    budget: Budget,
+    generator: torch.Generator,
+    choices: Sequence[Choice],
+) -> PreparedMatching:
+    """Prepare to match the features that ``made`` makes to those that the layer's gradient tells."""
+    first, starts = problems[0], budget.restarts
+    arrays, in_dims = lanes([problem.arrays for problem in problems], starts)
+    wanted = repeat([_features(problem, layer, generator) for problem in problems], starts)
+    weights = torch.tensor([choice.total_variation_weight for choice in choices]).repeat_interleave(starts)
+
+    def objective(found: Arrays, fixed: Arrays, features: Tensor, weight: Tensor) -> Tensor:
+        own = made(fixed, found[IMAGES]).flatten(1)
+        distance = (1 - torch.cosine_similarity(own, features, dim=1, eps=1e-12)).mean()
+        return distance + weight * total_variation(found[IMAGES])
+
+    slope = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0))
+    noise = torch.randn(len(wanted), first.count, *first.input_shape, generator=generator).to(first.low)
     return PreparedMatching(
-        slope=vmap(grad_and_value(objective)),
-        start={IMAGES: torch.clamp(noise, problem.low, problem.high)},
-        box=(problem.low, problem.high),
-        labels=[labels],
-        choices=[Matching().chosen(PUBLISHED)],
-        matching=Matching(),
+        slope=lambda variables: slope(variables, arrays, wanted, weights),
+        start={IMAGES: torch.clamp(noise, first.low, first.high)},
+        box=(first.low, first.high),
+        labels=labels,
+        choices=choices,
+        matching=matching,
         budget=budget,
-    ).run()[0]
+    )
 
 
 def _features(problem: Problem, layer: str, generator: torch.Generator) -> Tensor:
     """Return the layer's inputs, ``[B, in]``, each up to a positive factor: behind ReLU they are."""
     gradient = problem.gradient(f"{layer}.weight").double()
     found = separate(gradient, problem.count, generator)
-    if found is None:
-        features = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1].expand(problem.count, -1)
-    else:
-        features = found.inputs
+    features = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1].expand(problem.count, -1)
+    if found is not None:
+        features = torch.cat([found.inputs, features])[: problem.count]
     signs = torch.where(features.sum(1, keepdim=True) < 0, -1.0, 1.0)
     unit: Tensor = signs * features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return unit.float()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -115,6 +115,12 @@ class PreparedMatching:
         return _chosen(best, least, curve, self)
 
 
+Descent: TypeAlias = Callable[
+    [Sequence[Problem], Sequence[Tensor], Matching, Budget, torch.Generator, Sequence[Choice]], PreparedMatching
+]
+"""``(problems, labels, matching, budget, generator, choices) -> descent``, as :func:`prepare`."""
+
+
 def match(
     problems: Sequence[Problem],
     labels: Sequence[Tensor],
@@ -127,7 +133,13 @@ def match(
     return prepare(problems, labels, matching, budget, generator, [choice] * len(problems)).run()
 
 
-def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, generator: torch.Generator) -> Choice:
+def choose(
+    problems: Sequence[Problem],
+    matching: Matching,
+    budget: Budget,
+    generator: torch.Generator,
+    descent: Descent | None = None,
+) -> Choice:
     """Return the candidate that finds the most of public images, on average; the published one without such images.
 
     All candidates are lanes of the same descent. Together they take as many iterations as the attacks on
@@ -138,32 +150,32 @@ def choose(problems: Sequence[Problem], matching: Matching, budget: Budget, gene
     rehearsed = rehearsals(problems, generator) if len(candidates) > 1 or open_weight else []
     if not rehearsed:
         return matching.chosen(PUBLISHED)
-    best = _best(candidates, rehearsed, problems[0].count, matching, budget, generator)
+    best = _best(candidates, rehearsed, matching, budget, generator, descent or prepare)
     if not open_weight:
         return best
     weighted = [replace(best, calibration_weight=weight) for weight in CALIBRATION_WEIGHTS]
-    return _best(weighted, rehearsed, problems[0].count, matching, budget, generator)
+    return _best(weighted, rehearsed, matching, budget, generator, descent or prepare)
 
 
 def _best(
     candidates: Sequence[Choice],
     rehearsed: Sequence[Rehearsal],
-    count: int,
     matching: Matching,
     budget: Budget,
     generator: torch.Generator,
+    descent: Descent,
 ) -> Choice:
     """Return the candidate that finds the most of what is rehearsed."""
     trials = [(each, candidate) for candidate in candidates for each in rehearsed]
     short = replace(budget, iterations=max(1, budget.iterations // SHARE), restarts=1, points=1, compiled=False)
     reached, left = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0)
-    at_once = max(1, IMAGES_AT_ONCE // count)
+    at_once = max(1, IMAGES_AT_ONCE // rehearsed[0].problem.count)
     for start in range(0, len(trials), at_once):
         part = trials[start : start + at_once]
         given, choices = [each for each, _ in part], [candidate for _, candidate in part]
         asked = [each.problem for each in given]
-        descent = prepare(asked, [each.labels for each in given], matching, short, generator, choices)
-        for each, candidate, found in zip(given, choices, descent.run(), strict=True):
+        prepared = descent(asked, [each.labels for each in given], matching, short, generator, choices)
+        for each, candidate, found in zip(given, choices, prepared.run(), strict=True):
             reached[candidate] += each.psnr(found.images)
             left[candidate] = max(left[candidate], found.objective)
     best = max(candidates, key=reached.__getitem__)
@@ -199,25 +211,23 @@ def prepare(
     """
     first, starts = problems[0], budget.restarts
     of_rounds = list(zip(*(problem.rounds for problem in problems), strict=True))
-    lanes = [_lanes([arrays for arrays, _ in victims], starts) for victims in of_rounds]
-    arrays, in_dims = [given for given, _ in lanes], [axes for _, axes in lanes]
+    laid_out = [lanes([arrays for arrays, _ in victims], starts) for victims in of_rounds]
+    arrays, in_dims = [given for given, _ in laid_out], [axes for _, axes in laid_out]
     target = [
-        {name: _repeat([wanted[name] for _, wanted in victims], starts) for name in first.target}
+        {name: repeat([wanted[name] for _, wanted in victims], starts) for name in first.target}
         for victims in of_rounds
     ]
-    targets = _repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
+    targets = repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
     shape = (len(targets), first.count, *first.input_shape)
     noise = torch.randn(shape, generator=generator).to(first.low)
     variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
-    seen = _repeat([problem.seen for problem in problems], starts)
+    seen = repeat([problem.seen for problem in problems], starts)
     choices = choices or [matching.chosen(PUBLISHED)] * len(problems)
     weights = torch.tensor([(each.total_variation_weight, each.calibration_weight) for each in choices])
     weights = weights.repeat_interleave(starts, dim=0)
-    told = tuple(_repeat(layer, starts) for layer in zip(*(problem.told for problem in problems), strict=True))
+    told = tuple(repeat(layer, starts) for layer in zip(*(problem.told for problem in problems), strict=True))
     calibrated = first.calibration if bool(weights[:, 1].any()) else None
-    variables |= {
-        name: _repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays
-    }
+    variables |= {name: repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays}
 
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
@@ -293,16 +303,17 @@ def _chosen(
     return found
 
 
-def _repeat(values: Sequence[Tensor], times: int) -> Tensor:
+def repeat(values: Sequence[Tensor], times: int) -> Tensor:
+    """Stack what victims have, each as often as it has starts."""
     return torch.stack(list(values)).repeat_interleave(times, dim=0)
 
 
-def _lanes(victims: Sequence[Mapping[str, Tensor]], times: int) -> tuple[Arrays, dict[str, int | None]]:
+def lanes(victims: Sequence[Mapping[str, Tensor]], times: int) -> tuple[Arrays, dict[str, int | None]]:
     """Stack what differs between victims; what they share stays one array. Also return the axes for ``vmap``."""
     arrays: Arrays = {}
     axes: dict[str, int | None] = {}
     for name, shared in victims[0].items():
         differs = any(not torch.equal(shared, other[name]) for other in victims[1:])
-        arrays[name] = _repeat([other[name] for other in victims], times) if differs else shared
+        arrays[name] = repeat([other[name] for other in victims], times) if differs else shared
         axes[name] = 0 if differs else None
     return arrays, axes

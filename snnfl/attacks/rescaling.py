@@ -26,9 +26,10 @@ def factors_and_labels(model: nn.Module, problem: Problem, layer: str, found: Se
     """Return each sample's factor ``f``, with which ``f x`` is its image and ``d / f`` its slope, and its label.
 
     First each by itself, with the biases that the problem has: the slope that the network gives to ``f x`` must be
-    ``d / f``. Then all together with the biases, to where the whole network's gradient is the observed one. That is
-    smooth, for which unit of the first layer is active for which image is known by the slopes' zeros; and it has one
-    solution, since factors and biases are far fewer than the other layers' weights.
+    ``d / f``. Then all together with the biases, to where the whole network's gradient is the observed one. Which unit
+    of the first layer is active for which image is known by the slopes' zeros, so with one hidden layer that is smooth.
+    Factors and biases are far fewer than the weights whose gradient is matched; that they have one solution alone isn't
+    proved.
 
     Args:
         model: The architecture.
@@ -36,10 +37,16 @@ def factors_and_labels(model: nn.Module, problem: Problem, layer: str, found: Se
         layer: Name of the first layer, behind which a ReLU stands.
         found: Its separated gradient.
     """
-    pairs = [_alone(problem, layer, found, sample) for sample in range(problem.count)]
+    pairs = [_alone(problem, layer, found, sample) for sample in range(len(found.inputs))]
     factors = torch.tensor([factor for factor, _ in pairs], dtype=torch.float64)
     labels = torch.tensor([label for _, label in pairs])
-    return _together(_gated(model, layer, found.slopes), problem, found, factors, labels), labels
+    basis = torch.linalg.qr(found.inputs.T).Q
+    network, weight = _gated(model, layer, found, basis), f"{layer}.weight"
+    arrays, target = (
+        {name: array @ basis if name == weight else array for name, array in side.items()}
+        for side in (problem.arrays, {name: problem.gradient(name) for name in problem.target})
+    )
+    return _together(network, replace(problem, arrays=arrays, target=target), found, factors, labels), labels
 
 
 def label_of(problem: Problem, layer: str, found: Separated, sample: int, factor: Tensor) -> int:
@@ -104,20 +111,35 @@ class _Gate(nn.Module):
         return inputs * self.passes
 
 
-def _gated(model: nn.Module, layer: str, slopes: Tensor) -> Network:
-    """Return a model as a function in which the ReLU behind a layer has the zeros of slopes ``[out, B]``."""
+class _Projected(nn.Module):
+    """A linear layer of inputs in a space of few dimensions, with the weight on coordinates in it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, basis: Tensor) -> None:
+        super().__init__()
+        self.basis = basis
+        self.weight, self.bias = weight, bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what the layer makes of inputs ``[B, in]``."""
+        return nn.functional.linear(inputs @ self.basis, self.weight, self.bias)
+
+
+def _gated(model: nn.Module, layer: str, found: Separated, basis: Tensor) -> Network:
+    """Return a model as a function of a layer's weight on a basis; the ReLU behind it has the slopes' zeros."""
     gated = copy.deepcopy(model)
     leaves = [name for name, module in gated.named_modules() if not list(module.children())]
-    gated.set_submodule(leaves[leaves.index(layer) + 1], _Gate((slopes != 0).T))
+    gated.set_submodule(leaves[leaves.index(layer) + 1], _Gate((found.slopes != 0).T))
+    of_layer = dict(gated.get_submodule(layer).named_parameters())
+    gated.set_submodule(layer, _Projected(of_layer["weight"], of_layer.get("bias"), basis))
     return network_of(gated, "train")
 
 
 def _together(network: Network, problem: Problem, found: Separated, factors: Tensor, labels: Tensor) -> Tensor:
-    """Move factors and unsent biases to where the gradient is the observed one; return the factors."""
-    wanted = {name: problem.gradient(name) for name in problem.target}
+    """Move factors and unsent biases to where the gradient is the target; return the factors."""
+    wanted = problem.target
     norms = {name: array.square().sum().clamp_min(1e-300) for name, array in wanted.items()}
-    targets = nn.functional.one_hot(labels, problem.classes).double()
-    local = replace(problem.local, weight_decay=0.0)  # it is taken out of what is wanted
+    targets = nn.functional.one_hot(labels, problem.classes).double() * len(labels) / problem.count  # of a mean
+    local = replace(problem.local, weight_decay=0.0)  # it is taken out of the target
     unsent = {name: array for name, array in problem.arrays.items() if name.endswith(".bias") and name not in wanted}
     free: Arrays = {name: torch.zeros_like(array).requires_grad_() for name, array in unsent.items()}
     change = torch.zeros_like(factors).requires_grad_()

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 from torch import nn
-from victims import attacked, small_cnn, small_mlp
+from victims import attacked, digits, small_cnn, small_mlp
 
 from snnfl import rng
 from snnfl.attacks import Budget, get_attack
@@ -34,6 +34,31 @@ def in_order(found, victim):
     """Return the found images and labels in the order of the true ones."""
     order = matched(found.images, victim.truth.images)
     return found.images[order], found.labels[order]
+
+
+def fitted(images, labels, steps):
+    """Return a network after some steps of SGD on images."""
+    model = small_mlp(HIDDEN)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model
+
+
+def trained():
+    pixels, labels, mean, std = digits(200, 600)
+    return fitted((pixels - mean) / std, labels, 60)
+
+
+def sure_of_the_first():
+    pixels, labels, mean, std = digits(1, 1)
+    model = fitted((pixels - mean) / std, labels, 10)
+    with torch.no_grad():
+        model.fc2.weight *= 20
+        model.fc2.bias *= 20
+    return model
 
 
 def product(rows, columns, count, seed):
@@ -88,10 +113,22 @@ def test_nothing_is_found_where_no_slope_is_zero_or_noise_hides_it():
     dense = (slopes + torch.randn(slopes.shape, dtype=torch.float64, generator=draw(1))) @ inputs
     assert separate(gradient, 4, draw()) is not None
     assert separate(dense, 4, draw()) is None
-    assert separate(gradient, 5, draw()) is None  # of rank four
+    assert len(separate(gradient, 5, draw()).inputs) == 4  # of rank four
     assert separate(torch.full_like(gradient, torch.nan), 4, draw()) is None
     noisy = gradient + torch.randn(gradient.shape, dtype=torch.float64, generator=draw(1))
     assert separate(noisy, 4, draw()) is None
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0, 1e-3), (1.0, 1.0, 1e-5, 1e-5), (1.0, 1e-4, 1e-4, 1e-10)])
+def test_samples_are_told_whose_slopes_are_small_and_others_whose_arent_beside_those_below_noise(sizes):
+    slopes, inputs, _ = product(400, 40, 4, 0)
+    slopes *= torch.tensor(sizes, dtype=torch.float64)
+    noise = 1e-9 * torch.randn(400, 40, dtype=torch.float64, generator=draw(1))
+    found = separate(slopes @ inputs + noise, 4, draw())
+    told = [sample for sample, size in enumerate(sizes) if size > 1e-9]
+    assert len(found.inputs) == len(told)
+    for sample in told:
+        assert float(torch.cosine_similarity(found.inputs, inputs[sample], dim=1).abs().max()) > 1 - 1e-5
 
 
 @pytest.mark.parametrize("start", [0, 4])
@@ -106,6 +143,33 @@ def test_a_batch_is_exact_in_a_plain_update(start):
 def test_a_batch_is_exact_in_an_s_update_without_the_bias_gradient(start):
     victim = attacked(small_mlp(HIDDEN), images=4, start=start, conversion=CONVERSION)
     images, labels = in_order(attack(victim), victim)
+    assert float(psnr(images, victim.truth.images).min()) > 45
+    assert labels.tolist() == victim.truth.labels.tolist()
+
+
+@pytest.mark.parametrize("conversion", [None, CONVERSION])
+def test_a_batch_is_found_in_an_update_of_a_trained_network(conversion):
+    victim = attacked(trained(), images=4, conversion=conversion)
+    images, labels = in_order(attack(victim), victim)
+    assert float(psnr(images, victim.truth.images).min()) > (45 if conversion else 60)
+    assert labels.tolist() == victim.truth.labels.tolist()
+
+
+@pytest.mark.parametrize("conversion", [None, CONVERSION])
+def test_one_image_that_the_network_is_sure_of_doesnt_hide_the_others(conversion):
+    victim = attacked(sure_of_the_first(), images=3, start=1, conversion=conversion)
+    images, labels = in_order(attack(victim), victim)
+    reached = psnr(images, victim.truth.images)
+    assert float(reached[0]) < 20
+    assert float(reached[1:].min()) > 45
+    assert labels[1:].tolist() == victim.truth.labels[1:].tolist()
+
+
+def test_a_batch_is_exact_in_a_plain_update_without_its_biases():
+    victim = attacked(small_mlp(HIDDEN), images=4)
+    denied = replace(victim.view, knowledge=replace(victim.view.knowledge, biases=False))
+    assert not any(name.endswith("bias") for name in denied.exchange.received)
+    images, labels = in_order(attack(replace(victim, view=denied)), victim)
     assert float(psnr(images, victim.truth.images).min()) > 45
     assert labels.tolist() == victim.truth.labels.tolist()
 
