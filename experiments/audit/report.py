@@ -148,7 +148,7 @@ def _reading(audits: Sequence[Audit], budget: Budget) -> Markup:
         f"confidence over all of {', '.join(judged)} and IIP. nothing seen: worse in all. unclear: neither. Many "
         "attacks are compared, so of forty true equals one may look like a leak.",
         f"floor: of {_FLOORS['images' if 'images' in kinds else 'others']}, the best on average. "
-        "IIP: the part of reconstructions that are nearest to their own among 2,000 training samples, by "
+        "IIP: the part of reconstructions that are nearest to their own among (at most) 2,000 others, by "
         f"{', '.join(sorted(names)) or 'principal components of public samples'}, which depend on no network; "
         f"by chance {max(chances, default=0):.2%}. The run's own network is what matching makes alike: it calls more "
         "of them equal.",

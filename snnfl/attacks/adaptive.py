@@ -85,7 +85,8 @@ def _spiking(
         Matching() if surrogate else Matching(total_variation_weight=0.0, learning_rate=0.1)
     )  # else the prior alone would move the images
     budget = replace(budget, compiled=False)  # the graph of all time steps takes longer to compile than to run
-    return match(problems, labels, matching, budget, generator)
+    # Rehearsals are made through the surrogate, as no client trains: they cannot say what an update leaves unexplained.
+    return [replace(each, explained=True) for each in match(problems, labels, matching, budget, generator)]
 
 
 @register(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from snnfl.attacks.registry import ATTACKS
 from snnfl.auditing.measures import MEASURES, Metric
 from snnfl.auditing.scorecard import values_by_victim
 from snnfl.auditing.selection import Compared, compared
@@ -63,10 +64,16 @@ def best_attacks(outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) 
                 victims=len(over_floor.best.values),
                 value=statistics.fmean(over_floor.best.values.values()),
                 over_floor=over_floor,
-                over_control=compared(attacks, twins, higher=first.higher),
+                over_control=compared(_of_one_round(attacks), twins, higher=first.higher),
             )
         )
     return found
+
+
+def _of_one_round(attacks: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+    """Leave out attacks that read earlier rounds: twins have none, and so no counterpart of them."""
+    reading = {name for name, attack in ATTACKS.items.items() if "earlier_rounds" in attack.needs}
+    return {name: found for name, found in attacks.items() if name not in reading}
 
 
 def _floors(outcomes: Sequence[Outcome], metric: str) -> dict[str, dict[int, float]]:

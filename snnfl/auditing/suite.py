@@ -155,7 +155,12 @@ def _attack_round(
 
 def _refusal(attack: Attack, victim: Victim) -> str | None:
     known, steps = victim.view.knowledge, victim.view.knowledge.steps
-    if (reason := attack.refusal(victim.view)) is not None:
+    try:
+        reason = attack.refusal(victim.view)
+    except Exception as error:  # of code that anybody may have written, on a model that anybody may have
+        logger.debug("refusal failed", exc_info=error)
+        return f"{attack.name}: cannot tell whether it applies ({type(error).__name__}: {' '.join(str(error).split())})"
+    if reason is not None:
         return reason
     if steps is not None and steps > MAXIMUM_STEPS:
         return f"{attack.name}: the client took {steps} local steps, and at most {MAXIMUM_STEPS} are simulated"

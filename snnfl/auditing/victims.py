@@ -26,6 +26,9 @@ from snnfl.workspace import Workspace
 PUBLIC_IMAGES = 2000
 """Images of the test split, which the server holds, that attacks may look at, at most."""
 
+SMALL = 100_000
+"""Parameters of a network up to which all of these go through it; a larger one sees a quarter, for time."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Victim:
@@ -203,8 +206,10 @@ def public_images(setting: Setting) -> PublicImages | None:
     dataset = setting.dataset
     if not len(dataset.test_images):
         return None
-    labels = dataset.test_labels[:PUBLIC_IMAGES] if setting.labelled else None
-    return PublicImages(inputs=dataset.normalise(dataset.test_images[:PUBLIC_IMAGES]), labels=labels)
+    parameters = sum(parameter.numel() for parameter in setting.model.parameters())
+    count = PUBLIC_IMAGES if parameters <= SMALL else PUBLIC_IMAGES // 4
+    labels = dataset.test_labels[:count] if setting.labelled else None
+    return PublicImages(inputs=dataset.normalise(dataset.test_images[:count]), labels=labels)
 
 
 def pixel_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:

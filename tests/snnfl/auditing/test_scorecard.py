@@ -248,3 +248,10 @@ def test_updates_that_the_stated_training_does_not_explain_are_counted():
     assert found["unexplained"] == 2
     assert "2 updates not explained by the stated training" in found["verdict_text"]
     assert "explained" not in entry(scored(9.0))["verdict_text"]
+
+
+def test_what_reads_earlier_rounds_is_not_compared_with_twins_that_have_none():
+    outcomes = [outcome_of(scored(20.0), scored(21.0), attack="joint_rounds"), outcome_of(scored(11.0), scored(12.0))]
+    (best,) = best_attacks(outcomes, [outcome_of(scored(12.0), scored(13.0), attack="twin")])
+    assert best.over_floor.best.attack == "joint_rounds"
+    assert best.over_control.best.attack == "dlg"
