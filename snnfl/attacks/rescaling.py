@@ -129,7 +129,10 @@ def _gated(model: nn.Module, layer: str, found: Separated, basis: Tensor) -> Net
     gated = copy.deepcopy(model)
     leaves = [name for name, module in gated.named_modules() if not list(module.children())]
     gated.set_submodule(leaves[leaves.index(layer) + 1], _Gate((found.slopes != 0).T))
-    gated.set_submodule(layer, _Projected(gated.get_submodule(layer), basis))
+    first = gated.get_submodule(layer)
+    if not isinstance(first, nn.Linear):
+        raise TypeError(f"{layer}: expected a linear layer, found {type(first).__name__}")
+    gated.set_submodule(layer, _Projected(first, basis))
     return network_of(gated, "train")
 
 
