@@ -39,7 +39,7 @@ def trained(data: Dataset, name: str, steps: int) -> nn.Module:
         chosen = half + torch.randint(half, (64,), generator=order)
         optimizer.zero_grad()
         logits = model(data.normalise(data.train_images[chosen]))
-        nn.functional.cross_entropy(logits, data.train_labels[chosen]).backward()
+        nn.functional.cross_entropy(logits, data.train_labels[chosen]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
 
@@ -62,8 +62,8 @@ def view_of(data: Dataset, model: nn.Module, chosen: Tensor, *, spiking: bool) -
     return ServerView(
         model=model,
         input_shape=data.input_shape,
-        mean=data.mean / data.scale,
-        std=data.std / data.scale,
+        mean=data.mean,
+        std=data.std,
         format=kind,
         exchange=Exchange(server_round=1, sent=sent, received=received),
         knowledge=Knowledge(images=count, batch_size=count, epochs=1, learning_rate=RATE, biases=not spiking),
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--updates", nargs="+", choices=("plain", "spiking"), default=["plain", "spiking"])
     parser.add_argument("--victims", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=300)
-    parser.add_argument("--source", default="cifar10")
+    parser.add_argument("--source", choices=("cifar10", "mnist", "fashion_mnist"), default="cifar10")
     parser.add_argument("--root", default="/tmp/snnfl-data")
     given = parser.parse_args()
     torch.set_num_threads(1)
