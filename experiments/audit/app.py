@@ -18,7 +18,6 @@ from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, u
 from snnfl.auditing.label_counts import label_counts
 from snnfl.auditing.recording import check_rounds, read_recording
 from snnfl.auditing.scorecard import Entry
-from snnfl.auditing.side_channel import side_channels
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
 from snnfl.config import ConfigError, DataConfig
 from snnfl.data import Dataset, load
@@ -139,7 +138,7 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         notes=_notes(folder, app, attacks, chosen),
         biases=(),
         labels=label_counts(victims, setting.seed),
-        side=side_channels(victims, setting.seed) if controls else [],
+        side=(),
         judged=(),
         thresholds=(),
     )
