@@ -12,8 +12,8 @@ MOST_TRIED = 2**20
 def counts_of(sums: Tensor, weights: Tensor, tolerance: float) -> Tensor:
     """Return whole numbers ``x >= 0`` with ``sum_t weights_t x_t`` equal to each sum, ``[T, pixels]``.
 
-    Every way of spreading 1, 2, 3, ... events over the steps is compared, so the fewest events win. A pixel that none of
-    them explains is empty.
+    Every way of spreading 1, 2, 3, ... events over the steps is compared, so the fewest events win. A pixel whose sum
+    none of them gives is empty.
 
     Args:
         sums: Shape ``[pixels]``, float64.
