@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snnfl.attacks.event_differences import find_differences
 from snnfl.attacks.event_order import Replay, in_order, smooth_order
+from snnfl.attacks.event_sums import counts_of
 from snnfl.attacks.events import Frames, find_frames, grouped, rounding_noise
 from snnfl.attacks.label_evidence import Evidence
 from snnfl.attacks.labels import batch_labels, single_label
@@ -22,6 +23,9 @@ from snnfl.models import SpikingModel
 from snnfl.threat import ServerView, ThreatModelError
 
 NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "learning_rate", "biases")
+
+SUM_ERROR = 3e-7
+"""Of a weighted sum of counts whose first weight is 1, from float32 weights."""
 
 REPEATS = 3
 """How often the order of a batch's frames is searched anew with the probabilities that the last one gives."""
@@ -167,6 +171,8 @@ def _events(view: ServerView) -> Reconstruction:
     if norm is not None:
         own = {name: found[f"{norm}.{name}"] for name in ("weight", "bias")}
         frames = replay.behind_norm(frames, own, of_batch / (count * steps))
+    elif count == 1 and frames.rank == 1 and view.knowledge.steps == 1:
+        frames = _decoded(replay, found, layer, last_linear(model), steps) or frames
     groups = [group[:steps] for group in grouped(frames.coefficients, count)]
     orders = [group[smooth_order(frames.frames[group], frames.coefficients[:, group])] for group in groups]
     labels = _labels(view, found, replay, frames, orders)
@@ -176,6 +182,30 @@ def _events(view: ServerView) -> Reconstruction:
     for place, order in enumerate(orders):
         recordings[place, : len(order)] = frames.frames[order].float()
     return _reconstruction(view, recordings.view(count, *view.input_shape), labels, frames.residual)
+
+
+def _decoded(replay: Replay, found: Arrays, layer: str, last: str, steps: int) -> Frames | None:
+    """Return the frames of a recording whose ``d_t`` are multiples of one vector, whatever the input, or ``None``.
+
+    So it is where the surrogate gradient is 1 everywhere. The gradient is one weighted sum of the frames then, in which
+    the network tells the weights.
+    """
+    if f"{last}.bias" not in found:
+        return None
+    silent = replay.currents(torch.zeros(steps, 1, replay.weight.shape[1]))
+    slopes = replay.slope(silent, f"{last}.bias", found[f"{last}.bias"])
+    rows = replay.gradients(silent, slopes[None])[:, 0].double()
+    vector = rows[0] / torch.linalg.vector_norm(rows[0]).clamp_min(1e-300)
+    weights = rows @ vector
+    if float((rows - torch.outer(weights, vector)).abs().max()) > 1e-5 * float(rows.abs().max()) or weights[-1] <= 0:
+        return None
+    weight, bias = found[f"{layer}.weight"].double(), found[f"{layer}.bias"].double()
+    weights = weights / weights[0]
+    sums = (bias @ weight) / (bias @ bias) * weights.sum()
+    counts = counts_of(sums, weights, SUM_ERROR)
+    left = weight - torch.outer(bias, weights @ counts) / weights.sum()
+    residual = float(torch.linalg.matrix_norm(left) / torch.linalg.matrix_norm(weight))
+    return Frames(frames=counts, coefficients=rows.T, rank=1, residual=residual)
 
 
 def _summed(view: ServerView, replay: Replay, number: int) -> Tensor | None:

@@ -52,6 +52,13 @@ def test_a_recording_is_found_in_its_order(surrogate):
     assert found.labels.tolist() == [4]
 
 
+def test_a_weighted_sum_of_frames_tells_them():
+    true = recordings(1, seed=3)
+    found = run("event_recovery", spiking_victim(true, torch.tensor([4]), sequence=True, surrogate="straight_through"))
+    assert event_f1(found.images, true / true.max()).item() > 0.99
+    assert found.labels.tolist() == [4]
+
+
 def test_a_batch_is_found_in_its_order():
     true = recordings(3, side=20, seed=1)
     found = run("event_recovery", spiking_victim(true, torch.tensor([4, 7, 1]), sequence=True))
