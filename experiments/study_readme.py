@@ -52,9 +52,11 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, inverting_gradients", "ANN, inverting_gradients"), ("S-ANN, snn_naive", "ANN, inverting_gradients"),
         ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
     ],
-    "events": [("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form")],
+    "events": [
+        ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
+    ],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
-}
+}  # fmt: skip
 """Rows whose differences are shown, beside each ``S-X`` with its ``X``."""
 
 NOT_COMPARED = ("bytes", "energy", "operations", "floor")
