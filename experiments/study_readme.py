@@ -35,6 +35,7 @@ FOLDERS = (
     "snfl/table1_iid", "snfl/table2_noniid", "snfl/table3_bias", "snfl/fig2_inversion", "snfl/fig3_bias_thresholds",
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
+    "gradient_leakage/images", "gradient_leakage/events",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -46,11 +47,19 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "many_clients": [*SPIKING, ("SNN", "ANN, no norm"), ("ANN", "ANN, no norm")],
     "nmnist": [("SNN", "ANN, sum over time"), ("SNN", "ANN, all frames")],
     "watch": SPIKING,
+    "images": [
+        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, inverting_gradients"),
+        ("SNN, inverting_gradients", "ANN, inverting_gradients"), ("S-ANN, snn_naive", "ANN, inverting_gradients"),
+        ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
+    ],
+    "events": [
+        ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
+    ],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
-}
+}  # fmt: skip
 """Rows whose differences are shown, beside each ``S-X`` with its ``X``."""
 
-COSTS = ("bytes", "energy", "operations")
+NOT_COMPARED = ("bytes", "energy", "operations", "floor")
 """How the values begin that say enough without a difference."""
 
 
@@ -194,7 +203,7 @@ def _differences(artifact: str, filled: Filled) -> str:
     rows, columns = (list(dict.fromkeys(labels)) for labels in ((e.row for e in table), (e.column for e in table)))
     pairs = [*((f"S-{row}", row) for row in rows), *COMPARED.get(artifact, ())]
     pairs = [(more, less) for more, less in pairs if more in rows and less in rows]
-    if not pairs or view.value.startswith(COSTS):
+    if not pairs or view.value.startswith(NOT_COMPARED):
         return ""
     found = [
         [_difference(cells.get((more, column)), cells.get((less, column)), view.percent) for column in columns]

@@ -21,11 +21,13 @@ SHAPES = {
     "cifar10": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),
     "fashion_mnist": ((1, 28, 28), 10),
+    "mnist": ((1, 28, 28), 10),
     "tiny_imagenet": ((3, 64, 64), 200),
 }
 SEQUENCES = {
     "nmnist": ((10, 2, 17, 17), 10),
     "watch": ((100, 6), 7),
+    "japanese_vowels": ((25, 12), 9),
     "audio_folder": ((50, 40), 5),
     "speech_commands": ((50, 40), 35),
 }
