@@ -74,7 +74,8 @@ def _best(rows: Tensor, steps: int, candidates: int) -> Tensor:
     empty = torch.zeros(len(rows), bins + 1, dtype=torch.float64, device=rows.device)
     sums = [empty.scatter_add(1, values.long(), what) for what in (torch.ones_like(values), values)]
     count, total = (each.flip(1).cumsum(1).flip(1) for each in sums)
-    return vmap(lambda *row: best_candidate(*row, candidates, steps))(count, total)
+    best: Tensor = vmap(lambda one, other: best_candidate(one, other, candidates, steps))(count, total)
+    return best
 
 
 def _percentile(rows: Tensor, percentile: float) -> Tensor:

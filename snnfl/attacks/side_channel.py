@@ -63,7 +63,7 @@ def fingerprint_distances(view: ServerView, images: Tensor) -> Tensor:
     tried = 1 if conversion.thresholds == "layer_max" else conversion.candidates
     factors = 1 - 0.01 * torch.arange(tried, dtype=torch.float64)
     per_channel, found = conversion.thresholds == "channel_mmse", list[Tensor]()
-    for part in images.split(AT_ONCE):
+    for part in torch.split(images, AT_ONCE):
         nearest = torch.full((len(part),), torch.inf, dtype=torch.float64)
         for (_, value), theta in zip(activations(graph, folded, part), thresholds, strict=True):
             rows = value.flatten(2).amax(2) if per_channel and value.dim() > 2 else value
@@ -92,7 +92,7 @@ def gradient_cosines(problem: Problem, images: Tensor, labels: Tensor) -> Tensor
         return soft_cross_entropy(problem.network({**fixed, **arrays}, image[None]), target[None])
 
     arrays, found = {name: problem.arrays[name] for name in names}, list[Tensor]()
-    for part, wanted in zip(images.split(AT_ONCE), targets.split(AT_ONCE), strict=True):
+    for part, wanted in zip(torch.split(images, AT_ONCE), torch.split(targets, AT_ONCE), strict=True):
         slopes = vmap(grad(loss), in_dims=(None, 0, 0))(arrays, part, wanted)
         rows = torch.cat([slopes[name].flatten(1) for name in names], dim=1)
         found.append(torch.cosine_similarity(rows, update[None], dim=1))
@@ -160,4 +160,5 @@ def _regressed(features: Tensor, wanted: Tensor, seen: Tensor) -> Tensor:
     rows, centre = ((features - mean) / spread).double(), wanted.mean(0).double()
     penalty = RIDGE * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
     solved = torch.linalg.solve(rows.T @ rows + penalty, rows.T @ (wanted.double() - centre))
-    return (centre + ((seen - mean) / spread).clamp(-5, 5).double() @ solved).float()
+    predicted: Tensor = centre + ((seen - mean) / spread).clamp(-5, 5).double() @ solved
+    return predicted.float()
