@@ -159,6 +159,12 @@ def audit(
     controls: Annotated[
         bool, typer.Option(help="attack clients' plain twins and plain updates with noise too, for scale")
     ] = True,
+    side_channel: Annotated[
+        bool,
+        typer.Option(
+            "--side-channel", help="ask thresholds of S-updates for members, too: side_channel.csv, in minutes"
+        ),
+    ] = False,
     plugin: PluginOption = None,
     output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
     model: Annotated[
@@ -225,7 +231,16 @@ def audit(
         if other is not None:
             _, found = audit_app(runs, other, attack or (), scope, budget, output=output, console=console)
         else:
-            _, found = audit_runs(runs, attack or (), scope, budget, controls=controls, output=output, console=console)
+            _, found = audit_runs(
+                runs,
+                attack or (),
+                scope,
+                budget,
+                controls=controls,
+                side_channel=side_channel,
+                output=output,
+                console=console,
+            )
     check_attacks(found)
 
 

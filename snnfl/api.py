@@ -218,6 +218,7 @@ def audit(
     iterations: int = 300,
     restarts: int = 1,
     controls: bool = True,
+    side_channel: bool = False,
     app: App | None = None,
     output: str | Path | None = None,
     plugins: Iterable[str | Path] = (),
@@ -235,6 +236,7 @@ def audit(
         iterations: Per start.
         restarts: Random starts per victim.
         controls: Whether clients' plain twins, and plain updates with noise, are attacked too.
+        side_channel: Whether thresholds of S-updates are asked for members and properties of the calibration images.
         app: If ``runs`` is the recording of another Flower app, what you say of it; controls are of runs of ours.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         plugins: As for :func:`run`: those that the runs were made with, and attacks.
@@ -262,7 +264,14 @@ def audit(
         place, shown = None if output is None else Path(output).expanduser(), console(progress)
         if app is None:
             folder, scorecard = audit_runs(
-                folders, tuple(attacks), scope, budget, controls=controls, output=place, console=shown
+                folders,
+                tuple(attacks),
+                scope,
+                budget,
+                controls=controls,
+                side_channel=side_channel,
+                output=place,
+                console=shown,
             )
         else:
             folder, scorecard = audit_app(folders, app, tuple(attacks), scope, budget, output=place, console=shown)

@@ -57,6 +57,7 @@ def audit_runs(
     budget: Budget,
     *,
     controls: bool,
+    side_channel: bool = False,
     output: Path | None,
     console: Console,
 ) -> tuple[Path, list[Entry]]:
@@ -68,6 +69,7 @@ def audit_runs(
         scope: Rounds, clients and threat model.
         budget: Of each attack, per victim.
         controls: Whether plain twins of an S-run's clients, and plain updates with noise, are attacked too.
+        side_channel: Whether the thresholds of S-updates are asked for members and properties of the calibration images.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         console: Shows progress and the scorecard.
 
@@ -80,7 +82,7 @@ def audit_runs(
         RecordingError: For a folder without a recording, or a damaged one.
         FolderInUseError: If another process writes its report there.
     """
-    prepared = [prepare(path, attacks, scope, controls=controls) for path in runs]
+    prepared = [prepare(path, attacks, scope, controls=controls, side_channel=side_channel) for path in runs]
     return audit_prepared(prepared, attacks, budget, output=output, console=console)
 
 
@@ -178,7 +180,9 @@ class Prepared:
     thresholds: Sequence[Threshold]
 
 
-def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool) -> Prepared:
+def prepare(
+    path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool, side_channel: bool = False
+) -> Prepared:
     """Read and check all that an audit of a run needs, before anything is attacked.
 
     Raises:
@@ -222,7 +226,7 @@ def prepare(path: Path, attacks: Sequence[str], scope: Scope, *, controls: bool)
         notes=[_note(path.name, name, kind, name in on_twins) for name in attacks if name not in chosen],
         biases=bias_errors(victims),
         labels=label_counts(victims, config.run.seed),
-        side=side_channels(victims, config.run.seed) if controls else [],
+        side=side_channels(victims, config.run.seed) if side_channel else [],
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
     )
