@@ -162,7 +162,7 @@ def audit(
     side_channel: Annotated[
         bool,
         typer.Option(
-            "--side-channel", help="ask thresholds of S-updates for members, too: side_channel.csv, in minutes"
+            "--side-channel", help="ask thresholds of S-updates for members: side_channel.csv, in minutes"
         ),
     ] = False,
     plugin: PluginOption = None,

@@ -69,7 +69,7 @@ def audit_runs(
         scope: Rounds, clients and threat model.
         budget: Of each attack, per victim.
         controls: Whether plain twins of an S-run's clients, and plain updates with noise, are attacked too.
-        side_channel: Whether the thresholds of S-updates are asked for members and properties of the calibration images.
+        side_channel: Whether thresholds of S-updates are asked for members and properties of calibration images.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         console: Shows progress and the scorecard.
 
