@@ -35,7 +35,7 @@ FOLDERS = (
     "snfl/table1_iid", "snfl/table2_noniid", "snfl/table3_bias", "snfl/fig2_inversion", "snfl/fig3_bias_thresholds",
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
-    "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series",
+    "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
