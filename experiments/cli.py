@@ -161,9 +161,7 @@ def audit(
     ] = True,
     side_channel: Annotated[
         bool,
-        typer.Option(
-            "--side-channel", help="ask thresholds of S-updates for members: side_channel.csv, in minutes"
-        ),
+        typer.Option("--side-channel", help="ask thresholds of S-updates for members: side_channel.csv, in minutes"),
     ] = False,
     plugin: PluginOption = None,
     output: Annotated[Path | None, typer.Option(help="folder of the report; default: audit/ of the first run")] = None,
