@@ -52,7 +52,8 @@ def cell(data: Dataset, count: int, noise: float, victims: int) -> str:
         caught += crafted(sent) is not None
     share = sum(score > FOUND for score in scores) / len(scores)
     mean = sum(scores) / len(scores)
-    return f"batch {count}, noise {noise:g}: {share:.0%} above {FOUND:g} dB, mean {mean:.1f} dB, noticed {caught}/{victims}"
+    found = f"{share:.0%} above {FOUND:g} dB, mean {mean:.1f} dB"
+    return f"batch {count}, noise {noise:g}: {found}, noticed {caught}/{victims}"
 
 
 def main() -> None:
