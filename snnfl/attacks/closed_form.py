@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.attacks import biases
-from snnfl.attacks.exact import separate
+from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, simulate
 from snnfl.attacks.networks import normalised_layers
@@ -47,11 +47,13 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
             "inverting_statistics, or reconverted_statistics of spiking networks"
         )
     if not behind or not isinstance(behind[0], nn.ReLU):
-        return "tells the images of a batch apart by a ReLU's zeros, and none follows the first layer"
+        return "tells the images of a batch apart by a ReLU's zeros, and no nn.ReLU is defined behind the first layer"
     if known.steps != 1:
         return f"solves one step's gradient for a batch, the client took {known.steps}"
     if layer.bias is None:
         return "the factors of a batch's images take a bias in the first layer"
+    if known.images is not None and known.images > MOST_IMAGES:
+        return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:
         return f"the first layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
     if known.learning_rate is None and (view.format.hides_biases or not known.biases):

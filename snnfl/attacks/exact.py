@@ -16,6 +16,9 @@ from torch import Tensor
 MOST_TRIES = 2**21
 """Sets of rows that are tried at most, 2^13 times as many as one is found in and no more than this: enough for 16."""
 
+MOST_IMAGES = 24
+"""Of a batch: with each the sets that have to be tried double, and of more than these none is met."""
+
 TRIES = 2**14
 """Sets of rows that are tried at once."""
 

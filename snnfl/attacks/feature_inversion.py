@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
 from snnfl.attacks import biases
-from snnfl.attacks.exact import separate
+from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import total_variation
 from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
@@ -43,7 +43,9 @@ def _tells_features(view: ServerView) -> str | None:
     if known.images == 1:
         return None
     if not isinstance(behind, nn.ReLU):
-        return "tells the features of a batch apart by a ReLU's zeros, and none follows the first linear layer"
+        return "tells a batch's features apart by a ReLU's zeros, and no nn.ReLU is defined behind the first linear layer"
+    if known.images is not None and known.images > MOST_IMAGES:
+        return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:
         return f"the first linear layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
     return None
