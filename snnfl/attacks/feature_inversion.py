@@ -43,7 +43,7 @@ def _tells_features(view: ServerView) -> str | None:
     if known.images == 1:
         return None
     if not isinstance(behind, nn.ReLU):
-        return "tells a batch's features apart by a ReLU's zeros, and no nn.ReLU is defined behind the first linear layer"
+        return "tells a batch's features apart by a ReLU's zeros, and no nn.ReLU is behind the first linear layer"
     if known.images is not None and known.images > MOST_IMAGES:
         return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:

@@ -225,8 +225,8 @@ def test_feature_inversion_is_refused_where_no_features_are_told():
     several = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
     cases = [
         (attacked(small_mlp()).view, "use closed_form"),
-        (attacked(small_cnn(), images=2).view, "no nn.ReLU is defined behind the first linear layer"),
-        (attacked(sigmoid, images=2).view, "no nn.ReLU is defined behind the first linear layer"),
+        (attacked(small_cnn(), images=2).view, "no nn.ReLU is behind the first linear layer"),
+        (attacked(sigmoid, images=2).view, "no nn.ReLU is behind the first linear layer"),
         (attacked(small_cnn(), training=several).view, "the client took 2"),
     ]
     for view, reason in cases:
