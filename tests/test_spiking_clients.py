@@ -230,12 +230,10 @@ def test_an_audit_records_and_every_attack_says_what_it_does_not_repeat(tmp_path
     assert found.entries
     assert {entry["verdict"] for entry in found.entries} == {"refused"}
     reasons = {entry["verdict_text"] for entry in found.entries}
-    assert all("model.neuron=lif, training.optimizer=adam" in reason for reason in reasons), reasons
+    assert all("training.optimizer=adam" in reason for reason in reasons), reasons
 
 
-@pytest.mark.parametrize(
-    "option", ["training.optimizer=adam", "training.clip_norm=1.0", "training.micro_batch=4"], ids=str
-)
+@pytest.mark.parametrize("option", ["training.optimizer=adam", "training.micro_batch=4"], ids=str)
 def test_no_attack_takes_other_training_for_plain_sgd(tmp_path: Path, option: str) -> None:
     plain = ["model.neuron=relu", "model.time_steps=null", "model.name=lenet5", "training.optimizer=sgd"]
     for spiking in ("false", "true"):

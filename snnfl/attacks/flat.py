@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.utils import _pytree as pytree
 
 ATEN = torch.ops.aten
@@ -41,6 +40,8 @@ def specialised(
         compiled: Whether it is compiled; ``None`` for where it pays.
         iterations: How often it will run, of all lanes together.
     """
+    from torch._functorch.compile_utils import fx_graph_cse  # half a second: it imports sympy
+
     moving, nest = pytree.tree_flatten(changing)
     out = graph.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
     graph.graph.set_codegen(fx.graph.CodeGen())

@@ -424,7 +424,7 @@ def test_a_named_attack_is_the_only_one_and_a_line_says_where_it_does_not_apply(
     status, said = invoke(monkeypatch, capsys, "audit", runs / "s", runs / "p", "--attack", "idlg", *options)
     assert status == 0, said
     assert (
-        "s: idlg attacks plain updates, those of this run are converted ones; it attacks the plain twins"
+        "s: idlg attacks native and plain updates, those of this run are converted ones; it attacks the plain twins"
         in " ".join(said.split())
     )
     entries = json.loads((tmp_path / "out/scorecard.json").read_text())

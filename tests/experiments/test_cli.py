@@ -167,7 +167,7 @@ def test_help_teaches(arguments, words, capsys):
     assert words in captured.out + captured.err
 
 
-@pytest.mark.parametrize("command", [["run"], ["audit"], ["export"], ["deploy", "init"], ["data", "fetch"]])
+@pytest.mark.parametrize("command", [["run"], ["export"], ["deploy", "init"], ["data", "fetch"]])
 def test_help_says_what_is_required(command, capsys):
     assert snnfl(*command, "--help") == 0
     out = capsys.readouterr().out
