@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from clients import client_app
 from experiments.engines.in_process import run_in_process
+from snnfl.attacks import get_attack
 from snnfl.attacks.local import cosine_distance, simulate
 from snnfl.attacks.problem import problem_of
 from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
@@ -55,3 +57,18 @@ def test_the_true_images_explain_the_update(tmp_path: Path, options: list[str]) 
     for victim in victims:
         assert unexplained(work, victim) < 1e-5
         assert victim.view.knowledge.clipped == any("client_fixed" in option for option in options)
+
+
+def test_an_objective_that_no_attack_repeats_is_refused_by_name(tmp_path: Path) -> None:
+    _, victims = last_round(tmp_path, "strategy.name=fedlec")
+    for victim in victims:
+        assert "logit-calibration=" in str(get_attack("inverting_gradients").refusal(victim.view))
+
+
+def test_who_is_denied_the_optimizer_knows_no_clipping_of_it(tmp_path: Path) -> None:
+    known = last_round(tmp_path, "training.clip_norm=0.1", "training.epochs=3")[1][0].view.knowledge
+    assert known.clip_norm == 0.1
+    assert "optimizer" in known.facts
+    assert "optimizer" in replace(known, clip_norm=None).facts
+    assert known.without({"optimizer"}).clip_norm is None
+    assert "optimizer" not in known.without({"optimizer"}).facts

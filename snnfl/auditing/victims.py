@@ -194,7 +194,7 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
         thresholds=bool(work.format.threshold_names),
         crafted_weights=work.config.audit.crafted != "none" and received.server_round in work.config.audit.rounds,
     )
-    flags = flags_of(received, whole=work.format.kind == "plain" and not work.format.private_names)
+    flags = flags_of(received, whole=not work.format.hides_biases and not work.format.private_names)
     if training.clip_norm is not None and known.steps == 1:
         flags["clipped"] = True
     return replace(known, **flags).without(denied)

@@ -166,7 +166,14 @@ _fact("images", "how many images the client trained on", images=None)
 _fact("batch_size", "images per step", batch_size=None)
 _fact("epochs", "passes over the images", epochs=None)
 _fact("learning_rate", "of the round", learning_rate=None)
-_fact("optimizer", "momentum and weight decay of SGD, and its clipping", momentum=None, weight_decay=None)
+_fact(
+    "optimizer",
+    "momentum and weight decay of SGD, and its clipping",
+    lambda known: known.momentum is not None and known.weight_decay is not None,  # without clipping its flag is None
+    momentum=None,
+    weight_decay=None,
+    clip_norm=None,
+)
 _fact("norm_mode", "how the client's batch normalisation ran", norm_mode=None)
 _fact(
     "update_statistics",

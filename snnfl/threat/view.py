@@ -153,7 +153,6 @@ def unrepeated(config: Config, *, normalises: bool) -> tuple[str, ...]:
     """
     training = config.training
     found = {
-        f"strategy.name={config.strategy.name}": config.strategy.name == "scaffold",
         f"training.optimizer={training.optimizer}": training.optimizer != "sgd",
         f"training.loss={training.loss}": training.loss != "readout",
         f"training.micro_batch={training.micro_batch}": training.micro_batch is not None and normalises,
