@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--victims", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--source", choices=("cifar10", "mnist", "fashion_mnist"), default="cifar10")
-    parser.add_argument("--root", default="/tmp/snnfl-data")
+    parser.add_argument("--root", help="folder of data sets; default: SNNFL_DATA")
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = load(DataConfig(source=given.source, root=given.root))
