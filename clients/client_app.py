@@ -30,7 +30,7 @@ from clients.poisoning_mod import poisoning_mod, scaling_mod
 from clients.private_state import keep_own_model, own_model
 from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
-from snnfl import protocol, rng
+from snnfl import protocol
 from snnfl.data import batches, test_batches, training_batches
 from snnfl.training import (
     Batch,
@@ -72,7 +72,7 @@ def train(message: Message, context: Context) -> Message:
     indices = work.partitions[partition]
     metrics = _received_loss(work, indices)
     objective = _objective(message, context, work)
-    draw = rng.generator(config.run.seed, "batches", server_round, partition)
+    draw = work.batch_draw(server_round, partition)
     start = time.perf_counter()
     epochs = (
         _on(

@@ -182,6 +182,13 @@ def audit(
     input_shape: Annotated[str | None, typer.Option(help="of an image, if not that of --data", metavar="C,H,W")] = None,
     mean: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
     std: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
+    generative_model: Annotated[
+        str | None,
+        typer.Option(
+            help="draws images of the same kind, for the attack `generative`: a torch.nn.Module with latent_shape",
+            metavar="MODULE:FACTORY",
+        ),
+    ] = None,
     truth: Annotated[Path | None, typer.Option(help="folder of what nodes tell of their images, for scores")] = None,
     list_attacks: Annotated[bool, typer.Option("--list", help="list the attacks, and attack nothing")] = False,
 ) -> None:
@@ -201,7 +208,7 @@ def audit(
     snnfl audit recorded --model task:Net --loss cross_entropy --learning-rate 0.01 --batch-size 32 --epochs 1 \\
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
-    from experiments.audit.app import app_of_options, audit_app
+    from experiments.audit.app import app_of_options, audit_app, generative_model_of
     from experiments.audit.command import attacks_table, audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
@@ -216,7 +223,13 @@ def audit(
         return
     if not runs:
         raise ConfigError("RUN_DIR: give the folder of a run, or --list for the attacks")
-    scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
+    scope = scope_of(
+        rounds=rounds or (),
+        partitions=client or (),
+        labels=labels,
+        denied=deny or (),
+        generative_model=generative_model_of(generative_model),
+    )
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
     said = {

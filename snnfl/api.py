@@ -219,6 +219,7 @@ def audit(
     restarts: int = 1,
     controls: bool = True,
     side_channel: bool = False,
+    generative_model: nn.Module | None = None,
     app: App | None = None,
     output: str | Path | None = None,
     plugins: Iterable[str | Path] = (),
@@ -237,6 +238,8 @@ def audit(
         restarts: Random starts per victim.
         controls: Whether clients' plain twins, and plain updates with noise, are attacked too.
         side_channel: Whether thresholds of S-updates are asked for members and properties of the calibration images.
+        generative_model: Draws images of the same kind, for the attack ``generative``: a module with ``latent_shape``
+            that turns normal latents into pixels in [0, 1].
         app: If ``runs`` is the recording of another Flower app, what you say of it; controls are of runs of ours.
         output: Folder of the report; ``None`` for ``audit/`` of the first run.
         plugins: As for :func:`run`: those that the runs were made with, and attacks.
@@ -259,7 +262,9 @@ def audit(
 
         load_installed()
         load_listed([*plugins], None)
-        scope = scope_of(rounds=rounds, partitions=clients, labels=labels, denied=deny)
+        scope = scope_of(
+            rounds=rounds, partitions=clients, labels=labels, denied=deny, generative_model=generative_model
+        )
         budget = Budget(iterations=iterations, restarts=restarts)
         place, shown = None if output is None else Path(output).expanduser(), console(progress)
         if app is None:

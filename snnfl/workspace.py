@@ -123,6 +123,10 @@ class Workspace:
         with drawing(self.model, torch.Generator(self.device).manual_seed(seed)):
             yield
 
+    def batch_draw(self, server_round: int, partition: int) -> torch.Generator:
+        """Return what draws a client's batches of a round; whoever knows the run's seed can draw them, too."""
+        return rng.generator(self.config.run.seed, "batches", server_round, partition)
+
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
         """The resident model's own arrays: what is written to them is in the model, and stays where it is."""

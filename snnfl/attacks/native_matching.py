@@ -84,7 +84,9 @@ def layer_distance(problem: Problem, samples: Tensor, labels: Tensor) -> float:
     over all arrays together nobody would see it.
     """
     targets = one_hot(labels, problem.classes).float()
-    found = simulate(problem.network, problem.arrays, tuple(problem.target), samples, targets, problem.local)
+    found = simulate(
+        problem.network, problem.arrays, tuple(problem.target), samples, targets, problem.local, problem.orders
+    )
     pairs = [(found[name].double().flatten(), array.double().flatten()) for name, array in problem.target.items()]
     cosines = [torch.nn.functional.cosine_similarity(one, other, dim=0, eps=1e-30) for one, other in pairs]
     return float((1 - torch.stack(cosines).nan_to_num()).mean())

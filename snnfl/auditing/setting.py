@@ -43,6 +43,8 @@ class Setting:
         beyond: How the sender of an update trained otherwise than attacks repeat it (:func:`~snnfl.threat.unrepeated`).
         recorded: Reads the recording.
         told: Reads the truth.
+        orders: The order of a client's images in each epoch (:class:`~snnfl.threat.ServerView`), where the server can
+            tell it.
         labelled: Whether the labels of the public images are theirs, not made up.
         freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
     """
@@ -58,5 +60,6 @@ class Setting:
     beyond: Callable[[Received], tuple[str, ...]]
     recorded: Recorded
     told: Told
+    orders: Callable[[Received], Tensor | None] = lambda received: None
     freedom: Freedom | None = None
     labelled: bool = True
