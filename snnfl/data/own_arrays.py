@@ -33,7 +33,7 @@ NO_COLUMN = "its table lacks a column of data.features, or label"
 def read_npz(place: Path, config: DataConfig) -> Samples:
     """Read ``x [N, …]`` and ``y [N]``: labels as positions in the run's classes, or as their names; never pickles."""
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             x, y = file["x"], file["y"]
     except KeyError:
         raise OwnDataError(f"{place}: expected arrays x and y", "its arrays aren't x and y") from None

