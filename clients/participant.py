@@ -35,9 +35,9 @@ def run_workspace(context: Context) -> Workspace:
         if run_config == context.run_config and root == data_root:
             return work
     config = unflatten(context.run_config)
+    if config.model.weights is not None and (data_root is not None or DATA_PATH in context.node_config):
+        raise ConfigError(f"model.weights={config.model.weights}: this node reads no file that its server names")
     if data_root is not None:
-        if config.model.weights is not None:
-            raise ConfigError(f"model.weights={config.model.weights}: this node reads no file that its server names")
         config = replace(config, data=replace(config.data, root=str(data_root)))
     work = workspace(config)
     _latest[:] = [(dict(context.run_config), data_root, work)]
@@ -78,7 +78,9 @@ def client_data(context: Context) -> ClientData:
     if work.config.data.source != OWN or context.node_config.get(SIMULATED) is True:
         return work.client(partition)
     if (place := context.node_config.get(DATA_PATH)) is None:
-        way_out = f"start it with --node-config \"{DATA_PATH}='/srv/ours'\""
+        way_out = (
+            f"start it with --node-config \"{DATA_PATH}='/srv/ours'\" (simulate with snnfl run, or flower-simulation)"
+        )
         raise ConfigError(f"data.source=own: this node names no data of its own; {way_out}")
     try:
         return work.client(partition, Path(str(place)))

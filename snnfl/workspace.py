@@ -103,14 +103,17 @@ class Workspace:
         Raises:
             ConfigError: If own data aren't there, or don't fit what the run states.
         """
-        data = self.config.data
-        if data.source != OWN:
+        if self.config.data.source != OWN:
             found = ClientData(self.dataset, self.partitions[partition])
         else:
-            place = client_places(data_root(data.root), data.clients)[partition] if place is None else place
-            own = read_own(place, data)
+            own = read_own(self._places[partition] if place is None else place, self.config.data)
             found = ClientData(own, torch.arange(len(own.train_labels)))
         return found if self._lent is None else replace(found, dataset=self._lent)
+
+    @cached_property
+    def _places(self) -> tuple[Path, ...]:
+        """Where the clients of a simulation have data of their own."""
+        return client_places(data_root(self.config.data.root), self.config.data.clients)
 
     @contextmanager
     def holding(self, dataset: Dataset) -> Iterator[None]:

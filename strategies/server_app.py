@@ -279,7 +279,7 @@ def _tested(work: Workspace) -> Config:
     config = work.config
     if len(work.server_data.test_labels) or config.strategy.fraction_evaluate or config.strategy.name == "solo":
         return config
-    logger.info("this server has no data of its own (data.root): every node tests the network that it receives")
+    logger.warning("this server has no data of its own (data.root): every node tests the network that it receives")
     return replace(config, strategy=replace(config.strategy, fraction_evaluate=1.0))
 
 
