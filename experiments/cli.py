@@ -22,7 +22,7 @@ from experiments.running import (
     may_replace_a_demo,
     run_and_show,
 )
-from snnfl.config import ConfigError, StrategyConfig, counted, to_yaml
+from snnfl.config import OWN, ConfigError, StrategyConfig, counted, to_yaml
 from snnfl.plugins import load_installed, load_listed, resolve, used
 
 STATUSES = (
@@ -311,13 +311,13 @@ def plot(
 ) -> None:
     """Draw which client holds how many samples of which label."""
     from experiments.partition_plot import plot_partition
-    from snnfl.data import label_counts
     from snnfl.workspace import Workspace
 
     resolved = resolve(config, overrides or [], plugin or ())
     work = Workspace(resolved)
-    counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
-    title = f"{resolved.data.source}, {resolved.data.partition}, {counted(resolved.data.clients, 'client')}"
+    counts, data = work.label_counts(), resolved.data
+    parts = [data.source, *([] if data.source == OWN else [data.partition]), counted(data.clients, "client")]
+    title = ", ".join(parts)
     try:
         plot_partition(counts, work.dataset.class_names, title, output)
     except OSError as error:

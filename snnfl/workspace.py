@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import Config, ConfigError, converts, spikes_natively, update_kind
+from snnfl.config import OWN, Config, ConfigError, converts, spikes_natively, update_kind
 from snnfl.config.checks import SPIKING
 from snnfl.conversion import fold
-from snnfl.data import Dataset, load, partition
+from snnfl.data import Dataset, data_root, label_counts, load, partition
+from snnfl.data.own import client_places, read_own, server_data
 from snnfl.heap import keep_freed_memory
 from snnfl.metrics import Structure
 from snnfl.models import MODELS, SMALLEST_THRESHOLD, SpikingModel, build_model, drawing, multiply_in_bfloat16
@@ -29,6 +30,24 @@ from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
 
 EVALUATION = "encoding of evaluation"
 """Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client trains and tests on.
+
+    Attributes:
+        dataset: Its training split holds the client's examples, its test split is what the client tests on.
+        indices: The client's positions in the training split, ``int64`` of shape ``[n]``.
+    """
+
+    dataset: Dataset
+    indices: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of the client's examples."""
+        return self.dataset.train_labels[self.indices]
 
 
 class Workspace:
@@ -43,6 +62,7 @@ class Workspace:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._lent: Dataset | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -60,25 +80,62 @@ class Workspace:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The whole data set: a simulation's clients share its memory."""
+        """The whole data set: a simulation's clients share its memory.
+
+        Where each node has data of its own, it holds no samples, but what a run states of them.
+        """
         return load(self.config.data)
+
+    @cached_property
+    def server_data(self) -> Dataset:
+        """What the server tests on: the data set, or its own data where each node has its own; then it may be empty."""
+        data = self.config.data
+        return server_data(data_root(data.root), data) if data.source == OWN else self.dataset
+
+    def client(self, partition: int, place: Path | None = None) -> ClientData:
+        """Return what a client trains and tests on.
+
+        Args:
+            partition: The client's number.
+            place: Of a node's own data; ``None`` for those of a simulation, below ``data.root``. Where clients share
+                one data set, it plays no role.
+
+        Raises:
+            ConfigError: If own data aren't there, or don't fit what the run states.
+        """
+        if self.config.data.source != OWN:
+            found = ClientData(self.dataset, self.partitions[partition])
+        else:
+            own = read_own(self._places[partition] if place is None else place, self.config.data)
+            found = ClientData(own, torch.arange(len(own.train_labels)))
+        return found if self._lent is None else replace(found, dataset=self._lent)
+
+    @cached_property
+    def _places(self) -> tuple[Path, ...]:
+        """Where the clients of a simulation have data of their own."""
+        return client_places(data_root(self.config.data.root), self.config.data.clients)
 
     @contextmanager
     def holding(self, dataset: Dataset) -> Iterator[None]:
-        """Lend the workspace another data set, of the same size, for a while; the partitions stay as they are.
+        """Let a client hold another data set, of the same size, for a while; its positions in it stay as they are.
 
         A client that poisons its data does so for itself: the clients of a process share the workspace.
         """
-        _, own = self.partitions, self.dataset
-        self.dataset = dataset
+        self._lent = dataset
         try:
             yield
         finally:
-            self.dataset = own
+            self._lent = None
+
+    def label_counts(self) -> Tensor:
+        """Count each client's examples of each label: ``int64`` of shape ``[clients, classes]``."""
+        clients = map(self.client, range(self.config.data.clients))
+        classes = self.dataset.classes
+        return torch.cat([label_counts(each.dataset.train_labels, [each.indices], classes) for each in clients])
 
     @cached_property
     def partitions(self) -> tuple[Tensor, ...]:
-        """Each client's indices into the training split."""
+        """Each client's indices into the training split that clients share."""
         return partition(self.dataset.train_labels, self.config.data, self.config.run.seed, self.dataset.users)
 
     @cached_property
@@ -238,6 +295,8 @@ class Workspace:
         for option in ("batch_size", "micro_batch"):
             if getattr(self.config.training, option) == 1:
                 raise ConfigError(f"training.{option}=1: {reason}; take at least 2, or a model without it")
+        if self.config.data.source == OWN:
+            return  # each node looks for itself
         if alone := [client for client, part in enumerate(self.partitions) if len(part) == 1]:
             raise ConfigError(
                 f"data.minimum_samples={self.config.data.minimum_samples}: client {alone[0]} has a single training "

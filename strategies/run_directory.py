@@ -17,9 +17,11 @@ from omegaconf import OmegaConf
 
 from snnfl.auditing.recording import TRUTH
 from snnfl.checksummed import round_files
-from snnfl.config import Config, ConfigError, compose, counted, options, to_yaml
+from snnfl.config import OWN, Config, ConfigError, compose, counted, options, to_yaml
+from snnfl.data import data_root
+from snnfl.data.own import client_places
 from snnfl.files import write_bytes
-from snnfl.protocol import STATE_DIRECTORY, TRUTH_DIRECTORY
+from snnfl.protocol import SIMULATED, STATE_DIRECTORY, TRUTH_DIRECTORY
 from strategies.environment import environment
 from strategies.lock import LOCK_FILE, locked
 
@@ -179,6 +181,18 @@ def held(config: Config) -> Iterator[None]:
 def node_folders(path: Path) -> dict[str, str]:
     """Return what the nodes of a simulation are configured with, besides their partitions: where clients may write."""
     return {STATE_DIRECTORY: str(path / CLIENTS), TRUTH_DIRECTORY: str(path / AUDIT / TRUTH)}
+
+
+def simulated_node(config: Config) -> dict[str, str | bool]:
+    """Return what a simulation of our own app configures its nodes with.
+
+    Raises:
+        ConfigError: If each node is to have data of its own, and there aren't as many as ``data.clients``.
+    """
+    if config.data.source != OWN:
+        return dict(node_folders(run_path(config)))
+    client_places(data_root(config.data.root), config.data.clients)
+    return {**node_folders(run_path(config)), SIMULATED: True}
 
 
 def refuse_earlier(config: Config) -> None:

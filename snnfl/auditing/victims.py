@@ -16,7 +16,7 @@ from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Setting
-from snnfl.config import ConfigError, prefixed
+from snnfl.config import OWN, ConfigError, prefixed
 from snnfl.data import Dataset, epoch_orders
 from snnfl.metrics.augmented import Freedom
 from snnfl.protocol import EXAMPLES
@@ -143,7 +143,7 @@ def setting_of(work: Workspace) -> Setting:
         name=config.run.name,
         algorithm=prefixed(config, config.strategy.name),
         seed=config.run.seed,
-        dataset=work.dataset,
+        dataset=_held_by_the_server(work),
         model=work.model,
         format=work.format,
         initial_state=work.initial_state,
@@ -153,6 +153,21 @@ def setting_of(work: Workspace) -> Setting:
         told=partial(read_checked_truth, work),
         orders=partial(_orders, work),
         freedom=_freedom(work),
+    )
+
+
+def _held_by_the_server(work: Workspace) -> Dataset:
+    """Return the data set that a server has.
+
+    Where each node has its own, it is the server's own, if any: every other sample stands for the test split, the rest
+    for the training split, of which the candidates of the identification are.
+    """
+    own = work.server_data
+    if work.config.data.source != OWN:
+        return own
+    images, labels = own.test_images, own.test_labels
+    return replace(
+        own, train_images=images[1::2], train_labels=labels[1::2], test_images=images[::2], test_labels=labels[::2]
     )
 
 

@@ -149,6 +149,7 @@ def _type_name(kind: Any) -> str:
         str: "text",
         str | None: "text or null",
         tuple[str, ...]: "a list of names",
+        tuple[float, ...]: "a list of numbers",
     }
     return names.get(kind, "a list of whole numbers")
 

@@ -84,6 +84,7 @@ def in_range(key):
         str | None: st.none() | TEXT,
         tuple[int, ...]: st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
         tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
+        tuple[float, ...]: st.lists(st.floats(-1e9, 1e9), max_size=3).map(tuple),
     }[kind]
 
 
@@ -313,6 +314,7 @@ def test_wrong_type_names_key_value_and_kind(key):
         bool | None: "true, false or null",
         tuple[int, ...]: "a list of whole numbers",
         tuple[str, ...]: "a list of names",
+        tuple[float, ...]: "a list of numbers",
     }
     expected = choices(kind) or (words[kind], item.metadata["doc"])
     if choices(kind) and type(None) in typing.get_args(kind):
@@ -326,7 +328,7 @@ def test_wrong_type_names_key_value_and_kind(key):
     ("override", "parts"),
     [
         ("data.cleints=3", ["'data.cleints'", "3", "did you mean 'clients'?"]),
-        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, binning, classes_per_client"]),
+        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, binning, classes, classes_per_client"]),
         ("dta.clients=3", ["'dta'", "did you mean 'data'?"]),
         ("clients=3", ["'clients'", "3", "did you mean 'data.clients'?"]),
         ("run=3", ["run=3", "expected a section", "run.name=run"]),
