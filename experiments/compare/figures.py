@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.compare.records import Entry, entries, shown_records
+from experiments.compare.best import Entry
+from experiments.compare.records import entries, shown_records
 from experiments.compare.study import Cell
 from experiments.compare.views import View, better, title_of
 

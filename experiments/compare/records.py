@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.compare.best import Entry, judged
 from experiments.compare.measure import Record
 from experiments.compare.study import Cell
 from experiments.compare.views import LAST, SOURCES, View, better
@@ -19,40 +19,6 @@ ACCURACIES = (
     "client_ann_accuracy_mean",
     "client_snn_accuracy_mean",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A cell of a table, or a point of a figure.
-
-    Attributes:
-        row: Its label.
-        column: Its label, empty without columns.
-        values: One per seed.
-        paper: The published value, if there is one.
-        best: Whether its mean is the best of its column's.
-    """
-
-    row: str
-    column: str
-    values: tuple[float, ...]
-    paper: float | None = None
-    best: bool = False
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over seeds; of one seed there is none."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def difference(self) -> float | None:
-        """What was measured, less what is published."""
-        return None if self.paper is None else self.mean - self.paper
 
 
 def entries(view: View, finished: Sequence[Cell]) -> list[Entry]:
@@ -71,11 +37,12 @@ def entries(view: View, finished: Sequence[Cell]) -> list[Entry]:
             row=row,
             column=column,
             values=tuple(statistics.fmean(values) for values in by_seed.values()),
+            seeds=tuple(by_seed),
             paper=view.paper.get((row, column)),
         )
         for (row, column), by_seed in found.items()
     ]
-    return _with_best(view, made)
+    return judged(made, better(view.value))
 
 
 def shown_records(view: View, cell: Cell) -> Iterator[Record]:
@@ -157,14 +124,3 @@ def _suspect_records(cell: Cell, row: dict[str, Any]) -> Iterator[Record]:
 
 def _label(record: Record, axes: Sequence[str]) -> str:
     return ", ".join(str(record[axis]) for axis in axes)
-
-
-def _with_best(view: View, made: Sequence[Entry]) -> list[Entry]:
-    """Mark the best of each column, where it is clear what is better and there are several."""
-    sign, columns = better(view.value), dict[str, list[float]]()
-    for entry in made:
-        columns.setdefault(entry.column, []).append(sign * entry.mean)
-    return [
-        replace(entry, best=bool(sign) and len(of := columns[entry.column]) > 1 and sign * entry.mean == max(of))
-        for entry in made
-    ]

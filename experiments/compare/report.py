@@ -49,7 +49,7 @@ def _table(filled: Filled) -> Markup:
     if not entries:
         return paragraph(f"{view.title}: no finished cell has measured {view.value}.")
     head, rows = html_rows(view, entries)
-    return table(head, rows, caption=f"{view.title}. {caption(view)}; mean ± standard deviation over seeds.")
+    return table(head, rows, caption=f"{view.title}: {caption(filled)}.")
 
 
 def _figure_caption(view: View) -> str:

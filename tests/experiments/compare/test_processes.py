@@ -27,7 +27,7 @@ matrix:
     first: {}
     dies: {detection.detectors: [dies]}
     plain: {strategy.spiking: false}
-    second: {}
+    second: {run.keep_checkpoints: 3}
     threads: {run.threads: 2}
 """
 
@@ -107,7 +107,7 @@ def test_a_fork_is_a_fresh_process_and_one_that_is_killed_ends_alone(tmp_path):
         assert note["type"] == "torch.float32"
     for kind in range(3):
         assert len({draws[kind] for _, draws, _, _ in found}) == len(found)  # as of processes of their own
-    assert found[0][2:] == found[2][2:]  # labels differ, options don't
+    assert found[0][2:] == found[2][2:]  # whatever the first one left behind
     fresh = [
         cell for cell in read_study(written(tmp_path / "fresh")).cells if cell.labels["what"] in ("plain", "second")
     ]
