@@ -53,6 +53,7 @@ class Entry:
         row: Its label.
         column: Its label, empty without columns.
         values: One per seed.
+        parts: The labels that make the row's, one per axis.
         seeds: These.
         paper: The published value, if there is one.
         difference: To its rival; ``None`` where it isn't said what is better, or nobody else is.
@@ -62,6 +63,7 @@ class Entry:
     row: str
     column: str
     values: tuple[float, ...]
+    parts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     paper: float | None = None
     difference: Difference | None = None

@@ -27,20 +27,21 @@ def entries(view: View, finished: Sequence[Cell]) -> list[Entry]:
     What a run has several of and the view doesn't name (clients, say) is averaged within the run first, so that the
     deviation is that of the seeds. Of several rounds the last one counts, of several budgets the largest.
     """
-    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    found: dict[tuple[tuple[str, ...], str], dict[int, list[float]]] = {}
     for cell in finished:
         for record in shown_records(view, cell):
-            place = _label(record, view.down), _label(record, view.across)
+            place = tuple(str(record[axis]) for axis in view.down), _label(record, view.across)
             found.setdefault(place, {}).setdefault(cell.seed, []).append(record[view.value])
     made = [
         Entry(
-            row=row,
+            row=", ".join(parts),
             column=column,
+            parts=parts,
             values=tuple(statistics.fmean(values) for values in by_seed.values()),
             seeds=tuple(by_seed),
-            paper=view.paper.get((row, column)),
+            paper=view.paper.get((", ".join(parts), column)),
         )
-        for (row, column), by_seed in found.items()
+        for (parts, column), by_seed in found.items()
     ]
     return judged(made, better(view.value))
 

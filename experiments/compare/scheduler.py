@@ -17,6 +17,9 @@ from strategies.run_directory import FIGURE_FILES, METRICS_FILE, read_metrics
 
 POLL_SECONDS = 0.2
 
+START_SECONDS, CELL_SECONDS = 2.5, 0.8
+"""Of processor time that imports take, once per study, and each cell beside its rounds (docs/compare.md says where)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -67,7 +70,8 @@ def seconds_left(
     """Estimate the wall time that is left; ``None`` before anything is known.
 
     Work is shared by ``jobs`` processes, and no cell can be shared: the longest one is a bound. Cells of which nothing
-    is known count as the average.
+    is known count as the average. Beside its rounds each cell has its own start to pay for, until the first of them is
+    complete, and the study has the imports.
 
     Args:
         cells: Of the study.
@@ -80,9 +84,11 @@ def seconds_left(
     mean = statistics.fmean(rounds.values())
     left = [
         (cell.config.run.rounds - states[cell.name].rounds) * rounds.get(cell.name, mean)
+        + (0.0 if states[cell.name].rounds else CELL_SECONDS)
         for cell in cells if not states[cell.name].finished
     ]  # fmt: skip
-    return max([sum(left) / jobs, *left], default=0.0)
+    begun = any(states[cell.name].rounds and not states[cell.name].finished for cell in cells)
+    return max([sum(left) / jobs, *left], default=0.0) + (START_SECONDS if left and not begun else 0.0)
 
 
 def places(cells: Sequence[Cell], jobs: int | None) -> dict[str, list[dict[str, str]]]:

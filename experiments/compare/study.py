@@ -101,6 +101,11 @@ class Study:
         """Folder of the study: its runs, tables, figures and report."""
         return Path(self.cells[0].config.run.directory)
 
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """The labels of each axis of the matrix, in their order."""
+        return {axis: list(dict.fromkeys(cell.labels[axis] for cell in self.cells)) for axis in self.cells[0].labels}
+
 
 def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> Study:
     """Read and check a study: a cell that cannot run is an error with its name, before anything runs.
