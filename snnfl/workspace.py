@@ -272,7 +272,9 @@ def _start_from(path: str, model: nn.Module) -> None:
         if not isinstance(model, SpikingModel) and _holds_spiking(file):
             raise ValueError("it holds a spiking network, and model.neuron=relu takes an ANN's weights")
         load_arrays(model, arrays)
-    except (OSError, SafetensorError, ValueError) as error:
+    except SafetensorError as error:
+        raise ConfigError(f"model.weights={path}: it is no file of safetensors ({error})") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"model.weights={path}: {error}") from None
     if wrong := [name for name, array in arrays.items() if not torch.isfinite(array).all()]:
         raise ConfigError(f"model.weights={path}: {wrong[0]} holds a NaN or an infinity")

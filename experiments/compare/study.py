@@ -135,8 +135,11 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
         tables, figures = read_tables(content.get("tables"), labels), read_figures(content.get("figures"), labels)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    content = {"name": path.stem, **content}
+    if not re.fullmatch(r"[^/\\\x00]+", str(content["name"] or "")) or str(content["name"]) in (".", ".."):
+        raise ConfigError(f"{path}: name={content['name']}: expected a plain folder name, without '/'")
     study = Study(
-        name=str(content.get("name", path.stem)),
+        name=str(content["name"]),
         cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
         tables=tables,
         figures=figures,
@@ -155,9 +158,13 @@ def _cells(
     overrides: Sequence[str],
     plugins: Sequence[str | Path],
 ) -> Sequence[Cell]:
-    base, name = content.get("base"), str(content.get("name", path.stem))
+    base, name = content.get("base"), str(content["name"])
     options = [*_assignments(path, "options", content.get("options", {})), *overrides]
-    _check_own(path, [*options, *(each for axis in axes.values() for given in axis.values() for each in given)])
+    of_axes = [each for axis in axes.values() for given in axis.values() for each in given]
+    _check_own(path, [*options, *of_axes])
+    for override in overrides:
+        if override.partition("=")[0] in {each.partition("=")[0] for each in of_axes}:
+            raise ConfigError(f"{path}: {override}: the matrix sets this option; change it there")
     cells = []
     for choice in itertools.product(*axes.values()):
         labels = dict(zip(axes, choice, strict=True))

@@ -72,6 +72,8 @@ def read_deployment(path: Path) -> Deployment:
         found = json.loads(file.read_text(encoding="utf-8"))
         nodes = tuple(Node(str(n["name"]), int(n["partition"]), str(n["fingerprint"])) for n in found["nodes"])
         deployment = Deployment(path, str(found["host"]), int(found["port"]), nodes)
+    except NotADirectoryError:
+        raise DeployError(f"{path}: it is a file; the folder of the deployment comes first") from None
     except FileNotFoundError:
         raise DeployError(f"{path} holds no {NODES_FILE}; make a deployment with snnfl deploy init {path}") from None
     except (OSError, LookupError, TypeError, ValueError) as error:

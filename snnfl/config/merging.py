@@ -6,6 +6,7 @@ A configuration is written in four places that must agree: the dataclasses, a YA
 
 from __future__ import annotations
 
+import difflib
 import json
 import typing
 from collections.abc import Mapping, Sequence
@@ -186,7 +187,8 @@ def _check_keys(layer: dict[str, Any]) -> None:
     sections = sorted({key.partition(".")[0] for key in known})
     for section, content in layer.items():
         if section not in sections:
-            hint = _elsewhere(section, known) or nearest(str(section), sections)
+            near = _elsewhere(section, known) or nearest(str(section), sections, listing=False)
+            hint = near or _like(str(section), known) or nearest(str(section), sections)
             raise ConfigError(f"unknown section '{show(section)}' with value {show(content)}{hint}")
         if not isinstance(content, dict):
             example = next(entry for entry in options() if entry[0].startswith(f"{section}."))
@@ -226,6 +228,13 @@ def _elsewhere(name: Any, known: Sequence[str]) -> str:
     meant = FIELD.get(str(name).lower())
     there = [key for key in known if key.endswith(f".{name}")] or ([meant] if meant else [])
     return f"; did you mean {there[0]!r}?" if there else ""
+
+
+def _like(name: str, known: Sequence[str]) -> str:
+    """Return a hint at the option whose name without its section is similar."""
+    short = {key.partition(".")[2]: key for key in reversed(known)}  # of several the first
+    close = difflib.get_close_matches(name.lower(), short, n=1)
+    return f"; did you mean {short[close[0]]!r}?" if close else ""
 
 
 def _first_line(error: Exception) -> str:

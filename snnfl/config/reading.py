@@ -22,6 +22,7 @@ CAUSES = {
     r"expected ':'": "expected KEY: VALUE",
     r"unexpected end of stream": "a quotation mark that nothing closes",
     r"expected ',' or '(.)'": r"nothing closes it with \1, or a comma is missing",
+    r"undefined alias": "text that begins with * needs quotation marks; without them it refers to what & names",
     r"another document": "a second document after ---; a file holds one",
     r"expected (key|'-' indicator|<block end>)": "indented otherwise than the lines before it, or text behind a "
     "quotation mark",
@@ -69,9 +70,9 @@ def _text(path: Path) -> str:
     if not path.exists() and "=" in path.name:
         raise ConfigError(f"{path}: options come after the file, as in FILE.yaml {path}")
     if not path.exists():
-        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.5)
-        raise ConfigError(f"{path}: no such file" + (f"; did you mean {close[0]}?" if close else ""))
+        siblings = {each.stem: each for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+        close = difflib.get_close_matches(path.stem, siblings, n=1)
+        raise ConfigError(f"{path}: no such file" + (f"; did you mean {siblings[close[0]]}?" if close else ""))
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -241,6 +241,18 @@ def test_options_that_are_no_mapping_are_a_mistake(tmp_path, options, said):
     assert str(error.value) == f"{path}: options: expected options such as {{run.rounds: 5}}, {said}"
 
 
+@pytest.mark.parametrize(("name", "said"), [("a/b", "name=a/b"), ("..", "name=.."), ("null", "name=None")])
+def test_the_name_of_a_study_is_that_of_its_folder(tmp_path, name, said):
+    path = written(tmp_path, STUDY.replace("name: small", f"name: {name}"))
+    with pytest.raises(ConfigError, match=f"{said}: expected a plain folder name, without '/'$"):
+        read_study(path)
+
+
+def test_what_the_matrix_sets_is_no_override(tmp_path):
+    with pytest.raises(ConfigError, match=r"strategy\.spiking=true: the matrix sets this option; change it there$"):
+        read_study(written(tmp_path), ["strategy.spiking=true"])
+
+
 def test_what_every_cell_has_is_no_override(tmp_path):
     with pytest.raises(
         ConfigError, match=r"run\.seed is the study's own in every cell; list seeds under the key seeds$"
