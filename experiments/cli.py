@@ -223,6 +223,10 @@ def audit(
         return
     if not runs:
         raise ConfigError("RUN_DIR: give the folder of a run, or --list for the attacks")
+    if options := [str(each) for each in runs if "=" in each.name and not each.exists()]:
+        raise ConfigError(
+            f"{options[0]}: an audit takes folders of runs, whose options stand; it has options such as --attack"
+        )
     scope = scope_of(
         rounds=rounds or (),
         partitions=client or (),

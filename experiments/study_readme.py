@@ -18,11 +18,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.compare.records import Entry
+from experiments.compare.best import Entry, judged
 from experiments.compare.scheduler import state_of
 from experiments.compare.study import Study, read_study
 from experiments.compare.tables import Filled, as_markdown
-from experiments.compare.views import View, read_tables
+from experiments.compare.views import View, better, read_tables
 from experiments.federated_snn.cpu import cpu_part
 from experiments.snfl.cost import cost_part, read
 from snnfl.auditing.scorecard import interval
@@ -184,16 +184,19 @@ def _filled(folder: Path, name: str) -> Iterator[Filled]:
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for view in _views(folder / f"{name}.yaml"):
-        yield view, [_entry(row) for row in rows if row["table"] == view.title]
+        entries = [_entry(row) for row in rows if row["table"] == view.title]
+        yield view, judged(entries, better(view.value))
 
 
 def _entry(row: Mapping[str, str]) -> Entry:
+    """Read an entry of a study with all of its cells, so that the n-th value is everywhere of the n-th seed."""
+    values = tuple(map(float, row["values"].split()))
     return Entry(
         row=row["row"],
         column=row["column"],
-        values=tuple(map(float, row["values"].split())),
+        values=values,
+        seeds=tuple(range(len(values))),
         paper=float(row["paper"]) if row["paper"] else None,
-        best=row["best"] == "yes",
     )
 
 

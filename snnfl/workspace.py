@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import OWN, Config, ConfigError, converts, spikes_natively, update_kind
+from snnfl.config import OWN, Config, ConfigError, converts, nearest, spikes_natively, update_kind
 from snnfl.config.checks import SPIKING
+from snnfl.config.declaration import show
 from snnfl.conversion import fold
 from snnfl.data import Dataset, data_root, label_counts, load, partition
 from snnfl.data.own import client_places, read_own, server_data
@@ -27,6 +30,9 @@ from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
 from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
+
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Kinds that people have; torch knows more."""
 
 EVALUATION = "encoding of evaluation"
 """Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
@@ -73,9 +79,16 @@ class Workspace:
         """
         name = self.config.run.device
         try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
+            device = torch.device(name)
+        except RuntimeError:
+            meant = re.sub("^gpu", "cuda", name.lower())
+            known = re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", meant)
+            hint = f"; did you mean {meant!r}?" if known else nearest(name, DEVICES)
+            raise ConfigError(f"run.device={name}: no device of torch's{hint}") from None
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
+            reason = show(str(error).splitlines()[0])
             raise ConfigError(f"run.device={name}: not available on this machine ({reason}); use cpu") from None
 
     @cached_property
@@ -314,13 +327,27 @@ def _start_from(path: str, model: nn.Module) -> None:
     Raises:
         ConfigError: If the file is missing or damaged, or holds another network's arrays or a number that is none.
     """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise ConfigError(f"model.weights={path}: it is a folder; a run's ANN is its final_ann.safetensors")
     try:
-        arrays = load_file(Path(path).expanduser())
+        arrays = load_file(file)
+        if not isinstance(model, SpikingModel) and _holds_spiking(file):
+            raise ValueError("it holds a spiking network, and model.neuron=relu takes an ANN's weights")
         load_arrays(model, arrays)
-    except (OSError, SafetensorError, ValueError) as error:
+    except SafetensorError as error:
+        raise ConfigError(f"model.weights={path}: it is no file of safetensors ({error})") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"model.weights={path}: {error}") from None
     if wrong := [name for name, array in arrays.items() if not torch.isfinite(array).all()]:
         raise ConfigError(f"model.weights={path}: {wrong[0]} holds a NaN or an infinity")
+
+
+def _holds_spiking(file: Path) -> bool:
+    """Tell whether a file says of itself that it holds a converted or a trained spiking network."""
+    with safe_open(file, "pt") as opened:
+        about = json.loads((opened.metadata() or {}).get("snnfl", "{}"))
+    return "graph" in about or about.get("kind") == "native"
 
 
 @lru_cache(maxsize=1)

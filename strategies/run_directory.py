@@ -289,6 +289,11 @@ def read_config(path: Path) -> Config:
     """
     file = path / CONFIG_FILE
     if not file.exists():
+        if path.is_file():
+            inside = (
+                f"; did you mean {path.parent}?" if (path.parent / CONFIG_FILE).is_file() else ", such as runs/demo"
+            )
+            raise RunFileError(f"{path}: it is a file; give the folder of a run{inside}")
         raise RunFileError(f"{path}: no {CONFIG_FILE} of a run here; give the folder of a run, such as runs/demo")
     text = _content(file).decode("utf-8", "replace")
     head = re.match(r"# All (\d+) options", text)  # earlier versions wrote none

@@ -89,6 +89,8 @@ def read_deployment(path: Path) -> Deployment:
         host, port = str(found["host"]), int(found["port"])
         control = parse_server(found["control"]) if "control" in found else (host, port)  # earlier ones had no guard
         deployment = Deployment(path, host, port, nodes, *control)
+    except NotADirectoryError:
+        raise DeployError(f"{path}: it is a file; the folder of the deployment comes first") from None
     except FileNotFoundError:
         raise DeployError(f"{path} holds no {NODES_FILE}; make a deployment with snnfl deploy init {path}") from None
     except (OSError, LookupError, TypeError, ValueError, DeployError) as error:
