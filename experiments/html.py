@@ -27,7 +27,8 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 figcaption { color: #55606b; max-width: 48rem; } svg { max-width: 100%; height: auto; } li { margin: .5rem 0; }
 p, li, dd { max-width: 48rem; } dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0 0 0 1.2rem; }
 pre { background: #f4f6f8; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-@media print { body { font-size: 12px; max-width: none; margin: 0; padding: 0; } h2, h3 { break-after: avoid; }
+@media print { body { font-size: 12px; max-width: none; margin: 0; padding: 0; }
+h2, h3, dt, caption { break-after: avoid; }
 tr, figure { break-inside: avoid; } th, td { padding: .2rem .3rem; } .leaks, .unclear, .nothing-seen {
 print-color-adjust: exact; } }
 """

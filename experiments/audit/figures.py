@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from snnfl.auditing.bias_errors import BiasError
 from snnfl.auditing.measures import MEASURES, Metric
@@ -52,6 +53,23 @@ def convergence(entries: Sequence[Entry]) -> Figure:
         right.axhline(first.success, color="grey", linestyle="-.", label=f"success: {first.success:g}")
     if right.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", fontsize="small", ncols=LEGEND)
+    return figure
+
+
+def side_by_side(rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Figure:
+    """Draw rows of images ``[C, H, W]`` of pixels in [0, 1], each below its title."""
+    columns = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(columns * 1.3, len(rows) * 1.55))
+    grid = figure.subplots(
+        len(rows), columns, squeeze=False,
+        gridspec_kw={"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 0.95, "wspace": 0.06, "hspace": 0.2},
+    )  # fmt: skip
+    for (title, images), line in zip(rows, grid, strict=True):
+        line[0].set_title(title, loc="left", fontsize="medium")
+        for axes, image in zip(line, images, strict=False):
+            axes.imshow(image.clamp(0, 1).movedim(0, -1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+        for axes in line:
+            axes.set_axis_off()
     return figure
 
 

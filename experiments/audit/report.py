@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,14 +13,12 @@ from experiments.audit import scores
 from experiments.audit.figures import bias_curves, convergence, noise_curve, threshold_scatter
 from experiments.audit.found import Audit
 from experiments.audit.glossary import terms
-from experiments.audit.pictures import shown
+from experiments.audit.pictures import leading_samples, shown
 from experiments.audit.scores import with_interval
-from experiments.audit.summary import leading_of_run, leading_of_twins, summary
+from experiments.audit.summary import summary
 from experiments.html import Section, drawing, glossary, listed, page, paragraph, preformatted, table
 from snnfl.attacks import Budget
 from snnfl.auditing.measures import MEASURES
-from snnfl.auditing.scorecard import Entry
-from snnfl.auditing.scoring import Score, Scorer
 from snnfl.auditing.setting import PLAIN_TWIN
 from snnfl.auditing.suite import Finding
 from snnfl.config import counted, to_yaml
@@ -66,36 +64,15 @@ def _first(audit: Audit, *, headed: bool) -> Markup:
 
 def leading_figure(audit: Audit) -> Markup:
     """Show originals, the best reconstructions of the round that leaks most, and the best guess without an update."""
-    found = leading_of_run(audit)
-    if found is None:
+    rows = leading_samples(audit)
+    if not rows:
         return Markup("")
-    twin = leading_of_twins(audit, found["round"]) if found["updates"] != PLAIN_TWIN else None
-    rows, clients = list[tuple[str, Mapping[int, Tensor]]](), dict[int, Score]()
-    for entry in filter(None, [twin, found]):
-        of = _scores(audit, entry)
-        clients = clients or of
-        what = "plain update" if entry["updates"] == PLAIN_TWIN else entry["updates"]
-        rows.append((f"best from the {what} ({entry['attack']})", {p: score.found for p, score in of.items()}))
-    originals, scorer, floor = {p: score.true for p, score in clients.items()}, Scorer(audit.setting), found["floor"]
-    guesses = {p: scorer.guesses(true)[floor["name"]] for p, true in originals.items()}
-    rows = [("original", originals), *rows, (f"best guess without an update ({floor['name']})", guesses)]
-    shown_clients = sorted(clients)[:COLUMNS]
-    cells = [[title, *[_first_of(found["kind"], of.get(p)) for p in shown_clients]] for title, of in rows]
+    clients, kind = sorted(rows[0][1])[:COLUMNS], audit.setting.dataset.kind
+    cells = [[title, *[_first_of(kind, of.get(client)) for client in clients]] for title, of in rows]
     caption = (
-        f"Round {found['round']}: the first sample of each of the first {counted(len(shown_clients), 'client')}, by "
-        "number, not by what shows most."
+        f"The first sample of each of the first {counted(len(clients), 'client')}, by number, not by what shows most."
     )
-    return table(["", *[f"client {p}" for p in shown_clients]], cells, caption=caption)
-
-
-def _scores(audit: Audit, entry: Entry) -> dict[int, Score]:
-    """Return the scores of an attack by client."""
-    outcomes = audit.controls if entry["updates"] == PLAIN_TWIN else audit.outcomes
-    return {
-        finding.victim.partition: finding.score
-        for outcome in outcomes if (outcome.attack, outcome.server_round) == (entry["attack"], entry["round"])
-        for finding in outcome.findings if finding.score is not None
-    }  # fmt: skip
+    return table(["", *[f"client {client}" for client in clients]], cells, caption=caption)
 
 
 def _first_of(kind: DataKind, samples: Tensor | None) -> object:

@@ -78,7 +78,7 @@ def _what(found: Entry, audit: Audit) -> str:
     better, rest = _measured(found, ("better",)), _measured(found, ("unclear", "worse"))
     if found["verdict"] == "leaks":
         text = (
-            f"{noun.capitalize()} leaked: {who}, makes more of an update than anybody can guess without one: {better}"
+            f"{noun.capitalize()} leaked: {who}, reconstructs more than anybody can guess without an update: {better}"
         )
         text += f"; not in {rest}" if rest else ""
     elif found["verdict"] == "unclear":
