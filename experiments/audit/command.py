@@ -298,9 +298,18 @@ def _note(run: str, attack: str, kind: UpdateKind, on_twins: bool) -> str:
 
 def attack_progress(console: Console) -> Progress:
     """Make the bar that :func:`audit_run` advances; in a log it is lines."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} attacks"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} attacks and controls"),
+    )
     return BarsOrLines(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True, unit="attacks"
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        unit="attacks and controls",
     )
 
 
