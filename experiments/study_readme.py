@@ -25,7 +25,7 @@ from experiments.compare.tables import Filled, as_markdown
 from experiments.compare.views import View, better, read_tables
 from experiments.federated_snn.cpu import cpu_part
 from experiments.snfl.cost import cost_part, read
-from snnfl.auditing.scorecard import interval
+from snnfl.auditing.verdicts import interval
 from snnfl.config import ConfigError
 from snnfl.files import write_bytes
 from strategies.run_directory import ENVIRONMENT_FILE

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from snnfl.auditing.measures import MEASURES
-from snnfl.auditing.scorecard import COMMON
+from snnfl.auditing.measures import COMMON, MEASURES
 from snnfl.config import ConfigError, nearest
 
 AUDITED = tuple({metric.name: metric for measures in MEASURES.values() for metric in measures.metrics}.values())
