@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from snnfl.auditing.scorecard import interval
+from snnfl.auditing.verdicts import interval
 
 LEVEL = 0.05
 TEST = f"paired t-test over the seeds, two-sided at {100 * LEVEL:g} %, Bonferroni for the number of rows"
