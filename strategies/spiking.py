@@ -121,7 +121,7 @@ class Spiking(Guarded):
                 message = "round %d: %s of the spiking network isn't finite; the last network is kept"
                 logger.warning(message, server_round, wrong[0])
                 return
-        self.network = self.network_of(parameters)
+        self.network = self.network_of(self.format.deployed(parameters))
 
     def _combined(self, server_round: int, valid: list[Message], updates: list[Update]) -> dict[str, Tensor] | None:
         """Average the clients' networks, or what of them is to be added to the one that follows."""

@@ -64,6 +64,10 @@ class UpdateFormat(ABC):
             biases: Whether to infer the biases that an update hides; ``None``: as the run's server does.
         """
 
+    def deployed(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters that the server's spiking network computes with, of aggregated ones."""
+        return dict(parameters)
+
     def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork | None:
         """Return the spiking network of the aggregated arrays of updates; ``None`` if they are of none."""
         return None
