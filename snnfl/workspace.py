@@ -34,7 +34,7 @@ from snnfl.models import (
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
-from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
+from snnfl.updates import Converted, Native, Packing, Plain, Unsent, UpdateFormat
 
 EVALUATION = "encoding of evaluation"
 """Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
@@ -173,6 +173,17 @@ class Workspace:
             bits, back = config.quantization.weights, config.strategy.bias_back
             own = Converted(self.graph, state, config.conversion, bias_back=back, weight_bits=bits)
         return Unsent(own, state) if update_kind(config) == "none" else own
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How quantised uploads travel; ``None`` if they aren't quantised.
+
+        Raises:
+            ConversionError: As :attr:`format`.
+            ConfigError: Likewise.
+        """
+        bits = self.config.quantization.uploads
+        return Packing(self.format, bits) if bits else None
 
     def _private_norms(self) -> tuple[str, ...]:
         """Return the arrays of batch normalisation, where they stay on the clients."""

@@ -239,6 +239,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "test_examples": len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
         "control": control_specs(format.sent_specs) if sends_control(config) else {},
+        "packing": work.packing,
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,

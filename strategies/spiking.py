@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold, unexplained_biases
 from snnfl.spiking import SpikingNetwork
-from snnfl.updates import ArraySpec, Converted
+from snnfl.updates import ArraySpec, Converted, Packing
 from strategies.arrays import tensors_of, with_tensors
 from strategies.bounds import changes
 from strategies.guarded import Guarded
@@ -55,6 +55,7 @@ class Spiking(Guarded):
         test_examples: Most test examples.
         steps: As in :class:`~strategies.update.UpdateSpec`.
         control: Likewise.
+        packing: Likewise.
         network_base: Aggregates the spiking networks; ``None`` averages them.
         follows: Whether the network's weights are those of what the base strategy made.
     """
@@ -75,6 +76,7 @@ class Spiking(Guarded):
         test_examples: int = MAXIMUM_EXAMPLES,
         steps: Callable[[int], int] | None = None,
         control: Mapping[str, ArraySpec] | None = None,
+        packing: Packing | None = None,
         network_base: Strategy | None = None,
         follows: bool = False,
     ) -> None:
@@ -86,6 +88,7 @@ class Spiking(Guarded):
             test_examples=test_examples,
             steps=steps,
             control=control or {},
+            packing=packing,
         )
         super().__init__(
             base,

@@ -32,6 +32,7 @@ class Plain(UpdateFormat):
         specs |= {name: ArraySpec(shape=specs[name].shape, values="positive") for name in positive}
         self.specs = self.sent_specs = specs
         self.statistic_names = {name: name for name in self.specs if is_statistic(name)}
+        self.weight_names = free_names(specs)
 
     def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """Return the state as it is, but for what is private."""
@@ -69,3 +70,8 @@ class Unsent(UpdateFormat):
     ) -> Mapping[str, Tensor]:
         """Return nothing."""
         return {}
+
+
+def free_names(specs: Mapping[str, ArraySpec]) -> tuple[str, ...]:
+    """Return which arrays are trained and may have any value."""
+    return tuple(name for name, spec in specs.items() if spec.values == "finite" and not is_statistic(name))
