@@ -15,7 +15,8 @@ def most(bits: int) -> int:
     >>> [most(bits) for bits in (2, 4, 8)]
     [1, 7, 127]
     """
-    return 2 ** (bits - 1) - 1
+    levels: int = 2 ** (bits - 1) - 1
+    return levels
 
 
 def stochastic(values: Tensor, bits: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,4 +109,5 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(f"holds the code {base - 1 - most(bits)}, and codes of {bits} bits end at {most(bits)}")
     if digits[count:].any():
         raise ValueError("the last byte isn't filled up with zeros")
-    return digits[:count] - most(bits)
+    codes: Tensor = digits[:count] - most(bits)
+    return codes
