@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from snnfl.attacks import biases
+from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.counting import count_images, uncounted
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import l2_distance, simulate
@@ -161,7 +162,7 @@ def _descend(
     def objective(found: Arrays) -> Tensor:
         wanted = found["logits"].softmax(1) if labels is None else probabilities
         dummy = simulate(problem.network, problem.arrays, tuple(problem.target), found["images"], wanted, problem.local)
-        return l2_distance(dummy, problem.target)
+        return l2_distance(sent_alone(dummy, problem.target) if problem.sparse else dummy, problem.target)
 
     slope = grad_and_value(objective)
 
