@@ -45,7 +45,7 @@ def _spiking_metrics(context: Context, own: UpdateFormat, trained: ArrayRecord, 
     start, work = time.perf_counter(), run_workspace(context)
     update = encoded(context, own, to_tensors(trained), server_round)
     metrics = {SECONDS_CONVERT: time.perf_counter() - start}
-    network = own.server_network(update)
+    network = own.server_network(own.deployed(update))
     if work.config.evaluation.clients and network is not None:
         steps, size = work.config.conversion.steps, work.config.evaluation.batch_size
         pairs = (

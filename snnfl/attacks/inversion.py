@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from snnfl.attacks import biases
+from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.counting import count_images, uncounted
 from snnfl.attacks.epochs import EPOCH_WEIGHT, merged
 from snnfl.attacks.labels import infer_labels
@@ -206,7 +207,7 @@ def _descend(
             problem.local,
             problem.orders,
         )
-        return l2_distance(dummy, problem.target)
+        return l2_distance(sent_alone(dummy, problem.target) if problem.sparse else dummy, problem.target)
 
     slope = grad_and_value(objective)
 

@@ -12,6 +12,7 @@ from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from snnfl.attacks.calibration import CALIBRATION_WEIGHTS, thresholds_distance
+from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.epochs import directions, epoch_distance
 from snnfl.attacks.factors import factored_gradient
 from snnfl.attacks.flat import specialised
@@ -241,16 +242,17 @@ def prepare(
     projections = directions(first.input_shape)
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
+    masked = any(problem.sparse for problem in problems)
 
     def distance(images: Tensor, current: Arrays, wanted: Arrays, probabilities: Tensor, order: Tensor) -> Tensor:
         if matching.distance is None:
             return images.new_zeros(())
-        if thin:
+        if thin and not masked:
             factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
             return cosine_distance(factored, wanted)
         known = None if orders[0] is None else order
         dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local, known)
-        return DISTANCES[matching.distance](dummy, wanted)
+        return DISTANCES[matching.distance](sent_alone(dummy, wanted) if masked else dummy, wanted)
 
     def objective(
         found: Arrays,

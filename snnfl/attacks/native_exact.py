@@ -16,7 +16,7 @@ from snnfl.attacks.label_evidence import Evidence
 from snnfl.attacks.labels import batch_labels, single_label
 from snnfl.attacks.local import decayed
 from snnfl.attacks.networks import Arrays, last_linear
-from snnfl.attacks.problem import local_training, observed
+from snnfl.attacks.problem import inexact, local_training, observed
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.models import SpikingModel
@@ -123,6 +123,8 @@ def _recordings(view: ServerView) -> str | None:
     )
     if rank > outputs:
         return f"{rank} time steps of all samples don't fit in a first layer of {outputs} outputs"
+    if (reason := inexact(view)) is not None:
+        return reason
     norm, _ = norms(view)
     if norm is None or view.knowledge.norm_mode == "eval":
         return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from snnfl.attacks.compressed import as_sent
 from snnfl.attacks.local import simulate
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.statistics import mean_statistics
@@ -101,8 +102,9 @@ def random_orders(problem: Problem, generator: torch.Generator) -> Tensor | None
 def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[Rehearsal]:
     """Return updates of public images, made with the victims' networks in turn; none where there are too few images.
 
-    Of images without labels the victim's network says which classes they show. An attacker that guesses arrays, such
-    as the biases of an S-client, makes the update with its guesses. So what a wrong guess costs isn't rehearsed.
+    They are rounded, or left out, as the victims' are. Of images without labels the victim's network says which classes
+    they show. An attacker that guesses arrays, such as the biases of an S-client, makes the update with its guesses. So
+    what a wrong guess costs isn't rehearsed.
     """
     made = list[Rehearsal]()
     public = problems[0].public
@@ -125,6 +127,7 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         (_, target), *earlier = [
             (arrays, {n: array.detach() for n, array in found.items()}) for arrays, found in made_of
         ]
+        target = as_sent(target, problem.target, problem.rounding, generator, sparse=problem.sparse)
         seen = problem.seen
         if problem.statistics is not None:
             seen = mean_statistics(problem.statistics, problem.arrays, images, problem.local)

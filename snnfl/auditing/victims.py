@@ -280,6 +280,7 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
         momentum=training.momentum,
         weight_decay=training.weight_decay,
         clip_norm=training.clip_norm,
+        upload_bits=work.config.quantization.uploads or None,
         biases=not work.format.hides_biases,
         thresholds=bool(work.format.threshold_names),
         crafted_weights=work.config.audit.crafted != "none" and received.server_round in work.config.audit.rounds,

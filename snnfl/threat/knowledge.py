@@ -27,6 +27,7 @@ class Knowledge:
         temperature: Of MOON's similarities.
         clip_norm: Bound of the norm of each local step's gradient, or ``None`` without one; under the fact
             ``optimizer``.
+        upload_bits: Of a quantised upload, or ``None``; the server asked for it.
         clipped: Whether the client may have shortened its update: then a gradient is known up to a factor, be the
             learning rate what it may.
         labels: The private labels. No server has them: results are diagnostic.
@@ -60,6 +61,7 @@ class Knowledge:
     contrastive_mu: float = 0.0
     temperature: float = 1.0
     clip_norm: float | None = None
+    upload_bits: int | None = None
     clipped: bool = False
     labels: bool = False
     images: int | None = None
