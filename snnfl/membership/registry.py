@@ -112,6 +112,10 @@ _EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
     ),
     "shadow_data": ("there are no shadows", lambda view: len(view.shadows) > 0),
     "distribution": ("there are no samples that nobody trained on", lambda view: view.population is not None),
+    "disjoint": (
+        "no shadow was trained on samples that the target doesn't know",
+        lambda view: view.disjoint is not None,
+    ),
     "overlap": ("no shadow was trained on the target's own members", lambda view: view.overlap is not None),
     "rounds": ("no rounds were recorded", lambda view: len(view.rounds) > 0),
 }

@@ -53,7 +53,7 @@ def attack_r(view: MembershipView, generator: torch.Generator) -> Tensor:
     own, of_shadows = log_confidence(target_of(view).logits, labels_of(view)), _of_shadows(view)
     out = ~members_of(view.shadows)
     shares = mean_where((own >= of_shadows).double(), out)
-    surer = own - _filled(mean_where(of_shadows, out), of_shadows)
+    surer = own - torch.where(out.any(0), mean_where(of_shadows, out), of_shadows.mean(0))
     return without_ties(shares.nan_to_num(nan=0.5), 1 / len(view.shadows), surer)
 
 
@@ -89,18 +89,21 @@ def _relative(view: MembershipView, own: Tensor, of_shadows: Tensor, *, online: 
 
 
 def marginal(probabilities: Tensor, members: Tensor, *, online: bool) -> Tensor:
-    """Return ``p(x)``, ``[N]``: online the mean of those with and those without the sample, else by :data:`OFFLINE`.
+    """Return ``p(x)``, ``[N]``: the mean of what shadows with and without the sample say, half and half.
+
+    Offline the former is guessed, ``p_in = a p_out + 1 - a``. So is a side that has no shadow, which happens, since
+    each shadow's samples are drawn by themselves.
 
     Args:
         probabilities: Of the shadows, ``[S, N]``.
         members: Their bits, bool ``[S, N]``.
         online: Whether shadows with the sample count.
     """
-    out = _filled(mean_where(probabilities, ~members), probabilities)
-    if not online:
-        return ((1 + OFFLINE) * out + 1 - OFFLINE) / 2
-    both = (_filled(mean_where(probabilities, members), probabilities) + out) / 2
-    return both.clamp_min(SMALLEST)
+    inside, outside = mean_where(probabilities, members), mean_where(probabilities, ~members)
+    outside = torch.where(outside.isnan(), (inside - 1 + OFFLINE).clamp_min(0) / OFFLINE, outside)
+    guessed = OFFLINE * outside + 1 - OFFLINE
+    inside = torch.where(inside.isnan(), guessed, inside) if online else guessed
+    return ((inside + outside) / 2).clamp_min(SMALLEST)
 
 
 def population_ratios(view: MembershipView, *, online: bool) -> Tensor:
@@ -113,8 +116,3 @@ def population_ratios(view: MembershipView, *, online: bool) -> Tensor:
     own = log_confidence(population.target.logits, population.labels).exp()
     mean = of_shadows.mean(0)
     return own / (mean.clamp_min(SMALLEST) if online else ((1 + OFFLINE) * mean + 1 - OFFLINE) / 2)
-
-
-def _filled(means: Tensor, values: Tensor) -> Tensor:
-    """Put the mean over all shadows where none is on the side that was averaged."""
-    return torch.where(means.isnan(), values.mean(0), means)

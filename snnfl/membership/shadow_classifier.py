@@ -136,23 +136,15 @@ def _has(features: Features) -> Requirement:
     return requires
 
 
-def _has_disjoint(features: Features) -> Requirement:
-    def requires(view: MembershipView) -> str | None:
-        if view.disjoint is None:
-            return "no shadow was trained on samples that the target doesn't know"
-        return _has(features)(view)
-
-    return requires
-
-
 def _register(name: str, score: Callable[..., Tensor], shadow: str, features: Features, summary: str) -> None:
-    facts = ("overlap",) if shadow == "overlap" else ("distribution",)
+    facts = ("overlap",) if shadow == "overlap" else ("distribution", "disjoint")
     labels = ("labels",) if score is _per_class else ()
     own = partial(score, shadow=shadow, features=features)
     own.__doc__, own.__module__ = summary, __name__
-    requires = _has(features) if shadow == "overlap" else _has_disjoint(features)
     source = MOSHRUBA if shadow == "overlap" else SHOKRI
-    register(name, source=source, needs=(*features.facts, "architecture", *facts, *labels), requires=requires)(own)
+    register(name, source=source, needs=(*features.facts, "architecture", *facts, *labels), requires=_has(features))(
+        own
+    )
 
 
 _register(

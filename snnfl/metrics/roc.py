@@ -1,8 +1,9 @@
 """How well scores tell members from others: ROC, AUC, TPR at a small FPR and balanced accuracy, with intervals.
 
 Scores of several targets are never mixed, since a score means something else for each: a figure is its mean over the
-targets, and its interval is that of a mean of so many values (Student's t), so that targets count, not samples. With
-one target it is a bootstrap over the samples.
+targets. Its interval is that of a mean of so many values (Student's t), so that targets count, not samples; but never
+narrower than what drawing the samples of each target alone would give, since few targets may agree by chance. With one
+target it is the latter.
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ LEVELS = (0.01, 0.001)
 
 FEWEST_OTHERS = 10
 """Non-members, of all targets together, that lie above the threshold of a false positive rate: fewer make it chance."""
-
-RESAMPLES = 500
-"""Of the bootstrap with one target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +93,31 @@ def auc(scores: ArrayLike, members: ArrayLike) -> float:
     return float(roc_auc_score(np.asarray(members), np.asarray(scores)))
 
 
+def label_matched_auc(scores: ArrayLike, members: ArrayLike, labels: ArrayLike) -> float:
+    """Return the area under the ROC of non-members whose labels are as frequent as those of members.
+
+    Each non-member counts as its label does among members, over among non-members: an attack gains nothing by guessing
+    labels. Labels that only one side has count nothing.
+
+    Args:
+        scores: ``[N]``.
+        members: The truth, bool ``[N]``.
+        labels: ``[N]``.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    truth, classes = np.asarray(members, dtype=bool), np.asarray(labels)
+    weights = np.ones(len(truth))
+    for label in np.unique(classes):
+        own = classes == label
+        inside, outside = int((own & truth).sum()), int((own & ~truth).sum())
+        weights[own & ~truth] = inside / max(1, outside)
+        if not outside:
+            weights[own] = 0.0
+    _check(scores, truth)
+    return float(roc_auc_score(truth, np.asarray(scores), sample_weight=weights))
+
+
 def tpr_at(scores: ArrayLike, members: ArrayLike, level: float) -> float:
     """Return the largest true positive rate whose false positive rate is at most ``level``.
 
@@ -147,12 +170,14 @@ def score(scores: Sequence[ArrayLike], members: Sequence[ArrayLike], *, level: f
     others = sum(int((~truth).sum()) for _, truth in pairs)
 
     def at(fpr: float) -> Estimate | None:
-        return _estimate(lambda s, m: tpr_at(s, m, fpr), pairs, level) if others * fpr >= FEWEST_OTHERS else None
+        if others * fpr < FEWEST_OTHERS:
+            return None
+        return _estimate(lambda s, m: tpr_at(s, m, fpr), lambda *sides: _tpr_variance(*sides, fpr), pairs, level)
 
     return Scored(
-        auc=_estimate(auc, pairs, level),
+        auc=_estimate(auc, _auc_variance, pairs, level),
         tpr={fpr: at(fpr) for fpr in LEVELS},
-        balanced_accuracy=_estimate(balanced_accuracy, pairs, level),
+        balanced_accuracy=_estimate(balanced_accuracy, _accuracy_variance, pairs, level),
         targets=len(pairs),
         others=others,
     )
@@ -173,32 +198,62 @@ def mean_roc(
     return grid, np.mean(curves, axis=0)
 
 
-def mean_of(values: Sequence[float], *, level: float = 0.95, low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Return the mean of one value per target, with its interval by Student's t, cut off at what is possible."""
-    from scipy.stats import t
+def mean_of(
+    values: Sequence[float], *, level: float = 0.95, low: float = 0.0, high: float = 1.0, deviation: float = 0.0
+) -> Estimate:
+    """Return the mean of one value per target, with its interval, cut off at what is possible.
 
-    mean = float(np.mean(values))
-    if len(values) < 2:
+    Args:
+        values: At least one; of one alone the interval is NaN, unless its deviation is known.
+        level: Of the interval.
+        low: Smallest possible value.
+        high: Largest possible value.
+        deviation: That of the mean which drawing samples alone causes: the interval is not narrower.
+    """
+    from scipy.stats import norm, t
+
+    mean, half = float(np.mean(values)), float(norm.ppf((1 + level) / 2)) * deviation
+    if len(values) < 2 and not deviation:
         return Estimate(value=mean, low=math.nan, high=math.nan)
-    half = float(t.ppf((1 + level) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    if len(values) > 1:
+        spread = np.std(values, ddof=1) / math.sqrt(len(values))
+        half = max(half, float(t.ppf((1 + level) / 2, len(values) - 1) * spread))
     return Estimate(value=mean, low=max(low, mean - half), high=min(high, mean + half))
 
 
 def _estimate(
     figure: Callable[[Floats, NDArray[np.bool_]], float],
+    variance: Callable[[float, int, int], float],
     pairs: Sequence[tuple[Floats, NDArray[np.bool_]]],
     level: float,
 ) -> Estimate:
-    if len(pairs) > 1:
-        return mean_of([figure(*pair) for pair in pairs], level=level)
-    values, truth = pairs[0]
-    draw, found = np.random.default_rng(0), []
-    groups = [np.flatnonzero(truth), np.flatnonzero(~truth)]
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([draw.choice(group, len(group)) for group in groups])
-        found.append(figure(values[chosen], truth[chosen]))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value=figure(values, truth), low=float(low), high=float(high))
+    values = [figure(*pair) for pair in pairs]
+    drawn = [variance(v, int(m.sum()), int((~m).sum())) for v, (_, m) in zip(values, pairs, strict=True)]
+    return mean_of(values, level=level, deviation=math.sqrt(math.fsum(drawn)) / len(values))
+
+
+def _auc_variance(value: float, members: int, others: int) -> float:
+    """Return the variance of an AUC (Hanley & McNeil, Radiology 1982, eq. 2)."""
+    value = min(max(value, 0.5 / members), 1 - 0.5 / members)  # an AUC of 1 isn't certain either
+    both = (members - 1) * (value / (2 - value) - value**2) + (others - 1) * (2 * value**2 / (1 + value) - value**2)
+    return (value * (1 - value) + both) / (members * others)
+
+
+def _tpr_variance(value: float, members: int, others: int, level: float) -> float:
+    """Return the variance of a TPR: that of a share of members, and of the threshold, by the curve's slope.
+
+    The slope is that of the curve of two normal distributions through the point, whose slope at chance is 1.
+    """
+    from scipy.stats import norm
+
+    value = min(max(value, 0.5 / members), 1 - 0.5 / members)
+    slope = float(norm.pdf(norm.ppf(value)) / norm.pdf(norm.ppf(level)))
+    return value * (1 - value) / members + slope**2 * level * (1 - level) / others
+
+
+def _accuracy_variance(value: float, members: int, others: int) -> float:
+    """Return the variance of a balanced accuracy whose two rates are alike."""
+    return value * (1 - value) * (1 / members + 1 / others) / 4
 
 
 def _best_threshold(values: Floats, truth: NDArray[np.bool_]) -> float:

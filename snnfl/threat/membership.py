@@ -27,6 +27,7 @@ _fact("white_box", "the target's inside: how often and when hidden neurons fire"
 _fact("architecture", "the target's structure and how it is trained, so that others can be trained like it")
 _fact("distribution", "samples of the training distribution that neither the target nor its shadows trained on")
 _fact("shadow_data", "networks like the target, trained on random halves of the samples that are asked about")
+_fact("disjoint", "a network like the target, trained on half of the samples of the distribution that it doesn't know")
 _fact("overlap", "80 % of the target's own members, and all of its non-members: a diagnosis, no attacker has them")
 _fact("rounds", "what a server holds of a federation's rounds")
 
@@ -42,6 +43,7 @@ class MembershipKnowledge:
     architecture: bool = True
     distribution: bool = True
     shadow_data: bool = True
+    disjoint: bool = True
     overlap: bool = True
     rounds: bool = True
 
@@ -144,7 +146,7 @@ class MembershipView:
         shadows: Networks like it, trained on random halves of the samples; under ``shadow_data``.
         population: Samples that nobody trained on; under ``distribution``.
         disjoint: A shadow whose samples are those of the population, half of which it was trained on; under
-            ``distribution`` and ``architecture``.
+            ``disjoint``, of which ``distribution`` and ``architecture`` are part.
         overlap: A shadow trained on 80 % of the target's own members; under ``overlap``.
         rounds: What a server holds of the client whose samples are asked for, a view per round; under ``rounds``.
     """
@@ -173,8 +175,8 @@ class MembershipView:
         granted = self._granted
         object.__setattr__(self, "labels", granted(self.labels, "labels"))
         object.__setattr__(self, "shadows", [self._shadow(each) for each in granted(self.shadows, "shadow_data") or ()])
-        for name, facts in (("disjoint", ("distribution", "architecture")), ("overlap", ("overlap", "architecture"))):
-            shadow = granted(getattr(self, name), *facts)
+        for name, more in (("disjoint", "distribution"), ("overlap", "query")):
+            shadow = granted(getattr(self, name), name, more, "architecture")
             object.__setattr__(self, name, None if shadow is None else self._shadow(shadow))
         population = granted(self.population, "distribution")
         if population is not None:

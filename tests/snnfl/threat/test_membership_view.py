@@ -52,10 +52,11 @@ def test_flags_and_facts_are_the_same() -> None:
     ("fact", "gone"),
     [
         ("labels", {"labels"}),
-        ("query", {"target"}),
+        ("query", {"target", "overlap"}),
         ("shadow_data", {"shadows"}),
         ("distribution", {"population", "disjoint"}),
         ("architecture", {"disjoint", "overlap"}),
+        ("disjoint", {"disjoint"}),
         ("overlap", {"overlap"}),
     ],
 )
