@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, drawn_overlap
-from snnfl.config import ModelConfig, TrainingConfig
+from snnfl.config import DataConfig, ModelConfig, TrainingConfig
 from snnfl.data import Dataset, batches, load
-from snnfl.data.sources import DataConfig
 from snnfl.membership.signals import measure
 from snnfl.models import build_model
 from snnfl.threat import Shadow

@@ -106,7 +106,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     Raises:
         ConfigError: Naming the file, the key or the cell.
     """
-    content = _read(path)
+    content = read_file(path, KEYS)
     load_installed()
     try:
         own = [plugin.path or plugin.name for plugin in load_listed(content.get("plugins", ()), path.parent)]
@@ -116,7 +116,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     matrix = content.get("matrix")
     if not isinstance(matrix, dict) or not matrix:
         raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as algorithm")
-    axes = {str(axis): _labelled(path, str(axis), values) for axis, values in matrix.items()}
+    axes = {str(axis): labelled(path, str(axis), values) for axis, values in matrix.items()}
     labels = {axis: list(chosen) for axis, chosen in axes.items()}
     try:
         extras = read_extras(content.get("energy"), content.get("audit"))
@@ -143,7 +143,7 @@ def _cells(
     plugins: Sequence[str | Path],
 ) -> Sequence[Cell]:
     base, name = content.get("base"), str(content.get("name", path.stem))
-    options = [*_assignments(content.get("options", {})), *overrides]
+    options = [*assignments_of(content.get("options", {})), *overrides]
     cells = []
     for choice in itertools.product(*axes.values()):
         labels = dict(zip(axes, choice, strict=True))
@@ -207,7 +207,7 @@ def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
     }
     for view in (*study.tables, *study.figures):
         needs = SOURCES[view.source].needs
-        if needs and not has[needs]:
+        if needs and not has.get(needs, False):
             raise ConfigError(f"{path}: {view.title}: no cell measures {view.value}; set {needs}")
     if "audit" in content and not any(cell.extras.audit for cell in study.cells):
         raise ConfigError(
@@ -216,7 +216,12 @@ def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Read a study's file, and check its keys.
+
+    Raises:
+        ConfigError: Naming the file, and the key if one is unknown.
+    """
     if not path.is_file():
         raise ConfigError(f"{path}: no such study")
     try:
@@ -224,21 +229,22 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # YAML, encoding and permission errors alike are the file's fault
         raise ConfigError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping with {', '.join(KEYS)}")
+        raise ConfigError(f"{path}: expected a mapping with {', '.join(keys)}")
     for key in content:
-        if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}{nearest(str(key), KEYS)}")
+        if key not in keys:
+            raise ConfigError(f"{path}: unknown key {key!r}{nearest(str(key), keys)}")
     return {str(key): value for key, value in content.items()}
 
 
-def _labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
+def labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
     """Return an axis as assignments by label."""
     if isinstance(values, dict) and values and all(isinstance(options, dict) for options in values.values()):
-        return {str(label): _assignments(options) for label, options in values.items()}
+        return {str(label): assignments_of(options) for label, options in values.items()}
     if isinstance(values, list) and values:
-        return {str(value): _assignments({axis: value}) for value in values}
+        return {str(value): assignments_of({axis: value}) for value in values}
     raise ConfigError(f"{path}: matrix.{axis}: expected a list of values, or options by label")
 
 
-def _assignments(options: Mapping[str, Any]) -> list[str]:
+def assignments_of(options: Mapping[str, Any]) -> list[str]:
+    """Return options as ``key=value`` each."""
     return [f"{key}={'null' if value is None else value}" for key, value in options.items()]

@@ -88,7 +88,7 @@ def caption(view: View) -> str:
 
 
 def _in_words(view: View) -> str:
-    return f": {caption(view)}. Mean ± standard deviation over seeds."
+    return f": {caption(view)}. Mean ± standard deviation over {view.over}."
 
 
 def _columns(table: Sequence[Entry]) -> list[str]:

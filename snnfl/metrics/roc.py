@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,7 +173,7 @@ def score(scores: Sequence[ArrayLike], members: Sequence[ArrayLike], *, level: f
     def at(fpr: float) -> Estimate | None:
         if others * fpr < FEWEST_OTHERS:
             return None
-        return _estimate(lambda s, m: tpr_at(s, m, fpr), lambda *sides: _tpr_variance(*sides, fpr), pairs, level)
+        return _estimate(lambda s, m: tpr_at(s, m, fpr), partial(_tpr_variance, level=fpr), pairs, level)
 
     return Scored(
         auc=_estimate(auc, _auc_variance, pairs, level),
@@ -239,7 +240,7 @@ def _auc_variance(value: float, members: int, others: int) -> float:
     return (value * (1 - value) + both) / (members * others)
 
 
-def _tpr_variance(value: float, members: int, others: int, level: float) -> float:
+def _tpr_variance(value: float, members: int, others: int, *, level: float) -> float:
     """Return the variance of a TPR: that of a share of members, and of the threshold, by the curve's slope.
 
     The slope is that of the curve of two normal distributions through the point, whose slope at chance is 1.

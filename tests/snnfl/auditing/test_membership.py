@@ -112,7 +112,12 @@ def test_no_attack_is_given_who_was_in(attack: Any) -> None:
     """No bits that it sees tell more of the target's members than chance, but for the diagnosis that is told so."""
     given = trials()
     seen: list[MembershipView] = []
-    spy = replace(attack, score=lambda view, draw: seen.append(view) or torch.zeros(CANDIDATES))
+
+    def looks(view: MembershipView, draw: torch.Generator) -> Tensor:
+        seen.append(view)
+        return torch.zeros(CANDIDATES)
+
+    spy = replace(attack, score=looks)
     for target in given.attacked:
         spy.run(given.view(target), rng.generator(0, "spy"))
         truth = given.networks[target].members
