@@ -2,9 +2,9 @@
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
 :mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.norm_mod` that of a FedBN run
-into one that keeps its batch normalisation, :mod:`clients.clipping_mod` clips updates, :mod:`clients.poisoning_mod`
-makes attackers of some clients. Before all of them :mod:`clients.node_policy` refuses what the node's own configuration
-forbids.
+into one that keeps its batch normalisation, :mod:`clients.clipping_mod` clips updates, :mod:`clients.packing_mod` packs
+them into few bits, :mod:`clients.poisoning_mod` makes attackers of some clients. Before all of them
+:mod:`clients.node_policy` refuses what the node's own configuration forbids.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from clients.control import correction, renewed
 from clients.ground_truth_mod import ground_truth_mod
 from clients.node_policy import node_policy
 from clients.norm_mod import norm_mod
+from clients.packing_mod import packing_mod
 from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
@@ -52,6 +53,7 @@ app = ClientApp(
     mods=[
         node_policy,
         persistent_state,
+        packing_mod,
         solo_mod,
         poisoning_mod,
         spiking_mod,

@@ -49,7 +49,7 @@ def _spiking_metrics(
     start = time.perf_counter()
     update = encoded(work, own, to_tensors(trained), partition, server_round)
     metrics = {SECONDS_CONVERT: time.perf_counter() - start}
-    network = own.server_network(update)
+    network = own.server_network(own.deployed(update))
     if work.config.evaluation.clients and network is not None:
         steps, size = work.config.conversion.steps, work.config.evaluation.batch_size
         pairs = (

@@ -79,7 +79,8 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    return keeps_biases(config) or sends_control(config) or config.strategy.name in ("moon", "solo", "fedbn")
+    kept = keeps_biases(config) or sends_control(config) or bool(config.quantization.uploads)
+    return kept or config.strategy.name in ("moon", "solo", "fedbn")
 
 
 def sends_control(config: Config) -> bool:

@@ -21,11 +21,20 @@ from snnfl.conversion import fold
 from snnfl.data import Dataset, load, partition
 from snnfl.heap import keep_freed_memory
 from snnfl.metrics import Structure
-from snnfl.models import MODELS, SMALLEST_THRESHOLD, SpikingModel, build_model, drawing, multiply_in_bfloat16
+from snnfl.models import (
+    MODELS,
+    SMALLEST_THRESHOLD,
+    SpikingModel,
+    build_model,
+    drawing,
+    full_precision,
+    learned_ranges,
+    multiply_in_bfloat16,
+)
 from snnfl.plugins import load_installed
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
-from snnfl.updates import Converted, Native, Plain, Unsent, UpdateFormat
+from snnfl.updates import Converted, Native, Packing, Plain, Unsent, UpdateFormat
 
 EVALUATION = "encoding of evaluation"
 """Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
@@ -93,6 +102,7 @@ class Workspace:
             classes=self.dataset.classes,
             generator=rng.generator(self.config.run.seed, "initial weights"),
             sequence=self.dataset.sequence,
+            quantization=self.config.quantization,
         )
         if isinstance(model, SpikingModel):
             model.per_step = self.config.training.loss == "per_step"
@@ -131,7 +141,8 @@ class Workspace:
     def settle(self) -> None:
         """Put what neurons have learned back where an update must have it: leaks into 0..1, thresholds above zero.
 
-        What lies beyond, neurons clip: it is the same network, and a gradient reaches the leak or threshold again.
+        So are the ranges of quantised activations. What lies beyond, neurons clip: it is the same network, and a
+        gradient reaches the leak or threshold again.
         """
         for name, spec in self.format.specs.items():
             if spec.values == "share":
@@ -155,12 +166,24 @@ class Workspace:
         """
         config, state = self.config, self.initial_state
         private = self._private_norms()
-        own: UpdateFormat = Plain(state, private=private)
+        own: UpdateFormat = Plain(state, private=private, positive=learned_ranges(self.model))
         if isinstance(self.model, SpikingModel):
             own = Native(state, self.model.layers, private=private)
         elif converts(config):
-            own = Converted(self.graph, state, config.conversion, bias_back=config.strategy.bias_back)
+            bits, back = config.quantization.weights, config.strategy.bias_back
+            own = Converted(self.graph, state, config.conversion, bias_back=back, weight_bits=bits)
         return Unsent(own, state) if update_kind(config) == "none" else own
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How quantised uploads travel; ``None`` if they aren't quantised.
+
+        Raises:
+            ConversionError: As :attr:`format`.
+            ConfigError: Likewise.
+        """
+        bits = self.config.quantization.uploads
+        return Packing(self.format, bits) if bits else None
 
     def _private_norms(self) -> tuple[str, ...]:
         """Return the arrays of batch normalisation, where they stay on the clients."""
@@ -181,7 +204,8 @@ class Workspace:
             ConversionError: If the model doesn't convert, or an S-run wouldn't exchange all of its parameters.
         """
         pooling = self.config.conversion.max_pooling
-        graph = trace(self.model, max_pooling=pooling, input_shape=self.dataset.input_shape)
+        with full_precision(self.model):
+            graph = trace(self.model, max_pooling=pooling, input_shape=self.dataset.input_shape)
         layers = {name for node in graph.affines for name in (node.name, node.norm) if name is not None}
         known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
         parameters = {name for name, _ in self.model.named_parameters()}

@@ -20,6 +20,7 @@ from snnfl.batching import batch_count
 from snnfl.compatibility import IncompatibleLibraryError
 from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
+from snnfl.models import deployed, mute_potentials
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, sends_control, train_metrics
 from snnfl.spiking import save
@@ -108,7 +109,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         if checkpoint is not None:
             checkpoint.restore(strategy)
             if checkpoint.server_round >= config.run.rounds:
-                _leave(checkpoint, config, strategy)
+                _leave(checkpoint, work, strategy)
                 return
         population = Population(shielded(grid))
         population.assemble(
@@ -158,7 +159,7 @@ def _play(
                 live(server_round)
             if keep:
                 checkpoints.write(strategy, server_round=server_round, token=token, arrays=arrays)
-    _finish(directory, config, strategy, arrays)
+    _finish(directory, work, strategy, arrays)
 
 
 @contextmanager
@@ -215,13 +216,14 @@ def _take_up(checkpoint: Checkpoint, config: Config) -> RunDirectory:
     return directory
 
 
-def _leave(checkpoint: Checkpoint, config: Config, strategy: Guarded) -> None:
+def _leave(checkpoint: Checkpoint, work: Workspace, strategy: Guarded) -> None:
     """Leave a run that has all its rounds as it is, but for results that it may have been killed before writing."""
+    config = work.config
     directory = RunDirectory(run_path(config))
     complete = counted(checkpoint.server_round, "complete round")
     logger.warning("nothing to do: %s has %s, and run.rounds=%d", directory.path, complete, config.run.rounds)
     if checkpoint.server_round == config.run.rounds:
-        _finish(directory, config, strategy, checkpoint.arrays)
+        _finish(directory, work, strategy, checkpoint.arrays)
 
 
 def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
@@ -237,6 +239,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "test_examples": len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
         "control": control_specs(format.sent_specs) if sends_control(config) else {},
+        "packing": work.packing,
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,
@@ -245,6 +248,12 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "update_bound": config.strategy.update_bound,
         "weighing": weighing(config),
     }
+    if mute_potentials(config.quantization):
+        logger.warning(
+            "quantization.clip=%g: the largest level of a quantised potential, 1.2 q, is no more than the threshold, "
+            "so no neuron fires; take more than 0.84, as q of snnTorch's state_quant, too",
+            config.quantization.clip,
+        )
     sent = ArrayRecord({name: state[name] for name in format.sent_specs})
     if not isinstance(format, Converted):
         return Guarded(base, UpdateSpec(arrays=format.specs, metrics=metrics, **bounds), **options), sent
@@ -264,11 +273,12 @@ def local_steps(config: Config, examples: int) -> int:
     return config.training.epochs * batch_count(examples, config.training.batch_size)
 
 
-def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
+def _finish(directory: RunDirectory, work: Workspace, strategy: Guarded, arrays: ArrayRecord) -> None:
+    config = work.config
     if arrays:
         name, kind = (SNN_FILE, NATIVE_KIND) if spikes_natively(config) else (ANN_FILE, "ann")
         about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": kind}
-        write_arrays(directory.path / name, arrays.to_torch_state_dict(), about)
+        write_arrays(directory.path / name, deployed(work.model, arrays.to_torch_state_dict()), about)
     if strategy.network is not None:
         save(strategy.network, directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])

@@ -20,6 +20,7 @@ from snnfl.config.options import (
     value_of,
 )
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
+from snnfl.config.quantization import QuantizationConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "PoisoningConfig",
     "PrivacyConfig",
+    "QuantizationConfig",
     "RunConfig",
     "StrategyConfig",
     "TrainingConfig",

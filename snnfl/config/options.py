@@ -12,6 +12,7 @@ from snnfl.config.auditing import AuditConfig
 from snnfl.config.declaration import ConfigError, answers_nearest, check_options, option
 from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
+from snnfl.config.quantization import QuantizationConfig
 
 
 @answers_nearest
@@ -293,6 +294,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     conversion: ConversionConfig = field(default_factory=ConversionConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)

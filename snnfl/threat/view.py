@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -23,12 +23,14 @@ class Exchange:
         server_round: Counted from 1.
         sent: ANN arrays; in an S-run without ``bias_back`` no biases are among them.
         received: Of a plain client its ANN arrays; of an S-client folded weights, calibrated biases, thresholds and
-            batch normalisation.
+            batch normalisation. Of a quantised upload what the server reads of it.
+        rounding: By how much neighbouring codes of a quantised upload differ, by the ANN's array; empty without.
     """
 
     server_round: int
     sent: Mapping[str, Tensor]
     received: Mapping[str, Tensor]
+    rounding: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
