@@ -12,7 +12,7 @@ from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, drawn_overlap
 from snnfl.config import DataConfig, ModelConfig, TrainingConfig
 from snnfl.data import Dataset, batches, load
-from snnfl.membership.signals import measure
+from snnfl.membership_attacks.signals import measure
 from snnfl.models import build_model
 from snnfl.threat import Shadow
 from snnfl.training import train_locally

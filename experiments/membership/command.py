@@ -28,7 +28,7 @@ from experiments.membership.study import MembershipStudy, read_membership_study
 from experiments.progress import Bars
 from snnfl.config import counted
 from snnfl.files import write_bytes
-from snnfl.membership import MEMBERSHIP_ATTACKS
+from snnfl.membership_attacks import MEMBERSHIP_ATTACKS
 from strategies.figures import save_figure
 from strategies.lock import locked
 

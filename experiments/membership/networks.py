@@ -17,7 +17,7 @@ from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, drawn_overlap
 from snnfl.data import Dataset, batches
 from snnfl.files import write_bytes
-from snnfl.membership.signals import measure
+from snnfl.membership_attacks.signals import measure
 from snnfl.threat import Shadow, Signals
 from snnfl.training import Batch, load_arrays, train_locally
 from snnfl.workspace import Workspace

@@ -12,7 +12,7 @@ from experiments.compare.cost import pace_of
 from experiments.membership.cell import Cell
 from experiments.membership.networks import SECONDS, folder_of
 from snnfl.auditing.membership import OVERLAP
-from snnfl.membership.signals import REPETITIONS
+from snnfl.membership_attacks.signals import REPETITIONS
 from snnfl.workspace import Workspace
 
 SECONDS_PER_SCORE = 2e-5

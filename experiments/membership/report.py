@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -16,6 +18,7 @@ from experiments.membership.study import LENGTH
 from snnfl.auditing.membership_checks import at_gap, shared_gap
 from snnfl.auditing.membership_scores import BEST
 from snnfl.config import counted
+from snnfl.files import write_bytes
 
 Result = Mapping[str, Any]
 """Of a setting, as :func:`snnfl.auditing.membership_scores.results` returns it, with ``labels``."""
@@ -83,6 +86,13 @@ def sentence(result: Result) -> str:
     if (blind := result["blind"])["low"] is not None and blind["low"] > 0.5:
         told += f" Not believable: members differ from others without any network (AUC {_shown(blind)})."
     return told
+
+
+def write_report(folder: Path, results: Sequence[Result]) -> None:
+    """Write ``report.html`` and ``results.json`` of networks that somebody else trained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "results.json", json.dumps(results, indent=1).encode())
+    write_bytes(folder / "report.html", membership_page("Membership", results).encode())
 
 
 def membership_page(title: str, results: Sequence[Result], tables: Sequence[Filled] = ()) -> str:

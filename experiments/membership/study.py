@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeAlias
 from experiments.compare.study import assignments_of, labelled, read_file
 from experiments.compare.views import View, read_tables
 from snnfl.config import Config, ConfigError, options, to_yaml, validate, value_of
-from snnfl.membership import MEMBERSHIP_ATTACKS, MembershipAttack, get_membership_attack
+from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, MembershipAttack, get_membership_attack
 from snnfl.plugins import Plugin, load_installed, load_listed, resolve, used
 from snnfl.threat import MembershipKnowledge
 from snnfl.workspace import Workspace

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snnfl import rng
-from snnfl.membership import MEMBERSHIP_ATTACKS, MembershipAttack, MembershipError, get_membership_attack
+from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, MembershipAttack, MembershipError, get_membership_attack
 from snnfl.threat import MembershipKnowledge, MembershipView, Population, Shadow, Signals
 
 OVERLAP = 0.8

@@ -16,8 +16,8 @@ from torch import Tensor
 from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, drawn_overlap, run_attacks
 from snnfl.auditing.membership_scores import gaps, results, scorecard
-from snnfl.membership import MEMBERSHIP_ATTACKS
-from snnfl.membership.signals import measure
+from snnfl.membership_attacks import MEMBERSHIP_ATTACKS
+from snnfl.membership_attacks.signals import measure
 from snnfl.threat import MembershipKnowledge, MembershipView
 
 ROOT = Path(__file__).parents[3]
@@ -143,7 +143,7 @@ def test_scores_do_not_depend_on_the_targets_members() -> None:
 
 
 def test_attack_code_does_not_import_the_truth() -> None:
-    for room in ("membership", "threat"):
+    for room in ("membership_attacks", "threat"):
         for path in (ROOT / "snnfl" / room).glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ImportFrom):

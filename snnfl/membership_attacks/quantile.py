@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnfl.membership.confidence import labels_of, logit_confidence, target_of
-from snnfl.membership.registry import MembershipError, register
+from snnfl.membership_attacks.confidence import labels_of, logit_confidence, target_of
+from snnfl.membership_attacks.registry import MembershipError, register
 from snnfl.threat import MembershipView
 
 COMPONENTS = 32

@@ -14,8 +14,8 @@ from scipy.stats import norm
 from torch import Tensor
 
 from snnfl import rng
-from snnfl.membership import MEMBERSHIP_ATTACKS, get_membership_attack
-from snnfl.membership.confidence import log_confidence, logit_confidence, without_ties
+from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, get_membership_attack
+from snnfl.membership_attacks.confidence import log_confidence, logit_confidence, without_ties
 from snnfl.threat import MembershipKnowledge, MembershipView, Population, Shadow, Signals
 
 CLASSES, SAMPLES, SHADOWS, OF_NOBODY = 5, 60, 6, 40

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.membership.confidence import (
+from snnfl.membership_attacks.confidence import (
     labels_of,
     log_confidence,
     mean_where,
@@ -18,8 +18,8 @@ from snnfl.membership.confidence import (
     target_of,
     without_ties,
 )
-from snnfl.membership.registry import MembershipError, register
-from snnfl.membership.thresholds import share_below
+from snnfl.membership_attacks.registry import MembershipError, register
+from snnfl.membership_attacks.thresholds import share_below
 from snnfl.threat import MembershipView
 
 OFFLINE = 0.33

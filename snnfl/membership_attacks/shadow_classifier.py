@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnfl.membership.confidence import labels_of, target_of
-from snnfl.membership.registry import MembershipError, Requirement, register
+from snnfl.membership_attacks.confidence import labels_of, target_of
+from snnfl.membership_attacks.registry import MembershipError, Requirement, register
 from snnfl.threat import MembershipView, Shadow, Signals
 
 MOSHRUBA = "Moshruba et al. 2025, section III-B"

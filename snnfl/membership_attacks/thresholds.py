@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.membership.confidence import labels_of, log_confidence, target_of, without_ties
-from snnfl.membership.registry import register
+from snnfl.membership_attacks.confidence import labels_of, log_confidence, target_of, without_ties
+from snnfl.membership_attacks.registry import register
 from snnfl.threat import MembershipView
 
 

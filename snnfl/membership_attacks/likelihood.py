@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from snnfl.membership.confidence import labels_of, logit_confidence, mean_where, members_of, target_of
-from snnfl.membership.registry import MembershipError, register
+from snnfl.membership_attacks.confidence import labels_of, logit_confidence, mean_where, members_of, target_of
+from snnfl.membership_attacks.registry import MembershipError, register
 from snnfl.threat import MembershipView
 
 OWN_VARIANCE = 64
