@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from experiments.ending import explained
-from experiments.membership.networks import LOCK, answers_file, folder_of, train_and_ask, trials_of
+from experiments.membership.networks import LOCK, answers_file, folder_of, processor_seconds, train_and_ask, trials_of
 from experiments.membership.study import MembershipStudy, Network, Setting, read_membership_study
 from snnfl.auditing.membership import run_attacks
 from snnfl.auditing.membership_scores import results
@@ -75,9 +75,14 @@ class Cell:
         if self.network is not None:
             train_and_ask(self.setting, self.network)
             return
-        start, trials = time.perf_counter(), trials_of(self.setting)
+        start, begun, trials = time.perf_counter(), time.process_time(), trials_of(self.setting)
         found = results(trials, run_attacks(trials, self.setting.attacks, seed=self.setting.config.run.seed))
-        content = {**found, "labels": dict(self.setting.labels), "seconds": time.perf_counter() - start}
+        content = {
+            **found,
+            "labels": dict(self.setting.labels),
+            "seconds": time.perf_counter() - start,
+            "processor_seconds": time.process_time() - begun + processor_seconds(self.setting),
+        }
         write_bytes(self.file, json.dumps(content).encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -46,7 +47,7 @@ def train_and_ask(setting: Setting, network: Network) -> None:
     config = replace(setting.config, run=replace(setting.config.run, seed=seed))
     work, folder = Workspace(config), folder_of(setting, network)
     dataset, members = _samples(setting, network, work.dataset)
-    start, times = time.perf_counter(), _seconds(folder)
+    begun, start, times = time.process_time(), time.perf_counter(), seconds_of(folder)
     if not (folder / WEIGHTS).exists():
         _train(work, dataset, torch.nonzero(members).flatten())
         times["train"] = time.perf_counter() - start
@@ -56,6 +57,7 @@ def train_and_ask(setting: Setting, network: Network) -> None:
     inputs = torch.cat([normalised(work.dataset, split) for split in ("train", "test")])
     asked = _measured(setting, work, inputs)
     times["ask"] = time.perf_counter() - start
+    times["processor"] = times.get("processor", 0.0) + time.process_time() - begun
     write_bytes(folder / SECONDS, json.dumps(times).encode())
     write_bytes(answers_file(setting, network), save(asked))
 
@@ -141,7 +143,13 @@ def _read(setting: Setting, network: Network, candidates: int) -> tuple[Signals,
     return Signals(**parts[0]), Signals(**parts[1])
 
 
-def _seconds(folder: Path) -> dict[str, float]:
+def processor_seconds(setting: Setting) -> float:
+    """Return the processor time that the networks of a setting have taken."""
+    return math.fsum(seconds_of(folder_of(setting, network)).get("processor", 0.0) for network in setting.cells)
+
+
+def seconds_of(folder: Path) -> dict[str, float]:
+    """Return the seconds that a network's training (``train``) and asking (``ask``) took, and ``processor`` time."""
     file = folder / SECONDS
     times: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
     return times

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from experiments.compare.cost import pace_of
 from experiments.membership.cell import Cell
-from experiments.membership.networks import SECONDS, folder_of
+from experiments.membership.networks import folder_of, seconds_of
 from snnfl.auditing.membership import OVERLAP
 from snnfl.membership_attacks.signals import REPETITIONS
 from snnfl.workspace import Workspace
@@ -76,8 +76,8 @@ def _expected(cell: Cell) -> float:
 def _taken(cell: Cell) -> float:
     if cell.network is None:
         return float(json.loads(cell.file.read_text())["seconds"])
-    times = json.loads((folder_of(cell.setting, cell.network) / SECONDS).read_text())
-    return math.fsum(times.values())
+    times = seconds_of(folder_of(cell.setting, cell.network))
+    return times.get("train", 0.0) + times.get("ask", 0.0)
 
 
 def processes(cells: Sequence[Cell], jobs: int | None) -> int:

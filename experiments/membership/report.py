@@ -172,13 +172,13 @@ def equal_gap_rows(results: Sequence[Result]) -> list[list[object]]:
     A kind is a setting without its length of training, which the axis ``training.epochs`` varies. Kinds are compared
     with the others of their data set. Nothing is returned of those that share no gap, or have one length.
     """
-    groups: dict[str, dict[str, list[Result]]] = {}
+    groups: dict[tuple[str, ...], dict[str, list[Result]]] = {}
     for result in results:
         labels = dict(result.get("labels", {}))
         if labels.pop(LENGTH, None) is not None:
-            groups.setdefault(labels.get("data.source", ""), {}).setdefault(", ".join(labels.values()), []).append(
-                result
-            )
+            data = tuple(label for axis, label in labels.items() if axis.startswith("data"))
+            kind = ", ".join(labels.values())
+            groups.setdefault(data, {}).setdefault(kind, []).append(result)
     rows: list[list[object]] = []
     for kinds in groups.values():
         gaps = {kind: _by_target(of_kind, None) for kind, of_kind in kinds.items()}

@@ -159,12 +159,9 @@ def read_membership_study(
         attacks, knowledge = _attacks(content), _knowledge(content)
         networks = _networks(content)
         axes = _axes(path, content)
-        labels = {axis: list(chosen) for axis, chosen in axes.items()}
-        tables = read_tables(content.get("tables", [{"value": "auc", "rows": [*axes, "attack"]}]), labels)
+        tables = _tables(content, axes)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    if wrong := [view.value for view in tables if view.source not in SHOWN]:
-        raise ConfigError(f"{path}: tables: {wrong[0]} is measured of federations; take auc or tpr_at_1, for instance")
     name, settings = str(content.get("name", path.stem)), list[Setting]()
     assigned = [*assignments_of(content.get("options", {})), *overrides]
     base = None if content.get("base") is None else path.parent / str(content["base"])
@@ -183,6 +180,24 @@ def read_membership_study(
         )  # fmt: skip
     directory = Path(settings[0].config.run.directory) / name
     return MembershipStudy(name=name, settings=settings, tables=tables, directory=directory)
+
+
+def tables_of(path: Path) -> tuple[View, ...]:
+    """Read which tables a study shows, and nothing else: its data needn't be there.
+
+    Raises:
+        ConfigError: For a mistake in them.
+    """
+    content = read_file(path, KEYS)
+    return _tables(content, _axes(path, content))
+
+
+def _tables(content: Mapping[str, Any], axes: Mapping[str, Mapping[str, list[str]]]) -> tuple[View, ...]:
+    labels = {axis: list(chosen) for axis, chosen in axes.items()}
+    tables = read_tables(content.get("tables", [{"value": "auc", "rows": [*axes, "attack"]}]), labels)
+    if wrong := [view.value for view in tables if view.source not in SHOWN]:
+        raise ConfigError(f"tables: {wrong[0]} is measured of federations; take auc or tpr_at_1, for instance")
+    return tables
 
 
 def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
@@ -215,7 +230,7 @@ def _checked(config: Config, networks: int) -> Config:
     default = replace(Config(), strategy=replace(Config().strategy, spiking=False))
     for key, _, _ in options():
         section = key.partition(".")[0]
-        of_rounds = key in ("data.clients", "data.partition", "run.rounds", "run.resume", "run.overwrite")
+        of_rounds = key in ("data.clients", "data.partition", "run.rounds", "quantization.uploads")
         if (section in OF_A_FEDERATION or of_rounds) and value_of(config, key) != value_of(default, key):
             raise ConfigError(f"{key}={value_of(config, key)}: each network is trained by itself; leave it out")
     validate(config)

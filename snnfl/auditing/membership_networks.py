@@ -91,9 +91,7 @@ def _check(
         expected = f"[{len(networks)}, {len(inputs)}]"
         raise ConfigError(f"members of shape {list(members.shape)}: expected {expected}, a row for each network")
     if tuple(labels.shape) != (len(inputs),) or labels.is_floating_point():
-        raise ConfigError(
-            f"labels of shape {list(labels.shape)} and {labels.dtype}: expected whole numbers, one a sample"
-        )
+        raise ConfigError(f"labels of shape {list(labels.shape)} and {labels.dtype}: expected integers, one a sample")
     chosen = range(len(networks)) if targets is None else targets
     if wrong := [target for target in chosen if not 0 <= target < len(networks)]:
         raise ConfigError(f"targets: there is no network {wrong[0]}; they count from 0 to {len(networks) - 1}")

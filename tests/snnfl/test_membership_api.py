@@ -28,7 +28,8 @@ def own(networks: int = 3, epochs: int = 200) -> dict[str, Any]:
         optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
         for _ in range(epochs):
             optimiser.zero_grad()
-            nn.functional.cross_entropy(network(inputs[own_members]), labels[own_members]).backward()
+            loss = nn.functional.cross_entropy(network(inputs[own_members]), labels[own_members])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         trained.append(network)
     return {"networks": trained, "inputs": inputs, "labels": labels, "members": members, "nobody": nobody}
