@@ -78,7 +78,8 @@ SOURCES: Mapping[str, Source] = {
         needs="the key audit",
     ),
     "membership": Source(
-        axes=("attack",), values=("auc", "tpr_at_1"), needs="networks, and run it by snnfl membership", over="targets"
+        axes=("attack",), values=("auc", "tpr_at_1", "control_auc"), over="targets",
+        needs="networks, and run it by snnfl membership",
     ),
     "overfitting": Source(
         axes=(), values=("train_accuracy", "test_accuracy", "gap"), needs="networks, and run it by snnfl membership",

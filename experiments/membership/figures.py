@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 SMALLEST = 1e-3
@@ -22,10 +23,11 @@ def roc_figure(result: Mapping[str, Any]) -> Figure:
     axes = figure.add_subplot(xlabel="false positive rate", ylabel="true positive rate", title=title)
     by_name = {entry["attack"]: entry for entry in result["entries"]}
     order = sorted(result["roc"], key=lambda name: -by_name[name]["auc"]["value"])
-    for name in order:
+    for number, name in enumerate(order):
         fpr, tpr = result["roc"][name]
-        dotted = by_name[name]["setting"] == "diagnostic"
-        axes.plot(fpr, tpr, label=f"{name} ({by_name[name]['auc']['value']:.3f})", linestyle=":" if dotted else "-")
+        style = ":" if by_name[name]["setting"] == "diagnostic" else "-"
+        label = f"{name} ({by_name[name]['auc']['value']:.3f})"
+        axes.plot(fpr, tpr, label=label, linestyle=style, color=colormaps["tab20"](number % 20))
     smallest = max(SMALLEST, 10 / max(1, result["targets"] * result["candidates"] // 2))
     axes.plot([smallest, 1], [smallest, 1], color="gray", linewidth=0.8, linestyle="--")
     axes.set(xscale="log", yscale="log", xlim=(smallest, 1), ylim=(smallest, 1))

@@ -56,7 +56,7 @@ def _records(value: str, result: Result) -> list[tuple[dict[str, str], Sequence[
     return [
         ({**labels, "attack": entry["attack"]}, entry["values"][value])
         for entry in result["entries"]
-        if "values" in entry
+        if value in entry.get("values", {})
     ]
 
 

@@ -93,7 +93,9 @@ def _entry(trials: Trials, finding: Finding, attacks: int) -> dict[str, Any]:
         return {**entry, "verdict": "refused" if finding.refused else "failed"}
     scored = entry | _scored(trials, finding.scores, attacks)
     if finding.control:
-        scored["control"] = _scored(trials, finding.control, attacks)["auc"]
+        control = _scored(trials, finding.control, attacks)
+        scored["control"] = control["auc"]
+        scored["values"]["control_auc"] = control["values"]["auc"]
     return scored
 
 
