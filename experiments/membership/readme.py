@@ -1,7 +1,8 @@
-"""``python -m experiments.membership.readme [--collect] [FOLDER ...]``: the measured part of the studies' READMEs.
+"""``python -m experiments.membership.readme [--collect] [FOLDER ...]``: the generated parts of the studies' READMEs.
 
-``--collect`` first copies ``laptop.csv`` from a finished study in ``runs/``, and what it says of equal gaps and of each
-setting, with the versions that it ran with, into ``laptop.json``.
+These are the paper's numbers, which ``laptop.yaml`` cites, and what was measured, from ``laptop.csv``. ``--collect``
+first copies that file from a finished study in ``runs/``, and what it says of equal gaps and of each setting, with the
+versions that it ran with, into ``laptop.json``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from snnfl.files import write_bytes
 
 HERE = Path(__file__).parent
 FOLDERS = ("attacks", "table2_weights", "table3_surrogates", "fig3_activations")
-BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
 
 
 def collect(folder: Path, runs: Path) -> None:
@@ -81,24 +81,54 @@ def _entries(title: str, rows: Sequence[Mapping[str, str]]) -> list[Entry]:
     ]
 
 
+def paper_part(folder: Path) -> str:
+    """Lay out the numbers that a study cites; empty if it cites none."""
+    parts = []
+    for view in tables_of(folder / "laptop.yaml"):
+        rows, columns = (
+            (list(dict.fromkeys(labels)) for labels in zip(*view.paper, strict=True)) if view.paper else ([], [])
+        )
+        lines = [["", *columns], ["---"] * (1 + len(columns))]
+        lines += [[row, *(f"{view.paper[row, column]:.3f}" for column in columns)] for row in rows]
+        if rows:
+            parts.append(f"{view.cited}, AUC.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """Return the generated parts by name."""
+    parts = {"paper": paper_part(folder)}
+    if (folder / "laptop.csv").exists():
+        parts["measured"] = measured_part(folder)
+    return {name: part for name, part in parts.items() if part}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines between which a part stands."""
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
+
+
 def write_readme(folder: Path) -> None:
-    """Put the measured part between its markers.
+    """Put each generated part between its markers.
 
     Raises:
         ConfigError: If the markers aren't there.
     """
     text = (folder / "README.md").read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ConfigError(f"{folder / 'README.md'}: put the lines {BEGIN} and {END} where the tables shall stand")
-    write_bytes(folder / "README.md", f"{before}{BEGIN}\n{measured_part(folder)}\n{END}{after}".encode())
+    for name, part in parts_of(folder).items():
+        begin, end = markers(name)
+        before, there, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (there and closed):
+            raise ConfigError(f"{folder / 'README.md'}: put the lines {begin} and {end} where the tables shall stand")
+        text = f"{before}{begin}\n{part}\n{end}{after}"
+    write_bytes(folder / "README.md", text.encode())
 
 
 def main() -> None:
     """Write the READMEs of all studies that have results, or of those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", default=[f for f in FOLDERS if (HERE / f / "laptop.csv").exists()])
+    parser.add_argument("folders", nargs="*", default=FOLDERS)
     parser.add_argument("--collect", action="store_true", help="take the results from runs/ first")
     arguments = parser.parse_args()
     for name in arguments.folders:
