@@ -285,6 +285,46 @@ def compare(
         check_compared(run_study(study, overrides or [], plugin or (), jobs=jobs, console=console))
 
 
+@app.command()
+def membership(
+    study: Annotated[
+        Path | None, typer.Argument(help="YAML file of a study (docs/membership.md)", metavar="STUDY.yaml")
+    ] = None,
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the networks and what they will cost, and stop")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes; default: one per core")] = None,
+    plugin: PluginOption = None,
+    list_attacks: Annotated[bool, typer.Option("--list", help="list the attacks, and train nothing")] = False,
+) -> None:
+    """Train networks on random halves of a data set and ask attacks who was in; results go to runs/STUDY/.
+
+    \b
+    snnfl membership experiments/membership/table3_surrogates/laptop.yaml --dry-run
+    snnfl membership experiments/membership/table3_surrogates/laptop.yaml
+    snnfl membership --list
+
+    Each network in turn is the target, and the others are its shadows. What is finished is kept: the same command goes
+    on after an interrupt, and other attacks use the networks that are there. The same suite asks networks of your own:
+    snnfl.membership() in docs/membership.md.
+    """  # noqa: D301
+    from experiments.membership.command import attacks_table, plan, study_members
+
+    load_installed()
+    load_listed(plugin or [], None)
+    console = console_of(verbose=False)
+    if list_attacks:
+        console.print(attacks_table())
+        return
+    if study is None:
+        raise ConfigError("STUDY.yaml: give the file of a study, or --list for the attacks")
+    if dry_run:
+        plan(study, overrides or [], plugin or (), jobs=jobs, console=console)
+    else:
+        study_members(study, overrides or [], plugin or (), jobs=jobs, console=console)
+
+
 app.command()(export)
 
 

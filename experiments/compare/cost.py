@@ -55,7 +55,7 @@ class Pace:
 
 def estimate(cells: Sequence[Cell]) -> dict[str, float]:
     """Estimate the seconds of a round of each cell, by name; equal settings are timed once."""
-    return {cell.name: seconds_of_round(cell.config, _pace(_essential(cell.config))) for cell in cells}
+    return {cell.name: seconds_of_round(cell.config, pace_of(cell.config)) for cell in cells}
 
 
 def seconds_of_round(config: Config, pace: Pace) -> float:
@@ -98,6 +98,11 @@ def _essential(config: Config) -> Config:
         evaluation=replace(plain.evaluation, curve=config.evaluation.curve),
         strategy=replace(plain.strategy, spiking=update_kind(config) == "converted"),
     )
+
+
+def pace_of(config: Config) -> Pace:
+    """Time the pieces of a round; settings that share them are timed once."""
+    return _pace(_essential(config))
 
 
 @cache

@@ -118,7 +118,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     Raises:
         ConfigError: Naming the file, the key or the cell.
     """
-    content = _read(path)
+    content = read_file(path, KEYS)
     load_installed()
     try:
         own = [plugin.path or plugin.name for plugin in load_listed(content.get("plugins", ()), path.parent)]
@@ -128,7 +128,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     matrix = content.get("matrix")
     if not isinstance(matrix, dict) or not matrix:
         raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as algorithm")
-    axes = {str(axis): _labelled(path, str(axis), values) for axis, values in matrix.items()}
+    axes = {str(axis): labelled(path, str(axis), values) for axis, values in matrix.items()}
     labels = {axis: list(chosen) for axis, chosen in axes.items()}
     try:
         extras = read_extras(content.get("energy"), content.get("audit"))
@@ -159,7 +159,7 @@ def _cells(
     plugins: Sequence[str | Path],
 ) -> Sequence[Cell]:
     base, name = content.get("base"), str(content["name"])
-    options = [*_assignments(path, "options", content.get("options", {})), *overrides]
+    options = [*assignments_of(path, "options", content.get("options", {})), *overrides]
     of_axes = [each for axis in axes.values() for given in axis.values() for each in given]
     _check_own(path, [*options, *of_axes])
     for override in overrides:
@@ -240,7 +240,7 @@ def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
     }
     for view in (*study.tables, *study.figures):
         needs = SOURCES[view.source].needs
-        if needs and not has[needs]:
+        if needs and not has.get(needs, False):
             raise ConfigError(f"{path}: {view.title}: no cell measures {view.value}; set {needs}")
     if "audit" in content and not any(cell.extras.audit for cell in study.cells):
         raise ConfigError(
@@ -249,22 +249,27 @@ def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Read a study's file, and check its keys.
+
+    Raises:
+        ConfigError: Naming the file, and the key if one is unknown.
+    """
     content = read_yaml(path, "the keys of a study, such as matrix and seeds")
     for key in content:
-        if key not in KEYS:
+        if key not in keys:
             known = {name.partition(".")[0] for name, _, _ in options()}
-            other = f"; a configuration is run by: snnfl run {path}" if key in known else nearest(str(key), KEYS)
+            other = f"; a configuration is run by: snnfl run {path}" if key in known else nearest(str(key), keys)
             raise ConfigError(f"{path}: unknown key {key!r}{other}")
     return content
 
 
-def _labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
+def labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
     """Return an axis as assignments by label."""
     where = f"matrix.{axis}"
     if isinstance(values, dict) and values and all(isinstance(options, dict) for options in values.values()):
         _check_unique(path, where, [str(label) for label in values])
-        return {str(label): _assignments(path, f"{where}.{label}", options) for label, options in values.items()}
+        return {str(label): assignments_of(path, f"{where}.{label}", options) for label, options in values.items()}
     if isinstance(values, list) and values:
         known = [name for name, _, _ in options()]
         if axis not in known:
@@ -272,7 +277,7 @@ def _labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
             way = f"options by label, such as {axis}: {{{values[0]}: {{strategy.name: fedavg}}}}"
             raise ConfigError(f"{path}: {where}: {axis!r} is no option, so it needs {way}{hint}")
         _check_unique(path, where, [str(value) for value in values])
-        return {str(value): _assignments(path, where, {axis: value}) for value in values}
+        return {str(value): assignments_of(path, where, {axis: value}) for value in values}
     raise ConfigError(f"{path}: {where}: expected a list of values, or options by label")
 
 
@@ -282,7 +287,12 @@ def _check_unique(path: Path, where: str, labels: Sequence[str]) -> None:
             raise ConfigError(f"{path}: {where}: {label} is given twice; each counts once")
 
 
-def _assignments(path: Path, where: str, options: Any) -> list[str]:
+def assignments_of(path: Path, where: str, options: Any) -> list[str]:
+    """Return options as ``key=value`` each.
+
+    Raises:
+        ConfigError: Naming the place in the file that holds none.
+    """
     if not isinstance(options, dict):
         raise ConfigError(f"{path}: {where}: expected options such as {{run.rounds: 5}}, found {options}")
     return [f"{key}={'null' if value is None else value}" for key, value in options.items()]

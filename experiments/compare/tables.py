@@ -96,9 +96,9 @@ def caption(filled: Filled) -> str:
     """Say what a table shows, of how many seeds, what bold means, and whose numbers stand beside it."""
     view, table = filled
     counts = sorted({len(entry.values) for entry in table})
-    seeds = f"mean ± standard deviation over {' to '.join(map(str, counts))} seeds"
+    seeds = f"mean ± standard deviation over {' to '.join(map(str, counts))} {view.over}"
     if counts in ([], [1]):
-        seeds = "one seed"
+        seeds = f"one {view.over.removesuffix('s')}"
     cited = f"paper: {view.cited}, difference in brackets" if view.paper else ""
     return "; ".join(filter(None, (title_of(view.value), seeds, _about_bold(filled), cited)))
 
