@@ -6,18 +6,18 @@ the SuperLink listens where its operator alone gets at it, and strangers meet th
 
 from __future__ import annotations
 
-CONFIG = """\
-# The guard of a SuperLink, for nginx 1.18 or newer: it lets SuperNodes through to /v1/fleet/, whose requests they sign
-# with their keys, and answers everything else with 403. Flower's control interface, by which nodes are let in and runs
-# submitted, asks for no password: the SuperLink itself must listen where its operator alone reaches it.
+CONFIG = r"""# The guard of a SuperLink, for nginx 1.18 or newer: it lets SuperNodes through to /v1/fleet/, whose
+# requests they sign with their keys, and answers everything else with 403. Flower's control interface, by which nodes
+# are let in and runs submitted, asks for no password: the SuperLink must listen where its operator alone reaches it.
 # {start}
 
 daemon off;
 pid {scratch}/nginx.pid;
 error_log stderr warn;
+worker_processes auto;
 
 events {{
-  worker_connections 4096;
+  worker_connections 1024;
 }}
 
 http {{
@@ -30,8 +30,7 @@ http {{
   scgi_temp_path {scratch}/scgi;
 
   upstream superlink {{
-    server {superlink};
-    keepalive 16;
+    server {superlink};  # a connection for each request: one that the SuperLink has just closed would cost a reply
   }}
 
   server {{
@@ -46,7 +45,7 @@ http {{
     }}
 
     # What is passed on is the path that matched, never the one that was written: no encoding of it leads elsewhere.
-    location ~ ^/v1/fleet/[a-z-]+$ {{
+    location ~ ^/v1/fleet/[a-z-]+\z {{
       limit_except POST {{
         deny all;
       }}
@@ -55,7 +54,6 @@ http {{
       proxy_ssl_name superlink;
       proxy_ssl_trusted_certificate {files}/ca.crt;
       proxy_http_version 1.1;
-      proxy_set_header Connection "";
       proxy_request_buffering off;
       proxy_buffering off;
       proxy_read_timeout 300s;

@@ -124,6 +124,9 @@ def test_a_stranger_reaches_no_interface_but_the_nodes(fleet: Fleet, stranger: D
         "/V1/CONTROL/list-nodes",
         "/v1/fleet/pull-messages\x00/../../control/list-nodes",
         "/v1/fleet\\..\\control\\list-nodes",
+        "/v1/fleet/pull-messages%0a",
+        "/v1/fleet/pull-messages%0d%0aX: y",
+        "/v1/fleet/pull-messages%20HTTP/1.1%0d%0a%0d%0aPOST%20/v1/control/list-nodes",
     ],
 )
 def test_no_way_of_writing_a_path_leads_around_the_guard(fleet: Fleet, stranger: Deployment, path: str) -> None:
