@@ -247,7 +247,7 @@ def inexact(view: ServerView) -> str | None:
 
 def _bits(view: ServerView) -> str:
     bits = view.knowledge.upload_bits
-    return "a quantised upload" if bits is None else f"a {bits}-bit upload"
+    return "a quantised upload" if bits is None else f"an upload in {bits} bits"
 
 
 def said_of_upload(view: ServerView) -> str:

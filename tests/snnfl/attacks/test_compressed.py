@@ -193,4 +193,4 @@ def test_the_result_says_what_was_not_sent_as_it_is() -> None:
         victim.view, budget=Budget(iterations=8), generator=torch.Generator().manual_seed(0)
     )
     assert "TV" in found.choice
-    assert "a 4-bit upload, of whose norm about" in found.choice
+    assert "an upload in 4 bits, of whose norm about" in found.choice
