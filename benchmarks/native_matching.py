@@ -38,7 +38,7 @@ from snnfl.training import exchangeable, train_locally
 from snnfl.updates import Native
 
 RATE = 0.1
-AT_ONCE = 4
+AT_ONCE = 10
 """Victims whose gradients are in memory together."""
 
 BAR = Bar(limit=10.0)
