@@ -36,6 +36,7 @@ FOLDERS = (
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
     "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
+    "gradient_leakage/sound",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -56,6 +57,7 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
     ],
     "series": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
+    "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
 }  # fmt: skip
 """Rows whose differences are shown, beside each ``S-X`` with its ``X``."""

@@ -19,6 +19,7 @@ from snnfl.conversion import convert_state
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.data import load
 from snnfl.models import build_model, initialise
+from snnfl.models.spiking import spiking_model
 from snnfl.spiking import trace
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
@@ -206,7 +207,13 @@ def recordings(count: int, *, steps: int = 10, side: int = 12, seed: int = 0) ->
 
 
 def spiking_victim(
-    samples: Tensor, labels: Tensor, *, sequence: bool, training: TrainingConfig | None = None, **options: object
+    samples: Tensor,
+    labels: Tensor,
+    *,
+    sequence: bool,
+    training: TrainingConfig | None = None,
+    layers: nn.Module | None = None,
+    **options: object,
 ) -> Victim:
     """Train a client's natively spiking network for a round, for real, and return both sides.
 
@@ -215,6 +222,7 @@ def spiking_victim(
         labels: Of them.
         sequence: Whether their first axis is time.
         training: One step on all of them by default.
+        layers: Of the network, whose ReLUs become neurons; by default those that the registry makes of ``options``.
         options: Of the model (:class:`~snnfl.config.ModelConfig`); an ``mlp`` without batch normalisation by default.
     """
     training = training or TrainingConfig(
@@ -223,7 +231,11 @@ def spiking_victim(
     config = ModelConfig(**{"name": "mlp", "neuron": "lif", "batch_norm": False, **options})  # type: ignore[arg-type]
     shape = tuple(samples.shape[1:])
     weights = rng.generator(0, "weights")
-    model = build_model(config, input_shape=shape, classes=10, generator=weights, sequence=sequence)
+    if layers is None:
+        model = build_model(config, input_shape=shape, classes=10, generator=weights, sequence=sequence)
+    else:
+        initialise(layers, weights)
+        model = spiking_model(layers, config, input_shape=shape, sequence=sequence, generator=weights)
     before = {name: array.clone() for name, array in exchangeable(model).items()}
     sizes = batch_sizes(len(samples), training.batch_size)
     batches = list(zip(torch.split(samples, sizes), torch.split(labels, sizes), strict=True))
