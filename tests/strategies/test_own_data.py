@@ -131,6 +131,7 @@ def test_a_study_runs_on_it_and_takes_what_nodes_test_for_its_accuracy(root: Pat
     assert all(accuracy is not None for accuracy in accuracies)
 
 
+@pytest.mark.slow
 def test_an_audit_of_it_needs_no_data_of_the_servers(root: Path) -> None:
     for name in ("a", "c"):
         for path in sorted((root / "clients" / name).rglob("*.png"))[3:]:
