@@ -199,6 +199,7 @@ _MEASURED = (
     "server_ann_accuracy",
     "client_ann_accuracy_mean",
     "client_snn_accuracy_mean",
+    "client_received_accuracy_weighted",
     "attack_success_snn",
     "attack_success_ann",
 )
