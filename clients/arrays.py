@@ -13,7 +13,7 @@ from snnfl import npy
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Serialise float32 tensors, byte for byte as Flower does."""
+    """Serialise float32 tensors and bytes, byte for byte as Flower does."""
     return filled((name, serialised(tensor)) for name, tensor in state.items())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord
 from flwr.common.constant import SType
 from torch import Tensor
@@ -27,8 +28,11 @@ def filled(arrays: Iterable[tuple[str, Array]]) -> ArrayRecord:
 def serialised(tensor: Tensor) -> Array:
     """Serialise a float32 tensor without the checks of arguments that take Flower's constructor longer than the copy.
 
-    It is an ``Array``, not one of a subclass: a SuperNode refuses to send objects of a class that it doesn't know.
+    Bytes are serialised as Flower does. It is an ``Array``, not one of a subclass: a SuperNode refuses to send objects
+    of a class that it doesn't know.
     """
+    if tensor.dtype == torch.uint8:
+        return Array(tensor.numpy(force=True))
     array = Array.__new__(Array)
     array.__dict__.update(
         dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True

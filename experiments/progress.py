@@ -120,7 +120,8 @@ class RoundProgress:
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Print a finished round and begin the bar of the next."""
         parts = [f"{algorithm(self.config)} round {row['round']:>{len(str(self.rounds))}}/{self.rounds}"]
-        parts += _shown(row, SERVER) or _shown(row, CLIENTS)[:1] or ["server –"]  # SOLO has none
+        # In SOLO the server has no network, and where nodes have data of their own it may have nothing to test it on.
+        parts += _shown(row, SERVER) or _shown(row, NODES) or _shown(row, CLIENTS)[:1] or ["server –"]
         if row["train_loss"] is not None:
             parts.append(f"loss {row['train_loss']:.3f}")
         if row["refused"] or row["failed"]:
@@ -137,8 +138,9 @@ class RoundProgress:
 
 
 SERVER = {"server SNN": "server_snn_accuracy", "server ANN": "server_ann_accuracy"}
+NODES = {"at the nodes": "client_received_accuracy_weighted"}
 CLIENTS = {"clients' ANN": "client_ann_accuracy_mean", "clients' SNN": "client_snn_accuracy_mean"}
-"""Columns of accuracies, by title."""
+"""Columns of accuracies, by title. What nodes test of the received network stands in for what the server tests."""
 
 
 def _shown(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
@@ -188,9 +190,11 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
     table = Table(title=title, caption="\n".join(attacks) or None)
     shown = {
         title: key
-        for title, key in {**SERVER, **CLIENTS}.items()
+        for title, key in {**SERVER, **NODES, **CLIENTS}.items()
         if any(rows[-1].get(key) is not None for _, rows in runs)
     }
+    if shown.keys() & SERVER.keys():
+        shown = {title: key for title, key in shown.items() if title not in NODES}
     for name in ("", *shown, "MB up", "seconds"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:

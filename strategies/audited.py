@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
 from snnfl import flower
 from snnfl.attacks import Budget, get_attack
@@ -36,12 +37,13 @@ class Audited(flower.Audited):
         spec: What a valid update looks like.
     """
 
-    OWN = flower.Audited.OWN | {"spec", "_grid"}
+    OWN = flower.Audited.OWN | {"spec", "_grid", "_sent"}
 
     def __init__(self, strategy: Strategy, folder: Path, audit: AuditConfig, spec: UpdateSpec) -> None:
         super().__init__(strategy, folder, max_bytes=audit.max_bytes, rounds=audit.rounds, nodes=audit.clients)
         self.spec = spec
         self._grid: Grid | None = None
+        self._sent: dict[str, Tensor] = {}
 
     def place(self, folder: Path) -> Path:
         """Return the folder itself."""
@@ -52,21 +54,22 @@ class Audited(flower.Audited):
         self._grid = grid
         if messages and self.spec.arrays and self.recording.wants(server_round):
             about = {"config": flower.config_of(messages[0].content)}
-            self.recording.write_sent(server_round, tensors_of(self.arrays_of(messages[0])), about)
+            self._sent = tensors_of(self.arrays_of(messages[0]))
+            self.recording.write_sent(server_round, self._sent, about)
 
     def sender(self, reply: Message) -> int | None:
         """Return the partition, which the grid knows."""
         return self._grid.partition_of(reply) if isinstance(self._grid, Population) else reply.metadata.src_node_id
 
     def receiving(self, reply: Message) -> flower.Received | None:
-        """Return a checked update."""
+        """Return a checked update, as it travelled."""
         if not self.spec.arrays:
             return None
         try:
-            update = check_update(reply, self.spec)
+            update = check_update(reply, self.spec, self._sent)
         except UpdateRefused:
             return None  # a guarded strategy says so
-        return update.arrays, update.metrics
+        return update.received, update.metrics
 
 
 class LiveAudit:

@@ -130,7 +130,9 @@ class Guarded(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
-        valid, updates = self._examine("train", server_round, replies, lambda reply: check_update(reply, self.spec))
+        valid, updates = self._examine(
+            "train", server_round, replies, lambda reply: check_update(reply, self.spec, self._sent)
+        )
         valid, updates = self._bounded(server_round, valid, updates)
         if self.detecting is not None:
             valid, updates = self._screen(self.detecting, server_round, valid, updates)

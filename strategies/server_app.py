@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
@@ -18,8 +19,9 @@ from flwr.supercore import log
 
 from snnfl.batching import batch_count
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
+from snnfl.config import OWN, Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
+from snnfl.models import deployed, mute_potentials
 from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, sends_control, train_metrics
 from snnfl.spiking import save
@@ -57,7 +59,7 @@ from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
 from strategies.superlink_grid import shielded
 from strategies.tracking import Tracker, find_tracker
-from strategies.update import UpdateSpec
+from strategies.update import MAXIMUM_EXAMPLES, UpdateSpec
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
         if checkpoint is not None:
             checkpoint.restore(strategy)
             if checkpoint.server_round >= config.run.rounds:
-                _leave(checkpoint, config, strategy)
+                _leave(checkpoint, work, strategy)
                 return
         population = Population(shielded(grid))
         population.assemble(
@@ -116,8 +118,20 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
             timeout=config.strategy.timeout,
             minimum_replies=config.strategy.minimum_replies,
             ask=config.run.resume,
+            own_data=config.data.source == OWN,
         )
+        if population.holdings:
+            _expect(strategy, population)
         _play(work, strategy, arrays, population, checkpoint, tracker, observer)
+
+
+def _expect(strategy: Guarded, population: Population) -> None:
+    """Let no node claim more samples than any has said that it holds of its own."""
+    strategy.spec = replace(
+        strategy.spec,
+        examples=max(holding.examples for holding in population.holdings),
+        test_examples=max(holding.test_examples for holding in population.holdings),
+    )
 
 
 def _play(
@@ -158,7 +172,7 @@ def _play(
                 live(server_round)
             if keep:
                 checkpoints.write(strategy, server_round=server_round, token=token, arrays=arrays)
-    _finish(directory, config, strategy, arrays)
+    _finish(directory, work, strategy, arrays)
 
 
 @contextmanager
@@ -215,13 +229,14 @@ def _take_up(checkpoint: Checkpoint, config: Config) -> RunDirectory:
     return directory
 
 
-def _leave(checkpoint: Checkpoint, config: Config, strategy: Guarded) -> None:
+def _leave(checkpoint: Checkpoint, work: Workspace, strategy: Guarded) -> None:
     """Leave a run that has all its rounds as it is, but for results that it may have been killed before writing."""
+    config = work.config
     directory = RunDirectory(run_path(config))
     complete = counted(checkpoint.server_round, "complete round")
     logger.warning("nothing to do: %s has %s, and run.rounds=%d", directory.path, complete, config.run.rounds)
     if checkpoint.server_round == config.run.rounds:
-        _finish(directory, config, strategy, checkpoint.arrays)
+        _finish(directory, work, strategy, checkpoint.arrays)
 
 
 def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
@@ -230,13 +245,16 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels. In a SOLO run there are none.
     """
     config, state, format = work.config, work.initial_state, work.format
-    base, metrics = build_checked(config), train_metrics(config)
+    own_data = config.data.source == OWN
+    base, metrics = build_checked(_tested(work)), train_metrics(config)
     bounds: dict[str, Any] = {
         "scales": {name: scale_of(array) for name, array in state.items()},
-        "examples": max(map(len, work.partitions)),
-        "test_examples": len(work.dataset.test_labels),
+        # Of data of their own, nodes say at the opening question how many samples they have.
+        "examples": MAXIMUM_EXAMPLES if own_data else max(map(len, work.partitions)),
+        "test_examples": MAXIMUM_EXAMPLES if own_data else len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
         "control": control_specs(format.sent_specs) if sends_control(config) else {},
+        "packing": work.packing,
     }
     options: dict[str, Any] = {
         "seed": config.run.seed,
@@ -245,6 +263,12 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "update_bound": config.strategy.update_bound,
         "weighing": weighing(config),
     }
+    if mute_potentials(config.quantization):
+        logger.warning(
+            "quantization.clip=%g: the largest level of a quantised potential, 1.2 q, is no more than the threshold, "
+            "so no neuron fires; take more than 0.84, as q of snnTorch's state_quant, too",
+            config.quantization.clip,
+        )
     sent = ArrayRecord({name: state[name] for name in format.sent_specs})
     if not isinstance(format, Converted):
         return Guarded(base, UpdateSpec(arrays=format.specs, metrics=metrics, **bounds), **options), sent
@@ -259,16 +283,26 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     return strategy, sent
 
 
+def _tested(work: Workspace) -> Config:
+    """Return the configuration, in which all nodes test what they receive if nobody else has anything to test it on."""
+    config = work.config
+    if len(work.server_data.test_labels) or config.strategy.fraction_evaluate or config.strategy.name == "solo":
+        return config
+    logger.warning("this server has no data of its own (data.root): every node tests the network that it receives")
+    return replace(config, strategy=replace(config.strategy, fraction_evaluate=1.0))
+
+
 def local_steps(config: Config, examples: int) -> int:
     """Return how many steps the optimiser of a client with so many training examples takes in a round."""
     return config.training.epochs * batch_count(examples, config.training.batch_size)
 
 
-def _finish(directory: RunDirectory, config: Config, strategy: Guarded, arrays: ArrayRecord) -> None:
+def _finish(directory: RunDirectory, work: Workspace, strategy: Guarded, arrays: ArrayRecord) -> None:
+    config = work.config
     if arrays:
         name, kind = (SNN_FILE, NATIVE_KIND) if spikes_natively(config) else (ANN_FILE, "ann")
         about = {"schema": 1, "model": config.model.name, "rounds": config.run.rounds, "kind": kind}
-        write_arrays(directory.path / name, arrays.to_torch_state_dict(), about)
+        write_arrays(directory.path / name, deployed(work.model, arrays.to_torch_state_dict()), about)
     if strategy.network is not None:
         save(strategy.network, directory.path / SNN_FILE)
     plot_accuracy({config.run.name: read_metrics(directory.path)}, [directory.path / name for name in FIGURE_FILES])
@@ -280,6 +314,8 @@ def tell(row: Row) -> None:
     accuracies = ", ".join(
         f"server {kind} {value:.3f}" for kind, value in zip(("SNN", "ANN"), found, strict=True) if value is not None
     )
+    if (tested := row["client_received_accuracy_weighted"]) is not None:
+        accuracies = ", ".join(filter(None, [accuracies, f"at the nodes {tested:.3f}"]))
     counts = ", ".join(f"{row[key]} {key}" for key in ("replies", "failed", "refused", "excluded"))
     kept = "" if row["aggregated"] else "; the old weights are kept"
     log(INFO, "round %d: %s; %s%s", row["round"], accuracies or "no server network", counts, kept)

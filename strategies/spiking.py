@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold, unexplained_biases
 from snnfl.spiking import SpikingNetwork
-from snnfl.updates import ArraySpec, Converted
+from snnfl.updates import ArraySpec, Converted, Packing
 from strategies.arrays import tensors_of, with_tensors
 from strategies.bounds import changes
 from strategies.guarded import Guarded
@@ -55,6 +55,7 @@ class Spiking(Guarded):
         test_examples: Most test examples.
         steps: As in :class:`~strategies.update.UpdateSpec`.
         control: Likewise.
+        packing: Likewise.
         network_base: Aggregates the spiking networks; ``None`` averages them.
         follows: Whether the network's weights are those of what the base strategy made.
     """
@@ -75,6 +76,7 @@ class Spiking(Guarded):
         test_examples: int = MAXIMUM_EXAMPLES,
         steps: Callable[[int], int] | None = None,
         control: Mapping[str, ArraySpec] | None = None,
+        packing: Packing | None = None,
         network_base: Strategy | None = None,
         follows: bool = False,
     ) -> None:
@@ -86,6 +88,7 @@ class Spiking(Guarded):
             test_examples=test_examples,
             steps=steps,
             control=control or {},
+            packing=packing,
         )
         super().__init__(
             base,
@@ -121,7 +124,7 @@ class Spiking(Guarded):
                 message = "round %d: %s of the spiking network isn't finite; the last network is kept"
                 logger.warning(message, server_round, wrong[0])
                 return
-        self.network = self.network_of(parameters)
+        self.network = self.network_of(self.format.deployed(parameters))
 
     def _combined(self, server_round: int, valid: list[Message], updates: list[Update]) -> dict[str, Tensor] | None:
         """Average the clients' networks, or what of them is to be added to the one that follows."""

@@ -21,7 +21,9 @@ from torch import Tensor
 from snnfl import npy
 from snnfl.protocol import ACCURACY, ARRAYS, CONTROL, EXAMPLES, LOCAL_STEPS, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
 from snnfl.training.local import MAXIMUM_VALUE
-from snnfl.updates import ArraySpec
+from snnfl.updates import CODES, ArraySpec, Packing
+
+NOTHING: Mapping[str, Tensor] = {}
 
 MAXIMUM_EXAMPLES = 10**9
 """The bound where a spec names none."""
@@ -36,7 +38,8 @@ class UpdateSpec:
     """Every array by name, none where weights don't travel, and the metrics that come with them.
 
     Attributes:
-        arrays: Exactly these.
+        arrays: Exactly these, be they sent as they are or packed.
+        packing: How they are packed; ``None`` if they aren't.
         control: Exactly these in a further record (SCAFFOLD), which no reply has if there are none.
         metrics: Exactly these.
         scales: Of the ANN's arrays at the start (:func:`~snnfl.updates.scale_of`); 1 for those that aren't named.
@@ -53,19 +56,21 @@ class UpdateSpec:
     examples: int = MAXIMUM_EXAMPLES
     test_examples: int = MAXIMUM_EXAMPLES
     steps: Callable[[int], int] | None = None
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """A checked update: its arrays, its metrics, and the number of examples that weighs it in an average.
 
-    The arrays are views of the bytes that were received: read them, never write to them. While a round is aggregated,
-    ``state`` holds the ANN's arrays that follow from them. ``control`` is how the client's control variate changed, in
-    SCAFFOLD.
+    ``received`` is what travelled: the same arrays, or packed ones. Both may be views of the bytes that were received:
+    read them, never write to them. While a round is aggregated, ``state`` holds the ANN's arrays that follow from them.
+    ``control`` is how the client's control variate changed, in SCAFFOLD.
     """
 
     arrays: dict[str, Tensor]
     metrics: dict[str, float]
+    received: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] | None = None
     control: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -75,8 +80,13 @@ class Update:
         return int(self.metrics[EXAMPLES])
 
 
-def check_update(message: Message, spec: UpdateSpec) -> Update:
+def check_update(message: Message, spec: UpdateSpec, sent: Mapping[str, Tensor] = NOTHING) -> Update:
     """Decode a reply and check it against what the model allows.
+
+    Args:
+        message: The reply.
+        spec: What the model allows.
+        sent: What the server had sent, from which packed updates differ.
 
     Raises:
         UpdateRefused: For a missing or surplus record, array or metric, a wrong shape, type, size or serialisation,
@@ -90,8 +100,11 @@ def check_update(message: Message, spec: UpdateSpec) -> Update:
         raise UpdateRefused(f"expected the records {' and '.join(map(repr, kinds))}, found {_names(content)}")
     metrics = _check_metrics(content[METRICS], spec.metrics, spec.examples)
     _check_steps(metrics, spec)
+    wanted = spec.arrays if spec.packing is None else spec.packing.specs
+    received = _decode_all(ARRAYS, content[ARRAYS], wanted)
     return Update(
-        arrays=_decode_all(ARRAYS, content[ARRAYS], spec.arrays),
+        arrays=received if spec.packing is None else _unpacked(spec.packing, received, sent),
+        received=received,
         metrics=metrics,
         control=_decode_all(CONTROL, content[CONTROL], spec.control) if spec.control else {},
     )
@@ -139,9 +152,21 @@ def _decode_all(record: str, arrays: ArrayRecord, specs: Mapping[str, ArraySpec]
     return {name: _decode(f"{prefix}{name}", arrays[name], spec) for name, spec in specs.items()}
 
 
+def _unpacked(packing: Packing, received: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read what a client packed, and check what comes out: codes and scales in their range may give what is in none."""
+    try:
+        arrays = packing.decode(received, sent)
+    except ValueError as error:
+        raise UpdateRefused(f"{CODES}: {error}") from None
+    for name, spec in packing.format.specs.items():
+        if (mistake := spec.mistake(arrays[name])) is not None:
+            raise UpdateRefused(f"{name}: unpacked it {mistake}")
+    return arrays
+
+
 def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     try:
-        values = _read(array, spec.shape)
+        values = _read(array, spec.shape, str(spec.dtype).removeprefix("torch."))
     except Exception as error:  # whatever a crafted header makes NumPy raise
         raise UpdateRefused(f"{name}: {one_line(str(error)) or type(error).__name__}") from None
     tensor = npy.as_tensor(values)  # fresh memory for all replies of a round would cost more than checking them
@@ -150,9 +175,9 @@ def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     return tensor
 
 
-def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
+def _read(array: Array, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
     """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values."""
-    if (array.dtype, array.shape, array.stype) == ("float32", shape, SType.NUMPY):
+    if (array.dtype, array.shape, array.stype) == (kind, shape, SType.NUMPY) and kind == "float32":
         values = npy.loads(array.data, shape)
         if values is not None:
             return values
@@ -160,12 +185,12 @@ def _read(array: Array, shape: tuple[int, ...]) -> NDArray[Any]:
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("not in the format that numpy.save writes")
     found, _, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=npy.HEADER_BYTES)
-    if found != shape or dtype != np.float32:
-        raise ValueError(f"expected float32{list(shape)}, found {dtype}{list(found)}")
-    if (array.dtype, array.shape) != ("float32", shape):
-        raise ValueError(f"declared as {array.dtype[:20]}{list(array.shape[:8])}, but holds float32{list(shape)}")
-    if (size := len(array.data) - stream.tell()) != 4 * math.prod(shape):
-        raise ValueError(f"{size} bytes instead of {math.prod(shape)} float32 values")
+    if found != shape or dtype != np.dtype(kind):
+        raise ValueError(f"expected {kind}{list(shape)}, found {dtype}{list(found)}")
+    if (array.dtype, array.shape) != (kind, shape):
+        raise ValueError(f"declared as {array.dtype[:20]}{list(array.shape[:8])}, but holds {kind}{list(shape)}")
+    if (size := len(array.data) - stream.tell()) != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"{size} bytes instead of {math.prod(shape)} {kind} values")
     return np.ascontiguousarray(array.numpy())
 
 

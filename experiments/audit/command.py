@@ -340,10 +340,10 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
             if entry["value"] is None:
                 table.add_row(entry["attack"], entry["verdict"])
                 continue
-            found = entry["metrics"]
+            values = entry["metrics"]
             decided = [n for m, n in zip(metrics, short, strict=True) if entry["against_floor"][m.name] == "better"]
             verdict = f"{entry['verdict']}: {', '.join(decided)}" if decided else entry["verdict"]
-            label = f"{found['label_accuracy']['value']:.0%} {entry['label_verdict']}"
-            cells = [f"{found[m.name]['value']:{m.form}} ({guess(entry, m)})" for m in metrics]
+            label = f"{values['label_accuracy']['value']:.0%} {entry['label_verdict']}"
+            cells = [f"{values[m.name]['value']:{m.form}} ({guess(entry, m)})" for m in metrics]
             table.add_row(entry["attack"], verdict, label, *cells)
         yield table

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from snnfl.attacks import biases
+from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, simulate
 from snnfl.attacks.networks import normalised_layers
-from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.rescaling import factors_and_labels, label_of
@@ -58,7 +59,7 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
         return f"the first layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
     if known.learning_rate is None and (view.format.hides_biases or not known.biases):
         return "the factors of a batch's images take the biases or learning_rate, and the threat model denies both"
-    return None
+    return inexact(view)
 
 
 @register(
@@ -72,7 +73,8 @@ def closed_form(views: Sequence[ServerView], budget: Budget, generator: torch.Ge
     """Divide the first layer's weight gradient by its bias gradient, or take its one direction; a batch by zeros.
 
     ``dL/dW = d x^T`` and ``dL/db = d``, so ``x = sum_i db_i dW_i / sum_i db_i^2``: exact, for known weight decay is
-    taken out of both before.
+    taken out of both before. Of a quantised upload that is the least squares' estimate; of a sparse one each pixel is
+    estimated by the entries that were sent.
     Without a bias gradient, as in an S-update or where biases are denied, the first right singular vector of ``dL/dW``
     is ``x`` up to a factor, which is the one whose gradient of the whole network is nearest to the observed one.
     Images of a batch are separated by the zeros of the ReLU behind the layer (:mod:`snnfl.attacks.exact`), and
@@ -91,7 +93,8 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
     weight = problem.gradient(f"{layer}.weight").double()
     if f"{layer}.bias" in problem.target:
         bias = problem.gradient(f"{layer}.bias").double()
-        image = (bias @ weight / bias.square().sum().clamp_min(1e-300)).view(1, *problem.input_shape)
+        told = weight != 0 if problem.sparse else torch.ones_like(weight, dtype=torch.bool)
+        image = (bias @ weight / (bias.square() @ told.double()).clamp_min(1e-300)).view(1, *problem.input_shape)
         return _reconstruction(problem, image, labels)
     _, _, directions = torch.linalg.svd(weight, full_matrices=False)
     return _scaled(problem, directions[0].view(1, *problem.input_shape), labels)
@@ -152,7 +155,7 @@ def _distance(problem: Problem, image: Tensor, labels: Tensor) -> float:
     exact = _exact(problem)
     targets = nn.functional.one_hot(labels, problem.classes).double()
     found = simulate(exact.network, exact.arrays, tuple(exact.target), image.double(), targets, problem.local)
-    return float(cosine_distance(found, exact.target))
+    return float(cosine_distance(sent_alone(found, exact.target) if problem.sparse else found, exact.target))
 
 
 def _exact(problem: Problem) -> Problem:

@@ -16,7 +16,7 @@ from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import total_variation
 from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
 from snnfl.attacks.networks import Arrays, Network, normalised_layers
-from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.selection import Choice
@@ -48,7 +48,7 @@ def _tells_features(view: ServerView) -> str | None:
         return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:
         return f"the first linear layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
-    return None
+    return inexact(view)
 
 
 @register(

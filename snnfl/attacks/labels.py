@@ -17,7 +17,7 @@ from snnfl.threat import ServerView
 def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:
     """Return the labels of a victim's images: given ones where the threat model has them, else inferred.
 
-    Of one step on fewer images than there are classes, as many as features tell exactly
+    Of one step on fewer images than there are classes, if it was sent as it is, as many as features tell exactly
     (:mod:`~snnfl.attacks.sparse_features`); the others, and those of larger batches, by how often each class is
     expected to occur (:class:`~snnfl.attacks.label_evidence.Evidence`).
 
@@ -35,7 +35,8 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
         return single_label(problem.gradient(f"{last_linear(view.model)}.weight"))[None]
     evidence = evidence_of(view, problem, generator)
     linear = not isinstance(view.model, SpikingModel) or discounts(view.model)
-    errors = exact_errors(_head(view, problem), problem.count, generator) if problem.steps == 1 and linear else None
+    solvable = problem.steps == 1 and linear and problem.exact
+    errors = exact_errors(_head(view, problem), problem.count, generator) if solvable else None
     if errors is None or not len(errors):
         return batch_labels(evidence, problem.count)
     exact, left = errors.argmin(1), problem.count - len(errors)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from snnfl.attacks.compressed import is_sparse, rounding_share, steps_between
 from snnfl.attacks.local import LocalTraining, decayed, difference
 from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
 from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_count
+from snnfl.models import SpikingModel
 from snnfl.threat import Exchange, PublicImages, ServerView, ThreatModelError
 
 Thresholds: TypeAlias = Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, ...]]
 """``(arrays by name, inputs [N, ...]) -> the thresholds of each layer``, as a conversion finds them."""
+
+LARGEST_LATENT = 3.0
+"""In standard deviations, from where a generative model has hardly seen any."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +45,11 @@ class Problem:
         calibration: The thresholds of images that calibrate, where the private ones are to be met.
         told: Those of the update; empty without.
         public: Images of no client.
+        orders: Which images each epoch takes, in its order, ``[epochs, count]``; ``None`` where that is not known, or
+            there is one step.
+        generative_model: Where images are to be drawn by one, instead of pixel by pixel.
+        rounding: Between neighbouring codes of a quantised target, by array; empty without.
+        sparse: Whether most entries of the target are zero because they weren't sent.
     """
 
     network: Network
@@ -57,6 +67,29 @@ class Problem:
     calibration: Thresholds | None = None
     told: tuple[Tensor, ...] = ()
     public: PublicImages | None = None
+    orders: Tensor | None = None
+    generative_model: nn.Module | None = None
+    rounding: Mapping[str, float] = field(default_factory=dict)
+    sparse: bool = False
+
+    @property
+    def free_shape(self) -> tuple[int, ...]:
+        """Shape of what is free of an image: its pixels, or what a generative model draws it from."""
+        return self.input_shape if self.generative_model is None else latent_shape(self.generative_model)
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of what is free."""
+        if self.generative_model is None:
+            return self.low, self.high
+        return torch.tensor(-LARGEST_LATENT), torch.tensor(LARGEST_LATENT)
+
+    def images(self, free: Tensor) -> Tensor:
+        """Return the normalised images ``[N, *input_shape]`` of what is free of them, ``[N, *free_shape]``."""
+        if self.generative_model is None:
+            return free
+        pixels: Tensor = self.generative_model(free)
+        return self.low + (self.high - self.low) * pixels
 
     @property
     def rounds(self) -> tuple[tuple[Arrays, Arrays], ...]:
@@ -64,13 +97,25 @@ class Problem:
         return ((self.arrays, self.target), *self.earlier)
 
     @property
+    def exact(self) -> bool:
+        """Whether the target is what the client computed, all of it and to float32's digits."""
+        return not self.rounding and not self.sparse
+
+    @property
     def steps(self) -> int:
         """SGD steps of the round."""
         return self.local.epochs * batch_count(self.count, self.local.batch_size)
 
     def gradient(self, name: str) -> Tensor:
-        """Return the target of an array less the weight decay in it: gradients alone."""
-        return self.target[name] - decayed(self.local, self.steps) * self.arrays[name]
+        """Return the target of an array less the weight decay in it: gradients alone, as far as they were sent."""
+        gradient = self.target[name] - decayed(self.local, self.steps) * self.arrays[name]
+        return torch.where(self.target[name] != 0, gradient, 0.0) if self.sparse else gradient
+
+
+def latent_shape(model: nn.Module) -> tuple[int, ...]:
+    """Return the shape of what a generative model draws an image from."""
+    shape: Sequence[int] = getattr(model, "latent_shape")  # noqa: B009  (a module's attributes are modules to mypy)
+    return tuple(shape)
 
 
 def problem_of(
@@ -110,6 +155,9 @@ def problem_of(
         low=view.inputs(zeros),
         high=view.inputs(ones),
         public=view.public,
+        orders=view.orders if count is None and view.knowledge.steps != 1 else None,
+        rounding={name: step / local.learning_rate for name, step in rounding(view).items()},
+        sparse=sparse(view),
     )
 
 
@@ -152,10 +200,71 @@ def returned_arrays(view: ServerView, exchange: Exchange) -> Mapping[str, Tensor
     return view.format.decode(exchange.received, exchange.sent, biases=False)
 
 
+def _returned_parameters(view: ServerView) -> Arrays:
+    trained = {name for name, parameter in view.model.named_parameters() if parameter.requires_grad}
+    return {name: array for name, array in returned_arrays(view, view.exchange).items() if name in trained}
+
+
+def rounding(view: ServerView) -> Mapping[str, float]:
+    """Return by how much neighbouring codes of an update differ, by array; empty for one that wasn't quantised.
+
+    Of a run of ours the upload says it. The server of another app may have read the codes before anybody saw them; but
+    what changed still are multiples of a step (:func:`~snnfl.attacks.compressed.steps_between`).
+    """
+    if view.exchange.rounding or view.format.hides_biases:
+        return view.exchange.rounding
+    returned = _returned_parameters(view)
+    steps = steps_between(view.exchange.sent, returned)
+    told = sum(returned[name].numel() for name in steps)
+    return steps if 2 * told > sum(array.numel() for array in returned.values()) else {}
+
+
+def sparse(view: ServerView) -> bool:
+    """Tell whether most of an update was left out (:func:`~snnfl.attacks.compressed.is_sparse`).
+
+    A quantised one says itself what was sent: a code of zero, too. One that weights cannot be recovered from tells
+    nothing.
+    """
+    if rounding(view) or not _tells_weights(view):
+        return False
+    known, terms = view.knowledge, None
+    if known.images is not None and known.epochs is not None and not isinstance(view.model, SpikingModel):
+        terms = known.images * known.epochs
+    return is_sparse(view.exchange.sent, _returned_parameters(view), terms)
+
+
+def _tells_weights(view: ServerView) -> bool:
+    """Tell whether the weights of an S-update can be recovered, which takes its statistics; others hold them."""
+    return not view.format.hides_biases or view.knowledge.norm_statistics == "known"
+
+
+def inexact(view: ServerView) -> str | None:
+    """Say why an update is none that numbers can be solved for exactly, or return ``None``."""
+    if rounding(view):
+        return f"solves for exact numbers, and this is {_bits(view)}, rounded"
+    return "solves for exact numbers, and most of the update was not sent" if sparse(view) else None
+
+
+def _bits(view: ServerView) -> str:
+    bits = view.knowledge.upload_bits
+    return "a quantised upload" if bits is None else f"an upload in {bits} bits"
+
+
+def said_of_upload(view: ServerView) -> str:
+    """Say in words what of an update wasn't sent as it is; empty if everything was."""
+    steps = rounding(view)
+    if not _tells_weights(view) or not (steps or sparse(view)):
+        return ""
+    wanted = observed(view, 1.0)
+    if steps:
+        return f"{_bits(view)}, of whose norm about {100 * rounding_share(wanted, steps):.0f} % are rounding"
+    entries, sent = (sum(int(of(array)) for array in wanted.values()) for of in (torch.numel, torch.count_nonzero))
+    return f"a sparse upload of {100 * sent / entries:.1f} % of the entries, matched on these"
+
+
 def observed(view: ServerView, learning_rate: float) -> Arrays:
     """Return the update of the attacked round as a gradient, of trained parameters alone (no running statistics)."""
-    trained = {name for name, parameter in view.model.named_parameters() if parameter.requires_grad}
-    returned = {name: array for name, array in returned_arrays(view, view.exchange).items() if name in trained}
+    returned = _returned_parameters(view)
     return {
         name: array.detach().float() for name, array in difference(view.exchange.sent, returned, learning_rate).items()
     }

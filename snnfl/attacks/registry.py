@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from snnfl.attacks.problem import said_of_upload
 from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
 from snnfl.config import UpdateKind
 from snnfl.registry import Registry
@@ -61,7 +62,8 @@ class AttackResult:
         trail: The images at each point of the curve, as ``images``.
         setting: Whether a real server could have done this.
         reasons: Why it is a diagnosis; empty for a realistic setting.
-        choice: The prior and step size that it took, in words; empty where it has none.
+        choice: The prior and step size that it took, in words, and what of the update wasn't sent as it is; may be
+            empty.
         explained: Whether it explains the update as well as those of its own making.
     """
 
@@ -177,7 +179,7 @@ class Attack:
                 trail=tuple(map(view.pixels, item.trail)),
                 setting="diagnostic" if view.knowledge.diagnoses else "realistic",
                 reasons=view.knowledge.diagnoses,
-                choice=item.choice,
+                choice=", ".join(filter(None, [item.choice, said_of_upload(view)])),
                 explained=item.explained,
             )
             for view, item in zip(views, found, strict=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from snnfl.attacks.compressed import as_sent
 from snnfl.attacks.local import simulate
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.statistics import mean_statistics
@@ -91,11 +92,19 @@ class Rehearsal:
         return ((inputs - low) / (high - low)).clamp(0, 1)
 
 
+def random_orders(problem: Problem, generator: torch.Generator) -> Tensor | None:
+    """Draw orders in which a client may take its images, ``[epochs, count]``; ``None`` for one step, which has none."""
+    if problem.steps == 1:
+        return None
+    return torch.stack([torch.randperm(problem.count, generator=generator) for _ in range(problem.local.epochs)])
+
+
 def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[Rehearsal]:
     """Return updates of public images, made with the victims' networks in turn; none where there are too few images.
 
-    Of images without labels the victim's network says which classes they show. An attacker that guesses arrays, such
-    as the biases of an S-client, makes the update with its guesses. So what a wrong guess costs isn't rehearsed.
+    They are rounded, or left out, as the victims' are. Of images without labels the victim's network says which classes
+    they show. An attacker that guesses arrays, such as the biases of an S-client, makes the update with its guesses. So
+    what a wrong guess costs isn't rehearsed.
     """
     made = list[Rehearsal]()
     public = problems[0].public
@@ -110,13 +119,15 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         else:
             labels = public.labels[drawn]
         targets = torch.nn.functional.one_hot(labels, problem.classes).float()
+        orders = random_orders(problem, generator) if problem.orders is None else problem.orders
         made_of = [
-            (arrays, simulate(problem.network, arrays, tuple(target), images, targets, problem.local))
+            (arrays, simulate(problem.network, arrays, tuple(target), images, targets, problem.local, orders))
             for arrays, target in problem.rounds
         ]
         (_, target), *earlier = [
             (arrays, {n: array.detach() for n, array in found.items()}) for arrays, found in made_of
         ]
+        target = as_sent(target, problem.target, problem.rounding, generator, sparse=problem.sparse)
         seen = problem.seen
         if problem.statistics is not None:
             seen = mean_statistics(problem.statistics, problem.arrays, images, problem.local)

@@ -27,6 +27,9 @@ FITS = 1e-3
 """Share of an image's error that may lie outside the gradient's column space; of a wrong one most does."""
 
 
+TERM = 0.01
+"""By how much the rank-one term of right features may differ from one, from float32 rounding."""
+
 CLEAR = 0.05
 """Share of an error's largest element below which a negative one counts as rounding."""
 
@@ -62,12 +65,13 @@ def exact_errors(head: Head, count: int, generator: torch.Generator) -> Tensor |
     whole = head.gradient if head.bias_gradient is None else torch.cat([head.gradient, head.bias_gradient[:, None]], 1)
     if not 1 < count < min(*whole.shape, MOST_IMAGES + 1) or not torch.isfinite(whole).all():
         return None
-    columns, _, rows = torch.linalg.svd(whole.double(), full_matrices=False)
+    columns, sizes, rows = torch.linalg.svd(whole.double(), full_matrices=False)
     found, seen = _sparse_vectors(rows[:count], generator)
     found = found[seen.argsort(descending=True, stable=True)]
     if head.bias is None or count == len(whole) - 1:  # of as many images any error fits, for its elements' sum is zero
         return _unchecked(whole.double(), found, count)
-    return _checked(head.weight.double(), head.bias.double(), columns[:, :count], found, count)
+    inverse = rows[:count].T / sizes[:count].clamp_min(1e-300) @ columns[:, :count].T
+    return _checked(head.weight.double(), head.bias.double(), columns[:, :count], inverse, found, count)
 
 
 def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -101,13 +105,18 @@ def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     return torch.stack(kept) if kept else rows[:0], torch.tensor(seen)
 
 
-def _checked(weight: Tensor, bias: Tensor, columns: Tensor, found: Tensor, count: int) -> Tensor:
-    """Return the errors that follow from features, of those whose error is one that the gradient is made of.
+def _checked(weight: Tensor, bias: Tensor, columns: Tensor, inverse: Tensor, found: Tensor, count: int) -> Tensor:
+    """Return the errors that follow from features, of those that the gradient is made of together with their error.
+
+    An error of an untrained network hardly depends on the features, so wrong ones have one that fits. But features
+    ``h`` and error ``e`` of one of ``N`` images are a term of the gradient ``G`` if and only if ``G - e h^T / N`` has a
+    rank less, which is ``h^T G^+ e = N`` (Wedderburn 1934).
 
     Args:
         weight: Of the last layer.
         bias: Of it.
         columns: Basis of the gradient's column space, ``[classes, N]``.
+        inverse: Pseudo-inverse of the gradient, whose last column is the bias's, ``[features + 1, classes]``.
         found: Features up to a factor, and in the last column that factor; the surest first.
         count: At most so many.
     """
@@ -117,8 +126,9 @@ def _checked(weight: Tensor, bias: Tensor, columns: Tensor, found: Tensor, count
     errors = probabilities[:, None] - torch.eye(len(weight), dtype=weight.dtype)  # of each label that it might have
     outside = (errors - errors @ columns @ columns.T).norm(dim=2) / errors.norm(dim=2).clamp_min(1e-30)
     least, label = outside.min(1)
-    fits = (least < FITS).nonzero().flatten()[:count]
-    return errors[fits, label[fits]]
+    own = errors[torch.arange(len(errors)), label]
+    terms = ((found / found[:, -1:]) @ inverse * own).sum(1) / count
+    return own[(least < FITS) & ((terms - 1).abs() < TERM)][:count]
 
 
 def _unchecked(gradient: Tensor, found: Tensor, count: int) -> Tensor | None:

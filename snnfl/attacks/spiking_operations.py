@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from snnfl.models import SpikingModel, SpikingNeurons
 from snnfl.models.over_time import OverTime
+from snnfl.models.quantised import QuantisedWeight
 from snnfl.neurons import ENCODINGS, surrogate_spike
 from snnfl.neurons.dynamics import SpikeFunction
 
@@ -56,7 +57,7 @@ def in_operations(model: SpikingModel) -> SpikingModel:
     for module in rebuilt(model).modules():
         if isinstance(module, SpikingNeurons):
             module.spike = Stepwise(module.spike)  # type: ignore[assignment]  # any spike function will do
-        elif isinstance(module, OverTime) and isinstance(module, nn.Linear):
+        elif isinstance(module, OverTime) and isinstance(module, nn.Linear) and not isinstance(module, QuantisedWeight):
             module.__class__ = _Linear
     return model
 

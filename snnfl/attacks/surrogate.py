@@ -91,10 +91,12 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
             scale = torch.ones(len(gradient)) if node.norm is None else norm_state(node, sent).scale
             per_channel = scale.view(-1, *[1] * (gradient.dim() - 1))
             target[name] = gradient / torch.where(per_channel.abs() > 0, per_channel, torch.inf)
+    network = spiking_network_of(format.graph, format.conversion, surrogate=surrogate)
     return replace(
         problem,
-        network=spiking_network_of(format.graph, format.conversion, surrogate=surrogate),
+        network=lambda arrays, inputs: network(format.deployed(arrays), inputs),
         arrays={**fold(format.graph, sent), **received},
         target=target,
         local=local_training(view, problem.count),
+        orders=None,
     )

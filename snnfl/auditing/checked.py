@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,8 +24,10 @@ from snnfl.auditing.recording import (
     truth_path,
 )
 from snnfl.protocol import EXAMPLES
+from snnfl.threat import Exchange
 from snnfl.training import private_biases
-from snnfl.updates import ArraySpec, ann_specs
+from snnfl.training.local import MAXIMUM_VALUE
+from snnfl.updates import CODES, ArraySpec, Packing, ann_specs
 from snnfl.workspace import Workspace
 
 
@@ -36,16 +39,27 @@ def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozens
     Raises:
         RecordingError: Naming the file and what is wrong in it.
     """
-    sent, received = work.format.sent_specs, work.format.specs
+    sent, packing = work.format.sent_specs, work.packing
+    received = work.format.specs if packing is None else packing.specs
     for each in read_recording(folder, rounds):
         path = client_folder(folder / RECORDING, each.server_round, each.partition)
         _check(path.parent / SENT, each.exchange.sent, sent)
         _check(path / RECEIVED, each.exchange.received, received)
         claimed = each.metrics.get(EXAMPLES) if isinstance(each.metrics, dict) else None
-        most = len(work.dataset.train_labels)
+        most = len(work.dataset.train_labels) or MAXIMUM_VALUE  # nobody knows how many nodes have of their own
         if not isinstance(claimed, int | float) or not math.isfinite(claimed) or not 1 <= claimed <= most:
-            raise RecordingError(f"{path / RECEIVED}: {EXAMPLES} is {claimed!r}; expected 1 to {most}")
-        yield each
+            raise RecordingError(f"{path / RECEIVED}: {EXAMPLES} is {claimed!r}; expected 1 to {most:g}")
+        yield each if packing is None else replace(each, exchange=_unpacked(packing, path / RECEIVED, each.exchange))
+
+
+def _unpacked(packing: Packing, path: Path, exchange: Exchange) -> Exchange:
+    """Return a packed exchange as the server reads it."""
+    try:
+        arrays = packing.decode(exchange.received, exchange.sent)
+    except ValueError as error:
+        raise RecordingError(f"{path}: {CODES!r}: {error}") from None
+    _check(path, arrays, packing.format.specs)
+    return replace(exchange, received=arrays, rounding=packing.steps(exchange.received))
 
 
 def read_checked_truth(work: Workspace, folder: Path, server_round: int, partition: int) -> GroundTruth | None:

@@ -51,6 +51,8 @@ class Setting:
         beyond: How the sender of an update trained otherwise than attacks repeat it (:func:`~snnfl.threat.unrepeated`).
         recorded: Reads the recording.
         told: Reads the truth.
+        orders: The order of a client's images in each epoch (:class:`~snnfl.threat.ServerView`), where the server can
+            tell it.
         labelled: Whether the labels of the public images are theirs, not made up.
         twins: Whether its updates are plain twins of an S-run's clients (:func:`snnfl.auditing.controls.plain_twin`).
         freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
@@ -67,6 +69,7 @@ class Setting:
     beyond: Callable[[Received], tuple[str, ...]]
     recorded: Recorded
     told: Told
+    orders: Callable[[Received], Tensor | None] = lambda received: None
     freedom: Freedom | None = None
     labelled: bool = True
     twins: bool = False

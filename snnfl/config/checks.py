@@ -11,6 +11,7 @@ from snnfl.config.declaration import ConfigError, check_option
 from snnfl.config.kinds import converts, spikes_natively
 from snnfl.config.modelling import TrainingConfig
 from snnfl.config.options import Config, options, value_of
+from snnfl.config.own_data import own_data_mistakes
 
 _ENGINE_OF = {
     "engine.cpus_per_client": "ray",
@@ -23,6 +24,9 @@ SPIKING = (
     "surrogate_slope", "encoding", "readout", "output_fires", "threshold_norm",
 )  # fmt: skip
 """Options of the model that only networks which are trained as spiking ones use."""
+
+_IN_TRAINING = ("weights", "activations", "potentials")
+"""What is quantised in every forward pass."""
 
 _EVENT_TRIGGERS = ("event_moving", "event_static", "event_temporal")
 BUILT_IN = ("badnets", "blended", "distributed", *_EVENT_TRIGGERS, "label_flip", "model_replacement")
@@ -53,8 +57,10 @@ def validate(config: Config) -> None:
 def mistakes(config: Config) -> Iterator[str]:
     """Yield what makes no sense together in options that are each in their range, a line each."""
     yield from _run_mistakes(config)
+    yield from own_data_mistakes(config)
     yield from _model_mistakes(config)
     yield from _training_mistakes(config)
+    yield from _quantization_mistakes(config)
     yield from _audit_mistakes(config)
     yield from _curve_mistakes(config)
     yield from _engine_mistakes(config)
@@ -119,6 +125,39 @@ def _training_mistakes(config: Config) -> Iterator[str]:
         yield (
             f"training.momentum={training.momentum}: only training.optimizer=sgd uses it, and "
             f"training.optimizer={training.optimizer}; leave it out"
+        )
+
+
+def _quantization_mistakes(config: Config) -> Iterator[str]:
+    quantization, neuron = config.quantization, config.model.neuron
+    weights, activations, potentials = (f"quantization.{n}={getattr(quantization, n)}" for n in _IN_TRAINING)
+    if quantization.activations and (spikes_natively(config) or converts(config)):
+        instead = f"model.neuron={neuron}" if spikes_natively(config) else "strategy.spiking=true"
+        yield f"{activations}: spikes take the place of activations with {instead}; set 0, or train a plain network"
+    if quantization.potentials and not spikes_natively(config):
+        yield f"{potentials}: only trained neurons have them, and model.neuron=relu; set 0, or model.neuron=lif"
+    if quantization.weights and converts(config) and not quantization.per_channel:
+        yield (
+            f"{weights}: folded batch normalisation multiplies channels, each by its own factor, which one scale for "
+            "all doesn't survive; set quantization.per_channel=true with strategy.spiking=true"
+        )
+    if quantization.weights and config.training.precision != "float32":
+        yield f"{weights}: training.precision={config.training.precision} rounds weights otherwise; set float32"
+    if quantization.per_channel and not quantization.weights:
+        yield "quantization.per_channel=true: of weights, and quantization.weights=0; leave it out"
+    if quantization.clip is not None and not (quantization.activations or quantization.potentials):
+        yield (
+            f"quantization.clip={quantization.clip}: clips activations and potentials that are quantised, and neither "
+            "is; leave it out"
+        )
+    uploads = f"quantization.uploads={quantization.uploads}"
+    if quantization.uploads and config.strategy.name == "solo":
+        yield f"{uploads}: strategy.name=solo uploads nothing; set 0"
+    if quantization.uploads and config.privacy.clipping.startswith("client"):
+        server = config.privacy.clipping.replace("client", "server")
+        yield (
+            f"{uploads}: error feedback adds to a clipped update what earlier ones left out, so that its norm is no "
+            f"longer bounded; set 0, or let the server clip (privacy.clipping={server})"
         )
 
 

@@ -8,14 +8,18 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from snnfl.config import ConfigError, ModelConfig
+from snnfl.config import ConfigError, ModelConfig, QuantizationConfig
 from snnfl.models.initialisation import materialise
 from snnfl.models.projection import with_projection_head
+from snnfl.models.quantised import quantise, quantise_neurons
 from snnfl.models.spiking import spiking_model
 from snnfl.registry import Registry
 
 Builder: TypeAlias = Callable[[ModelConfig, tuple[int, ...], int], nn.Module]
 """``(config, input_shape, classes) -> model``; called on the meta device, so it costs no time and no random draw."""
+
+FULL = QuantizationConfig()
+"""Of a model that is built without being told: nothing is quantised."""
 
 MODELS = Registry[Builder]("model", "model.name")
 
@@ -50,6 +54,7 @@ def build_model(
     classes: int,
     generator: torch.Generator,
     sequence: bool = False,
+    quantization: QuantizationConfig = FULL,
 ) -> nn.Module:
     """Build a model on the CPU, in training mode, with weights drawn from a generator.
 
@@ -59,13 +64,15 @@ def build_model(
         classes: Number of outputs.
         generator: CPU generator that every weight is drawn from; the global random state is neither read nor moved.
         sequence: Whether a sample's first axis is time: a spiking network sees one step after the other.
+        quantization: Bits of weights, activations and potentials; initial weights are the same for all.
 
     Returns:
         A module that maps ``[batch, *input_shape]`` to logits ``[batch, classes]``; for ``config.neuron`` other than
         ``relu`` a :class:`~snnfl.models.spiking.SpikingModel` with the same initial weights.
 
     Raises:
-        ConfigError: If the model is unknown, does not fit the input, or takes no projection head.
+        ConfigError: If the model is unknown, does not fit the input, takes no projection head, or has weights that
+            cannot be quantised.
 
     >>> from snnfl.rng import generator
     >>> model = build_model(ModelConfig(name="mlp"), input_shape=(4,), classes=3, generator=generator(0, "weights"))
@@ -79,9 +86,12 @@ def build_model(
         if config.projection_head:
             model = with_projection_head(model, config.name)
     materialise(model, generator)
-    if config.neuron != "relu":
-        return spiking_model(model, config, input_shape=input_shape, sequence=sequence, generator=generator)
-    return model
+    quantise(model, config, quantization)
+    if config.neuron == "relu":
+        return model
+    made = spiking_model(model, config, input_shape=input_shape, sequence=sequence, generator=generator)
+    quantise_neurons(made, quantization)
+    return made
 
 
 def image_shape(config: ModelConfig, input_shape: tuple[int, ...], *, smallest: int) -> tuple[int, int, int]:

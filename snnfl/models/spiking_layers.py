@@ -11,6 +11,7 @@ from snnfl.config import ModelConfig
 from snnfl.neurons import (
     Adaptation,
     Neuron,
+    Store,
     Unrolled,
     by_subtraction,
     surrogate_spike,
@@ -40,6 +41,7 @@ class SpikingNeurons(nn.Module):
 
     Attributes:
         level: The configured threshold, which the structure tells where a model has no values.
+        store: What membranes keep of their potentials (:attr:`snnfl.neurons.Neuron.store`).
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class SpikingNeurons(nn.Module):
         if reads_out:
             self.reset = without_reset
         self.recurrent = nn.Linear(features, features, bias=False) if features is not None else None
+        self.store: Store | None = None
 
     @property
     def neuron(self) -> Neuron:
@@ -81,6 +84,7 @@ class SpikingNeurons(nn.Module):
             unit_spikes=True,
             adaptation=self.adaptation,
             recurrent=self.recurrent,
+            store=self.store,
         )
 
     def forward(self, current: Tensor) -> Tensor:

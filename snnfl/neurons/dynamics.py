@@ -32,6 +32,9 @@ from torch import Tensor
 SpikeFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(charged potential, threshold) -> 1 where the neuron fires, else 0``; its derivative is a surrogate's, or zero."""
 
+Store: TypeAlias = Callable[[Tensor], Tensor]
+"""``charged potential -> what the membrane keeps of it``, elementwise."""
+
 Reset: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(charged potential, 1 where it fired, threshold) -> potential after the spike``."""
 
@@ -110,6 +113,8 @@ class Neuron:
         unit_spikes: Whether a spike is worth 1, and not the threshold.
         adaptation: Of adaptive neurons.
         recurrent: What a layer's spikes, ``[N, C, *space]``, add to its own current at the next step.
+        store: What the membrane keeps of a charged potential before the neuron fires or doesn't, such as the nearest of
+            a few levels; ``None``: all of it.
     """
 
     threshold: Tensor
@@ -121,6 +126,7 @@ class Neuron:
     unit_spikes: bool = False
     adaptation: Adaptation | None = None
     recurrent: Callable[[Tensor], Tensor] | None = None
+    store: Store | None = None
 
     def at_rest(self, like: Tensor) -> NeuronState:
         """Return the state before the first step: nothing charged, nothing fired.
@@ -155,6 +161,8 @@ class Neuron:
         if self.recurrent is not None and state.spikes is not None:
             current = current + self.recurrent(state.spikes)
         charged = self._charge(state.potential, current, threshold, level)
+        if self.store is not None:
+            charged = self.store(charged)
         fired = self.spike(charged, level)
         potential = charged
         if not self.delayed:
@@ -178,7 +186,7 @@ class Neuron:
     def integrates_and_fires(self) -> bool:
         """Whether it is the neuron of converted networks, which all of :mod:`snnfl.neurons.kernels` compute."""
         plain = self.leak is None and self.spike is at_threshold and self.reset is by_subtraction
-        return plain and not (self.delayed or self.unit_spikes or self.adaptation or self.recurrent)
+        return plain and not (self.delayed or self.unit_spikes or self.adaptation or self.recurrent or self.store)
 
 
 def broadcast(per_channel: Tensor, shape: torch.Size) -> Tensor:

@@ -126,6 +126,7 @@ def _fuses(neuron: Neuron, current: Tensor) -> bool:
     return (
         neuron.adaptation is None
         and neuron.recurrent is None
+        and neuron.store is None
         and neuron.unit_spikes
         and (current.device.type == "cpu" or (current.device.type == "cuda" and has_triton()))
         and current.dtype in (torch.float32, torch.float64)

@@ -4,12 +4,16 @@ from snnfl.updates.arrays import ArraySpec, ann_specs, control_specs, scale_of
 from snnfl.updates.converted import Converted, converted_specs
 from snnfl.updates.format import UpdateFormat
 from snnfl.updates.native import Native
+from snnfl.updates.packed import CODES, SCALES, Packing
 from snnfl.updates.plain import Plain, Unsent
 
 __all__ = [
+    "CODES",
+    "SCALES",
     "ArraySpec",
     "Converted",
     "Native",
+    "Packing",
     "Plain",
     "Unsent",
     "UpdateFormat",

@@ -16,20 +16,25 @@ from snnfl.training.resident import is_statistic
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """An expected array: its shape and the range of its values; a share lies in 0..1. The type is always float32.
+    """An expected array: its shape and the range of its values; a share lies in 0..1. Of any but bytes it is float32.
 
     >>> ArraySpec(shape=(2,), values="positive").mistake(torch.tensor([1.0, 0.0]))
     'expected positive values, the smallest is 0'
     """
 
     shape: tuple[int, ...]
-    values: Literal["finite", "non-negative", "positive", "share"] = "finite"
+    values: Literal["finite", "non-negative", "positive", "share", "bytes"] = "finite"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers."""
+        return torch.uint8 if self.values == "bytes" else torch.float32
 
     def mistake(self, array: Tensor) -> str | None:
         """Say what is wrong with an array, in words without its name, or return ``None``."""
-        if tuple(array.shape) != self.shape or array.dtype != torch.float32:
-            found = f"{str(array.dtype).removeprefix('torch.')}{list(array.shape)}"
-            return f"expected float32{list(self.shape)}, found {found}"
+        if tuple(array.shape) != self.shape or array.dtype != self.dtype:
+            found, expected = (str(dtype).removeprefix("torch.") for dtype in (array.dtype, self.dtype))
+            return f"expected {expected}{list(self.shape)}, found {found}{list(array.shape)}"
         smallest, largest = (bound.item() for bound in array.aminmax()) if array.numel() else (1.0, 1.0)
         if not (smallest >= -MAXIMUM_VALUE and largest <= MAXIMUM_VALUE):  # either is NaN if any value is
             return f"holds NaN, infinity or a value beyond {MAXIMUM_VALUE:g}"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from snnfl.config import ConfigError, ConversionConfig
 from snnfl.conversion import convert_state, recover
-from snnfl.conversion.folding import NORM_FIELDS
+from snnfl.conversion.folding import NORM_FIELDS, fold
+from snnfl.quantisation import symmetric
 from snnfl.spiking import SpikingGraph, SpikingNetwork
 from snnfl.updates.arrays import ArraySpec, ann_specs
 from snnfl.updates.format import UpdateFormat
@@ -28,6 +29,8 @@ class Converted(UpdateFormat):
         state: An ANN state of the model, for names and shapes.
         conversion: How clients convert.
         bias_back: Whether the server infers biases from ``b'`` and sends them (SNFL, Table 3).
+        weight_bits: Of the weights that clients compute with; 0 where they aren't quantised. What travels are the
+            float32 weights that are trained; the network that is calibrated, and the server's, has quantised ones.
 
     Raises:
         ConfigError: If biases in time are calibrated for fewer steps than the network is simulated.
@@ -46,6 +49,7 @@ class Converted(UpdateFormat):
         conversion: ConversionConfig,
         *,
         bias_back: bool = False,
+        weight_bits: int = 0,
     ) -> None:
         if conversion.calibration == "time_bias" and conversion.calibration_length < conversion.steps:
             raise ConfigError(
@@ -55,13 +59,16 @@ class Converted(UpdateFormat):
         self.graph = graph
         self.conversion = conversion
         self.bias_back = bias_back
+        self.weight_bits = weight_bits
         biases = [f"{node.name}.bias" for node in graph.affines if node.has_bias]
         self.private_names = () if bias_back else tuple(name for name in biases if name in state)
         self.specs = converted_specs(graph, state, conversion)
         self.sent_specs = ann_specs({name: array for name, array in state.items() if name not in self.private_names})
         self.threshold_names = tuple(f"{node.name}.threshold" for node in graph.spikes)
+        self.weight_names = tuple(f"{node.name}.weight" for node in graph.affines if node.op != "scale")
         norms = [node.norm for node in graph.affines if node.norm is not None]
-        self.norm_names = frozenset(f"{norm}.{field}" for norm in norms for field in NORM_FIELDS)
+        self._norm_arrays = {f"{norm}.{own}": f"{norm}.{ours}" for norm in norms for own, ours in NORM_FIELDS.items()}
+        self.norm_names = frozenset(self._norm_arrays)
         self.statistic_names = {
             f"{norm}.{NORM_FIELDS[field]}": f"{norm}.{field}" for norm in norms for field in ("mean", "var")
         }
@@ -73,14 +80,18 @@ class Converted(UpdateFormat):
 
     def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """Convert and calibrate ("Client Encryption", SNFL section 4.2)."""
-        network = convert_state(self.graph, state, images, self.conversion)
+        network = convert_state(self.graph, self._quantised(state), images, self.conversion)
         norms = {
             f"{node.norm}.{field}": state[f"{node.norm}.{name}"]
             for node in self.graph.affines
             if node.norm is not None
             for field, name in NORM_FIELDS.items()
         }
-        return {**network.parameters, **norms}
+        update = {**network.parameters, **norms}
+        if self.weight_bits:
+            trained = fold(self.graph, state)
+            update |= {name: trained[name] for name in self.weight_names}
+        return update
 
     def decode(
         self, received: Mapping[str, Tensor], sent: Mapping[str, Tensor], *, biases: bool | None = None
@@ -93,6 +104,27 @@ class Converted(UpdateFormat):
             minimum_scale=self.conversion.minimum_scale,
             fallback=sent,
         )
+
+    def rebuilt(self, rest: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fold weights of the ANN by the update's own batch normalisation."""
+        norms = {ours: rest[own] for own, ours in self._norm_arrays.items()}
+        folded = fold(self.graph, {**state, **norms})
+        return {**rest, **{name: folded[name] for name in self.weight_names}}
+
+    def deployed(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters of the server's network: aggregated ones, whose weights it quantises as clients do.
+
+        A scale per channel is multiplied with the channel, so folded weights are quantised as those of the ANN are.
+        """
+        return self._quantised(parameters)
+
+    def _quantised(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return arrays of which the weights, of an ANN or folded ones, take as few levels as clients' do."""
+        found = dict(arrays)
+        if self.weight_bits:
+            weights = {name: symmetric(found[name], self.weight_bits, per_channel=True) for name in self.weight_names}
+            found |= weights
+        return found
 
     def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""

@@ -26,6 +26,7 @@ class UpdateFormat(ABC):
         specs: What a client sends, by name.
         sent_specs: What the server sends: arrays of the ANN.
         private_names: The ANN's arrays that stay on the client and never travel, in either direction.
+        weight_names: Arrays of the ANN that an update tells and a quantised one rounds (:mod:`snnfl.updates.packed`).
         threshold_names: Which of ``specs`` are thresholds, first layer first.
         statistic_names: Name of each running statistic in the ANN, and in ``specs``.
         graph: Structure of the spiking network in an update; ``None`` if there is none.
@@ -38,6 +39,7 @@ class UpdateFormat(ABC):
     specs: Mapping[str, ArraySpec]
     sent_specs: Mapping[str, ArraySpec]
     private_names: tuple[str, ...] = ()
+    weight_names: tuple[str, ...] = ()
     threshold_names: tuple[str, ...] = ()
     statistic_names: Mapping[str, str]
     graph: SpikingGraph | None = None
@@ -63,6 +65,19 @@ class UpdateFormat(ABC):
             sent: What the server had sent, for what an update doesn't tell.
             biases: Whether to infer the biases that an update hides; ``None``: as the run's server does.
         """
+
+    def rebuilt(self, rest: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the update of which :meth:`decode` gives some arrays of the ANN.
+
+        Args:
+            rest: The update's other arrays.
+            state: Those of :attr:`weight_names`, as in the ANN.
+        """
+        return {**rest, **state}
+
+    def deployed(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters that the server's spiking network computes with, of aggregated ones."""
+        return dict(parameters)
 
     def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork | None:
         """Return the spiking network of the aggregated arrays of updates; ``None`` if they are of none."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from snnfl.updates.arrays import ArraySpec, ann_specs
-from snnfl.updates.plain import Plain
+from snnfl.updates.plain import Plain, free_names
 
 BETA, THRESHOLD = "beta", "threshold"
 """How arrays of neurons end that are trained: their leak and their threshold (:mod:`snnfl.models.spiking`)."""
@@ -36,3 +36,4 @@ class Native(Plain):
         for name in (*leaks, *self.threshold_names):
             specs[name] = ArraySpec(shape=specs[name].shape, values="share" if name in leaks else "positive")
         self.specs = self.sent_specs = specs
+        self.weight_names = free_names(specs)

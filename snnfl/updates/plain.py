@@ -9,7 +9,7 @@ from torch import Tensor
 
 from snnfl.config import UpdateKind
 from snnfl.training import is_statistic
-from snnfl.updates.arrays import ann_specs
+from snnfl.updates.arrays import ArraySpec, ann_specs
 from snnfl.updates.format import UpdateFormat
 
 
@@ -19,14 +19,20 @@ class Plain(UpdateFormat):
     Args:
         state: An ANN state of the model, for names and shapes.
         private: Names of the arrays that stay on the client.
+        positive: Names of those that are.
     """
 
     kind: ClassVar[UpdateKind] = "plain"
 
-    def __init__(self, state: Mapping[str, Tensor], *, private: Collection[str] = ()) -> None:
+    def __init__(
+        self, state: Mapping[str, Tensor], *, private: Collection[str] = (), positive: Collection[str] = ()
+    ) -> None:
         self.private_names = tuple(private)
-        self.specs = self.sent_specs = ann_specs({n: array for n, array in state.items() if n not in private})
+        specs = ann_specs({n: array for n, array in state.items() if n not in private})
+        specs |= {name: ArraySpec(shape=specs[name].shape, values="positive") for name in positive}
+        self.specs = self.sent_specs = specs
         self.statistic_names = {name: name for name in self.specs if is_statistic(name)}
+        self.weight_names = free_names(specs)
 
     def encode(self, state: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
         """Return the state as it is, but for what is private."""
@@ -64,3 +70,8 @@ class Unsent(UpdateFormat):
     ) -> Mapping[str, Tensor]:
         """Return nothing."""
         return {}
+
+
+def free_names(specs: Mapping[str, ArraySpec]) -> tuple[str, ...]:
+    """Return which arrays are trained and may have any value."""
+    return tuple(name for name, spec in specs.items() if spec.values == "finite" and not is_statistic(name))

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import HealthCheck, given, settings
 
 from snnfl.config import ConversionConfig
-from snnfl.updates import Converted, ann_specs
+from snnfl.updates import Converted, Packing, ann_specs
 from strategies.guarded import Guarded
 from strategies.spiking import Spiking
 from strategies.update import UpdateSpec
@@ -74,8 +74,9 @@ def cut_or_grow(content: RecordDict, data: st.DataObject) -> None:
 def other_values(content: RecordDict, data: st.DataObject) -> None:
     record, name = pick(content, data)
     values = record[name].numpy().copy()
-    values.flat[data.draw(st.integers(0, values.size - 1))] = data.draw(NUMBERS)
-    record[name] = Array(values * np.float32(data.draw(st.sampled_from([1.0, 1.0, -1.0, 0.0, 1e-20, 1e20]))))
+    values.flat[data.draw(st.integers(0, values.size - 1))] = np.float32(data.draw(NUMBERS)).astype(values.dtype)
+    factor = np.float32(data.draw(st.sampled_from([1.0, 1.0, -1.0, 0.0, 1e-20, 1e20])))
+    record[name] = Array((values * factor).astype(values.dtype))
 
 
 def other_dtype_or_shape(content: RecordDict, data: st.DataObject) -> None:
@@ -125,7 +126,7 @@ CHANGES: list[Change] = [flip_bytes, edit_header, cut_or_grow, other_values, oth
 CHANGES += [other_keys, other_metrics, other_records]
 
 
-@pytest.fixture(params=["plain", "spiking", "spiking, per channel, bias back"])
+@pytest.fixture(params=["plain", "spiking", "spiking, per channel, bias back", "spiking, packed"])
 def server(request: pytest.FixtureRequest, federation: Any) -> Iterator[tuple[Callable[[], Guarded], dict[str, Any]]]:
     """Make a strategy of a kind, and an update that is valid for it."""
     base = FedAvg(min_train_nodes=1, min_available_nodes=1)
@@ -137,10 +138,13 @@ def server(request: pytest.FixtureRequest, federation: Any) -> Iterator[tuple[Ca
         return
     conversion = ConversionConfig(thresholds="channel_mmse" if per_channel else "layer_mmse")
     format = Converted(federation.graph, federation.state, conversion, bias_back=per_channel)
-    yield lambda: Spiking(base, format, metrics=METRICS, examples=1000), update
+    packing = Packing(format, 4) if "packed" in request.param else None
+    if packing is not None:
+        update, _ = packing.encode(update, federation.state, {}, torch.Generator().manual_seed(0))
+    yield lambda: Spiking(base, format, metrics=METRICS, examples=1000, packing=packing), update
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")  # NumPy's answer to a header of Python 2
 def test_a_mutated_update_is_refused_or_has_the_structure(

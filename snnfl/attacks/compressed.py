@@ -1,0 +1,165 @@
+"""Uploads of which not everything was sent as it is: sparse ones, and quantised ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from snnfl.attacks.networks import Arrays
+
+MOSTLY = 0.5
+"""Part of the entries that must be exactly zero in an update that is sparse."""
+
+FLOOR = 0.1
+"""Of the median magnitude: a gradient of a hundred entries has smaller ones, its largest entries alone have not."""
+
+ENTRIES = 100
+"""Entries from which on that is sure."""
+
+LEVELS = 256
+"""Of one sign, at most, that codes of a byte can have."""
+
+ROUNDINGS = 16
+"""Units in the last place of the largest weight below which a change may be zero because it was rounded away."""
+
+
+def is_sparse(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor], terms: int | None) -> bool:
+    """Tell whether most of what changed was left out, as by a client that sends the largest changes alone.
+
+    A gradient has exact zeros, too: rows of units that no image reached, columns of inputs that are zero, or entries
+    where either is, image by image. So beside most entries being zero, either the others begin at a size of their own,
+    as the largest ones do. Or, what tells any choice of entries, the rows of a linear layer are zero in more ways than
+    images make: where the inputs of some set of them are.
+
+    Args:
+        sent: Arrays before the training.
+        returned: Those that changed, after it.
+        terms: How many images and steps a linear layer's gradient is the sum of; ``None`` for an unknown number.
+    """
+    changes = {name: (array - sent[name]).flatten(1) for name, array in returned.items() if array.dim() > 1}
+    zeros, entries = (sum(int(of(each)) for each in changes.values()) for of in (_zeros, torch.numel))
+    if zeros <= MOSTLY * entries:
+        return False
+    return _begins_late(changes, sent) or (terms is not None and _is_picked(changes, sent, terms))
+
+
+def _zeros(change: Tensor) -> int:
+    return int((change == 0).sum())
+
+
+def _begins_late(changes: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> bool:
+    """Tell whether no entry is small beside the others of its array."""
+    ratios = [torch.empty(0)]
+    for name, change in changes.items():
+        sizes = change[change != 0].abs()
+        if not len(sizes):
+            continue
+        if float(sizes.min()) <= ROUNDINGS * _rounding(sent[name]):
+            return False
+        ratios.append(sizes / sizes.median())
+    pooled = torch.cat(ratios)
+    return len(pooled) >= ENTRIES and float(pooled.min()) > FLOOR
+
+
+def _is_picked(changes: Mapping[str, Tensor], sent: Mapping[str, Tensor], terms: int) -> bool:
+    """Tell whether a linear layer's rows are zero in more ways than so many images can make."""
+    for name, change in changes.items():
+        live = change[change.any(1)][:, change.any(0)]
+        if sent[name].dim() != 2 or _zeros(live) <= MOSTLY * live.numel():
+            continue
+        rounded = float(live[live != 0].abs().median()) <= ROUNDINGS * _rounding(sent[name])
+        if not rounded and len(torch.unique(live != 0, dim=0)) > 2.0**terms:
+            return True
+    return False
+
+
+def _rounding(weight: Tensor) -> float:
+    return torch.finfo(weight.dtype).eps * float(weight.abs().max())
+
+
+def steps_between(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the distance of neighbouring levels of each array whose changes are multiples of it, as codes make them.
+
+    Args:
+        sent: Arrays before the training.
+        returned: Those that changed, after it.
+    """
+    found = {}
+    for name, array in returned.items():
+        sizes = (array - sent[name]).abs()
+        told = sizes[sizes != 0]
+        if sizes.numel() < ENTRIES or not len(told) or float(told.min()) <= ROUNDINGS * _rounding(sent[name]):
+            continue
+        step = float(told[told < 1.5 * told.min()].mean())
+        levels = told / step
+        if float(levels.max()) < LEVELS and float((levels - levels.round()).abs().max()) < 0.1:
+            found[name] = step
+    return found
+
+
+def sent_alone(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Arrays:
+    """Return a gradient where a sparse one has entries, and elsewhere what of it is too large to have been left out.
+
+    Of an array whose largest entries were sent the smallest of these is a bound ``b`` of all others: of another's entry
+    ``g`` in such a place ``sign(g) max(|g| - b, 0)`` is left, which should be zero.
+    """
+    kept = {}
+    for name, array in found.items():
+        sizes = torch.where(wanted[name] != 0, wanted[name].abs(), torch.inf)
+        beyond = array.sign() * (array.abs() - sizes.amin()).clamp_min(0)
+        kept[name] = torch.where(wanted[name] != 0, array, beyond)
+    return kept
+
+
+def as_sent(
+    made: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    steps: Mapping[str, float],
+    generator: torch.Generator,
+    *,
+    sparse: bool,
+) -> Arrays:
+    """Return what a client would send of a gradient, as another one was sent.
+
+    Args:
+        made: The gradient.
+        wanted: What was sent of the other one.
+        steps: Between codes of a quantised one, by array; empty for none.
+        generator: Draws roundings.
+        sparse: Whether of each array only as many of the largest entries are sent as the other one has.
+    """
+    found = dict(made)
+    for name, step in steps.items():
+        if step > 0 and name in found:
+            draw = torch.rand(found[name].shape, generator=generator)
+            found[name] = step * (found[name] / step + draw).floor()
+    if sparse:
+        for name, array in found.items():
+            count = int((wanted[name] != 0).sum())
+            least = array.abs().flatten().topk(count).values[-1] if count else math.inf
+            found[name] = torch.where(array.abs() >= least, array, 0.0)
+    return found
+
+
+def rounding_share(wanted: Mapping[str, Tensor], steps: Mapping[str, float]) -> float:
+    """Estimate how much of a quantised gradient is rounding, as a part of its norm.
+
+    The variance of rounding ``v`` at random is ``|v| (s - |v|)`` between code 0 and the next ones, ``s^2/6`` on average
+    between others. Its sum is estimated by what was sent: ``s^2`` for a code of 1, for that of the values that it
+    stands for is ``s |v|`` at most, and ``s^2/6`` for a larger one.
+
+    Args:
+        wanted: The gradient as it was sent.
+        steps: Between its codes.
+    """
+    variance = total = 0.0
+    for name, array in wanted.items():
+        total += float(array.double().square().sum())
+        step = steps.get(name, 0.0)
+        if step > 0:
+            codes = (array / step).abs().round()
+            variance += step**2 * (float((codes == 1).sum()) + float((codes > 1).sum()) / 6)
+    return min(1.0, math.sqrt(variance / total)) if total > 0 else 0.0
