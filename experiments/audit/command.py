@@ -16,6 +16,7 @@ from rich.table import Table
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.report import write_report
+from experiments.audit.scores import guess
 from experiments.audit.summary import summary
 from experiments.ending import NotAsConfiguredError
 from experiments.progress import BarsOrLines
@@ -339,10 +340,10 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
             if entry["value"] is None:
                 table.add_row(entry["attack"], entry["verdict"])
                 continue
-            values, guess = entry["metrics"], entry["floor"]
+            values = entry["metrics"]
             decided = [n for m, n in zip(metrics, short, strict=True) if entry["against_floor"][m.name] == "better"]
             verdict = f"{entry['verdict']}: {', '.join(decided)}" if decided else entry["verdict"]
             label = f"{values['label_accuracy']['value']:.0%} {entry['label_verdict']}"
-            cells = [f"{values[m.name]['value']:{m.form}} ({guess[m.name]:{m.form}})" for m in metrics]
+            cells = [f"{values[m.name]['value']:{m.form}} ({guess(entry, m)})" for m in metrics]
             table.add_row(entry["attack"], verdict, label, *cells)
         yield table
