@@ -29,11 +29,12 @@ RATE = 0.1
 CONVERSION = ConversionConfig(steps=32)
 
 
-def trained(data: Dataset, name: str, steps: int) -> nn.Module:
+def trained(data: Dataset, name: str, steps: int, *, seed: int = 0) -> nn.Module:
     """Return a network after some steps of SGD with momentum, learning rate 0.02."""
-    config, draw = ModelConfig(name=name, batch_norm=False), rng.generator(0, "initial weights")
+    config, draw = ModelConfig(name=name, batch_norm=False), rng.generator(seed, "initial weights")
     model = build_model(config, input_shape=data.input_shape, classes=data.classes, generator=draw)
-    optimizer, order = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    order = torch.Generator().manual_seed(seed)
     half = len(data.train_images) // 2
     for _ in range(steps):
         chosen = half + torch.randint(half, (64,), generator=order)

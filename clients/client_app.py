@@ -1,4 +1,4 @@
-"""The Flower ClientApp: train on the client's partition, evaluate on the test set, answer who it is.
+"""The Flower ClientApp: train on the client's data, evaluate on what it tests on, answer who it is.
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
 :mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.norm_mod` that of a FedBN run
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
 from clients.clipping_mod import clipping_mod
@@ -25,13 +24,14 @@ from clients.ground_truth_mod import ground_truth_mod
 from clients.node_policy import node_policy
 from clients.norm_mod import norm_mod
 from clients.packing_mod import packing_mod
-from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
+from clients.participant import arrays_of, client_data, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
 from clients.private_state import keep_own_model, own_model
 from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
-from snnfl import protocol, rng
+from snnfl import protocol
+from snnfl.config import OWN, ConfigError
 from snnfl.data import batches, test_batches, training_batches
 from snnfl.training import (
     Batch,
@@ -47,7 +47,7 @@ from snnfl.training import (
     train_locally,
 )
 from snnfl.training.objectives import OBJECTIVES
-from snnfl.workspace import EVALUATION, Workspace
+from snnfl.workspace import EVALUATION, ClientData, Workspace
 
 app = ClientApp(
     mods=[
@@ -67,19 +67,20 @@ app = ClientApp(
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the received model on the client's partition; reply with its arrays and metrics."""
+    """Train the received model on the client's data; reply with its arrays and metrics."""
     work, server_round = _load(message, context)
     config = work.config
-    partition = partition_of(context, config.data.clients)
-    indices = work.partitions[partition]
-    metrics = _received_loss(work, indices)
+    partition, data = partition_of(context, config.data.clients), client_data(context)
+    metrics = _received_loss(work, data)
     objective = _objective(message, context, work)
-    draw = rng.generator(config.run.seed, "batches", server_round, partition)
+    draw = work.batch_draw(server_round, partition)
     start = time.perf_counter()
     epochs = (
         _on(
             work,
-            batches(work.dataset, indices, config.training.batch_size, generator=draw, augment=config.data.augment),
+            batches(
+                data.dataset, data.indices, config.training.batch_size, generator=draw, augment=config.data.augment
+            ),
         )
         for _ in range(config.training.epochs)
     )
@@ -95,7 +96,7 @@ def train(message: Message, context: Context) -> Message:
         metrics[protocol.LOCAL_STEPS] = result.steps
     if config.evaluation.clients:
         start = time.perf_counter()
-        metrics[protocol.own_accuracy(config)] = _evaluate(work, server_round).accuracy
+        metrics[protocol.own_accuracy(config)] = _evaluate(work, data, server_round).accuracy
         metrics[protocol.SECONDS_EVALUATE] = time.perf_counter() - start
     arrays = to_record(work.arrays)
     if protocol.CONTRASTIVE_MU in orders_of(message):
@@ -108,9 +109,9 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate_received(message: Message, context: Context) -> Message:
-    """Evaluate the received model on the test set: what this client holds after the round."""
+    """Evaluate the received model on what this client tests on: what it holds after the round."""
     work, server_round = _load(message, context)
-    result = _evaluate(work, server_round)
+    result = _evaluate(work, client_data(context), server_round)
     metrics = MetricRecord(
         {protocol.EXAMPLES: result.images, protocol.ACCURACY: result.accuracy, protocol.LOSS: result.loss}
     )
@@ -119,10 +120,26 @@ def evaluate_received(message: Message, context: Context) -> Message:
 
 @app.query()
 def who(message: Message, context: Context) -> Message:
-    """Answer which partition this node holds."""
+    """Answer which partition this node holds and, of data of its own that fit the run, how many samples it has."""
     work = run_workspace(context)
-    record = MetricRecord({protocol.PARTITION: partition_of(context, work.config.data.clients)})
-    return Message(RecordDict({protocol.METRICS: record}), reply_to=message)
+    answer: dict[str, Any] = {protocol.PARTITION: partition_of(context, work.config.data.clients)}
+    if work.config.data.source == OWN:
+        answer |= _own_sizes(work, client_data(context))
+    return Message(RecordDict({protocol.METRICS: MetricRecord(answer)}), reply_to=message)
+
+
+def _own_sizes(work: Workspace, data: ClientData) -> dict[str, int]:
+    """Return what a node tells of its own data.
+
+    Raises:
+        ConfigError: If they are too few to train on.
+    """
+    needed = max(2, work.config.data.minimum_samples)  # batch normalisation cannot train on one
+    if len(data.indices) < needed:
+        raise ConfigError(
+            f"data.minimum_samples={work.config.data.minimum_samples}: it has fewer than {needed} training samples"
+        )
+    return {protocol.EXAMPLES: len(data.indices), protocol.TEST_EXAMPLES: len(data.dataset.test_labels)}
 
 
 def _objective(message: Message, context: Context, work: Workspace) -> Objective:
@@ -143,10 +160,9 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
         mu, temperature = asked[protocol.CONTRASTIVE_MU], asked[protocol.TEMPERATURE]
         return model_contrastive(work.model, previous, mu=mu, temperature=temperature)
     if protocol.LOGIT_CALIBRATION in asked:
-        indices = work.partitions[partition_of(context, work.config.data.clients)]
         return label_calibrated(
             work.model,
-            torch.bincount(work.dataset.train_labels[indices], minlength=work.dataset.classes),
+            torch.bincount(client_data(context).labels, minlength=work.dataset.classes),
             calibration=asked[protocol.LOGIT_CALIBRATION],
             spread=asked[protocol.SPREAD_WEIGHT],
             distillation=asked[protocol.DISTILLATION_WEIGHT],
@@ -154,11 +170,11 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     return cross_entropy
 
 
-def _received_loss(work: Workspace, indices: Tensor) -> dict[str, int | float | list[int] | list[float]]:
+def _received_loss(work: Workspace, data: ClientData) -> dict[str, int | float | list[int] | list[float]]:
     """Measure the received model's loss on the client's data, which weighs the client in q-FedAvg."""
     if work.config.strategy.name != "qfedavg":
         return {}
-    pairs = training_batches(work.dataset, indices, work.config.evaluation.batch_size)
+    pairs = training_batches(data.dataset, data.indices, work.config.evaluation.batch_size)
     with work.drawing(EVALUATION):
         return {protocol.RECEIVED_LOSS: evaluate(work.model, _on(work, pairs)).loss}
 
@@ -170,10 +186,10 @@ def _load(message: Message, context: Context) -> tuple[Workspace, int]:
     return work, round_of(message)
 
 
-def _evaluate(work: Workspace, server_round: int) -> Evaluation:
+def _evaluate(work: Workspace, data: ClientData, server_round: int) -> Evaluation:
     size, limit = work.config.evaluation.batch_size, work.test_images(server_round)
     with work.drawing(EVALUATION):
-        return evaluate(work.model, _on(work, test_batches(work.dataset, size, limit)))
+        return evaluate(work.model, _on(work, test_batches(data.dataset, size, limit)))
 
 
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from clients.arrays import to_tensors
-from clients.participant import arrays_of, partition_of, round_of, run_workspace
+from clients.participant import arrays_of, client_data, partition_of, round_of, run_workspace
 from snnfl.auditing.ground_truth import MAXIMUM_IMAGES, GroundTruth
 from snnfl.auditing.recording import write_truth
 from snnfl.protocol import TRUTH_DIRECTORY
@@ -29,11 +29,12 @@ def ground_truth_mod(message: Message, context: Context, call_next: ClientAppCal
         return call_next(message, context)
     work = run_workspace(context)
     before, reply = _biases(work, message), call_next(message, context)
-    indices = work.partitions[partition_of(context, work.config.data.clients)]
+    data = client_data(context)
+    indices = data.indices
     told = indices[:0] if len(indices) > MAXIMUM_IMAGES else indices
     truth = GroundTruth(
-        images=work.dataset.pixels(work.dataset.train_images[told]),
-        labels=work.dataset.train_labels[indices],
+        images=data.dataset.pixels(data.dataset.train_images[told]),
+        labels=data.labels,
         biases=before,
         trained_biases=_biases(work, reply),
     )

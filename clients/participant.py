@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from logging import ERROR
+from pathlib import Path
 from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.supercore import log
 
-from snnfl.config import ConfigError, FlatValue, unflatten
-from snnfl.protocol import ARRAYS, CONFIG, DATA_ROOT, METRICS, SERVER_ROUND
-from snnfl.workspace import Workspace, workspace
+from snnfl.config import OWN, ConfigError, FlatValue, unflatten
+from snnfl.data.own_samples import OwnDataError
+from snnfl.protocol import ARRAYS, CONFIG, DATA_PATH, DATA_ROOT, METRICS, SERVER_ROUND, SIMULATED
+from snnfl.workspace import ClientData, Workspace, workspace
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -31,9 +35,9 @@ def run_workspace(context: Context) -> Workspace:
         if run_config == context.run_config and root == data_root:
             return work
     config = unflatten(context.run_config)
+    if config.model.weights is not None and (data_root is not None or DATA_PATH in context.node_config):
+        raise ConfigError(f"model.weights={config.model.weights}: this node reads no file that its server names")
     if data_root is not None:
-        if config.model.weights is not None:
-            raise ConfigError(f"model.weights={config.model.weights}: this node reads no file that its server names")
         config = replace(config, data=replace(config.data, root=str(data_root)))
     work = workspace(config)
     _latest[:] = [(dict(context.run_config), data_root, work)]
@@ -53,6 +57,37 @@ def partition_of(context: Context, clients: int) -> int:
             f'(data.clients={clients}), as in --node-config "partition-id=0"'
         )
     return partition
+
+
+class UnfitDataError(RuntimeError):
+    """A node's own data don't fit the run; says no more of them than a server may hear."""
+
+
+def client_data(context: Context) -> ClientData:
+    """Return what this client trains and tests on.
+
+    Where each node has data of its own, its configuration says where they lie, and never the run's: but for a node of
+    a simulation, whose data lie below ``data.root``.
+
+    Raises:
+        UnfitDataError: If a node's own data cannot be read or don't fit. Its own log says which file and why.
+        ConfigError: If its configuration doesn't say where they lie, or in a simulation for any of these.
+    """
+    work = run_workspace(context)
+    partition = partition_of(context, work.config.data.clients)
+    if work.config.data.source != OWN or context.node_config.get(SIMULATED) is True:
+        return work.client(partition)
+    if (place := context.node_config.get(DATA_PATH)) is None:
+        way_out = (
+            f"start it with --node-config \"{DATA_PATH}='/srv/ours'\" (simulate with snnfl run, or flower-simulation)"
+        )
+        raise ConfigError(f"data.source=own: this node names no data of its own; {way_out}")
+    try:
+        return work.client(partition, Path(str(place)))
+    except Exception as error:  # of a plug-in's reader, too: whatever it says, it may name files
+        told = error.told if isinstance(error, OwnDataError) else f"its data cannot be read ({type(error).__name__})"
+        log(ERROR, "%s", error if isinstance(error, ConfigError) else f"{DATA_PATH}={place}: {error}")
+        raise UnfitDataError(f"{told}; the node's own log says more") from None
 
 
 def arrays_of(message: Message) -> ArrayRecord:

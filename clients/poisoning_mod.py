@@ -12,7 +12,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
-from clients.participant import arrays_of, partition_of, round_of, run_workspace
+from clients.participant import arrays_of, client_data, partition_of, round_of, run_workspace
 from snnfl.config import sampled_clients
 from snnfl.conversion.folding import fold
 from snnfl.poisoning import POISONINGS, attacks_in, forged, poisoned, scaled, scaled_spiking
@@ -28,7 +28,8 @@ def poisoning_mod(message: Message, context: Context, call_next: ClientAppCallab
     partition = partition_of(context, work.config.data.clients)
     received = to_tensors(arrays_of(message))
     honest = _honest_reply(message, context, call_next) if work.config.poisoning.forge_thresholds else None
-    with work.holding(poisoned(work.dataset, work.partitions[partition], work.config, partition=partition)):
+    data = client_data(context)
+    with work.holding(poisoned(data.dataset, data.indices, work.config, partition=partition)):
         reply = call_next(message, context)
     if _scales(work, spiking=True):
         update = scaled_spiking(fold(work.graph, received), to_tensors(arrays_of(reply)), _factor(work))

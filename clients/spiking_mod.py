@@ -15,14 +15,13 @@ from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
 from clients.arrays import to_record, to_tensors
-from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
+from clients.participant import arrays_of, client_data, metrics_of, partition_of, round_of, run_workspace
 from clients.private_state import completed
 from snnfl import rng
 from snnfl.config import keeps_biases
 from snnfl.data import calibration_batch
 from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT
 from snnfl.updates import UpdateFormat
-from snnfl.workspace import Workspace
 
 PRIVATE_BIASES = "private-biases"
 
@@ -42,27 +41,27 @@ def spiking_mod(message: Message, context: Context, call_next: ClientAppCallable
     trained = to_tensors(arrays_of(reply))
     if keeps_biases(work.config):  # a record even of none, for a state that isn't there counts as lost
         context.state[PRIVATE_BIASES] = to_record({name: trained[name] for name in work.format.private_names})
-    partition = partition_of(context, work.config.data.clients)
-    reply.content[ARRAYS] = to_record(encoded(work, work.format, trained, partition, round_of(message)))
+    reply.content[ARRAYS] = to_record(encoded(context, work.format, trained, round_of(message)))
     metrics = metrics_of(reply)
     reply.content[METRICS] = MetricRecord({**metrics, SECONDS_CONVERT: time.perf_counter() - start})
     return reply
 
 
 def encoded(
-    work: Workspace, format: UpdateFormat, state: Mapping[str, Tensor], partition: int, server_round: int
+    context: Context, format: UpdateFormat, state: Mapping[str, Tensor], server_round: int
 ) -> dict[str, Tensor]:
     """Lay out what leaves a client that has trained.
 
     Args:
-        work: Of this process.
+        context: Of the client; its private images calibrate.
         format: Of the update.
         state: The trained ANN, biases included.
-        partition: The client's partition; its private images calibrate.
         server_round: Decides, with the partition, which images.
     """
+    work, data = run_workspace(context), client_data(context)
+    partition = partition_of(context, work.config.data.clients)
     draw = rng.generator(work.config.run.seed, "calibration", server_round, partition)
     count = work.config.conversion.calibration_images
-    images = calibration_batch(work.dataset, work.partitions[partition], count, draw)
+    images = calibration_batch(data.dataset, data.indices, count, draw)
     on_device = {name: array.to(work.device) for name, array in state.items()}
     return format.encode(on_device, images.to(work.device))

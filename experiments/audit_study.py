@@ -1,8 +1,9 @@
-"""The tables of ``docs/audit.md``: recorded runs of CIFAR-10, attacked as ``snnfl audit`` does.
+"""The tables and the figure of ``docs/audit*.md``: recorded runs of CIFAR-10, attacked as ``snnfl audit`` does.
 
 ``python -m experiments.audit_study`` plays and attacks what ``docs/data/audit_*.csv`` lack, a row of
-:data:`TABLES` and a seed at a time, and then writes the document's tables from these files. A study that is killed
-goes on with what is missing. ``--only lenet --seeds 0 1`` runs part of it, ``--again`` also what is there already.
+:data:`TABLES` and a seed at a time, and then writes the documents' tables from these files; the figure is drawn when
+:data:`SHOWN` is attacked. A study that is killed goes on with what is missing. ``--only lenet --seeds 0 1`` runs part
+of it, ``--again`` also what is there already.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from rich.console import Console
 
 from experiments.audit.command import attack_progress, audit_run, prepare, write_audits
 from experiments.audit.data import data_files
-from experiments.audit.tables import write_tables
+from experiments.audit.figures import side_by_side
+from experiments.audit.found import Audit
+from experiments.audit.pictures import leading_samples
+from experiments.audit.tables import write_summary, write_tables
 from experiments.ending import BrokenOffError, RunFailedError
 from experiments.running import run_and_show
 from snnfl.attacks import Budget
@@ -35,7 +39,16 @@ from strategies.run_directory import AUDIT, read_metrics, run_path
 
 CONFIG = Path(__file__).parent / "conf/audit_cifar10.yaml"
 DATA = Path("docs/data")
-DOCUMENT = Path("docs/audit.md")
+DOCUMENT = Path("docs/audit-measured.md")
+SUMMARY = Path("audit.md")
+"""Beside the document, opens with a row of each table."""
+
+FIGURE = Path("images/audit.png")
+"""Beside the document; the summary opens with it."""
+
+SHOWN = ("lenet", 0)
+"""Table and seed of the figure."""
+
 WEIGHTS = "final_ann.safetensors"
 """Written last by a run."""
 
@@ -162,8 +175,8 @@ def play(config: Config, console: Console) -> None:
         run_and_show(config, console)
 
 
-def attacked(name: str, seed: int, runs: Path, console: Console) -> dict[str, list[Row]]:
-    """Play a table's runs for a seed and attack them; return the rows of each file."""
+def attacked(name: str, seed: int, runs: Path, figure: Path, console: Console) -> dict[str, list[Row]]:
+    """Play a table's runs for a seed and attack them; return the rows of each file, and draw :data:`SHOWN`."""
     table = TABLES[name]
     facts: dict[str, object] = {"table": name, "seed": seed, "accuracy": ""}
     if table.trained:
@@ -178,6 +191,8 @@ def attacked(name: str, seed: int, runs: Path, console: Console) -> dict[str, li
     with attack_progress(console) as progress:
         audit = audit_run(prepared, budget, progress, MULTIPLIERS if table.noise else ())
     write_audits(run_path(config) / AUDIT, [audit], budget)
+    if (name, seed) == SHOWN:
+        write_bytes(figure, picture_of(audit))
     facts["cpu_s"] = f"{_cpu_seconds() - start:.0f}"
     texts = {file: text for file, text in data_files([audit]).items() if file in FILES}
     texts["scorecards.csv"] = as_csv(audit.entries)
@@ -185,6 +200,14 @@ def attacked(name: str, seed: int, runs: Path, console: Console) -> dict[str, li
         file: [{key: str(value) for key, value in facts.items()} | row for row in csv.DictReader(io.StringIO(text))]
         for file, text in texts.items()
     }
+
+
+def picture_of(audit: Audit) -> bytes:
+    """Draw as PNG what the report shows first, of clients enough to judge."""
+    rows = [(title, [of[client][0] for client in sorted(of)[:6]]) for title, of in leading_samples(audit)]
+    stream = io.BytesIO()
+    side_by_side(rows).savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _cpu_seconds() -> float:
@@ -197,7 +220,7 @@ def study(names: Iterable[str], seeds: Sequence[int], runs: Path, data: Path, do
     """Make what the data lack of the named tables, a table's seeds one after the other; then write the document's.
 
     Raises:
-        ConfigError: If CIFAR-10 isn't there, or the document has no markers.
+        ConfigError: If CIFAR-10 isn't there, or a document has no markers.
     """
     console = Console(highlight=False)
     cards = data / "audit_scorecards.csv"
@@ -205,13 +228,16 @@ def study(names: Iterable[str], seeds: Sequence[int], runs: Path, data: Path, do
     missing = [(name, seed) for name in names for seed in seeds if (name, str(seed)) not in done]
     for number, (name, seed) in enumerate(missing, start=1):
         console.print(f"{number} of {len(missing)}: {name}, seed {seed}")
-        found = attacked(name, seed, runs, console)
+        found = attacked(name, seed, runs, document.parent / FIGURE, console)
         for file in (*FILES, "scorecards.csv"):  # the last one says that all are there
             merge(data / f"audit_{file}", name, seed, found.get(file, []))
         console.print(f"   {found['scorecards.csv'][0]['cpu_s']} CPU-s of attacks")
     titles = {name: table.title for name, table in TABLES.items()}
-    write_tables(titles, {file: read(data / f"audit_{file}") for file in (*FILES, "scorecards.csv")}, document)
-    console.print(f"tables: {document}")
+    known = {file: read(data / f"audit_{file}") for file in (*FILES, "scorecards.csv")}
+    summary = document.parent / SUMMARY
+    write_tables(titles, known, document)
+    write_summary(titles, known, summary)
+    console.print(f"tables: {document} and {summary}")
 
 
 def merge(path: Path, name: str, seed: int, rows: Sequence[Row]) -> None:

@@ -22,7 +22,7 @@ from experiments.running import (
     may_replace_a_demo,
     run_and_show,
 )
-from snnfl.config import ConfigError, StrategyConfig, counted, to_yaml
+from snnfl.config import OWN, ConfigError, StrategyConfig, counted, to_yaml
 from snnfl.plugins import load_installed, load_listed, resolve, used
 
 STATUSES = (
@@ -182,6 +182,13 @@ def audit(
     input_shape: Annotated[str | None, typer.Option(help="of an image, if not that of --data", metavar="C,H,W")] = None,
     mean: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
     std: Annotated[str | None, typer.Option(help="of the pixels' normalisation, with commas")] = None,
+    generative_model: Annotated[
+        str | None,
+        typer.Option(
+            help="draws images of the same kind, for the attack `generative`: a torch.nn.Module with latent_shape",
+            metavar="MODULE:FACTORY",
+        ),
+    ] = None,
     truth: Annotated[Path | None, typer.Option(help="folder of what nodes tell of their images, for scores")] = None,
     list_attacks: Annotated[bool, typer.Option("--list", help="list the attacks, and attack nothing")] = False,
 ) -> None:
@@ -201,7 +208,7 @@ def audit(
     snnfl audit recorded --model task:Net --loss cross_entropy --learning-rate 0.01 --batch-size 32 --epochs 1 \\
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
-    from experiments.audit.app import app_of_options, audit_app
+    from experiments.audit.app import app_of_options, audit_app, generative_model_of
     from experiments.audit.command import attacks_table, audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
@@ -216,7 +223,17 @@ def audit(
         return
     if not runs:
         raise ConfigError("RUN_DIR: give the folder of a run, or --list for the attacks")
-    scope = scope_of(rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or ())
+    if options := [str(each) for each in runs if "=" in each.name and not each.exists()]:
+        raise ConfigError(
+            f"{options[0]}: an audit takes folders of runs, whose options stand; it has options such as --attack"
+        )
+    scope = scope_of(
+        rounds=rounds or (),
+        partitions=client or (),
+        labels=labels,
+        denied=deny or (),
+        generative_model=generative_model_of(generative_model),
+    )
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
     said = {
@@ -268,6 +285,46 @@ def compare(
         check_compared(run_study(study, overrides or [], plugin or (), jobs=jobs, console=console))
 
 
+@app.command()
+def membership(
+    study: Annotated[
+        Path | None, typer.Argument(help="YAML file of a study (docs/membership.md)", metavar="STUDY.yaml")
+    ] = None,
+    overrides: OverridesArgument = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the networks and what they will cost, and stop")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="processes; default: one per core")] = None,
+    plugin: PluginOption = None,
+    list_attacks: Annotated[bool, typer.Option("--list", help="list the attacks, and train nothing")] = False,
+) -> None:
+    """Train networks on random halves of a data set and ask attacks who was in; results go to runs/STUDY/.
+
+    \b
+    snnfl membership experiments/membership/table3_surrogates/laptop.yaml --dry-run
+    snnfl membership experiments/membership/table3_surrogates/laptop.yaml
+    snnfl membership --list
+
+    Each network in turn is the target, and the others are its shadows. What is finished is kept: the same command goes
+    on after an interrupt, and other attacks use the networks that are there. The same suite asks networks of your own:
+    snnfl.membership() in docs/membership.md.
+    """  # noqa: D301
+    from experiments.membership.command import attacks_table, plan, study_members
+
+    load_installed()
+    load_listed(plugin or [], None)
+    console = console_of(verbose=False)
+    if list_attacks:
+        console.print(attacks_table())
+        return
+    if study is None:
+        raise ConfigError("STUDY.yaml: give the file of a study, or --list for the attacks")
+    if dry_run:
+        plan(study, overrides or [], plugin or (), jobs=jobs, console=console)
+    else:
+        study_members(study, overrides or [], plugin or (), jobs=jobs, console=console)
+
+
 app.command()(export)
 
 
@@ -298,13 +355,13 @@ def plot(
 ) -> None:
     """Draw which client holds how many samples of which label."""
     from experiments.partition_plot import plot_partition
-    from snnfl.data import label_counts
     from snnfl.workspace import Workspace
 
     resolved = resolve(config, overrides or [], plugin or ())
     work = Workspace(resolved)
-    counts = label_counts(work.dataset.train_labels, work.partitions, work.dataset.classes)
-    title = f"{resolved.data.source}, {resolved.data.partition}, {counted(resolved.data.clients, 'client')}"
+    counts, data = work.label_counts(), resolved.data
+    parts = [data.source, *([] if data.source == OWN else [data.partition]), counted(data.clients, "client")]
+    title = ", ".join(parts)
     try:
         plot_partition(counts, work.dataset.class_names, title, output)
     except OSError as error:

@@ -229,9 +229,9 @@ def _node_config(config: Config | None) -> dict[str, FlatValue]:
     """Give the clients of our own app a place for their state, beside that of the server."""
     if config is None:
         return {}
-    from strategies.run_directory import node_folders, run_path  # torch takes longer than showing the help
+    from strategies.run_directory import simulated_node  # torch takes longer than showing the help
 
-    return dict(node_folders(run_path(config)))
+    return dict(simulated_node(config))
 
 
 def _parse_override(item: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -24,9 +24,13 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .leaks { background: #fbe3e1; font-weight: 600; } .unclear { background: #fdf3d4; }
 .nothing-seen { background: #e2f2e4; }
 .refused, .failed, .not-scored { color: #6b7680; } img { image-rendering: pixelated; } figure { margin: 1rem 0; }
-figcaption { color: #55606b; } svg { max-width: 100%; height: auto; }
-pre { background: #f4f6f8; padding: .8rem; overflow: auto; }
-@media print { body { max-width: none; margin: 0; } h2 { break-after: avoid; } table, figure { break-inside: avoid; } }
+figcaption { color: #55606b; max-width: 48rem; } svg { max-width: 100%; height: auto; } li { margin: .5rem 0; }
+p, li, dd { max-width: 48rem; } dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0 0 0 1.2rem; }
+pre { background: #f4f6f8; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media print { body { font-size: 12px; max-width: none; margin: 0; padding: 0; }
+h2, h3, dt, caption { break-after: avoid; }
+tr, figure { break-inside: avoid; } th, td { padding: .2rem .3rem; } .leaks, .unclear, .nothing-seen {
+print-color-adjust: exact; } }
 """
 
 PAGE = """<!doctype html>
@@ -39,17 +43,35 @@ PAGE = """<!doctype html>
 """
 
 TABLE = """<table>{% if caption %}<caption>{{ caption }}</caption>{% endif %}
-<thead><tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+<thead><tr>{% for name in head %}<th>{{ name | breakable }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in rows %}<tr>{% for cell in row %}<td
 {%- if cell is number %} class="number"{% endif %}
-{%- if cell in verdicts %} class="{{ cell | replace(' ', '-') }}"{% endif %}>
-{{- cell }}</td>{% endfor %}</tr>
+{%- if cell | verdict %} class="{{ cell | verdict }}"{% endif %}>
+{{- cell | breakable }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>
 """
 
+SIDE = 96
+"""Of a picture, in pixels of the screen: what it shows can be judged without a lens."""
+
 VERDICTS = ("leaks", "unclear", "nothing seen", "refused", "failed", "not scored")
 
+
+def _verdict(cell: object) -> str:
+    """Return the class of a cell that begins with a verdict; nothing for any other."""
+    word = str(cell).partition(":")[0] if not isinstance(cell, Markup) else ""
+    return word.replace(" ", "-") if word in VERDICTS else ""
+
+
+def _breakable(cell: object) -> object:
+    """Let a long name, such as an attack's, go on in the next line after an underscore."""
+    return (
+        escape(cell).replace("_", Markup("_<wbr>")) if isinstance(cell, str) and not hasattr(cell, "__html__") else cell
+    )
+
+
 _ENVIRONMENT = Environment(autoescape=True)
+_ENVIRONMENT.filters |= {"verdict": _verdict, "breakable": _breakable}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +99,26 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> Markup:
-    """Return a table; a cell that is a verdict has its colour."""
-    made = _ENVIRONMENT.from_string(TABLE).render(head=head, rows=rows, caption=caption, verdicts=VERDICTS)
+    """Return a table; a cell that begins with a verdict (``leaks: …``) has its colour."""
+    made = _ENVIRONMENT.from_string(TABLE).render(head=head, rows=rows, caption=caption)
     return Markup(made)
 
 
 def paragraph(text: str) -> Markup:
     """Return a paragraph of plain text."""
     return Markup("<p>{}</p>").format(text)
+
+
+def listed(items: Sequence[tuple[str, str]]) -> Markup:
+    """Return what each of some words says, in their order."""
+    shown = (Markup("<li><strong>{}</strong> {}</li>").format(word, text) for word, text in items)
+    return Markup("<ul>{}</ul>").format(Markup("").join(shown))
+
+
+def glossary(terms: Sequence[tuple[str, str]]) -> Markup:
+    """Return terms with their explanations."""
+    shown = (Markup("<dt>{}</dt><dd>{}</dd>").format(term, text) for term, text in terms)
+    return Markup("<dl>{}</dl>").format(Markup("").join(shown))
 
 
 def preformatted(text: str) -> Markup:
@@ -101,10 +135,15 @@ def drawing(figure: Figure, caption: str) -> Markup:
     return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(svg, caption)
 
 
-def picture(pixels: Tensor, *, size: int = 64) -> Markup:
-    """Return an image ``[C, H, W]`` of pixels in [0, 1], as it is, enlarged without smoothing."""
+def picture(pixels: Tensor) -> Markup:
+    """Return an image ``[C, H, W]`` of pixels in [0, 1], enlarged without smoothing to at least :data:`SIDE` pixels.
+
+    A small image is enlarged by a whole number, so that all its pixels have one size.
+    """
     values = np.round(255 * pixels.clamp(0, 1).movedim(0, -1).numpy()).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(values if values.shape[-1] == 3 else values[..., 0]).save(stream, format="PNG")
     source = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-    return Markup('<img src="{}" width="{}" height="{}" alt="">').format(source, size, size)
+    width = values.shape[1]
+    side = -(-SIDE // width) * width if width < SIDE else SIDE
+    return Markup('<img src="{}" width="{}" height="{}" alt="">').format(source, side, side)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
 from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from snnfl.config import Config, counted, prefixed, sampled_clients
 from strategies.bases import find
+
+PACE = 10.0
+"""Seconds between two lines of progress in a log."""
 
 
 class Bars(Progress):
@@ -22,6 +36,48 @@ class Bars(Progress):
     def stop(self) -> None:
         """Stop drawing."""
         self.live.stop()
+
+
+class BarsOrLines(Bars):
+    """Bars on a terminal; in a log a line at the start, for what is done, and at the end.
+
+    Args:
+        columns: Of the bars.
+        unit: What is counted, in the plural.
+        about: As :class:`rich.progress.Progress`.
+    """
+
+    def __init__(self, *columns: ProgressColumn, unit: str, **about: Any) -> None:
+        super().__init__(*columns, **about)
+        self.unit = unit
+        self._told = 0.0
+
+    def add_task(self, description: str, *args: Any, **about: Any) -> TaskID:
+        """Add a bar."""
+        task = super().add_task(description, *args, **about)
+        self._tell(task, now=True)
+        return task
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Move a bar on."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID, *, now: bool = False) -> None:
+        """Print how far it is, unless the last line is younger than :data:`PACE` seconds and something is left."""
+        task = next(task for task in self.tasks if task.id == task_id)
+        if self.console.is_terminal or not task.total:
+            return
+        if now or task.finished or time.monotonic() - self._told >= PACE:
+            self._told = time.monotonic()
+            line = f"{task.description}: {task.completed:.0f} of {task.total:.0f} {self.unit}"
+            if task.completed:
+                each = (task.elapsed or 0.0) / task.completed
+                left = timedelta(seconds=round(each * (task.total - task.completed)))
+                line += f" in {timedelta(seconds=round(task.elapsed or 0.0))}" + (
+                    f", about {left} left" if left else ""
+                )
+            self.console.print(line, highlight=False, markup=False)
 
 
 class RoundProgress:
@@ -64,7 +120,8 @@ class RoundProgress:
     def round_done(self, row: Mapping[str, Any]) -> None:
         """Print a finished round and begin the bar of the next."""
         parts = [f"{algorithm(self.config)} round {row['round']:>{len(str(self.rounds))}}/{self.rounds}"]
-        parts += _shown(row, SERVER) or _shown(row, CLIENTS)[:1] or ["server –"]  # SOLO has none
+        # In SOLO the server has no network, and where nodes have data of their own it may have nothing to test it on.
+        parts += _shown(row, SERVER) or _shown(row, NODES) or _shown(row, CLIENTS)[:1] or ["server –"]
         if row["train_loss"] is not None:
             parts.append(f"loss {row['train_loss']:.3f}")
         if row["refused"] or row["failed"]:
@@ -81,8 +138,9 @@ class RoundProgress:
 
 
 SERVER = {"server SNN": "server_snn_accuracy", "server ANN": "server_ann_accuracy"}
+NODES = {"at the nodes": "client_received_accuracy_weighted"}
 CLIENTS = {"clients' ANN": "client_ann_accuracy_mean", "clients' SNN": "client_snn_accuracy_mean"}
-"""Columns of accuracies, by title."""
+"""Columns of accuracies, by title. What nodes test of the received network stands in for what the server tests."""
 
 
 def _shown(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
@@ -132,9 +190,11 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
     table = Table(title=title, caption="\n".join(attacks) or None)
     shown = {
         title: key
-        for title, key in {**SERVER, **CLIENTS}.items()
+        for title, key in {**SERVER, **NODES, **CLIENTS}.items()
         if any(rows[-1].get(key) is not None for _, rows in runs)
     }
+    if shown.keys() & SERVER.keys():
+        shown = {title: key for title, key in shown.items() if title not in NODES}
     for name in ("", *shown, "MB up", "seconds"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:

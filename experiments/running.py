@@ -114,11 +114,11 @@ def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str,
     from clients.client_app import app as client_app
     from experiments.progress import RoundProgress, WatchedClientApp
     from snnfl.config import flatten
-    from strategies.run_directory import node_folders, read_metrics, run_path
+    from strategies.run_directory import read_metrics, run_path, simulated_node
     from strategies.server_app import server_app
 
     engine, run_config, clients, path = config.engine, flatten(config), config.data.clients, run_path(config)
-    node_config = node_folders(path)
+    node_config = simulated_node(config)
     with RoundProgress(config, console) as progress:
         app = server_app(progress.round_done)
         if engine.name == "ray":

@@ -18,14 +18,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.compare.records import Entry
+from experiments.compare.best import Entry, judged
 from experiments.compare.scheduler import state_of
 from experiments.compare.study import Study, read_study
 from experiments.compare.tables import Filled, as_markdown
-from experiments.compare.views import View, read_tables
+from experiments.compare.views import View, better, read_tables
 from experiments.federated_snn.cpu import cpu_part
 from experiments.snfl.cost import cost_part, read
-from snnfl.auditing.scorecard import interval
+from snnfl.auditing.verdicts import interval
 from snnfl.config import ConfigError
 from snnfl.files import write_bytes
 from strategies.run_directory import ENVIRONMENT_FILE
@@ -36,6 +36,7 @@ FOLDERS = (
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
     "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
+    "gradient_leakage/sound",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -56,6 +57,7 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
     ],
     "series": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
+    "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
 }  # fmt: skip
 """Rows whose differences are shown, beside each ``S-X`` with its ``X``."""
@@ -184,16 +186,19 @@ def _filled(folder: Path, name: str) -> Iterator[Filled]:
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for view in _views(folder / f"{name}.yaml"):
-        yield view, [_entry(row) for row in rows if row["table"] == view.title]
+        entries = [_entry(row) for row in rows if row["table"] == view.title]
+        yield view, judged(entries, better(view.value))
 
 
 def _entry(row: Mapping[str, str]) -> Entry:
+    """Read an entry of a study with all of its cells, so that the n-th value is everywhere of the n-th seed."""
+    values = tuple(map(float, row["values"].split()))
     return Entry(
         row=row["row"],
         column=row["column"],
-        values=tuple(map(float, row["values"].split())),
+        values=values,
+        seeds=tuple(range(len(values))),
         paper=float(row["paper"]) if row["paper"] else None,
-        best=row["best"] == "yes",
     )
 
 

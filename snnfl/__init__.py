@@ -4,6 +4,7 @@
 - ``audit(runs)`` attacks what the server of runs has seen, and returns an ``Audit``.
 - ``compare(study)`` runs the cells of a study, and returns a ``Study``.
 - ``convert(model, images)`` makes a spiking network of a trained one.
+- ``membership(networks, inputs, labels, members)`` asks of trained networks who was in, and returns a ``Membership``.
 - ``Config`` holds the options of a run, ``ConversionConfig`` those of a conversion; mistakes are a ``ConfigError``.
 
 >>> import snnfl
@@ -20,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snnfl.api import Audit, Run, Study, audit, compare, convert, load_run, run
+    from snnfl.api import Audit, Membership, Run, Study, audit, compare, convert, load_run, membership, run
     from snnfl.config import Config, ConfigError, ConversionConfig
 
 __all__ = [
@@ -28,12 +29,14 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConversionConfig",
+    "Membership",
     "Run",
     "Study",
     "audit",
     "compare",
     "convert",
     "load_run",
+    "membership",
     "run",
 ]
 __version__ = "0.1.0"

@@ -38,6 +38,12 @@ STATE_DIRECTORY = "state-directory"
 DATA_ROOT = "data-root"
 """There: the folder of its data sets, in the place of the run's ``data.root``."""
 
+DATA_PATH = "data-path"
+"""There: the folder or file of the node's own data, for runs in which each has its own (``data.source=own``)."""
+
+SIMULATED = "simulated"
+"""In the configuration of a simulation's node: ``true``, for its own data lie below the run's ``data.root``."""
+
 REQUIRE_SPIKING = "require-spiking"
 """There: ``true`` if its client uploads nothing but calibrated spiking networks, whatever the run asks."""
 
@@ -71,7 +77,9 @@ REFUSED = "the run is refused"
 """How lines of a ServerApp's log begin, by which whoever follows it from another machine learns how a run ended."""
 
 PARTITION = "partition-id"
-"""The client's answer to a query."""
+TEST_EXAMPLES = "test-examples"
+"""The client's answer to a query; where each node has data of its own, the number of its training examples
+(:data:`EXAMPLES`) and of those that it tests on go with it."""
 
 EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 """What a client answers to an evaluate message."""

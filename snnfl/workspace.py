@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import Config, ConfigError, converts, spikes_natively, update_kind
+from snnfl.config import OWN, Config, ConfigError, converts, nearest, spikes_natively, update_kind
 from snnfl.config.checks import SPIKING
+from snnfl.config.declaration import show
 from snnfl.conversion import fold
-from snnfl.data import Dataset, load, partition
+from snnfl.data import Dataset, data_root, label_counts, load, partition
+from snnfl.data.own import client_places, read_own, server_data
 from snnfl.heap import keep_freed_memory
 from snnfl.metrics import Structure
 from snnfl.models import (
@@ -36,8 +40,29 @@ from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
 from snnfl.updates import Converted, Native, Packing, Plain, Unsent, UpdateFormat
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Kinds that people have; torch knows more."""
+
 EVALUATION = "encoding of evaluation"
 """Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client trains and tests on.
+
+    Attributes:
+        dataset: Its training split holds the client's examples, its test split is what the client tests on.
+        indices: The client's positions in the training split, ``int64`` of shape ``[n]``.
+    """
+
+    dataset: Dataset
+    indices: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels of the client's examples."""
+        return self.dataset.train_labels[self.indices]
 
 
 class Workspace:
@@ -52,6 +77,7 @@ class Workspace:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._lent: Dataset | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -62,32 +88,76 @@ class Workspace:
         """
         name = self.config.run.device
         try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
+            device = torch.device(name)
+        except RuntimeError:
+            meant = re.sub("^gpu", "cuda", name.lower())
+            known = re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", meant)
+            hint = f"; did you mean {meant!r}?" if known else nearest(name, DEVICES)
+            raise ConfigError(f"run.device={name}: no device of torch's{hint}") from None
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # NotImplementedError is one
+            reason = show(str(error).splitlines()[0])
             raise ConfigError(f"run.device={name}: not available on this machine ({reason}); use cpu") from None
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The whole data set: a simulation's clients share its memory."""
+        """The whole data set: a simulation's clients share its memory.
+
+        Where each node has data of its own, it holds no samples, but what a run states of them.
+        """
         return load(self.config.data)
+
+    @cached_property
+    def server_data(self) -> Dataset:
+        """What the server tests on: the data set, or its own data where each node has its own; then it may be empty."""
+        data = self.config.data
+        return server_data(data_root(data.root), data) if data.source == OWN else self.dataset
+
+    def client(self, partition: int, place: Path | None = None) -> ClientData:
+        """Return what a client trains and tests on.
+
+        Args:
+            partition: The client's number.
+            place: Of a node's own data; ``None`` for those of a simulation, below ``data.root``. Where clients share
+                one data set, it plays no role.
+
+        Raises:
+            ConfigError: If own data aren't there, or don't fit what the run states.
+        """
+        if self.config.data.source != OWN:
+            found = ClientData(self.dataset, self.partitions[partition])
+        else:
+            own = read_own(self._places[partition] if place is None else place, self.config.data)
+            found = ClientData(own, torch.arange(len(own.train_labels)))
+        return found if self._lent is None else replace(found, dataset=self._lent)
+
+    @cached_property
+    def _places(self) -> tuple[Path, ...]:
+        """Where the clients of a simulation have data of their own."""
+        return client_places(data_root(self.config.data.root), self.config.data.clients)
 
     @contextmanager
     def holding(self, dataset: Dataset) -> Iterator[None]:
-        """Lend the workspace another data set, of the same size, for a while; the partitions stay as they are.
+        """Let a client hold another data set, of the same size, for a while; its positions in it stay as they are.
 
         A client that poisons its data does so for itself: the clients of a process share the workspace.
         """
-        _, own = self.partitions, self.dataset
-        self.dataset = dataset
+        self._lent = dataset
         try:
             yield
         finally:
-            self.dataset = own
+            self._lent = None
+
+    def label_counts(self) -> Tensor:
+        """Count each client's examples of each label: ``int64`` of shape ``[clients, classes]``."""
+        clients = map(self.client, range(self.config.data.clients))
+        classes = self.dataset.classes
+        return torch.cat([label_counts(each.dataset.train_labels, [each.indices], classes) for each in clients])
 
     @cached_property
     def partitions(self) -> tuple[Tensor, ...]:
-        """Each client's indices into the training split."""
+        """Each client's indices into the training split that clients share."""
         return partition(self.dataset.train_labels, self.config.data, self.config.run.seed, self.dataset.users)
 
     @cached_property
@@ -132,6 +202,10 @@ class Workspace:
         seed = rng.derive_seed(self.config.run.seed, purpose, *coordinates)
         with drawing(self.model, torch.Generator(self.device).manual_seed(seed)):
             yield
+
+    def batch_draw(self, server_round: int, partition: int) -> torch.Generator:
+        """Return what draws a client's batches of a round; whoever knows the run's seed can draw them, too."""
+        return rng.generator(self.config.run.seed, "batches", server_round, partition)
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
@@ -258,6 +332,8 @@ class Workspace:
         for option in ("batch_size", "micro_batch"):
             if getattr(self.config.training, option) == 1:
                 raise ConfigError(f"training.{option}=1: {reason}; take at least 2, or a model without it")
+        if self.config.data.source == OWN:
+            return  # each node looks for itself
         if alone := [client for client, part in enumerate(self.partitions) if len(part) == 1]:
             raise ConfigError(
                 f"data.minimum_samples={self.config.data.minimum_samples}: client {alone[0]} has a single training "
@@ -275,13 +351,27 @@ def _start_from(path: str, model: nn.Module) -> None:
     Raises:
         ConfigError: If the file is missing or damaged, or holds another network's arrays or a number that is none.
     """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise ConfigError(f"model.weights={path}: it is a folder; a run's ANN is its final_ann.safetensors")
     try:
-        arrays = load_file(Path(path).expanduser())
+        arrays = load_file(file)
+        if not isinstance(model, SpikingModel) and _holds_spiking(file):
+            raise ValueError("it holds a spiking network, and model.neuron=relu takes an ANN's weights")
         load_arrays(model, arrays)
-    except (OSError, SafetensorError, ValueError) as error:
+    except SafetensorError as error:
+        raise ConfigError(f"model.weights={path}: it is no file of safetensors ({error})") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"model.weights={path}: {error}") from None
     if wrong := [name for name, array in arrays.items() if not torch.isfinite(array).all()]:
         raise ConfigError(f"model.weights={path}: {wrong[0]} holds a NaN or an infinity")
+
+
+def _holds_spiking(file: Path) -> bool:
+    """Tell whether a file says of itself that it holds a converted or a trained spiking network."""
+    with safe_open(file, "pt") as opened:
+        about = json.loads((opened.metadata() or {}).get("snnfl", "{}"))
+    return "graph" in about or about.get("kind") == "native"
 
 
 @lru_cache(maxsize=1)

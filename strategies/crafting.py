@@ -42,7 +42,9 @@ class Crafting(Strategy):
         self.strategy, self.work, self.rounds = strategy, work, frozenset(rounds)
         self._kept: ArrayRecord | None = None
         self._forget: Callable[[], None] = lambda: None
-        data = work.dataset
+        data = work.server_data
+        if not len(data.test_images):
+            raise ConfigError("audit.crafted=imprint: needs data of the server's own, as docs/deployment.md tells")
         self._public = data.normalise(data.test_images[:PUBLIC])
         try:
             imprinted(work.model, work.initial_state, self._public, work.config.run.seed)

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 SERIES = {
     "server_snn_accuracy": "server, SNN",
     "server_ann_accuracy": "server, ANN",
+    "client_received_accuracy_weighted": "received, tested at the nodes",
     "client_ann_accuracy_mean": "clients, ANN (mean ± sd)",
     "client_snn_accuracy_mean": "clients, SNN (mean ± sd)",
 }
+
+STYLES = ("-", "--", (0, (6, 2)), ":", "-.")
 
 
 def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequence[Path]) -> None:
@@ -32,13 +35,13 @@ def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequen
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for color, (label, rows) in enumerate(runs.items()):
-        for (key, name), style in zip(SERIES.items(), ("-", "--", ":", "-."), strict=True):
+        for (key, name), style in zip(SERIES.items(), STYLES, strict=True):
             points = [(row["round"], 100 * row[key], row) for row in rows if row.get(key) is not None]
             if not points:
                 continue
             rounds, values = [p[0] for p in points], [p[1] for p in points]
             title = f"{label}: {name}" if len(runs) > 1 else name
-            axes.plot(rounds, values, style, color=f"C{color}", marker=".", label=title)
+            axes.plot(rounds, values, linestyle=style, color=f"C{color}", marker=".", label=title)
             if key.endswith("_mean"):
                 spread = [100 * p[2][key.replace("_mean", "_std")] for p in points]
                 low = [value - sd for value, sd in zip(values, spread, strict=True)]

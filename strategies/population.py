@@ -22,10 +22,10 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
 from snnfl.config import counted
-from snnfl.protocol import METRICS, PARTITION
+from snnfl.protocol import EXAMPLES, METRICS, PARTITION, TEST_EXAMPLES
 from snnfl.rng import derive_seed
 from strategies.simulation import is_simulated
-from strategies.update import array_bytes, one_line
+from strategies.update import MAXIMUM_EXAMPLES, array_bytes, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,21 @@ SETTLED_SECONDS = 5.0
 
 class PopulationError(RuntimeError):
     """The nodes don't fit the configuration."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a node says that it holds.
+
+    Attributes:
+        partition: Its number.
+        examples: Of its own data those that it trains on; 0 where clients share a data set.
+        test_examples: Those that it tests on, likewise.
+    """
+
+    partition: int
+    examples: int = 0
+    test_examples: int = 0
 
 
 @dataclass
@@ -57,25 +72,30 @@ class Population(Grid):
     Attributes:
         grid: Flower's grid of the engine.
         partitions: Partition by node id.
+        holdings: What nodes have said of data of their own; empty where clients share a data set.
         traffic: Counted since the last :meth:`take_traffic`.
         timeout: Seconds that a strategy may wait for more nodes than are connected.
     """
 
     grid: Grid
     partitions: dict[int, int] = field(default_factory=dict)
+    holdings: list[Holding] = field(default_factory=list)
     traffic: Traffic = field(default_factory=Traffic)
     timeout: float = math.inf
     _asked: dict[str, int] = field(default_factory=dict)
     _choosing_since: float | None = None
     _shown: tuple[set[int], list[int]] = field(default_factory=lambda: (set(), []))
 
-    def assemble(self, clients: int, *, timeout: float, minimum_replies: int = 1, ask: bool = False) -> None:
+    def assemble(
+        self, clients: int, *, timeout: float, minimum_replies: int = 1, ask: bool = False, own_data: bool = False
+    ) -> None:
         """Wait until ``clients`` nodes are connected and learn which partition each one holds.
 
         A node that fails at the question, doesn't answer in time, or names a partition that isn't there or that another
         one names too, takes no part in the run: one line in the log says so, and its partition is nobody's. So no node
         can keep the others from starting. The run goes on if ``minimum_replies`` nodes are left. Nodes whose partitions
-        the grid knows are asked only with ``ask``, to hear whether they can take part.
+        the grid knows are asked only with ``ask``, to hear whether they can take part, or with ``own_data``, to hear
+        whether their own data fit and how many samples they have.
 
         Raises:
             PopulationError: If they don't connect in time, too few can take part, or the grid has placed other
@@ -84,12 +104,14 @@ class Population(Grid):
         self.timeout = timeout
         nodes = self._connected(clients, timeout)
         place: Callable[[], Mapping[int, int]] | None = getattr(self.grid, "partition_by_node", None)
-        if place is None or ask:
-            self.partitions = self._ask(nodes, clients, timeout, minimum_replies)
+        if place is None or ask or own_data:
+            held = self._ask(nodes, clients, timeout, minimum_replies, own_data)
+            self.partitions = {node: holding.partition for node, holding in held.items()}
+            self.holdings = list(held.values()) if own_data else []
             return
         self.partitions = dict(place())  # our in-process grid knows
-        if (held := sorted(self.partitions.values())) != list(range(clients)):
-            raise PopulationError(f"the grid holds {counted(len(held), 'partition')}, but data.clients={clients}")
+        if (placed := sorted(self.partitions.values())) != list(range(clients)):
+            raise PopulationError(f"the grid holds {counted(len(placed), 'partition')}, but data.clients={clients}")
 
     def _connected(self, clients: int, timeout: float) -> list[int]:
         start = changed = time.monotonic()
@@ -111,19 +133,24 @@ class Population(Grid):
             time.sleep(POLL_SECONDS)
         return nodes
 
-    def _ask(self, nodes: Iterable[int], clients: int, timeout: float, minimum_replies: int) -> dict[int, int]:
-        """Ask nodes for their partitions; leave out those of which none could be told."""
+    def _ask(
+        self, nodes: Iterable[int], clients: int, timeout: float, minimum_replies: int, own_data: bool
+    ) -> dict[int, Holding]:
+        """Ask nodes what they hold; leave out those of which none could be told."""
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
-        answers = {self.node_of(reply): _partition(reply, clients) for reply in self._exchange(queries, timeout)}
-        holders = Counter(answers.values())
-        held: dict[int, int] = {}
+        replies = self._exchange(queries, timeout)
+        answers = {self.node_of(reply): _holding(reply, clients, own_data) for reply in replies}
+        holders = Counter(answer.partition for answer in answers.values() if isinstance(answer, Holding))
+        held: dict[int, Holding] = {}
         complaints: list[str] = []
         for node, answer in answers.items():
-            if isinstance(answer, int) and holders[answer] == 1:
+            if isinstance(answer, str):
+                complaints.append(f"node {node} cannot take part: {answer}")
+            elif (count := holders[answer.partition]) > 1:
+                reason = f"{count} nodes say that they hold partition {answer.partition}"
+                complaints.append(f"node {node} cannot take part: {reason}")
+            else:
                 held[node] = answer
-                continue
-            reason = f"{holders[answer]} nodes say that they hold partition {answer}"
-            complaints.append(f"node {node} cannot take part: {reason if isinstance(answer, int) else answer}")
         if len(held) < minimum_replies:
             raise PopulationError(
                 f"{len(held)} of {len(queries)} nodes can take part, fewer than "
@@ -223,15 +250,21 @@ class Population(Grid):
         return sorted(self.grid.pull_messages(message_ids), key=self.partition_of)
 
 
-def _partition(reply: Message, clients: int) -> int | str:
-    """Return the partition that a node names, or why it names none of ``0 .. clients - 1``."""
+def _holding(reply: Message, clients: int, own_data: bool) -> Holding | str:
+    """Return what a node says that it holds, or why it names no partition of ``0 .. clients - 1``, or no samples."""
     if not reply.has_content():
         return failure(reply)
     record = reply.content.get(METRICS)
-    partition = record.get(PARTITION) if isinstance(record, MetricRecord) else None
+    said = record if isinstance(record, MetricRecord) else MetricRecord()
+    partition = said.get(PARTITION)
     if not isinstance(partition, int) or not 0 <= partition < clients:
         return f"it named no partition from 0 to {clients - 1} (data.clients={clients})"
-    return partition
+    if not own_data:
+        return Holding(partition)
+    examples, tests = said.get(EXAMPLES), said.get(TEST_EXAMPLES)
+    if not all(isinstance(count, int) and 1 <= count <= MAXIMUM_EXAMPLES for count in (examples, tests)):
+        return f"it named no number of samples of its own (1 to {MAXIMUM_EXAMPLES}), as data.source=own asks"
+    return Holding(partition, examples, tests)  # type: ignore[arg-type]
 
 
 def failure(reply: Message) -> str:

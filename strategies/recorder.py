@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
@@ -91,7 +91,7 @@ class Recorder:
         """Record a round, counted from 1."""
         start = time.perf_counter()
         curve = self.work.config.evaluation.curve
-        found = self._server_accuracies(server_round, arrays, self.work.dataset, curve)
+        found = self._server_accuracies(server_round, arrays, self.work.server_data, curve)
         success = self._attack_success(server_round, arrays)
         activity = self._activity(server_round)
         row = {
@@ -110,7 +110,7 @@ class Recorder:
             "seconds_round": time.perf_counter() - self._round_started,
             "detection": detection_columns(self.strategy.report.screening, attacks_in(self.work.config, server_round)),
             "learning_rate": learning_rate(self.work.config.training, server_round),
-            "test_images": self.work.test_images(server_round) or len(self.work.dataset.test_labels),
+            "test_images": self._tested(server_round),
         }
         if self.track is not None:
             row = {**row, "tracking": self.track(row)}
@@ -118,6 +118,11 @@ class Recorder:
         for observer in self.observers:
             observer(row)
         self._round_started = time.perf_counter()
+
+    def _tested(self, server_round: int) -> int:
+        """Return how many samples the server tests on; none where only nodes have data."""
+        available = len(self.work.server_data.test_labels)
+        return (self.work.test_images(server_round) or available) if available else 0
 
     @property
     def _has_network(self) -> bool:
@@ -131,10 +136,10 @@ class Recorder:
         The resident model holds the server's arrays, from having been evaluated.
         """
         work = self.work
-        if not isinstance(work.model, SpikingModel) or not self._has_network:
+        if not isinstance(work.model, SpikingModel) or not self._has_network or not self._tested(server_round):
             return None
         count = min(ACTIVITY_SAMPLES, work.test_images(server_round) or ACTIVITY_SAMPLES)
-        samples = work.dataset.normalise(work.dataset.test_images[:count]).to(work.device)
+        samples = work.dataset.normalise(work.server_data.test_images[:count]).to(work.device)
         with evaluation_mode(work.model), work.drawing(EVALUATION):
             found = measure_activity(work.model, samples, work.structure)
         for layer, rate in found.rates.items():
@@ -155,7 +160,7 @@ class Recorder:
 
     @cached_property
     def _triggered(self) -> Dataset:
-        return triggered_test(self.work.dataset, self.work.config)
+        return triggered_test(self.work.server_data, self.work.config)
 
     def _server_accuracies(
         self, server_round: int, arrays: ArrayRecord, dataset: Dataset, curve: Sequence[int] = ()
@@ -166,10 +171,10 @@ class Recorder:
 
         In an S-run the server has no ANN, for it has no biases: its ANN is the analog twin of its spiking network. A
         network that is trained as a spiking one has no twin. In a SOLO run the server has neither, and in a FedBN run a
-        network without batch normalisation, which says nothing.
+        network without batch normalisation, which says nothing. Where only nodes have data, nobody tests here.
         """
         work, size = self.work, self.work.config.evaluation.batch_size
-        if not self._has_network:
+        if not self._has_network or not len(dataset.test_labels):
             return Accuracies()
         limit = work.test_images(server_round)
         if work.format.graph is None:
@@ -232,7 +237,8 @@ def client_columns(strategy: Guarded) -> Row:
     """Summarise the clients of a round; ``None`` where there is no valid reply or nothing was measured.
 
     Accuracies are means and population standard deviations over clients, each client's own network after its local
-    training counting once. The training loss is weighted by examples. Seconds are summed over clients.
+    training counting once; those that are called weighted are weighted by test samples. The training loss is weighted
+    by training examples. Seconds are summed over clients.
     """
     report = strategy.report
     accuracies = [u.metrics[protocol.ACCURACY] for u in report.updates if protocol.ACCURACY in u.metrics]
@@ -245,7 +251,9 @@ def client_columns(strategy: Guarded) -> Row:
         "client_snn_accuracy_std": statistics.pstdev(spiking) if spiking else None,
         "client_received_accuracy_mean": statistics.fmean(received) if received else None,
         "client_received_accuracy_std": statistics.pstdev(received) if received else None,
-        "train_loss": _weighted_loss(report.updates),
+        "client_received_accuracy_weighted": _weighted(report.evaluations, protocol.ACCURACY),
+        "client_received_loss_weighted": _weighted(report.evaluations, protocol.LOSS),
+        "train_loss": _weighted([update.metrics for update in report.updates], protocol.LOSS),
         "replies": len(report.updates),
         "refused": report.refused,
         "failed": report.failed,
@@ -257,9 +265,10 @@ def client_columns(strategy: Guarded) -> Row:
     }
 
 
-def _weighted_loss(updates: Sequence[Update]) -> float | None:
-    examples = sum(update.examples for update in updates)
-    return sum(u.examples * u.metrics[protocol.LOSS] for u in updates) / examples if updates else None
+def _weighted(replies: Sequence[Mapping[str, float]], metric: str) -> float | None:
+    """Return the mean of a metric, weighted by the examples that each reply is about."""
+    examples = sum(int(reply[protocol.EXAMPLES]) for reply in replies)
+    return sum(int(reply[protocol.EXAMPLES]) * reply[metric] for reply in replies) / examples if replies else None
 
 
 def _total(updates: Sequence[Update], metric: str) -> float:

@@ -17,9 +17,11 @@ from omegaconf import OmegaConf
 
 from snnfl.auditing.recording import TRUTH
 from snnfl.checksummed import round_files
-from snnfl.config import Config, ConfigError, compose, counted, options, to_yaml
+from snnfl.config import OWN, Config, ConfigError, compose, counted, options, to_yaml
+from snnfl.data import data_root
+from snnfl.data.own import client_places
 from snnfl.files import write_bytes
-from snnfl.protocol import STATE_DIRECTORY, TRUTH_DIRECTORY
+from snnfl.protocol import SIMULATED, STATE_DIRECTORY, TRUTH_DIRECTORY
 from strategies.environment import environment
 from strategies.lock import LOCK_FILE, locked
 
@@ -181,6 +183,18 @@ def node_folders(path: Path) -> dict[str, str]:
     return {STATE_DIRECTORY: str(path / CLIENTS), TRUTH_DIRECTORY: str(path / AUDIT / TRUTH)}
 
 
+def simulated_node(config: Config) -> dict[str, str | bool]:
+    """Return what a simulation of our own app configures its nodes with.
+
+    Raises:
+        ConfigError: If each node is to have data of its own, and there aren't as many as ``data.clients``.
+    """
+    if config.data.source != OWN:
+        return dict(node_folders(run_path(config)))
+    client_places(data_root(config.data.root), config.data.clients)
+    return {**node_folders(run_path(config)), SIMULATED: True}
+
+
 def refuse_earlier(config: Config) -> None:
     """Refuse to begin a run in the folder of an earlier one, unless its owner has allowed it.
 
@@ -275,6 +289,11 @@ def read_config(path: Path) -> Config:
     """
     file = path / CONFIG_FILE
     if not file.exists():
+        if path.is_file():
+            inside = (
+                f"; did you mean {path.parent}?" if (path.parent / CONFIG_FILE).is_file() else ", such as runs/demo"
+            )
+            raise RunFileError(f"{path}: it is a file; give the folder of a run{inside}")
         raise RunFileError(f"{path}: no {CONFIG_FILE} of a run here; give the folder of a run, such as runs/demo")
     text = _content(file).decode("utf-8", "replace")
     head = re.match(r"# All (\d+) options", text)  # earlier versions wrote none

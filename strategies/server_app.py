@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from logging import ERROR, INFO, WARNING
 from typing import Any
@@ -18,7 +19,7 @@ from flwr.supercore import log
 
 from snnfl.batching import batch_count
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import Config, ConfigError, counted, spikes_natively, unflatten
+from snnfl.config import OWN, Config, ConfigError, counted, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.models import deployed, mute_potentials
 from snnfl.poisoning import check_poisoning
@@ -58,7 +59,7 @@ from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
 from strategies.superlink_grid import shielded
 from strategies.tracking import Tracker, find_tracker
-from strategies.update import UpdateSpec
+from strategies.update import MAXIMUM_EXAMPLES, UpdateSpec
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,20 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
             timeout=config.strategy.timeout,
             minimum_replies=config.strategy.minimum_replies,
             ask=config.run.resume,
+            own_data=config.data.source == OWN,
         )
+        if population.holdings:
+            _expect(strategy, population)
         _play(work, strategy, arrays, population, checkpoint, tracker, observer)
+
+
+def _expect(strategy: Guarded, population: Population) -> None:
+    """Let no node claim more samples than any has said that it holds of its own."""
+    strategy.spec = replace(
+        strategy.spec,
+        examples=max(holding.examples for holding in population.holdings),
+        test_examples=max(holding.test_examples for holding in population.holdings),
+    )
 
 
 def _play(
@@ -232,11 +245,13 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     In an S-run without ``bias_back`` the arrays hold no biases: no bias ever travels. In a SOLO run there are none.
     """
     config, state, format = work.config, work.initial_state, work.format
-    base, metrics = build_checked(config), train_metrics(config)
+    own_data = config.data.source == OWN
+    base, metrics = build_checked(_tested(work)), train_metrics(config)
     bounds: dict[str, Any] = {
         "scales": {name: scale_of(array) for name, array in state.items()},
-        "examples": max(map(len, work.partitions)),
-        "test_examples": len(work.dataset.test_labels),
+        # Of data of their own, nodes say at the opening question how many samples they have.
+        "examples": MAXIMUM_EXAMPLES if own_data else max(map(len, work.partitions)),
+        "test_examples": MAXIMUM_EXAMPLES if own_data else len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
         "control": control_specs(format.sent_specs) if sends_control(config) else {},
         "packing": work.packing,
@@ -268,6 +283,15 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     return strategy, sent
 
 
+def _tested(work: Workspace) -> Config:
+    """Return the configuration, in which all nodes test what they receive if nobody else has anything to test it on."""
+    config = work.config
+    if len(work.server_data.test_labels) or config.strategy.fraction_evaluate or config.strategy.name == "solo":
+        return config
+    logger.warning("this server has no data of its own (data.root): every node tests the network that it receives")
+    return replace(config, strategy=replace(config.strategy, fraction_evaluate=1.0))
+
+
 def local_steps(config: Config, examples: int) -> int:
     """Return how many steps the optimiser of a client with so many training examples takes in a round."""
     return config.training.epochs * batch_count(examples, config.training.batch_size)
@@ -290,6 +314,8 @@ def tell(row: Row) -> None:
     accuracies = ", ".join(
         f"server {kind} {value:.3f}" for kind, value in zip(("SNN", "ANN"), found, strict=True) if value is not None
     )
+    if (tested := row["client_received_accuracy_weighted"]) is not None:
+        accuracies = ", ".join(filter(None, [accuracies, f"at the nodes {tested:.3f}"]))
     counts = ", ".join(f"{row[key]} {key}" for key in ("replies", "failed", "refused", "excluded"))
     kept = "" if row["aggregated"] else "; the old weights are kept"
     log(INFO, "round %d: %s; %s%s", row["round"], accuracies or "no server network", counts, kept)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,10 +86,16 @@ class Fleet:
         """Start the SuperLink; return when it answers. In memory, its database ends with it."""
         made = self.deployment.path / "certificates"
         files = [f"--ssl-ca-certfile={made}/ca.crt", f"--ssl-certfile={made}/server.crt"]
-        command = ["flower-superlink", "--host=0.0.0.0", f"--port={self.deployment.port}", *files]
+        host = "127.0.0.1" if self.deployment.guarded else "0.0.0.0"
+        command = ["flower-superlink", f"--host={host}", f"--port={self.deployment.control_port}", *files]
         command += [f"--ssl-keyfile={made}/server.key", "--enable-supernode-auth"]
         self.start("superlink", command if in_memory else [*command, f"--database={self.database}"])
         wait(lambda: "Uvicorn running" in self.log("superlink"), "the SuperLink answers")
+
+    def start_guard(self, nginx: str) -> None:
+        """Start an nginx with the configuration that ``snnfl deploy init`` wrote; return when it listens."""
+        self.start("guard", [nginx, "-p", f"{self.deployment.path}/", "-c", "guard.conf"])
+        wait(lambda: listens(self.deployment.port), "the guard listens")
 
     def start_node(self, index: int, host: str = "127.0.0.1", **options: str) -> None:
         """Start a SuperNode; return when it is connected.
@@ -179,6 +186,20 @@ class Fleet:
         return read_metrics(path) if (path / "metrics.jsonl").exists() else []
 
 
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a port of this machine."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def free_pair() -> int:
+    """Return a free port behind which another one is free, too."""
+    while listens((port := free_port()) + 1):
+        pass
+    return port
+
+
 def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
     """Wait until something holds.
 
@@ -200,6 +221,7 @@ def fleet_of(
     *,
     in_memory: bool = False,
     environment: Mapping[str, str] | None = None,
+    guarded: bool = False,
 ) -> Iterator[Fleet]:
     """Make a deployment and start its SuperLink; at the end kill whatever came out of it.
 
@@ -209,12 +231,15 @@ def fleet_of(
         host: Of the certificate; the operator, on the SuperLink's machine, uses its loopback all the same.
         in_memory: Whether the SuperLink keeps its database there.
         environment: As for :class:`Fleet`.
+        guarded: Whether the SuperLink listens for a guard and its operator alone; else whoever reaches it is let in.
     """
-    made = init_deployment(folder / "deployment", f"{host}:{free_port()}", nodes)
+    made = init_deployment(folder / "deployment", f"{host}:{free_pair()}", nodes)
     # On a disk that others keep busy SQLite waits for writes, and tells those who wait for it that it is locked.
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as place:
-        fleet = Fleet(folder, replace(made, host="127.0.0.1"), Path(place, "superlink.db"), environment=environment)
+        control = made.control_port if guarded else made.port
+        here = replace(made, host="127.0.0.1", control_host="127.0.0.1", control_port=control)
+        fleet = Fleet(folder, here, Path(place, "superlink.db"), environment=environment)
         fleet.deployment.write()
         (folder / "config.yaml").write_text("")
         try:

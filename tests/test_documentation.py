@@ -217,6 +217,38 @@ def test_the_site_has_no_broken_link_and_fetches_nothing(site: Path) -> None:
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text(encoding="utf-8")), style.name
 
 
+def browsed(page: str, *options: str) -> str:
+    """Return a page as a browser shows it, 1300 pixels wide."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1300,900"]
+    done = subprocess.run(
+        [*command, *options, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_search_works_from_the_file_system(site: Path) -> None:
+    shown = browsed(f"{(site / 'index.html').as_uri()}?q=honest-but-curious", "--virtual-time-budget=20000")
+    (said,) = re.findall(r'class="md-search-result__meta"[^>]*>\s*(.*?)\s*<', shown)
+    assert re.fullmatch(r"\d+ matching documents", said), said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["index", "audit", "audit-measured", "quickstart", "how-to/audit-your-flower-app"])
+def test_code_and_pages_are_not_wider_than_the_window(site: Path, page: str) -> None:
+    script = """<script>addEventListener("load", () => {
+      const wide = [...document.querySelectorAll("pre > code")].filter(code => code.scrollWidth > code.clientWidth + 1);
+      document.title = `wide: ${document.documentElement.scrollWidth > 1300} ${wide.length}`; });</script>"""
+    path = site / f"{page}.html"
+    copy = path.with_name(f"{path.stem}-probed.html")
+    copy.write_text(path.read_text(encoding="utf-8").replace("</head>", f"{script}</head>", 1), encoding="utf-8")
+    shown = browsed(copy.as_uri())
+    copy.unlink()
+    assert "<title>wide: false 0</title>" in shown
+
+
 @pytest.mark.slow
 def test_the_site_holds_every_option_module_and_study(site: Path) -> None:
     from snnfl.config import flatten

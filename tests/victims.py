@@ -19,6 +19,7 @@ from snnfl.conversion import convert_state
 from snnfl.conversion.folding import NORM_FIELDS
 from snnfl.data import load
 from snnfl.models import build_model, initialise
+from snnfl.models.spiking import spiking_model
 from snnfl.spiking import trace
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
@@ -94,6 +95,22 @@ def _drawn(layers: OrderedDict[str, nn.Module]) -> nn.Module:
     return model
 
 
+class PrincipalComponents(nn.Module):
+    """Draw images from their principal components: the smallest of generative models, of digits 600 to 1599."""
+
+    latent_shape = (40,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        flat = digits(1000, 600)[0].flatten(1)
+        self.mean = flat.mean(0)
+        _, sizes, rows = torch.linalg.svd(flat - self.mean, full_matrices=False)
+        self.rows = (sizes[:40, None] / len(flat) ** 0.5) * rows[:40]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return (self.mean + latents @ self.rows).clamp(0, 1).view(-1, 1, 8, 8)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Victim:
     """What the server has and what only scoring may know."""
@@ -114,10 +131,13 @@ def attacked(
     calibrating: int | None = 500,
     objective: Callable[[nn.Module], Objective] = lambda model: cross_entropy,
     length: float | None = None,
+    orders: Tensor | None = None,
 ) -> Victim:
     """Train a client for a round on digits, for real, and return both sides; with ``conversion`` of an S-run.
 
     ``objective`` is made of the model with the received weights. A client with a ``length`` shortens its update to it.
+
+    Without ``orders`` of its epochs it takes the images as they stand.
 
     Images that an S-client calibrates with are 64 from ``calibrating`` on, or those that it trained on.
     """
@@ -131,9 +151,10 @@ def attacked(
             model.get_parameter(name).copy_(array)
     before = {name: array.clone() for name, array in exchangeable(model).items()}
     sizes = batch_sizes(len(labels), training.batch_size)
-    parts = (torch.split(values, sizes) for values in ((pixels - mean) / std, labels))
-    batches = list(zip(*parts, strict=True))
-    train_locally(model, [batches] * training.epochs, training, server_round=1, objective=objective(model))
+    taken = torch.arange(len(labels)).repeat(training.epochs, 1) if orders is None else orders
+    pairs = [((pixels - mean)[order] / std, labels[order]) for order in taken]
+    epochs = [list(zip(*(torch.split(values, sizes) for values in pair), strict=True)) for pair in pairs]
+    train_locally(model, epochs, training, server_round=1, objective=objective(model))
     if length is not None:
         trained_arrays = dict(model.named_parameters())
         change = {name: trained_arrays[name].detach() - before[name] for name in trained_arrays}
@@ -186,7 +207,13 @@ def recordings(count: int, *, steps: int = 10, side: int = 12, seed: int = 0) ->
 
 
 def spiking_victim(
-    samples: Tensor, labels: Tensor, *, sequence: bool, training: TrainingConfig | None = None, **options: object
+    samples: Tensor,
+    labels: Tensor,
+    *,
+    sequence: bool,
+    training: TrainingConfig | None = None,
+    layers: nn.Module | None = None,
+    **options: object,
 ) -> Victim:
     """Train a client's natively spiking network for a round, for real, and return both sides.
 
@@ -195,6 +222,7 @@ def spiking_victim(
         labels: Of them.
         sequence: Whether their first axis is time.
         training: One step on all of them by default.
+        layers: Of the network, whose ReLUs become neurons; by default those that the registry makes of ``options``.
         options: Of the model (:class:`~snnfl.config.ModelConfig`); an ``mlp`` without batch normalisation by default.
     """
     training = training or TrainingConfig(
@@ -203,7 +231,11 @@ def spiking_victim(
     config = ModelConfig(**{"name": "mlp", "neuron": "lif", "batch_norm": False, **options})  # type: ignore[arg-type]
     shape = tuple(samples.shape[1:])
     weights = rng.generator(0, "weights")
-    model = build_model(config, input_shape=shape, classes=10, generator=weights, sequence=sequence)
+    if layers is None:
+        model = build_model(config, input_shape=shape, classes=10, generator=weights, sequence=sequence)
+    else:
+        initialise(layers, weights)
+        model = spiking_model(layers, config, input_shape=shape, sequence=sequence, generator=weights)
     before = {name: array.clone() for name, array in exchangeable(model).items()}
     sizes = batch_sizes(len(samples), training.batch_size)
     batches = list(zip(torch.split(samples, sizes), torch.split(labels, sizes), strict=True))

@@ -87,6 +87,20 @@ def app_of_options(model: str | None, said: Mapping[str, Any]) -> App | None:
     return None
 
 
+def generative_model_of(text: str | None) -> nn.Module | None:
+    """Return the generative model that an option names, ready to draw, if it names any.
+
+    Raises:
+        ConfigError: If it isn't there, fails or is no module.
+    """
+    if text is None:
+        return None
+    model = _called("--generative-model", text)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"--generative-model {text}: returns {type(model).__name__}; expected a torch.nn.Module")
+    return model.eval().requires_grad_(False)
+
+
 def audit_app(
     folders: Sequence[Path],
     app: App,

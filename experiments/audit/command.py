@@ -16,21 +16,21 @@ from rich.table import Table
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.report import write_report
+from experiments.audit.summary import summary
 from experiments.ending import NotAsConfiguredError
-from experiments.progress import Bars
+from experiments.progress import BarsOrLines
 from snnfl.attacks import Budget, get_attack, names
-from snnfl.auditing.best import Best, best_attacks
+from snnfl.auditing.best import best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
 from snnfl.auditing.label_counts import LabelCounts, label_counts
-from snnfl.auditing.measures import MEASURES, Metric
 from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
-from snnfl.auditing.selection import Compared
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.side_channel import SideChannel, side_channels
 from snnfl.auditing.suite import Outcome, applicable, attack_all
+from snnfl.auditing.verdicts import judged_metrics
 from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
 from snnfl.config import Config, ConfigError, UpdateKind
 from snnfl.files import make_private, write_bytes
@@ -106,10 +106,12 @@ def audit_prepared(
         audits = [audit_run(each, budget, progress) for each in prepared]
         write_audits(folder, audits, budget)
     found = [entry for each in audits for entry in each.entries]
+    for audit in audits:
+        console.print(f"{audit.path.name}:", highlight=False, markup=False)
+        for word, text in summary(audit):
+            console.print(f"  [bold]{word}[/bold] {escape(text)}", highlight=False)
     for table in _tables(found):
         console.print(table)
-    for line in (best_line(each.path.name, best) for each in audits for best in each.best):
-        console.print(line, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
     return folder, found
 
@@ -270,7 +272,8 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
 
 def plain_twins(setting: Setting) -> Setting:
     """Return what the scorecard calls the plain twins of an S-run's clients."""
-    return replace(setting, name=f"{setting.name}, plain twins", algorithm=setting.algorithm.removeprefix("S-"))
+    algorithm = setting.algorithm.removeprefix("S-")
+    return replace(setting, name=f"{setting.name}, plain twins", algorithm=algorithm, twins=True)
 
 
 def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False) -> tuple[Sequence[str], Sequence[str]]:
@@ -294,9 +297,20 @@ def _note(run: str, attack: str, kind: UpdateKind, on_twins: bool) -> str:
 
 
 def attack_progress(console: Console) -> Progress:
-    """Make the bar that :func:`audit_run` advances."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} attacks"))
-    return Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+    """Make the bar that :func:`audit_run` advances; in a log it is lines."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} attacks and controls"),
+    )
+    return BarsOrLines(
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        unit="attacks and controls",
+    )
 
 
 def attacks_table() -> Table:
@@ -310,22 +324,6 @@ def attacks_table() -> Table:
     return table
 
 
-def best_line(run: str, best: Best) -> str:
-    """Say what the best attack of a round finds, against the best guess and the best attack on plain twins."""
-    metric = best.metric
-    text = (
-        f"{run}, round {best.server_round}: the best attack, chosen on the other victims: "
-        f"{metric.title} {best.value:{metric.form}}, {difference(best.over_floor, metric)} the best guess"
-    )
-    return text if best.over_control is None else f"{text}, {difference(best.over_control, metric)} plain twins"
-
-
-def difference(found: Compared, metric: Metric) -> str:
-    """Write a difference with its interval, in the direction of what leaks more."""
-    ends = "" if found.interval is None else " ({:{form}} to {:{form}})".format(*found.interval, form=f"+{metric.form}")
-    return f"{found.value:+{metric.form}}{ends} over"
-
-
 def _tables(found: Sequence[Entry]) -> Iterator[Table]:
     """Show a table per run and round, and below it why attacks were refused or failed, each reason once."""
     for (run, server_round), grouped in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
@@ -333,17 +331,18 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
         refused = [entry for entry in group if entry["refusal"]]
         reasons = dict.fromkeys(entry["refusal"].removeprefix(f"{entry['attack']}: ") for entry in refused)
         table = Table(title=f"{run}, round {server_round}", caption="\n".join(map(escape, reasons)) or None)
-        kind = group[0]["kind"]
-        judged = MEASURES[kind].judged
-        short = [metric.title.removesuffix(" in dB") for metric in judged]
-        for name in ("attack", kind if kind != "table" else "rows", "labels", *(f"{name} (floor)" for name in short)):
+        metrics = judged_metrics(group[0]["kind"])
+        short = [metric.title.removesuffix(" in dB") for metric in metrics]
+        for name in ("attack", "verdict", "labels", *(f"{name} (guess)" for name in short)):
             table.add_column(name, no_wrap=True)
         for entry in group:
             if entry["value"] is None:
                 table.add_row(entry["attack"], entry["verdict"])
                 continue
-            metrics, floor = entry["metrics"], entry["floor"]
-            label = f"{metrics['label_accuracy']['value']:.0%} {entry['label_verdict']}"
-            cells = [f"{metrics[m.name]['value']:{m.form}} ({floor[m.name]:{m.form}})" for m in judged]
-            table.add_row(entry["attack"], entry["verdict"], label, *cells)
+            values, guess = entry["metrics"], entry["floor"]
+            decided = [n for m, n in zip(metrics, short, strict=True) if entry["against_floor"][m.name] == "better"]
+            verdict = f"{entry['verdict']}: {', '.join(decided)}" if decided else entry["verdict"]
+            label = f"{values['label_accuracy']['value']:.0%} {entry['label_verdict']}"
+            cells = [f"{values[m.name]['value']:{m.form}} ({guess[m.name]:{m.form}})" for m in metrics]
+            table.add_row(entry["attack"], verdict, label, *cells)
         yield table

@@ -1,17 +1,54 @@
-"""Samples of every kind as small pictures for a page."""
+"""Samples of every kind as small pictures for a page, and which of an audit's are shown first."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 
 import torch
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.audit.found import Audit
+from experiments.audit.summary import leading_of_run, leading_of_twins
 from experiments.html import picture
+from snnfl.auditing.scorecard import Entry
+from snnfl.auditing.scoring import Score, Scorer
+from snnfl.auditing.setting import PLAIN_TWIN
 from snnfl.data import DataKind
+
+
+def leading_samples(audit: Audit) -> list[tuple[str, Mapping[int, Tensor]]]:
+    """Return what an audit shows first: rows of a title and each client's samples.
+
+    The originals, the best reconstructions from plain updates (of an S-run from its clients' plain twins) and from the
+    run's own, and the best guess without an update, all of the round that leaks most; none if nothing was scored.
+    """
+    found = leading_of_run(audit)
+    if found is None:
+        return []
+    twin = leading_of_twins(audit, found["round"]) if found["updates"] != PLAIN_TWIN else None
+    of_attacks = [(entry, _scores(audit, entry)) for entry in (twin, found) if entry is not None]
+    originals = {client: score.true for client, score in of_attacks[-1][1].items()}
+    rows: list[tuple[str, Mapping[int, Tensor]]] = [("original", originals)]
+    for entry, scores in of_attacks:
+        update = "plain update" if entry["updates"] == PLAIN_TWIN else entry["updates"]
+        rows.append((f"best from the {update} ({entry['attack']})", {p: score.found for p, score in scores.items()}))
+    name, scorer = found["floor"]["name"], Scorer(audit.setting)
+    guesses = {client: scorer.guesses(true)[name] for client, true in originals.items()}
+    return [*rows, (f"best guess without an update ({name.replace('_', ' ')})", guesses)]
+
+
+def _scores(audit: Audit, entry: Entry) -> dict[int, Score]:
+    """Return the scores of an attack by client."""
+    outcomes = audit.controls if entry["updates"] == PLAIN_TWIN else audit.outcomes
+    return {
+        finding.victim.partition: finding.score
+        for outcome in outcomes if (outcome.attack, outcome.server_round) == (entry["attack"], entry["round"])
+        for finding in outcome.findings if finding.score is not None
+    }  # fmt: skip
 
 
 def shown(kind: DataKind, sample: Tensor) -> Markup:

@@ -1,4 +1,4 @@
-"""The tables of ``docs/audit.md``, from the rows of ``docs/data/audit_*.csv`` (:mod:`experiments.audit_study`)."""
+"""The tables of ``docs/audit*.md``, from the rows of ``docs/data/audit_*.csv`` (:mod:`experiments.audit_study`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import TypeAlias
 from snnfl.config import ConfigError
 
 BEGIN, END = "<!-- begin scorecards: generated, don't edit -->", "<!-- end scorecards -->"
+
+BEGIN_SUMMARY, END_SUMMARY = "<!-- begin summary: generated, don't edit -->", "<!-- end summary -->"
+
+SUMMARISED = ("lenet", "lenet_trained", "lenet_rounds", "lenet_bn", "lenet_bn_trained", "convnet", "mlp")
+"""Tables with a row in the summary, as many as a page may open with."""
 
 TWINS = "plain twin"
 
@@ -27,12 +32,51 @@ def write_tables(titles: Mapping[str, str], found: Mapping[str, Sequence[Row]], 
     Raises:
         ConfigError: If it has no markers.
     """
-    text = document.read_text(encoding="utf-8") if document.exists() else ""
-    if BEGIN not in text or END not in text:
-        raise ConfigError(f"{document}: put the lines {BEGIN!r} and {END!r} where the tables belong")
     parts = [part for name, title in titles.items() for part in _table(name, title, found)]
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    document.write_text("\n".join([before + BEGIN, "\n\n".join(parts), END + after]), encoding="utf-8")
+    _replace(document, BEGIN, END, "\n\n".join(parts))
+
+
+def write_summary(titles: Mapping[str, str], found: Mapping[str, Sequence[Row]], document: Path) -> None:
+    """Replace what stands between the document's markers of a summary by a row per table: what its best attack finds.
+
+    Args:
+        titles: As for :func:`write_tables`.
+        found: Likewise.
+        document: Is rewritten.
+
+    Raises:
+        ConfigError: If it has no markers.
+    """
+    lines = [line for name in SUMMARISED if (line := _summarised(name, titles, found)) is not None]
+    head = ["clients of two images", "best attack", "PSNR in dB", "best guess", "images told from 2,000 others"]
+    _replace(document, BEGIN_SUMMARY, END_SUMMARY, _grid([*head, "labels found", "PSNR over plain updates"], lines))
+
+
+def _summarised(name: str, titles: Mapping[str, str], found: Mapping[str, Sequence[Row]]) -> list[str] | None:
+    """Say what the best attacks of a table find, seed by seed; ``None`` if none is known."""
+    best = [row for row in found["best.csv"] if row["table"] == name]
+    cards = {(row["seed"], row["attack"]): row for row in found["scorecards.csv"]
+             if row["table"] == name and _kind(row) != TWINS and row["psnr"]}  # fmt: skip
+    if not best:
+        return None
+    of = [cards[row["seed"], row["attack"]] for row in best]
+    return [
+        f"{titles[name]} (seed{'s' if len(best) > 1 else ''} {_joined(row['seed'] for row in best)})",
+        _joined(f"`{row['attack']}`" for row in best),
+        _joined(f"{float(row['value']):.1f}" for row in best),
+        _joined(f"{float(card['floor_psnr']):.1f}" for card in of),
+        _joined(f"{float(card['identified']):.0%}" for card in of),
+        _joined(f"{float(card['label_accuracy']):.0%}" for card in of),
+        _joined(_difference(row, "over_control") for row in best),
+    ]
+
+
+def _replace(document: Path, begin: str, end: str, tables: str) -> None:
+    text = document.read_text(encoding="utf-8") if document.exists() else ""
+    if begin not in text or end not in text:
+        raise ConfigError(f"{document}: put the lines {begin!r} and {end!r} where the tables belong")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    document.write_text("\n".join([before + begin, tables, end + after]), encoding="utf-8")
 
 
 def _table(name: str, title: str, found: Mapping[str, Sequence[Row]]) -> Iterator[str]:

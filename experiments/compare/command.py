@@ -16,7 +16,15 @@ from experiments.compare.cost import estimate
 from experiments.compare.figures import draw
 from experiments.compare.records import entries, extras_of
 from experiments.compare.report import study_page
-from experiments.compare.scheduler import State, places, run_cells, seconds_left, seconds_per_round, state_of
+from experiments.compare.scheduler import (
+    CELL_SECONDS,
+    State,
+    places,
+    run_cells,
+    seconds_left,
+    seconds_per_round,
+    state_of,
+)
 from experiments.compare.study import Cell, Study, read_study
 from experiments.compare.tables import Filled, as_csv, as_latex, as_markdown, as_rich
 from experiments.ending import keeping
@@ -35,7 +43,8 @@ LOOK_SECONDS = 1.0
 
 ABOUT_COSTS = (
     "measured: mean of this setting's rounds so far. estimated: from one training step, conversion and simulation on "
-    "this machine, in processor time (docs/compare.md); may be off by a factor of 3. Energy and audits are not counted."
+    "this machine, in processor time (docs/compare.md); may be off by a factor of 3. What is left counts the start of "
+    "cells, but neither energy nor audits."
 )
 
 
@@ -109,10 +118,12 @@ def compare(
     study.directory.mkdir(parents=True, exist_ok=True)
     tables: Sequence[Filled] = ()
     with locked(study.directory), keeping(lambda: _kept(study)):
-        failed = _run(study, jobs, console)
+        before = {cell.name: state_of(cell) for cell in study.cells}
+        failed = _run(study, before, jobs, console)
         finished = [cell for cell in study.cells if state_of(cell).finished]
         if finished:
             tables = write_results(study, finished, console)
+            console.print(f"{_done(before, finished)}; report: {study.directory}/report.html", highlight=False)
     if failed:
         reasons = "; ".join(f"{name}: {line}" for name, line in failed.items())
         raise EngineError(f"{len(failed)} of {len(study.cells)} cells failed: {reasons}; {_kept(study)}")
@@ -151,7 +162,7 @@ def write_results(study: Study, finished: Sequence[Cell], console: Console) -> S
     tables = [(view, entries(view, finished)) for view in study.tables]
     for name, text in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex)):
         write_bytes(folder / f"tables.{name}", text(tables).encode())
-    drawn = [(view, draw(view, finished)) for view in study.figures]
+    drawn = [(view, draw(view, finished, study.axes)) for view in study.figures]
     figures = [(view, figure) for view, figure in drawn if figure is not None]
     for view, figure in figures:
         for suffix in ("svg", "png"):
@@ -159,13 +170,23 @@ def write_results(study: Study, finished: Sequence[Cell], console: Console) -> S
     write_bytes(folder / "report.html", study_page(study, finished, tables, figures).encode())
     for filled in tables:
         console.print(as_rich(filled))
-    console.print(f"results: {folder}/ (report.html, tables.md, tables.csv, tables.tex, figures)", highlight=False)
     return tables
 
 
-def _run(study: Study, jobs: int | None, console: Console) -> dict[str, str]:
+def _done(before: Mapping[str, State], finished: Sequence[Cell]) -> str:
+    """Say what this call has run, and what an earlier one had."""
+    earlier = [before[cell.name] for cell in finished]
+    parts = {
+        "ran": sum(not state.rounds for state in earlier),
+        "went on with": sum(bool(state.rounds) and not state.finished for state in earlier),
+        "reused": sum(state.finished for state in earlier),
+    }
+    return ", ".join(f"{what} {counted(count, 'cell')}" for what, count in parts.items() if count)
+
+
+def _run(study: Study, before: Mapping[str, State], jobs: int | None, console: Console) -> dict[str, str]:
     total = sum(cell.config.run.rounds for cell in study.cells)
-    states = {cell.name: state_of(cell) for cell in study.cells}
+    states = dict(before)
     several = _at_a_time(study, jobs)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} rounds"))
     with Bars(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
@@ -214,7 +235,7 @@ def _plan(study: Study, jobs: int | None) -> Table:
         state, known = states[cell.name], cell.name in measured
         seconds = measured[cell.name] if known else guessed[cell.name]
         done = "finished" if state.finished else f"{state.rounds} of {cell.config.run.rounds} rounds"
-        rest = 0.0 if state.finished else (cell.config.run.rounds - state.rounds) * seconds
+        rest = 0.0 if state.finished else (cell.config.run.rounds - state.rounds) * seconds + CELL_SECONDS
         plan.add_row(cell.name, done, f"{seconds:.2f} {'measured' if known else 'estimated'}", _duration(rest))
     return plan
 

@@ -26,7 +26,7 @@ import torch
 
 from experiments.compare.study import Cell
 from snnfl import rng
-from snnfl.config import READING, Config, converts, part_of, sampled_clients, update_kind
+from snnfl.config import OWN, READING, Config, converts, part_of, sampled_clients, update_kind
 from snnfl.conversion import convert_state
 from snnfl.data import batches, calibration_batch
 from snnfl.training import copy_arrays, train_locally
@@ -55,27 +55,29 @@ class Pace:
 
 def estimate(cells: Sequence[Cell]) -> dict[str, float]:
     """Estimate the seconds of a round of each cell, by name; equal settings are timed once."""
-    return {cell.name: seconds_of_round(cell.config, _pace(_essential(cell.config))) for cell in cells}
+    return {cell.name: seconds_of_round(cell.config, pace_of(cell.config)) for cell in cells}
 
 
 def seconds_of_round(config: Config, pace: Pace) -> float:
     """Multiply the pieces by how many a round has; see the module."""
     work, strategy = Workspace(config), config.strategy
     part = sampled_clients(config) * strategy.participation
-    images = len(work.dataset.train_labels) / config.data.clients
-    tested, rounds = len(work.dataset.test_labels), config.run.rounds
-    tested = round((tested + (rounds - 1) * (config.evaluation.images or tested)) / rounds)
+    images, rounds = int(work.label_counts().sum()) / config.data.clients, config.run.rounds
+    at_client, at_server = (
+        round((whole + (rounds - 1) * (config.evaluation.images or whole)) / rounds)
+        for whole in (len(work.client(0).dataset.test_labels), len(work.server_data.test_labels))
+    )
     epoch = math.ceil(images / config.training.batch_size) * pace.step
     if strategy.name == "moon":
         epoch += 2 * images * pace.forward
     if strategy.name == "fedlec":
         epoch += images * pace.forward
-    client = (
-        config.training.epochs * epoch + pace.conversion + (tested * pace.forward if config.evaluation.clients else 0)
-    )
-    testers = part_of(config.data.clients, strategy.fraction_evaluate) if strategy.fraction_evaluate else 0
-    evaluated = testers * tested * pace.forward
-    server = tested * (pace.simulation + pace.forward) * (1 if config.poisoning.attack == "none" else 2)
+    client = config.training.epochs * epoch + pace.conversion
+    client += at_client * pace.forward if config.evaluation.clients else 0
+    fraction = strategy.fraction_evaluate if at_server else 1.0
+    testers = part_of(config.data.clients, fraction) if fraction else 0
+    evaluated = testers * at_client * pace.forward
+    server = at_server * (pace.simulation + pace.forward) * (1 if config.poisoning.attack == "none" else 2)
     return part * client + evaluated + server
 
 
@@ -87,7 +89,7 @@ def _essential(config: Config) -> Config:
         run=replace(plain.run, device=config.run.device, threads=config.run.threads),
         data=replace(
             plain.data,
-            clients=1,
+            clients=config.data.clients if config.data.source == OWN else 1,
             **{name: getattr(config.data, name) for name in ("source", "root", "augment", *READING)},
         ),
         model=config.model,
@@ -96,6 +98,11 @@ def _essential(config: Config) -> Config:
         evaluation=replace(plain.evaluation, curve=config.evaluation.curve),
         strategy=replace(plain.strategy, spiking=update_kind(config) == "converted"),
     )
+
+
+def pace_of(config: Config) -> Pace:
+    """Time the pieces of a round; settings that share them are timed once."""
+    return _pace(_essential(config))
 
 
 @cache
@@ -111,7 +118,8 @@ def _pace(config: Config) -> Pace:
 def _timed(work: Workspace) -> Pace:
     config, training = work.config, work.config.training
     state, draw = work.initial_state, rng.generator(0, "cost")
-    pairs = batches(work.dataset, work.partitions[0], training.batch_size, generator=draw, augment=config.data.augment)
+    own = work.client(0)
+    pairs = batches(own.dataset, own.indices, training.batch_size, generator=draw, augment=config.data.augment)
     batch = next((images.to(work.device), labels.to(work.device)) for images, labels in pairs)
 
     slow = replace(training, learning_rate=1e-6)  # so that no loss is infinite
@@ -126,7 +134,7 @@ def _timed(work: Workspace) -> Pace:
     copy_arrays(work.arrays, state)
     if not converts(config):
         return Pace(step=step, forward=forward)
-    images = calibration_batch(work.dataset, work.partitions[0], config.conversion.calibration_images, draw)
+    images = calibration_batch(own.dataset, own.indices, config.conversion.calibration_images, draw)
     images, on_device = images.to(work.device), {name: array.to(work.device) for name, array in state.items()}
 
     def conversion(length: int) -> float:

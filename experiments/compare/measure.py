@@ -56,7 +56,9 @@ def measure(config: Config, extras: Extras, folder: Path) -> None:
 def energy_records(config: Config, folder: Path, images: int) -> Iterator[Record]:
     """Yield the energy of the final spiking network, simulated for its time steps, and of its ANN, per image."""
     work = Workspace(config)
-    inputs = torch.cat([inputs for inputs, _ in test_batches(work.dataset, images, images)])
+    if not len(work.server_data.test_labels):
+        return  # only nodes have data
+    inputs = torch.cat([inputs for inputs, _ in test_batches(work.server_data, images, images)])
     if isinstance(work.model, SpikingModel):
         load_arrays(work.model, load_file(folder / SNN_FILE))
         with evaluation_mode(work.model), work.drawing(EVALUATION):

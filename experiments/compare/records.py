@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+from experiments.compare.best import Entry, judged
 from experiments.compare.measure import Record
 from experiments.compare.study import Cell
 from experiments.compare.views import LAST, SOURCES, View, better
@@ -21,61 +21,29 @@ ACCURACIES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A cell of a table, or a point of a figure.
-
-    Attributes:
-        row: Its label.
-        column: Its label, empty without columns.
-        values: One per seed.
-        paper: The published value, if there is one.
-        best: Whether its mean is the best of its column's.
-    """
-
-    row: str
-    column: str
-    values: tuple[float, ...]
-    paper: float | None = None
-    best: bool = False
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over seeds; of one seed there is none."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def difference(self) -> float | None:
-        """What was measured, less what is published."""
-        return None if self.paper is None else self.mean - self.paper
-
-
 def entries(view: View, finished: Sequence[Cell]) -> list[Entry]:
     """Summarise the finished cells, in the order of the matrix and of the rounds.
 
     What a run has several of and the view doesn't name (clients, say) is averaged within the run first, so that the
     deviation is that of the seeds. Of several rounds the last one counts, of several budgets the largest.
     """
-    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    found: dict[tuple[tuple[str, ...], str], dict[int, list[float]]] = {}
     for cell in finished:
         for record in shown_records(view, cell):
-            place = _label(record, view.down), _label(record, view.across)
+            place = tuple(str(record[axis]) for axis in view.down), _label(record, view.across)
             found.setdefault(place, {}).setdefault(cell.seed, []).append(record[view.value])
     made = [
         Entry(
-            row=row,
+            row=", ".join(parts),
             column=column,
+            parts=parts,
             values=tuple(statistics.fmean(values) for values in by_seed.values()),
-            paper=view.paper.get((row, column)),
+            seeds=tuple(by_seed),
+            paper=view.paper.get((", ".join(parts), column)),
         )
-        for (row, column), by_seed in found.items()
+        for (parts, column), by_seed in found.items()
     ]
-    return _with_best(view, made)
+    return judged(made, better(view.value))
 
 
 def shown_records(view: View, cell: Cell) -> Iterator[Record]:
@@ -157,14 +125,3 @@ def _suspect_records(cell: Cell, row: dict[str, Any]) -> Iterator[Record]:
 
 def _label(record: Record, axes: Sequence[str]) -> str:
     return ", ".join(str(record[axis]) for axis in axes)
-
-
-def _with_best(view: View, made: Sequence[Entry]) -> list[Entry]:
-    """Mark the best of each column, where it is clear what is better and there are several."""
-    sign, columns = better(view.value), dict[str, list[float]]()
-    for entry in made:
-        columns.setdefault(entry.column, []).append(sign * entry.mean)
-    return [
-        replace(entry, best=bool(sign) and len(of := columns[entry.column]) > 1 and sign * entry.mean == max(of))
-        for entry in made
-    ]

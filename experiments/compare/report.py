@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,7 +50,7 @@ def _table(filled: Filled) -> Markup:
     if not entries:
         return paragraph(f"{view.title}: no finished cell has measured {view.value}.")
     head, rows = html_rows(view, entries)
-    return table(head, rows, caption=f"{view.title}. {caption(view)}; mean ± standard deviation over seeds.")
+    return table(head, rows, caption=f"{view.title}: {caption(filled)}.")
 
 
 def _figure_caption(view: View) -> str:
@@ -97,10 +98,15 @@ def _configurations(study: Study, finished: Sequence[Cell]) -> Markup:
     ]
     rows = [[cell.name, *(str(value_of(cell.config, key)) for key in differing)] for cell in study.cells]
     return (
-        table(["cell", *differing], rows, caption="In what the cells differ.")
+        table(["cell", *map(_breakable, differing)], rows, caption="In what the cells differ.")
         + paragraph(f"All options of {finished[0].name}:")
         + preformatted(to_yaml(first))
     )
+
+
+def _breakable(key: str) -> Markup:
+    """Let an option's name go on in the next line after a dot or an underscore: there may be many in a row."""
+    return Markup("<wbr>").join(re.findall(r"[^._]+[._]?", key))
 
 
 def _comparable(config: Config) -> Config:

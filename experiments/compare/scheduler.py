@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from experiments.compare.processes import LOG, Processes, processes
 from experiments.compare.study import Cell
-from snnfl.config import to_yaml
-from snnfl.files import write_bytes
-from snnfl.plugins import pack
+from snnfl.config import counted
 from strategies.run_directory import FIGURE_FILES, METRICS_FILE, read_metrics
 
-LOG, CONFIGURATION, EXTRAS = "cell.log", "cell.yaml", "cell_extras.json"
 POLL_SECONDS = 0.2
-PATIENCE_SECONDS = 10.0
-"""How long a cell may take to end when it is told to."""
+
+START_SECONDS, CELL_SECONDS = 2.5, 0.8
+"""Of processor time that imports take, once per study, and each cell beside its rounds (docs/compare.md says where)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +70,8 @@ def seconds_left(
     """Estimate the wall time that is left; ``None`` before anything is known.
 
     Work is shared by ``jobs`` processes, and no cell can be shared: the longest one is a bound. Cells of which nothing
-    is known count as the average.
+    is known count as the average. Beside its rounds each cell has its own start to pay for, until the first of them is
+    complete, and the study has the imports.
 
     Args:
         cells: Of the study.
@@ -88,9 +84,11 @@ def seconds_left(
     mean = statistics.fmean(rounds.values())
     left = [
         (cell.config.run.rounds - states[cell.name].rounds) * rounds.get(cell.name, mean)
+        + (0.0 if states[cell.name].rounds else CELL_SECONDS)
         for cell in cells if not states[cell.name].finished
     ]  # fmt: skip
-    return max([sum(left) / jobs, *left], default=0.0)
+    begun = any(states[cell.name].rounds and not states[cell.name].finished for cell in cells)
+    return max([sum(left) / jobs, *left], default=0.0) + (START_SECONDS if left and not begun else 0.0)
 
 
 def places(cells: Sequence[Cell], jobs: int | None) -> dict[str, list[dict[str, str]]]:
@@ -118,7 +116,11 @@ def places(cells: Sequence[Cell], jobs: int | None) -> dict[str, list[dict[str, 
 
 
 def run_cells(
-    cells: Sequence[Cell], jobs: int | None, *, watch: Callable[[Sequence[Cell]], None] = lambda running: None
+    cells: Sequence[Cell],
+    jobs: int | None,
+    *,
+    watch: Callable[[Sequence[Cell]], None] = lambda running: None,
+    started: Callable[[], Processes] = processes,
 ) -> dict[str, str]:
     """Run what isn't finished; go on where a cell was broken off.
 
@@ -128,58 +130,39 @@ def run_cells(
         cells: Of the study.
         jobs: As in :func:`places`.
         watch: Told every moment which cells run.
+        started: Makes the processes.
 
     Returns:
-        The last line that each failed cell wrote, by its name. The others ran on.
+        Why each failed cell did, by its name. The others ran on.
     """
     waiting = [cell for cell in cells if not state_of(cell).finished]
     free = places(cells, jobs)
-    running: dict[str, tuple[Cell, dict[str, str], subprocess.Popen[bytes]]] = {}
+    running: dict[str, tuple[Cell, dict[str, str]]] = {}
     failed: dict[str, str] = {}
+    of_cells = started()
     try:
         while waiting or running:
-            for cell in [cell for cell in waiting if free[cell.config.run.device]]:
+            for cell in list(waiting):
                 if free[cell.config.run.device]:
                     waiting.remove(cell)
                     place = free[cell.config.run.device].pop(0)
-                    running[cell.name] = (cell, place, _start(cell, place))
-            for name, (cell, place, process) in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    free[cell.config.run.device].append(place)
-                    if process.returncode or not state_of(cell).finished:
-                        failed[name] = _last_line(cell.path / LOG)
-            watch([cell for cell, _, _ in running.values()])
-            time.sleep(POLL_SECONDS)
+                    running[cell.name] = cell, place
+                    of_cells.start(cell, place)
+            watch([cell for cell, _ in running.values()])
+            for name, status in of_cells.ended(POLL_SECONDS).items():
+                cell, place = running.pop(name)
+                free[cell.config.run.device].append(place)
+                if status or not state_of(cell).finished:
+                    failed[name] = _why(cell, status)
     finally:
-        _end([process for _, _, process in running.values()])
+        of_cells.close()
     return failed
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _start(cell: Cell, place: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    cell.path.mkdir(parents=True, exist_ok=True)
-    write_bytes(cell.path / CONFIGURATION, to_yaml(cell.config).encode())
-    write_bytes(cell.path / EXTRAS, cell.extras.to_json().encode())
-    environment = {**os.environ, "OMP_NUM_THREADS": str(cell.config.run.threads), **place}
-    files = [str(cell.path / name) for name in (CONFIGURATION, EXTRAS)]
-    command = [sys.executable, "-P", "-m", "snnfl.launch", "experiments.compare.cell", *files, str(os.getpid())]
-    with (cell.path / LOG).open("ab") as log, tempfile.TemporaryFile() as plugins:
-        plugins.write(pack(cell.plugins))
-        plugins.seek(0)
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=plugins, env=environment)
-
-
-def _last_line(log: Path) -> str:
+def _why(cell: Cell, status: int) -> str:
+    """Say why a cell has ended; of one that a signal ended, its log says nothing."""
+    log = cell.path / LOG
+    if status < 0:
+        return f"{signal.Signals(-status).name} ended its process after {counted(state_of(cell).rounds, 'round')}"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{lines[-1]} (all of it: {log})" if lines else f"it wrote nothing to {log}"

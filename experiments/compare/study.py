@@ -30,16 +30,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from experiments.compare.extras import NOTHING, Extras, read_extras
 from experiments.compare.views import SOURCES, View, read_figures, read_tables
 from snnfl.auditing.suite import applicable
-from snnfl.config import Config, ConfigError, nearest, to_yaml, update_kind, validate
+from snnfl.config import Config, ConfigError, nearest, options, to_yaml, update_kind, validate
+from snnfl.config.reading import read_yaml
 from snnfl.plugins import Plugin, load_installed, load_listed, resolve, used
 from snnfl.workspace import Workspace
 from strategies.server_app import build_strategy
 from strategies.tracking import find_tracker
+
+OWN = {
+    "run.seed": "list seeds under the key seeds",
+    "run.name": "the study is called by the key name",
+    "run.resume": "a cell that was broken off goes on by itself",
+    "run.overwrite": "delete the folder of a cell to run it anew",
+}
+"""Options that every cell has from the study, and where to say what is meant."""
 
 KEYS = ("name", "plugins", "base", "options", "matrix", "seeds", "tables", "figures", "energy", "audit")
 
@@ -94,6 +101,11 @@ class Study:
         """Folder of the study: its runs, tables, figures and report."""
         return Path(self.cells[0].config.run.directory)
 
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """The labels of each axis of the matrix, in their order."""
+        return {axis: list(dict.fromkeys(cell.labels[axis] for cell in self.cells)) for axis in self.cells[0].labels}
+
 
 def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> Study:
     """Read and check a study: a cell that cannot run is an error with its name, before anything runs.
@@ -106,7 +118,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     Raises:
         ConfigError: Naming the file, the key or the cell.
     """
-    content = _read(path)
+    content = read_file(path, KEYS)
     load_installed()
     try:
         own = [plugin.path or plugin.name for plugin in load_listed(content.get("plugins", ()), path.parent)]
@@ -116,19 +128,23 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     matrix = content.get("matrix")
     if not isinstance(matrix, dict) or not matrix:
         raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as algorithm")
-    axes = {str(axis): _labelled(path, str(axis), values) for axis, values in matrix.items()}
+    axes = {str(axis): labelled(path, str(axis), values) for axis, values in matrix.items()}
     labels = {axis: list(chosen) for axis, chosen in axes.items()}
     try:
         extras = read_extras(content.get("energy"), content.get("audit"))
         tables, figures = read_tables(content.get("tables"), labels), read_figures(content.get("figures"), labels)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    content = {"name": path.stem, **content}
+    if not re.fullmatch(r"[^/\\\x00]+", str(content["name"] or "")) or str(content["name"]) in (".", ".."):
+        raise ConfigError(f"{path}: name={content['name']}: expected a plain folder name, without '/'")
     study = Study(
-        name=str(content.get("name", path.stem)),
+        name=str(content["name"]),
         cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
         tables=tables,
         figures=figures,
     )
+    _check_different(path, study.cells)
     _check_views(path, study, content)
     return study
 
@@ -142,8 +158,13 @@ def _cells(
     overrides: Sequence[str],
     plugins: Sequence[str | Path],
 ) -> Sequence[Cell]:
-    base, name = content.get("base"), str(content.get("name", path.stem))
-    options = [*_assignments(content.get("options", {})), *overrides]
+    base, name = content.get("base"), str(content["name"])
+    options = [*assignments_of(path, "options", content.get("options", {})), *overrides]
+    of_axes = [each for axis in axes.values() for given in axis.values() for each in given]
+    _check_own(path, [*options, *of_axes])
+    for override in overrides:
+        if override.partition("=")[0] in {each.partition("=")[0] for each in of_axes}:
+            raise ConfigError(f"{path}: {override}: the matrix sets this option; change it there")
     cells = []
     for choice in itertools.product(*axes.values()):
         labels = dict(zip(axes, choice, strict=True))
@@ -192,9 +213,21 @@ def _placed(study: str, config: Config, extras: Extras, labels: Mapping[str, str
 
 def _seeds(path: Path, content: Mapping[str, Any]) -> list[int]:
     seeds = content.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers")
-    return list(dict.fromkeys(seeds))
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers, such as [0, 1, 2]")
+    _check_unique(path, "seeds", [str(seed) for seed in seeds])
+    return seeds
+
+
+def _check_different(path: Path, cells: Sequence[Cell]) -> None:
+    """Refuse two settings that have the same options."""
+    earlier: dict[Config, Cell] = {}
+    for cell in cells:
+        config = replace(cell.config, run=replace(cell.config.run, name="cell"))
+        if config in earlier:
+            both = f"{earlier[config].name} and {cell.name}"
+            raise ConfigError(f"{path}: {both} are one and the same run; leave one out, or give it other options")
+        earlier[config] = cell
 
 
 def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
@@ -207,7 +240,7 @@ def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
     }
     for view in (*study.tables, *study.figures):
         needs = SOURCES[view.source].needs
-        if needs and not has[needs]:
+        if needs and not has.get(needs, False):
             raise ConfigError(f"{path}: {view.title}: no cell measures {view.value}; set {needs}")
     if "audit" in content and not any(cell.extras.audit for cell in study.cells):
         raise ConfigError(
@@ -216,29 +249,57 @@ def _check_views(path: Path, study: Study, content: Mapping[str, Any]) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such study")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML, encoding and permission errors alike are the file's fault
-        raise ConfigError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping with {', '.join(KEYS)}")
+def read_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Read a study's file, and check its keys.
+
+    Raises:
+        ConfigError: Naming the file, and the key if one is unknown.
+    """
+    content = read_yaml(path, "the keys of a study, such as matrix and seeds")
     for key in content:
-        if key not in KEYS:
-            raise ConfigError(f"{path}: unknown key {key!r}{nearest(str(key), KEYS)}")
-    return {str(key): value for key, value in content.items()}
+        if key not in keys:
+            known = {name.partition(".")[0] for name, _, _ in options()}
+            other = f"; a configuration is run by: snnfl run {path}" if key in known else nearest(str(key), keys)
+            raise ConfigError(f"{path}: unknown key {key!r}{other}")
+    return content
 
 
-def _labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
+def labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
     """Return an axis as assignments by label."""
+    where = f"matrix.{axis}"
     if isinstance(values, dict) and values and all(isinstance(options, dict) for options in values.values()):
-        return {str(label): _assignments(options) for label, options in values.items()}
+        _check_unique(path, where, [str(label) for label in values])
+        return {str(label): assignments_of(path, f"{where}.{label}", options) for label, options in values.items()}
     if isinstance(values, list) and values:
-        return {str(value): _assignments({axis: value}) for value in values}
-    raise ConfigError(f"{path}: matrix.{axis}: expected a list of values, or options by label")
+        known = [name for name, _, _ in options()]
+        if axis not in known:
+            hint = nearest(axis, known, listing=False)
+            way = f"options by label, such as {axis}: {{{values[0]}: {{strategy.name: fedavg}}}}"
+            raise ConfigError(f"{path}: {where}: {axis!r} is no option, so it needs {way}{hint}")
+        _check_unique(path, where, [str(value) for value in values])
+        return {str(value): assignments_of(path, where, {axis: value}) for value in values}
+    raise ConfigError(f"{path}: {where}: expected a list of values, or options by label")
 
 
-def _assignments(options: Mapping[str, Any]) -> list[str]:
+def _check_unique(path: Path, where: str, labels: Sequence[str]) -> None:
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"{path}: {where}: {label} is given twice; each counts once")
+
+
+def assignments_of(path: Path, where: str, options: Any) -> list[str]:
+    """Return options as ``key=value`` each.
+
+    Raises:
+        ConfigError: Naming the place in the file that holds none.
+    """
+    if not isinstance(options, dict):
+        raise ConfigError(f"{path}: {where}: expected options such as {{run.rounds: 5}}, found {options}")
     return [f"{key}={'null' if value is None else value}" for key, value in options.items()]
+
+
+def _check_own(path: Path, given: Sequence[str]) -> None:
+    """Refuse options that the study sets itself in every cell."""
+    for key, way in OWN.items():
+        if any(each.partition("=")[0] == key for each in given):
+            raise ConfigError(f"{path}: {key} is the study's own in every cell; {way}")

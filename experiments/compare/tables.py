@@ -10,8 +10,8 @@ from typing import TypeAlias
 from markupsafe import Markup
 from rich.table import Table
 
-from experiments.compare.records import Entry
-from experiments.compare.views import View, title_of
+from experiments.compare.best import TEST, Entry
+from experiments.compare.views import View, better, title_of
 
 Filled: TypeAlias = tuple[View, Sequence[Entry]]
 """A table and its entries."""
@@ -26,16 +26,16 @@ def shown(entry: Entry, *, percent: bool, plus_minus: str = "±") -> str:
 
 def against_paper(entry: Entry, *, percent: bool) -> str:
     """Write the paper's value and the difference to it; empty without one."""
-    if entry.paper is None or entry.difference is None:
+    if entry.paper is None or entry.paper_difference is None:
         return ""
     factor, form = (100, ".2f") if percent else (1, ".4g")
-    return f"{factor * entry.paper:{form}} ({factor * entry.difference:+{form}})"
+    return f"{factor * entry.paper:{form}} ({factor * entry.paper_difference:+{form}})"
 
 
 def as_rich(filled: Filled) -> Table:
     """Lay out for the terminal."""
     view, table = filled
-    made = Table(_head(view), title=view.title, caption=caption(view))
+    made = Table(_head(view), title=view.title, caption=caption(filled))
     for column in _columns(table):
         made.add_column(column or title_of(view.value), justify="right")
     for row, cells in _rows(table):
@@ -44,27 +44,38 @@ def as_rich(filled: Filled) -> Table:
 
 
 def as_markdown(tables: Iterable[Filled]) -> str:
-    """Lay out as Markdown, best in bold, the paper's value and the difference in brackets behind it."""
-    return "\n".join(f"**{view.title}**{_in_words(view)}\n\n{_markdown_table(view, table)}" for view, table in tables)
+    """Lay out as Markdown, what is best in bold, the paper's value and the difference in brackets behind it."""
+    return "\n".join(
+        f"**{view.title}**: {caption((view, table))}.\n\n{_markdown_table(view, table)}" for view, table in tables
+    )
 
 
 def as_latex(tables: Iterable[Filled]) -> str:
     """Lay out as LaTeX tabulars with booktabs, under each number the paper's and the difference."""
-    return "\n".join(f"% {view.title}{_in_words(view)}\n{_latex_table(view, table)}" for view, table in tables)
+    return "\n".join(
+        f"% {view.title}: {caption((view, table))}.\n{_latex_table(view, table)}" for view, table in tables
+    )
+
+
+CSV = (
+    "table", "row", "column", "value", "mean", "deviation", "seeds", "values", "best", "rival", "difference",
+    "difference_low", "difference_high", "pairs", "p", "paper", "paper_difference",
+)  # fmt: skip
+"""The columns of ``tables.csv``; docs/compare.md says what they hold."""
 
 
 def as_csv(tables: Iterable[Filled]) -> str:
-    """Write a line per entry, with every seed's value and the paper's."""
+    """Write a line per entry: every seed's value, the difference to the best other row, and the paper's."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["table", "row", "column", "value", "mean", "deviation", "seeds", "values", "best", "paper", "difference"]
-    )
+    writer.writerow(CSV)
     for view, table in tables:
         for e in table:
-            numbers = [e.mean, "" if e.deviation is None else e.deviation, len(e.values), " ".join(map(repr, e.values))]
-            paper = ["", ""] if e.paper is None else [e.paper, e.difference]
-            writer.writerow([view.title, e.row, e.column, view.value, *numbers, "yes" if e.best else "", *paper])
+            numbers = [e.mean, e.deviation, len(e.values), " ".join(map(repr, e.values)), "yes" if e.best else None]
+            found = e.difference
+            low, high = (found and found.interval) or (None, None)
+            rival = [found.rival, found.mean, low, high, found.seeds, found.p] if found else [None] * 6
+            writer.writerow([view.title, e.row, e.column, view.value, *numbers, *rival, e.paper, e.paper_difference])
     return stream.getvalue()
 
 
@@ -81,14 +92,28 @@ def _head(view: View) -> str:
     return " / ".join(filter(None, (", ".join(view.down), ", ".join(view.across))))
 
 
-def caption(view: View) -> str:
-    """Say what a table shows, and whose numbers stand beside it."""
+def caption(filled: Filled) -> str:
+    """Say what a table shows, of how many seeds, what bold means, and whose numbers stand beside it."""
+    view, table = filled
+    counts = sorted({len(entry.values) for entry in table})
+    seeds = f"mean ± standard deviation over {' to '.join(map(str, counts))} {view.over}"
+    if counts in ([], [1]):
+        seeds = f"one {view.over.removesuffix('s')}"
     cited = f"paper: {view.cited}, difference in brackets" if view.paper else ""
-    return "; ".join(filter(None, (title_of(view.value), cited)))
+    return "; ".join(filter(None, (title_of(view.value), seeds, _about_bold(filled), cited)))
 
 
-def _in_words(view: View) -> str:
-    return f": {caption(view)}. Mean ± standard deviation over seeds."
+def _about_bold(filled: Filled) -> str:
+    """Say how the best was found; empty where there is none to be found."""
+    view, table = filled
+    compared = [entry for entry in table if entry.difference is not None]
+    if not better(view.value) or not compared:
+        return ""
+    if all(entry.difference is None or entry.difference.seeds < 2 for entry in compared):
+        return "without a second seed nothing tells which row is the best"
+    if any(entry.best for entry in table):
+        return f"bold: better than every other row of its column ({TEST})"
+    return f"no row is better than every other of its column ({TEST})"
 
 
 def _columns(table: Sequence[Entry]) -> list[str]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from snnfl.auditing.measures import MEASURES
-from snnfl.auditing.scorecard import COMMON
+from snnfl.auditing.measures import COMMON, MEASURES
 from snnfl.config import ConfigError, nearest
 
 AUDITED = tuple({metric.name: metric for measures in MEASURES.values() for metric in measures.metrics}.values())
@@ -26,11 +25,13 @@ class Source:
         axes: What one run has several of.
         values: What can be shown.
         needs: What a study must ask for to have it.
+        over: What a mean and its deviation are over.
     """
 
     axes: tuple[str, ...]
     values: tuple[str, ...]
     needs: str = ""
+    over: str = "seeds"
 
 
 SOURCES: Mapping[str, Source] = {
@@ -75,6 +76,14 @@ SOURCES: Mapping[str, Source] = {
         values=("bias_distance", "bias_relative_distance", "bias_equal"),
         needs="the key audit",
     ),
+    "membership": Source(
+        axes=("attack",), values=("auc", "tpr_at_1", "control_auc"), over="targets",
+        needs="networks, and run it by snnfl membership",
+    ),
+    "overfitting": Source(
+        axes=(), values=("train_accuracy", "test_accuracy", "gap"), needs="networks, and run it by snnfl membership",
+        over="targets",
+    ),
     "thresholds": Source(axes=("round", "client", "role", "layer"), values=("threshold",), needs="the key audit"),
 }  # fmt: skip
 """``accuracy`` is that of what the server holds: in an S-run its spiking network, else its ANN; of SOLO its clients."""
@@ -98,7 +107,16 @@ def is_share(value: str) -> bool:
     return "accuracy" in value or "attack_success" in value or value.endswith("_rate") or value in _SHARES
 
 
-_SHARES = ("identified", "identified_by_run", "exact_frames", "recognised", "bias_equal", "bias_relative_distance")
+_SHARES = (
+    "tpr_at_1",
+    "gap",
+    "identified",
+    "identified_by_run",
+    "exact_frames",
+    "recognised",
+    "bias_equal",
+    "bias_relative_distance",
+)
 
 UNITS = {"energy": "nJ per image", "energy_with_memory": "nJ per image", "operations": "per image", "psnr": "dB",
          "registered_psnr": "dB", "floor_psnr": "dB", "log_spectral": "dB", "psnr_gain": "dB above the best guess",
@@ -147,6 +165,11 @@ class View:
     def scatter(self) -> bool:
         """Whether the x axis is a value."""
         return bool(self.across) and self.across[0] in SOURCES[self.source].values
+
+    @property
+    def over(self) -> str:
+        """What a mean and its deviation are over."""
+        return SOURCES[self.source].over
 
     @property
     def percent(self) -> bool:

@@ -9,8 +9,16 @@ import flwr
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE
 
 from experiments.deploy import DeployError
-from experiments.deploy.folder import Deployment, Node
-from experiments.deploy.superlink import Seen, flower_version, greet, nodes_seen, public_key_pem, register
+from experiments.deploy.folder import Deployment, Node, is_loopback
+from experiments.deploy.superlink import (
+    Seen,
+    flower_version,
+    greet,
+    greet_guard,
+    nodes_seen,
+    public_key_pem,
+    register,
+)
 
 RENEWAL = timedelta(days=30)
 """A certificate that is valid for less is worth a warning."""
@@ -32,7 +40,8 @@ def check_deployment(deployment: Deployment, show: Show) -> None:
         show(f"{what:<12} {line}" if fine else f"{what:<12} {line}  <-- put this right")
 
     expiry = greet(deployment)
-    tell("superlink", f"{deployment.address} answers, encrypted")
+    tell("superlink", f"{deployment.control} answers, encrypted")
+    _check_guard(deployment, tell)
     left = expiry - datetime.now(UTC)
     tell("certificate", f"for {deployment.host}, valid until {expiry:%Y-%m-%d}", fine=left > RENEWAL)
     theirs, ours = flower_version(deployment), flwr.__version__
@@ -49,6 +58,18 @@ def check_deployment(deployment: Deployment, show: Show) -> None:
         tell(f"node {stranger.node_id}", f"{stranger.status}, but its key is not of this deployment", fine=False)
     if mistakes:
         raise DeployError(f"{mistakes} of the lines above must be put right before a run")
+
+
+def _check_guard(deployment: Deployment, tell: Callable[..., None]) -> None:
+    """Say who gets at the SuperLink besides its operator; on one machine nobody does."""
+    if deployment.guarded:
+        open_to_all = greet_guard(deployment)
+        lets = "lets strangers at Flower's control interface, by which they run code: start it with guard.conf"
+        fine = "lets SuperNodes through and nobody else"
+        tell("guard", f"{deployment.address} {lets if open_to_all else fine}", fine=not open_to_all)
+    elif not is_loopback(deployment.host):
+        way_out = f"snnfl deploy init {deployment.path} --server {deployment.address} --nodes N --renew makes one"
+        tell("guard", f"none: whoever reaches {deployment.address} can submit runs; {way_out}", fine=False)
 
 
 def register_nodes(deployment: Deployment, show: Show) -> None:

@@ -29,7 +29,7 @@ def init(
         bool, typer.Option("--renew", help="keep authority and keys, issue a new server certificate and missing keys")
     ] = False,
 ) -> None:
-    """Make a deployment's certificates, node keys, list of nodes and .env.
+    """Make a deployment's certificates, node keys, list of nodes, .env and, for several machines, its guard.
 
     \b
     snnfl deploy init fleet --server fl.example.org --nodes 3
@@ -39,6 +39,8 @@ def init(
 
     made = init_deployment(folder, server, nodes, renew=renew)
     typer.echo(f"{folder}: certificates of {made.address} and keys of {counted(nodes, 'node')}")
+    if made.guarded:
+        typer.echo(f"the SuperLink listens on {made.control}; nginx with {folder}/guard.conf lets nodes alone to it")
     typer.echo(f"keep {folder}/certificates/ca.key to yourself; what goes where: docs/deployment.md")
 
 

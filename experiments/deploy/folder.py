@@ -34,17 +34,31 @@ class Deployment:
         host: Name or address of the SuperLink, as every machine reaches it.
         port: Its port.
         nodes: In the order of their partitions.
+        control_host: Where the operator's commands reach it: the same, unless a guard stands there.
+        control_port: Likewise.
     """
 
     path: Path
     host: str
     port: int
     nodes: tuple[Node, ...]
+    control_host: str
+    control_port: int
 
     @property
     def address(self) -> str:
-        """What Flower calls the SuperLink's address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """The SuperLink's address as nodes reach it, in Flower's words."""
+        return written(self.host, self.port)
+
+    @property
+    def control(self) -> str:
+        """The address that the operator's commands reach."""
+        return written(self.control_host, self.control_port)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether nodes reach a guard, and the operator's commands the SuperLink behind it."""
+        return self.control != self.address
 
     @property
     def ca_certificate(self) -> Path:
@@ -57,7 +71,8 @@ class Deployment:
 
     def write(self) -> None:
         """Write the list of nodes."""
-        listed = {"host": self.host, "port": self.port, "nodes": [asdict(node) for node in self.nodes]}
+        nodes = [asdict(node) for node in self.nodes]
+        listed = {"host": self.host, "port": self.port, "control": self.control, "nodes": nodes}
         (self.path / NODES_FILE).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
 
@@ -71,10 +86,14 @@ def read_deployment(path: Path) -> Deployment:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         nodes = tuple(Node(str(n["name"]), int(n["partition"]), str(n["fingerprint"])) for n in found["nodes"])
-        deployment = Deployment(path, str(found["host"]), int(found["port"]), nodes)
+        host, port = str(found["host"]), int(found["port"])
+        control = parse_server(found["control"]) if "control" in found else (host, port)  # earlier ones had no guard
+        deployment = Deployment(path, host, port, nodes, *control)
+    except NotADirectoryError:
+        raise DeployError(f"{path}: it is a file; the folder of the deployment comes first") from None
     except FileNotFoundError:
         raise DeployError(f"{path} holds no {NODES_FILE}; make a deployment with snnfl deploy init {path}") from None
-    except (OSError, LookupError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, DeployError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DeployError(f"{file}: not the list that snnfl deploy init writes ({reason})") from None
     missing = [p for p in (deployment.ca_certificate, *map(deployment.public_key, nodes)) if not p.is_file()]
@@ -108,6 +127,21 @@ def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or an address is this machine's, to itself alone.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "fl.example.org", "10.0.0.1")]
+    [True, True, True, False, False]
+    """
+    address = ip_address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def written(host: str, port: int) -> str:
+    """Write a host and a port as :func:`parse_server` reads them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_host(host: str) -> bool:

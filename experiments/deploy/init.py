@@ -6,7 +6,8 @@ from pathlib import Path
 
 from experiments.deploy import DeployError
 from experiments.deploy.certificates import fingerprint, make_authority, make_node_key, make_server
-from experiments.deploy.folder import Deployment, Node, parse_server
+from experiments.deploy.folder import Deployment, Node, is_loopback, parse_server
+from experiments.deploy.guard import guard_config
 from snnfl.files import make_private
 
 ENVIRONMENT = """\
@@ -23,6 +24,11 @@ CONTAINER_UID=10001
 SUPERLINK_HOST={host}
 SUPERLINK_PORT={port}
 
+# On the SuperLink's machine, where there are several: its port on 127.0.0.1, for its operator's commands, and the image
+# of nginx that guards the port above.
+CONTROL_PORT={control_port}
+GUARD_IMAGE=docker.io/library/nginx:1.28-alpine
+
 # How many SuperNodes there are: a run's data.clients.
 NODES={nodes}
 
@@ -31,13 +37,22 @@ PARTITION=0
 
 # The folder of data sets, which containers only read. It must exist.
 DATA=./data
+
+# On a client's machine: what the node has for itself (data.source=own), as the container sees it: DATA or a file in it.
+DATA_PATH=/snnfl/data
 """
+
+GUARD_FILE = "guard.conf"
+"""Configuration of the nginx that lets nodes alone through."""
+
+BEHIND, MOST = "127.0.0.1", 65535
+"""Where a guarded SuperLink listens, and the largest port."""
 
 GITIGNORE = "# Private keys lie here.\n*\n"
 
 
 def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False) -> Deployment:
-    """Make a deployment's certificates, keys, list of nodes and ``.env``.
+    """Make a deployment's certificates, keys, list of nodes, ``.env`` and, unless all is on one machine, its guard.
 
     Args:
         path: Folder to make.
@@ -72,10 +87,17 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
             file.unlink(missing_ok=True)
         make_server(*server_files, authority, host)
         made = tuple(Node(name, index, _node_key(keys, name)) for index, name in enumerate(names))
-        deployment = Deployment(path, host, port, made)
+        behind = port + 1 if port < MOST else port - 1
+        control = (host, port) if is_loopback(host) else (BEHIND, behind)
+        deployment = Deployment(path, host, port, made, *control)
         deployment.write()
-        if not (path / ".env").exists():  # once written, it is the operator's
-            (path / ".env").write_text(ENVIRONMENT.format(host=host, port=port, nodes=nodes), encoding="utf-8")
+        written = {".env": ENVIRONMENT.format(host=host, port=port, nodes=nodes, control_port=behind)}
+        if deployment.guarded:
+            listen = f"[::]:{port}" if ":" in host else str(port)
+            written[GUARD_FILE] = guard_config(listen, deployment.control)
+        for name, text in written.items():
+            if not (path / name).exists():  # once written, it is the operator's
+                (path / name).write_text(text, encoding="utf-8")
         (path / ".gitignore").write_text(GITIGNORE, encoding="utf-8")
     except OSError as error:
         raise DeployError(f"{error.filename or path}: cannot be written ({error.strerror})") from None

@@ -97,15 +97,15 @@ def show_logs(deployment: Deployment, run_id: str | None, show: Show) -> None:
     if run_id is None:
         runs = list_runs([CONNECTION], home)
         if not runs:
-            raise DeployError(f"{deployment.address} has had no run; submit one: snnfl deploy run {deployment.path}")
+            raise DeployError(f"{deployment.control} has had no run; submit one: snnfl deploy run {deployment.path}")
         run_id = str(max(runs, key=lambda run: str(run["created-at"]))["run-id"])
-    flwr_command(["log", run_id, CONNECTION, "--stream"], show, home, deployment.address)
+    flwr_command(["log", run_id, CONNECTION, "--stream"], show, home, deployment.control)
 
 
 def flower_home(deployment: Deployment) -> Path:
     """Describe the connection in a Flower configuration of this deployment's own; return its folder."""
     home, trusted = deployment.path / "flwr", deployment.ca_certificate.absolute()
-    lines = {"address": deployment.address, "root-certificates": str(trusted)}
+    lines = {"address": deployment.control, "root-certificates": str(trusted)}
     text = f"[superlink]\n\n[superlink.{CONNECTION}]\n{to_toml(lines)}"
     try:
         make_private(home)

@@ -20,10 +20,13 @@ from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
 from flwr.supercore.control import ControlHttpClient
 
 from experiments.deploy import DeployError
-from experiments.deploy.folder import Deployment, Node
+from experiments.deploy.folder import Deployment, Node, written
 
 SECONDS = 10.0
 """That an answer may take."""
+
+REFUSED = 403
+"""HTTP status by which a guard refuses whatever isn't a SuperNode's."""
 
 UNTRUSTED = "its certificate is not signed by {ca}; copy that file from the folder that signed the SuperLink's"
 OTHER_NAME = "its certificate is not for {host}; issue one: snnfl deploy init {folder} --server {address} --renew"
@@ -54,18 +57,51 @@ class Seen:
 
 
 def greet(deployment: Deployment) -> datetime:
-    """Shake hands as a node does; return when the server's certificate expires.
+    """Shake hands where the operator's commands reach the SuperLink; return when its certificate expires.
 
     Raises:
         DeployError: If nothing answers there, or not with a certificate that this deployment signed for that name.
     """
-    address, where = deployment.address, {"host": deployment.host, "folder": deployment.path}
-    where |= {"address": address, "ca": deployment.ca_certificate}
+    host, port = deployment.control_host, deployment.control_port
+    start = f"start flower-superlink --host {host if deployment.guarded else '0.0.0.0'} --port {port}"
+    there = f"on {deployment.host}, after umask 077 (docs/deployment.md)"
+    tunnel = f"; from another machine first ssh -L {port}:{deployment.control} {deployment.host}"
+    return _shake_hands(deployment, host, port, f"{start} {there}{tunnel if deployment.guarded else ''}")
+
+
+def greet_guard(deployment: Deployment) -> bool:
+    """Shake hands as a node does, then knock as a stranger would; return whether he is let in.
+
+    Raises:
+        DeployError: If nothing answers, as :func:`greet`.
+    """
+    start = f"start the guard there: nginx -p {deployment.path}/ -c guard.conf (docs/deployment.md)"
+    _shake_hands(deployment, deployment.host, deployment.port, start)
+    context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
+    try:
+        url = f"https://{deployment.address}/v1/control/list-nodes"
+        answer = httpx.post(url, content=ListNodesRequest().SerializeToString(), verify=context, timeout=SECONDS)
+    except httpx.HTTPError as error:
+        raise DeployError(f"{deployment.address}: {' '.join(str(error).split())}") from None
+    return answer.status_code != REFUSED
+
+
+def _shake_hands(deployment: Deployment, host: str, port: int, closed: str) -> datetime:
+    """Return when the certificate of who answers at a port expires.
+
+    Args:
+        deployment: Whose authority is trusted.
+        host: By which the port is reached.
+        port: Of it.
+        closed: What to do if nobody listens there.
+    """
+    address, where = written(host, port), {"host": host, "folder": deployment.path}
+    where |= {"address": deployment.address, "ca": deployment.ca_certificate}
     try:
         context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
         with (
-            socket.create_connection((deployment.host, deployment.port), timeout=SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=deployment.host) as encrypted,
+            socket.create_connection((host, port), timeout=SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host) as encrypted,
         ):
             expiry = ssl.cert_time_to_seconds(str((encrypted.getpeercert() or {})["notAfter"]))
     except ssl.SSLCertVerificationError as error:
@@ -77,10 +113,7 @@ def greet(deployment: Deployment) -> datetime:
     except socket.gaierror:
         raise DeployError(f"{address}: no such host; its name was given to snnfl deploy init --server") from None
     except ConnectionRefusedError:
-        raise DeployError(
-            f"{address}: the port is closed; start flower-superlink --host 0.0.0.0 --port {deployment.port} there, "
-            "after umask 077 (docs/deployment.md)"
-        ) from None
+        raise DeployError(f"{address}: the port is closed; {closed}") from None
     except OSError as error:
         reason = f"no answer within {SECONDS:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
         raise DeployError(f"{address}: {reason}; is it up, and does its firewall let the port through?") from None
@@ -91,7 +124,7 @@ def flower_version(deployment: Deployment) -> str | None:
     """Return the version of the SuperLink's Flower, if it tells."""
     context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
     try:
-        answer = httpx.get(f"https://{deployment.address}/openapi.json", verify=context, timeout=SECONDS)
+        answer = httpx.get(f"https://{deployment.control}/openapi.json", verify=context, timeout=SECONDS)
         return str(answer.json()["info"]["version"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return None
@@ -143,14 +176,14 @@ def public_key_pem(deployment: Deployment, node: Node) -> bytes:
 def _control(deployment: Deployment) -> Iterator[ControlHttpClient]:
     """Open the control API; what goes wrong becomes one line."""
     client = ControlHttpClient.from_server_address(
-        deployment.address, False, deployment.ca_certificate.read_bytes(), interceptors=[]
+        deployment.control, False, deployment.ca_certificate.read_bytes(), interceptors=[]
     )
     try:
         yield client
     except httpx.HTTPStatusError as error:
-        raise DeployError(f"{deployment.address}: {_detail(error.response)}") from None
+        raise DeployError(f"{deployment.control}: {_detail(error.response)}") from None
     except httpx.HTTPError as error:
-        raise DeployError(f"{deployment.address}: {' '.join(str(error).split())}") from None
+        raise DeployError(f"{deployment.control}: {' '.join(str(error).split())}") from None
     finally:
         client.close()
 

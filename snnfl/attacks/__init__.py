@@ -4,6 +4,7 @@ from snnfl.attacks import (  # noqa: F401  (each registers its attacks)
     adaptive,
     closed_form,
     feature_inversion,
+    generative,
     imprint,
     inversion,
     native_exact,

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from snnfl.attacks.events import Frames
 from snnfl.models import SpikingModel, SpikingNeurons
+from snnfl.threat import ThreatModelError
+from snnfl.training import exchangeable
 
 
 class Replay:
@@ -21,15 +23,31 @@ class Replay:
         model: On any device, without values.
         arrays: Its exchanged arrays.
         layer: Name of the first layer.
-        norm: Name of the batch normalisation behind it, which counts as a part of it. It has the running statistics
-            that were sent, until :meth:`normalise` gives it others.
+        norm: Name of the batch normalisation behind it, which counts as a part of it.
+        batch_statistics: Whether batch normalisation has the statistics of what it is given: that behind the first
+            layer of a batch (:meth:`normalise`), the others of the currents. Without, the running ones that were sent.
+
+    Raises:
+        ThreatModelError: If an array is missing.
     """
 
-    def __init__(self, model: SpikingModel, arrays: Mapping[str, Tensor], layer: str, norm: str | None = None) -> None:
+    def __init__(
+        self,
+        model: SpikingModel,
+        arrays: Mapping[str, Tensor],
+        layer: str,
+        norm: str | None = None,
+        *,
+        batch_statistics: bool = False,
+    ) -> None:
         self.model = copy.deepcopy(model).to_empty(device="cpu").eval()
+        if batch_statistics:
+            torch.func.replace_all_batch_norm_modules_(self.model)
         for module in self.model.modules():
             if isinstance(module, SpikingNeurons) and not module.learns_threshold:
                 module.threshold.fill_(module.level)
+        if missing := sorted(exchangeable(self.model).keys() - arrays.keys()):
+            raise ThreatModelError(f"needs {missing[0]}, which the attacker hasn't")
         self.model.load_state_dict(dict(arrays), strict=False)
         self.model.requires_grad_(False)
         self.layer: nn.Module = self.model.get_submodule(layer if norm is None else norm)
@@ -102,12 +120,12 @@ class Replay:
         """Return the gradient of the loss by the logits, ``[classes]``, that a last layer's bias gradient tells.
 
         Args:
-            currents: Outputs of the first layer for one sample, ``[T, 1, outputs]``; of linear readouts any will do.
+            currents: Outputs of the first layer, ``[T, N, outputs]``; of linear readouts any will do.
             bias: Name of the last layer's bias.
             gradient: Of it, ``[classes]``.
         """
         array = self.model.get_parameter(bias).requires_grad_()
-        (weights,) = torch.autograd.grad(self.logits(currents.detach()).sum(), array)
+        (weights,) = torch.autograd.grad(self.logits(currents.detach()).mean(0).sum(), array)
         array.requires_grad_(False)
         return gradient / torch.where(weights == 0, torch.inf, weights)
 

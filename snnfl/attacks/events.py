@@ -239,10 +239,10 @@ def grouped(coefficients: Tensor, count: int) -> list[Tensor]:
         return [torch.arange(frames)] + [torch.arange(0)] * (count - 1)
     unit = coefficients / torch.linalg.vector_norm(coefficients, dim=0).clamp_min(1e-300)
     sizes, signs = unit.abs(), unit.sign()
-    pairs = [(a, b) for a in range(frames) for b in range(a + 1, frames)]
-    differ = []
-    for a, b in pairs:
-        shared = torch.minimum(sizes[:, a], sizes[:, b])
-        differ.append(float((shared * (signs[:, a] != signs[:, b])).sum() / shared.sum().clamp_min(1e-300)))
-    labels = torch.from_numpy(fcluster(linkage(differ, "average"), count, "maxclust"))
+    differ = list[Tensor]()  # of each frame from those behind it, as linkage takes it
+    for frame in range(frames - 1):
+        shared = torch.minimum(sizes[:, frame, None], sizes[:, frame + 1 :])
+        opposed = shared * (signs[:, frame, None] != signs[:, frame + 1 :])
+        differ.append(opposed.sum(0) / shared.sum(0).clamp_min(1e-300))
+    labels = torch.from_numpy(fcluster(linkage(torch.cat(differ).numpy(), "average"), count, "maxclust"))
     return [torch.nonzero(labels == group + 1)[:, 0] for group in range(count)]

@@ -14,9 +14,10 @@ from torch.func import grad_and_value
 from snnfl.attacks import biases
 from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.counting import count_images, uncounted
+from snnfl.attacks.epochs import EPOCH_WEIGHT, merged
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import l2_distance, simulate
-from snnfl.attacks.matching import Matching, match
+from snnfl.attacks.matching import Matching, choose, match, prepare
 from snnfl.attacks.networks import Arrays
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
@@ -101,6 +102,42 @@ def inverting_statistics(
     return match(problems, labels, Matching(statistics=STATISTICS_WEIGHT), budget, generator)
 
 
+def _in_order(view: ServerView) -> str | None:
+    """Say why nobody has to guess the order of a client's images, or return ``None``."""
+    known = view.knowledge
+    if view.orders is not None:
+        return "the order of the client's images is known, which inverting_gradients takes"
+    if known.epochs == 1 or known.steps == known.epochs:
+        return "takes several epochs of several batches: in one epoch, or one batch, there is no order"
+    return None
+
+
+@register(
+    "order_invariant",
+    source="Dimitrov et al. 2022, section 4, with a sliced Wasserstein distance between epochs",
+    needs=(*NEEDS, "learning_rate", "optimizer"),
+    against="plain",
+    requires=_in_order,
+)
+def order_invariant(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
+    """Let each epoch have images of its own, which are to be the same ones in any order; needs several epochs.
+
+    ``1 - cos(g', g) + a TV(x') + b D(x')`` (:func:`~snnfl.attacks.epochs.epoch_distance`), by signed Adam. In the end
+    those of all epochs that resemble each other are averaged.
+    """
+    problems = [problem_of(view) for view in views]
+    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    choice = choose(problems, Matching(), budget, generator)
+    apart = prepare(problems, labels, Matching(epoch_weight=EPOCH_WEIGHT), budget, generator, [choice] * len(problems))
+    epochs = problems[0].local.epochs
+    return [
+        replace(
+            found, images=merged(found.images, epochs), trail=tuple(merged(images, epochs) for images in found.trail)
+        )
+        for found in apart.run()
+    ]
+
+
 @register(
     "huang",
     source="Huang et al. 2021, section 4: private batch statistics unknown",
@@ -161,7 +198,15 @@ def _descend(
 
     def objective(found: Arrays) -> Tensor:
         wanted = found["logits"].softmax(1) if labels is None else probabilities
-        dummy = simulate(problem.network, problem.arrays, tuple(problem.target), found["images"], wanted, problem.local)
+        dummy = simulate(
+            problem.network,
+            problem.arrays,
+            tuple(problem.target),
+            found["images"],
+            wanted,
+            problem.local,
+            problem.orders,
+        )
         return l2_distance(sent_alone(dummy, problem.target) if problem.sparse else dummy, problem.target)
 
     slope = grad_and_value(objective)

@@ -22,11 +22,11 @@ CONVERTED = "converted/"
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """SGD as :func:`snnfl.training.train_locally` runs it, over a fixed order of batches.
+    """SGD as :func:`snnfl.training.train_locally` runs it.
 
     Attributes:
         batch_size: Images per step; the last batch of an epoch is as :func:`~snnfl.batching.batch_sizes` has it.
-        epochs: Passes, in the same order each time. An attacker doesn't know the order; for one step there is none.
+        epochs: Passes over the images.
         learning_rate: Above 0.
         momentum: The buffer starts at the first gradient.
         weight_decay: Times the weight, added to its gradient.
@@ -78,6 +78,7 @@ def simulate(
     inputs: Tensor,
     targets: Tensor,
     local: LocalTraining,
+    orders: Tensor | None = None,
 ) -> Arrays:
     """Train on dummy images and return what :func:`difference` would see of it, differentiably.
 
@@ -92,10 +93,14 @@ def simulate(
         inputs: Dummy images, ``[N, ...]``.
         targets: Their label probabilities, ``[N, classes]``.
         local: How the client trains.
+        orders: Which images each epoch takes, in its order, ``[epochs, examples]``; without, each takes them as they
+            stand.
     """
-    sizes = batch_sizes(len(inputs), local.batch_size)
-    batches = list(zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True))
-    batches *= local.epochs
+    batches = list[tuple[Tensor, Tensor]]()
+    for epoch in range(local.epochs):
+        pair = (inputs, targets) if orders is None else (inputs[orders[epoch]], targets[orders[epoch]])
+        sizes = batch_sizes(len(pair[0]), local.batch_size)
+        batches += zip(*(torch.split(values, sizes) for values in pair), strict=True)
     kept = ("running_mean", "running_var")
     own = [name for name in arrays if not name.endswith(kept) and not name.startswith((PREVIOUS, CONVERTED))]
     moving = own if len(batches) > 1 else trained

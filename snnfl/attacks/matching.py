@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from snnfl.attacks.calibration import CALIBRATION_WEIGHTS, thresholds_distance
 from snnfl.attacks.compressed import sent_alone
+from snnfl.attacks.epochs import directions, epoch_distance
 from snnfl.attacks.factors import factored_gradient
 from snnfl.attacks.flat import specialised
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
@@ -44,6 +45,8 @@ class Matching:
         free_learning_rate: Of Adam on them.
         statistics: Weight of the distance to the private batches' statistics; zero for networks without any.
         calibration_weight: Of the distance to the update's thresholds; ``None`` to choose it.
+        epoch_weight: Of the distance between epochs, each of which has images of its own then
+            (:mod:`snnfl.attacks.epochs`), ``epochs * N`` in all; ``None`` where all epochs take the same images.
     """
 
     distance: Literal["cosine", "l2"] | None = "cosine"
@@ -53,6 +56,7 @@ class Matching:
     free_learning_rate: float = 0.01
     statistics: float = 0.0
     calibration_weight: float | None = 0.0
+    epoch_weight: float | None = None
 
     def chosen(self, choice: Choice) -> Choice:
         """Return a choice with what is given here in its place."""
@@ -219,9 +223,14 @@ def prepare(
         for victims in of_rounds
     ]
     targets = repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
-    shape = (len(targets), first.count, *first.input_shape)
+    orders, count = [problem.orders for problem in problems], first.count
+    if matching.epoch_weight is not None:
+        count, targets = count * first.local.epochs, targets.repeat(1, first.local.epochs, 1)
+        orders = [torch.arange(count).view(first.local.epochs, -1)] * len(problems)
+    taken = repeat([torch.empty(0) if order is None else order for order in orders], starts)
+    shape = (len(targets), count, *first.free_shape)
     noise = torch.randn(shape, generator=generator).to(first.low)
-    variables = {IMAGES: torch.clamp(noise, first.low, first.high)}
+    variables = {IMAGES: torch.clamp(noise, *first.box)}
     seen = repeat([problem.seen for problem in problems], starts)
     choices = choices or [matching.chosen(PUBLISHED)] * len(problems)
     weights = torch.tensor([(each.total_variation_weight, each.calibration_weight) for each in choices])
@@ -230,17 +239,19 @@ def prepare(
     calibrated = first.calibration if bool(weights[:, 1].any()) else None
     variables |= {name: repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays}
 
+    projections = directions(first.input_shape)
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
     masked = any(problem.sparse for problem in problems)
 
-    def distance(images: Tensor, current: Arrays, wanted: Arrays, probabilities: Tensor) -> Tensor:
+    def distance(images: Tensor, current: Arrays, wanted: Arrays, probabilities: Tensor, order: Tensor) -> Tensor:
         if matching.distance is None:
             return images.new_zeros(())
         if thin and not masked:
             factored = factored_gradient(first.network, current, tuple(wanted), images, probabilities)
             return cosine_distance(factored, wanted)
-        dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local)
+        known = None if orders[0] is None else order
+        dummy = simulate(first.network, current, tuple(wanted), images, probabilities, first.local, known)
         return DISTANCES[matching.distance](sent_alone(dummy, wanted) if masked else dummy, wanted)
 
     def objective(
@@ -251,12 +262,16 @@ def prepare(
         noted: Tensor,
         told: tuple[Tensor, ...],
         weight: Tensor,
+        order: Tensor,
     ) -> Tensor:
-        images, free = found[IMAGES], {name: found[name] for name in matching.free_arrays}
+        images, free = first.images(found[IMAGES]), {name: found[name] for name in matching.free_arrays}
         current = {**fixed[0], **free}
-        values = [distance(images, {**of, **free}, seen, probabilities) for of, seen in zip(fixed, wanted, strict=True)]
+        pairs = zip(fixed, wanted, strict=True)
+        values = [distance(images, {**of, **free}, seen, probabilities, order) for of, seen in pairs]
         value = values[0] if len(values) == 1 else torch.stack(values).mean()
         value = value + weight[0] * total_variation(images)
+        if matching.epoch_weight is not None:
+            value = value + matching.epoch_weight * epoch_distance(images, first.local.epochs, projections)
         if calibrated is not None:
             value = value + weight[1] * thresholds_distance(calibrated(current, images), told)
         if first.statistics is None:
@@ -264,8 +279,8 @@ def prepare(
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
     # Traced once into one flat graph: differentiating twice under vmap costs as much again in Python, at every step.
-    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0, 0))
-    fixed = (arrays, target, targets, seen, told, weights)
+    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0, 0, 0))
+    fixed = (arrays, target, targets, seen, told, weights, taken)
     slope = specialised(
         make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, *fixed),
         variables,
@@ -276,7 +291,7 @@ def prepare(
     return PreparedMatching(
         slope=slope,
         start=variables,
-        box=(first.low, first.high),
+        box=first.box,
         labels=labels,
         matching=matching,
         choices=choices,

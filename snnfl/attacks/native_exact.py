@@ -21,6 +21,7 @@ from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView, ThreatModelError
+from snnfl.training import is_statistic
 
 NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "learning_rate", "biases")
 
@@ -52,9 +53,15 @@ def _unreadable(view: ServerView) -> str | None:
     """Say why the first layer's gradient doesn't tell its inputs, or return ``None``."""
     if first_layer(view) is None or not isinstance(view.model, SpikingModel):
         return "the first layer isn't linear on the sample itself"
-    norm, _ = norms(view)
+    norm, others = norms(view)
     if norm is not None and view.knowledge.norm_mode is None:
         return "needs norm_mode, for batch normalisation follows the first layer"
+    if (
+        (norm is not None or others)
+        and view.knowledge.norm_mode == "eval"
+        and not any(map(is_statistic, view.exchange.sent))
+    ):
+        return "needs the running statistics that batch normalisation ran with, which the threat model denies"
     return None
 
 
@@ -72,6 +79,8 @@ def _single(view: ServerView) -> str | None:
         return reason
     if norms(view)[0] is not None and view.knowledge.norm_mode != "eval":
         return "batch normalisation follows the first layer: its gradient is without the mean over time"
+    if f"{first_layer(view)}.bias" not in view.exchange.sent:
+        return "the first layer has no bias, whose gradient says how bright the image is"
     if view.sequence:
         return "reconstructs samples without time, these are sequences; take event_recovery"
     if view.model.encoding not in ("direct", "poisson"):
@@ -117,10 +126,8 @@ def _recordings(view: ServerView) -> str | None:
         return f"reads counts of events as they are, the network encodes them ({view.model.encoding})"
     if bool((view.mean != 0).any()):
         return "reads counts of events, and these inputs are shifted by a mean"
-    rank, outputs = (
-        (view.knowledge.images or 0) * view.input_shape[0],
-        len(view.exchange.sent[f"{first_layer(view)}.bias"]),
-    )
+    rank = (view.knowledge.images or 0) * view.input_shape[0]
+    outputs = len(view.exchange.sent[f"{first_layer(view)}.weight"])
     if rank > outputs:
         return f"{rank} time steps of all samples don't fit in a first layer of {outputs} outputs"
     if (reason := inexact(view)) is not None:
@@ -160,8 +167,9 @@ def _events(view: ServerView) -> Reconstruction:
     count, steps = view.knowledge.images or 1, view.input_shape[0]
     noise = rounding_noise(view.exchange.sent[f"{layer}.weight"], view.knowledge.learning_rate or 1.0)
     norm, others = norms(view)
-    of_batch = norm is not None and view.knowledge.norm_mode == "train"
-    replay = Replay(model, view.exchange.sent, layer, norm)
+    batch_statistics = view.knowledge.norm_mode == "train"
+    of_batch = norm is not None and batch_statistics
+    replay = Replay(model, view.exchange.sent, layer, norm, batch_statistics=batch_statistics)
     if of_batch:
         summed = _summed(view, replay, count * steps)
         frames = find_differences(
@@ -175,15 +183,25 @@ def _events(view: ServerView) -> Reconstruction:
         frames = replay.behind_norm(frames, own, of_batch / (count * steps))
     elif count == 1 and frames.rank == 1 and view.knowledge.steps == 1:
         frames = _decoded(replay, found, layer, last_linear(model), steps) or frames
-    groups = [group[:steps] for group in grouped(frames.coefficients, count)]
+    groups = _with_room(grouped(frames.coefficients, count), steps)
     orders = [group[smooth_order(frames.frames[group], frames.coefficients[:, group])] for group in groups]
     labels = _labels(view, found, replay, frames, orders)
-    if view.knowledge.steps == 1 and not (others and of_batch):
+    if view.knowledge.steps == 1 and not (others and batch_statistics):
         orders, labels = _replayed(view, found, replay, frames, orders, labels)
     recordings = torch.zeros(count, steps, frames.frames.shape[1])
     for place, order in enumerate(orders):
         recordings[place, : len(order)] = frames.frames[order].float()
     return _reconstruction(view, recordings.view(count, *view.input_shape), labels, frames.residual)
+
+
+def _with_room(groups: Sequence[Tensor], steps: int) -> list[Tensor]:
+    """Move frames of samples that have too many to those that have room: better in a wrong place than lost."""
+    spare, placed = torch.cat([group[steps:] for group in groups]), list[Tensor]()
+    for group in groups:
+        room = max(0, steps - len(group))
+        placed.append(torch.cat([group[:steps], spare[:room]]))
+        spare = spare[room:]
+    return placed
 
 
 def _decoded(replay: Replay, found: Arrays, layer: str, last: str, steps: int) -> Frames | None:
@@ -201,7 +219,7 @@ def _decoded(replay: Replay, found: Arrays, layer: str, last: str, steps: int) -
     weights = rows @ vector
     if float((rows - torch.outer(weights, vector)).abs().max()) > 1e-5 * float(rows.abs().max()) or weights[-1] <= 0:
         return None
-    weight, bias = found[f"{layer}.weight"].double(), found[f"{layer}.bias"].double()
+    weight, bias = found[f"{layer}.weight"].double(), found.get(f"{layer}.bias", rows.sum(0)).double()
     weights = weights / weights[0]
     sums = (bias @ weight) / (bias @ bias) * weights.sum()
     counts = counts_of(sums, weights, SUM_ERROR)
@@ -241,7 +259,7 @@ def _labels(view: ServerView, found: Arrays, replay: Replay, frames: Frames, ord
         return single_label(found[f"{last}.weight"]).repeat(count)
     currents = _currents(replay, frames, orders, view.input_shape[0])
     with torch.enable_grad():
-        gradient = replay.slope(currents[:, :1], f"{last}.bias", found[f"{last}.bias"]) / (view.knowledge.steps or 1)
+        gradient = replay.slope(currents, f"{last}.bias", found[f"{last}.bias"]) / (view.knowledge.steps or 1)
     probabilities = replay.logits(currents).softmax(1).mean(0)
     expected = probabilities.repeat(len(probabilities), 1)  # of the batch itself, whatever its classes
     return batch_labels(Evidence(gradient=gradient, expected=expected), count)

@@ -17,6 +17,7 @@ from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
+from snnfl.attacks.selection import SHARE, rehearsals
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
@@ -31,8 +32,29 @@ EPSILON = 1e-3
 SURROGATE, SLOPE = "atan", 2.0
 """Wide enough that a neuron far below its threshold still tells in which direction to go; whatever the client's is."""
 
-HIDDEN, SMOOTHNESS, RATE = 3.0, 1.0, 0.1
-"""Weights of the hidden layer's gradient and of the total variation, and the learning rate of signed Adam."""
+RATE = 0.1
+"""Of signed Adam, in normalised units."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of what is minimised beside the distance of the last layer's rates.
+
+    Attributes:
+        hidden: Of the hidden layer's gradient.
+        smoothness: Of the total variation.
+    """
+
+    hidden: float
+    smoothness: float
+
+    def __str__(self) -> str:
+        """Return them as reports show them."""
+        return f"hidden {self.hidden:g}, TV {self.smoothness:g}"
+
+
+CANDIDATES = (Weights(3, 1), Weights(10, 1), Weights(10, 0.3), Weights(30, 1))
+"""What is tried on public images; without any the first one is taken."""
 
 REFINING = Matching(learning_rate=0.02, total_variation_weight=0.01)
 """Gradient matching from where spikes match."""
@@ -84,7 +106,9 @@ def layer_distance(problem: Problem, samples: Tensor, labels: Tensor) -> float:
     over all arrays together nobody would see it.
     """
     targets = one_hot(labels, problem.classes).float()
-    found = simulate(problem.network, problem.arrays, tuple(problem.target), samples, targets, problem.local)
+    found = simulate(
+        problem.network, problem.arrays, tuple(problem.target), samples, targets, problem.local, problem.orders
+    )
     pairs = [(found[name].double().flatten(), array.double().flatten()) for name, array in problem.target.items()]
     cosines = [torch.nn.functional.cosine_similarity(one, other, dim=0, eps=1e-30) for one, other in pairs]
     return float((1 - torch.stack(cosines).nan_to_num()).mean())
@@ -105,11 +129,13 @@ def _by_features(
 ) -> list[Reconstruction]:
     """Start from the darkest sample, from the mean one and from noise, once for each restart; keep the smallest value.
 
-    Noise makes neurons fire everywhere, and few of them fall silent again; a uniform sample has no such past.
+    Noise makes neurons fire everywhere, and few of them fall silent again; a uniform sample has no such past. The
+    weights of the objective are those that find the most of public images.
     """
     first = problems[0]
     shape = (len(views), first.count, *first.input_shape)
     tells = [told(*pair) for pair in zip(views, problems, strict=True)]
+    weights = _choose(views, problems, budget, generator)
     starts = [first.low.expand(shape), torch.zeros(shape)]
     starts += [torch.randn(shape, generator=generator) for _ in range(budget.restarts)]
     found: list[Reconstruction | None] = [None] * len(views)
@@ -117,7 +143,7 @@ def _by_features(
         # Uniform samples of a batch would all become the same one.
         uneven = start + 0.1 * torch.rand(shape, generator=generator)
         for group in _alike(views, problems):
-            some = [Victim(views[i], problems[i], labels[i], tells[i], uneven[i]) for i in group]
+            some = [Victim(views[i], problems[i], labels[i], tells[i], uneven[i], weights) for i in group]
             for index, item in zip(group, _descend(some, budget), strict=True):
                 before = found[index]
                 found[index] = item if before is None or item.objective < before.objective else before
@@ -133,6 +159,33 @@ class Victim:
     labels: Tensor
     told: Told
     start: Tensor
+    weights: Weights
+
+
+def _choose(
+    views: Sequence[ServerView], problems: Sequence[Problem], budget: Budget, generator: torch.Generator
+) -> Weights:
+    """Return the weights that find the most of public images, as the attacker would have sent their update.
+
+    Each rehearsal takes a part of the iterations, from the mean sample alone.
+    """
+    rehearsed = rehearsals(problems, generator)
+    if not rehearsed:
+        return CANDIDATES[0]
+    own = [views[number % len(views)] for number in range(len(rehearsed))]
+    asked = [each.problem for each in rehearsed]
+    starts = [0.1 * torch.rand(each.images.shape, generator=generator) for each in rehearsed]
+    short = replace(budget, iterations=max(1, budget.iterations // SHARE), points=1)
+    reached = dict.fromkeys(CANDIDATES, 0.0)
+    for group in _alike(own, asked):
+        lanes = [(i, weights) for weights in CANDIDATES for i in group]
+        some = [
+            Victim(own[i], asked[i], rehearsed[i].labels, told(own[i], asked[i]), starts[i], weights)
+            for i, weights in lanes
+        ]
+        for (i, weights), item in zip(lanes, _descend(some, short), strict=True):
+            reached[weights] += rehearsed[i].psnr(item.images)
+    return max(CANDIDATES, key=reached.__getitem__)
 
 
 def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[list[int]]:
@@ -159,10 +212,11 @@ def _descend(victims: Sequence[Victim], budget: Budget) -> list[Reconstruction]:
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     best, least = samples.detach().clone(), torch.full((len(victims),), torch.inf)
     curve: list[tuple[int, Tensor, Tensor]] = []
+    smoothness = torch.tensor([victim.weights.smoothness for victim in victims])
     for iteration in range(budget.iterations):
         given, logits = forward(first.arrays, samples.flatten(0, 1))
         value = _distances(model, given, logits, victims)
-        value = value + SMOOTHNESS * torch.stack([_variation(victims[0].view, each) for each in samples])
+        value = value + smoothness * torch.stack([_variation(victims[0].view, each) for each in samples])
         (slope,) = torch.autograd.grad(value.sum(), samples)
         found = value.detach().nan_to_num(torch.inf).clamp_max(1e30)
         better = found < least
@@ -182,6 +236,7 @@ def _descend(victims: Sequence[Victim], budget: Budget) -> list[Reconstruction]:
             objective=float(least[index]),
             curve=tuple((at, float(values[index])) for at, values, _ in curve),
             trail=tuple(images[index] for _, _, images in curve),
+            choice=str(victim.weights),
         )
         for index, victim in enumerate(victims)
     ]
@@ -205,7 +260,7 @@ def _distances(model: SpikingModel, given: Arrays, logits: Tensor, victims: Sequ
         else:
             value = value + _last_gradient_distance(inputs, logits[own], victim)
         if victim.told.rows is not None and hidden is not None:
-            value = value + HIDDEN * unexplained(victim.told.rows, given[hidden][:, own].flatten(0, 1))
+            value = value + victim.weights.hidden * unexplained(victim.told.rows, given[hidden][:, own].flatten(0, 1))
         values.append(value)
     return torch.stack(values)
 

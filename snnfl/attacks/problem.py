@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnfl.attacks.compressed import is_sparse, rounding_share, steps_between
 from snnfl.attacks.local import LocalTraining, decayed, difference
@@ -19,6 +19,9 @@ from snnfl.threat import Exchange, PublicImages, ServerView, ThreatModelError
 
 Thresholds: TypeAlias = Callable[[Mapping[str, Tensor], Tensor], tuple[Tensor, ...]]
 """``(arrays by name, inputs [N, ...]) -> the thresholds of each layer``, as a conversion finds them."""
+
+LARGEST_LATENT = 3.0
+"""In standard deviations, from where a generative model has hardly seen any."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +45,9 @@ class Problem:
         calibration: The thresholds of images that calibrate, where the private ones are to be met.
         told: Those of the update; empty without.
         public: Images of no client.
+        orders: Which images each epoch takes, in its order, ``[epochs, count]``; ``None`` where that is not known, or
+            there is one step.
+        generative_model: Where images are to be drawn by one, instead of pixel by pixel.
         rounding: Between neighbouring codes of a quantised target, by array; empty without.
         sparse: Whether most entries of the target are zero because they weren't sent.
     """
@@ -61,8 +67,29 @@ class Problem:
     calibration: Thresholds | None = None
     told: tuple[Tensor, ...] = ()
     public: PublicImages | None = None
+    orders: Tensor | None = None
+    generative_model: nn.Module | None = None
     rounding: Mapping[str, float] = field(default_factory=dict)
     sparse: bool = False
+
+    @property
+    def free_shape(self) -> tuple[int, ...]:
+        """Shape of what is free of an image: its pixels, or what a generative model draws it from."""
+        return self.input_shape if self.generative_model is None else latent_shape(self.generative_model)
+
+    @property
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of what is free."""
+        if self.generative_model is None:
+            return self.low, self.high
+        return torch.tensor(-LARGEST_LATENT), torch.tensor(LARGEST_LATENT)
+
+    def images(self, free: Tensor) -> Tensor:
+        """Return the normalised images ``[N, *input_shape]`` of what is free of them, ``[N, *free_shape]``."""
+        if self.generative_model is None:
+            return free
+        pixels: Tensor = self.generative_model(free)
+        return self.low + (self.high - self.low) * pixels
 
     @property
     def rounds(self) -> tuple[tuple[Arrays, Arrays], ...]:
@@ -83,6 +110,12 @@ class Problem:
         """Return the target of an array less the weight decay in it: gradients alone, as far as they were sent."""
         gradient = self.target[name] - decayed(self.local, self.steps) * self.arrays[name]
         return torch.where(self.target[name] != 0, gradient, 0.0) if self.sparse else gradient
+
+
+def latent_shape(model: nn.Module) -> tuple[int, ...]:
+    """Return the shape of what a generative model draws an image from."""
+    shape: Sequence[int] = getattr(model, "latent_shape")  # noqa: B009  (a module's attributes are modules to mypy)
+    return tuple(shape)
 
 
 def problem_of(
@@ -122,6 +155,7 @@ def problem_of(
         low=view.inputs(zeros),
         high=view.inputs(ones),
         public=view.public,
+        orders=view.orders if count is None and view.knowledge.steps != 1 else None,
         rounding={name: step / local.learning_rate for name, step in rounding(view).items()},
         sparse=sparse(view),
     )

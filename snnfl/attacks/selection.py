@@ -92,6 +92,13 @@ class Rehearsal:
         return ((inputs - low) / (high - low)).clamp(0, 1)
 
 
+def random_orders(problem: Problem, generator: torch.Generator) -> Tensor | None:
+    """Draw orders in which a client may take its images, ``[epochs, count]``; ``None`` for one step, which has none."""
+    if problem.steps == 1:
+        return None
+    return torch.stack([torch.randperm(problem.count, generator=generator) for _ in range(problem.local.epochs)])
+
+
 def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[Rehearsal]:
     """Return updates of public images, made with the victims' networks in turn; none where there are too few images.
 
@@ -112,8 +119,9 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         else:
             labels = public.labels[drawn]
         targets = torch.nn.functional.one_hot(labels, problem.classes).float()
+        orders = random_orders(problem, generator) if problem.orders is None else problem.orders
         made_of = [
-            (arrays, simulate(problem.network, arrays, tuple(target), images, targets, problem.local))
+            (arrays, simulate(problem.network, arrays, tuple(target), images, targets, problem.local, orders))
             for arrays, target in problem.rounds
         ]
         (_, target), *earlier = [

@@ -98,4 +98,5 @@ def spiking_problem(view: ServerView, problem: Problem, biases: Arrays, *, surro
         arrays={**fold(format.graph, sent), **received},
         target=target,
         local=local_training(view, problem.count),
+        orders=None,
     )

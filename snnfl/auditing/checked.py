@@ -26,6 +26,7 @@ from snnfl.auditing.recording import (
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import Exchange
 from snnfl.training import private_biases
+from snnfl.training.local import MAXIMUM_VALUE
 from snnfl.updates import CODES, ArraySpec, Packing, ann_specs
 from snnfl.workspace import Workspace
 
@@ -45,9 +46,9 @@ def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozens
         _check(path.parent / SENT, each.exchange.sent, sent)
         _check(path / RECEIVED, each.exchange.received, received)
         claimed = each.metrics.get(EXAMPLES) if isinstance(each.metrics, dict) else None
-        most = len(work.dataset.train_labels)
+        most = len(work.dataset.train_labels) or MAXIMUM_VALUE  # nobody knows how many nodes have of their own
         if not isinstance(claimed, int | float) or not math.isfinite(claimed) or not 1 <= claimed <= most:
-            raise RecordingError(f"{path / RECEIVED}: {EXAMPLES} is {claimed!r}; expected 1 to {most}")
+            raise RecordingError(f"{path / RECEIVED}: {EXAMPLES} is {claimed!r}; expected 1 to {most:g}")
         yield each if packing is None else replace(each, exchange=_unpacked(packing, path / RECEIVED, each.exchange))
 
 

@@ -14,6 +14,9 @@ from snnfl.metrics import events, images, series
 IDENTIFIED = "identified"
 """Name of the metric that all kinds have: whether a guess is nearest to its own among many samples."""
 
+BY_RUN = "identified_by_run"
+"""Name of the identification by the attacked network's own features, which matching makes too high."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -22,6 +25,7 @@ class Metric:
     Attributes:
         name: In files.
         title: In tables, with its unit.
+        what: What of a sample it compares, in a word, for whoever doesn't know the title.
         form: How it is written.
         higher: Whether more is more of a leak; else less is.
         judged: Whether it is compared with the floors.
@@ -30,10 +34,16 @@ class Metric:
 
     name: str
     title: str
+    what: str = ""
     form: str = ".2f"
     higher: bool = True
     judged: bool = False
     success: float | None = None
+
+    @property
+    def words(self) -> str:
+        """What it compares, and its title: ``pixels (PSNR)``."""
+        return f"{self.what} ({self.title.removesuffix(' in dB')})" if self.what else self.title
 
     def gain(self, value: float, floor: float) -> float:
         """Return by how much a value is better than a floor."""
@@ -127,8 +137,8 @@ def _table_floors(true: Tensor, public: Tensor) -> Mapping[str, Tensor]:
 MEASURES: Mapping[DataKind, Measures] = {
     "images": Measures(
         metrics=(
-            Metric(name="psnr", title="PSNR in dB", form=".1f", judged=True, success=20.0),
-            Metric(name="ssim", title="SSIM", judged=True, success=0.5),
+            Metric(name="psnr", title="PSNR in dB", what="pixels", form=".1f", judged=True, success=20.0),
+            Metric(name="ssim", title="SSIM", what="structure", judged=True, success=0.5),
             Metric(name="registered_psnr", title="PSNR of the best shift in dB", form=".1f"),
             Metric(name="mse", title="MSE", form=".2g", higher=False),
         ),
@@ -137,8 +147,8 @@ MEASURES: Mapping[DataKind, Measures] = {
     ),
     "events": Measures(
         metrics=(
-            Metric(name="f1", title="event F1", judged=True, success=0.9),
-            Metric(name="surface_ssim", title="time-surface SSIM", judged=True),
+            Metric(name="f1", title="event F1", what="events", judged=True, success=0.9),
+            Metric(name="surface_ssim", title="time-surface SSIM", what="times of events", judged=True),
             Metric(name="exact_frames", title="exact frames", success=1.0),
             Metric(name="van_rossum", title="van Rossum distance", higher=False),
             Metric(name="victor_purpura", title="Victor-Purpura distance", form=".1f", higher=False),
@@ -149,8 +159,15 @@ MEASURES: Mapping[DataKind, Measures] = {
     ),
     "audio": Measures(
         metrics=(
-            Metric(name="log_spectral", title="log-spectral distance in dB", form=".1f", higher=False, judged=True),
-            Metric(name="recognised", title="recognised", judged=True),
+            Metric(
+                name="log_spectral",
+                title="log-spectral distance in dB",
+                what="spectrum",
+                form=".1f",
+                higher=False,
+                judged=True,
+            ),
+            Metric(name="recognised", title="recognised", what="class", judged=True),
             Metric(name="correlation", title="correlation"),
         ),
         values=_audio,
@@ -158,15 +175,22 @@ MEASURES: Mapping[DataKind, Measures] = {
     ),
     "series": Measures(
         metrics=(
-            Metric(name="correlation", title="correlation", judged=True, success=0.9),
-            Metric(name="warping", title="warping distance", higher=False, judged=True),
+            Metric(name="correlation", title="correlation", what="course", judged=True, success=0.9),
+            Metric(name="warping", title="warping distance", what="course, if stretched", higher=False, judged=True),
         ),
         values=_series,
         floors=_series_floors,
     ),
     "table": Measures(
-        metrics=(Metric(name="relative_error", title="relative error", higher=False, judged=True),),
+        metrics=(Metric(name="relative_error", title="relative error", what="values", higher=False, judged=True),),
         values=_table,
         floors=_table_floors,
     ),
 }
+
+COMMON = (
+    Metric(name="label_accuracy", title="labels", form=".0%"),
+    Metric(name=IDENTIFIED, title="IIP", what="identifiable", form=".0%", judged=True),
+    Metric(name=BY_RUN, title="IIP by the run's own network", form=".0%"),
+)
+"""What is measured of every kind of data."""

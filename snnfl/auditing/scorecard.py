@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 
 import torch
 
-from snnfl.auditing.measures import IDENTIFIED, MEASURES, Measures, Metric
-from snnfl.auditing.scoring import BY_RUN, Score
+from snnfl.auditing.measures import BY_RUN, COMMON, IDENTIFIED, MEASURES, Measures, Metric
+from snnfl.auditing.scoring import Score
 from snnfl.auditing.selection import compared
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.suite import Outcome
+from snnfl.auditing.verdicts import interval, judge, judge_labels, reason
 from snnfl.config import counted
 from snnfl.files import write_bytes
 from snnfl.metrics.images import success_rate, wilson
@@ -30,13 +31,6 @@ WHO = "honest-but-curious server"
 
 MALICIOUS = "malicious server, beyond honest-but-curious"
 """Who attacks with weights of its own making."""
-
-COMMON = (
-    Metric(name="label_accuracy", title="labels", form=".0%"),
-    Metric(name=IDENTIFIED, title="IIP", form=".0%", judged=True),
-    Metric(name=BY_RUN, title="IIP by the run's own network", form=".0%"),
-)
-"""What is measured of every kind of data."""
 
 
 def entries(setting: Setting, outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> list[Entry]:
@@ -58,18 +52,6 @@ def entries(setting: Setting, outcomes: Sequence[Outcome], controls: Sequence[Ou
     return [_entry(setting, outcome, controls) for outcome in outcomes]
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval of a mean by Student's t; of a single value there is none."""
-    from scipy.stats import t as student  # half a second to import
-
-    if len(values) < 2:
-        return None
-    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
-    radius = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    centre = statistics.fmean(values)
-    return centre - radius, centre + radius
-
-
 def write_json(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Write entries as JSON, in one step."""
     write_bytes(path, (json.dumps(list(found), indent=1, allow_nan=False) + "\n").encode())
@@ -86,7 +68,8 @@ def as_csv(found: Sequence[Entry]) -> str:
     control = ["control", "over_control", "over_control_low", "over_control_high"]
     rows = []
     for entry in found:
-        cells = [*(entry[name] for name in texts), entry["floor"]["name"], entry["refusal"]]
+        better = " ".join(name for name, how in entry["against_floor"].items() if how == "better")
+        cells = [*(entry[name] for name in texts), better, entry["floor"]["name"], entry["refusal"]]
         for name in names:
             cells += _triple(entry["metrics"].get(name))
         cells += [entry["floor"].get(name) for name in judged]
@@ -96,7 +79,9 @@ def as_csv(found: Sequence[Entry]) -> str:
         rows.append([*cells, entry["extractor"], entry["chance"]])
     numbers = [f"{name}{part}" for name in names for part in ("", "_low", "_high")]
     other = [*(f"floor_{name}" for name in judged), *(f"rate_{name}" for name in rated), "lpips"]
-    return csv_text([*texts, "floor", "refusal", *numbers, *other, *control, "extractor", "chance"], rows)
+    return csv_text(
+        [*texts, "better_than_floor", "floor", "refusal", *numbers, *other, *control, "extractor", "chance"], rows
+    )
 
 
 def curves_as_csv(found: Sequence[Entry]) -> str:
@@ -138,12 +123,13 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
     scores = [finding.score for finding in outcome.findings if finding.score is not None]
     knowledge, results = outcome.knowledge, [finding.result for finding in outcome.findings]
     measures = MEASURES[outcome.kind]
-    floor, verdict = _judged(scores, measures)
+    judgement = judge(scores, outcome.kind)
     first = measures.metrics[0].name
     metrics = _metrics(scores, measures)
     entry: Entry = {
         "run": setting.name,
         "algorithm": setting.algorithm,
+        "updates": setting.updates,
         "round": outcome.server_round,
         "attack": outcome.attack,
         "source": outcome.source,
@@ -163,14 +149,16 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "metric": first,
         "value": metrics[first]["value"] if scores else None,
         "interval": metrics[first]["interval"] if scores else None,
-        "floor": floor,
+        "floor": dict(judgement.floor),
         "metrics": metrics,
         "lpips": _perceptual(scores),
         "rates": _rates(scores, measures),
         "extractor": scores[0].extractor if scores else None,
         "chance": statistics.fmean(score.chance for score in scores) if scores else None,
-        "verdict": verdict if outcome.refusal is None else "failed" if outcome.failed else "refused",
-        "label_verdict": _label_verdict(scores),
+        "verdict": judgement.verdict if outcome.refusal is None else "failed" if outcome.failed else "refused",
+        "against_floor": dict(judgement.against_floor),
+        "reason": reason(judgement.against_floor, outcome.kind),
+        "label_verdict": judge_labels(scores),
         "control": _over_control(outcome, controls, measures),
         "curve": _curve(outcome, measures.metrics[0]),
     }
@@ -261,46 +249,6 @@ def _rates(scores: Sequence[Score], measures: Measures) -> Entry | None:
     return rates
 
 
-def _judged(scores: Sequence[Score], measures: Measures) -> tuple[Entry, str]:
-    """Return the best floor in the first metric, the best values of all floors, and the verdict."""
-    metrics = (*measures.judged, *(metric for metric in COMMON if metric.judged))
-    if not scores:
-        return {"name": None, **{metric.name: None for metric in metrics}}, "not scored"
-    best = [_best_floor(scores, metric) for metric in metrics]
-    bars = [[_floor(score, name, metric) for score in scores] for name, metric in zip(best, metrics, strict=True)]
-    floor = {"name": best[0]} | {m.name: statistics.fmean(bar) for m, bar in zip(metrics, bars, strict=True)}
-    gains = [
-        interval(
-            [metric.gain(score.values[metric.name], low) for score, low in zip(scores, bar, strict=True)],
-            1 - 0.05 / len(metrics),
-        )
-        for metric, bar in zip(metrics, bars, strict=True)
-    ]
-    if any(gain is not None and gain[0] > 0 for gain in gains):
-        return floor, "leaks"
-    return floor, "nothing seen" if all(gain is not None and gain[1] < 0 for gain in gains) else "unclear"
-
-
-def _best_floor(scores: Sequence[Score], metric: Metric) -> str:
-    """Name the guess without any update that is the best on average; of identification one by chance is one, too."""
-    names = [*scores[0].floors, *(["chance"] if metric.name == IDENTIFIED else [])]
-    sign = 1 if metric.higher else -1
-    return max(names, key=lambda name: sign * statistics.fmean(_floor(score, name, metric) for score in scores))
-
-
-def _floor(score: Score, name: str, metric: Metric) -> float:
-    return score.chance if name == "chance" else score.floors[name][metric.name]
-
-
-def _label_verdict(scores: Sequence[Score]) -> str:
-    """Judge the labels as the samples are judged."""
-    gains = [score.label_accuracy - score.label_floor for score in scores]
-    if not gains:
-        return "not scored"
-    low, high = interval(gains) or (0.0, 0.0)
-    return "leaks" if low > 0 else "nothing seen" if high < 0 else "unclear"
-
-
 def _text(entry: Entry, measures: Measures) -> str:
     if entry["refusal"] is not None:
         return f"{entry['verdict']}: {entry['refusal']}"
@@ -311,7 +259,8 @@ def _text(entry: Entry, measures: Measures) -> str:
     floors = ", ".join(f"{entry['floor'][metric.name]:{metric.form}}" for metric in judged)
     count = entry["unexplained"]
     return (
-        f"{entry['verdict']}; {counted(entry['victims'], 'victim')}, {found} (a guess without any update: {floors}); "
+        f"{entry['verdict']}: {entry['reason']}; {counted(entry['victims'], 'victim')}, "
+        f"{found} (a guess without any update: {floors}); "
         f"labels {entry['metrics']['label_accuracy']['value']:.0%}"
         + "".join(f"; {choice} for {counted(of, 'victim')}" for choice, of in entry["choices"].items())
         + (f"; {counted(count, 'update')} not explained by the stated training" if count else "")

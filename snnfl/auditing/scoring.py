@@ -13,7 +13,7 @@ from snnfl.attacks import AttackResult
 from snnfl.attacks.networks import last_linear
 from snnfl.auditing.extractor import FITTED, Extractor, Recogniser
 from snnfl.auditing.ground_truth import GroundTruth
-from snnfl.auditing.measures import IDENTIFIED, MEASURES, Measures
+from snnfl.auditing.measures import BY_RUN, IDENTIFIED, MEASURES, Measures
 from snnfl.auditing.setting import Setting
 from snnfl.metrics import images as metrics
 from snnfl.metrics.augmented import costs, nearest_variant
@@ -24,9 +24,6 @@ PUBLIC_IMAGES = 1000
 
 CANDIDATES = 2000
 """Training samples among which a reconstruction is to identify its own (IIP), the victim's among them."""
-
-BY_RUN = "identified_by_run"
-"""Name of the identification by the attacked network's own features, which matching makes too high."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +97,7 @@ class Scorer:
         """
         true = truth.images
         found = self._in_order(result.images, true)
-        guesses = self.measures.floors(true, self.public)
+        guesses = self.guesses(true)
         told = self._identified([found, *guesses.values()], true, self.extractor.features)
         values = {**self._values(found, truth), IDENTIFIED: told[0]}
         if (own := self._features(arrays)) is not None:
@@ -125,6 +122,10 @@ class Scorer:
             found=found,
             true=true,
         )
+
+    def guesses(self, true: Tensor) -> Mapping[str, Tensor]:
+        """Return the guesses of some samples that need no update, by the floor's name."""
+        return self.measures.floors(true, self.public)
 
     def _values(self, found: Tensor, truth: GroundTruth) -> dict[str, float]:
         """Return the mean over samples of every metric of this kind of data."""

@@ -24,11 +24,13 @@ class Chosen:
         attack: Chosen for most victims.
         candidates: How many there were to choose from.
         values: What the attack chosen for a victim found of it, by victim.
+        choice: The attack chosen for each victim.
     """
 
     attack: str
     candidates: int
     values: Mapping[int, float]
+    choice: Mapping[int, str]
 
 
 def cross_fitted(found: Mapping[str, Mapping[int, float]], *, higher: bool = True) -> Chosen | None:
@@ -61,6 +63,7 @@ def cross_fitted(found: Mapping[str, Mapping[int, float]], *, higher: bool = Tru
         attack=Counter(choice.values()).most_common(1)[0][0],
         candidates=len(whole),
         values={victim: whole[attack][victim] for victim, attack in choice.items()},
+        choice=choice,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received
+from snnfl.config import UpdateKind
 from snnfl.data import Dataset
 from snnfl.metrics.augmented import Freedom
 from snnfl.threat import Knowledge
@@ -21,6 +22,13 @@ Recorded: TypeAlias = Callable[[Path, frozenset[int]], Iterator[Received]]
 
 Told: TypeAlias = Callable[[Path, int, int], GroundTruth | None]
 """``(folder of the audit, round, client) -> what it consented to tell``, checked likewise; ``None`` if it didn't."""
+
+PLAIN_TWIN = "plain twin"
+
+UPDATES: Mapping[UpdateKind, str] = {
+    "plain": "plain update", "converted": "S-update", "native": "spiking client's update"
+}  # fmt: skip
+"""What reports call an update of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +51,10 @@ class Setting:
         beyond: How the sender of an update trained otherwise than attacks repeat it (:func:`~snnfl.threat.unrepeated`).
         recorded: Reads the recording.
         told: Reads the truth.
+        orders: The order of a client's images in each epoch (:class:`~snnfl.threat.ServerView`), where the server can
+            tell it.
         labelled: Whether the labels of the public images are theirs, not made up.
+        twins: Whether its updates are plain twins of an S-run's clients (:func:`snnfl.auditing.controls.plain_twin`).
         freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
     """
 
@@ -58,5 +69,12 @@ class Setting:
     beyond: Callable[[Received], tuple[str, ...]]
     recorded: Recorded
     told: Told
+    orders: Callable[[Received], Tensor | None] = lambda received: None
     freedom: Freedom | None = None
     labelled: bool = True
+    twins: bool = False
+
+    @property
+    def updates(self) -> str:
+        """What its clients send, in reports."""
+        return PLAIN_TWIN if self.twins else UPDATES[self.format.kind]

@@ -8,23 +8,35 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from snnfl import rng
 from snnfl.auditing.checked import read_checked, read_checked_truth
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Setting
-from snnfl.config import prefixed
-from snnfl.data import Dataset
+from snnfl.config import OWN, ConfigError, prefixed
+from snnfl.data import Dataset, epoch_orders
 from snnfl.metrics.augmented import Freedom
 from snnfl.protocol import EXAMPLES
-from snnfl.threat import FACTS, Exchange, Knowledge, PublicImages, ServerView, ThreatModelError, unrepeated
+from snnfl.threat import (
+    FACTS,
+    Exchange,
+    Knowledge,
+    PublicImages,
+    ServerView,
+    ThreatModelError,
+    unrepeated,
+)
 from snnfl.training import learning_rate
 from snnfl.workspace import Workspace
 
 PUBLIC_IMAGES = 2000
 """Images of the test split, which the server holds, that attacks may look at, at most."""
+
+MOST_ORDERED = 100_000
+"""Examples of all epochs of a client whose order is drawn, at most: it may claim to have any number."""
 
 SMALL = 100_000
 """Parameters of a network up to which all of these go through it; a larger one sees a quarter, for time."""
@@ -56,12 +68,14 @@ class Scope:
         partitions: Empty for all.
         labels: Whether the attacker is given the private labels, which makes its results a diagnosis.
         denied: What the attacker is not to know.
+        generative_model: What the attacker has trained on images of the same kind.
     """
 
     rounds: frozenset[int] = frozenset()
     partitions: frozenset[int] = frozenset()
     labels: bool = False
     denied: frozenset[str] = frozenset()
+    generative_model: nn.Module | None = None
 
     def __contains__(self, received: Received) -> bool:
         """Tell whether an update is attacked."""
@@ -69,7 +83,14 @@ class Scope:
         return chosen and (not self.partitions or received.partition in self.partitions)
 
 
-def scope_of(*, rounds: Iterable[int], partitions: Iterable[int], labels: bool, denied: Iterable[str]) -> Scope:
+def scope_of(
+    *,
+    rounds: Iterable[int],
+    partitions: Iterable[int],
+    labels: bool,
+    denied: Iterable[str],
+    generative_model: nn.Module | None = None,
+) -> Scope:
     """Check and collect what a person asked for; empty means all.
 
     Raises:
@@ -78,7 +99,40 @@ def scope_of(*, rounds: Iterable[int], partitions: Iterable[int], labels: bool, 
     facts = frozenset(denied)
     for name in sorted(facts):
         FACTS.find(name)
-    return Scope(rounds=frozenset(rounds), partitions=frozenset(partitions), labels=labels, denied=facts)
+    return Scope(
+        rounds=frozenset(rounds),
+        partitions=frozenset(partitions),
+        labels=labels,
+        denied=facts,
+        generative_model=generative_model,
+    )
+
+
+def check_generative_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Check that a generative model draws such images.
+
+    Raises:
+        ConfigError: Saying what it draws instead.
+    """
+    name = f"--generative-model: {type(model).__name__}"
+    shape = getattr(model, "latent_shape", None)
+    if not isinstance(shape, tuple | list | torch.Size) or not all(
+        isinstance(size, int) and size > 0 for size in shape
+    ):
+        raise ConfigError(f"{name} has no latent_shape, such as (100,): the shape of what it draws an image from")
+    try:
+        with torch.no_grad():
+            drawn = model(torch.randn(2, *shape, generator=rng.generator(0, "latents")))
+    except Exception as error:  # of somebody else's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{name} fails on latents of shape {[2, *shape]} ({reason})") from None
+    if not isinstance(drawn, Tensor) or tuple(drawn.shape) != (2, *input_shape):
+        what = list(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
+        raise ConfigError(f"{name} draws {what} from two latents; expected images {[2, *input_shape]}")
+    if not (float(drawn.min()) >= 0 and float(drawn.max()) <= 1):
+        raise ConfigError(
+            f"{name} draws values from {float(drawn.min()):g} to {float(drawn.max()):g}; expected pixels of 0..1"
+        )
 
 
 def setting_of(work: Workspace) -> Setting:
@@ -89,7 +143,7 @@ def setting_of(work: Workspace) -> Setting:
         name=config.run.name,
         algorithm=prefixed(config, config.strategy.name),
         seed=config.run.seed,
-        dataset=work.dataset,
+        dataset=_held_by_the_server(work),
         model=work.model,
         format=work.format,
         initial_state=work.initial_state,
@@ -97,7 +151,23 @@ def setting_of(work: Workspace) -> Setting:
         beyond=lambda received: (*unlike, *unrepeated_orders(received)),
         recorded=partial(read_checked, work),
         told=partial(read_checked_truth, work),
+        orders=partial(_orders, work),
         freedom=_freedom(work),
+    )
+
+
+def _held_by_the_server(work: Workspace) -> Dataset:
+    """Return the data set that a server has.
+
+    Where each node has its own, it is the server's own, if any: every other sample stands for the test split, the rest
+    for the training split, of which the candidates of the identification are.
+    """
+    own = work.server_data
+    if work.config.data.source != OWN:
+        return own
+    images, labels = own.test_images, own.test_labels
+    return replace(
+        own, train_images=images[1::2], train_labels=labels[1::2], test_images=images[::2], test_labels=labels[::2]
     )
 
 
@@ -105,6 +175,19 @@ def _freedom(work: Workspace) -> Freedom | None:
     data = work.dataset
     pictures = work.config.data.augment and data.kind == "images"
     return Freedom(padding=data.padding, flip=data.flip) if pictures else None
+
+
+def _orders(work: Workspace, received: Received) -> Tensor | None:
+    """Draw the order of a client's images as the client does, from the seed that the server chose.
+
+    Of clients that claim more examples than anybody attacks there is none.
+    """
+    config, count = work.config, int(received.metrics[EXAMPLES])
+    if count * config.training.epochs > MOST_ORDERED:
+        return None
+    draw = work.batch_draw(received.server_round, received.partition)
+    augment, size = config.data.augment, config.training.batch_size
+    return epoch_orders(work.dataset, count, size, config.training.epochs, generator=draw, augment=augment)
 
 
 def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
@@ -116,9 +199,12 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
         scope: Rounds, clients and threat model.
 
     Raises:
+        ConfigError: For a generative model that draws no such images.
         RecordingError: If the recording isn't there, is damaged or doesn't hold what is to be attacked.
         ThreatModelError: If labels are granted that no client told.
     """
+    if scope.generative_model is not None:
+        check_generative_model(scope.generative_model, setting.dataset.input_shape)
     earlier: dict[int, list[Exchange]] = {}
     victims: list[Victim] = []
     check_rounds(folder, scope.rounds)
@@ -156,6 +242,8 @@ def server_view(
     A client that never trained starts from the run's initial weights, and from what was sent where that was sent.
     """
     knowledge = setting.knowledge(received, scope.labels, scope.denied)
+    brought = None if "generative_model" in scope.denied else scope.generative_model
+    knowledge = replace(knowledge, generative_model=brought is not None)
     mean, std = pixel_statistics(setting.dataset)
     return ServerView(
         model=setting.model,
@@ -168,6 +256,8 @@ def server_view(
         format=setting.format,
         initial={**setting.initial_state, **received.exchange.sent} if knowledge.initial_weights else None,
         earlier=earlier if knowledge.earlier_rounds else (),
+        orders=setting.orders(received) if knowledge.batch_order and knowledge.steps is not None else None,
+        generative_model=brought,
         public=public_images(setting) if knowledge.public_images else None,
         sequence=setting.dataset.sequence,
         beyond=setting.beyond(received),

@@ -7,6 +7,7 @@ from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, spi
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.options import (
+    OWN,
     READING,
     Config,
     ConversionConfig,
@@ -24,6 +25,7 @@ from snnfl.config.quantization import QuantizationConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients
 
 __all__ = [
+    "OWN",
     "READING",
     "AuditConfig",
     "Config",

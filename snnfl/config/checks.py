@@ -11,6 +11,7 @@ from snnfl.config.declaration import ConfigError, check_option
 from snnfl.config.kinds import converts, spikes_natively
 from snnfl.config.modelling import TrainingConfig
 from snnfl.config.options import Config, options, value_of
+from snnfl.config.own_data import own_data_mistakes
 
 _ENGINE_OF = {
     "engine.cpus_per_client": "ray",
@@ -56,6 +57,7 @@ def validate(config: Config) -> None:
 def mistakes(config: Config) -> Iterator[str]:
     """Yield what makes no sense together in options that are each in their range, a line each."""
     yield from _run_mistakes(config)
+    yield from own_data_mistakes(config)
     yield from _model_mistakes(config)
     yield from _training_mistakes(config)
     yield from _quantization_mistakes(config)

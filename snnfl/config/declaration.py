@@ -149,6 +149,7 @@ def _type_name(kind: Any) -> str:
         str: "text",
         str | None: "text or null",
         tuple[str, ...]: "a list of names",
+        tuple[float, ...]: "a list of numbers",
     }
     return names.get(kind, "a list of whole numbers")
 
@@ -162,9 +163,19 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
+MEANT = {"non-iid": "dirichlet", "non_iid": "dirichlet", "noniid": "dirichlet"}
+"""What is similar to the opposite of what is meant."""
+
+
 def nearest(name: str, known: Sequence[str], *, listing: bool = True) -> str:
-    """Return ``"; did you mean 'x'?"`` for the most similar known name, else the list of all known names."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    """Return ``"; did you mean 'x'?"`` for the most similar known name, else the list of all known names.
+
+    >>> nearest("MNIST", ["mnist", "nmnist"]), nearest("q", ["mnist"]), nearest("q", ["mnist"], listing=False)
+    ("; did you mean 'mnist'?", '; known: mnist', '')
+    """
+    small = {each.lower(): each for each in known}
+    meant = MEANT.get(name.lower(), name.lower())
+    close = difflib.get_close_matches(meant, small, n=1, cutoff=0.6)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; did you mean {small[close[0]]!r}?"
     return f"; known: {', '.join(sorted(known))}" if listing else ""

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from snnfl.config.checks import validate
 from snnfl.config.declaration import ConfigError, FlatValue, nearest, show, unlike
 from snnfl.config.options import Config, options, value_of
+from snnfl.config.reading import read_yaml
 
 
 def compose(
@@ -42,7 +43,8 @@ def compose(
     for item in overrides:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5")
+            more = "; one file is enough" if item.endswith((".yaml", ".yml")) else ""
+            raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5{more}")
         if not value.strip():  # as of a shell variable that isn't set; YAML would take it for null
             raise ConfigError(f"override {item!r}: nothing after the equals sign; {key}=null means none")
         try:
@@ -140,23 +142,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file as it stands.
 
     Raises:
-        ConfigError: If it is missing, malformed or no mapping.
+        ConfigError: If it is missing, empty, malformed or no mapping.
     """
-    return _raw(_read(path))
-
-
-def _read(path: Path) -> DictConfig:
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(str(path), siblings, n=1, cutoff=0.0)
-        raise ConfigError(f"{path}: no such file" + (f"; did you mean {close[0]}?" if close else ""))
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # YAML, encoding and permission errors alike are the file's fault
-        raise ConfigError(f"{path}: cannot be read as YAML ({_first_line(error)})") from None
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path}: expected a mapping of sections such as run, data and model, found a list")
-    return loaded
+    content = read_yaml(path, "sections such as run, data and model, or {} for the defaults")
+    if "matrix" in content:
+        raise ConfigError(f"{path}: it is a study, not the configuration of a run: snnfl compare {path}")
+    return content
 
 
 def _raw(layer: DictConfig) -> dict[str, Any]:
@@ -196,8 +187,8 @@ def _check_keys(layer: dict[str, Any]) -> None:
     sections = sorted({key.partition(".")[0] for key in known})
     for section, content in layer.items():
         if section not in sections:
-            meant = [key for key in known if key.endswith(f".{section}")]
-            hint = f"; did you mean {meant[0]!r}?" if meant else nearest(str(section), sections)
+            near = _elsewhere(section, known) or nearest(str(section), sections, listing=False)
+            hint = near or _like(str(section), known) or nearest(str(section), sections)
             raise ConfigError(f"unknown section '{show(section)}' with value {show(content)}{hint}")
         if not isinstance(content, dict):
             example = next(entry for entry in options() if entry[0].startswith(f"{section}."))
@@ -206,8 +197,44 @@ def _check_keys(layer: dict[str, Any]) -> None:
         names = [key.partition(".")[2] for key in known if key.startswith(f"{section}.")]
         for name, value in content.items():
             if name not in names:
-                hint = nearest(str(name), names)
+                hint = nearest(str(name), names, listing=False) or _elsewhere(name, known) or nearest(str(name), names)
                 raise ConfigError(f"unknown key '{section}.{show(name)}' with value {show(value)}{hint}")
+
+
+FIELD = {
+    "alpha": "data.beta",
+    "concentration": "data.beta",
+    "dataset": "data.source",
+    "num_users": "data.clients",
+    "users": "data.clients",
+    "arch": "model.name",
+    "architecture": "model.name",
+    "lr": "training.learning_rate",
+    "eta": "training.learning_rate",
+    "optim": "training.optimizer",
+    "algorithm": "strategy.name",
+    "method": "strategy.name",
+    "mu": "strategy.proximal_mu",
+    "fraction_fit": "strategy.fraction_train",
+    "gpu": "run.device",
+    "t": "conversion.steps",
+    "timesteps": "conversion.steps",
+}
+"""What others call an option."""
+
+
+def _elsewhere(name: Any, known: Sequence[str]) -> str:
+    """Return a hint at an option of this name in another section, or of another name in the field."""
+    meant = FIELD.get(str(name).lower())
+    there = [key for key in known if key.endswith(f".{name}")] or ([meant] if meant else [])
+    return f"; did you mean {there[0]!r}?" if there else ""
+
+
+def _like(name: str, known: Sequence[str]) -> str:
+    """Return a hint at the option whose name without its section is similar."""
+    short = {key.partition(".")[2]: key for key in reversed(known)}  # of several the first
+    close = difflib.get_close_matches(name.lower(), short, n=1)
+    return f"; did you mean {short[close[0]]!r}?" if close else ""
 
 
 def _first_line(error: Exception) -> str:

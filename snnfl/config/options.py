@@ -44,7 +44,7 @@ class DataConfig:
     source: str = option(
         "digits",
         doc="digits, mnist, fashion_mnist, cifar10, cifar100, tiny_imagenet, iris or breast_cancer; events, sound and "
-        "series: see docs/sequences.md",
+        "series: see docs/sequences.md; own: what each node holds (docs/deployment.md)",
     )
     root: str | None = option(None, doc="folder of downloaded data sets; null: SNNFL_DATA, else ~/.cache/snnfl")
     training_images: int = option(0, low=0, doc="use so many training samples, the same for every seed; 0: all")
@@ -78,9 +78,35 @@ class DataConfig:
     filters: Literal["mel", "cochlear"] = option(
         "mel", doc="of sound: bands are triangles on the mel scale, or gammatone filters as of a cochlea"
     )
+    classes: tuple[str, ...] = option((), doc="own: names of the classes, in the order of their labels")
+    shape: tuple[int, ...] = option(
+        (), doc="own: shape of a sample: [C,H,W] of pictures, [F] of rows, [T,F] of series, [T,C,H,W] of events"
+    )
+    features: tuple[str, ...] = option((), doc="own: names of a table's columns, in the place of `shape`")
+    mean: tuple[float, ...] = option(
+        (), doc="own: what is subtracted, a number or one per channel or feature; []: 0.5 of pictures, else 0"
+    )
+    std: tuple[float, ...] = option((), doc="own: what divides, likewise; []: 0.5 of pictures, else 1")
+    test_share: float = option(
+        0.2,
+        above=0.0,
+        high=0.9,
+        doc="own: part of its samples, of each class, that a node tests on and never trains on",
+    )
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a sample of nodes' own data, as the run states it."""
+        return self.shape or (len(self.features),)
 
 
-READING = ("folder", "time_bins", "binning", "resolution", "filters")
+OWN = "own"
+"""The source of data that each node has for itself."""
+
+READING = (
+    "folder", "time_bins", "binning", "resolution", "filters", "classes", "shape", "features", "mean", "std",
+    "test_share",
+)  # fmt: skip
 """Options of the data that decide how some sources read it: each source declares which it uses."""
 
 

@@ -16,7 +16,7 @@ def exposed_biases(
 ) -> tuple[str, ...]:
     """Name the layers whose private bias the server can read off an update, because calibration doesn't shift it.
 
-    Of the other layers single elements may be met, where the mean conversion error is zero: docs/audit.md.
+    Of the other layers single elements may be met, where the mean conversion error is zero: docs/audit-measured.md.
 
     Args:
         graph: Of the network.

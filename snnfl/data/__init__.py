@@ -6,12 +6,15 @@ from snnfl.data import (  # importing them registers their sources
     folders,
     neuromorphic,
     nmnist,
+    own,
+    own_arrays,
+    own_pictures,
     published,
     series,
 )
 from snnfl.data.augmentation import augment
 from snnfl.data.dataset import DataKind, DataNotFoundError, Dataset
-from snnfl.data.loaders import batches, calibration_batch, test_batches, training_batches
+from snnfl.data.loaders import batches, calibration_batch, epoch_orders, test_batches, training_batches
 from snnfl.data.partitions import label_counts, partition
 from snnfl.data.published import fetch
 from snnfl.data.sources import check_source, data_root, load, names, register
@@ -27,6 +30,7 @@ __all__ = [
     "check_source",
     "data_root",
     "embedded",
+    "epoch_orders",
     "fetch",
     "folders",
     "label_counts",
@@ -34,6 +38,9 @@ __all__ = [
     "names",
     "neuromorphic",
     "nmnist",
+    "own",
+    "own_arrays",
+    "own_pictures",
     "partition",
     "published",
     "register",

@@ -22,10 +22,14 @@ def augment(images: Tensor, generator: torch.Generator, *, padding: int = 4, fli
     Returns:
         A new batch of the same type and shape.
     """
-    count = len(images)
-    offsets = torch.randint(2 * padding + 1, (2, count), generator=generator)
+    return crop(images, *draw(len(images), generator, padding=padding, flip=flip), padding)
+
+
+def draw(count: int, generator: torch.Generator, *, padding: int, flip: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return first rows, first columns and mirrorings of a batch's windows, each ``[count]``, for :func:`crop`."""
+    tops, lefts = torch.randint(2 * padding + 1, (2, count), generator=generator)
     mirrored = torch.rand(count, generator=generator) < (0.5 if flip else 0.0)
-    return crop(images, offsets[0], offsets[1], mirrored, padding)
+    return tops, lefts, mirrored
 
 
 def crop(images: Tensor, tops: Tensor, lefts: Tensor, mirrored: Tensor, padding: int) -> Tensor:

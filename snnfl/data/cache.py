@@ -22,7 +22,9 @@ VERSION = 1
 """Counts up when the same files and options are to give other tensors."""
 
 
-def cached(folder: Path, key: Any, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(
+    folder: Path, key: Any, make: Callable[[], dict[str, Tensor]], *, private: bool = False
+) -> dict[str, Tensor]:
     """Return what was computed for the same key before, else compute it and keep it.
 
     A folder that cannot be written to keeps nothing. A file appears whole or not at all. What is read from it is mapped
@@ -32,6 +34,7 @@ def cached(folder: Path, key: Any, make: Callable[[], dict[str, Tensor]]) -> dic
         folder: Of the data set.
         key: All that decides the result; its ``repr`` tells keys apart.
         make: Computes it.
+        private: Whether what is kept is for this user alone, from its creation.
     """
     digest = hashlib.sha256(repr((VERSION, key)).encode()).hexdigest()[:32]
     path = folder / FOLDER / f"{digest}.safetensors"
@@ -39,9 +42,10 @@ def cached(folder: Path, key: Any, make: Callable[[], dict[str, Tensor]]) -> dic
         return load_file(path)
     made = make()
     with suppress(OSError, SafetensorError):  # a folder that is for reading alone, or a full disk
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(0o700 if private else 0o777, exist_ok=True)
         own = path.with_suffix(f".{os.getpid()}")  # several processes may come here at once
         try:
+            own.touch(0o600 if private else 0o666)
             save_file(made, own)
             sync_file(own)
             own.replace(path)

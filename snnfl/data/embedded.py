@@ -65,7 +65,7 @@ def standardisation(images: Tensor, *, axis: int = 1) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
-def stratified_split(labels: Numbers) -> tuple[Numbers, Numbers]:
+def stratified_split(labels: Numbers, share: float = TEST_SHARE) -> tuple[Numbers, Numbers]:
     """Draw the positions of the training and the test examples.
 
     Those of scikit-learn's ``train_test_split`` with ``stratify=labels``, to the bit (``StratifiedShuffleSplit``): each
@@ -73,9 +73,10 @@ def stratified_split(labels: Numbers) -> tuple[Numbers, Numbers]:
 
     Args:
         labels: Shape ``[N]``, ``0..classes - 1``.
+        share: Of the test examples, rounded up.
     """
     draw = np.random.RandomState(SPLIT_SEED)
-    held_out = math.ceil(TEST_SHARE * len(labels))
+    held_out = math.ceil(share * len(labels))
     counts = np.bincount(labels)
     train_counts = _shares(counts, len(labels) - held_out, draw)
     test_counts = _shares(counts - train_counts, held_out, draw)

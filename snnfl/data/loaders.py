@@ -68,6 +68,27 @@ def _batches(
         yield from zip(torch.split(images, some), torch.split(labels, some), strict=True)
 
 
+def epoch_orders(
+    dataset: Dataset, count: int, batch_size: int, epochs: int, *, generator: torch.Generator, augment: bool
+) -> Tensor:
+    """Return in which order :func:`batches` takes ``count`` examples in each of several epochs, ``[epochs, count]``.
+
+    Args:
+        dataset: Says how examples are augmented, which is drawn in between.
+        count: Of a client's examples.
+        batch_size: Examples per batch.
+        epochs: How often :func:`batches` is gone through, with one generator.
+        generator: As that which the client has.
+        augment: As there.
+    """
+    orders = []
+    for _ in range(epochs):
+        orders.append(torch.randperm(count, generator=generator))
+        for size in batch_sizes(count, batch_size) if augment else ():
+            augmentation.draw(size, generator, padding=dataset.padding, flip=dataset.flip)
+    return torch.stack(orders)
+
+
 def training_batches(dataset: Dataset, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through a client's training examples in their order, without augmentation: to evaluate on them.
 

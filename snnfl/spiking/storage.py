@@ -81,6 +81,8 @@ def load(path: str | Path) -> SpikingNetwork:
     except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = reason.removesuffix(f": {path}")  # safetensors says it again
+        if isinstance(error, SafetensorError):
+            reason = f"it is no file of safetensors ({reason})"
         raise NetworkFileError(f"{path}: {' '.join(reason.split())}") from None
 
 
@@ -108,7 +110,8 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
             "the folder of its run"
         )
     if about.get("kind") != "snn":
-        raise ValueError(f"kind {show(about.get('kind'))}, not a spiking network ('snn')")
+        found = "an ANN" if about.get("kind") == "ann" else f"kind {show(about.get('kind'))}"
+        raise ValueError(f"{found}, not a spiking network ('snn'), which an S-run's final_snn.safetensors is")
     about.setdefault("readout", "all")  # as files had it before there was a choice
     about.setdefault("steps", None)  # files of earlier versions don't say it
     if about["steps"] is not None and not is_count(about["steps"]):

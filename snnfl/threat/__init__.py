@@ -1,6 +1,29 @@
 """What an attacker has: facts that a threat model grants or denies, and views of what a server holds."""
 
 from snnfl.threat.knowledge import FACTS, Fact, Knowledge, ThreatModelError
+from snnfl.threat.membership import (
+    MEMBERSHIP_FACTS,
+    MembershipKnowledge,
+    MembershipView,
+    Population,
+    Shadow,
+    Signals,
+)
 from snnfl.threat.view import Exchange, PublicImages, ServerView, unrepeated
 
-__all__ = ["FACTS", "Exchange", "Fact", "Knowledge", "PublicImages", "ServerView", "ThreatModelError", "unrepeated"]
+__all__ = [
+    "FACTS",
+    "MEMBERSHIP_FACTS",
+    "Exchange",
+    "Fact",
+    "Knowledge",
+    "MembershipKnowledge",
+    "MembershipView",
+    "Population",
+    "PublicImages",
+    "ServerView",
+    "Shadow",
+    "Signals",
+    "ThreatModelError",
+    "unrepeated",
+]

@@ -47,7 +47,10 @@ class Knowledge:
             assumed.
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
         earlier_rounds: Earlier updates of the same client.
+        batch_order: In which order the client went through its images in each epoch, by their numbers: where clients
+            draw it from the run's seed, the server can draw it, too.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
+        generative_model: A model that draws images of the kind that clients have, which whoever audits brings along.
         crafted_weights: Whether what was sent is no model but made to be told by the update. Whoever does that keeps no
             protocol: it is beyond honest-but-curious.
     """
@@ -74,7 +77,9 @@ class Knowledge:
     surrogate: bool = True
     initial_weights: bool = True
     earlier_rounds: bool = True
+    batch_order: bool = True
     public_images: bool = True
+    generative_model: bool = False
     crafted_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -194,5 +199,7 @@ _fact("thresholds", "firing thresholds of an S-update", thresholds=False)
 _fact("surrogate", "the surrogate gradient of networks trained as spiking ones", surrogate=False)
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
+_fact("batch_order", "the order of the client's images in each epoch, from the run's seed", batch_order=False)
 _fact("public_images", "labelled images of the same kind that no client has", public_images=False)
+_fact("generative_model", "a model that draws images of the same kind, which the auditor names", generative_model=False)
 _fact("crafted_weights", "that the server sent weights of its own making", crafted_weights=False)

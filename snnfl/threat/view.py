@@ -65,7 +65,11 @@ class ServerView:
         format: Of the client's update.
         initial: Arrays of a client that never trained.
         earlier: Earlier rounds of the same client, in order.
+        orders: Numbers of the client's images in the order in which each epoch took them, ``[epochs, images]``, where
+            that is known.
         public: Images of no client, to try attacks on and to look at the network with.
+        generative_model: Draws images of that kind, from standard normal ``[N, *latent_shape]`` to pixels in [0, 1],
+            ``[N, *input_shape]``; ``latent_shape`` is an attribute of it.
         beyond: Options of the local training that no attack repeats, ``key=value`` each (:func:`unrepeated`).
         sequence: Whether a sample's first axis is time.
     """
@@ -80,7 +84,9 @@ class ServerView:
     labels: Tensor | None = None
     initial: Mapping[str, Tensor] | None = None
     earlier: tuple[Exchange, ...] = ()
+    orders: Tensor | None = None
     public: PublicImages | None = None
+    generative_model: nn.Module | None = None
     beyond: tuple[str, ...] = ()
     sequence: bool = False
 
@@ -99,8 +105,18 @@ class ServerView:
             raise ThreatModelError("initial_weights=False: the view must not hold the initial weights")
         if self.earlier and not known.earlier_rounds:
             raise ThreatModelError("earlier_rounds=False: the view must not hold earlier rounds")
+        if self.orders is not None and not known.batch_order:
+            raise ThreatModelError("batch_order=False: the view must not hold the orders of the client's images")
+        if self.orders is not None and self.orders.shape != (known.epochs, known.images):
+            raise ThreatModelError(
+                f"orders of {list(self.orders.shape)}: the client has {known.images} images, and {known.epochs} epochs"
+            )
         if self.public is not None and not known.public_images:
             raise ThreatModelError("public_images=False: the view must not hold public images")
+        if known.generative_model != (self.generative_model is not None):
+            raise ThreatModelError(
+                f"generative_model={known.generative_model}: the view must hold one if and only if it is known"
+            )
         if not all(parameter.is_meta for parameter in self.model.parameters()):
             object.__setattr__(self, "model", copy.deepcopy(self.model).to("meta"))
         if not known.surrogate:

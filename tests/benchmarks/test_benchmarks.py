@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ATTACKS = {"event_recovery", "exact_batches", "imprint", "labels", "priors", "uploads"}
-"""What attacks find, by the commands that docs/audit.md and docs/audit-spiking.md name: no times, and no bars."""
+ATTACKS = {
+    "epochs", "event_recovery", "exact_batches", "imprint", "labels", "membership", "native_matching", "priors",
+    "side_channel", "uploads",
+}  # fmt: skip
+"""What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
 OTHERS = {"harness", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}
 """What benchmarks share, and one that takes the whole machine for minutes: neither is part of ``make bench``."""
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - OTHERS)

@@ -193,7 +193,7 @@ def test_no_array_is_a_private_weight(heard: Listener, private: dict[str, list[T
 
 
 def test_single_biases_do_leave_where_calibration_has_nothing_to_shift(heard: Listener, work: Workspace) -> None:
-    """As docs/audit.md says. If this fails because the share is zero, the leak is closed: change the text."""
+    """As docs/audit-measured.md says. If this fails because the share is zero, the leak is closed: change the text."""
     met = {"normalised": [0, 0], "linear": [0, 0]}
     for server_round, update in updates(heard):
         kept = heard.kept[server_round, update.partition]["private-biases"]

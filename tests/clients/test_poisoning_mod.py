@@ -67,7 +67,7 @@ def test_an_attacker_trains_and_calibrates_on_the_poisoned_data_and_gives_it_bac
     work, (attacker,) = workspace(config), attackers(config)
     own = work.dataset
     sent, _, _ = play(config, attacker)
-    assert work.dataset is own
+    assert work.client(attacker).dataset is own
     # An honest client whose data really are like that sends the same.
     plain = configure()
     bad = poisoned(own, workspace(config).partitions[attacker], config, partition=attacker)
@@ -82,12 +82,12 @@ def test_the_data_come_back_when_training_fails(configure: Configure, context_of
     own = work.dataset
 
     def fail(message: Message, context: Context) -> Message:
-        assert work.dataset is not own
+        assert work.client(attacker).dataset is not own
         raise RuntimeError("no luck")
 
     with pytest.raises(RuntimeError, match="no luck"):
         poisoning_mod(ask("train", work.initial_state), context_of(config, attacker), fail)
-    assert work.dataset is own
+    assert work.client(attacker).dataset is own
 
 
 def test_a_forger_sends_the_thresholds_that_it_would_have_sent_honestly(configure: Configure, play) -> None:

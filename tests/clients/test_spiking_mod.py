@@ -18,7 +18,7 @@ from snnfl.data import calibration_batch
 from snnfl.models import build_model
 from snnfl.training import load_arrays, private_biases
 from snnfl.updates import converted_specs
-from snnfl.workspace import Workspace, workspace
+from snnfl.workspace import workspace
 from strategies.update import UpdateSpec, check_update
 
 Configure = Callable[..., Config]
@@ -151,12 +151,12 @@ def test_an_update_is_the_converted_network_and_its_batch_normalisation(
     configure: Configure, context_of: ContextOf, ask: Ask, model: str, thresholds: str
 ) -> None:
     config = configure(f"model.name={model}", f"conversion.thresholds={thresholds}", "model.conv_bias=true")
-    work, noise = Workspace(config), torch.Generator().manual_seed(0)
+    work, noise = workspace(config), torch.Generator().manual_seed(0)
     state = {
         name: (array + 0.1 * torch.rand(array.shape, generator=noise)).contiguous()
         for name, array in work.initial_state.items()
     }
-    update = encoded(work, work.format, state, partition=2, server_round=3)
+    update = encoded(context_of(config, 2), work.format, state, server_round=3)
 
     images = calibration_batch(work.dataset, work.partitions[2], 32, rng.generator(0, "calibration", 3, 2))
     ann = build_model(config.model, input_shape=(1, 8, 8), classes=10, generator=torch.Generator())
@@ -187,11 +187,11 @@ def test_an_update_is_the_converted_network_and_its_batch_normalisation(
     [("none", False), ("bias", True), ("potential", False), ("bias_potential", True), ("time_bias", False)],
 )
 def test_only_calibration_hides_a_bias_that_no_batch_normalisation_follows(
-    configure: Configure, calibration: str, hidden: bool
+    configure: Configure, context_of: ContextOf, calibration: str, hidden: bool
 ) -> None:
     # Folding changes nothing where there is no batch normalisation: what calibration does not shift is published.
     config = configure(f"conversion.calibration={calibration}")
-    work = Workspace(config)
-    update = encoded(work, work.format, work.initial_state, partition=0, server_round=1)
+    work = workspace(config)
+    update = encoded(context_of(config), work.format, work.initial_state, server_round=1)
     for name in BIASES:
         assert torch.equal(update[name], work.initial_state[name]) != hidden

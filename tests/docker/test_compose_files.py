@@ -11,10 +11,12 @@ import pytest
 import yaml
 from flwr_local import BINARIES
 
+from experiments.deploy.guard import CONFIG, IN_COMPOSE
 from experiments.deploy.init import init_deployment
 
 DOCKER = Path(__file__).parents[2] / "docker"
 FILES = ("compose.yaml", "compose.server.yaml", "compose.client.yaml")
+DATA = "${DATA:-./data}:/snnfl/data:ro"
 VARIABLE = re.compile(r"\$\{(\w+)(?::[?-]([^}]*))?\}")
 
 
@@ -28,7 +30,7 @@ def every_service() -> list[Any]:
 
 def test_the_services_are_those_that_are_told() -> None:
     assert list(services("compose.yaml")) == ["superlink", "node-0", "node-1", "node-2"]
-    assert list(services("compose.server.yaml")) == ["superlink"]
+    assert list(services("compose.server.yaml")) == ["superlink", "guard"]
     assert list(services("compose.client.yaml")) == ["supernode"]
 
 
@@ -56,16 +58,17 @@ def test_a_service_comes_back_and_tells_its_health(service: dict[str, Any]) -> N
     assert (service["init"], service["restart"]) == (True, "unless-stopped")
     check = service["healthcheck"]
     assert check["test"][0] == "CMD"
-    compile(check["test"][-1], "healthcheck", "exec")
+    if check["test"][1] == "python":
+        compile(check["test"][-1], "healthcheck", "exec")
     assert {"interval", "timeout", "retries", "start_period"} <= check.keys()
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_only_the_superlink_has_a_port(file: str) -> None:
+def test_others_reach_the_guard_alone(file: str) -> None:
     ports = [port for service in services(file).values() for port in service.get("ports", [])]
     wanted = {
         "compose.yaml": ["127.0.0.1:${SUPERLINK_PORT:-8000}:8000"],  # nodes share its network; an operator sits here
-        "compose.server.yaml": ["${SUPERLINK_PORT:-8000}:8000"],
+        "compose.server.yaml": ["127.0.0.1:${CONTROL_PORT:-8001}:8000", "${SUPERLINK_PORT:-8000}:8000"],
         "compose.client.yaml": [],
     }
     assert ports == wanted[file]
@@ -77,7 +80,8 @@ def test_whatever_is_written_lies_in_a_volume(file: str) -> None:
     used = []
     for service in services(file).values():
         named = [volume for volume in service["volumes"] if volume.partition(":")[0] in declared]
-        assert set(service["volumes"]) - set(named) == {"${DATA:-./data}:/snnfl/data:ro"}
+        read = {"./compose.guard.conf:/etc/nginx/nginx.conf:ro"} if "entrypoint" in service else {DATA}
+        assert set(service["volumes"]) - set(named) == read
         used += [volume.partition(":")[0] for volume in named]
     assert sorted(used) == sorted(declared)  # no two services share one
 
@@ -87,6 +91,8 @@ def test_encryption_and_authentication_are_on(file: str) -> None:
     for service in services(file).values():
         command = service["command"]
         assert not any("insecure" in part for part in command)
+        if "entrypoint" in service:  # test_guard.py looks what it lets through
+            continue
         if command[0] == "flower-superlink":
             assert "--enable-supernode-auth" in command
         else:
@@ -94,6 +100,12 @@ def test_encryption_and_authentication_are_on(file: str) -> None:
         mounted = {secret if isinstance(secret, str) else secret["target"] for secret in service["secrets"]}
         named = {part.rpartition("/")[2] for part in command if "=/run/secrets/" in part}
         assert named == mounted
+
+
+def test_the_guard_is_the_one_of_a_deployment() -> None:
+    assert (DOCKER / "compose.guard.conf").read_text() == CONFIG.format(**IN_COMPOSE)
+    mounted = services("compose.server.yaml")["guard"]["secrets"]
+    assert sorted(mounted) == ["ca.crt", "server.crt", "server.key"]
 
 
 @pytest.mark.parametrize("file", FILES)

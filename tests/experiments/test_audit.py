@@ -162,6 +162,10 @@ addEventListener("securitypolicyviolation", event => blocked.push(event.blockedU
 const box = node => { const area = node.getBoundingClientRect(); return [area.width, area.height]; };
 const all = (node, selector) => [...node.querySelectorAll(selector)];
 const where = node => node.closest("section").id;
+const over = () => all(document, "body *").filter(node => !node.closest("svg") &&
+  (node.getBoundingClientRect().right > document.documentElement.clientWidth + 1 ||
+   node.scrollWidth > node.clientWidth + 1 && node.clientWidth > 0)
+).map(node => node.tagName + ": " + node.innerText.slice(0, 40));
 const drawn = node => all(node, "path[clip-path], g[clip-path] use").map(box);
 addEventListener("load", () => {
   const seen = {
@@ -179,6 +183,9 @@ addEventListener("load", () => {
     })),
     resources: performance.getEntriesByType("resource").map(entry => entry.name),
     blocked,
+    terms: all(document, "dt").map(term => term.innerText),
+    heads: all(document, "#verdicts th, #other-numbers th").map(head => head.innerText),
+    clipped: over(),
   };
   const result = document.createElement("script");
   result.type = "application/json";
@@ -210,10 +217,14 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seen(runs, browser):
     """Return what the browser shows of the report."""
-    page = runs / "probed.html"
-    page.write_text((runs / "s/audit/report.html").read_text().replace("<head>", "<head>" + PROBE))
-    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', browser(page, "--dump-dom"), re.S)
-    return json.loads(found[1])
+    return probed(runs / "s/audit/report.html", runs / "probed.html", browser, "--window-size=1300,900")
+
+
+def probed(report, copy, browser, *options):
+    """Return what a browser shows of a page."""
+    copy.write_text(report.read_text().replace("<head>", "<head>" + PROBE))
+    shown = browser(copy, "--hide-scrollbars", *options, "--dump-dom")
+    return json.loads(re.search(r'<script type="application/json" id="seen">(.*?)</script>', shown, re.S)[1])
 
 
 def scored(runs):
@@ -243,34 +254,79 @@ def test_a_browser_loads_nothing_beside_the_report(seen):
     assert [name for name in seen["resources"] if not name.startswith("data:")] == []
 
 
-def test_a_browser_shows_the_scorecard(runs, seen):
-    attacked, refused, best = tables_of(seen, "scorecard")
-    assert visible(attacked["box"], *(cell["box"] for row in attacked["rows"] for cell in row))
-    shown = [[row[0], row[2], row[3], row[5], row[6].split()[0], row[7]] for row in texts(attacked)]
-    assert shown == [
-        [e["run"], e["attack"], e["verdict"], str(e["victims"]), f"{e['value']:.1f}",
-         f"{e['floor']['psnr']:.1f} ({e['floor']['name']})"]
-        for e in scored(runs)
-    ]  # fmt: skip
-    assert len(shown) == 3
-    assert visible(refused["box"])
-    assert [row[2:4] for row in texts(refused)] == [["closed_form", "refused"]] * 3
-    assert visible(best["box"])
+def test_a_browser_shows_three_sentences_and_what_was_found(runs, seen):
+    text = (runs / "s/audit/report.html").read_text()
+    assert re.findall(r"<li><strong>(.*?)</strong>", text) == ["What leaked.", "To whom.", "How sure."] * 2
+    own, plain = tables_of(seen, "what-leaked")
+    of_plain, of_spiking = "best from the plain update (inverting_gradients)", "best from the S-update"
+    assert [row[0] for row in texts(own)][:3] == ["original", of_plain, f"{of_spiking} (reconverted_initial)"]
+    assert [row[0] for row in texts(plain)][:2] == ["original", of_plain]
+    for figure in (own, plain):
+        assert texts(figure)[-1][0].startswith("best guess without an update (")
+        rows = [[pixels(cell["images"][0]["source"]) for cell in row[1:]] for row in figure["rows"]]
+        assert len(rows[0]) == 3
+        assert all((first != other).any() for row in rows[1:] for first, other in zip(rows[0], row, strict=True))
+
+
+def test_a_browser_shows_the_verdicts(runs, seen):
+    own, plain, refused, best = tables_of(seen, "verdicts")
+    entries = scored(runs)
+    for table, run in ((own, "s"), (plain, "p")):
+        assert visible(table["box"], *(cell["box"] for row in table["rows"] for cell in row))
+        guess, *shown = texts(table)
+        of_run = [e for e in entries if e["run"].partition(",")[0] == run]
+        assert guess[:4] == ["best guess", "3", "–", f"{of_run[0]['floor']['psnr']:.1f}"]
+        assert [row[0] for row in shown] == [e["attack"] + (" (plain twin)" if e["run"] != run else "") for e in of_run]
+        for row, entry in zip(shown, of_run, strict=True):
+            because = f": {entry['reason']}" if entry["verdict"] != "nothing seen" else ""
+            assert row[2:4] == [
+                entry["verdict"] + because,
+                "{:.1f} ({:.1f}\xa0to\xa0{:.1f})".format(entry["value"], *entry["interval"]),
+            ]
+    assert len(texts(own)[1]) == 8
+    assert len(texts(plain)[1]) == 7  # over no plain twin
+    assert [row[1:3] for row in texts(refused)] == [["closed_form", "refused"]] * 3
     assert [row[2] for row in texts(best)] == ["reconverted_initial (of 1)", "inverting_gradients (of 1)"]
+
+
+def test_every_word_of_the_tables_has_its_sentence(seen):
+    explained = {word for term in seen["terms"] for word in (term, *term.split(", "))}
+    plain = {"attack", "clients", "verdict", "run", "round", "why", "where", "", "best attack", "over it"}
+    assert {"leaks", "unclear", "nothing seen", "IIP", "plain twin"} <= explained
+    for head in {*seen["heads"]} - plain:
+        word = head.removeprefix("best on ").removesuffix(" in dB").removesuffix("s") if "plain twin" in head else head
+        assert word in explained or re.search("≥", head), head
+
+
+@pytest.mark.parametrize(("width", "printed"), [(1300, False), (718, True)])  # A4 without the margins
+def test_nothing_of_the_report_is_clipped(runs, browser, tmp_path, width, printed):
+    report = tmp_path / "report.html"
+    text = (runs / "s/audit/report.html").read_text()
+    report.write_text(text.replace("@media print", "@media all") if printed else text)
+    found = probed(report, tmp_path / "probed.html", browser, f"--window-size={width},900")
+    assert found["clipped"] == []
+
+
+def test_what_is_too_wide_is_noticed(runs, browser, tmp_path):
+    report = tmp_path / "report.html"
+    wide = '<table style="width: 1400px"><tr><td>wide</td></tr></table></body>'
+    report.write_text((runs / "s/audit/report.html").read_text().replace("</body>", f"<section>{wide}</section>"))
+    found = probed(report, tmp_path / "probed.html", browser, "--window-size=1300,900")
+    assert any("wide" in clipped for clipped in found["clipped"])
 
 
 def test_a_browser_shows_reconstructions_beside_the_originals(runs, seen):
     grids = [table for name in ("s", "p") for table in tables_of(seen, f"reconstructions-{name}")]
     assert len(grids) == 2
-    for grid, tried in zip(grids, ({"reconverted_initial"}, {"inverting_gradients"}), strict=True):
-        assert tried < {row[0] for row in texts(grid)}
+    tried = (["reconverted_initial", "inverting_gradients (plain twin)"], ["inverting_gradients"])
+    for grid, names_of_rows in zip(grids, tried, strict=True):
+        assert [row[0] for row in texts(grid)] == ["original", *names_of_rows]
         first, *others = grid["rows"]
-        assert first[0]["text"] == "original"
         for row in grid["rows"]:
             images = [image for cell in row[1:] for image in cell["images"]]
             assert len(images) == 3
             assert {image["natural"] for image in images} == {8}  # decoded: digits have 8x8 pixels
-            assert {tuple(image["box"]) for image in images} == {(64, 64)}
+            assert {tuple(image["box"]) for image in images} == {(96, 96)}
         originals = [pixels(cell["images"][0]["source"]) for cell in first[1:]]
         assert all(image.std() > 20 for image in originals)  # digits, not grey
         for row in others:
@@ -293,30 +349,45 @@ def test_a_browser_shows_the_figures(runs, seen):
         objective, psnr = figure["axes"]
         assert (len(objective), len(psnr)) == (len(own), len(own) + 2)  # and the floor, and success
         assert all(width > 0 for width, _ in objective + psnr)
-    (biases,) = figures_of(seen, "private-biases")
     guesses = {row[0] for row in texts(tables_of(seen, "private-biases")[0])}
     assert guesses == {"as received", "zero", "inferred", "initial weights"}
-    assert len(biases["axes"][0]) >= len(guesses)
-    (thresholds,) = figures_of(seen, "thresholds-and-detectors")
+    assert figures_of(seen, "private-biases") == []  # of one round the table says it all
+    assert visible(*(figure["box"] for figure in seen["figures"]))
+
+
+def test_detectors_are_silent_where_nobody_poisons_and_nobody_asked(runs):
+    text = (runs / "s/audit/report.html").read_text()
+    assert "flagged clients" not in text
+    assert "Detectors of poisoned clients" not in text
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("poisoned")
+    path = folder / "q.yaml"
+    path.write_text(SETTING.replace("NAME", "q").replace("SPIKING", "true"))
+    options = ["poisoning.attack=label_flip", "poisoning.attackers=450", "run.rounds=1", f"run.directory={folder}"]
+    assert CliRunner().invoke(cli.app, ["run", str(path), *options]).exit_code == 0
+    result = CliRunner().invoke(cli.app, ["audit", str(folder / "q"), "--attack", "closed_form", "--no-controls"])
+    assert result.exit_code == 0, result.output
+    return folder / "q/audit"
+
+
+def test_a_browser_shows_what_detectors_said_of_poisoners(poisoned, browser, tmp_path):
+    found = probed(poisoned / "report.html", tmp_path / "probed.html", browser, "--window-size=1300,900")
+    (table,) = tables_of(found, "detectors-of-poisoned-clients")
+    rows = list(csv.DictReader((poisoned / "detectors.csv").read_text().splitlines()))
+    assert [row[1] for row in texts(table)] == list(dict.fromkeys(row["detector"] for row in rows))
+    guilty = {row["partition"] for row in rows if row["attacks"] == "True"}
+    for _, _, flagged, caught, alarms in texts(table):
+        named = {*flagged.split(", ")} - {"–"}
+        assert caught == (f"{len(named & guilty)} of {len(guilty)}" if guilty else "–")
+        assert alarms == f"{len(named - guilty)} of {3 - len(guilty)}"
+    (thresholds,) = figures_of(found, "detectors-of-poisoned-clients")
     assert "distances" in thresholds["caption"]
     scatter, bars = thresholds["axes"]
     assert visible(*scatter, *bars)
     assert (len(scatter), len(bars)) == (3, 3)  # one of each client
-    assert visible(*(figure["box"] for figure in seen["figures"]))
-
-
-def test_a_browser_shows_what_detectors_said(runs, seen):
-    rows = list(csv.DictReader((runs / "s/audit/detectors.csv").read_text().splitlines()))
-    shown = tables_of(seen, "thresholds-and-detectors")
-    assert visible(*(table["box"] for table in shown))
-    assert [table["caption"].partition(":")[0] for table in shown] == ["s", "p"]
-    for table, name in zip(shown, ("s", "p"), strict=True):
-        own = dict.fromkeys((row["round"], row["detector"]) for row in rows if row["run"] == name)
-        assert [tuple(row[:2]) for row in texts(table)] == list(own)
-        assert len(own) == (6 if name == "s" else 4)
-        for row in texts(table):
-            flagged = [] if row[2] == "–" else row[2].split(", ")
-            assert row[3:] == ["–", f"{len(flagged)} of 3"]  # nobody attacks
 
 
 def test_a_browser_prints_the_report(runs, browser, tmp_path):
@@ -327,10 +398,10 @@ def test_a_browser_prints_the_report(runs, browser, tmp_path):
     assert len(data) > 50_000
     assert len(re.findall(rb"/Type /Page\b", data)) >= 4
     printed = printed_texts(data)
-    wanted = ["Scorecard", "Whoattacked,whatleaked", "Thresholdsanddetectors"]
-    wanted += [f"{e['run']}{e['round']}{e['attack']}".replace(" ", "") for e in scored(runs)]
-    wanted += [f"{e['value']:.1f}({e['interval'][0]:.1f}to{e['interval'][1]:.1f})" for e in scored(runs)]
-    assert any(all(each in text for each in wanted) for text in printed)
+    wanted = ["Whatleaked", "Verdicts", "overplaintwinindB", "Wordsandsymbols"]
+    wanted += [e["attack"] for e in scored(runs)]
+    wanted += ["{:.1f}({:.1f}to{:.1f})".format(e["value"], *e["interval"]) for e in scored(runs)]
+    assert [each for each in wanted if not any(each in text for text in printed)] == []
 
 
 def printed_texts(data):

@@ -1,16 +1,17 @@
-"""The study behind ``docs/audit.md``: which runs it has, that it goes on, and what its tables say of given rows."""
+"""The study behind ``docs/audit*.md``: which runs it has, that it goes on, and what its tables say of given rows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from experiments import audit_study
-from experiments.audit.tables import BEGIN, END, write_tables
+from experiments.audit.tables import BEGIN, BEGIN_SUMMARY, END, END_SUMMARY, SUMMARISED, write_summary, write_tables
 from experiments.audit_study import FILES, TABLES, configuration, merge, read, study, training
-from snnfl.attacks.registry import get_attack
+from snnfl.attacks import get_attack, names
 from snnfl.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -87,10 +88,11 @@ def test_a_table_of_one_seed_says_so(tmp_path: Path) -> None:
 
 
 def test_the_study_keeps_what_is_finished_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document, made = tmp_path / "audit.md", list[tuple[str, int]]()
+    document, made = tmp_path / "audit-measured.md", list[tuple[str, int]]()
     document.write_text(f"{BEGIN}\n{END}\n")
+    (tmp_path / "audit.md").write_text(f"{BEGIN_SUMMARY}\n{END_SUMMARY}\n")
 
-    def attacked(name: str, seed: int, runs: Path, console: Console) -> dict[str, list[dict[str, str]]]:
+    def attacked(name: str, seed: int, runs: Path, figure: Path, console: Console) -> dict[str, list[dict[str, str]]]:
         if (name, seed) == ("lenet", 1) and len(made) == 1:
             made.append(("killed", 0))
             raise KeyboardInterrupt
@@ -110,6 +112,7 @@ def test_the_study_keeps_what_is_finished_and_goes_on(tmp_path: Path, monkeypatc
     assert made == [("lenet", 0), ("killed", 0), *every[1:]]
     for file in ("scorecards", "best"):
         assert [(row["table"], int(row["seed"])) for row in read(tmp_path / f"audit_{file}.csv")] == every
+    assert "| LeNet-5, trained (seeds 0 / 1) |" in (tmp_path / "audit.md").read_text()
     go(again=True)
     assert made[5:] == every
     assert len(read(tmp_path / "audit_scorecards.csv")) == 4
@@ -122,12 +125,42 @@ def test_rows_are_replaced_and_keep_their_order(tmp_path: Path) -> None:
     assert [row["value"] for row in read(path)] == ["c", "d", "a"]
 
 
-def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path: Path) -> None:
-    committed = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
-    document = tmp_path / "audit.md"
+@pytest.mark.parametrize(("page", "write"), [("audit-measured", write_tables), ("audit", write_summary)])
+def test_the_committed_tables_are_those_of_the_committed_rows(
+    tmp_path: Path, page: str, write: Callable[..., None]
+) -> None:
+    committed = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    document = tmp_path / "page.md"
     document.write_text(committed, encoding="utf-8")
     titles = {name: table.title for name, table in TABLES.items()}
     found = {file: read(ROOT / f"docs/data/audit_{file}") for file in (*FILES, "scorecards.csv")}
     assert found["scorecards.csv"]
-    write_tables(titles, found, document)
+    write(titles, found, document)
     assert document.read_text(encoding="utf-8") == committed
+
+
+def test_the_page_opens_with_a_picture_and_a_table_of_at_most_seven_rows() -> None:
+    text = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
+    assert text.index("images/audit.png") < text.index(BEGIN_SUMMARY) < text.index("## What to conclude")
+    assert (ROOT / "docs/images/audit.png").stat().st_size < 300_000
+    assert len(SUMMARISED) <= 7
+
+
+def test_the_page_says_what_every_attack_does() -> None:
+    section = (ROOT / "docs/audit.md").read_text(encoding="utf-8").partition("\n## Attacks")[2].partition("\n## ")[0]
+    assert {name for name in names() if f"`{name}`" not in section} == set()
+
+
+def test_the_summary_says_of_each_table_what_its_best_attacks_find(tmp_path: Path) -> None:
+    document = tmp_path / "audit.md"
+    document.write_text(f"{BEGIN_SUMMARY}\nold\n{END_SUMMARY}\n")
+    twin = {**CARD, "run": "lenet_0, plain twins", "algorithm": "FedAvg", "identified": "0.5"}
+    second = {"seed": "1", "floor_psnr": "14.7"}
+    found = {
+        "scorecards.csv": [twin, CARD, {**CARD, **second}],
+        "best.csv": [BEST, {**BEST, "seed": "1", "over_control": ""}],
+    }
+    write_summary({"lenet": "LeNet-5"}, found, document)
+    (row,) = [line for line in document.read_text().splitlines() if line.startswith("| LeNet-5")]
+    cells = "`reconverted_initial` | 18.0 | 14.6 / 14.7 | 95% | 100% | -0.6 (-1.4 to +0.3) / – |"
+    assert row == f"| LeNet-5 (seeds 0 / 1) | {cells}"

@@ -7,12 +7,13 @@ import io
 import re
 
 import numpy as np
+import pytest
 import torch
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.html import Section, drawing, page, paragraph, picture, preformatted, table
+from experiments.html import Section, drawing, glossary, listed, page, paragraph, picture, preformatted, table
 
 HOSTILE = '<script src="http://evil.example/x.js">&'
 
@@ -22,16 +23,28 @@ def test_everything_is_escaped():
     figure.add_subplot(title=HOSTILE)
     shown = table([HOSTILE], [[HOSTILE]], caption=HOSTILE)
     parts = [paragraph(HOSTILE), preformatted(HOSTILE), shown, drawing(figure, HOSTILE)]
+    parts += [listed([(HOSTILE, HOSTILE)]), glossary([(HOSTILE, HOSTILE)])]
     text = page(HOSTILE, [Section(title=HOSTILE, body=Markup("").join(parts))], lead=HOSTILE)
     assert "<script" not in text
-    assert text.count("&lt;script") >= 8
+    assert text.count("&lt;script") >= 12
 
 
 def test_a_verdict_has_its_colour_and_a_number_its_side():
-    text = table(["a", "b"], [["nothing seen", 3], ["leaks", "3"]])
+    text = table(["a", "b"], [["nothing seen", 3], ["leaks", "3"], ["leaks: identifiable (IIP)", "leaksome"]])
     assert '<td class="nothing-seen">nothing seen</td>' in text
     assert '<td class="number">3</td>' in text
     assert '<td class="leaks">leaks</td>' in text
+    assert '<td class="leaks">leaks: identifiable (IIP)</td>' in text
+    assert "<td>leaksome</td>" in text
+
+
+def test_a_long_name_may_go_on_in_the_next_line():
+    assert "<td>reconverted_<wbr>as_<wbr>is</td>" in table(["a"], [["reconverted_as_is"]])
+
+
+@pytest.mark.parametrize(("width", "side"), [(8, 96), (28, 112), (32, 96), (34, 102), (96, 96), (224, 96)])
+def test_a_picture_is_large_enough_to_judge_and_small_pixels_are_of_one_size(width, side):
+    assert f'width="{side}" height="{side}"' in picture(torch.zeros(3, width, width))
 
 
 def test_a_picture_is_in_the_page_and_keeps_its_pixels():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 from rich.console import Console
+from rich.progress import TextColumn
 
 from experiments.engines.in_process import restored_task_identity
-from experiments.progress import RoundProgress, WatchedClientApp, algorithm, percent, results_table
+from experiments.progress import BarsOrLines, RoundProgress, WatchedClientApp, algorithm, percent, results_table
 from experiments.running import console_of
 from snnfl.config import compose
 
@@ -46,6 +48,27 @@ def row(**values: Any) -> dict[str, Any]:
 
 def progress(target: Console, *overrides: str) -> RoundProgress:
     return RoundProgress(compose(None, ["run.rounds=10", "data.clients=20", *overrides]), target)
+
+
+@pytest.mark.parametrize(("pace", "told"), [(0.0, [0, 1, 2, 3]), (1e6, [0, 3])])
+def test_in_a_log_progress_is_lines_at_a_pace(monkeypatch: pytest.MonkeyPatch, pace: float, told: list[int]) -> None:
+    monkeypatch.setattr("experiments.progress.PACE", pace)
+    target, times = console(), itertools.count()
+    columns, about = (TextColumn("{task.description}"),), {"console": target, "get_time": lambda: next(times)}
+    with BarsOrLines(*columns, unit="attacks", transient=True, **about) as bars:
+        task = bars.add_task("watched", total=3)
+        for _ in range(3):
+            bars.advance(task)
+    lines = written(target).splitlines()
+    assert [line.partition(" in ")[0] for line in lines] == [f"watched: {n} of 3 attacks" for n in told]
+    assert ["left" in line for line in lines] == [n in (1, 2) for n in told]
+
+
+def test_on_a_terminal_progress_is_a_bar_without_lines() -> None:
+    target = console(terminal=True)
+    with BarsOrLines(TextColumn("{task.description}"), unit="attacks", console=target) as bars:
+        bars.advance(bars.add_task("watched", total=3))
+    assert "of 3 attacks" not in written(target)
 
 
 def test_where_there_is_no_terminal_lines_are_whole_and_none_is_blank(

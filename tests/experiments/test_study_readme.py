@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from scipy.stats import ttest_rel
 
-from experiments.compare.records import Entry
+from experiments.compare.best import Entry
 from experiments.snfl import cost
 from experiments.study_readme import FOLDERS, HERE, _difference, markers, paper_part, parts_of, write_readme
 from snnfl.config import ConfigError, compose

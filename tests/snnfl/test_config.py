@@ -84,6 +84,7 @@ def in_range(key):
         str | None: st.none() | TEXT,
         tuple[int, ...]: st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
         tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
+        tuple[float, ...]: st.lists(st.floats(-1e9, 1e9), max_size=3).map(tuple),
     }[kind]
 
 
@@ -313,6 +314,7 @@ def test_wrong_type_names_key_value_and_kind(key):
         bool | None: "true, false or null",
         tuple[int, ...]: "a list of whole numbers",
         tuple[str, ...]: "a list of names",
+        tuple[float, ...]: "a list of numbers",
     }
     expected = choices(kind) or (words[kind], item.metadata["doc"])
     if choices(kind) and type(None) in typing.get_args(kind):
@@ -326,7 +328,7 @@ def test_wrong_type_names_key_value_and_kind(key):
     ("override", "parts"),
     [
         ("data.cleints=3", ["'data.cleints'", "3", "did you mean 'clients'?"]),
-        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, binning, classes_per_client"]),
+        ("data.zzz=3", ["'data.zzz'", "3", "known: augment, beta, binning, classes, classes_per_client"]),
         ("dta.clients=3", ["'dta'", "did you mean 'data'?"]),
         ("clients=3", ["'clients'", "3", "did you mean 'data.clients'?"]),
         ("run=3", ["run=3", "expected a section", "run.name=run"]),
@@ -378,13 +380,24 @@ def test_the_fast_conversion_takes_options_as_its_section_does():
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"- a\n- b\n", ["expected a mapping"]),
-        (b"data: [1\n", ["cannot be read as YAML"]),
+        (b"- a\n- b\n", ["bad.yaml: expected sections such as run", "found a list"]),
+        (b"data: [1\n", ["bad.yaml, line 1: nothing closes it with ]"]),
+        (b"run:\n\trounds: 1\n", ["bad.yaml, line 2: a tab"]),
+        (b"run:\n  rounds: 1\n rounds: 2\n", ["bad.yaml, line 3: "]),
+        (b"run:\n  name: a: b\n", ["bad.yaml, line 2: a colon", "quotation marks"]),
+        (b"run: {rounds: 1\ndata: {clients: 3}\n", ["bad.yaml, line 1: nothing closes it with }"]),
+        (b"run:\n  name: 'a\n", ["bad.yaml, line 2: a quotation mark that nothing closes"]),
+        (b"run: {name: @x}", ["bad.yaml, line 1: text that begins with @ needs quotation marks"]),
+        (b"run: {rounds: 1}\n---\nrun: {rounds: 2}\n", ["bad.yaml, line 2: a second document"]),
         (b"data: {clients: 3\x00}", ["cannot be read as YAML"]),
-        (b"\xff\xfe\xfa", ["cannot be read as YAML"]),
-        (b"data:\n  clients: 3\n  clients: 4\n", ["cannot be read as YAML"]),
-        (b"just text", ["unknown section 'just text'"]),
-        (b"5", ["cannot be read as YAML"]),
+        (b"\xff\xfe\xfa", ["cannot be read as YAML", "UTF-8"]),
+        (b"data:\n  clients: 3\n  clients: 4\n", ["bad.yaml, line 3: the key 'clients' is given twice"]),
+        (b"data: {clients: 3}\nrun: {}\ndata: {}\n", ["bad.yaml, line 3: the key 'data' is given twice"]),
+        (b"", ["bad.yaml: it is empty", "{} for the defaults"]),
+        (b"# later\n\n", ["bad.yaml: it is empty"]),
+        (b"just text", ["expected sections such as run", "found just text"]),
+        (b"5", ["expected sections such as run", "found 5"]),
+        (b"matrix: {}", ["bad.yaml: it is a study", "snnfl compare "]),
         (b"data: 5\n", ["data=5", "expected a section"]),
         (b"data:\n", ["data=None", "expected a section"]),
         (b"1: {a: 2}\n", ["unknown section"]),
@@ -393,6 +406,7 @@ def test_the_fast_conversion_takes_options_as_its_section_does():
     ],
 )
 def test_mistakes_in_a_file(content, parts, tmp_path):
+    """Each with the file, the line and the cause."""
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as error:
@@ -408,12 +422,6 @@ def test_missing_file_names_its_neighbour(tmp_path):
     with pytest.raises(ConfigError) as error:
         compose(tmp_path / "nowhere" / "demo.yaml")
     one_line(error, "no such file")
-
-
-def test_an_empty_file_is_the_defaults(tmp_path):
-    path = tmp_path / "empty.yaml"
-    path.touch()
-    assert compose(path) == Config()
 
 
 YAML = st.text(st.sampled_from("ab1.[]{}:,'#&*!|>%@?-= $~"), max_size=14)  # the characters that mean something
@@ -496,3 +504,44 @@ def test_nearest_names_one_or_all():
 def test_the_yaml_is_plain():
     loaded = OmegaConf.to_container(OmegaConf.create(to_yaml(Config())))
     assert set(loaded) == {field.name for field in dataclasses.fields(Config)}
+
+
+def test_an_empty_mapping_stands_for_the_defaults(tmp_path):
+    (tmp_path / "all.yaml").write_text("{}\n")
+    assert compose(tmp_path / "all.yaml") == Config()
+
+
+def test_what_is_no_file_is_recognised(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
+    for name, said in (
+        ("run", "run: it is a folder; did you mean run/config.yaml?"),
+        ("other", "other: it is a folder; name a YAML file"),
+        ("data.clients=5", "data.clients=5: options come after the file, as in FILE.yaml data.clients=5"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            compose(name)
+        assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("data.alpha=0.5", "data.beta"),
+        ("alpha=0.5", "data.beta"),
+        ("lr=0.1", "training.learning_rate"),
+        ("training.lr=0.1", "training.learning_rate"),
+        ("data.dataset=mnist", "data.source"),
+        ("strategy.algorithm=fedavg", "strategy.name"),
+        ("conversion.T=8", "conversion.steps"),
+        ("data.rounds=3", "run.rounds"),
+        ("run.clients=3", "data.clients"),
+        ("conversion.timesteps=3", "steps"),
+    ],
+)
+def test_the_fields_words_and_an_option_of_another_section_are_recognised(given, meant):
+    with pytest.raises(ConfigError) as error:
+        compose(None, [given])
+    one_line(error, f"did you mean {meant!r}?")

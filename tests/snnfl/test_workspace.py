@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -125,9 +126,43 @@ def test_a_process_gets_its_threads() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "cpu:x"])
+@pytest.mark.parametrize("about", [{"kind": "native"}, {"kind": "snn", "graph": {}}])
+def test_the_weights_of_a_spiking_network_are_no_anns(tmp_path, about) -> None:
+    """Those of a trained one fit by name and shape, and would train from weights that mean something else."""
+    path, work = tmp_path / "final_snn.safetensors", Workspace(compose())
+    arrays = {name: array.contiguous() for name, array in work.initial_state.items()}
+    save_file(arrays, path, metadata={"snnfl": json.dumps(about)})
+    with pytest.raises(
+        ConfigError, match=r"final_snn\.safetensors: it holds a spiking network, and model\.neuron=relu "
+    ):
+        _ = Workspace(compose(None, [f"model.weights={path}"])).initial_state
+    native = ["model.neuron=lif", "strategy.spiking=false", f"model.weights={path}"]
+    assert Workspace(compose(None, native)).initial_state.keys() == work.initial_state.keys()
+    with pytest.raises(ConfigError, match=r"it is a folder; a run's ANN is its final_ann\.safetensors$"):
+        _ = Workspace(compose(None, [f"model.weights={tmp_path}"])).initial_state
+
+
+@pytest.mark.parametrize(
+    ("device", "hint"),
+    [
+        ("gpu", "no device of torch's; did you mean 'cuda'?"),
+        ("GPU:1", "no device of torch's; did you mean 'cuda:1'?"),
+        ("CPU", "no device of torch's; did you mean 'cpu'?"),
+        ("nonsense", "no device of torch's; known: cpu, cuda, mps, xpu"),
+        ("cpu:x", "no device of torch's; did you mean 'cpu'?"),
+    ],
+)
+def test_what_is_no_device_is_answered_with_the_nearest(device: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        _ = Workspace(compose(None, [f"run.device='{device}'"])).device
+    assert str(error.value) == f"run.device={device}: {hint}"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
 def test_a_device_that_is_not_there_is_an_error_of_one_line(device: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^run.device={device}: not available on this machine \(.*\); use cpu$"):
+    with pytest.raises(
+        ConfigError, match=rf"^run.device={device}: not available on this machine \(.{{1,80}}\); use cpu$"
+    ):
         _ = Workspace(compose(None, [f"run.device='{device}'"])).device
     assert Workspace(compose()).device == torch.device("cpu")
 

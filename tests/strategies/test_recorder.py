@@ -57,6 +57,8 @@ KEYS = {
     # beyond what is asked for
     "client_received_accuracy_mean",
     "client_received_accuracy_std",
+    "client_received_accuracy_weighted",
+    "client_received_loss_weighted",
     "attack_success_snn",
     "attack_success_ann",
     "detection",
@@ -238,7 +240,10 @@ def test_columns_of_given_reports() -> None:
 
     report = SimpleNamespace(
         updates=(update(10, 1.0, 0.5, 2.0), update(30, 3.0, 0.9, 0.5), update(1, 5.0, None, 0.25)),
-        evaluations=({"accuracy": 0.2}, {"accuracy": 0.6}),
+        evaluations=(
+            {"accuracy": 0.2, "loss": 3.0, "num-examples": 30.0},
+            {"accuracy": 0.6, "loss": 1.0, "num-examples": 10.0},
+        ),
         refused=1,
         failed=2,
         excluded=3,
@@ -252,6 +257,8 @@ def test_columns_of_given_reports() -> None:
             "client_snn_accuracy_std": math.sqrt(1 / 24),
             "client_received_accuracy_mean": 0.4,
             "client_received_accuracy_std": 0.2,
+            "client_received_accuracy_weighted": 0.3,
+            "client_received_loss_weighted": 2.5,
             "train_loss": (10 + 90 + 5) / 41,
             "replies": 3,
             "refused": 1,

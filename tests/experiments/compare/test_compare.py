@@ -22,15 +22,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from experiments.compare.best import Entry
 from experiments.compare.cell import LOCK
 from experiments.compare.command import check_compared, compare, plan, write_results
-from experiments.compare.records import Entry, entries
-from experiments.compare.scheduler import places, run_cells, seconds_left, seconds_per_round, state_of
+from experiments.compare.records import entries
+from experiments.compare.scheduler import (
+    CELL_SECONDS,
+    START_SECONDS,
+    places,
+    run_cells,
+    seconds_left,
+    seconds_per_round,
+    state_of,
+)
 from experiments.compare.study import read_study
 from experiments.compare.tables import as_csv, as_latex, as_markdown
 from experiments.compare.views import SOURCES, View
 from snnfl.attacks import register
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, counted
 from snnfl.data import test_batches
 from snnfl.metrics.energy import count_spikes
 from snnfl.plugins import load as run_plugin
@@ -71,7 +80,9 @@ def quiet():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = written(tmp_path_factory.mktemp("studies"), seeds="[0, 1]")
-    check_compared(compare(path, [], jobs=2, console=quiet()))
+    console = Console(width=200, record=True, file=io.StringIO())
+    check_compared(compare(path, [], jobs=2, console=console))
+    assert console.export_text().endswith(f"ran 4 cells; report: {path.parent}/small/report.html\n")
     shutil.copy(path, path.with_name("first.yaml"))  # a test adds a seed to the other
     return path
 
@@ -185,17 +196,68 @@ def test_an_installed_attack_counts_where_a_cell_is_audited_by_all(tmp_path, mon
         ("energy: {images: 4}", "audit: {iterations: 0}", ["audit.iterations=0", "a whole number"]),
         ("run.rounds: 3", "run.keep_checkpoints: 0", ["cell algorithm=FedAvg, seed=0", "run.keep_checkpoints=0"]),
         ("seeds: [0]", "seeds: 0", ["seeds=0", "a list of whole numbers"]),
+        ("seeds: [0]", "seeds: [true]", ["seeds=[True]", "a list of whole numbers"]),
+        ("seeds: [0]", "seeds: [1, 0, 1]", ["seeds: 1 is given twice"]),
+        ("seeds: [0]", "  data.clients: [3, 4, 3]\nseeds: [0]", ["matrix.data.clients: 3 is given twice"]),
+        (
+            "seeds: [0]",
+            "  n:\n    1: {data.clients: 3}\n    '1': {data.clients: 4}",
+            ["study.yaml: Conflicting integer and string keys: 1 and '1'"],
+        ),
+        ("seeds: [0]", "  run.seed: [0, 1]", ["run.seed is the study's own", "key seeds"]),
+        ("seeds: [0]", "  dataset: [digits]", ["matrix.dataset: 'dataset' is no option", "options by label"]),
+        ("seeds: [0]", "  data.client: [3]", ["matrix.data.client", "did you mean 'data.clients'"]),
+        ("seeds: [0]", "  data.clients: 3", ["matrix.data.clients: expected a list of values, or options by label"]),
+        ("run.rounds: 3", "run.seed: 3", ["run.seed is the study's own", "key seeds"]),
+        ("run.rounds: 3", "run.name: x", ["run.name is the study's own", "the key name"]),
+        (
+            "strategy.spiking: false",
+            "",
+            ["algorithm=FedAvg, seed=0 and algorithm=S-FedAvg, seed=0 are one and the same run"],
+        ),
+        ("matrix:\n", "matrix:\n\t", ["study.yaml, line 6: a tab"]),
+        ("    S-FedAvg:", "    FedAvg:", ["study.yaml, line 8: the key 'FedAvg' is given twice"]),
+        ("name: small", "base: nowhere.yaml", ["cell algorithm=FedAvg, seed=0: ", "nowhere.yaml: no such file"]),
+        ("name: small", "data: {clients: 3}", ["unknown key 'data'; a configuration is run by: snnfl run "]),
         ("matrix:", "matrix_:", ["unknown key 'matrix_'", "did you mean 'matrix'"]),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(tmp_path, old, new, parts):
     path = written(tmp_path)
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ConfigError) as error:
         read_study(path)
     assert all(part in str(error.value) for part in parts), error.value
     assert len(str(error.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("options", "said"), [("[a, b]", "found ['a', 'b']"), ("text", "found text")])
+def test_options_that_are_no_mapping_are_a_mistake(tmp_path, options, said):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"options: {options}\nmatrix: {{data.clients: [3]}}\n")
+    with pytest.raises(ConfigError) as error:
+        read_study(path)
+    assert str(error.value) == f"{path}: options: expected options such as {{run.rounds: 5}}, {said}"
+
+
+@pytest.mark.parametrize(("name", "said"), [("a/b", "name=a/b"), ("..", "name=.."), ("null", "name=None")])
+def test_the_name_of_a_study_is_that_of_its_folder(tmp_path, name, said):
+    path = written(tmp_path, STUDY.replace("name: small", f"name: {name}"))
+    with pytest.raises(ConfigError, match=f"{said}: expected a plain folder name, without '/'$"):
+        read_study(path)
+
+
+def test_what_the_matrix_sets_is_no_override(tmp_path):
+    with pytest.raises(ConfigError, match=r"strategy\.spiking=true: the matrix sets this option; change it there$"):
+        read_study(written(tmp_path), ["strategy.spiking=true"])
+
+
+def test_what_every_cell_has_is_no_override(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"run\.seed is the study's own in every cell; list seeds under the key seeds$"
+    ):
+        read_study(written(tmp_path), ["run.seed=3"])
 
 
 @pytest.mark.slow
@@ -207,7 +269,7 @@ def test_the_tables_hold_what_the_runs_measured(finished):
         values = [read_metrics(c.path)[-1][column] for c in study.cells if c.labels["algorithm"] == name]
         assert found[name].values == tuple(values)
         assert found[name].mean == pytest.approx(statistics.fmean(values))
-        assert found[name].best == (found[name].mean == max(entry.mean for entry in accuracy))
+        assert found[name].seeds == (0, 1)
     assert [(entry.row, entry.column) for entry in lengths] == [("S-FedAvg", "1"), ("S-FedAvg", "2")]
     assert lengths[1].values == found["S-FedAvg"].values  # conversion.steps=2
     assert [entry.row for entry in energy] == ["SNN", "ANN"]
@@ -228,7 +290,8 @@ def test_all_formats_hold_the_same_numbers(finished):
     assert difference in texts["tex"]
     [line] = [line for line in csv.DictReader(texts["csv"].splitlines()) if line["row"] == "FedAvg"]
     assert float(line["mean"]) == entry.mean
-    assert float(line["difference"]) == entry.mean - 0.5
+    assert float(line["paper_difference"]) == entry.mean - 0.5
+    assert line["pairs"] == "2"
     console = Console(width=160, record=True, quiet=False, file=io.StringIO())
     write_results(study, study.cells, console)
     said = console.export_text()
@@ -261,16 +324,16 @@ def test_literal_tables():
     latex = as_latex([(view, table)])
     assert r"A\_1 & $\mathbf{60.00 \pm 14.14}$ \\" in latex
     assert r"\quad paper & 65.00 (-5.00) \\" in latex
-    assert as_csv([(view, table)]).splitlines()[2] == "s,B,8,accuracy,0.25,,1,0.25,,,"
+    assert as_csv([(view, table)]).splitlines()[2] == "s,B,8,accuracy,0.25,,1,0.25,,,,,,,,,"
 
 
 @pytest.mark.slow
 def test_the_best_is_the_smallest_where_less_is_better(finished):
     study = read_study(finished)
-    traffic = entries(study.figures[1], study.cells)
-    assert {entry.column for entry in traffic} == {"FedAvg", "S-FedAvg"}
-    energy = entries(replace(study.tables[2], down=("network",), across=()), study.cells)
-    assert [entry.best for entry in energy] == [entry.mean == min(e.mean for e in energy) for entry in energy]
+    down = replace(study.figures[1], down=("algorithm",), across=())
+    less, more = sorted(entries(down, study.cells), key=lambda entry: entry.mean)
+    assert (less.best, more.best) == (True, False)  # the same whatever the seed
+    assert less.difference.mean == less.mean - more.mean < 0
 
 
 @pytest.mark.slow
@@ -309,9 +372,13 @@ def test_more_seeds_run_only_those(finished, monkeypatch):
     rounds = seconds_per_round(more.cells, states)
     new = more.cells[2].name
     assert rounds[new] == pytest.approx(statistics.fmean(states[cell.name].seconds for cell in more.cells[:2]))
-    left = [3 * rounds[more.cells[n].name] for n in (2, 5)]
-    assert seconds_left(more.cells, states, rounds, 2) == pytest.approx(max(sum(left) / 2, *left))
-    assert seconds_left(more.cells, states, rounds, 1) == pytest.approx(sum(left))
+    left = [3 * rounds[more.cells[n].name] + CELL_SECONDS for n in (2, 5)]
+    assert seconds_left(more.cells, states, rounds, 2) == pytest.approx(max(sum(left) / 2, *left) + START_SECONDS)
+    assert seconds_left(more.cells, states, rounds, 1) == pytest.approx(sum(left) + START_SECONDS)
+    states[new] = replace(states[new], rounds=1, seconds=rounds[new])  # what is imported is
+    begun = sum(left) - rounds[new] - CELL_SECONDS
+    assert seconds_left(more.cells, states, rounds, 1) == pytest.approx(begun)
+    assert seconds_left(study.cells, states, rounds, 1) == 0.0
 
 
 def start(path):
@@ -352,7 +419,16 @@ def test_a_study_that_ends_half_way_goes_on_to_the_same_table(finished, tmp_path
     wait_for(lambda: not any(is_locked(cell) for cell in study.cells), seconds=60)  # nobody is left
     rounds = {cell.name: state_of(cell).rounds for cell in study.cells}
     assert any(rounds.values())
-    check_compared(compare(path, [], jobs=2, console=quiet()))
+    done = {cell.name: state_of(cell).finished for cell in study.cells}
+    console = Console(width=200, record=True, file=io.StringIO())
+    check_compared(compare(path, [], jobs=2, console=console))
+    counts = {
+        "ran": sum(not count for count in rounds.values()),
+        "went on with": sum(bool(count) and not done[name] for name, count in rounds.items()),
+        "reused": sum(done.values()),
+    }
+    said = ", ".join(f"{what} {counted(count, 'cell')}" for what, count in counts.items() if count)
+    assert console.export_text().splitlines()[-1] == f"{said}; report: {study.directory}/report.html"
     ours, theirs = (rows_of(read_study(f).directory) for f in (path, finished.with_name("first.yaml")))
     assert ours == theirs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import stat
@@ -93,7 +94,32 @@ def test_the_folder_is_read_back(made: Path) -> None:
     environment = dict(line.split("=") for line in (made / ".env").read_text().splitlines() if line[:1].isalpha())
     wanted = {"SUPERLINK_HOST": "fl.example.org", "SUPERLINK_PORT": "8123", "NODES": "2"}
     assert wanted.items() <= environment.items()
-    assert environment.keys() == wanted.keys() | {"SNNFL_IMAGE", "CONTAINER_UID", "PARTITION", "DATA"}
+    others = {"SNNFL_IMAGE", "CONTAINER_UID", "CONTROL_PORT", "GUARD_IMAGE", "PARTITION", "DATA", "DATA_PATH"}
+    assert environment.keys() == wanted.keys() | others
+
+
+def test_only_a_guard_stands_where_others_reach_a_superlink(made: Path, tmp_path: Path) -> None:
+    found = read_deployment(made)
+    assert (found.guarded, found.control) == (True, "127.0.0.1:8124")
+    text = (made / "guard.conf").read_text()
+    assert "listen 8123 ssl;" in text
+    assert "server 127.0.0.1:8124;" in text
+    alone = init_deployment(tmp_path, "localhost:8123", 1)
+    assert (alone.guarded, alone.control) == (False, "localhost:8123")
+    assert not (tmp_path / "guard.conf").exists()
+
+
+def test_a_deployment_of_before_is_as_it_was_until_it_is_renewed(tmp_path: Path) -> None:
+    init_deployment(tmp_path, "fl.example.org", 1)
+    (tmp_path / "guard.conf").unlink()
+    listed = json.loads((tmp_path / "nodes.json").read_text())
+    del listed["control"]
+    (tmp_path / "nodes.json").write_text(json.dumps(listed))
+    found = read_deployment(tmp_path)
+    assert (found.guarded, found.control) == (False, "fl.example.org:8000")
+    assert init_deployment(tmp_path, "fl.example.org", 1, renew=True) == read_deployment(tmp_path)
+    assert read_deployment(tmp_path).control == "127.0.0.1:8001"
+    assert (tmp_path / "guard.conf").exists()
 
 
 def test_a_second_init_replaces_nothing(made: Path) -> None:

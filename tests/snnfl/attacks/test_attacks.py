@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from victims import (
     Direct,
+    PrincipalComponents,
     Victim,
     attacked,
     digits,
@@ -57,6 +58,13 @@ def of(name: str) -> tuple[Victim, Budget]:
         return spiking_victims.spiking_victim(spiking_victims.spiking("mlp")), Budget(iterations=100)
     if name == "imprint":
         return imprinted_victim(), MANY
+    if name == "generative":
+        victim = attacked(small_cnn())
+        known = replace(victim.view.knowledge, generative_model=True)
+        view = replace(victim.view, knowledge=known, generative_model=PrincipalComponents())
+        return replace(victim, view=view), MANY
+    if name == "order_invariant":
+        return shuffled(), Budget(iterations=150)
     if name in ("inverting_gradients", "huang", "feature_inversion"):
         return attacked(small_cnn()), MANY
     if name == "inverting_statistics":
@@ -91,6 +99,14 @@ def of(name: str) -> tuple[Victim, Budget]:
         victim = attacked(small_cnn(spread=0.3), conversion=CONVERSION, biases=zeros)
     initial = {**victim.view.exchange.sent, **victim.truth.biases}
     return replace(victim, view=replace(victim.view, initial=initial)), MANY
+
+
+def shuffled() -> Victim:
+    """Return a client that takes its four images in two orders."""
+    training = TrainingConfig(epochs=2, batch_size=2, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
+    draw = torch.Generator().manual_seed(0)
+    orders = torch.stack([torch.randperm(4, generator=draw) for _ in range(2)])
+    return attacked(small_mlp(), images=4, training=training, orders=orders)
 
 
 def second_round() -> Victim:

@@ -105,7 +105,9 @@ def simulated(victim):
     problem = problem_of(victim.view)
     inputs = victim.view.inputs(victim.truth.images)
     targets = one_hot(victim.truth.labels)
-    found = simulate(problem.network, problem.arrays, tuple(problem.target), inputs, targets, problem.local)
+    found = simulate(
+        problem.network, problem.arrays, tuple(problem.target), inputs, targets, problem.local, problem.orders
+    )
     return found, problem.target
 
 
@@ -164,6 +166,17 @@ def test_simulation_clips_each_step():
     found, seen = simulated(attacked(small_cnn(), images=4, training=training, knowledge=replace(TOLD, clip_norm=0.5)))
     for name, array in seen.items():
         torch.testing.assert_close(found[name], array, rtol=1e-3, atol=5e-5)
+
+
+def test_simulation_takes_the_images_in_the_orders_that_are_known():
+    orders = torch.tensor([[3, 1, 0, 2], [1, 2, 3, 0]])
+    victim = attacked(small_cnn(), images=4, training=STEPS, orders=orders)
+    told = replace(victim, view=replace(victim.view, orders=orders))
+    found, seen = simulated(told)
+    for name, array in seen.items():
+        torch.testing.assert_close(found[name], array, rtol=1e-3, atol=5e-5)
+    unaware, _ = simulated(victim)
+    assert max(float((unaware[name] - array).abs().max()) for name, array in seen.items()) > 1e-2
 
 
 def test_a_shortened_update_tells_the_labels_that_it_told_before():

@@ -111,6 +111,53 @@ def test_what_every_frame_has_only_the_running_mean_tells(statistics):
     assert torch.equal(found.round()[0], true[0] - (0 if statistics == "known" else true[0].amin(0)))
 
 
+def layers(*, side: int = 12, bias: bool = True, norm: bool = False) -> nn.Module:
+    """Two hidden layers, batch normalisation behind the second one."""
+    first, second = nn.Linear(2 * side * side, 200, bias=bias), nn.Linear(200, 50)
+    norms = [nn.BatchNorm1d(50)] if norm else []
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, *norms, nn.ReLU(), nn.Linear(50, 10))
+
+
+@pytest.mark.parametrize("surrogate", ["fast_sigmoid", "straight_through"])
+def test_a_first_layer_without_a_bias_tells_a_recording_in_its_order(surrogate):
+    true = recordings(1, seed=3)
+    own = layers(bias=False)
+    victim = spiking_victim(true, torch.tensor([4]), sequence=True, layers=own, surrogate=surrogate, threshold=0.3)
+    found = run("event_recovery", victim)
+    assert event_f1(found.images, true / true.max()).item() > 0.95  # of a weighted sum, its rounding is left
+    assert found.labels.tolist() == [4]
+
+
+@pytest.mark.parametrize("labels", [[4], [4, 7, 1]])
+def test_denied_running_statistics_change_nothing_behind_the_first_layer(labels):
+    """The client normalised by its own batch, so whatever else is in the memory of a replayed network plays no part."""
+    true, own = recordings(len(labels), side=20, seed=3), layers(side=20, norm=True)
+    victim = spiking_victim(true, torch.tensor(labels), sequence=True, layers=own, threshold=0.3)
+    exchange = victim.view.exchange
+    wild = {name: array + 1e3 * ("running" in name) for name, array in exchange.sent.items()}
+    knowledge = victim.view.knowledge
+    views = [
+        replace(victim.view, knowledge=replace(knowledge, norm_statistics="unknown")),
+        replace(victim.view, exchange=replace(exchange, sent=wild)),
+        victim.view,
+    ]
+    found = [get_attack("event_recovery").run(view, budget=BUDGET, generator=torch.Generator()) for view in views]
+    assert all(torch.equal(each.images, found[2].images) for each in found)
+    assert all(each.labels.tolist() == found[2].labels.tolist() for each in found)
+    everything = found[0].images.flatten(0, 1)[None], (true / true.max()).flatten(0, 1)[None]
+    assert exact_frames(*everything).item() == 1
+    frozen = replace(victim.view, knowledge=replace(knowledge, norm_mode="eval", norm_statistics="unknown"))
+    assert "needs the running statistics" in (get_attack("event_recovery").refusal(frozen) or "")
+
+
+def test_an_image_of_unknown_brightness_is_refused():
+    pixels, labels, _, _ = digits(1)
+    first, last = nn.Linear(64, 100, bias=False), nn.Linear(100, 10)
+    own = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
+    view = spiking_victim(pixels, labels, sequence=False, layers=own).view
+    assert "has no bias" in (get_attack("native_closed_form").refusal(view) or "")
+
+
 def test_several_local_steps_keep_the_frames():
     true = recordings(2, side=20, seed=1)
     training = TrainingConfig(epochs=3, batch_size=1, learning_rate=0.1, momentum=0.9, weight_decay=1e-3)

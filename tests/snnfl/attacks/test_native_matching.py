@@ -12,14 +12,16 @@ from spiking_victims import spiking, spiking_victim, trained
 from torch import nn
 from victims import Victim, digits
 
-from snnfl.attacks import Budget, get_attack
+from snnfl.attacks import Budget, get_attack, native_matching
 from snnfl.attacks.local import simulate
 from snnfl.attacks.native_features import discounted, few_rows, relaxed, told, unexplained
+from snnfl.attacks.native_matching import Weights
 from snnfl.attacks.problem import problem_of
 from snnfl.metrics.images import floors, matched, psnr
 from snnfl.models import SpikingNeurons
 from snnfl.neurons import surrogate_spike
 from snnfl.neurons.surrogates import fast_sigmoid
+from snnfl.threat import PublicImages
 
 ATTACKS = ("dlg", "idlg", "inverting_gradients", "native_features", "native_adaptive")
 
@@ -112,6 +114,19 @@ def test_matched_spikes_tell_what_the_naive_attack_misses():
     floor = float(psnr(guess, victim.truth.images).mean())
     assert psnr_of("inverting_gradients", victim, 30) < floor - 3
     assert psnr_of("native_features", victim, 100) > floor + 1
+
+
+def test_weights_are_those_that_find_most_of_public_images(monkeypatch):
+    monkeypatch.setattr(native_matching, "CANDIDATES", (Weights(3, 1000), Weights(3, 1)))  # the first one blurs it all
+    monkeypatch.setattr(native_matching, "SHARE", 1)
+    pixels, labels, mean, std = digits(100, 1000)
+    victim, budget = convolutional(), Budget(iterations=60)
+    public = replace(victim.view, public=PublicImages(inputs=(pixels - mean) / std, labels=labels))
+    attack = get_attack("native_features")
+    found = [attack.run(it, budget=budget, generator=torch.Generator().manual_seed(0)) for it in (victim.view, public)]
+    assert [item.choice for item in found] == ["hidden 3, TV 1000", "hidden 3, TV 1"]
+    blurred, rehearsed = (psnr(item.images, victim.truth.images).item() for item in found)
+    assert rehearsed > blurred + 1
 
 
 def test_nothing_is_found_in_a_random_update():

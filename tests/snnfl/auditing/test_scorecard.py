@@ -15,13 +15,14 @@ from scipy import stats
 
 from snnfl.auditing.best import best_attacks
 from snnfl.auditing.measures import MEASURES
-from snnfl.auditing.scorecard import as_csv, curves_as_csv, entries, interval
+from snnfl.auditing.scorecard import as_csv, curves_as_csv, entries
 from snnfl.auditing.scoring import Score
 from snnfl.auditing.suite import Finding, Outcome
+from snnfl.auditing.verdicts import interval
 from snnfl.metrics.images import wilson
 from snnfl.threat import Knowledge
 
-SETTING = SimpleNamespace(name="tested", algorithm="S-FedAvg")
+SETTING = SimpleNamespace(name="tested", algorithm="S-FedAvg", updates="S-update")
 
 
 def scored(psnr, ssim=0.2, label=1.0, identified=0.0):
@@ -89,6 +90,18 @@ def test_the_verdict_compares_with_the_best_floor(psnr, ssim, verdict):
 def test_a_distorted_picture_that_tells_whose_it_is_leaks():
     assert entry(*(scored(9.0 + n, identified=1.0) for n in range(3)))["verdict"] == "leaks"
     assert entry(*(scored(9.0 + n / 10, identified=n / 2) for n in range(3)))["verdict"] == "unclear"
+
+
+def test_the_verdict_names_the_metric_that_decided():
+    distorted = entry(*(scored(9.0 + n / 10, identified=1.0) for n in range(3)))
+    assert distorted["against_floor"] == {"psnr": "worse", "ssim": "worse", "identified": "better"}
+    text = "identifiable (IIP); pixels (PSNR), structure (SSIM) below the floor"
+    assert distorted["reason"] == text
+    assert distorted["verdict_text"].startswith(f"leaks: {text}; 3 victims, PSNR")
+    alone = entry(scored(20.0))
+    assert alone["reason"] == "pixels (PSNR), structure (SSIM), identifiable (IIP) unclear"
+    (row,) = csv.DictReader(io.StringIO(as_csv([distorted])))
+    assert row["better_than_floor"] == "identified"
 
 
 def test_labels_are_judged_by_themselves():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from snnfl.auditing.scorecard import interval
 from snnfl.auditing.selection import compared, cross_fitted
+from snnfl.auditing.verdicts import interval
 
 
 def attacks(values, prefix):

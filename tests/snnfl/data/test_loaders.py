@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -46,6 +48,24 @@ def test_an_epoch_has_every_example_once_with_its_label(count, batch_size, seed)
         assert min(sizes) > 1
     assert max(sizes) <= batch_size + 1
     assert all(size == batch_size for size in sizes[:-1])
+
+
+@given(
+    count=st.integers(1, 40), batch_size=st.integers(1, 9), epochs=st.integers(1, 3), augment=st.booleans(),
+    seed=st.integers(0, 100),
+)  # fmt: skip
+def test_whoever_has_the_generator_knows_the_order_of_every_epoch(count, batch_size, epochs, augment, seed):
+    labels = torch.arange(50)
+    dataset = replace(pictures(flip=True), train_labels=labels, class_names=tuple(map(str, range(50))))
+    indices = torch.randperm(50, generator=rng.generator(seed, "indices"))[:count]
+    draw = rng.generator(seed, "batches")
+    taken = [
+        torch.cat([some for _, some in data.batches(dataset, indices, batch_size, generator=draw, augment=augment)])
+        for _ in range(epochs)
+    ]
+    draw = rng.generator(seed, "batches")
+    orders = data.epoch_orders(dataset, count, batch_size, epochs, generator=draw, augment=augment)
+    assert torch.equal(indices[orders], torch.stack(taken))
 
 
 def test_the_generator_decides_the_order():

@@ -199,7 +199,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 HOSTILE: list[tuple[str, Change]] = [
     ("schema 2", lambda about, arrays: about.update(schema=2)),
     ("schema None", lambda about, arrays: about.pop("schema")),
-    ("kind 'ann'", lambda about, arrays: about.update(kind="ann")),
+    ("an ANN, not a spiking network", lambda about, arrays: about.update(kind="ann")),
     ("initial_potential='full'", lambda about, arrays: about.update(initial_potential="full")),
     ("steps=0", lambda about, arrays: about.update(steps=0)),
     ("steps=True", lambda about, arrays: about.update(steps=True)),

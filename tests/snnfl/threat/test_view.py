@@ -187,6 +187,14 @@ def test_a_view_holds_nothing_that_the_flags_deny():
         ),
         (
             plain,
+            {"orders": torch.zeros(1, 1).long(), "knowledge": replace(plain.knowledge, batch_order=False)},
+            "batch_order=False",
+        ),
+        (plain, {"generative_model": lambda latents: latents}, "generative_model=False"),
+        (plain, {"knowledge": replace(plain.knowledge, generative_model=True)}, "generative_model=True"),
+        (plain, {"orders": torch.zeros(2, 1).long()}, r"orders of \[2, 1\]: the client has 1 images"),
+        (
+            plain,
             {
                 "public": PublicImages(inputs=torch.zeros(1, 1, 8, 8), labels=torch.zeros(1, dtype=torch.int64)),
                 "knowledge": replace(plain.knowledge, public_images=False),
@@ -218,6 +226,8 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("inverting_statistics", "norm_statistics", "estimated", "update_statistics"),
         ("huang", "norm_statistics", "unknown", "norm_statistics"),
         ("closed_form", "epochs", None, "epochs"),
+        ("generative", "generative_model", False, "generative_model"),
+        ("order_invariant", "momentum", None, "optimizer"),
         ("feature_inversion", "norm_mode", None, "norm_mode"),
         ("snn_naive", "thresholds", False, "thresholds"),
         ("snn_surrogate", "images", None, "images"),
@@ -254,8 +264,10 @@ def test_every_attack_is_refused_something_above():
     cases = marks[0].args[1]
     assert {case[0] for case in cases} == set(names())
     # Labels are never granted by default, so no attack needs them. Nor public images, which every attack takes where
-    # they are there, nor the surrogate, for which the default one stands in. Any other fact is some attack's.
-    assert {case[3] for case in cases} == set(FACTS.names()) - {"labels", "public_images", "surrogate"}
+    # they are there, nor the surrogate, for which the default one stands in, nor the order of batches, without which
+    # there is another attack. Any other fact is some attack's.
+    free = {"labels", "public_images", "surrogate", "batch_order"}
+    assert {case[3] for case in cases} == set(FACTS.names()) - free
 
 
 @pytest.mark.parametrize("spiking", [False, True])

@@ -1,0 +1,148 @@
+"""What an audit found in three sentences: what leaked, to whom, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.audit.found import Audit
+from snnfl.auditing.best import Best
+from snnfl.auditing.measures import IDENTIFIED, MEASURES, Metric
+from snnfl.auditing.scorecard import MALICIOUS, Entry
+from snnfl.auditing.scoring import CANDIDATES
+from snnfl.auditing.selection import Compared
+from snnfl.auditing.setting import PLAIN_TWIN
+from snnfl.auditing.verdicts import judged_metrics
+from snnfl.config import counted
+from snnfl.data import DataKind
+
+SEVERITY = ("nothing seen", "unclear", "leaks")
+"""Verdicts on what was scored, the worst last."""
+
+NOUNS: dict[DataKind, str] = {
+    "images": "images", "events": "recordings", "audio": "sounds", "series": "series", "table": "rows"
+}  # fmt: skip
+"""What a client's samples are called."""
+
+
+def leading(entries: Sequence[Entry]) -> Entry | None:
+    """Return the attack that leaks most: the worst verdict, then the best first metric; ``None`` if none was scored."""
+    scored = [entry for entry in entries if entry["verdict"] in SEVERITY]
+    return max(scored, key=lambda e: (SEVERITY.index(e["verdict"]), _gain(e)), default=None)
+
+
+def leading_of_run(audit: Audit) -> Entry | None:
+    """Return the attack that leaks most of the run's own updates; of plain twins where only these were attacked."""
+    own = [entry for entry in audit.entries if entry["updates"] != PLAIN_TWIN]
+    return leading(own or audit.entries)
+
+
+def leading_of_twins(audit: Audit, server_round: int) -> Entry | None:
+    """Return the attack that leaks most of the plain twins of a round's clients."""
+    return leading([e for e in audit.entries if e["updates"] == PLAIN_TWIN and e["round"] == server_round])
+
+
+def summary(audit: Audit) -> list[tuple[str, str]]:
+    """Say in a sentence each what leaked, to whom, and how sure that is."""
+    found = leading_of_run(audit)
+    if found is None:
+        return _unscored(audit)
+    return [
+        ("What leaked.", _what(found, audit)),
+        ("To whom.", _to_whom(found)),
+        ("How sure.", _how_sure(found, next((b for b in audit.best if b.server_round == found["round"]), None))),
+    ]
+
+
+def difference(found: Compared, metric: Metric) -> str:
+    """Say by how much the best attack is better or worse: ``4.8 dB better (95 %: +3.0 to +6.5) than``."""
+    unit = " dB" if "dB" in metric.title else f" in {metric.title}"
+    how = "better" if found.value >= 0 else "worse"
+    form = f"+{metric.form}"
+    ends = "" if found.interval is None else f" (95 %: {found.interval[0]:{form}} to {found.interval[1]:{form}})"
+    return f"{abs(found.value):{metric.form}}{unit} {how}{ends} than"
+
+
+def _gain(entry: Entry) -> float:
+    first = MEASURES[entry["kind"]].metrics[0]
+    return first.gain(entry["value"], entry["floor"][first.name])
+
+
+def _what(found: Entry, audit: Audit) -> str:
+    noun, labels = NOUNS[found["kind"]], found["metrics"]["label_accuracy"]["value"]
+    tried = sum(
+        entry["verdict"] in SEVERITY and (entry["round"], entry["updates"]) == (found["round"], found["updates"])
+        for entry in audit.entries
+    )
+    best = "the only attack" if tried == 1 else f"the best of {tried} attacks"
+    who = f"{found['attack']}, {best} on {found['updates']}s of round {found['round']}"
+    better, rest = _measured(found, ("better",)), _measured(found, ("unclear", "worse"))
+    if found["verdict"] == "leaks":
+        text = (
+            f"{noun.capitalize()} leaked: {who}, reconstructs more than anybody can guess without an update: {better}"
+        )
+        text += f"; not in {rest}" if rest else ""
+    elif found["verdict"] == "unclear":
+        text = f"Whether {noun} leaked is unclear: {who}, isn't surely better than a guess without an update: {rest}"
+    else:
+        text = f"No {noun} were seen: {who}, stays behind a guess without an update: {rest}"
+    told = {"leaks": "Labels leaked", "unclear": "Whether labels leaked is unclear"}
+    return f"{text}. {told.get(found['label_verdict'], 'Labels were no better than guessed')}: {labels:.0%} are right."
+
+
+def _measured(found: Entry, directions: Sequence[str]) -> str:
+    """Write the metrics that stand so against the best guess, each beside it."""
+    parts = []
+    for metric in judged_metrics(found["kind"]):
+        if found["against_floor"][metric.name] in directions:
+            value, floor = found["metrics"][metric.name]["value"], found["floor"][metric.name]
+            if metric.name == IDENTIFIED:
+                parts.append(f"{value:.0%} can be told from {CANDIDATES:,} others (IIP; a guess: {floor:.1%})")
+            else:
+                name, form = metric.title.removesuffix(" in dB"), metric.form
+                unit = " dB" if name != metric.title else ""
+                parts.append(f"{metric.what} ({name} {value:{form}}{unit}, the best guess {floor:{form}})")
+    return ", ".join(parts)
+
+
+def _to_whom(found: Entry) -> str:
+    who, facts = found["threat_model"]["who"], len(found["threat_model"]["facts"])
+    if found["setting"] == "diagnostic":
+        return f"Nobody, as it stands: this attacker was given what no server has ({'; '.join(found['reasons'])})."
+    if who == MALICIOUS:
+        return "A malicious server, which sends weights of its own making instead of keeping the protocol."
+    return (
+        "The server, and whoever reads what it receives: it keeps the protocol, and knows nothing but the updates and "
+        f"{counted(facts, 'fact')} of the training (in the report: Threat models)."
+    )
+
+
+def _how_sure(found: Entry, best: Best | None) -> str:
+    text = f"{counted(found['victims'], 'client')} of one run; another network or seed may leak more or less."
+    if found["victims"] == 1:
+        return f"{text} One client gives no interval, so no verdict is sure: audit more of them."
+    if best is not None:
+        text += (
+            " The best attack, chosen for each client on the others, is "
+            f"{difference(best.over_floor, best.metric)} the best guess"
+        )
+        if best.over_control is not None:
+            than = difference(best.over_control, best.metric)
+            text += f", and {than} the best attack on what a plain run would have sent"
+        text += "."
+    if found["verdict"] != "leaks":
+        text += " These attacks found nothing for sure; others, or more iterations, might."
+    return text
+
+
+def _unscored(audit: Audit) -> list[tuple[str, str]]:
+    """Say why nothing was scored: nobody told the truth, or nothing could be attacked."""
+    made = [entry for entry in audit.entries if entry["verdict"] == "not scored"]
+    if made:
+        noun, attacks = NOUNS[made[0]["kind"]], counted(len(made), "attack")
+        return [
+            ("What leaked.", f"See for yourself: {attacks} made {noun}, and nobody told the true ones to score them."),
+            ("To whom.", _to_whom(made[0])),
+            ("How sure.", "Without the truth no verdict can be given."),
+        ]
+    reasons = dict.fromkeys(entry["refusal"] for entry in audit.entries)
+    return [("What leaked.", f"Nothing could be attacked: {'; '.join(reasons) or 'no attack applies'}.")]

@@ -1,0 +1,87 @@
+"""How far a membership study is, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.compare.cost import pace_of
+from experiments.membership.cell import Cell
+from experiments.membership.networks import folder_of, seconds_of
+from snnfl.auditing.membership import OVERLAP
+from snnfl.membership_attacks.signals import REPETITIONS
+from snnfl.workspace import Workspace
+
+SECONDS_PER_SCORE = 2e-5
+"""Of attacks, for a target's candidate: before any setting is attacked."""
+
+
+@dataclass
+class Forecast:
+    """Seconds that cells take: timed on this machine at first, then corrected by what finished ones took.
+
+    Args:
+        cells: All cells of a study.
+    """
+
+    cells: Sequence[Cell]
+
+    def __post_init__(self) -> None:
+        """Time a step and a forward pass of each kind of network that is left to train."""
+        self.expected = {cell.name: _expected(cell) for cell in self.cells if not cell.finished}
+        self.taken: dict[str, float] = {}
+
+    def look(self) -> int:
+        """Read what finished cells took; return how many are finished."""
+        finished = [cell for cell in self.cells if cell.finished]
+        for cell in finished:
+            if cell.name in self.expected and cell.name not in self.taken:
+                self.taken[cell.name] = _taken(cell)
+        return len(finished)
+
+    def left(self, jobs: int, busy: float = 0.0) -> float:
+        """Return the seconds that are left with so many processes.
+
+        Args:
+            jobs: Processes.
+            busy: Seconds that they have spent on cells that aren't finished.
+        """
+        correction = {kind: self._correction(kind) for kind in (True, False)}
+        rest = [cell for cell in self.cells if not cell.finished]
+        seconds = [self.expected[cell.name] * correction[cell.network is None] for cell in rest]
+        return max(0.0, max(math.fsum(seconds) / jobs, max(seconds, default=0.0)) - busy / jobs)
+
+    def _correction(self, attacks: bool) -> float:
+        """Return what finished cells took, over what was expected of them."""
+        names = [cell.name for cell in self.cells if cell.name in self.taken and (cell.network is None) == attacks]
+        expected = math.fsum(self.expected[name] for name in names)
+        return math.fsum(self.taken[name] for name in names) / expected if expected else 1.0
+
+
+def _expected(cell: Cell) -> float:
+    config, data = cell.setting.config, Workspace(cell.setting.config).dataset
+    candidates, nobody = len(data.train_labels), len(data.test_labels)
+    if cell.network is None:
+        scores = len(cell.setting.needed) * cell.setting.networks * candidates
+        return 1.0 + SECONDS_PER_SCORE * scores
+    trained = {"network": candidates / 2, "overlap": OVERLAP * candidates / 2, "disjoint": nobody / 2}
+    pace, steps = pace_of(config), math.ceil(trained[cell.network.kind] / config.training.batch_size)
+    asked = 1 + (REPETITIONS if cell.setting.needs("perturbed") else 0) + cell.setting.needs("white_box")
+    return config.training.epochs * steps * pace.step + asked * (candidates + nobody) * pace.forward
+
+
+def _taken(cell: Cell) -> float:
+    if cell.network is None:
+        return float(json.loads(cell.file.read_text())["seconds"])
+    times = seconds_of(folder_of(cell.setting, cell.network))
+    return times.get("train", 0.0) + times.get("ask", 0.0)
+
+
+def processes(cells: Sequence[Cell], jobs: int | None) -> int:
+    """Return how many processes work: as asked, or one for each core that a network's threads leave."""
+    left = sum(not cell.finished for cell in cells)
+    threads = cells[0].setting.config.run.threads
+    return max(1, min(left, jobs or (os.cpu_count() or 1) // threads))

@@ -1,0 +1,141 @@
+"""``python -m experiments.membership.readme [--collect] [FOLDER ...]``: the generated parts of the studies' READMEs.
+
+These are the paper's numbers, which ``laptop.yaml`` cites, and what was measured, from ``laptop.csv``. ``--collect``
+first copies that file from a finished study in ``runs/``, and what it says of equal gaps and of each setting, with the
+versions that it ran with, into ``laptop.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.compare.best import Entry
+from experiments.compare.tables import as_markdown
+from experiments.membership.report import equal_gap_rows, sentences
+from experiments.membership.study import tables_of
+from snnfl.config import ConfigError
+from snnfl.files import write_bytes
+
+HERE = Path(__file__).parent
+FOLDERS = ("attacks", "table2_weights", "table3_surrogates", "fig3_activations")
+
+
+def collect(folder: Path, runs: Path) -> None:
+    """Copy what a finished study has found.
+
+    Raises:
+        ConfigError: If it isn't finished.
+    """
+    content: Any = OmegaConf.to_container(OmegaConf.load(folder / "laptop.yaml"))
+    study = runs / content["name"]
+    if not (study / "results.json").exists():
+        raise ConfigError(f"{study}: no results; run snnfl membership {folder / 'laptop.yaml'} first")
+    results = json.loads((study / "results.json").read_text())
+    told = {
+        "collected": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "processor_seconds": round(sum(result["processor_seconds"] for result in results)),
+        "equal_gaps": equal_gap_rows(results),
+        "sentences": sentences(results),
+    }
+    write_bytes(folder / "laptop.csv", (study / "tables.csv").read_bytes())
+    write_bytes(folder / "laptop.json", (json.dumps(told, indent=1) + "\n").encode())
+
+
+def measured_part(folder: Path) -> str:
+    """Lay out what was measured: the tables, and networks at equal gaps."""
+    told = json.loads((folder / "laptop.json").read_text())
+    with (folder / "laptop.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}"
+    parts = [f"{where}; {told['processor_seconds'] / 60:.0f} minutes of processor time."]
+    parts.append(as_markdown([(view, _entries(view.title, rows)) for view in tables_of(folder / "laptop.yaml")]))
+    if equal := told["equal_gaps"]:
+        head = ["networks", "train less test accuracy", "AUC of the best attack"]
+        lines = [head, ["---"] * 3, *equal]
+        parts.append("**At equal gaps**\n\n" + "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _entries(title: str, rows: Sequence[Mapping[str, str]]) -> list[Entry]:
+    return [
+        Entry(
+            row=row["row"],
+            column=row["column"],
+            values=tuple(map(float, row["values"].split())),
+            paper=float(row["paper"]) if row["paper"] else None,
+        )
+        for row in rows
+        if row["table"] == title
+    ]
+
+
+def paper_part(folder: Path) -> str:
+    """Lay out the numbers that a study cites; empty if it cites none."""
+    parts = []
+    for view in tables_of(folder / "laptop.yaml"):
+        rows, columns = (
+            (list(dict.fromkeys(labels)) for labels in zip(*view.paper, strict=True)) if view.paper else ([], [])
+        )
+        lines = [["", *columns], ["---"] * (1 + len(columns))]
+        lines += [[row, *(f"{view.paper[row, column]:.3f}" for column in columns)] for row in rows]
+        if rows:
+            parts.append(f"{view.cited}, AUC.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """Return the generated parts by name."""
+    parts = {"paper": paper_part(folder)}
+    if (folder / "laptop.csv").exists():
+        parts["measured"] = measured_part(folder)
+    return {name: part for name, part in parts.items() if part}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines between which a part stands."""
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
+
+
+def write_readme(folder: Path) -> None:
+    """Put each generated part between its markers.
+
+    Raises:
+        ConfigError: If the markers aren't there.
+    """
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for name, part in parts_of(folder).items():
+        begin, end = markers(name)
+        before, there, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (there and closed):
+            raise ConfigError(f"{folder / 'README.md'}: put the lines {begin} and {end} where the tables shall stand")
+        text = f"{before}{begin}\n{part}\n{end}{after}"
+    write_bytes(folder / "README.md", text.encode())
+
+
+def main() -> None:
+    """Write the READMEs of all studies that have results, or of those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", default=FOLDERS)
+    parser.add_argument("--collect", action="store_true", help="take the results from runs/ first")
+    arguments = parser.parse_args()
+    for name in arguments.folders:
+        if arguments.collect:
+            collect(HERE / name, Path("runs"))
+        write_readme(HERE / name)
+
+
+if __name__ == "__main__":
+    main()

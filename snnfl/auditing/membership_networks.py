@@ -1,0 +1,106 @@
+"""Networks of anybody, made into what membership attacks are tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from snnfl.auditing.membership import Trained, Trials
+from snnfl.config import ConfigError
+from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, get_membership_attack
+from snnfl.membership_attacks.signals import measure
+from snnfl.threat import MembershipKnowledge
+
+TRAINED_BY_US = frozenset({"overlap", "disjoint", "rounds"})
+"""Facts for which more is needed than networks: attacks on given ones do without."""
+
+
+def applicable(attacks: Iterable[str]) -> tuple[str, ...]:
+    """Return the attacks that are asked for, or all that need no more than networks and samples.
+
+    Raises:
+        ConfigError: For an unknown attack.
+    """
+    named = tuple(get_membership_attack(name).name for name in attacks)
+    return named or tuple(attack.name for attack in MEMBERSHIP_ATTACKS if not attack.needs & TRAINED_BY_US)
+
+
+def trials_of_networks(
+    networks: Sequence[nn.Module],
+    inputs: Tensor,
+    labels: Tensor,
+    members: Tensor,
+    *,
+    nobody: tuple[Tensor, Tensor] | None = None,
+    attacks: Sequence[str] = (),
+    knowledge: MembershipKnowledge | None = None,
+    targets: Sequence[int] | None = None,
+) -> Trials:
+    """Ask networks about samples.
+
+    Args:
+        networks: Map ``[batch, *input_shape]`` to logits ``[batch, classes]``; trained in the same way.
+        inputs: Samples, ``[N, *input_shape]``, as the networks take them, without augmentation.
+        labels: ``[N]``, int64.
+        members: Which network was trained on which sample, bool ``[K, N]``.
+        nobody: Inputs and labels of samples that no network was trained on.
+        attacks: Names, which decide what is asked.
+        knowledge: The threat model; ``None`` for all facts.
+        targets: Numbers of the networks to attack; ``None`` for all.
+
+    Raises:
+        ConfigError: Naming what doesn't fit.
+    """
+    _check(networks, inputs, labels, members, nobody, targets)
+    needs = frozenset().union(*(get_membership_attack(name).needs for name in attacks)) if attacks else frozenset()
+    asked = {fact: fact in needs for fact in ("perturbed", "white_box")}
+    found = [
+        Trained(
+            signals=measure(network, inputs, **asked),
+            members=own.bool().cpu(),
+            population=None if nobody is None else measure(network, nobody[0], **asked),
+        )
+        for network, own in zip(networks, members, strict=True)
+    ]
+    return Trials(
+        inputs=inputs.cpu(),
+        labels=labels.cpu(),
+        networks=found,
+        nobody=None if nobody is None else (nobody[0].cpu(), nobody[1].cpu()),
+        knowledge=knowledge or MembershipKnowledge(),
+        targets=targets,
+    )
+
+
+def _check(
+    networks: Sequence[nn.Module],
+    inputs: Tensor,
+    labels: Tensor,
+    members: Tensor,
+    nobody: tuple[Tensor, Tensor] | None,
+    targets: Sequence[int] | None,
+) -> None:
+    if not networks:
+        raise ConfigError("networks=[]: nothing to attack; give at least one trained network")
+    for number, network in enumerate(networks):
+        if not isinstance(network, nn.Module):
+            raise ConfigError(f"networks[{number}]: expected a torch.nn.Module, found {type(network).__name__}")
+    if tuple(members.shape) != (len(networks), len(inputs)):
+        expected = f"[{len(networks)}, {len(inputs)}]"
+        raise ConfigError(f"members of shape {list(members.shape)}: expected {expected}, a row for each network")
+    if tuple(labels.shape) != (len(inputs),) or labels.is_floating_point():
+        raise ConfigError(f"labels of shape {list(labels.shape)} and {labels.dtype}: expected integers, one a sample")
+    chosen = range(len(networks)) if targets is None else targets
+    if wrong := [target for target in chosen if not 0 <= target < len(networks)]:
+        raise ConfigError(f"targets: there is no network {wrong[0]}; they count from 0 to {len(networks) - 1}")
+    for number in chosen:
+        own = members[number].bool()
+        if own.all() or not own.any():
+            side = "every" if own.all() else "no"
+            raise ConfigError(f"members[{number}]: {side} sample is a member; give samples of both kinds")
+    if nobody is not None and len(nobody[0]) != len(nobody[1]):
+        raise ConfigError(f"nobody: {len(nobody[0])} samples and {len(nobody[1])} labels; give one a sample")
+    if not torch.isfinite(inputs).all():
+        raise ConfigError("inputs: a value is no finite number")

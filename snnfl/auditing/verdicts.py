@@ -1,0 +1,108 @@
+"""Whether a reconstruction is better than the best guess without any update, and which metric says so."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from snnfl.auditing.measures import COMMON, IDENTIFIED, MEASURES, Metric
+from snnfl.auditing.scoring import Score
+from snnfl.data import DataKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """An attack's reconstructions against the guesses that need no update.
+
+    Attributes:
+        verdict: ``leaks`` if one metric is surely better than the best guess, ``nothing seen`` if all are surely worse,
+            else ``unclear``; ``not scored`` where nobody told the truth.
+        floor: The guess that is best in the first metric (``name``), and of every judged metric its best guess.
+        against_floor: By judged metric ``better``, ``worse`` or ``unclear``; empty if nothing was scored.
+    """
+
+    verdict: str
+    floor: Mapping[str, Any]
+    against_floor: Mapping[str, str]
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Return the interval of a mean by Student's t; of a single value there is none."""
+    from scipy.stats import t as student  # half a second to import
+
+    if len(values) < 2:
+        return None
+    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
+    radius = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    centre = statistics.fmean(values)
+    return centre - radius, centre + radius
+
+
+def judged_metrics(kind: DataKind) -> tuple[Metric, ...]:
+    """Return what a verdict looks at: the judged metrics of the kind of data, and the identification."""
+    return (*MEASURES[kind].judged, *(metric for metric in COMMON if metric.judged))
+
+
+def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
+    """Compare the scores of an attack's victims with the best guess in each judged metric, victim by victim.
+
+    Since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni).
+    """
+    metrics = judged_metrics(kind)
+    if not scores:
+        nothing = {"name": None, **{metric.name: None for metric in metrics}}
+        return Judgement(verdict="not scored", floor=nothing, against_floor={})
+    best = [_best_floor(scores, metric) for metric in metrics]
+    bars = [[_floor(score, name, metric) for score in scores] for name, metric in zip(best, metrics, strict=True)]
+    floor = {"name": best[0]} | {m.name: statistics.fmean(bar) for m, bar in zip(metrics, bars, strict=True)}
+    against = {}
+    for metric, bar in zip(metrics, bars, strict=True):
+        gains = [metric.gain(score.values[metric.name], low) for score, low in zip(scores, bar, strict=True)]
+        against[metric.name] = _direction(interval(gains, 1 - 0.05 / len(metrics)))
+    return Judgement(verdict=_verdict(against.values()), floor=floor, against_floor=against)
+
+
+def judge_labels(scores: Sequence[Score]) -> str:
+    """Judge labels as samples are judged, against labels spread evenly over the classes."""
+    if not scores:
+        return "not scored"
+    return _verdict([_direction(interval([score.label_accuracy - score.label_floor for score in scores]))])
+
+
+def reason(against_floor: Mapping[str, str], kind: DataKind) -> str:
+    """Say which metrics decided: ``identifiable (IIP); pixels (PSNR) below the floor``; nothing if none was judged."""
+    named = [(metric, against_floor[metric.name]) for metric in judged_metrics(kind) if metric.name in against_floor]
+
+    def words(how: str, *, higher: bool | None = None) -> str:
+        return ", ".join(m.words for m, found in named if found == how and higher in (None, m.higher))
+
+    parts = [
+        words("better"),
+        (unclear := words("unclear")) and f"{unclear} unclear",
+        (below := words("worse", higher=True)) and f"{below} below the floor",
+        (above := words("worse", higher=False)) and f"{above} above the floor",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _direction(gain: tuple[float, float] | None) -> str:
+    return "unclear" if gain is None else "better" if gain[0] > 0 else "worse" if gain[1] < 0 else "unclear"
+
+
+def _verdict(directions: Iterable[str]) -> str:
+    known = {*directions}
+    return "leaks" if "better" in known else "nothing seen" if known == {"worse"} else "unclear"
+
+
+def _best_floor(scores: Sequence[Score], metric: Metric) -> str:
+    """Name the guess without any update that is the best on average; of identification one by chance is one, too."""
+    names = [*scores[0].floors, *(["chance"] if metric.name == IDENTIFIED else [])]
+    sign = 1 if metric.higher else -1
+    return max(names, key=lambda name: sign * statistics.fmean(_floor(score, name, metric) for score in scores))
+
+
+def _floor(score: Score, name: str, metric: Metric) -> float:
+    return score.chance if name == "chance" else score.floors[name][metric.name]

@@ -1,0 +1,159 @@
+"""Membership attacks by name: a function with one decorator is one, and says what it must know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snnfl.registry import Registry
+from snnfl.threat import MEMBERSHIP_FACTS, MembershipView, ThreatModelError
+
+Score: TypeAlias = Callable[[MembershipView, torch.Generator], Tensor]
+"""``(view, generator) -> scores [N]``: the larger, the likelier a member. Every random draw is from the generator."""
+
+Requirement: TypeAlias = Callable[[MembershipView], str | None]
+"""Returns in words what a view lacks, or ``None``."""
+
+DIAGNOSTIC = frozenset({"overlap"})
+"""Facts that no attacker has: a result that needs one is a diagnosis."""
+
+
+class MembershipError(ValueError):
+    """An attack fails, or returns what are no scores; one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembershipAttack:
+    """A registered attack.
+
+    Attributes:
+        name: In reports and on the command line.
+        source: Paper and section.
+        needs: Facts that a threat model must grant; the attack sees nothing else.
+        score: The attack itself.
+        requires: What else a view must have; returns the reason if it hasn't.
+    """
+
+    name: str
+    source: str
+    needs: frozenset[str]
+    score: Score
+    requires: Requirement
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one sentence: the first line of its docstring; empty without one."""
+        line = next(iter((self.score.__doc__ or "").strip().splitlines()), "")
+        return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
+
+    @property
+    def setting(self) -> Literal["realistic", "diagnostic"]:
+        """Whether a real attacker could have what it needs."""
+        return "diagnostic" if self.needs & DIAGNOSTIC else "realistic"
+
+    def refusal(self, view: MembershipView) -> str | None:
+        """Return why it cannot run on a view, or ``None`` if it may."""
+        if denied := sorted(self.needs - view.knowledge.facts):
+            return f"{self.name}: needs {', '.join(denied)}, which the threat model denies"
+        for fact, (lacks, there) in _EVIDENCE.items():
+            if fact in self.needs and not there(view):
+                return f"{self.name}: {lacks}"
+        reason = self.requires(view)
+        return None if reason is None else f"{self.name}: {reason}"
+
+    def run(self, view: MembershipView, generator: torch.Generator) -> Tensor:
+        """Score the samples of a view.
+
+        The attack sees of the view what it declares to need, and nothing else.
+
+        Args:
+            view: What the attacker has.
+            generator: CPU generator of every random draw.
+
+        Returns:
+            Finite scores, float64 ``[N]``: the larger, the likelier a member.
+
+        Raises:
+            ThreatModelError: If the threat model denies what the attack needs.
+            MembershipError: If the attack fails, or returns what are no scores.
+        """
+        if (reason := self.refusal(view)) is not None:
+            raise ThreatModelError(reason)
+        try:
+            found = self.score(view.only(self.needs), generator)
+        except MembershipError as error:
+            raise MembershipError(f"{self.name}: {error}") from None
+        except Exception as error:  # of code that anybody may have written
+            raise MembershipError(f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        if not isinstance(found, Tensor) or found.shape != (len(view.inputs),):
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise MembershipError(f"{self.name}: returned {shape}; expected a score for each of {len(view.inputs)}")
+        scores = found.detach().double().cpu()
+        if not torch.isfinite(scores).all():
+            raise MembershipError(f"{self.name}: returned a score that is no finite number")
+        return scores
+
+
+_EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
+    "labels": ("nobody tells the labels of the samples", lambda view: view.labels is not None),
+    "query": ("nobody tells what the target answers", lambda view: view.target is not None),
+    "perturbed": (
+        "nobody has asked the target about altered samples",
+        lambda view: view.target is not None and view.target.perturbed is not None,
+    ),
+    "white_box": (
+        "nobody has recorded hidden spikes; only spiking networks have them",
+        lambda view: view.target is not None and view.target.counts is not None,
+    ),
+    "shadow_data": ("there are no shadows", lambda view: len(view.shadows) > 0),
+    "distribution": ("there are no samples that nobody trained on", lambda view: view.population is not None),
+    "disjoint": (
+        "no shadow was trained on samples that the target doesn't know",
+        lambda view: view.disjoint is not None,
+    ),
+    "overlap": ("no shadow was trained on the target's own members", lambda view: view.overlap is not None),
+    "rounds": ("no rounds were recorded", lambda view: len(view.rounds) > 0),
+}
+"""How the absence of what a fact brings reads, and whether a view has it: a granted fact may bring nothing."""
+
+MEMBERSHIP_ATTACKS = Registry[MembershipAttack]("membership attack")
+
+
+def register(
+    name: str, *, source: str, needs: Sequence[str], requires: Requirement = lambda view: None
+) -> Callable[[Score], Score]:
+    """Make the decorated function the membership attack ``name``.
+
+    Args:
+        name: Of the attack.
+        source: Paper and section.
+        needs: Facts of :data:`~snnfl.threat.MEMBERSHIP_FACTS`.
+        requires: Returns in words what a view lacks, or ``None``.
+
+    Raises:
+        ValueError: If the name is taken.
+        ConfigError: If it needs what is no fact.
+    """
+    for fact in needs:
+        MEMBERSHIP_FACTS.find(fact)
+
+    def add(score: Score) -> Score:
+        attack = MembershipAttack(name=name, source=source, needs=frozenset(needs), score=score, requires=requires)
+        MEMBERSHIP_ATTACKS.add(name, attack, home=score.__module__)
+        return score
+
+    return add
+
+
+def get_membership_attack(name: str) -> MembershipAttack:
+    """Return an attack by its name.
+
+    Raises:
+        ConfigError: If there is none of that name, with the nearest one.
+    """
+    return MEMBERSHIP_ATTACKS.find(name)
