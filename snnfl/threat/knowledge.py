@@ -46,6 +46,7 @@ class Knowledge:
             assumed.
         initial_weights: What a client that never trained starts from. One seed gives it to all, the server included.
         earlier_rounds: Earlier updates of the same client.
+        other_clients: Updates of the other clients of a round.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
         crafted_weights: Whether what was sent is no model but made to be told by the update. Whoever does that keeps no
             protocol: it is beyond honest-but-curious.
@@ -72,6 +73,7 @@ class Knowledge:
     surrogate: bool = True
     initial_weights: bool = True
     earlier_rounds: bool = True
+    other_clients: bool = True
     public_images: bool = True
     crafted_weights: bool = False
 
@@ -192,5 +194,6 @@ _fact("thresholds", "firing thresholds of an S-update", thresholds=False)
 _fact("surrogate", "the surrogate gradient of networks trained as spiking ones", surrogate=False)
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
+_fact("other_clients", "updates of the other clients of a round", other_clients=False)
 _fact("public_images", "labelled images of the same kind that no client has", public_images=False)
 _fact("crafted_weights", "that the server sent weights of its own making", crafted_weights=False)
