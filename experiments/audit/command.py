@@ -15,6 +15,7 @@ from rich.table import Table
 
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
+from experiments.audit.membership import membership_line
 from experiments.audit.report import write_report
 from experiments.ending import NotAsConfiguredError
 from experiments.progress import Bars
@@ -23,6 +24,7 @@ from snnfl.auditing.best import Best, best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
+from snnfl.auditing.federated_membership import federated_membership, tries
 from snnfl.auditing.label_counts import LabelCounts, label_counts
 from snnfl.auditing.measures import MEASURES, Metric
 from snnfl.auditing.recording import RECORDING, RecordingError
@@ -110,6 +112,8 @@ def audit_prepared(
         console.print(table)
     for line in (best_line(each.path.name, best) for each in audits for best in each.best):
         console.print(line, highlight=False, markup=False)
+    for said in filter(None, map(membership_line, audits)):
+        console.print(said, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
     return folder, found
 
@@ -249,6 +253,8 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     for z in curve:
         found = attack(noised(plain, z, run.setting.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(of_plain, found)]
+    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.victims))
+    members = federated_membership(run.setting, run.victims, done=lambda: progress.advance(asking))
     return Audit(
         path=run.path,
         setting=run.setting,
@@ -262,6 +268,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         noise=points,
         biases=run.biases,
         labels=run.labels,
+        membership=members,
         side=run.side,
         judged=run.judged,
         thresholds=run.thresholds,

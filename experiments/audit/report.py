@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from experiments.audit.figures import bias_curves, convergence, noise_curve, threshold_scatter
 from experiments.audit.found import Audit
+from experiments.audit.membership import membership_section
 from experiments.audit.pictures import shown
 from experiments.html import Section, drawing, page, paragraph, preformatted, table
 from snnfl.attacks import Budget
@@ -41,6 +42,8 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
     ]
     if any(audit.biases for audit in audits):
         sections.append(Section(title="Private biases", body=Markup("").join(_biases(audit) for audit in audits)))
+    if any(audit.membership for audit in audits):
+        sections.append(Section(title="Who was in the data", body=membership_section(audits)))
     if any(audit.noise for audit in audits):
         sections.append(Section(title="Noise for scale", body=_noise(audits)))
     sections += [

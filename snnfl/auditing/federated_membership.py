@@ -102,7 +102,7 @@ def federated_membership(
         setting: Of the run.
         victims: Of any rounds; the last is attacked with all that the server has of earlier ones.
         attacks: Names; empty for all.
-        done: Told after each client.
+        done: Told after each attack on a client, :func:`tries` times.
 
     Raises:
         ConfigError: For an unknown attack.
@@ -123,14 +123,19 @@ def federated_membership(
                 reasons.setdefault(attack.name, ("refused", str(error)))
             except MembershipError as error:
                 reasons[attack.name] = "failed", str(error)
-        done()
+            done()
     ran = sum(bool(found) for found in scores.values())
     rows = [_row(asked, attack, scores[attack.name], ran, reasons.get(attack.name)) for attack in chosen]
     best = _best(asked, scores)
     return rows if best is None else [*rows, best]
 
 
-def attacked_clients(victims: Sequence[Victim]) -> list[Victim]:
+def tries(victims: Sequence[Victim]) -> int:
+    """Return how often :func:`federated_membership` attacks with all attacks, at most."""
+    return len(_told(victims)) * len(FEDERATED_ATTACKS.items)
+
+
+def _told(victims: Sequence[Victim]) -> list[Victim]:
     """Return the clients of the last round that told samples enough, the first :data:`CLIENTS`."""
     last = max((victim.server_round for victim in victims), default=0)
     told = [v for v in victims if v.server_round == last and v.truth is not None and len(v.truth.images) >= FEWEST]
@@ -139,14 +144,14 @@ def attacked_clients(victims: Sequence[Victim]) -> list[Victim]:
 
 def candidates_of(setting: Setting, victims: Sequence[Victim]) -> list[Candidates]:
     """Lay out whom and what attackers ask about."""
-    told = attacked_clients(victims)
-    if not told or not setting.labelled or not len(setting.dataset.test_labels):
+    clients = _told(victims)
+    if not clients or not setting.labelled or not len(setting.dataset.test_labels):
         return []
-    round_of = [victim for victim in victims if victim.server_round == told[0].server_round]
-    rounds = min(ROUNDS, 1 + max(len(victim.view.earlier) for victim in told))
+    of_round = [victim for victim in victims if victim.server_round == clients[0].server_round]
+    rounds = min(ROUNDS, 1 + max(len(victim.view.earlier) for victim in clients))
     parameters = sum(parameter.numel() for parameter in setting.model.parameters())
-    most = int(min(MEMBERS, max(FEWEST, WORK / (2 * parameters * rounds * len(told)))))
-    found = [_candidates(setting, victim, round_of, most) for victim in told]
+    most = int(min(MEMBERS, max(FEWEST, WORK / (2 * parameters * rounds * len(clients)))))
+    found = [_candidates(setting, victim, of_round, most) for victim in clients]
     return [each for each in found if each is not None]
 
 
