@@ -142,7 +142,6 @@ _EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
         lambda view: view.disjoint is not None,
     ),
     "overlap": ("no shadow was trained on the target's own members", lambda view: view.overlap is not None),
-    "rounds": ("no rounds were recorded", lambda view: len(view.rounds) > 0),
 }
 """How the absence of what a fact brings reads, and whether a view has it: a granted fact may bring nothing."""
 
