@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-ATTACKS = {"event_recovery", "exact_batches", "imprint", "labels", "native_matching", "priors", "side_channel"}
+ATTACKS = {
+    "event_recovery",
+    "exact_batches",
+    "imprint",
+    "labels",
+    "native_matching",
+    "priors",
+    "sequence_recovery",
+    "side_channel",
+}
 """What attacks find, by the commands that docs/audit.md and docs/audit-spiking.md name: no times, and no bars."""
 OTHERS = {"harness", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}
 """What benchmarks share, and one that takes the whole machine for minutes: neither is part of ``make bench``."""
