@@ -68,7 +68,7 @@ def read_study(path: Path) -> Study:
     content = read_file(path, KEYS)
     return Study(
         name=str(content.get("name", path.stem)),
-        options=assignments_of(content.get("options", {})),
+        options=assignments_of(path, "options", content.get("options", {})),
         kinds=labelled(path, "kinds", content.get("kinds")),
         seeds=[int(seed) for seed in content.get("seeds", [0])],
         rounds=[int(number) for number in content.get("rounds", [1])],
@@ -120,7 +120,7 @@ def make(study: Study, kinds: Sequence[str], runs: Path, data: Path, console: Co
         ConfigError: For a wrong option.
         RecordingError: For a damaged recording.
     """
-    rows = [[row[name] for name in HEAD] for row in read(data)]
+    rows: list[list[object]] = [[row[name] for name in HEAD] for row in read(data)]
     for kind in kinds:
         for seed in study.seeds:
             if any(row[:2] == [kind, str(seed)] for row in rows):

@@ -127,7 +127,8 @@ def sequence_of(layer: Layer, wanted: Tensor) -> tuple[Tensor, float]:
     if features > steps:
         basis = torch.linalg.svd(wanted[:, :-1], full_matrices=False)[2][:steps]
     free = torch.zeros(steps, len(basis), dtype=torch.float64, requires_grad=True)
-    sides, sizes = 2 * layer.trains - 1, torch.linalg.vector_norm(wanted, dim=1)
+    sides: Tensor = 2 * layer.trains - 1
+    sizes: Tensor = torch.linalg.vector_norm(wanted, dim=1)
 
     def misfired(width: float) -> Tensor:
         past = sides * (layer.potentials(free @ basis) - layer.threshold)

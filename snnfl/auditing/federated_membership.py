@@ -192,7 +192,7 @@ def matched(labels: Tensor, others: Tensor, most: int, draw: torch.Generator) ->
         Indices into both, equally many.
     """
     order, pool = torch.randperm(len(labels), generator=draw), torch.randperm(len(others), generator=draw)
-    left = {int(label): pool[others[pool] == label].tolist() for label in labels.unique()}
+    left = {int(label): pool[others[pool] == label].tolist() for label in sorted({*labels.tolist()})}
     pairs = [(index, left[label].pop()) for index in order.tolist() if left[label := int(labels[index])]][:most]
     both = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
     return both[:, 0], both[:, 1]
