@@ -73,7 +73,7 @@ def measured_part(folder: Path, scale: str) -> str:
     with (folder / f"{scale}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}"
-    parts = [f"{where}; {told['processor_seconds'] / 60:.0f} minutes of processor time."]
+    parts = [f"{where}; {told['processor_seconds'] / 60:.0f} min of processor time."]
     parts.append(as_markdown([(view, _entries(view.title, rows)) for view in tables_of(folder / f"{scale}.yaml")]))
     if equal := told["equal_gaps"]:
         head = ["networks", "train less test accuracy", "AUC of the best attack"]
