@@ -107,7 +107,7 @@ def test_what_is_wrong_is_one_line(connected: Site, tmp_path: Path) -> None:
     mistakes = {
         f"127.0.0.1:{port}": "its certificate is not signed by .*ca.crt; copy that file",
         "127.0.0.1:1": "the port is closed; start flower-superlink",
-        f"nowhere.invalid:{port}": "no such host",
+        f"nowhere.invalid:{port}": "the port is closed; start flower-superlink --host 127.0.0.1 .* first ssh -L",
     }
     for number, (server, complaint) in enumerate(mistakes.items()):
         other = init_deployment(tmp_path / str(number), server, 1)
