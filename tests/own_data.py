@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,14 @@ CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 OPTIONS = ["data.source=own", f"data.classes=[{','.join(CLASSES)}]", "data.shape=[1,8,8]"]
 
 
+@functools.cache
+def _digits() -> Any:
+    return load_digits()
+
+
 def pictures(numbers: Iterable[int]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return some of the 1,797 digits as ``uint8 [N, 8, 8]``, and their labels."""
-    digits, chosen = load_digits(), list(numbers)
+    digits, chosen = _digits(), list(numbers)
     return (digits.images[chosen] * 15).astype(np.uint8), digits.target[chosen].astype(np.int64)
 
 

@@ -83,6 +83,7 @@ def follow(page: Path, folder: Path, environment: Mapping[str, str]) -> list[str
 LEFT_BEHIND = {
     "audit-your-flower-app": ["recorded/report.html", "recorded/scorecard.csv"],
     "quickstart": ["first/final_snn.nir", "first_study/report.html", "watched/audit/report.html"],
+    "data-of-nodes": ["hospitals/final_snn.safetensors"],
     "own-attack": ["watched/audit/scorecard.csv"],
     "own-data": ["parity/accuracy.png"],
     "own-model": ["tiny/final_snn.safetensors"],

@@ -5,8 +5,8 @@ page                        made from
 ==========================  ==========================================================================
 ``configuration.md``        the dataclasses of ``snnfl/config``
 ``api/**``                  every module, whose docstrings mkdocstrings renders
-``experiments/snfl/**``     ``experiments/snfl/*/README.md``, with the files beside them; ``federated_snn``
-                            and ``gradient_leakage`` alike
+``experiments/snfl/**``     ``experiments/snfl/*/README.md``, with the files beside them; ``federated_snn``,
+                            ``gradient_leakage`` and ``membership`` alike
 ``notebooks/*.md``          ``docs/notebooks/*.ipynb``, as they are committed
 ``contributing, changelog`` the files of the repository's root
 ==========================  ==========================================================================

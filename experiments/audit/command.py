@@ -15,7 +15,9 @@ from rich.table import Table
 
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
+from experiments.audit.membership import membership_line
 from experiments.audit.report import write_report
+from experiments.audit.scores import guess
 from experiments.audit.summary import summary
 from experiments.ending import NotAsConfiguredError
 from experiments.progress import BarsOrLines
@@ -24,6 +26,7 @@ from snnfl.auditing.best import best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
+from snnfl.auditing.federated_membership import federated_membership, tries
 from snnfl.auditing.label_counts import LabelCounts, label_counts
 from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
@@ -112,6 +115,8 @@ def audit_prepared(
             console.print(f"  [bold]{word}[/bold] {escape(text)}", highlight=False)
     for table in _tables(found):
         console.print(table)
+    for said in filter(None, map(membership_line, audits)):
+        console.print(said, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
     return folder, found
 
@@ -251,6 +256,8 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     for z in curve:
         found = attack(noised(plain, z, run.setting.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(of_plain, found)]
+    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.victims))
+    members = federated_membership(run.setting, run.victims, done=lambda: progress.advance(asking))
     return Audit(
         path=run.path,
         setting=run.setting,
@@ -264,6 +271,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         noise=points,
         biases=run.biases,
         labels=run.labels,
+        membership=members,
         side=run.side,
         judged=run.judged,
         thresholds=run.thresholds,
@@ -339,10 +347,10 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
             if entry["value"] is None:
                 table.add_row(entry["attack"], entry["verdict"])
                 continue
-            values, guess = entry["metrics"], entry["floor"]
+            values = entry["metrics"]
             decided = [n for m, n in zip(metrics, short, strict=True) if entry["against_floor"][m.name] == "better"]
             verdict = f"{entry['verdict']}: {', '.join(decided)}" if decided else entry["verdict"]
             label = f"{values['label_accuracy']['value']:.0%} {entry['label_verdict']}"
-            cells = [f"{values[m.name]['value']:{m.form}} ({guess[m.name]:{m.form}})" for m in metrics]
+            cells = [f"{values[m.name]['value']:{m.form}} ({guess(entry, m)})" for m in metrics]
             table.add_row(entry["attack"], verdict, label, *cells)
         yield table

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from experiments.audit.found import Audit
+from experiments.audit.membership import membership_as_csv
 from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv, kinds_of
 from snnfl.auditing.side_channel import SideChannel
 
@@ -18,6 +19,7 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
         "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),
         "labels.csv": _labels(audits),
+        "membership.csv": membership_as_csv(audits),
         "side_channel.csv": _side_channel(audits),
         "thresholds.csv": _thresholds(audits),
         "detectors.csv": _detectors(audits),

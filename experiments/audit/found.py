@@ -10,6 +10,7 @@ from typing import Any
 from snnfl.auditing.best import Best
 from snnfl.auditing.bias_errors import BiasError
 from snnfl.auditing.detecting import Judged, Threshold
+from snnfl.auditing.federated_membership import MembershipRow
 from snnfl.auditing.label_counts import LabelCounts
 from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.setting import Setting
@@ -36,6 +37,7 @@ class Audit:
         noise: Of the control curve: multiplier and scorecard object.
         biases: How far each guess of the private biases was off.
         labels: How well each client's labels were counted.
+        membership: Who was in the clients' data, attack by attack.
         side: What thresholds tell of each client's images.
         judged: What the detectors of poisoned clients say.
         thresholds: Of the recorded clients of an S-run.
@@ -53,6 +55,7 @@ class Audit:
     noise: Sequence[tuple[float, Entry]]
     biases: Sequence[BiasError]
     labels: Sequence[LabelCounts]
+    membership: Sequence[MembershipRow]
     side: Sequence[SideChannel]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]

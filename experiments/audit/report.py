@@ -13,6 +13,7 @@ from experiments.audit import scores
 from experiments.audit.figures import bias_curves, convergence, noise_curve, threshold_scatter
 from experiments.audit.found import Audit
 from experiments.audit.glossary import terms
+from experiments.audit.membership import membership_section
 from experiments.audit.pictures import leading_samples, shown
 from experiments.audit.scores import with_interval
 from experiments.audit.summary import summary
@@ -44,6 +45,8 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
     ]
     if any(audit.biases for audit in audits):
         sections.append(Section(title="Private biases", body=Markup("").join(_biases(audit) for audit in audits)))
+    if any(audit.membership for audit in audits):
+        sections.append(Section(title="Who was in the data", body=membership_section(audits)))
     if any(audit.noise for audit in audits):
         sections.append(Section(title="Noise for scale", body=_noise(audits)))
     if detected := Markup("").join(detection(audit) for audit in audits):
@@ -199,6 +202,7 @@ _MEASURED = (
     "server_ann_accuracy",
     "client_ann_accuracy_mean",
     "client_snn_accuracy_mean",
+    "client_received_accuracy_weighted",
     "attack_success_snn",
     "attack_success_ann",
 )

@@ -47,6 +47,11 @@ def with_interval(value: float, interval: Sequence[float] | None, form: str) -> 
     )
 
 
+def guess(entry: Entry, metric: Metric) -> str:
+    """Write what the best guess without an update reaches; of shares a hundredth of a percent counts."""
+    return format(entry["floor"][metric.name], ".2%" if metric.form == ".0%" else metric.form)
+
+
 def _round(entry: Entry) -> int:
     return int(entry["round"])
 
@@ -55,7 +60,7 @@ def _verdict_table(run: str, server_round: int, entries: Sequence[Entry]) -> Mar
     metrics, over = judged_metrics(entries[0]["kind"]), any(entry["control"] for entry in entries)
     head = ["attack", "clients", "verdict", *(metric.title for metric in metrics), "labels"]
     guesses = {
-        (entry["victims"], tuple(f"{entry['floor'][m.name]:{_fine(m)}}" for m in metrics)): None
+        (entry["victims"], tuple(guess(entry, metric) for metric in metrics)): None
         for entry in entries if entry["value"] is not None
     }  # fmt: skip
     rows: list[list[object]] = [[GUESS, victims, "–", *floors, "–", "–"] for victims, floors in guesses]
@@ -66,11 +71,6 @@ def _verdict_table(run: str, server_round: int, entries: Sequence[Entry]) -> Mar
         rows = [row[:-1] for row in rows]
     caption = f"{run}, round {server_round}: what each attack found, with 95 % intervals in brackets."
     return table(head, rows, caption=caption)
-
-
-def _fine(metric: Metric) -> str:
-    """Return how a guess's number is written: shares of a thousandth count."""
-    return ".1%" if metric.form == ".0%" else metric.form
 
 
 def _verdict_row(metrics: Iterable[Metric], entry: Entry) -> list[object]:

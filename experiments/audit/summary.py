@@ -96,7 +96,7 @@ def _measured(found: Entry, directions: Sequence[str]) -> str:
         if found["against_floor"][metric.name] in directions:
             value, floor = found["metrics"][metric.name]["value"], found["floor"][metric.name]
             if metric.name == IDENTIFIED:
-                parts.append(f"{value:.0%} can be told from {CANDIDATES:,} others (IIP; a guess: {floor:.1%})")
+                parts.append(f"{value:.0%} can be told from {CANDIDATES:,} others (IIP; a guess: {floor:.2%})")
             else:
                 name, form = metric.title.removesuffix(" in dB"), metric.form
                 unit = " dB" if name != metric.title else ""

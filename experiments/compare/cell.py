@@ -22,7 +22,7 @@ from snnfl.config import compose, flatten
 from snnfl.plugins import adopt, unpack
 from strategies.lock import locked
 from strategies.resume import RunBrokenOffError
-from strategies.run_directory import holds_results, node_folders, run_path
+from strategies.run_directory import holds_results, run_path, simulated_node
 from strategies.server_app import server_app
 
 LOCK = "cell.lock"
@@ -49,7 +49,7 @@ def run_cell(path: Path, extras: Extras) -> None:
             client_app,
             run_config=flatten(config),
             clients=config.data.clients,
-            node_config=node_folders(folder),
+            node_config=simulated_node(config),
         )
         measure(config, extras, folder)
 

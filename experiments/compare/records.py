@@ -19,6 +19,10 @@ ACCURACIES = (
     "client_ann_accuracy_mean",
     "client_snn_accuracy_mean",
 )
+"""Of what a run has come to, the first that there is."""
+
+AT_NODES = "client_received_accuracy_weighted"
+"""Stands before them where the server has nothing to test on."""
 
 
 def entries(view: View, finished: Sequence[Cell]) -> list[Entry]:
@@ -101,7 +105,8 @@ def _round_records(rows: Sequence[dict[str, Any]]) -> list[Record]:
     made, traffic, seconds = list[Record](), 0, 0.0
     for row in rows:
         traffic, seconds = traffic + row["bytes_up"] + row["bytes_down"], seconds + row["seconds_round"]
-        accuracy = next((row[name] for name in ACCURACIES if row[name] is not None), None)
+        names = ACCURACIES if row.get("test_images", 1) else (AT_NODES, *ACCURACIES)
+        accuracy = next((row[name] for name in names if row[name] is not None), None)
         totals = {"accuracy": accuracy, "bytes_total": traffic, "seconds_total": seconds}
         made.append({**row, **totals, "round": str(row["round"])})
     return made

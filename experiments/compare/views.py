@@ -40,8 +40,9 @@ SOURCES: Mapping[str, Source] = {
         values=(
             "accuracy", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean",
             "client_ann_accuracy_std", "client_snn_accuracy_mean", "client_snn_accuracy_std",
-            "client_received_accuracy_mean", "client_received_accuracy_std", "attack_success_snn",
-            "attack_success_ann", "train_loss", "bytes_up", "bytes_down", "bytes_total", "seconds_train",
+            "client_received_accuracy_mean", "client_received_accuracy_std", "client_received_accuracy_weighted",
+            "client_received_loss_weighted", "attack_success_snn", "attack_success_ann", "train_loss",
+            "bytes_up", "bytes_down", "bytes_total", "seconds_train",
             "seconds_convert", "seconds_client_evaluate", "seconds_exchange", "seconds_aggregate",
             "seconds_server_evaluate", "seconds_round", "seconds_total", "replies", "refused", "failed", "excluded",
             "states_lost", "firing_rate", "synaptic_operations", "multiply_accumulates", "nanojoules",
@@ -92,8 +93,10 @@ LAST, AVERAGED = ("round", "iterations"), ("client", "role", "layer")
 """Axes of a run that a view needn't name: of these the last label counts, over those a run is averaged."""
 
 _HIGH = ("accuracy", "accuracy_at_T", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean",
-         "client_snn_accuracy_mean", "client_received_accuracy_mean", "true_positive_rate")  # fmt: skip
-_LOW = ("train_loss", "false_positive_rate", "energy", "energy_with_memory", "operations", "synaptic_operations",
+         "client_snn_accuracy_mean", "client_received_accuracy_mean", "client_received_accuracy_weighted",
+         "true_positive_rate")  # fmt: skip
+_LOW = ("train_loss", "client_received_loss_weighted",
+        "false_positive_rate", "energy", "energy_with_memory", "operations", "synaptic_operations",
         "multiply_accumulates", "nanojoules", "nanojoules_with_memory")  # fmt: skip
 
 

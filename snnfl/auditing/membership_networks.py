@@ -13,7 +13,7 @@ from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, get_membership_attack
 from snnfl.membership_attacks.signals import measure
 from snnfl.threat import MembershipKnowledge
 
-TRAINED_BY_US = frozenset({"overlap", "disjoint", "rounds"})
+TRAINED_BY_US = frozenset({"overlap", "disjoint"})
 """Facts for which more is needed than networks: attacks on given ones do without."""
 
 

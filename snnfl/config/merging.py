@@ -10,6 +10,7 @@ import difflib
 import json
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -157,15 +158,20 @@ def _raw(layer: DictConfig) -> dict[str, Any]:
 def _merge(layers: Sequence[dict[str, Any]]) -> Config:
     for layer in layers:
         _check_keys(layer)
-    schema = OmegaConf.structured(Config)
     try:
-        config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, *layers)))
+        config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(_schema(), *layers)))
     except ConfigError as error:  # of the one section that checks itself, for it is built in Python, too
         raise ConfigError(f"conversion.{error}") from None
     except Exception as error:  # OmegaConf raises its own, ValueError, TypeError and its grammar's errors
         raise _first_mistake(layers, error) from None
     validate(config)
     return config
+
+
+@cache
+def _schema() -> DictConfig:
+    """Return what a configuration is merged into, which copies it: making it takes most of the time."""
+    return typing.cast(DictConfig, OmegaConf.structured(Config))
 
 
 def _first_mistake(layers: Sequence[dict[str, Any]], error: Exception) -> ConfigError:
@@ -176,7 +182,7 @@ def _first_mistake(layers: Sequence[dict[str, Any]], error: Exception) -> Config
             if name in layer.get(section, {}):
                 value = layer[section][name]
                 try:
-                    OmegaConf.merge(OmegaConf.structured(Config), {section: {name: value}})
+                    OmegaConf.merge(_schema(), {section: {name: value}})
                 except Exception:  # as above
                     return ConfigError(unlike(key, value, item, kind))
     return ConfigError(f"{getattr(error, 'full_key', None) or 'configuration'}: {_first_line(error)}")

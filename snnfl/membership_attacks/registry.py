@@ -48,8 +48,7 @@ class MembershipAttack:
     @property
     def summary(self) -> str:
         """What it does, in one sentence: the first line of its docstring; empty without one."""
-        line = next(iter((self.score.__doc__ or "").strip().splitlines()), "")
-        return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
+        return summary_of(self.score)
 
     @property
     def setting(self) -> Literal["realistic", "diagnostic"]:
@@ -84,19 +83,45 @@ class MembershipAttack:
         """
         if (reason := self.refusal(view)) is not None:
             raise ThreatModelError(reason)
-        try:
-            found = self.score(view.only(self.needs), generator)
-        except MembershipError as error:
-            raise MembershipError(f"{self.name}: {error}") from None
-        except Exception as error:  # of code that anybody may have written
-            raise MembershipError(f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-        if not isinstance(found, Tensor) or found.shape != (len(view.inputs),):
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise MembershipError(f"{self.name}: returned {shape}; expected a score for each of {len(view.inputs)}")
-        scores = found.detach().double().cpu()
-        if not torch.isfinite(scores).all():
-            raise MembershipError(f"{self.name}: returned a score that is no finite number")
-        return scores
+        return checked_scores(self.name, lambda: self.score(view.only(self.needs), generator), len(view.inputs))
+
+
+def summary_of(score: Callable[..., Tensor]) -> str:
+    """Return the first line of an attack's docstring as plain text; empty without one."""
+    line = next(iter((score.__doc__ or "").strip().splitlines()), "")
+    return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
+
+
+def checked_scores(name: str, attack: Callable[[], Tensor], count: int) -> Tensor:
+    """Run an attack, and check what it returns.
+
+    Args:
+        name: Of the attack, for errors.
+        attack: Returns its scores.
+        count: Of the samples.
+
+    Returns:
+        Finite scores, float64 ``[count]`` on the CPU.
+
+    Raises:
+        ThreatModelError: If the attack notices that it lacks something.
+        MembershipError: If it fails, or returns what are no scores.
+    """
+    try:
+        found = attack()
+    except ThreatModelError as error:
+        raise ThreatModelError(f"{name}: {error}") from None
+    except MembershipError as error:
+        raise MembershipError(f"{name}: {error}") from None
+    except Exception as error:  # of code that anybody may have written
+        raise MembershipError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, Tensor) or found.shape != (count,):
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise MembershipError(f"{name}: returned {shape}; expected a score for each of {count}")
+    scores = found.detach().double().cpu()
+    if not torch.isfinite(scores).all():
+        raise MembershipError(f"{name}: returned a score that is no finite number")
+    return scores
 
 
 _EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
@@ -117,7 +142,6 @@ _EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
         lambda view: view.disjoint is not None,
     ),
     "overlap": ("no shadow was trained on the target's own members", lambda view: view.overlap is not None),
-    "rounds": ("no rounds were recorded", lambda view: len(view.rounds) > 0),
 }
 """How the absence of what a fact brings reads, and whether a view has it: a granted fact may bring nothing."""
 

@@ -1,5 +1,6 @@
 """What an attacker has: facts that a threat model grants or denies, and views of what a server holds."""
 
+from snnfl.threat.federation import FederationView, RoundView, over_rounds
 from snnfl.threat.knowledge import FACTS, Fact, Knowledge, ThreatModelError
 from snnfl.threat.membership import (
     MEMBERSHIP_FACTS,
@@ -16,14 +17,17 @@ __all__ = [
     "MEMBERSHIP_FACTS",
     "Exchange",
     "Fact",
+    "FederationView",
     "Knowledge",
     "MembershipKnowledge",
     "MembershipView",
     "Population",
     "PublicImages",
+    "RoundView",
     "ServerView",
     "Shadow",
     "Signals",
     "ThreatModelError",
+    "over_rounds",
     "unrepeated",
 ]

@@ -49,6 +49,7 @@ class Knowledge:
         earlier_rounds: Earlier updates of the same client.
         batch_order: In which order the client went through its images in each epoch, by their numbers: where clients
             draw it from the run's seed, the server can draw it, too.
+        other_clients: Updates of the other clients of a round.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
         generative_model: A model that draws images of the kind that clients have, which whoever audits brings along.
         crafted_weights: Whether what was sent is no model but made to be told by the update. Whoever does that keeps no
@@ -78,6 +79,7 @@ class Knowledge:
     initial_weights: bool = True
     earlier_rounds: bool = True
     batch_order: bool = True
+    other_clients: bool = True
     public_images: bool = True
     generative_model: bool = False
     crafted_weights: bool = False
@@ -200,6 +202,7 @@ _fact("surrogate", "the surrogate gradient of networks trained as spiking ones",
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
 _fact("batch_order", "the order of the client's images in each epoch, from the run's seed", batch_order=False)
+_fact("other_clients", "updates of the other clients of a round", other_clients=False)
 _fact("public_images", "labelled images of the same kind that no client has", public_images=False)
 _fact("generative_model", "a model that draws images of the same kind, which the auditor names", generative_model=False)
 _fact("crafted_weights", "that the server sent weights of its own making", crafted_weights=False)

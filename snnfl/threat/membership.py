@@ -10,7 +10,6 @@ from torch import Tensor
 
 from snnfl.registry import Registry
 from snnfl.threat.knowledge import ThreatModelError
-from snnfl.threat.view import ServerView
 
 MEMBERSHIP_FACTS = Registry[str]("fact", closed=True)
 """What a threat model of membership inference grants or denies, with its meaning."""
@@ -29,7 +28,6 @@ _fact("distribution", "samples of the training distribution that neither the tar
 _fact("shadow_data", "networks like the target, trained on random halves of the samples that are asked about")
 _fact("disjoint", "a network like the target, trained on half of the samples of the distribution that it doesn't know")
 _fact("overlap", "80 % of the target's own members, and all of its non-members: a diagnosis, no attacker has them")
-_fact("rounds", "what a server holds of a federation's rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,6 @@ class MembershipKnowledge:
     shadow_data: bool = True
     disjoint: bool = True
     overlap: bool = True
-    rounds: bool = True
 
     @property
     def facts(self) -> frozenset[str]:
@@ -148,7 +145,6 @@ class MembershipView:
         disjoint: A shadow whose samples are those of the population, half of which it was trained on; under
             ``disjoint``, of which ``distribution`` and ``architecture`` are part.
         overlap: A shadow trained on 80 % of the target's own members; under ``overlap``.
-        rounds: What a server holds of the client whose samples are asked for, a view per round; under ``rounds``.
     """
 
     inputs: Tensor
@@ -159,7 +155,6 @@ class MembershipView:
     population: Population | None = None
     disjoint: Shadow | None = None
     overlap: Shadow | None = None
-    rounds: Sequence[ServerView] = ()
 
     def __post_init__(self) -> None:
         """Leave out what the threat model denies.
@@ -182,7 +177,6 @@ class MembershipView:
         if population is not None:
             population = replace(population, target=population.target.granted(self.knowledge.facts))
         object.__setattr__(self, "population", population)
-        object.__setattr__(self, "rounds", granted(self.rounds, "rounds") or ())
 
     def only(self, needs: Iterable[str]) -> MembershipView:
         """Return the view of an attacker who knows nothing else than these facts, as far as they are granted."""

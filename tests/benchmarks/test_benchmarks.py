@@ -11,7 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ATTACKS = {
     "epochs", "event_recovery", "exact_batches", "imprint", "labels", "membership", "native_matching", "priors",
-    "side_channel", "uploads",
+    "sequence_recovery", "side_channel", "uploads",
 }  # fmt: skip
 """What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
 OTHERS = {"harness", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}

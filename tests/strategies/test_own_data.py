@@ -15,15 +15,18 @@ from safetensors.torch import load_file
 
 import snnfl
 from clients.client_app import app as client_app
+from experiments.compare.cell import run_cell
+from experiments.compare.extras import Extras
+from experiments.compare.records import _round_records as round_records
 from experiments.engines.in_process import run_in_process
 from snnfl.auditing.victims import setting_of
-from snnfl.config import Config, ConfigError, compose, flatten
+from snnfl.config import Config, ConfigError, compose, flatten, to_yaml
 from snnfl.data import test_batches
 from snnfl.data.own import client_places, read_own
 from snnfl.training import evaluate, load_arrays
 from snnfl.workspace import Workspace
 from strategies.population import Holding, Population, PopulationError
-from strategies.run_directory import ANN_FILE, run_path, simulated_node
+from strategies.run_directory import ANN_FILE, read_metrics, run_path, simulated_node
 from strategies.server_app import server_app
 
 SMALL = [
@@ -117,6 +120,18 @@ def test_a_wrong_number_of_clients_is_said_before_anything_runs(root: Path) -> N
         play(root, "data.clients=4")
 
 
+def test_a_study_runs_on_it_and_takes_what_nodes_test_for_its_accuracy(root: Path, tmp_path: Path) -> None:
+    options = [*OPTIONS, *SMALL, f"data.root={root}", f"run.directory={root}/runs", "strategy.spiking=false"]
+    config = compose(None, options)
+    (tmp_path / "cell.yaml").write_text(to_yaml(config))
+    run_cell(tmp_path / "cell.yaml", Extras())
+    rows = read_metrics(run_path(config))
+    accuracies = [record["accuracy"] for record in round_records(rows)]
+    assert accuracies == [row["client_received_accuracy_weighted"] for row in rows]
+    assert all(accuracy is not None for accuracy in accuracies)
+
+
+@pytest.mark.slow
 def test_an_audit_of_it_needs_no_data_of_the_servers(root: Path) -> None:
     for name in ("a", "c"):
         for path in sorted((root / "clients" / name).rglob("*.png"))[3:]:

@@ -69,6 +69,6 @@ def test_a_readme_holds_what_the_committed_results_give(folder: str) -> None:
 
 def test_a_readme_without_markers_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing")
-    (tmp_path / "laptop.yaml").write_text((HERE / "table3_surrogates" / "laptop.yaml").read_text())
+    (tmp_path / "paper.yaml").write_text((HERE / "table3_surrogates" / "paper.yaml").read_text())
     with pytest.raises(ConfigError, match="put the lines"):
         write_readme(tmp_path)

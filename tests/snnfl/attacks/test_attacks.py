@@ -54,6 +54,9 @@ def of(name: str) -> tuple[Victim, Budget]:
         return spiking_victim(*digits(1)[:2], sequence=False), MANY
     if name == "event_recovery":
         return spiking_victim(recordings(2), torch.tensor([3, 8]), sequence=True), MANY
+    if name == "sequence_recovery":
+        model = spiking_victims.spiking("mlp", shape=(8, 8), sequence=True)
+        return spiking_victims.spiking_victim(model), MANY
     if name.startswith("native"):
         return spiking_victims.spiking_victim(spiking_victims.spiking("mlp")), Budget(iterations=100)
     if name == "imprint":
@@ -159,7 +162,8 @@ def test_fails_on_a_random_update(name):
     random = replace(victim, view=replace(victim.view, exchange=replace(exchange, received=noisy)))
     budget = Budget(iterations=40)
     found = run(name, random, budget)
-    public = recordings(100, seed=1) / 8 if victim.view.sequence else digits(200, 100)[0]
+    public = recordings(100, seed=1) / 8 if name == "event_recovery" else digits(200, 100)[0]
+    public = public.view(-1, *victim.view.input_shape)
     guess = floors(victim.truth.images, public)["mean_image"]
     assert score(found, random) < float(psnr(guess, victim.truth.images).mean())
 

@@ -297,7 +297,7 @@ def _npz() -> bytes:
     return content.getvalue()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), ending=st.sampled_from([".npz", ".safetensors", ".csv"]))
 def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(tmp_path: Path, data: Any, ending: str) -> None:
     content = bytearray(_npz())

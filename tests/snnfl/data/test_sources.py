@@ -14,7 +14,8 @@ from snnfl.config import ConfigError, DataConfig
 def test_every_documented_source_is_registered():
     documented = (
         "digits mnist fashion_mnist cifar10 cifar100 tiny_imagenet iris breast_cancer nmnist dvs128_gesture "
-        "cifar10_dvs shd speech_commands audio_folder series watch basic_motions italy_power_demand japanese_vowels"
+        "cifar10_dvs shd speech_commands audio_folder series watch basic_motions italy_power_demand japanese_vowels "
+        "own"
     )
     assert set(data.names()) == set(documented.split())
 
@@ -41,13 +42,13 @@ def test_a_registered_source_is_read_once_per_root(tmp_path):
     digits = data.load(DataConfig(source="digits"))
     read = []
 
-    @data.register("own")
+    @data.register("mine")
     def own(root: Path) -> data.Dataset:
         read.append(root)
         return digits
 
     for root in (tmp_path, tmp_path / "x" / "..", tmp_path / "other", tmp_path):
-        assert data.load(DataConfig(source="own", root=str(root))) is digits
+        assert data.load(DataConfig(source="mine", root=str(root))) is digits
     assert read == [tmp_path, tmp_path / "other"]
 
 

@@ -92,7 +92,9 @@ def reachable(start: set[Path]) -> set[str]:
 
 
 def test_attack_code_cannot_import_what_is_private():
-    found = reachable(set((ROOT / "snnfl/attacks").rglob("*.py")))
+    rooms = ("snnfl/attacks", "snnfl/membership_attacks")
+    found = reachable({path for room in rooms for path in (ROOT / room).rglob("*.py")})
+    assert "snnfl.threat.federation" in found
     assert not {name for name in found if name.startswith(PRIVATE)}
     assert {"snnfl.spiking.network", "snnfl.threat.view"} <= found  # the walk does go somewhere
     assert all((ROOT / Path(*name.split("."))).with_suffix(".py").is_file() or name in PACKAGES for name in PRIVATE)
@@ -246,6 +248,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("native_closed_form", "biases", False, "biases"),
         ("event_recovery", "learning_rate", None, "learning_rate"),
         ("native_features", "images", None, "images"),
+        ("sequence_recovery", "learning_rate", None, "learning_rate"),
         ("native_adaptive", "architecture", False, "architecture"),
     ],
 )
@@ -265,9 +268,10 @@ def test_every_attack_is_refused_something_above():
     assert {case[0] for case in cases} == set(names())
     # Labels are never granted by default, so no attack needs them. Nor public images, which every attack takes where
     # they are there, nor the surrogate, for which the default one stands in, nor the order of batches, without which
-    # there is another attack. Any other fact is some attack's.
-    free = {"labels", "public_images", "surrogate", "batch_order"}
-    assert {case[3] for case in cases} == set(FACTS.names()) - free
+    # there is another attack. Other clients' updates are for membership
+    # (tests/snnfl/membership_attacks/test_federated.py). Any other fact is some attack's.
+    unneeded = {"labels", "public_images", "surrogate", "batch_order", "other_clients"}
+    assert {case[3] for case in cases} == set(FACTS.names()) - unneeded
 
 
 @pytest.mark.parametrize("spiking", [False, True])

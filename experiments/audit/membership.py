@@ -1,0 +1,99 @@
+"""Who was in the clients' data: what an audit's federated membership attacks found, as lines, a table and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from markupsafe import Markup
+
+from experiments.audit.found import Audit
+from experiments.html import paragraph, table
+from snnfl.auditing.federated_membership import BEST, MEMBERS, MembershipRow, told
+from snnfl.auditing.scorecard import csv_text
+from snnfl.config import counted
+from snnfl.metrics.roc import Estimate
+
+READING = (
+    "From updates alone the server asks of each sample whether the client trained on it. AUC: the probability that a "
+    f"member scores higher than another sample; 0.5 is chance. Members are up to {MEMBERS} of a client's own samples, "
+    "others are test samples with the same labels, as many. TPR: the part of the members that are found while 1 % of "
+    "the others are taken for members; told from 1,000 others on. leaks: the interval, corrected for the number of "
+    "attacks, lies above chance. best: chosen, for each client, on the other clients."
+)
+
+SAMPLE_LEVEL = 0.01
+"""False positive rate of the shown true positive rate."""
+
+
+def membership_line(audit: Audit) -> str | None:
+    """Say in a sentence what a curious server tells of the clients' members; ``None`` where it wasn't asked."""
+    if (best := _headline(audit.membership)) is None or best.scored is None:
+        return None
+    sure = {"leaks": "tells members from others", "nothing seen": "can't tell members from others"}[best.verdict]
+    how = best.reason.partition("mostly ")[2] or best.attack
+    return (
+        f"{audit.path.name}, round {best.server_round}: who was in the data: the server {sure}, AUC {best.scored.auc} "
+        f"(0.5 is chance), mostly by {how}; {counted(best.clients, 'client')}, {best.members} members"
+    )
+
+
+def membership_section(audits: Sequence[Audit]) -> Markup:
+    """Show what each attack tells, run by run."""
+    parts = [paragraph(READING)]
+    for audit in audits:
+        rows = [_shown(row) for row in audit.membership]
+        if rows:
+            last = audit.membership[0]
+            caption = (
+                f"{audit.path.name}, round {last.server_round}, with what the server has of "
+                f"{counted(last.rounds, 'round')}: who was in the clients' data (95 %)."
+            )
+            parts.append(
+                table(["attack", "verdict", "clients", "members", "AUC", "TPR at 1 % FPR", ""], rows, caption=caption)
+            )
+    return Markup("").join(parts)
+
+
+def membership_as_csv(audits: Sequence[Audit]) -> str:
+    """Write a row per run and attack."""
+    head = ["run", "round", "attack", "rounds", "clients", "members", "verdict"]
+    head += [f"{name}{end}" for name in ("auc", "tpr_at_1", "balanced_accuracy") for end in ("", "_low", "_high")]
+    rows = [
+        [audit.path.name, row.server_round, row.attack, row.rounds, row.clients, row.members, row.verdict,
+         *_figures(row), row.reason]
+        for audit in audits for row in audit.membership
+    ]  # fmt: skip
+    return csv_text([*head, "reason"], rows)
+
+
+def _figures(row: MembershipRow) -> Iterator[float | None]:
+    scored = row.scored
+    estimates: tuple[Estimate | None, ...] = (None, None, None)
+    if scored is not None:
+        estimates = (scored.auc, scored.tpr[SAMPLE_LEVEL], scored.balanced_accuracy)
+    for estimate in estimates:
+        yield from told(estimate)
+
+
+def _headline(rows: Sequence[MembershipRow]) -> MembershipRow | None:
+    """Return the row of the best attack; of a single client, on which none can be chosen, that of the largest AUC."""
+    scored = [row for row in rows if row.scored is not None]
+    best = [row for row in scored if row.attack == BEST]
+    return best[0] if best else max(scored, key=lambda row: row.scored.auc.value if row.scored else 0.0, default=None)
+
+
+def _shown(row: MembershipRow) -> list[object]:
+    start: list[object] = [row.attack, row.verdict]
+    if row.scored is None:
+        return [*start, "–", "–", "–", "–", row.reason]
+    rate = row.scored.tpr[SAMPLE_LEVEL]
+    found = "–" if rate is None else f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    area = row.scored.auc
+    return [
+        *start,
+        row.clients,
+        row.members,
+        f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f})",
+        found,
+        row.reason,
+    ]
