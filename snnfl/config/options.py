@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from snnfl.config.auditing import AuditConfig
@@ -331,14 +331,16 @@ class Config:
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 
 
-def options(kind: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Yield ``(key, field, type)`` for every option, keys dotted, in order of declaration."""
-    hints = typing.get_type_hints(kind)
+@cache
+def options(kind: type = Config, prefix: str = "") -> tuple[tuple[str, dataclasses.Field[Any], Any], ...]:
+    """Return ``(key, field, type)`` for every option, keys dotted, in order of declaration."""
+    hints, found = typing.get_type_hints(kind), list[tuple[str, dataclasses.Field[Any], Any]]()
     for item in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[item.name]):
-            yield from options(typing.cast(type, hints[item.name]), f"{prefix}{item.name}.")
+            found += options(typing.cast(type, hints[item.name]), f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", item, hints[item.name]
+            found.append((f"{prefix}{item.name}", item, hints[item.name]))
+    return tuple(found)
 
 
 def value_of(config: Config, key: str) -> Any:

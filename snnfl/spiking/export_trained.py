@@ -95,6 +95,8 @@ class _TrainedWriter(Writer):
         """
         if neuron.adaptation is not None:
             raise ExportError(f"{name}: NIR has no thresholds that adapt (model.neuron=alif)")
+        if neuron.store is not None:
+            raise ExportError(f"{name}: NIR has no potentials of few levels (quantization.potentials)")
         if neuron.reset not in RESETS:
             raise ExportError(f"{name}: NIR has no neurons that fire without a reset")
         made = self._made(neuron, shape)

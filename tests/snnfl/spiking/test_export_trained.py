@@ -12,9 +12,10 @@ from snntorch import Leaky, RLeaky
 from snntorch.import_nir import import_from_nir
 from torch import Tensor
 
-from snnfl.config import ModelConfig
+from snnfl.config import ModelConfig, QuantizationConfig
 from snnfl.conversion import fold
 from snnfl.models import SpikingModel, build_model
+from snnfl.models.quantised import quantise_neurons
 from snnfl.rng import generator
 from snnfl.spiking import ExportError, SpikingGraph, trace, trained_to_nir
 from snnfl.training import exchangeable
@@ -132,3 +133,10 @@ def test_what_nir_cannot_express_is_said_in_one_line(tmp_path, options, words):
         written(model, graph, tmp_path)
     assert "\n" not in str(error.value)
     assert not [*tmp_path.iterdir()]
+
+
+def test_potentials_of_few_levels_are_refused(tmp_path):
+    model, graph = built(neuron="lif")
+    quantise_neurons(model, QuantizationConfig(potentials=4))
+    with pytest.raises(ExportError, match="potentials of few levels"):
+        written(model, graph, tmp_path)
