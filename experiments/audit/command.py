@@ -200,6 +200,10 @@ def prepare(
     """
     for name in attacks:
         get_attack(name)
+    if (path / RECORDING).is_dir() and not (path / CONFIG_FILE).exists():
+        if (path.parent / CONFIG_FILE).exists():
+            raise RecordingError(f"{path}: the recording of a run; give the folder of the run: {path.parent}")
+        raise RecordingError(f"{path}: holds the recording of another Flower app; say what it trains, by --model")
     check_run(path)
     config = read_config(path)
     if config.strategy.name == "solo":
@@ -337,7 +341,10 @@ def _tables(found: Sequence[Entry]) -> Iterator[Table]:
     for (run, server_round), grouped in groupby(found, key=lambda entry: (entry["run"], entry["round"])):
         group = list(grouped)
         refused = [entry for entry in group if entry["refusal"]]
-        reasons = dict.fromkeys(entry["refusal"].removeprefix(f"{entry['attack']}: ") for entry in refused)
+        by_reason: dict[str, dict[str, None]] = {}  # an ordered set of attacks for each
+        for entry in refused:
+            by_reason.setdefault(entry["refusal"].removeprefix(f"{entry['attack']}: "), {})[entry["attack"]] = None
+        reasons = [f"{', '.join(attacks)}: {reason}" for reason, attacks in by_reason.items()]
         table = Table(title=f"{run}, round {server_round}", caption="\n".join(map(escape, reasons)) or None)
         metrics = judged_metrics(group[0]["kind"])
         short = [metric.title.removesuffix(" in dB") for metric in metrics]

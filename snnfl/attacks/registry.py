@@ -125,6 +125,8 @@ class Attack:
             needs |= {"learning_rate", "optimizer"}
         if denied := sorted(needs - known.facts):
             why = "" if self.needs >= set(denied) else f"; the client took {known.steps} steps"
+            if "generative_model" in denied:
+                why += " (--generative-model MODULE:FACTORY brings one)"
             return f"{self.name}: needs {', '.join(denied)}, which the threat model denies{why}"
         if view.labels is not None and known.images not in (None, len(view.labels)):
             return f"{self.name}: the client claims {known.images} images, and there are {len(view.labels)} labels"

@@ -207,11 +207,14 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
         check_generative_model(scope.generative_model, setting.dataset.input_shape)
     earlier: dict[int, list[Exchange]] = {}
     victims: list[Victim] = []
+    seen: set[int] = set()
     check_rounds(folder, scope.rounds)
     for received in setting.recorded(folder, frozenset()):
         if scope.rounds and received.server_round > max(scope.rounds):
             break  # what came later, no attacker of these rounds has
         before = earlier.setdefault(received.partition, [])
+        if not scope.rounds or received.server_round in scope.rounds:
+            seen.add(received.partition)
         if received in scope:
             truth = setting.told(folder, received.server_round, received.partition)
             if scope.labels and truth is None:
@@ -226,9 +229,8 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
                 )
             )
         before.append(received.exchange)
-    found = {victim.partition for victim in victims}
-    if missing := sorted(scope.partitions - found):
-        raise RecordingError(f"{folder}: client {missing[0]} is not recorded in these rounds, only {sorted(found)}")
+    if missing := sorted(scope.partitions - seen):
+        raise RecordingError(f"{folder}: client {missing[0]} is not recorded in these rounds, only {sorted(seen)}")
     if not victims:
         raise RecordingError(f"{folder}: no recorded update is among the rounds and clients that are asked for")
     return victims

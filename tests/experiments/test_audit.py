@@ -446,6 +446,30 @@ def test_a_damaged_recording_is_one_line_that_names_the_file(runs, tmp_path, mon
     assert "Traceback" not in said
 
 
+def test_the_folder_of_a_recording_leads_to_its_run(runs, monkeypatch, capsys):
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "p/audit")
+    assert status == 2
+    assert said.replace("\n", "").endswith(f"give the folder of the run: {runs / 'p'}")
+
+
+def test_below_a_table_each_reason_names_its_attacks():
+    rows = [("a", "a: no images"), ("b", "b: no images"), ("c", "c: no biases"), ("c", "c: no biases")]
+    entries = [
+        {
+            "run": "r",
+            "round": 1,
+            "kind": "images",
+            "attack": attack,
+            "verdict": "refused",
+            "refusal": why,
+            "value": None,
+        }
+        for attack, why in rows
+    ]
+    (table,) = command._tables(entries)
+    assert table.caption == "a, b: no images\nc: no biases"
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -453,16 +477,19 @@ def test_a_damaged_recording_is_one_line_that_names_the_file(runs, tmp_path, mon
         (["--attack", "dgl"], ["'dgl'", "did you mean 'dlg'"]),
         (["--round", "7"], ["round 7 is not recorded, only [1, 2]"]),
         (["--round", "1", "--round", "99"], ["round 99 is not recorded, only [1, 2]"]),
-        (["--round", "1", "--client", "FIRST", "--client", "999"], ["client 999 is not recorded", "only [FIRST]"]),
+        (["--round", "1", "--client", "FIRST", "--client", "999"], ["client 999 is not recorded", "only [ALL]"]),
+        (["--client", "999"], ["client 999 is not recorded"]),
         (["--attack", "reconverted_train"], ["reconverted_train: nothing to attack"]),
     ],
 )
 def test_a_mistake_is_one_line_before_any_attack(runs, monkeypatch, capsys, arguments, parts):
     monkeypatch.setattr(command, "attack_all", None)
-    first = str(min(int(path.name[10:]) for path in (runs / "p/audit/recording/round-000001").glob("partition-*")))
+    recorded = sorted(int(path.name[10:]) for path in (runs / "p/audit/recording/round-000001").glob("partition-*"))
+    first, every = str(recorded[0]), str(recorded)[1:-1]
     status, said = invoke(monkeypatch, capsys, "audit", runs / "p", *(a.replace("FIRST", first) for a in arguments))
     assert status == 2
-    assert all(part.replace("FIRST", first) in said for part in parts)
+    assert all(part.replace("ALL", every) in said for part in parts)
+    assert "only []" not in said
     assert "Traceback" not in said
 
 

@@ -127,6 +127,7 @@ SHAPE = ("--input-shape", "1,8,8")
         (OPTIONS, "--loss: a run of ours knows it; for another Flower app's recording say --model, too"),
         (("--model", "task"), "--model task: expected MODULE:FUNCTION"),
         (("--model", "task:Nett"), "--model task:Nett: AttributeError: module 'task' has no attribute 'Nett'"),
+        ((), "holds the recording of another Flower app; say what it trains, by --model"),
         (("--model", "tusk.py:Net"), "--model tusk.py:Net: FileNotFoundError: tusk.py: no such file"),
         (("--model", "task:load_digits"), "returns Bunch; expected a torch.nn.Module"),
         (("--model", "task:Net", *NORMALISED), "--input-shape: say the shape of an image, such as 3,32,32"),

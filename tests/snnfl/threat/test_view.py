@@ -259,7 +259,8 @@ def test_a_denied_flag_refuses_the_attack_with_the_reason(attack, flag, value, f
     else:
         victim = attacked(small_mlp(), conversion=ConversionConfig(steps=4) if "converted" in kinds else None)
     view = replace(victim.view, knowledge=replace(victim.view.knowledge, **{flag: value}))
-    assert get_attack(attack).refusal(view) == f"{attack}: needs {fact}, which the threat model denies"
+    way = " (--generative-model MODULE:FACTORY brings one)" if fact == "generative_model" else ""
+    assert get_attack(attack).refusal(view) == f"{attack}: needs {fact}, which the threat model denies{way}"
 
 
 def test_every_attack_is_refused_something_above():
