@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -18,7 +19,8 @@ READING = (
     f"member scores higher than another sample; 0.5 is chance. Members are up to {MEMBERS} of a client's own samples, "
     "others are test samples with the same labels, as many. TPR: the part of the members that are found while 1 % of "
     "the others are taken for members; told from 1,000 others on. leaks: the interval, corrected for the number of "
-    "attacks, lies above chance. best: chosen, for each client, on the other clients."
+    "attacks, lies above chance. nothing seen: it doesn't, and all AUCs in the interval are possible, large ones too "
+    "where clients are few. best: chosen, for each client, on the other clients."
 )
 
 SAMPLE_LEVEL = 0.01
@@ -29,11 +31,16 @@ def membership_line(audit: Audit) -> str | None:
     """Say in a sentence what a curious server tells of the clients' members; ``None`` where it wasn't asked."""
     if (best := _headline(audit.membership)) is None or best.scored is None:
         return None
-    sure = {"leaks": "tells members from others", "nothing seen": "can't tell members from others"}[best.verdict]
+    area = best.scored.auc
+    found, beside = "the server tells members from others", "0.5 is chance"
+    if best.verdict != "leaks":
+        found = "the server wasn't seen to tell members from others"
+        known = not (math.isnan(area.low) or math.isnan(area.high))
+        beside += f", and up to {area.high:.3f} isn't excluded" if known else ", and nothing is excluded by one client"
     how = best.reason.partition("mostly ")[2] or best.attack
     return (
-        f"{audit.path.name}, round {best.server_round}: who was in the data: the server {sure}, AUC {best.scored.auc} "
-        f"(0.5 is chance), mostly by {how}; {counted(best.clients, 'client')}, {best.members} members"
+        f"{audit.path.name}, round {best.server_round}: who was in the data: {found}, AUC {area} "
+        f"({beside}), mostly by {how}; {counted(best.clients, 'client')}, {best.members} members"
     )
 
 

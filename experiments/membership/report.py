@@ -65,6 +65,12 @@ def sentences(results: Sequence[Result]) -> list[str]:
     return [f"{name_of(result)}: {sentence(result)}" for result in results]
 
 
+def _not_excluded(area: Mapping[str, float | None]) -> str:
+    """Say what an interval that holds chance leaves possible: of few networks it is wide, so no sign of privacy."""
+    high = area["high"]
+    return "" if high is None else f", and an AUC of up to {high:.3f} isn't excluded"
+
+
 def sentence(result: Result) -> str:
     """Say what the best realistic attack finds, what the paper's reports, and whether it can be believed."""
     by_name = {entry["attack"]: entry for entry in result["entries"] if "auc" in entry}
@@ -76,7 +82,7 @@ def sentence(result: Result) -> str:
     told = f"the best attack ({which}) has AUC {_shown(best['auc'])}"
     if (rate := best["tpr_at_1"]) is not None:
         told += f" and finds {_percent(rate)} of the members while it takes 1 % of others for members"
-    told += "." if best["verdict"] == "leaks" else "; that is no more than chance would give."
+    told += "." if best["verdict"] == "leaks" else f"; that may be chance{_not_excluded(best['auc'])}."
     if (published := by_name.get("paper")) is not None:
         told += f" The paper's attack says {_shown(published['auc'])}"
         if (control := published.get("control")) is not None:

@@ -153,12 +153,12 @@ def read_membership_study(
     """
     content = read_file(path, KEYS)
     load_installed()
+    axes = _axes(path, content)
     try:
         own = [plugin.path or plugin.name for plugin in load_listed(content.get("plugins", ()), path.parent)]
         load_listed([*plugins], None)
         attacks, knowledge = _attacks(content), _knowledge(content)
         networks = _networks(content)
-        axes = _axes(path, content)
         tables = _tables(content, axes)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -203,7 +203,7 @@ def _tables(content: Mapping[str, Any], axes: Mapping[str, Mapping[str, list[str
 def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     matrix = content.get("matrix")
     if not isinstance(matrix, dict) or not matrix:
-        raise ConfigError("matrix is empty; give at least one axis, such as model.neuron: [relu, lif]")
+        raise ConfigError(f"{path}: matrix is empty; give at least one axis, such as model.neuron: [relu, lif]")
     return {str(axis): labelled(path, str(axis), values) for axis, values in matrix.items()}
 
 

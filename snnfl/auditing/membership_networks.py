@@ -82,6 +82,14 @@ def _check(
     nobody: tuple[Tensor, Tensor] | None,
     targets: Sequence[int] | None,
 ) -> None:
+    given = {"inputs": inputs, "labels": labels, "members": members}
+    if nobody is not None:
+        given |= {"nobody[0]": nobody[0], "nobody[1]": nobody[1]}
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(
+                f"{name}: expected a torch.Tensor, found {type(value).__name__}; torch.as_tensor makes one"
+            )
     if not networks:
         raise ConfigError("networks=[]: nothing to attack; give at least one trained network")
     for number, network in enumerate(networks):

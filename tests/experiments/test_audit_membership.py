@@ -48,8 +48,10 @@ def test_the_sentence_is_of_the_best_attack():
         "(0.5 is chance), mostly by fedmia_loss; 5 clients, 1000 members"
     )
     alone = membership_line(audit(row("round_loss", 0.0, clients=1), REFUSED))
-    assert "can't tell members from others" in alone
+    assert "the server wasn't seen to tell members from others" in alone
     assert alone.endswith("mostly by round_loss; 1 client, 200 members")
+    several = row("round_loss", 0.0, clients=2)
+    assert f"and up to {several.scored.auc.high:.3f} isn't excluded" in membership_line(audit(several))
     assert membership_line(audit()) is None
     assert membership_line(audit(REFUSED)) is None
 
@@ -57,7 +59,7 @@ def test_the_sentence_is_of_the_best_attack():
 def test_the_table_and_the_file_have_a_row_of_every_attack():
     given = audit(row("round_loss", 1.0), REFUSED)
     page = str(membership_section([given]))
-    scored, refused = re.findall(r"<tr>(?:(?!</tr>).)*(?:round_loss|fingerprint).*?</tr>", page, re.S)
+    scored, refused = re.findall(r"<tr>(?:(?!</tr>).)*(?:round_<wbr>loss|fingerprint).*?</tr>", page, re.S)
     assert f"{given.membership[0].scored.auc.value:.3f}" in scored
     assert "%" in scored
     assert "&lt;no&gt; thresholds" in refused

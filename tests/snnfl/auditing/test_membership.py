@@ -15,7 +15,9 @@ from torch import Tensor
 
 from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, drawn_overlap, run_attacks
+from snnfl.auditing.membership_networks import trials_of_networks
 from snnfl.auditing.membership_scores import gaps, results, scorecard
+from snnfl.config import ConfigError
 from snnfl.membership_attacks import MEMBERSHIP_ATTACKS
 from snnfl.membership_attacks.signals import measure
 from snnfl.threat import MembershipKnowledge, MembershipView
@@ -172,6 +174,17 @@ def test_what_is_not_there_refuses_in_one_line(change: dict[str, Any], attack: s
     assert finding.reason == reason
     (entry,) = scorecard(trials(), [finding])
     assert entry["verdict"] == "refused"
+
+
+@pytest.mark.parametrize("name", ["inputs", "labels", "members"])
+def test_arrays_that_are_no_tensors_are_one_line(name: str) -> None:
+    given: dict[str, Any] = {
+        "inputs": torch.zeros(4, 2),
+        "labels": torch.tensor([0, 1, 0, 1]),
+        "members": torch.tensor([[True, False, True, False]]),
+    }
+    with pytest.raises(ConfigError, match=f"{name}: expected a torch.Tensor, found ndarray"):
+        trials_of_networks([torch.nn.Linear(2, 2)], **{**given, name: given[name].numpy()})
 
 
 def test_hidden_spikes_of_an_ordinary_network_are_refused() -> None:
