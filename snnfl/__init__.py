@@ -11,8 +11,8 @@
 >>> run = snnfl.run(data={"clients": 3}, run={"rounds": 2, "name": "first"})  # doctest: +SKIP
 >>> accuracies = [row["server_snn_accuracy"] for row in run.metrics]  # doctest: +SKIP
 
-The functions are those of :mod:`snnfl.api` and :mod:`snnfl.api_membership`, imported when they are first asked for; docs/python.md shows each at work.
-The packages below this one are the science, in pure PyTorch.
+The functions are those of :mod:`snnfl.api` and :mod:`snnfl.api_membership`, imported when they are first asked for;
+docs/python.md shows each at work. The packages below this one are the science, in pure PyTorch.
 """
 
 from __future__ import annotations
