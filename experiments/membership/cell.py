@@ -1,8 +1,8 @@
-"""``experiments.membership.cell STUDY.json PID``: one of several equal processes that train and attack what is left.
+"""``experiments.membership.cell PID``: one of several equal processes that train and attack what a study lacks.
 
 Each takes the next cell that nobody holds, so that all end at about the same time and none is started for one cell
-alone. A cell is a network, or the attacks on a setting whose networks are all asked. The standard input has the study's
-file, its overrides and plug-ins.
+alone. A cell is a network, or the attacks on a setting whose networks are all asked. The study and its plug-ins
+come by the standard input (:func:`packed`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import sys
 import threading
 import time
@@ -21,10 +22,11 @@ import torch
 
 from experiments.ending import explained
 from experiments.membership.networks import LOCK, answers_file, folder_of, processor_seconds, train_and_ask, trials_of
-from experiments.membership.study import MembershipStudy, Network, Setting, read_membership_study
+from experiments.membership.study import MembershipStudy, Network, Setting
 from snnfl.auditing.membership import run_attacks
 from snnfl.auditing.membership_scores import results
 from snnfl.files import write_bytes
+from snnfl.plugins import adopt, pack, unpack
 from strategies.lock import FolderInUseError, locked
 
 WAIT_SECONDS = 0.2
@@ -119,12 +121,19 @@ def work_through(cells: Sequence[Cell]) -> dict[str, BaseException]:
     return failed
 
 
+def packed(study: MembershipStudy) -> bytes:
+    """Write a study for :func:`main`, with the plug-ins that must be run before it can be read."""
+    plugins = {plugin.name: plugin for setting in study.settings for plugin in setting.plugins}
+    return pickle.dumps((pack(plugins.values()), pickle.dumps(study)))
+
+
 def main() -> None:
-    """Work through the study that the standard input names; a mistake is one line."""
+    """Work through the study that the standard input holds; a mistake is one line."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
-    given = json.loads(sys.stdin.read())
-    study = read_membership_study(Path(given["path"]), given["overrides"], given["plugins"])
+    plugins, content = pickle.loads(sys.stdin.buffer.read())  # of the process that started this one
+    adopt(unpack(plugins))
+    study: MembershipStudy = pickle.loads(content)
     torch.set_num_threads(study.settings[0].config.run.threads)
     failed = work_through(cells_of(study))
     for name, error in failed.items():

@@ -20,7 +20,7 @@ from rich.table import Table
 from experiments.compare.tables import as_csv, as_latex, as_markdown, as_rich
 from experiments.ending import keeping
 from experiments.engines import EngineError
-from experiments.membership.cell import Cell, cells_of
+from experiments.membership.cell import Cell, cells_of, packed
 from experiments.membership.figures import roc_figure
 from experiments.membership.progress import Forecast, processes
 from experiments.membership.report import filled_tables, membership_page, sentences
@@ -113,8 +113,7 @@ def study_members(
         return f"{finished} of {len(cells)} cells are finished; the same command goes on with the others"
 
     with locked(study.directory), keeping(kept):
-        reason = _run(study, cells, {"path": str(path), "overrides": [*overrides], "plugins": [*map(str, plugins)]},
-                      jobs, console)  # fmt: skip
+        reason = _run(study, cells, jobs, console)
         results = [json.loads(s.results.read_text()) for s in study.settings if s.results.exists()]
         if results:
             write_results(study, results, console)
@@ -140,9 +139,7 @@ def write_results(study: MembershipStudy, results: Sequence[dict[str, Any]], con
     console.print(f"results: {folder}/ (report.html, tables.md, tables.csv, results.json, figures)", highlight=False)
 
 
-def _run(
-    study: MembershipStudy, cells: Sequence[Cell], asked: dict[str, Any], jobs: int | None, console: Console
-) -> str:
+def _run(study: MembershipStudy, cells: Sequence[Cell], jobs: int | None, console: Console) -> str:
     """Start equal processes and show what is left; return why they couldn't do all, or nothing."""
     if all(cell.finished for cell in cells):
         return ""
@@ -150,7 +147,7 @@ def _run(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} cells"))
     with Bars(*columns, TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console) as progress:
         task = progress.add_task(study.name, total=len(cells), left="")
-        workers = [_start(study, asked) for _ in range(several)]
+        workers = [_start(study) for _ in range(several)]
         since, finished = time.monotonic(), forecast.look()
         try:
             while any(worker.poll() is None for worker in workers):
@@ -169,7 +166,7 @@ def _run(
     return f"{lines[-1]} (all of it: {study.directory / LOG})" if lines else "a process ended without a word"
 
 
-def _start(study: MembershipStudy, asked: dict[str, Any]) -> subprocess.Popen[bytes]:
+def _start(study: MembershipStudy) -> subprocess.Popen[bytes]:
     threads = study.settings[0].config.run.threads
     command = [sys.executable, "-P", "-m", "snnfl.launch", "experiments.membership.cell", str(os.getpid())]
     with (study.directory / LOG).open("ab") as log:
@@ -178,7 +175,7 @@ def _start(study: MembershipStudy, asked: dict[str, Any]) -> subprocess.Popen[by
         )
     if worker.stdin is not None:
         with worker.stdin as stream:
-            stream.write(json.dumps(asked).encode())
+            stream.write(packed(study))
     return worker
 
 

@@ -1,7 +1,8 @@
-"""``python -m experiments.membership.readme [--collect] [FOLDER ...]``: the measured part of the studies' READMEs.
+"""``python -m experiments.membership.readme [--collect] [FOLDER ...]``: the generated parts of the studies' READMEs.
 
-``--collect`` first copies ``laptop.csv`` from a finished study in ``runs/``, and what it says of equal gaps and of each
-setting, with the versions that it ran with, into ``laptop.json``.
+These are the paper's numbers, which ``paper.yaml`` cites, and what was measured, from ``laptop.csv``, and of some from
+``pictures.csv``. ``--collect`` first copies these files from finished studies in ``runs/``, and what they say of equal
+gaps and of each setting, with the versions that they ran with, into ``laptop.json`` and ``pictures.json``.
 """
 
 from __future__ import annotations
@@ -27,19 +28,32 @@ from snnfl.files import write_bytes
 
 HERE = Path(__file__).parent
 FOLDERS = ("attacks", "table2_weights", "table3_surrogates", "fig3_activations")
-BEGIN, END = "<!-- begin measured -->", "<!-- end measured -->"
+
+
+SCALES = {"laptop": "measured", "pictures": "pictures"}
+"""Studies that are measured, and the names of their parts."""
 
 
 def collect(folder: Path, runs: Path) -> None:
-    """Copy what a finished study has found.
+    """Copy what the finished studies of a folder have found.
 
     Raises:
-        ConfigError: If it isn't finished.
+        ConfigError: If none is finished.
     """
-    content: Any = OmegaConf.to_container(OmegaConf.load(folder / "laptop.yaml"))
-    study = runs / content["name"]
-    if not (study / "results.json").exists():
-        raise ConfigError(f"{study}: no results; run snnfl membership {folder / 'laptop.yaml'} first")
+    studies = {scale: runs / _name(folder / f"{scale}.yaml") for scale in SCALES if (folder / f"{scale}.yaml").exists()}
+    finished = {scale: study for scale, study in studies.items() if (study / "results.json").exists()}
+    if not finished:
+        raise ConfigError(f"{runs}: no results of {folder.name}; run snnfl membership {folder / 'laptop.yaml'} first")
+    for scale, study in finished.items():
+        _collect(folder, scale, study)
+
+
+def _name(path: Path) -> str:
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return str(content["name"])
+
+
+def _collect(folder: Path, scale: str, study: Path) -> None:
     results = json.loads((study / "results.json").read_text())
     told = {
         "collected": datetime.now(UTC).date().isoformat(),
@@ -49,18 +63,18 @@ def collect(folder: Path, runs: Path) -> None:
         "equal_gaps": equal_gap_rows(results),
         "sentences": sentences(results),
     }
-    write_bytes(folder / "laptop.csv", (study / "tables.csv").read_bytes())
-    write_bytes(folder / "laptop.json", (json.dumps(told, indent=1) + "\n").encode())
+    write_bytes(folder / f"{scale}.csv", (study / "tables.csv").read_bytes())
+    write_bytes(folder / f"{scale}.json", (json.dumps(told, indent=1) + "\n").encode())
 
 
-def measured_part(folder: Path) -> str:
+def measured_part(folder: Path, scale: str) -> str:
     """Lay out what was measured: the tables, and networks at equal gaps."""
-    told = json.loads((folder / "laptop.json").read_text())
-    with (folder / "laptop.csv").open(newline="") as file:
+    told = json.loads((folder / f"{scale}.json").read_text())
+    with (folder / f"{scale}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}"
-    parts = [f"{where}; {told['processor_seconds'] / 60:.0f} minutes of processor time."]
-    parts.append(as_markdown([(view, _entries(view.title, rows)) for view in tables_of(folder / "laptop.yaml")]))
+    parts = [f"{where}; {told['processor_seconds'] / 60:.0f} min of processor time."]
+    parts.append(as_markdown([(view, _entries(view.title, rows)) for view in tables_of(folder / f"{scale}.yaml")]))
     if equal := told["equal_gaps"]:
         head = ["networks", "train less test accuracy", "AUC of the best attack"]
         lines = [head, ["---"] * 3, *equal]
@@ -81,24 +95,55 @@ def _entries(title: str, rows: Sequence[Mapping[str, str]]) -> list[Entry]:
     ]
 
 
+def paper_part(folder: Path) -> str:
+    """Lay out the numbers that a study cites; empty if it cites none."""
+    parts = []
+    for view in tables_of(folder / "paper.yaml") if (folder / "paper.yaml").exists() else ():
+        rows, columns = (
+            (list(dict.fromkeys(labels)) for labels in zip(*view.paper, strict=True)) if view.paper else ([], [])
+        )
+        lines = [["", *columns], ["---"] * (1 + len(columns))]
+        lines += [[row, *(f"{view.paper[row, column]:.3f}" for column in columns)] for row in rows]
+        if rows:
+            parts.append(f"{view.cited}, AUC.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def parts_of(folder: Path) -> dict[str, str]:
+    """Return the generated parts by name."""
+    parts = {"paper": paper_part(folder)}
+    for scale, name in SCALES.items():
+        if (folder / f"{scale}.csv").exists():
+            parts[name] = measured_part(folder, scale)
+    return {name: part for name, part in parts.items() if part}
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines between which a part stands."""
+    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
+
+
 def write_readme(folder: Path) -> None:
-    """Put the measured part between its markers.
+    """Put each generated part between its markers.
 
     Raises:
         ConfigError: If the markers aren't there.
     """
     text = (folder / "README.md").read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ConfigError(f"{folder / 'README.md'}: put the lines {BEGIN} and {END} where the tables shall stand")
-    write_bytes(folder / "README.md", f"{before}{BEGIN}\n{measured_part(folder)}\n{END}{after}".encode())
+    for name, part in parts_of(folder).items():
+        begin, end = markers(name)
+        before, there, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (there and closed):
+            raise ConfigError(f"{folder / 'README.md'}: put the lines {begin} and {end} where the tables shall stand")
+        text = f"{before}{begin}\n{part}\n{end}{after}"
+    write_bytes(folder / "README.md", text.encode())
 
 
 def main() -> None:
     """Write the READMEs of all studies that have results, or of those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", default=[f for f in FOLDERS if (HERE / f / "laptop.csv").exists()])
+    parser.add_argument("folders", nargs="*", default=FOLDERS)
     parser.add_argument("--collect", action="store_true", help="take the results from runs/ first")
     arguments = parser.parse_args()
     for name in arguments.folders:

@@ -19,14 +19,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from experiments.compare.study import assignments_of, labelled, read_file
 from experiments.compare.views import View, read_tables
-from snnfl.config import Config, ConfigError, options, to_yaml, validate, value_of
+from snnfl.config import Config, ConfigError, to_yaml, validate, value_of
 from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, MembershipAttack, get_membership_attack
 from snnfl.plugins import Plugin, load_installed, load_listed, resolve, used
 from snnfl.threat import MembershipKnowledge
@@ -227,12 +227,8 @@ def _networks(content: Mapping[str, Any]) -> int:
 
 def _checked(config: Config, networks: int) -> Config:
     """Refuse what has no effect, and what the data set or the model doesn't have."""
-    default = replace(Config(), strategy=replace(Config().strategy, spiking=False))
-    for key, _, _ in options():
-        section = key.partition(".")[0]
-        of_rounds = key in ("data.clients", "data.partition", "run.rounds", "quantization.uploads")
-        if (section in OF_A_FEDERATION or of_rounds) and value_of(config, key) != value_of(default, key):
-            raise ConfigError(f"{key}={value_of(config, key)}: each network is trained by itself; leave it out")
+    for key, value in _of_a_federation(config):
+        raise ConfigError(f"{key}={value}: each network is trained by itself; leave it out")
     validate(config)
     work = Workspace(config)
     count = len(work.dataset.train_labels)
@@ -240,6 +236,22 @@ def _checked(config: Config, networks: int) -> Config:
         raise ConfigError(f"data.source={config.data.source}: {count} training samples; {networks} networks need more")
     _ = work.model
     return config
+
+
+def _of_a_federation(config: Config) -> Iterator[tuple[str, Any]]:
+    """Yield what is set of a federation, and has no effect."""
+    default = Config()
+    default = replace(default, strategy=replace(default.strategy, spiking=False))
+    for section in OF_A_FEDERATION:
+        own, usual = getattr(config, section), getattr(default, section)
+        yield from (
+            (f"{section}.{item.name}", getattr(own, item.name))
+            for item in fields(own)
+            if getattr(own, item.name) != getattr(usual, item.name)
+        )
+    for key in ("data.clients", "data.partition", "run.rounds", "quantization.uploads"):
+        if value_of(config, key) != value_of(default, key):
+            yield key, value_of(config, key)
 
 
 def _folder(study: str, config: Config, labels: Mapping[str, str]) -> Path:

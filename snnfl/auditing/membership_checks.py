@@ -55,11 +55,11 @@ def _shown(trials: Trials) -> NDArray[np.float64]:
 
 
 def at_gap(gap: float, gaps: Sequence[Sequence[float]], values: Sequence[Sequence[float]]) -> Estimate | None:
-    """Return what attacks find of networks whose train and test accuracies differ by ``gap``.
+    """Return what attacks find of networks whose train and test accuracies differ by ``gap`` on average.
 
     Networks that overfit less leak less, whatever they are made of: two kinds are compared where their gaps are equal.
-    Each target has been trained for several lengths; its value at the gap is interpolated between the two lengths whose
-    gaps lie around it.
+    A kind has been trained for several lengths; each target's value at the gap is interpolated between the two lengths
+    whose mean gaps lie around it.
 
     Args:
         gap: Train accuracy less test accuracy.
@@ -67,23 +67,22 @@ def at_gap(gap: float, gaps: Sequence[Sequence[float]], values: Sequence[Sequenc
         values: What the attack finds there, likewise.
 
     Returns:
-        Mean over the targets with its interval; ``None`` if the gap lies beyond what most targets have reached.
+        Mean over the targets with its interval; ``None`` if the gap lies beyond what the kind has reached.
     """
-    found = []
-    for own_gaps, own_values in zip(gaps, values, strict=True):
-        order = np.argsort(own_gaps, kind="stable")
-        x, y = np.asarray(own_gaps)[order], np.asarray(own_values)[order]
-        if len(x) > 1 and x[0] <= gap <= x[-1]:
-            found.append(float(np.interp(gap, x, y)))
-    return mean_of(found) if 2 * len(found) > len(gaps) else None
+    means, found = np.mean(np.asarray(gaps, dtype=np.float64), axis=0), np.asarray(values, dtype=np.float64)
+    order = np.argsort(means, kind="stable")
+    means, found = means[order], found[:, order]
+    if len(means) < 2 or not means[0] <= gap <= means[-1]:
+        return None
+    return mean_of([float(np.interp(gap, means, of_target)) for of_target in found])
 
 
 def shared_gap(gaps: Sequence[Sequence[Sequence[float]]]) -> float | None:
-    """Return the largest gap that all kinds of networks reach, and none begins beyond; ``None`` if there is none.
+    """Return the middle of the mean gaps that all kinds of networks pass through; ``None`` if there is none.
 
     Args:
         gaps: Of each kind, target and length: ``[kinds][targets][lengths]``.
     """
     means = [np.mean(np.asarray(of_kind), axis=0) for of_kind in gaps]
     low, high = max(m.min() for m in means), min(m.max() for m in means)
-    return float(high) if low < high else None
+    return float((low + high) / 2) if low < high else None

@@ -26,12 +26,13 @@ def test_members_who_differ_are_noticed() -> None:
 
 def test_a_value_at_a_gap_is_interpolated_for_each_target() -> None:
     gaps, values = [[0.0, 0.1, 0.3], [0.0, 0.2, 0.4]], [[0.5, 0.6, 0.8], [0.5, 0.7, 0.9]]
-    found = at_gap(0.2, gaps, values)
+    found = at_gap(0.25, gaps, values)  # half way between the mean gaps 0.15 and 0.35
     assert found is not None
-    assert found.value == pytest.approx(np.mean([0.7, 0.7]))
-    assert at_gap(0.35, gaps, values) is None
+    assert found.value == pytest.approx(np.mean([0.7, 0.8]))
+    assert at_gap(0.36, gaps, values) is None
+    assert at_gap(0.1, [[0.1]], [[0.5]]) is None
 
 
-def test_the_shared_gap_is_one_that_all_reach() -> None:
-    assert shared_gap([[[0.0, 0.2]], [[0.1, 0.5]]]) == pytest.approx(0.2)
+def test_the_shared_gap_is_one_that_all_pass_through() -> None:
+    assert shared_gap([[[0.0, 0.2]], [[0.1, 0.5]]]) == pytest.approx(0.15)
     assert shared_gap([[[0.0, 0.2]], [[0.3, 0.5]]]) is None
