@@ -120,7 +120,7 @@ def make(study: Study, kinds: Sequence[str], runs: Path, data: Path, console: Co
         ConfigError: For a wrong option.
         RecordingError: For a damaged recording.
     """
-    rows = [[row[name] for name in HEAD] for row in read(data)]
+    rows: list[list[object]] = [[row[name] for name in HEAD] for row in read(data)]
     for kind in kinds:
         for seed in study.seeds:
             if any(row[:2] == [kind, str(seed)] for row in rows):
