@@ -11,8 +11,8 @@
 >>> run = snnfl.run(data={"clients": 3}, run={"rounds": 2, "name": "first"})  # doctest: +SKIP
 >>> accuracies = [row["server_snn_accuracy"] for row in run.metrics]  # doctest: +SKIP
 
-The functions are those of :mod:`snnfl.api`, imported when they are first asked for; docs/python.md shows each at work.
-The packages below this one are the science, in pure PyTorch.
+The functions are those of :mod:`snnfl.api` and :mod:`snnfl.api_membership`, imported when they are first asked for;
+docs/python.md shows each at work. The packages below this one are the science, in pure PyTorch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snnfl.api import Audit, Membership, Run, Study, audit, compare, convert, load_run, membership, run
+    from snnfl.api import Audit, Run, Study, audit, compare, convert, load_run, run
+    from snnfl.api_membership import Membership, membership
     from snnfl.config import Config, ConfigError, ConversionConfig
 
 __all__ = [
@@ -41,14 +42,18 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_OF_CONFIG = {"Config", "ConfigError", "ConversionConfig"}
+_HOMES = {
+    **dict.fromkeys(("Config", "ConfigError", "ConversionConfig"), "snnfl.config"),
+    **dict.fromkeys(("Membership", "membership"), "snnfl.api_membership"),
+}
+"""Of what isn't in ``snnfl.api``."""
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: PyTorch and Flower take seconds, and ``import snnfl`` needs neither."""
     if name not in __all__:
         raise AttributeError(f"module 'snnfl' has no attribute {name!r}")
-    value = getattr(import_module("snnfl.config" if name in _OF_CONFIG else "snnfl.api"), name)
+    value = getattr(import_module(_HOMES.get(name, "snnfl.api")), name)
     globals()[name] = value
     return value
 
