@@ -132,7 +132,7 @@ def federated_membership(
 
 def tries(setting: Setting, victims: Sequence[Victim]) -> int:
     """Return how often :func:`federated_membership` attacks with all attacks, at most."""
-    return len(_told(victims)) * len(_applicable(setting))
+    return len(_told(victims)) * len(_applicable(setting)) if setting.labelled else 0
 
 
 def _applicable(setting: Setting) -> list[FederatedAttack]:
