@@ -21,8 +21,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snnfl.api import Audit, Membership, Run, Study, audit, compare, convert, load_run, membership, run
+    from snnfl.api import audit, compare, convert, load_run, membership, run
     from snnfl.config import Config, ConfigError, ConversionConfig
+    from snnfl.results import Audit, Membership, Run, Study
 
 __all__ = [
     "Audit",

@@ -43,7 +43,7 @@ def test_pages_agree_on_the_duration_of_a_command() -> None:
         for name, duration in stated(page.read_text(encoding="utf-8")):
             durations.setdefault(name, {}).setdefault(duration, []).append(page.name)
     assert {name: pages for name, pages in durations.items() if len(pages) > 1} == {}
-    assert {"make demo", "make test", "spiking clients", "the README's audit"} <= durations.keys()
+    assert {"make demo", "make test", "spiking clients", "the quick start's audit"} <= durations.keys()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ FORBIDDEN_IMPORTS = {
     "strategies": {"clients", "experiments"},
     "experiments": set(),
 }
-FACE = {"snnfl/api.py", "snnfl/commands.py"}
+FACE = {"snnfl/api.py", "snnfl/results.py", "snnfl/commands.py"}
 """What a user calls and types: it stands above the storeys, and no room imports it."""
 OF_FLOWER = {"snnfl/flower.py"}
 """What a Flower app that isn't ours imports."""

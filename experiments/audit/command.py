@@ -260,7 +260,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     for z in curve:
         found = attack(noised(plain, z, run.setting.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(of_plain, found)]
-    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.victims))
+    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.setting, run.victims))
     members = federated_membership(run.setting, run.victims, done=lambda: progress.advance(asking))
     return Audit(
         path=run.path,

@@ -132,7 +132,8 @@ def sequence_of(layer: Layer, wanted: Tensor) -> tuple[Tensor, float]:
 
     def misfired(width: float) -> Tensor:
         past = sides * (layer.potentials(free @ basis) - layer.threshold)
-        return width * functional.softplus(-past / width).mean()
+        value: Tensor = width * functional.softplus(-past / width).mean()
+        return value
 
     def unlike(floor: float) -> Tensor:
         left = (layer.gradient(free @ basis) - wanted).square().sum(1)

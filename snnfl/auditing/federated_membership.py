@@ -101,13 +101,13 @@ def federated_membership(
     Args:
         setting: Of the run.
         victims: Of any rounds; the last is attacked with all that the server has of earlier ones.
-        attacks: Names; empty for all.
+        attacks: Names; empty for all on this kind of update.
         done: Told after each attack on a client, :func:`tries` times.
 
     Raises:
         ConfigError: For an unknown attack.
     """
-    chosen = [get_federated_attack(name) for name in attacks] or list(FEDERATED_ATTACKS)
+    chosen = [get_federated_attack(name) for name in attacks] or _applicable(setting)
     asked = candidates_of(setting, victims)
     if not asked:
         return []
@@ -130,9 +130,13 @@ def federated_membership(
     return rows if best is None else [*rows, best]
 
 
-def tries(victims: Sequence[Victim]) -> int:
+def tries(setting: Setting, victims: Sequence[Victim]) -> int:
     """Return how often :func:`federated_membership` attacks with all attacks, at most."""
-    return len(_told(victims)) * len(FEDERATED_ATTACKS.items)
+    return len(_told(victims)) * len(_applicable(setting)) if setting.labelled else 0
+
+
+def _applicable(setting: Setting) -> list[FederatedAttack]:
+    return [attack for attack in FEDERATED_ATTACKS if setting.format.kind in attack.against]
 
 
 def _told(victims: Sequence[Victim]) -> list[Victim]:
@@ -192,7 +196,7 @@ def matched(labels: Tensor, others: Tensor, most: int, draw: torch.Generator) ->
         Indices into both, equally many.
     """
     order, pool = torch.randperm(len(labels), generator=draw), torch.randperm(len(others), generator=draw)
-    left = {int(label): pool[others[pool] == label].tolist() for label in sorted({*labels.tolist()})}
+    left = {label: pool[others[pool] == label].tolist() for label in sorted(set(labels.tolist()))}
     pairs = [(index, left[label].pop()) for index in order.tolist() if left[label := int(labels[index])]][:most]
     both = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
     return both[:, 0], both[:, 1]
