@@ -15,7 +15,7 @@ from snnfl import protocol
 from snnfl.config import spikes_natively
 from snnfl.data import Dataset, test_batches
 from snnfl.metrics import Activity, measure_activity, warning_of
-from snnfl.models import SpikingModel
+from snnfl.models import SpikingModel, mute_potentials
 from snnfl.poisoning import attacks_in, triggered_test
 from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
 from snnfl.training.evaluation import evaluation_mode
@@ -150,6 +150,8 @@ class Recorder:
 
     def _warning(self, layer: str, rate: float) -> str | None:
         """Return what is wrong with a layer's firing rate, or ``None``."""
+        if mute_potentials(self.work.config.quantization):
+            return None  # the ServerApp has said so, and what to set; nothing that warning_of names would help
         return warning_of(layer, rate, batch_norm=self.work.config.model.batch_norm)
 
     def _attack_success(self, server_round: int, arrays: ArrayRecord) -> Accuracies:

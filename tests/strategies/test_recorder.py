@@ -20,7 +20,7 @@ from snnfl.spiking import load
 from snnfl.training import evaluate, load_arrays, private_biases
 from snnfl.workspace import Workspace
 from strategies.lock import LOCK_FILE
-from strategies.recorder import Row, client_columns
+from strategies.recorder import Recorder, Row, client_columns
 from strategies.run_directory import (
     ANN_FILE,
     CHECKPOINTS,
@@ -270,3 +270,12 @@ def test_columns_of_given_reports() -> None:
             "seconds_client_evaluate": 0.0,
         }
     )
+
+
+@pytest.mark.parametrize(("clip", "said"), [(0.8, False), (1.5, True)])
+def test_a_layer_that_quantisation_mutes_gets_no_advice_that_cannot_help(clip, said):
+    config = compose(
+        {"model": {"neuron": "lif"}, "strategy": {"spiking": False}, "quantization": {"potentials": 4, "clip": clip}}
+    )
+    warned = Recorder._warning(SimpleNamespace(work=SimpleNamespace(config=config)), "relu1", 0.0)
+    assert (warned is not None) is said
