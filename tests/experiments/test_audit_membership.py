@@ -79,5 +79,5 @@ def test_the_study_is_of_consenting_clients_and_trains_as_attacks_repeat_it(tmp_
         assert config.audit.ground_truth
         assert config.training.optimizer == "sgd"
         assert max(study.rounds) == config.run.rounds
-    with pytest.raises(ConfigError, match="no such study"):
+    with pytest.raises(ConfigError, match="no such file"):
         read_study(tmp_path / "none.yaml")
