@@ -102,7 +102,7 @@ def test_flower_simulation_gives_the_same_weights(in_process: Path, tmp_path: Pa
 
 def snnfl_run(env: Mapping[str, str], folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Run ``snnfl run`` in a process of its own, with an empty configuration file and these options."""
-    (folder / "config.yaml").write_text("")
+    (folder / "config.yaml").write_text("{}")
     command = [BINARIES / "snnfl", "run", "config.yaml", *OVERRIDES, *overrides]
     environment = {**env, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)

@@ -89,9 +89,12 @@ def steps_between(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor]) ->
     """
     found = {}
     for name, array in returned.items():
-        sizes = (array - sent[name]).abs()
-        told = sizes[sizes != 0]
-        if sizes.numel() < ENTRIES or not len(told) or float(told.min()) <= ROUNDINGS * _rounding(sent[name]):
+        change = array - sent[name]
+        sizes = change.abs()
+        told, finest = sizes[sizes != 0], ROUNDINGS * max(_rounding(sent[name]), _rounding(array))
+        if sizes.numel() < ENTRIES or not len(told) or float(told.min()) <= finest:
+            continue
+        if float(change.max() - change.min()) <= finest:  # one level alone is no code
             continue
         step = float(told[told < 1.5 * told.min()].mean())
         levels = told / step

@@ -85,7 +85,7 @@ def test_a_mistake_is_one_line(run, tmp_path, capsys):
     assert "strategy.spiking=true" in refused(capsys, tmp_path)
     (tmp_path / "wrong.safetensors").write_bytes(b"wrong")
     assert "wrong.safetensors" in refused(capsys, tmp_path / "wrong.safetensors")
-    assert "kind 'ann'" in refused(capsys, run / "final_ann.safetensors")
+    assert "an ANN, not a spiking network" in refused(capsys, run / "final_ann.safetensors")
     for shape in ("8", "1,8", "1,x,8", "1,8,0", ""):
         assert "8" in refused(capsys, run, "--input-shape", shape)
     assert "No such file" in refused(capsys, run, "--output", tmp_path / "no folder" / "here.nir")

@@ -20,6 +20,7 @@ from snnfl.config import (
     EvaluationConfig,
     ModelConfig,
     PoisoningConfig,
+    QuantizationConfig,
     StrategyConfig,
     TrainingConfig,
     compose,
@@ -109,6 +110,7 @@ def configs(draw):
     for sections in (
         {"poisoning": PoisoningConfig(), "detection": DetectionConfig()},  # what fits is in test_poisoning_config.py
         {"audit": AuditConfig()},
+        {"quantization": QuantizationConfig()},  # what fits is in tests/snnfl/models/test_quantised.py
         {"evaluation": EvaluationConfig()},
         {"model": ModelConfig(), "training": TrainingConfig(), "strategy": StrategyConfig()},  # what fits: see below
     ):
@@ -321,7 +323,7 @@ def test_wrong_type_names_key_value_and_kind(key):
         expected = (*expected, "null")
     with pytest.raises(ConfigError) as error:
         compose(overrides=[f"{key}=zebra"])
-    one_line(error, f"{key}=zebra", *expected)
+    one_line(error, f"{key}=zebra", *map(str, expected))
 
 
 @pytest.mark.parametrize(

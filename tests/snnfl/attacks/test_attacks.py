@@ -198,11 +198,11 @@ def test_a_trail_ends_in_the_result():
 def test_several_steps_are_simulated():
     training = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.05, momentum=0.9, weight_decay=1e-4)
     victim = attacked(small_cnn(), images=2, training=training)
-    known = score(run("inverting_gradients", victim, Budget(iterations=120)), victim)
+    known = score(run("inverting_gradients", victim, Budget(iterations=240)), victim)
     single = replace(victim.view.knowledge, batch_size=2, epochs=1)
     ignored = replace(victim, view=replace(victim.view, knowledge=single))
     assert known > LEAKED
-    assert score(run("inverting_gradients", ignored, Budget(iterations=120)), victim) < known
+    assert score(run("inverting_gradients", ignored, Budget(iterations=240)), victim) < known
 
 
 def test_inferring_biases_helps_where_batch_normalisation_is_folded_into_them():
