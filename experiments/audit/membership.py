@@ -19,7 +19,7 @@ READING = (
     f"member scores higher than another sample; 0.5 is chance. Members are up to {MEMBERS} of a client's own samples, "
     "others are test samples with the same labels, as many. TPR: the part of the members that are found while 1 % of "
     "the others are taken for members; told from 1,000 others on. leaks: the interval, corrected for the number of "
-    "attacks, lies above chance. nothing seen: it doesn't, and all AUCs in the interval are possible, large ones too "
+    "attacks, lies above chance. unclear: it doesn't, and all AUCs in the interval are possible, large ones too "
     "where clients are few. best: chosen, for each client, on the other clients."
 )
 

@@ -234,7 +234,7 @@ def _scored(
     members = [each.members.numpy() for each in found]
     if found:
         strict = score(values, members, level=1 - ERROR / max(1, attacks))
-        verdict = "leaks" if _finds(strict) else "nothing seen"
+        verdict = "leaks" if _finds(strict) else "unclear"
     return MembershipRow(
         server_round=asked[0].victim.server_round,
         attack=name,

@@ -54,6 +54,7 @@ def trials_of_networks(
         ConfigError: Naming what doesn't fit.
     """
     _check(networks, inputs, labels, members, nobody, targets)
+    _check_answers(networks, inputs, labels if nobody is None else torch.cat([labels.cpu(), nobody[1].cpu()]))
     needs = frozenset().union(*(get_membership_attack(name).needs for name in attacks)) if attacks else frozenset()
     asked = {fact: fact in needs for fact in ("perturbed", "white_box")}
     found = [
@@ -112,3 +113,24 @@ def _check(
         raise ConfigError(f"nobody: {len(nobody[0])} samples and {len(nobody[1])} labels; give one a sample")
     if not torch.isfinite(inputs).all():
         raise ConfigError("inputs: a value is no finite number")
+
+
+def _check_answers(networks: Sequence[nn.Module], inputs: Tensor, labels: Tensor) -> None:
+    """Ask each network about two samples, before any is asked about all.
+
+    Raises:
+        ConfigError: If it fails, gives no logits, or fewer than there are labels.
+    """
+    some = inputs[:2]
+    for number, network in enumerate(networks):
+        try:
+            logits = measure(network, some).logits
+        except Exception as error:  # of somebody else's code
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"networks[{number}] fails on inputs of shape {list(some.shape)} ({reason})") from None
+        if logits.dim() != 2 or len(logits) != len(some):
+            raise ConfigError(f"networks[{number}] maps {list(some.shape)} to {list(logits.shape)}; expected logits")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= logits.shape[1]:
+            wrong = low if low < 0 else high
+            raise ConfigError(f"labels: {wrong} is none of the {logits.shape[1]} classes that networks[{number}] has")

@@ -108,7 +108,7 @@ def _scored(trials: Trials, by_target: Mapping[int, Tensor], attacks: int) -> di
     matched = [label_matched_auc(s, m, trials.labels.numpy()) for s, m in pairs]
     told = {f"tpr_at_{100 * level:g}": _told(found.tpr[level]) for level in LEVELS}
     return {
-        "verdict": "leaks" if _finds(strict) else "nothing seen",
+        "verdict": "leaks" if _finds(strict) else "unclear",
         "auc": _told(found.auc),
         "auc_label_matched": _told(mean_of(matched)),
         **told,

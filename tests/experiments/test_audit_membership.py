@@ -26,7 +26,7 @@ def row(attack: str, shift: float, *, clients: int = 5, each: int = 200, reason:
     values = [draw.normal(size=2 * each) + shift * members for _ in range(clients)]
     return MembershipRow(
         server_round=4, attack=attack, rounds=3, clients=clients, members=clients * each,
-        scored=score(values, [members] * clients), verdict="leaks" if shift else "nothing seen", reason=reason,
+        scored=score(values, [members] * clients), verdict="leaks" if shift else "unclear", reason=reason,
         aucs={number: auc(each_of, members) for number, each_of in enumerate(values)},
     )  # fmt: skip
 

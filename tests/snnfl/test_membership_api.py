@@ -84,6 +84,8 @@ def test_the_function_stays_one_when_its_room_is_imported() -> None:
         ({"targets": [5]}, "there is no network 5"),
         ({"attacks": ["rnia"]}, "did you mean 'rmia'"),
         ({"deny": ["label"]}, "did you mean 'labels'"),
+        ({"labels": torch.full((N,), 99)}, r"labels: 99 is none of the \d+ classes that networks\[0\] has"),
+        ({"inputs": torch.zeros(N, FEATURES + 1)}, r"networks\[0\] fails on inputs of shape \[2, \d+\] \(RuntimeError"),
         ({"inputs": torch.full((N, FEATURES), torch.nan)}, "no finite number"),
     ],
 )

@@ -251,7 +251,7 @@ def test_networks_are_compared_at_equal_gaps() -> None:
 def test_a_sentence_says_when_members_differ_from_others_without_any_network(finished: MembershipStudy) -> None:
     found = results_of(finished)[0]
     assert "Not believable" not in sentence(found)
-    entries = [{**entry, "verdict": "nothing seen"} for entry in found["entries"]]
+    entries = [{**entry, "verdict": "unclear"} for entry in found["entries"]]
     by_name = {entry["attack"]: entry for entry in entries}
     high = by_name["best"]["auc"]["high"]
     assert f"that may be chance, and an AUC of up to {high:.3f} isn't excluded." in sentence(
