@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
-from experiments.audit.membership import membership_line
+from experiments.audit.membership import membership_line, side_channel_line
 from experiments.audit.report import write_report
 from experiments.audit.scores import guess
 from experiments.audit.summary import summary
@@ -115,8 +115,9 @@ def audit_prepared(
             console.print(f"  [bold]{word}[/bold] {escape(text)}", highlight=False)
     for table in _tables(found):
         console.print(table)
-    for said in filter(None, map(membership_line, audits)):
-        console.print(said, highlight=False, markup=False)
+    for said in (line(audit) for audit in audits for line in (membership_line, side_channel_line)):
+        if said is not None:
+            console.print(said, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
     return folder, found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from experiments.audit.found import Audit
 from experiments.html import paragraph, table
 from snnfl.auditing.federated_membership import BEST, MEMBERS, MembershipRow, told
 from snnfl.auditing.scorecard import csv_text
+from snnfl.auditing.side_channel import OTHERS
 from snnfl.config import counted
 from snnfl.metrics.roc import Estimate
 
@@ -41,6 +43,19 @@ def membership_line(audit: Audit) -> str | None:
     return (
         f"{audit.path.name}, round {best.server_round}: who was in the data: {found}, AUC {area} "
         f"({beside}), mostly by {how}; {counted(best.clients, 'client')}, {best.members} members"
+    )
+
+
+def side_channel_line(audit: Audit) -> str | None:
+    """Say in a sentence what thresholds tell of who calibrated; ``None`` where they weren't asked."""
+    if not audit.side:
+        return None
+    found = statistics.fmean(row.found for row in audit.side)
+    twins = [row.twin_found for row in audit.side if row.twin_found is not None]
+    beside = f" (weights of a plain update {statistics.fmean(twins):.0%})" if twins else ""
+    return (
+        f"{audit.path.name}: thresholds find {found:.0%} of the images of {counted(len(audit.side), 'client')} without "
+        f"a false alarm among {OTHERS:,} public ones{beside}; each client in side_channel.csv"
     )
 
 

@@ -12,7 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.audit.membership import membership_as_csv, membership_line, membership_section
+from experiments.audit.membership import (
+    membership_as_csv,
+    membership_line,
+    membership_section,
+    side_channel_line,
+)
 from experiments.federated_membership import STUDY, configuration, read_study
 from snnfl import rng
 from snnfl.auditing.federated_membership import BEST, MembershipRow
@@ -34,6 +39,17 @@ def row(attack: str, shift: float, *, clients: int = 5, each: int = 200, reason:
 REFUSED = replace(
     row("fingerprint", 0.0), clients=0, scored=None, verdict="refused", reason="fingerprint: <no> thresholds"
 )
+
+
+def test_a_line_says_what_thresholds_find():
+    asked = [SimpleNamespace(found=0.8, twin_found=0.1), SimpleNamespace(found=0.6, twin_found=None)]
+    said = side_channel_line(SimpleNamespace(path=Path("runs/one"), side=asked))
+    assert said is not None
+    assert said.startswith(
+        "one: thresholds find 70% of the images of 2 clients without a false alarm among 1,000 public"
+    )
+    assert "(weights of a plain update 10%)" in said
+    assert side_channel_line(SimpleNamespace(path=Path("runs/one"), side=[])) is None
 
 
 def audit(*rows: MembershipRow) -> SimpleNamespace:
