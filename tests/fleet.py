@@ -241,7 +241,7 @@ def fleet_of(
         here = replace(made, host="127.0.0.1", control_host="127.0.0.1", control_port=control)
         fleet = Fleet(folder, here, Path(place, "superlink.db"), environment=environment)
         fleet.deployment.write()
-        (folder / "config.yaml").write_text("")
+        (folder / "config.yaml").write_text("{}")
         try:
             fleet.start_superlink(in_memory=in_memory)
             yield fleet

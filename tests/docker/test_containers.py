@@ -73,7 +73,7 @@ def test_three_nodes_give_the_weights_of_one_process(image: str, tmp_path: Path)
         shutil.chown(key, UID)
     set_options(fleet / ".env", SNNFL_IMAGE=image)
     shutil.copy(REPOSITORY / "docker" / "compose.yaml", fleet)
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text("{}")
     deploy = [BINARIES / "snnfl", "deploy"]
     with running(fleet, ("superlink", *NODES)) as project:
         project.wait_until_healthy("superlink", START_SECONDS)

@@ -69,7 +69,7 @@ Start = Callable[..., Command]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a run in a process of its own; returns when its first round is complete."""
     env: Mapping[str, str] = flower_env(tmp_path / "flwr-home") | {"PYTHONPATH": str(REPOSITORY)}
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text("{}")
 
     def started(*options: str) -> Command:
         command = [BINARIES / "snnfl", "run", "config.yaml", *OPTIONS, *options]

@@ -100,7 +100,7 @@ def test_a_plain_run_whose_clients_keep_a_state_gives_the_bits_of_one_process(
     overrides = [*OPTIONS, *STATEFUL]
     config = compose(None, [*overrides, f"run.directory={tmp_path}", "run.name=alone"])
     run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=CLIENTS)
-    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "config.yaml").write_text("{}")
     command = [BINARIES / "snnfl", "run", "config.yaml", *overrides, "engine.name=ray"]
     command += [f"engine.address={cluster.address}", f"run.directory={tmp_path}", "run.name=cluster"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
