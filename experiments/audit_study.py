@@ -31,7 +31,7 @@ from experiments.ending import BrokenOffError, RunFailedError
 from experiments.running import run_and_show
 from snnfl.attacks import Budget
 from snnfl.auditing.controls import MULTIPLIERS
-from snnfl.auditing.scorecard import as_csv, csv_text
+from snnfl.auditing.scorecard import as_csv, csv_rows, csv_text
 from snnfl.auditing.victims import Scope
 from snnfl.config import Config, ConfigError, compose
 from snnfl.files import write_bytes
@@ -224,7 +224,7 @@ def study(names: Iterable[str], seeds: Sequence[int], runs: Path, data: Path, do
     """
     console = Console(highlight=False)
     cards = data / "audit_scorecards.csv"
-    done = set() if again else {(row["table"], row["seed"]) for row in read(cards)}
+    done = set() if again else {(row["table"], row["seed"]) for row in csv_rows(cards)}
     missing = [(name, seed) for name in names for seed in seeds if (name, str(seed)) not in done]
     for number, (name, seed) in enumerate(missing, start=1):
         console.print(f"{number} of {len(missing)}: {name}, seed {seed}")
@@ -233,7 +233,7 @@ def study(names: Iterable[str], seeds: Sequence[int], runs: Path, data: Path, do
             merge(data / f"audit_{file}", name, seed, found.get(file, []))
         console.print(f"   {found['scorecards.csv'][0]['cpu_s']} CPU-s of attacks")
     titles = {name: table.title for name, table in TABLES.items()}
-    known = {file: read(data / f"audit_{file}") for file in (*FILES, "scorecards.csv")}
+    known = {file: csv_rows(data / f"audit_{file}") for file in (*FILES, "scorecards.csv")}
     summary = document.parent / SUMMARY
     write_tables(titles, known, document)
     write_summary(titles, known, summary)
@@ -242,20 +242,12 @@ def study(names: Iterable[str], seeds: Sequence[int], runs: Path, data: Path, do
 
 def merge(path: Path, name: str, seed: int, rows: Sequence[Row]) -> None:
     """Replace a table's rows of a seed in a file; rows are kept in the order of tables and seeds."""
-    kept = [row for row in read(path) if (row["table"], row["seed"]) != (name, str(seed))]
+    kept = [row for row in csv_rows(path) if (row["table"], row["seed"]) != (name, str(seed))]
     order = list(TABLES)
     known = sorted([*kept, *rows], key=lambda row: (order.index(row["table"]), int(row["seed"])))
     if known:
         head = list(dict.fromkeys(column for row in known for column in row))
         write_bytes(path, csv_text(head, [[row.get(column, "") for column in head] for row in known]).encode())
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Read rows; none where there is no file yet."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from clients import client_app
 from experiments.backdoor_tables import write_tables
 from experiments.engines.in_process import run_in_process
+from snnfl.auditing.scorecard import csv_rows
 from snnfl.config import Config, ConfigError, DataConfig, compose, flatten
 from snnfl.data import Dataset, load, register
 from snnfl.poisoning import attacks_in
@@ -203,7 +204,7 @@ def study(seeds: int, path: Path, document: Path) -> None:
         ConfigError: If Fashion-MNIST isn't there, or the document has no markers.
     """
     console = Console(highlight=False)
-    done = {(row["attack"], row["partition"], row["attackers"], row["seed"]) for row in read(path)}
+    done = {(row["attack"], row["partition"], row["attackers"], row["seed"]) for row in csv_rows(path)}
     missing = [case for case in cases(seeds) if case.key not in done]
     for number, case in enumerate(missing, start=1):
         rows = play(case, os.environ.get("SNNFL_DATA"))
@@ -215,16 +216,8 @@ def study(seeds: int, path: Path, document: Path) -> None:
             writer.writerows(rows)
         success = rows[-1]["attack_success_snn"]
         console.print(f"{number} of {len(missing)}: {' '.join(case.key)}: attack success {success}")
-    write_tables(read(path), document)
+    write_tables(csv_rows(path), document)
     console.print(f"tables: {document}")
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Read the results; none where there is no file yet."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

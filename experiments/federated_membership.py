@@ -7,7 +7,6 @@ lacks, a kind and a seed at a time; killed, it goes on with what is missing. ``-
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import os
 import sys
@@ -23,7 +22,7 @@ from experiments.ending import BrokenOffError, RunFailedError
 from experiments.running import run_and_show
 from snnfl.auditing.federated_membership import MembershipRow, federated_membership, told
 from snnfl.auditing.recording import RecordingError
-from snnfl.auditing.scorecard import csv_text
+from snnfl.auditing.scorecard import csv_rows, csv_text
 from snnfl.auditing.victims import Scope, setting_of, victims_of
 from snnfl.config import Config, ConfigError, compose
 from snnfl.files import write_bytes
@@ -120,21 +119,13 @@ def make(study: Study, kinds: Sequence[str], runs: Path, data: Path, console: Co
         ConfigError: For a wrong option.
         RecordingError: For a damaged recording.
     """
-    rows: list[list[object]] = [[row[name] for name in HEAD] for row in read(data)]
+    rows: list[list[object]] = [[row[name] for name in HEAD] for row in csv_rows(data)]
     for kind in kinds:
         for seed in study.seeds:
             if any(row[:2] == [kind, str(seed)] for row in rows):
                 continue
             rows += attacked(study, kind, seed, runs, console)
             write_bytes(data, csv_text(HEAD, rows).encode())
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Read rows; none where there is no file yet."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def main() -> None:

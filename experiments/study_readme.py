@@ -108,9 +108,17 @@ def write_readme(folder: Path) -> None:
     Raises:
         ConfigError: If it has none.
     """
-    document = folder / "README.md"
+    fill(folder / "README.md", parts_of(folder))
+
+
+def fill(document: Path, parts: Mapping[str, str]) -> None:
+    """Replace what stands between a document's markers.
+
+    Raises:
+        ConfigError: If it has none.
+    """
     text = document.read_text(encoding="utf-8") if document.exists() else ""
-    for name, part in parts_of(folder).items():
+    for name, part in parts.items():
         begin, end = markers(name)
         if begin not in text or end not in text:
             raise ConfigError(f"{document}: put the lines {begin} and {end} where the tables belong")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,12 @@ def forget(things: Iterable[tuple[str, str, str]]) -> None:
         for registry in _registries:
             if registry.kind == kind and registry.homes.pop(name, None) is not None:
                 registry.items.pop(name, None)
+
+
+def summary_of(thing: Callable[..., Any]) -> str:
+    """Return the first line of a function's docstring as plain text; empty without one."""
+    line = next(iter((thing.__doc__ or "").strip().splitlines()), "")
+    return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
 
 
 @dataclass(frozen=True, eq=False)

@@ -135,11 +135,9 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
         tables, figures = read_tables(content.get("tables"), labels), read_figures(content.get("figures"), labels)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    content = {"name": path.stem, **content}
-    if not re.fullmatch(r"[^/\\\x00]+", str(content["name"] or "")) or str(content["name"]) in (".", ".."):
-        raise ConfigError(f"{path}: name={content['name']}: expected a plain folder name, without '/'")
+    content = {**content, "name": name_of(path, content)}
     study = Study(
-        name=str(content["name"]),
+        name=content["name"],
         cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
         tables=tables,
         figures=figures,
@@ -147,6 +145,18 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     _check_different(path, study.cells)
     _check_views(path, study, content)
     return study
+
+
+def name_of(path: Path, content: Mapping[str, Any]) -> str:
+    """Return the name of a study, which its folder in ``run.directory`` has: by default that of its file.
+
+    Raises:
+        ConfigError: If no folder can have it.
+    """
+    name = content.get("name", path.stem)
+    if not re.fullmatch(r"[^/\\\x00]+", str(name or "")) or str(name) in (".", ".."):
+        raise ConfigError(f"{path}: name={name}: expected a plain folder name, without '/'")
+    return str(name)
 
 
 def _cells(

@@ -8,7 +8,6 @@ gaps and of each setting, with the versions that they ran with, into ``laptop.js
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,8 @@ from experiments.compare.best import Entry
 from experiments.compare.tables import as_markdown
 from experiments.membership.report import equal_gap_rows, sentences
 from experiments.membership.study import tables_of
+from experiments.study_readme import fill
+from snnfl.auditing.scorecard import csv_rows
 from snnfl.config import ConfigError
 from snnfl.files import write_bytes
 
@@ -70,8 +71,7 @@ def _collect(folder: Path, scale: str, study: Path) -> None:
 def measured_part(folder: Path, scale: str) -> str:
     """Lay out what was measured: the tables, and networks at equal gaps."""
     told = json.loads((folder / f"{scale}.json").read_text())
-    with (folder / f"{scale}.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(folder / f"{scale}.csv")
     where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}"
     parts = [f"{where}; {told['processor_seconds'] / 60:.0f} min of processor time."]
     parts.append(as_markdown([(view, _entries(view.title, rows)) for view in tables_of(folder / f"{scale}.yaml")]))
@@ -118,28 +118,6 @@ def parts_of(folder: Path) -> dict[str, str]:
     return {name: part for name, part in parts.items() if part}
 
 
-def markers(name: str) -> tuple[str, str]:
-    """Return the lines between which a part stands."""
-    return f"<!-- begin {name} -->", f"<!-- end {name} -->"
-
-
-def write_readme(folder: Path) -> None:
-    """Put each generated part between its markers.
-
-    Raises:
-        ConfigError: If the markers aren't there.
-    """
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    for name, part in parts_of(folder).items():
-        begin, end = markers(name)
-        before, there, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (there and closed):
-            raise ConfigError(f"{folder / 'README.md'}: put the lines {begin} and {end} where the tables shall stand")
-        text = f"{before}{begin}\n{part}\n{end}{after}"
-    write_bytes(folder / "README.md", text.encode())
-
-
 def main() -> None:
     """Write the READMEs of all studies that have results, or of those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,7 +127,7 @@ def main() -> None:
     for name in arguments.folders:
         if arguments.collect:
             collect(HERE / name, Path("runs"))
-        write_readme(HERE / name)
+        fill(HERE / name / "README.md", parts_of(HERE / name))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from experiments.compare.study import assignments_of, labelled, read_file
+from experiments.compare.study import assignments_of, labelled, name_of, read_file
 from experiments.compare.views import View, read_tables
 from snnfl.config import Config, ConfigError, to_yaml, validate, value_of
 from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, MembershipAttack, get_membership_attack
@@ -162,7 +162,7 @@ def read_membership_study(
         tables = _tables(content, axes)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    name, settings = str(content.get("name", path.stem)), list[Setting]()
+    name, settings = name_of(path, content), list[Setting]()
     assigned = [*assignments_of(path, "options", content.get("options", {})), *overrides]
     base = None if content.get("base") is None else path.parent / str(content["base"])
     for choice in itertools.product(*axes.values()):

@@ -223,8 +223,9 @@ def prepare(
         for victims in of_rounds
     ]
     targets = repeat([torch.nn.functional.one_hot(of, first.classes).float() for of in labels], starts)
-    orders, count = [problem.orders for problem in problems], first.count
+    orders, count, projections = [problem.orders for problem in problems], first.count, None
     if matching.epoch_weight is not None:
+        projections = directions(first.input_shape)
         count, targets = count * first.local.epochs, targets.repeat(1, first.local.epochs, 1)
         orders = [torch.arange(count).view(first.local.epochs, -1)] * len(problems)
     taken = repeat([torch.empty(0) if order is None else order for order in orders], starts)
@@ -239,7 +240,6 @@ def prepare(
     calibrated = first.calibration if bool(weights[:, 1].any()) else None
     variables |= {name: repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays}
 
-    projections = directions(first.input_shape)
     thin = matching.distance == "cosine" and first.steps == 1
     thin = thin and not first.local.weight_decay and first.local.penalty is None
     masked = any(problem.sparse for problem in problems)
@@ -270,7 +270,7 @@ def prepare(
         values = [distance(images, {**of, **free}, seen, probabilities, order) for of, seen in pairs]
         value = values[0] if len(values) == 1 else torch.stack(values).mean()
         value = value + weight[0] * total_variation(images)
-        if matching.epoch_weight is not None:
+        if matching.epoch_weight is not None and projections is not None:
             value = value + matching.epoch_weight * epoch_distance(images, first.local.epochs, projections)
         if calibrated is not None:
             value = value + weight[1] * thresholds_distance(calibrated(current, images), told)

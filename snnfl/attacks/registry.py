@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -13,7 +12,7 @@ from torch import Tensor
 from snnfl.attacks.problem import said_of_upload
 from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
 from snnfl.config import UpdateKind
-from snnfl.registry import Registry
+from snnfl.registry import Registry, summary_of
 from snnfl.threat import FACTS, ServerView, ThreatModelError
 
 
@@ -106,8 +105,7 @@ class Attack:
     @property
     def summary(self) -> str:
         """What it does, in one sentence: the first line of its docstring; empty without one."""
-        line = next(iter((self.invert.__doc__ or "").strip().splitlines()), "")
-        return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
+        return summary_of(self.invert)
 
     def refusal(self, view: ServerView) -> str | None:
         """Return why the threat model denies this attack, or ``None`` if it may run.
@@ -191,6 +189,19 @@ class Attack:
 ATTACKS = Registry[Attack]("attack")
 
 
+def kinds_against(name: str, against: UpdateKind | Collection[UpdateKind]) -> frozenset[UpdateKind]:
+    """Return the kinds of update that an attack says it is against.
+
+    Raises:
+        ValueError: If an update has no such kind.
+    """
+    kinds: frozenset[UpdateKind] = frozenset([against] if isinstance(against, str) else against)
+    known = get_args(UpdateKind)
+    if unknown := sorted(kinds - {*known}):
+        raise ValueError(f"attack {name!r} is against {unknown[0]!r} updates; expected {', '.join(known)}")
+    return kinds
+
+
 def register(
     name: str,
     *,
@@ -215,10 +226,7 @@ def register(
     """
     for fact in needs:
         FACTS.find(fact)
-    kinds: frozenset[UpdateKind] = frozenset([against] if isinstance(against, str) else against)
-    known = get_args(UpdateKind)
-    if unknown := sorted(kinds - {*known}):
-        raise ValueError(f"attack {name!r} is against {unknown[0]!r} updates; expected {', '.join(known)}")
+    kinds = kinds_against(name, against)
 
     def decorate(invert: Invert) -> Invert:
         attack = Attack(

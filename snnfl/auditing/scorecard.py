@@ -114,6 +114,14 @@ def csv_text(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return stream.getvalue()
 
 
+def csv_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def _triple(summary: Mapping[str, Any] | None) -> list[float | None]:
     """Return a value with the ends of its interval."""
     return [summary["value"], *(summary["interval"] or (None, None))] if summary else [None] * 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -10,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from snnfl.registry import Registry
+from snnfl.registry import Registry, summary_of
 from snnfl.threat import MEMBERSHIP_FACTS, MembershipView, ThreatModelError
 
 Score: TypeAlias = Callable[[MembershipView, torch.Generator], Tensor]
@@ -84,12 +83,6 @@ class MembershipAttack:
         if (reason := self.refusal(view)) is not None:
             raise ThreatModelError(reason)
         return checked_scores(self.name, lambda: self.score(view.only(self.needs), generator), len(view.inputs))
-
-
-def summary_of(score: Callable[..., Tensor]) -> str:
-    """Return the first line of an attack's docstring as plain text; empty without one."""
-    line = next(iter((score.__doc__ or "").strip().splitlines()), "")
-    return re.sub(r":\w+:`~?([\w.]+)`", r"\1", line).replace("``", "")
 
 
 def checked_scores(name: str, attack: Callable[[], Tensor], count: int) -> Tensor:

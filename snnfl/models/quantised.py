@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from snnfl.config import ConfigError, ModelConfig, QuantizationConfig
 from snnfl.models.spiking_layers import SpikingNeurons
+from snnfl.models.swapped import swapped
 from snnfl.neurons import without_reset
 from snnfl.quantisation import affine, rectified, symmetric
 
@@ -136,18 +137,9 @@ def mute_potentials(quantization: QuantizationConfig) -> bool:
     return bool(quantization.potentials) and 1.2 * (quantization.clip or CLIP) <= 1
 
 
-@contextmanager
-def full_precision(model: nn.Module) -> Iterator[None]:
+def full_precision(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model's layers be ordinary ones for a while: how it is built shows, not how weights are rounded."""
-    kinds = {quantised: ordinary for ordinary, quantised in _OF.items()}
-    layers = [(module, type(module)) for module in model.modules() if type(module) in kinds]
-    for layer, kind in layers:
-        layer.__class__ = kinds[kind]
-    try:
-        yield
-    finally:
-        for layer, kind in layers:
-            layer.__class__ = kind
+    return swapped(model, {quantised: ordinary for ordinary, quantised in _OF.items()})
 
 
 def deployed(model: nn.Module, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from snnfl.models.over_time import over_time
+from snnfl.models.swapped import swapped
 
 
-@contextmanager
-def precise_batch_norm(model: nn.Module) -> Iterator[None]:
+def precise_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model's ``BatchNorm2d`` add up channels-last batches on a CPU without losing digits, meanwhile.
 
     PyTorch's kernel for that layout adds up a channel's ``N H W`` values one after the other in float32: the first
@@ -26,14 +25,7 @@ def precise_batch_norm(model: nn.Module) -> Iterator[None]:
         nn.BatchNorm2d: _BatchNorm2d,
         over_time(nn.BatchNorm2d): over_time(_BatchNorm2d),
     }
-    layers = [(module, type(module)) for module in model.modules() if type(module) in precise]
-    for layer, kind in layers:
-        layer.__class__ = precise[kind]
-    try:
-        yield
-    finally:
-        for layer, kind in layers:
-            layer.__class__ = kind
+    return swapped(model, precise)
 
 
 class _BatchNorm2d(nn.BatchNorm2d):

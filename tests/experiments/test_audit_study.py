@@ -10,8 +10,9 @@ from rich.console import Console
 
 from experiments import audit_study
 from experiments.audit.tables import BEGIN, BEGIN_SUMMARY, END, END_SUMMARY, SUMMARISED, write_summary, write_tables
-from experiments.audit_study import FILES, TABLES, configuration, merge, read, study, training
+from experiments.audit_study import FILES, TABLES, configuration, merge, study, training
 from snnfl.attacks import get_attack, names
+from snnfl.auditing.scorecard import csv_rows
 from snnfl.config import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -111,18 +112,18 @@ def test_the_study_keeps_what_is_finished_and_goes_on(tmp_path: Path, monkeypatc
     every = [("lenet", 0), ("lenet", 1), ("lenet_trained", 0), ("lenet_trained", 1)]
     assert made == [("lenet", 0), ("killed", 0), *every[1:]]
     for file in ("scorecards", "best"):
-        assert [(row["table"], int(row["seed"])) for row in read(tmp_path / f"audit_{file}.csv")] == every
+        assert [(row["table"], int(row["seed"])) for row in csv_rows(tmp_path / f"audit_{file}.csv")] == every
     assert "| LeNet-5, trained (seeds 0 / 1) |" in (tmp_path / "audit.md").read_text()
     go(again=True)
     assert made[5:] == every
-    assert len(read(tmp_path / "audit_scorecards.csv")) == 4
+    assert len(csv_rows(tmp_path / "audit_scorecards.csv")) == 4
 
 
 def test_rows_are_replaced_and_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     for name, seed, value in (("lenet_bn", 0, "a"), ("lenet", 1, "b"), ("lenet", 0, "c"), ("lenet", 1, "d")):
         merge(path, name, seed, [{"table": name, "seed": str(seed), "value": value}])
-    assert [row["value"] for row in read(path)] == ["c", "d", "a"]
+    assert [row["value"] for row in csv_rows(path)] == ["c", "d", "a"]
 
 
 @pytest.mark.parametrize(("page", "write"), [("audit-measured", write_tables), ("audit", write_summary)])
@@ -133,7 +134,7 @@ def test_the_committed_tables_are_those_of_the_committed_rows(
     document = tmp_path / "page.md"
     document.write_text(committed, encoding="utf-8")
     titles = {name: table.title for name, table in TABLES.items()}
-    found = {file: read(ROOT / f"docs/data/audit_{file}") for file in (*FILES, "scorecards.csv")}
+    found = {file: csv_rows(ROOT / f"docs/data/audit_{file}") for file in (*FILES, "scorecards.csv")}
     assert found["scorecards.csv"]
     write(titles, found, document)
     assert document.read_text(encoding="utf-8") == committed

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from experiments import backdoor_study
-from experiments.backdoor_study import DETECTORS, MORE_SEEDS, MORE_SETTINGS, SETTINGS, _counted, cases, read, study
+from experiments.backdoor_study import DETECTORS, MORE_SEEDS, MORE_SETTINGS, SETTINGS, _counted, cases, study
 from experiments.backdoor_tables import BEGIN, END, write_tables
+from snnfl.auditing.scorecard import csv_rows
 from snnfl.config import ConfigError
 from snnfl.metrics.images import wilson
 
@@ -80,7 +81,7 @@ def test_the_tables_say_what_the_rows_say(tmp_path: Path) -> None:
 def test_a_study_keeps_what_is_finished_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, document = tmp_path / "rows.csv", tmp_path / "backdoor.md"
     document.write_text(f"{BEGIN}\n{END}\n")
-    example = read(ROOT / "docs/data/backdoor.csv")
+    example = csv_rows(ROOT / "docs/data/backdoor.csv")
     of = {
         key: [row for row in example if (row["attack"], row["partition"], row["attackers"], row["seed"]) == key]
         for key in (case.key for case in cases(1))
@@ -101,7 +102,7 @@ def test_a_study_keeps_what_is_finished_and_goes_on(tmp_path: Path, monkeypatch:
     study(1, path, document)
     assert played == [case.key for case in cases(1)]  # each once
     assert path.read_text().startswith(kept)
-    assert read(path) == [row for rows in of.values() for row in rows]
+    assert csv_rows(path) == [row for rows in of.values() for row in rows]
     study(1, path, document)
     assert len(played) == len(list(cases(1)))
 
@@ -113,7 +114,7 @@ def test_further_settings_have_fewer_seeds() -> None:
 
 def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path: Path) -> None:
     committed = (ROOT / "docs/backdoor.md").read_text(encoding="utf-8")
-    rows = read(ROOT / "docs/data/backdoor.csv")
+    rows = csv_rows(ROOT / "docs/data/backdoor.csv")
     assert {(r["attack"], r["partition"], r["attackers"], r["seed"]) for r in rows} == {c.key for c in cases(5)}
     document = tmp_path / "backdoor.md"
     document.write_text(committed, encoding="utf-8")
@@ -123,12 +124,12 @@ def test_the_committed_tables_are_those_of_the_committed_rows(tmp_path: Path) ->
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    assert read(path) == []
+    assert csv_rows(path) == []
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=["a", "b"])
         writer.writeheader()
         writer.writerow({"a": 1, "b": ""})
-    assert read(path) == [{"a": "1", "b": ""}]
+    assert csv_rows(path) == [{"a": "1", "b": ""}]
 
 
 def test_a_missing_data_set_is_an_error_of_one_line(tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from snnfl.attacks.registry import kinds_against
 from snnfl.config import UpdateKind
-from snnfl.membership_attacks.registry import checked_scores, summary_of
-from snnfl.registry import Registry
+from snnfl.membership_attacks.registry import checked_scores
+from snnfl.registry import Registry, summary_of
 from snnfl.threat import FACTS, FederationView, ThreatModelError
 
 Score: TypeAlias = Callable[[FederationView, torch.Generator], Tensor]
@@ -96,11 +97,7 @@ def register(
     """
     for fact in needs:
         FACTS.find(fact)
-    kinds: frozenset[UpdateKind] = frozenset([against] if isinstance(against, str) else against)
-    if unknown := sorted(kinds - {*get_args(UpdateKind)}):
-        raise ValueError(
-            f"attack {name!r} is against {unknown[0]!r} updates; expected {', '.join(get_args(UpdateKind))}"
-        )
+    kinds = kinds_against(name, against)
 
     def add(score: Score) -> Score:
         attack = FederatedAttack(name=name, source=source, needs=frozenset(needs), against=kinds, score=score)

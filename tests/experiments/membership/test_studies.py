@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.membership.readme import FOLDERS, HERE, markers, parts_of, write_readme
+from experiments.membership.readme import FOLDERS, HERE, parts_of
 from experiments.membership.study import read_membership_study, tables_of
+from experiments.study_readme import fill, markers
 from snnfl import rng
 from snnfl.config import ConfigError, DataConfig
 from snnfl.data import Dataset, sources
@@ -71,4 +72,4 @@ def test_a_readme_without_markers_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing")
     (tmp_path / "paper.yaml").write_text((HERE / "table3_surrogates" / "paper.yaml").read_text())
     with pytest.raises(ConfigError, match="put the lines"):
-        write_readme(tmp_path)
+        fill(tmp_path / "README.md", parts_of(tmp_path))

@@ -176,6 +176,7 @@ def test_a_network_that_cannot_be_trained_stops_no_other(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"name": "over/there"}, "name=over/there: expected a plain folder name"),
         ({"networks": "1"}, "networks=1: expected at least 2"),
         ({"attacks": "[rnia]"}, "unknown"),
         ({"deny": "[shadows]"}, "did you mean 'shadow_data'"),
