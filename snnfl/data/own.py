@@ -156,7 +156,8 @@ def _samples(place: Path, config: DataConfig) -> Samples:
     try:
         if not place.is_dir() or READERS.homes[name].partition(".")[0] not in OURS:  # who knows what a plug-in reads
             return Samples(**made())
-        linked = [path for path in place.iterdir() if path.is_symlink() and path.is_dir()]  # rglob enters no link
+        shown = (path for path in place.iterdir() if path.name[0] not in "._")
+        linked = [path for path in shown if path.is_symlink() and path.is_dir()]  # which rglob doesn't enter
         files = (path for folder in (place, *linked) for path in folder.rglob("*") if path.is_file())
         paths = sorted(path for path in files if not _hidden(path, place))
         key = (name, config.classes, config.sample_shape, config.features, fingerprint(paths, place))
