@@ -18,29 +18,32 @@ from snnfl.workspace import ClientData, Workspace, workspace
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
-_latest: list[tuple[Mapping[str, FlatValue], FlatValue | None, Workspace]] = []
+_latest: list[tuple[Mapping[str, FlatValue], tuple[FlatValue | None, bool], Workspace]] = []
 """The run that this process last took part in: every mod of every message asks, and to parse a configuration takes
 longer than a small model's training. It is compared, not hashed, for that is ten times as fast."""
 
 
 def run_workspace(context: Context) -> Workspace:
-    """Return this process's workspace for the run of a context. Where the data lie is for its node to say.
+    """Return this process's workspace for the run of a context.
+
+    Where the data lie is for its node to say: if it says anything of it, the run's ``data.root`` is not looked at.
 
     Raises:
         ConfigError: If the run's configuration is invalid, or names a file of initial weights to a node that says
             where its data lie.
     """
     data_root = context.node_config.get(DATA_ROOT)
-    for run_config, root, work in _latest:
-        if run_config == context.run_config and root == data_root:
+    own_places = data_root is not None or DATA_PATH in context.node_config
+    for run_config, places, work in _latest:
+        if run_config == context.run_config and places == (data_root, own_places):
             return work
     config = unflatten(context.run_config)
-    if config.model.weights is not None and (data_root is not None or DATA_PATH in context.node_config):
+    if config.model.weights is not None and own_places:
         raise ConfigError(f"model.weights={config.model.weights}: this node reads no file that its server names")
-    if data_root is not None:
-        config = replace(config, data=replace(config.data, root=str(data_root)))
+    if own_places:  # without one of its own, the root is that of its environment
+        config = replace(config, data=replace(config.data, root=None if data_root is None else str(data_root)))
     work = workspace(config)
-    _latest[:] = [(dict(context.run_config), data_root, work)]
+    _latest[:] = [(dict(context.run_config), (data_root, own_places), work)]
     return work
 
 

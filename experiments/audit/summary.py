@@ -68,7 +68,7 @@ def _gain(entry: Entry) -> float:
 
 
 def _what(found: Entry, audit: Audit) -> str:
-    noun, labels = NOUNS[found["kind"]], found["metrics"]["label_accuracy"]["value"]
+    noun = NOUNS[found["kind"]]
     tried = sum(
         entry["verdict"] in SEVERITY and (entry["round"], entry["updates"]) == (found["round"], found["updates"])
         for entry in audit.entries
@@ -85,8 +85,25 @@ def _what(found: Entry, audit: Audit) -> str:
         text = f"Whether {noun} leaked is unclear: {who}, isn't surely better than a guess without an update: {rest}"
     else:
         text = f"No {noun} were seen: {who}, stays behind a guess without an update: {rest}"
+    return f"{text}. {_of_labels(found, audit)}"
+
+
+def _of_labels(found: Entry, audit: Audit) -> str:
+    """Say what leaked of labels: by that attack, unless another one tells them for surer."""
+
+    def severity(entry: Entry) -> int:
+        return SEVERITY.index(entry["label_verdict"])
+
+    def right(entry: Entry) -> float:
+        return float(entry["metrics"]["label_accuracy"]["value"])
+
+    scored = [e for e in audit.entries if e["updates"] == found["updates"] and e["label_verdict"] in SEVERITY]
+    other = max(scored, key=lambda entry: (severity(entry), right(entry)))
+    surer = severity(other) > severity(found)
+    entry, by = (other, f", by {other['attack']} in round {other['round']}") if surer else (found, "")
     told = {"leaks": "Labels leaked", "unclear": "Whether labels leaked is unclear"}
-    return f"{text}. {told.get(found['label_verdict'], 'Labels were no better than guessed')}: {labels:.0%} are right."
+    words = told.get(entry["label_verdict"], "Labels were no better than guessed")
+    return f"{words}{by}: {right(entry):.0%} are right."
 
 
 def _measured(found: Entry, directions: Sequence[str]) -> str:

@@ -143,11 +143,12 @@ class _Server:
                 command, stdin=subprocess.PIPE, stdout=theirs, stderr=errors, env=environment
             )
         os.close(theirs)
-        self._running: set[str] = set()
+        self._log = log
+        self._running: dict[str, Path] = {}
         self._unread, self.gone = b"", False
 
     def start(self, job: Mapping[str, Any]) -> None:
-        self._running.add(job["name"])
+        self._running[job["name"]] = Path(job["log"])
         jobs = self._process.stdin
         if jobs is not None:
             with suppress(BrokenPipeError):  # ended() will tell
@@ -158,10 +159,15 @@ class _Server:
         read = os.read(self.answers, 1 << 16)
         if not read:
             self.gone = True
+            for log in self._running.values():
+                if log != self._log:  # which ends with the reason
+                    with log.open("a", encoding="utf-8") as file:
+                        file.write(f"the process that cells are forked from has ended: {self._log} says why\n")
             return dict.fromkeys(self._running, self.close())
         *lines, self._unread = (self._unread + read).split(b"\n")
         done = dict(map(json.loads, lines))
-        self._running -= set(done)
+        for name in done:
+            del self._running[name]
         return done
 
     def close(self) -> int:

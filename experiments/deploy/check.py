@@ -63,10 +63,8 @@ def check_deployment(deployment: Deployment, show: Show) -> None:
 def _check_guard(deployment: Deployment, tell: Callable[..., None]) -> None:
     """Say who gets at the SuperLink besides its operator; on one machine nobody does."""
     if deployment.guarded:
-        open_to_all = greet_guard(deployment)
-        lets = "lets strangers at Flower's control interface, by which they run code: start it with guard.conf"
-        fine = "lets SuperNodes through and nobody else"
-        tell("guard", f"{deployment.address} {lets if open_to_all else fine}", fine=not open_to_all)
+        wrong = greet_guard(deployment)
+        tell("guard", f"{deployment.address} {wrong or 'lets SuperNodes through and nobody else'}", fine=wrong is None)
     elif not is_loopback(deployment.host):
         way_out = f"snnfl deploy init {deployment.path} --server {deployment.address} --nodes N --renew makes one"
         tell("guard", f"none: whoever reaches {deployment.address} can submit runs; {way_out}", fine=False)

@@ -13,6 +13,9 @@ from experiments.deploy import DeployError
 DEFAULT_PORT = 8000
 """Of a SuperLink; it has this one port for everything."""
 
+BEHIND = "127.0.0.1"
+"""Where a guarded SuperLink listens."""
+
 NODES_FILE = "nodes.json"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.deploy import DeployError
 from experiments.deploy.certificates import fingerprint, make_authority, make_node_key, make_server
-from experiments.deploy.folder import Deployment, Node, is_loopback, parse_server
+from experiments.deploy.folder import BEHIND, Deployment, Node, is_loopback, parse_server
 from experiments.deploy.guard import guard_config
 from snnfl.files import make_private
 
@@ -45,8 +45,8 @@ DATA_PATH=/snnfl/data
 GUARD_FILE = "guard.conf"
 """Configuration of the nginx that lets nodes alone through."""
 
-BEHIND, MOST = "127.0.0.1", 65535
-"""Where a guarded SuperLink listens, and the largest port."""
+MOST = 65535
+"""The largest port."""
 
 GITIGNORE = "# Private keys lie here.\n*\n"
 

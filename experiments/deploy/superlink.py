@@ -18,12 +18,16 @@ import httpx
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from experiments.deploy import DeployError
-from experiments.deploy.folder import Deployment, Node, written
+from experiments.deploy.folder import BEHIND, Deployment, Node, is_loopback, written
 
 SECONDS = 10.0
 """That an answer may take."""
+
+BESIDE_SECONDS = 3.0
+"""That it may take to connect where nobody should answer, behind a firewall that is silent."""
 
 REFUSED = 403
 """HTTP status by which a guard refuses whatever isn't a SuperNode's."""
@@ -69,21 +73,41 @@ def greet(deployment: Deployment) -> datetime:
     return _shake_hands(deployment, host, port, f"{start} {there}{tunnel if deployment.guarded else ''}")
 
 
-def greet_guard(deployment: Deployment) -> bool:
-    """Shake hands as a node does, then knock as a stranger would; return whether he is let in.
+def greet_guard(deployment: Deployment) -> str | None:
+    """Shake hands as a node does, then knock as a stranger would; say what is wrong with what is let in.
+
+    A SuperLink that listens on all addresses is reached beside its guard, at the operator's port. That is tried unless
+    the host's address is this machine's loopback, by which the operator himself comes.
 
     Raises:
         DeployError: If nothing answers, as :func:`greet`.
     """
+    host, port, beside = deployment.host, deployment.port, written(deployment.host, deployment.control_port)
     start = f"start the guard there: nginx -p {deployment.path}/ -c guard.conf (docs/deployment.md)"
-    _shake_hands(deployment, deployment.host, deployment.port, start)
-    context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
+    _shake_hands(deployment, host, port, start)
     try:
-        url = f"https://{deployment.address}/v1/control/list-nodes"
-        answer = httpx.post(url, content=ListNodesRequest().SerializeToString(), verify=context, timeout=SECONDS)
+        if _knock(deployment, deployment.address, "control/list-nodes") != REFUSED:
+            return "lets strangers at Flower's control interface, by which they run code: start it with guard.conf"
+        if _knock(deployment, deployment.address, "fleet/pull-messages") == REFUSED:
+            return "lets no SuperNode through either: start it with guard.conf"
     except httpx.HTTPError as error:
         raise DeployError(f"{deployment.address}: {' '.join(str(error).split())}") from None
-    return answer.status_code != REFUSED
+    try:
+        with socket.create_connection((host, deployment.control_port), timeout=BESIDE_SECONDS) as connection:
+            ours = is_loopback(connection.getpeername()[0])
+        if not ours and _knock(deployment, beside, "control/list-nodes") != REFUSED:
+            return f"is passed by: strangers reach the SuperLink at {beside}; start it with --host {BEHIND}"
+    except (OSError, httpx.HTTPError):  # nobody is there, or somebody else: as it should be
+        pass
+    return None
+
+
+def _knock(deployment: Deployment, address: str, route: str) -> int:
+    """Send a request that nobody has signed; return the HTTP status of the answer."""
+    context = ssl.create_default_context(cafile=str(deployment.ca_certificate))
+    content, headers = ListNodesRequest().SerializeToString(), {"content-type": PROTOBUF_MEDIA_TYPE}
+    url = f"https://{address}/v1/{route}"
+    return httpx.post(url, content=content, headers=headers, verify=context, timeout=SECONDS).status_code
 
 
 def _shake_hands(deployment: Deployment, host: str, port: int, closed: str) -> datetime:

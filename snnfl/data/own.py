@@ -76,7 +76,7 @@ def server_data(root: Path, config: DataConfig) -> Dataset:
 
     Raises:
         OwnDataError: As :func:`read_own`.
-        ConfigError: If there are several.
+        ConfigError: If there are several, or the folder is there but cannot be read.
     """
     found = _named(root, SERVER)
     if not found:
@@ -117,9 +117,11 @@ def _stated(config: DataConfig) -> DataConfig:
 
 def _named(root: Path, stem: str) -> list[Path]:
     try:
-        return sorted(path for path in root.iterdir() if path.name == stem or (path.stem == stem and path.is_file()))
-    except OSError:  # a server without data needs no folder for them
+        return sorted(path for path in root.iterdir() if path.name == stem or (path.stem == stem and not path.is_dir()))
+    except FileNotFoundError:  # a server without data needs no folder for them
         return []
+    except OSError as error:
+        raise ConfigError(f"data.root={root}: cannot be read ({error.strerror}); name a folder") from None
 
 
 @functools.cache
@@ -154,7 +156,10 @@ def _samples(place: Path, config: DataConfig) -> Samples:
     try:
         if not place.is_dir() or READERS.homes[name].partition(".")[0] not in OURS:  # who knows what a plug-in reads
             return Samples(**made())
-        paths = sorted(path for path in place.rglob("*") if path.is_file() and not _hidden(path, place))
+        shown = (path for path in place.iterdir() if path.name[0] not in "._")
+        linked = [path for path in shown if path.is_symlink() and path.is_dir()]  # which rglob doesn't enter
+        files = (path for folder in (place, *linked) for path in folder.rglob("*") if path.is_file())
+        paths = sorted(path for path in files if not _hidden(path, place))
         key = (name, config.classes, config.sample_shape, config.features, fingerprint(paths, place))
         return Samples(**cached(place, key, made, private=True))
     except OSError as error:

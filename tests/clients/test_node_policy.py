@@ -103,6 +103,18 @@ def test_a_node_that_names_its_data_reads_no_weights_that_the_server_names(
         run_workspace(context)
 
 
+def test_a_node_that_names_its_own_data_looks_below_no_folder_that_the_server_names(
+    configure: Configure, context_of: ContextOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNNFL_DATA", str(tmp_path / "public"))
+    context = context_of(configure("data.source=mnist", f"data.root={tmp_path / 'secret'}"))
+    with pytest.raises(ConfigError, match=str(tmp_path / "secret")):
+        run_workspace(context)
+    context.node_config["data-path"] = str(tmp_path / "ours.npz")
+    with pytest.raises(ConfigError, match=str(tmp_path / "public")):
+        run_workspace(context)
+
+
 @pytest.fixture
 def trained(configure: Configure, context_of: ContextOf, ask: Callable[..., Message]) -> Callable[..., bool]:
     """Tell whether a train message with these arrays reaches a client that refuses crafted weights."""

@@ -143,3 +143,15 @@ def test_the_death_of_the_warm_process_costs_no_study(tmp_path):
     assert state_of(cells[2]).finished
     assert run_cells(cells, 2) == {}
     assert all((cell.path / METRICS_FILE).exists() for cell in cells)
+
+
+@pytest.mark.usefixtures("own_registries")
+def test_a_warm_process_that_fails_is_the_reason_of_all_cells_that_waited_for_it(tmp_path, monkeypatch):
+    fails = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit('MemoryError: no fork')"]
+    monkeypatch.setattr("experiments.compare.processes._command", lambda module: fails)
+    cells = chosen(tmp_path / "s", "first", "second")
+    failed = run_cells(cells, 2, started=Warm)
+    assert list(failed) == [cell.name for cell in cells]
+    assert failed[cells[0].name].startswith("MemoryError: no fork (all of it: ")
+    told = f"the process that cells are forked from has ended: {cells[0].path / 'cell.log'} says why"
+    assert failed[cells[1].name].startswith(f"{told} (")

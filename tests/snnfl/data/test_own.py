@@ -164,6 +164,26 @@ def test_what_is_kept_of_a_folder_is_for_its_user_alone_and_follows_its_files(tm
     assert len(read_own(place, other).train_labels) + len(read_own(place, other).test_labels) == 40
 
 
+def test_what_is_kept_of_a_folder_follows_the_files_of_the_folders_that_it_links_to(tmp_path: Path) -> None:
+    place, away = tmp_path / "ours", lay_pictures(tmp_path / "away", range(40))
+    place.mkdir()
+    for folder in away.iterdir():
+        (place / folder.name).symlink_to(folder)
+    assert len(read_own(place, DIGITS).train_labels) == 32
+    assert list((place / ".snnfl").iterdir())
+    lay_pictures(away, range(40, 60))
+    other = compose(None, [*OPTIONS, "data.test_share=0.3"]).data  # as another process reads it
+    assert len(read_own(place, other).train_labels) + len(read_own(place, other).test_labels) == 60
+
+
+def test_a_server_whose_data_cannot_be_read_does_not_go_on_without(tmp_path: Path) -> None:
+    (tmp_path / "server.npz").symlink_to("gone.npz")
+    with pytest.raises(OwnDataError, match=r"server\.npz: cannot be read"):
+        server_data(tmp_path, DIGITS)
+    with pytest.raises(ConfigError, match=r"data\.root=.*/server\.npz/below: cannot be read \(Not a directory\)"):
+        server_data(lay_arrays(tmp_path / "real" / "server.npz", range(5)) / "below", DIGITS)
+
+
 def spoil_nothing_there(place: Path) -> Path:
     return place / "missing"
 

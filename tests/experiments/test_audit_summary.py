@@ -1,0 +1,49 @@
+"""The three sentences above an audit's report."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from experiments.audit.found import Audit
+from experiments.audit.summary import summary
+from snnfl.auditing.scorecard import WHO
+from snnfl.auditing.verdicts import judged_metrics
+
+
+def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -> dict[str, Any]:
+    """Return what the sentences read of a scorecard's object."""
+    metrics = {metric.name: {"value": 0.2, "interval": None} for metric in judged_metrics("images")}
+    metrics |= {"psnr": {"value": 9.0, "interval": None}, "label_accuracy": {"value": right, "interval": None}}
+    direction = {"leaks": "better", "nothing seen": "worse"}.get(verdict, "unclear")
+    return {
+        "attack": attack, "kind": "images", "updates": "S-update", "round": 1, "verdict": verdict, "victims": 4,
+        "label_verdict": labels, "value": 9.0, "metrics": metrics, "floor": {name: 10.0 for name in metrics},
+        "against_floor": {metric.name: direction for metric in judged_metrics("images")},
+        "setting": "realistic", "reasons": [], "threat_model": {"who": WHO, "facts": []}, **others,
+    }  # fmt: skip
+
+
+def what_leaked(*entries: dict[str, Any]) -> str:
+    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[]))))["What leaked."]
+
+
+def test_labels_that_another_attack_tells_are_not_called_safe() -> None:
+    pictures, labels = entry("matching", "unclear", "nothing seen", 0.1), entry("exact", "nothing seen", "leaks", 1.0)
+    text = what_leaked(pictures, labels)
+    assert "matching, the best of 2 attacks" in text
+    assert text.endswith(". Labels leaked, by exact in round 1: 100% are right.")
+    assert what_leaked(pictures).endswith(". Labels were no better than guessed: 10% are right.")
+
+
+def test_labels_are_those_of_the_leading_attack_where_none_tells_them_for_surer() -> None:
+    pictures, labels = entry("matching", "leaks", "leaks", 0.8), entry("exact", "nothing seen", "leaks", 1.0)
+    assert what_leaked(pictures, labels).endswith(". Labels leaked: 80% are right.")
+
+
+def test_labels_of_plain_twins_are_not_those_of_the_run() -> None:
+    own, twin = (
+        entry("matching", "unclear", "unclear", 0.1),
+        entry("exact", "leaks", "leaks", 1.0, updates="plain twin"),
+    )
+    assert what_leaked(own, twin).endswith(". Whether labels leaked is unclear: 10% are right.")
