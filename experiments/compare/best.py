@@ -33,7 +33,7 @@ class Difference:
         rival: Row of the best other entry of the column; the best entry's is the second.
         seeds: How many both have.
         mean: Of the differences.
-        interval: 95 % interval of the mean, by Student's t; ``None`` for a single seed.
+        interval: 95 % interval of the mean, by Student's t; ``None`` where ``p`` is.
         p: Of a difference as large between equals, corrected for the number of rows; ``None`` where nothing can be
             tested.
     """
@@ -143,12 +143,12 @@ def _compared(entry: Entry, other: Entry, comparisons: int) -> Difference | None
     scale = max(abs(value) for pair in pairs for value in pair)
     p = p_value(values, scale)
     constant = len(pairs) > 1 and all(max(row) - min(row) <= EXACT * scale for row in zip(*pairs, strict=True))
-    if constant:  # without chance, as bytes are
+    if constant and scale > 1:  # without chance, as bytes are; shares of images never are, be they equal on two seeds
         p = float(abs(values[0]) <= EXACT * scale)
     return Difference(
         rival=other.row,
         seeds=len(values),
         mean=statistics.fmean(values),
-        interval=interval(values),
+        interval=None if p is None else interval(values),
         p=None if p is None else min(1.0, comparisons * p),
     )
