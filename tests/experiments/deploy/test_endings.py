@@ -43,7 +43,7 @@ def test_a_node_that_takes_no_part_is_status_3(fleet: Fleet) -> None:
     status, line = submit(fleet, "run.name=plain", "strategy.spiking=false")
     said = "partition 1 took no part: no node that holds it could be asked; the log says why"
     assert (status, line) == (3, f"snnfl: finished, but not as configured: {said}"), fleet.log("run")
-    assert re.search(r"node \d+ cannot take part: .*require-spiking=true", fleet.log("run"))
+    assert re.search(r"node \d+ cannot take part: NodePolicyError: .*require-spiking=true", fleet.log("run"))
     assert fleet.rows("plain")[0]["absent"] == [1]
 
 
