@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,9 @@ PATIENCE_SECONDS, REPEAT_SECONDS = 1.0, 30.0
 
 SETTLED_SECONDS = 5.0
 """After which a simulation, which makes all its nodes at its start, makes no more."""
+
+RAISED = re.compile(r"<class '(?:[\w.]+\.)?(\w+)'>:<'(.*)'>", re.DOTALL)
+"""How a SuperNode writes what its ClientApp raised: class and text."""
 
 
 class PopulationError(RuntimeError):
@@ -269,7 +273,11 @@ def _holding(reply: Message, clients: int, own_data: bool) -> Holding | str:
 
 def failure(reply: Message) -> str:
     """Say in one line why a reply has no content, in the words of whoever sent it."""
-    return one_line(str(reply.error.reason or "no reason given")) if reply.has_error() else "it sent no content"
+    if not reply.has_error():
+        return "it sent no content"
+    reason = str(reply.error.reason or "no reason given")
+    raised = RAISED.fullmatch(reason)
+    return one_line(": ".join(raised.groups()) if raised else reason)
 
 
 @contextmanager

@@ -89,16 +89,19 @@ def show_logs(deployment: Deployment, run_id: str | None, show: Show) -> None:
         show: Told each line.
 
     Raises:
-        DeployError: If the SuperLink cannot be reached, or has no run.
-        DeploymentError: If it doesn't know that one.
+        DeployError: If the SuperLink cannot be reached, or has had no such run.
+        DeploymentError: If it fails under way.
     """
     greet(deployment)
     home = flower_home(deployment)
+    runs = sorted(list_runs([CONNECTION], home), key=lambda run: str(run["pending-at"]))
+    if not runs:
+        raise DeployError(f"{deployment.control} has had no run; submit one: snnfl deploy run {deployment.path}")
+    known = [str(run["run-id"]) for run in runs]
     if run_id is None:
-        runs = list_runs([CONNECTION], home)
-        if not runs:
-            raise DeployError(f"{deployment.control} has had no run; submit one: snnfl deploy run {deployment.path}")
-        run_id = str(max(runs, key=lambda run: str(run["created-at"]))["run-id"])
+        run_id = known[-1]
+    elif run_id not in known:
+        raise DeployError(f"{run_id}: {deployment.control} has had no run of this number; the latest is {known[-1]}")
     flwr_command(["log", run_id, CONNECTION, "--stream"], show, home, deployment.control)
 
 

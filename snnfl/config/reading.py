@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
 from snnfl.config.declaration import ConfigError, show
+from snnfl.launch import app_folder
 
 CAUSES = {
     r"tab character|'\\t' that cannot start": "a tab; indent with spaces",
@@ -72,7 +73,9 @@ def _text(path: Path) -> str:
     if not path.exists():
         siblings = {each.stem: each for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
         close = difflib.get_close_matches(path.stem, siblings, n=1)
-        raise ConfigError(f"{path}: no such file" + (f"; did you mean {siblings[close[0]]}?" if close else ""))
+        brought = app_folder() / path  # of a wheel, experiments/conf/ is no folder of the user's
+        hint = f"; did you mean {siblings[close[0]]}?" if close else ""
+        raise ConfigError(f"{path}: no such file" + (f"; snnfl brings it as {brought}" if brought.is_file() else hint))
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -38,6 +38,12 @@ def read_npz(place: Path, config: DataConfig) -> Samples:
     except KeyError:
         raise OwnDataError(f"{place}: expected arrays x and y", "its arrays aren't x and y") from None
     except Exception as error:  # a damaged or crafted file makes NumPy raise a dozen kinds
+        if "allow_pickle" in str(error):  # its advice to load it all the same is none that a node could follow
+            raise OwnDataError(
+                f"{place}: holds Python objects (a pickle), which are never loaded, or is no .npz; save x as an "
+                "array of numbers, y as one of numbers or of text",
+                "a file of its data cannot be read",
+            ) from None
         raise unreadable(place, error) from None
     return from_arrays(place, x, y, config)
 

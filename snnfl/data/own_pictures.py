@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DEEP = ("I", "F")
 """How Pillow's names of modes begin whose values go beyond a byte; their conversion would cut them off."""
 
+logger = logging.getLogger(__name__)
+
 
 @register_reader("images", Path.is_dir)
 def read_images(place: Path, config: DataConfig) -> Samples:
@@ -41,6 +44,7 @@ def read_images(place: Path, config: DataConfig) -> Samples:
 
     A class without a sub-folder has no samples here. Pictures are turned into grey ones or RGB where the run states 1
     or 3 channels. Names that begin with ``.`` or ``_`` are left out, and so is what isn't a picture by its ending.
+    Pictures beside the folders of classes have no label: they are left out, and the log says so.
     """
     if not is_pictures(config):
         raise unfit(place, f"holds pictures, but the run states {stated_shape(config)}")
@@ -53,6 +57,14 @@ def read_images(place: Path, config: DataConfig) -> Samples:
         )
     if not folders:
         raise OwnDataError(f"{place}: holds no folder of a class; make one for each", "it has no samples")
+    if loose := [path.name for path in sorted(place.iterdir()) if _is_picture(path, place)]:
+        logger.warning(
+            "%s: %d %s in no folder of a class (%s) left out; move what counts into one, or let its name begin with _",
+            place,
+            len(loose),
+            "pictures that lie" if len(loose) > 1 else "picture that lies",
+            show(loose[0]) + (", …" if len(loose) > 1 else ""),
+        )
     images: list[Tensor] = []
     labels: list[int] = []
     for label, name in enumerate(config.classes):
@@ -120,11 +132,7 @@ def _sample(place: Path, value: Any, config: DataConfig) -> Numbers:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS and not any(part[0] in "._" for part in path.relative_to(folder).parts)
-    )
+    found = sorted(path for path in folder.rglob("*") if _is_picture(path, folder))
     if not found:
         raise OwnDataError(
             f"{folder}: holds no picture ({', '.join(ENDINGS)}); put some into it, or remove the folder: a node may "
@@ -132,6 +140,11 @@ def _pictures_in(folder: Path) -> list[Path]:
             "it has an empty folder of a class",
         )
     return found
+
+
+def _is_picture(path: Path, folder: Path) -> bool:
+    hidden = any(part[0] in "._" for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in ENDINGS and not hidden
 
 
 def _picture(path: Path, config: DataConfig) -> Tensor:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import typing
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -424,6 +425,16 @@ def test_missing_file_names_its_neighbour(tmp_path):
     with pytest.raises(ConfigError) as error:
         compose(tmp_path / "nowhere" / "demo.yaml")
     one_line(error, "no such file")
+
+
+def test_a_file_that_comes_with_snnfl_is_named_where_the_user_has_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = Path("experiments/conf/audit_digits.yaml")
+    with pytest.raises(ConfigError) as error:
+        compose(name)
+    brought = Path(str(error.value).rpartition("snnfl brings it as ")[2])
+    one_line(error, "experiments/conf/audit_digits.yaml: no such file")
+    assert compose(brought).run.name == "watched"
 
 
 YAML = st.text(st.sampled_from("ab1.[]{}:,'#&*!|>%@?-= $~"), max_size=14)  # the characters that mean something

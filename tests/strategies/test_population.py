@@ -17,6 +17,7 @@ from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from flwr.superlink.grid import InMemoryGrid
 
 import strategies.population as population_module
+from clients.node_policy import NodePolicyError
 from strategies.population import Population, PopulationError, Traffic, seeded_draws
 from strategies.update import array_bytes
 
@@ -314,6 +315,13 @@ def test_a_node_that_cannot_take_part_is_named_with_its_reason(scripted: Scripte
         Population(scripted([5], answer)).assemble(1, timeout=1.0)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 500
+
+    def raised(message: Message) -> Message:  # as flwr's run_clientapp writes it
+        error = NodePolicyError("this node's 'own'\nrule")
+        return Message(Error(0, str(type(error)) + ":<'" + str(error) + "'>"), reply_to=message)
+
+    with pytest.raises(PopulationError, match=r"; node 7 cannot take part: NodePolicyError: this node's 'own'\W+rule$"):
+        Population(scripted([7], raised)).assemble(1, timeout=1.0)
 
     def empty(message: Message) -> Message:
         answer = Message(RecordDict(), reply_to=message)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fleet import Fleet, fleet_of, wait
-from flwr_local import needs_proc
+from flwr_local import BINARIES, needs_proc
 
 from experiments.deploy.run import CONNECTION, flower_home
 from experiments.engines.deployment import list_runs
@@ -43,7 +43,7 @@ def test_a_node_that_takes_no_part_is_status_3(fleet: Fleet) -> None:
     status, line = submit(fleet, "run.name=plain", "strategy.spiking=false")
     said = "partition 1 took no part: no node that holds it could be asked; the log says why"
     assert (status, line) == (3, f"snnfl: finished, but not as configured: {said}"), fleet.log("run")
-    assert re.search(r"node \d+ cannot take part: .*require-spiking=true", fleet.log("run"))
+    assert re.search(r"node \d+ cannot take part: NodePolicyError: .*require-spiking=true", fleet.log("run"))
     assert fleet.rows("plain")[0]["absent"] == [1]
 
 
@@ -94,3 +94,10 @@ def test_ctrl_c_says_that_the_run_goes_on_and_how_to_end_it(fleet: Fleet) -> Non
     assert status() == "running"
     subprocess.run(["sh", "-c", stop], env=fleet.env, check=True, capture_output=True)
     wait(lambda: status() == "finished:stopped", "it has ended")
+    logs = fleet.start("logs", [BINARIES / follow.split()[0], *follow.split()[1:]])
+    assert logs.wait(60) == 0, fleet.log("logs")
+    assert re.search(r"round 1: .* replies", fleet.log("logs"))  # of the latest run, which no number names
+    assert fleet.start("logs", [BINARIES / "snnfl", *follow.split()[1:], "12345"]).wait(60) == 2
+    assert re.fullmatch(
+        rf"snnfl: 12345: \S+ has had no run of this number; the latest is {number}\n", fleet.log("logs")
+    )

@@ -94,6 +94,22 @@ def test_a_node_may_lack_classes(tmp_path: Path) -> None:
     assert found.classes == 10
 
 
+def test_pictures_in_no_folder_of_a_class_are_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tidy, place = (lay_pictures(tmp_path / name, range(50)) for name in ("tidy", "loose"))
+    (tidy / "notes.txt").touch()
+    (tidy / "_thumb.png").touch()  # neither is said: one is no picture, one is left out on purpose
+    read_own(tidy, DIGITS)
+    assert not caplog.messages
+    for name in ("b.png", "a.JPG"):
+        (place / name).touch()
+    found = read_own(place, DIGITS)
+    (line,) = caplog.messages
+    assert line.startswith(f"{place}: 2 pictures that lie in no folder of a class (a.JPG, …) left out; move ")
+    assert len(found.train_labels) + len(found.test_labels) == 50
+
+
 def test_tables_are_read_by_the_names_of_their_columns(tmp_path: Path) -> None:
     rows = [["id", "weight", "label", "age"], *([n, 50 + n, "ill" if n % 2 else "healthy", n] for n in range(20))]
     found = read_own(table(tmp_path / "t.csv", rows), TABLE)
@@ -305,9 +321,9 @@ class Bomb:
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNNFL_BOMB", str(tmp_path / "exploded"))
     np.savez(tmp_path / "a.npz", x=np.array([Bomb()], object), y=np.zeros(1, np.int64))
-    assert "Object arrays cannot be loaded when allow_pickle=False" in str(refused(tmp_path / "a.npz"))
+    assert "a.npz: holds Python objects (a pickle), which are never loaded, or" in str(refused(tmp_path / "a.npz"))
     (tmp_path / "b.npz").write_bytes(pickle.dumps(Bomb()))
-    assert "cannot be read" in str(refused(tmp_path / "b.npz"))
+    assert "b.npz: holds Python objects (a pickle), which are never loaded, or" in str(refused(tmp_path / "b.npz"))
     assert not (tmp_path / "exploded").exists()
 
 
