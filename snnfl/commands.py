@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from snnfl.launch import NAMES, HiddenError, use_app
+from snnfl.installation import NAMES
+from snnfl.launch import HiddenError, use_app
 
 
 def main() -> None:

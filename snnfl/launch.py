@@ -1,4 +1,4 @@
-"""Where an installation keeps `clients/`, `strategies/` and `experiments/`, and how a process comes to import them.
+"""How a process comes to import `clients/`, `strategies/` and `experiments/`, wherever it runs.
 
 These three are folders at the root of the repository, because a Flower app is its root: ``flwr run .`` bundles them and
 a SuperNode imports them by these names. Installed under these names they would be anybody's: a user's project has
@@ -20,18 +20,11 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-NAMES = ("clients", "strategies", "experiments")
+from snnfl.installation import NAMES, app_folder
 
 
 class HiddenError(ImportError):
     """Packages of ours are hidden by others of the same name; one line."""
-
-
-def app_folder() -> Path:
-    """Return the folder that holds ``clients/``, ``strategies/`` and ``experiments/``: of a wheel, or of a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_app"
-    return installed if installed.is_dir() else package.parent
 
 
 def use_app(names: Sequence[str] = NAMES) -> None:

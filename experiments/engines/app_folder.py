@@ -13,7 +13,7 @@ from pathlib import Path
 
 from snnfl import launch
 from snnfl.config import ConfigError
-from snnfl.launch import NAMES, app_folder
+from snnfl.installation import NAMES, app_folder
 from snnfl.plugins import ENDING, GROUP, SHIPPED, Plugin
 
 METADATA = ("pyproject.toml", "README.md", "LICENSE")

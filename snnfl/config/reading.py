@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from yaml import MarkedYAMLError, YAMLError
 
 from snnfl.config.declaration import ConfigError, show
-from snnfl.launch import app_folder
+from snnfl.installation import app_folder
 
 CAUSES = {
     r"tab character|'\\t' that cannot start": "a tab; indent with spaces",
