@@ -192,3 +192,13 @@ def test_help_teaches() -> None:
         assert word in shown.stdout
     shown = CliRunner().invoke(app, ["privatesnn", "run", "--help"])
     assert "snnfl privatesnn run runs/demo" in shown.stdout
+
+
+def test_an_axis_of_the_matrix_may_vary_how_images_are_made(study: Path) -> None:
+    text = study.read_text() + "matrix: {images: {noise: {synthesis.blur: 0}, blurred: {synthesis.blur: 4}}}\n"
+    study.write_text(text)
+    settings = read_private_study(study, ["synthesis.iterations=7"]).settings
+    assert [setting.labels["images"] for setting in settings] == ["noise", "blurred"]
+    assert [setting.private.synthesis.blur for setting in settings] == [0, 4]
+    assert {setting.private.synthesis.iterations for setting in settings} == {7}
+    assert settings[0].path != settings[1].path
