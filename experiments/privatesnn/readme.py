@@ -1,7 +1,8 @@
 """``python -m experiments.privatesnn.readme [--collect]``: the generated parts of this folder's README.
 
-These are the paper's numbers beside what was measured, from ``laptop.csv``, ``synthesis.csv`` and ``clients.csv``. ``--collect`` first
-copies those files from finished studies in ``runs/``, and writes when and with which versions they ran.
+These are the paper's numbers beside what was measured, from ``laptop.csv``, ``synthesis.csv`` and ``clients.csv``.
+``--collect`` first copies those files from finished studies in ``runs/``, and writes when and with which versions they
+ran.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ the reset is left out, as in the authors' code. Thresholds and leaks stay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from snnfl import rng
 from snnfl.config import EncryptionConfig
 from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.private_snn.network import PublishedNetwork, run
+from snnfl.training import TrainingDivergedError
 
 IMAGES_AT_ONCE = 256
 """Images whose logits the teacher gives at once."""
@@ -102,6 +104,9 @@ def encrypt_epoch(
         config: Rate, schedule, loss, batches.
         seed: Of order and spikes.
         report: Told how many images each batch had.
+
+    Raises:
+        TrainingDivergedError: If the mean loss is no longer a number.
     """
     names = trained_names(state.network)
     fixed = {name: array for name, array in state.network.parameters.items() if name not in names}
@@ -117,6 +122,10 @@ def encrypt_epoch(
         adam_step(list(trained.values()), gradients, adam, rate)
         total += float(loss.detach()) * len(chosen)
         report(len(chosen))
+    if not math.isfinite(total):
+        raise TrainingDivergedError(
+            f"encryption diverged in epoch {state.epochs + 1} at learning rate {rate:g}; lower encryption.learning_rate"
+        )
     done: Mapping[str, Tensor] = {**{name: array.detach() for name, array in trained.items()}, **fixed}
     losses = (*state.losses, total / len(images))
     return Encryption(state.network.holding(done), adam, state.epochs + 1, losses)
