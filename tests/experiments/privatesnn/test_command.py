@@ -182,6 +182,8 @@ def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: boo
         torch.testing.assert_close(converted.analog(images), run.ann()(images), rtol=1e-4, atol=1e-4)
     assert not same(converted, published)
     assert "real" not in json.loads(setting.results.read_text())["curves"]
+    with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
+        do("convert", run.path, tmp_path, *options[:2], "publishing.steps=7")
     with pytest.raises(ConfigError, match=r"data\.clients=3: the options of .* stand"):
         do("run", run.path, tmp_path, "data.clients=3")
 
