@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 
 from experiments.ending import RunFailedError, keeping
 from experiments.privatesnn.measure import evaluations, measured
-from experiments.privatesnn.network import Network, Report, network_of, training_images
+from experiments.privatesnn.network import Network, Report, network_of, run_file, training_images
 from experiments.privatesnn.report import rich_tables, sentences, write_results
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
 from experiments.privatesnn.study import PrivateStudy, Setting, read_private_study
@@ -71,16 +72,19 @@ def make_published(
 
 
 def _check_options(setting: Setting) -> None:
-    """Write down how a network is published; refuse to mix it with what was made of the same run otherwise.
+    """Write down which network is published and how; refuse to mix it with what was made of the same run otherwise.
 
     Raises:
-        ConfigError: Naming the first option that differs.
+        ConfigError: Naming the first option that differs, or that the run was played again.
     """
     file, asked = setting.path / OPTIONS, json.loads(json.dumps(asdict(setting.private)))
+    network = None if setting.run is None else hashlib.sha256(run_file(setting.run).read_bytes()).hexdigest()
     if not file.exists():
-        write_bytes(file, json.dumps(asked, indent=1).encode())
+        write_bytes(file, json.dumps({**asked, "network": network}, indent=1).encode())
         return
     made = json.loads(file.read_text())
+    if made["network"] != network:
+        raise ConfigError(f"{setting.path}: it was made of another network, for the run was played again; delete it")
     for section, options in asked.items():
         for key, value in options.items():
             if made[section][key] != value:
