@@ -166,7 +166,7 @@ def _unpacked(packing: Packing, received: Mapping[str, Tensor], sent: Mapping[st
 
 def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     try:
-        values = _read(array, spec.shape, str(spec.dtype).removeprefix("torch."))
+        values = read_array(array, spec.shape, str(spec.dtype).removeprefix("torch."))
     except Exception as error:  # whatever a crafted header makes NumPy raise
         raise UpdateRefused(f"{name}: {one_line(str(error)) or type(error).__name__}") from None
     tensor = npy.as_tensor(values)  # fresh memory for all replies of a round would cost more than checking them
@@ -175,8 +175,12 @@ def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     return tensor
 
 
-def _read(array: Array, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-    """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values."""
+def read_array(array: Array, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+    """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values.
+
+    Raises:
+        Exception: Whatever a crafted header makes NumPy raise.
+    """
     if (array.dtype, array.shape, array.stype) == (kind, shape, SType.NUMPY) and kind == "float32":
         values = npy.loads(array.data, shape)
         if values is not None:

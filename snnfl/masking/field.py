@@ -58,7 +58,7 @@ class Field:
     @property
     def levels(self) -> int:
         """Largest magnitude of a client's element, ``L``."""
-        return 2 ** (self.bits - 2) // self.clients
+        return (1 << self.bits - 2) // self.clients
 
     def encode(
         self,

@@ -2,7 +2,7 @@
 
 A complete graph costs each client a key agreement and a mask per other client. A random *k*-regular graph keeps the
 guarantees for a number of neighbours that grows with the logarithm of the clients: clients in a random circle, each
-with the ``k/2`` next on either side, which is Harary's graph and stays in one piece when any ``k - 1`` of them are gone.
+with the ``k/2`` next on either side. That is Harary's graph: it stays in one piece when any ``k - 1`` of them are gone.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def split(seed: bytes, threshold: int, holders: int) -> list[bytes]:
         raise ValueError(f"cannot share {len(seed)} bytes among {holders} holders, {threshold} of whom are needed")
     if threshold == 1:  # the scheme of one: everybody holds the seed
         return [seed] * holders
-    return [bytes(share) for _, share in Shamir.split(threshold, holders, seed)]
+    return [bytes(share) for _, share in Shamir.split(threshold, holders, seed, ssss=False)]
 
 
 def combine(shares: Iterable[tuple[int, bytes]], threshold: int) -> bytes:
@@ -52,7 +52,7 @@ def combine(shares: Iterable[tuple[int, bytes]], threshold: int) -> bytes:
         raise ProtocolError(f"{len(known)} shares, {threshold} are needed")
     if threshold == 1:
         return known[0][1]
-    return bytes(Shamir.combine([(place + 1, share) for place, share in known]))
+    return bytes(Shamir.combine([(place + 1, share) for place, share in known], ssss=False))
 
 
 def digest(session: bytes, purpose: bytes, secret: bytes, *coordinates: int) -> bytes:

@@ -105,7 +105,10 @@ class Ledger:
         Raises:
             UnmaskingError: If too few clients have told their shares.
         """
-        total = np.sum(list(uploads.values()), axis=0, dtype=next(iter(uploads.values())).dtype)
+        vectors = list(uploads.values())
+        total = vectors[0].copy()
+        for vector in vectors[1:]:
+            total += vector
         for client in sorted(uploads):
             keys.add_mask(total, self._self_key(client), subtract=True)
         for client in sorted(self.shared.keys() - uploads.keys()):
