@@ -13,13 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy
-from snnfl.protocol import ACCURACY, ARRAYS, CONTROL, EXAMPLES, LOCAL_STEPS, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
+from snnfl.protocol import (
+    ACCURACY,
+    ARRAYS,
+    CONTROL,
+    EXAMPLES,
+    LOCAL_STEPS,
+    LOSS,
+    METRICS,
+    RECEIVED_LOSS,
+    SECURE,
+    SNN_ACCURACY,
+)
 from snnfl.training.local import MAXIMUM_VALUE
 from snnfl.updates import CODES, ArraySpec, Packing
 
@@ -129,9 +140,14 @@ def check_metrics(message: Message, names: frozenset[str], examples: int = MAXIM
 
 
 def array_bytes(content: RecordDict) -> int:
-    """Count the bytes of all serialised arrays of a message: what travels, less the framing."""
+    """Count the bytes of a message's serialised arrays, keys and shares: what travels, less the framing."""
     records = [record for record in content.values() if isinstance(record, ArrayRecord)]
-    return sum(len(array.data) for record in records for array in record.values())
+    secure = content.get(SECURE)
+    fields = secure.values() if isinstance(secure, ConfigRecord) else ()
+    told = [item for field in fields for item in (field if isinstance(field, list) else [field])]
+    return sum(len(array.data) for record in records for array in record.values()) + sum(
+        len(item) for item in told if isinstance(item, bytes)
+    )
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -85,13 +85,20 @@ class Field:
         """
         if not 0 <= weight <= 1:
             raise FieldError(f"weight={weight:g}: expected 0 to 1")
-        wide = np.asarray(values, dtype=np.float64)
-        if not np.isfinite(wide).all():
+        scaled = np.asarray(values, dtype=np.float64) / limit
+        largest = max(float(scaled.max(initial=0.0)), -float(scaled.min(initial=0.0)))  # NaN if any is
+        if not np.isfinite(largest):
             raise FieldError("expected finite values, found NaN or infinity")
-        scaled = np.clip(wide / limit, -1.0, 1.0)
+        if largest > 1:
+            np.clip(scaled, -1.0, 1.0, out=scaled)
         scaled *= weight * self.levels
-        whole = np.rint(scaled) if draw is None else np.floor(scaled + draw.random(scaled.shape))
-        return np.clip(whole, -self.levels, self.levels).astype(np.int64).astype(self.dtype)
+        if draw is None:
+            np.rint(scaled, out=scaled)
+        else:  # what is added to a whole number may round up to the next
+            scaled += draw.random(scaled.shape)
+            np.floor(scaled, out=scaled)
+            np.clip(scaled, -self.levels, self.levels, out=scaled)
+        return scaled.astype(np.int64).astype(self.dtype)
 
     def signed(self, total: NDArray[np.unsignedinteger[Any]], most: int) -> NDArray[np.signedinteger[Any]]:
         """Read sums as signed integers.

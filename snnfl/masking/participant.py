@@ -38,6 +38,7 @@ class Secrets:
         key_seed: Of the private key by which it agrees on masks.
         channel: The private key by which others send it shares.
         threshold: Of the round.
+        agreed: What it has agreed on by that key with each neighbour, for the neighbour's package.
         peers: Public keys of the neighbours; from :func:`mask` on of those that have shared.
         held: Shares of their two seeds that neighbours have sealed for this client.
     """
@@ -49,6 +50,7 @@ class Secrets:
     key_seed: bytes
     channel: bytes
     threshold: int = 0
+    agreed: Mapping[int, bytes] = field(default_factory=dict)
     peers: Mapping[int, PublicKeys] = field(default_factory=dict)
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
 
@@ -125,13 +127,13 @@ def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> 
     holders = sorted(peers)
     self_shares, key_shares = (split(seed, threshold, len(holders)) for seed in (secrets.self_seed, secrets.key_seed))
     channel, session, own = X25519PrivateKey.from_private_bytes(secrets.channel), secrets.session, secrets.own
-    packages, digests = dict[int, bytes](), dict[int, tuple[bytes, bytes]]()
+    packages, digests, agreed = dict[int, bytes](), dict[int, tuple[bytes, bytes]](), dict[int, bytes]()
     for holder, pair in zip(holders, zip(self_shares, key_shares, strict=True), strict=True):
-        agreed = keys.agree(channel, peers[holder].channel)
-        packages[holder] = seal(keys.derive(agreed, session, b"shares", own, holder), pair, session)
+        agreed[holder] = keys.agree(channel, peers[holder].channel)
+        packages[holder] = seal(keys.derive(agreed[holder], session, b"shares", own, holder), pair, session)
         digests[holder] = share_digests(session, own, holder, pair)
     commitment = digest(session, b"self seed", secrets.self_seed, own)
-    after = replace(secrets, step="shared", peers=dict(peers), threshold=threshold)
+    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=dict(peers), threshold=threshold)
     return after, Shared(packages=packages, digests=digests, commitment=commitment)
 
 
@@ -156,21 +158,17 @@ def mask(
         raise ProtocolError(f"a package of client {min(unknown)}, which is no neighbour")
     _expect_enough(secrets, len(packages) + 1, "have shared their seeds")
     session, own = secrets.session, secrets.own
-    channel, private = (
-        X25519PrivateKey.from_private_bytes(secrets.channel),
-        keys.mask_key(secrets.key_seed, session),
-    )
+    private = keys.mask_key(secrets.key_seed, session)
     masked, held = vector.copy(), dict[int, tuple[bytes, bytes]]()
     keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
     for sender, package in packages.items():
         if len(package) != PACKAGE_BYTES:
             raise ProtocolError(f"a package of {len(package)} bytes: expected {PACKAGE_BYTES}")
-        peer = secrets.peers[sender]
-        key = keys.derive(keys.agree(channel, peer.channel), session, b"shares", sender, own)
-        held[sender] = unseal(key, package, session)
-        keys.add_mask(masked, keys.pair_key(private, peer.mask, session, own, sender), subtract=sender < own)
+        held[sender] = unseal(keys.derive(secrets.agreed[sender], session, b"shares", sender, own), package, session)
+        pair = keys.pair_key(private, secrets.peers[sender].mask, session, own, sender)
+        keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
-    after = replace(secrets, step="masked", key_seed=b"", channel=b"", peers=peers, held=held)
+    after = replace(secrets, step="masked", key_seed=b"", agreed={}, peers=peers, held=held)
     return after, masked
 
 

@@ -146,6 +146,7 @@ def secret(known: Secrets) -> Record:
         "clients": clients,
         "mask": [known.peers[client].mask for client in clients],
         "channels": [known.peers[client].channel for client in clients],
+        "agreed": [known.agreed[client] for client in clients if client in known.agreed],
         "held": held,
         "self-shares": [known.held[client][0] for client in held],
         "key-shares": [known.held[client][1] for client in held],
@@ -164,6 +165,7 @@ def read_secret(record: Mapping[str, Any]) -> Secrets:
         key_seed=record["key-seed"],
         channel=record["channel"],
         threshold=record["threshold"],
+        agreed=dict(zip(masks, record["agreed"], strict=False)),
         peers={client: PublicKeys(mask=masks[client], channel=channels[client]) for client in masks},
         held={client: (first[client], second[client]) for client in first},
     )

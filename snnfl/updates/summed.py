@@ -130,7 +130,7 @@ class Summed:
         values = torch.cat([part.flatten() for part in parts]).numpy() if parts else np.zeros(0, np.float32)
         share = weight / self.most
         encoded = field.encode(values, limit=self.limit, weight=share, draw=draw)
-        clipped = min(int((np.abs(values) > self.limit).sum()), field.levels)
+        clipped = min(int(np.count_nonzero((values > self.limit) | (values < -self.limit))), field.levels)
         told = [
             field.encode(np.array([metrics[name]]), limit=_limit(name), weight=share if _weighs(name) else 1.0)
             for name in self.metrics
