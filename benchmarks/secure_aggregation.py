@@ -214,9 +214,10 @@ def measure_round(steps: int, spiking: bool, options: Options) -> list[Result]:
         sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
     seconds: dict[bool, list[float]] = {False: [], True: []}
     upload = 0.0
-    for _ in range(1 if options.quick else 3):
+    turns, rounds = (1, 2) if options.quick else (4, 4) if steps < 50 else (2, 2)
+    for _ in range(turns):
         for secure in (False, True):
-            found, row = timed_rounds(steps, spiking, secure, 2 if options.quick else 4, options)
+            found, row = timed_rounds(steps, spiking, secure, rounds, options)
             seconds[secure] += found
             upload = row["bytes_up"] if secure else upload
     variant = "S-FedAvg" if spiking else "FedAvg"

@@ -115,6 +115,24 @@ def test_stochastic_rounding_stays_within_its_bound_and_is_reproducible(tmp_path
     assert (runs[0] / SNN_FILE).read_bytes() == (runs[1] / SNN_FILE).read_bytes()
 
 
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
+    """Nothing of a round's secrets is needed after it, and masks leave nothing in a sum."""
+
+    def run(name: str, *more: str) -> Path:
+        config = compose(None, [*SMALL, SECURE, "run.keep_checkpoints=2", f"run.directory={tmp_path / name}", *more])
+        node = {"state-directory": str(tmp_path / name / "state")}
+        client = Watched({(3, "query.secure_shares"): raises})
+        run_in_process(server_app(), client, run_config=flatten(config), clients=CLIENTS, node_config=node)
+        return tmp_path / name / "run"
+
+    whole = run("whole", "run.rounds=3")
+    run("parts", "run.rounds=1")
+    parts = run("parts", "run.rounds=3", "run.resume=true")
+    for name in (ANN_FILE, SNN_FILE):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    assert [row["replies"] for row in read_metrics(parts)] == [CLIENTS - 1] * 3
+
+
 def raises(question: Message, answer: Message) -> Message:
     raise LookupError("the node is gone")
 
