@@ -76,7 +76,7 @@ def test_questions_are_checked_as_hostile_input(record, reason, context):
 def test_neighbours_are_checked(context):
     begun(context)
     known = neighbours()
-    good = wire.peers(SESSION, 2, known)
+    good = wire.peers(SESSION, 3, known)
     for change, reason in (
         ({"clients": [1, 1, 2]}, "aren't in increasing order"),
         ({"clients": [0, 1, 2]}, "names one client, or one key, twice"),
@@ -127,7 +127,7 @@ def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tm
     public, signature = wire.read_advertised(reply.content["secure"])
     nodes[0].public_key().verify(signature, _statement(0, public), _algorithm())
     known = {n: (keys, sign(nodes[n], SESSION, n, keys)) for n, (keys, _) in neighbours().items()}
-    app(asked("secure_shares", wire.peers(SESSION, 2, known)), context)
+    app(asked("secure_shares", wire.peers(SESSION, 3, known)), context)
     stranger, unsigned = ec.generate_private_key(ec.SECP384R1()), b""
     twice = sign(nodes[1], SESSION, 2, known[2][0])
     for signature, reason in (
@@ -138,11 +138,11 @@ def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tm
     ):
         app(asked("secure_keys", {"session": SESSION}), context)
         with pytest.raises(ProtocolError, match=reason):
-            app(asked("secure_shares", wire.peers(SESSION, 2, {**known, 2: (known[2][0], signature)})), context)
+            app(asked("secure_shares", wire.peers(SESSION, 3, {**known, 2: (known[2][0], signature)})), context)
     context.node_config["identities"] = str(tmp_path)
     with pytest.raises(IdentityError, match="holds no public key"):
         app(asked("secure_keys", {"session": SESSION}), context) and app(
-            asked("secure_shares", wire.peers(SESSION, 2, known)), context
+            asked("secure_shares", wire.peers(SESSION, 3, known)), context
         )
 
 
