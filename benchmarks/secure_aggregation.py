@@ -220,7 +220,7 @@ def measure_round(steps: int, spiking: bool, options: Options) -> list[Result]:
         sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
     seconds: dict[bool, list[float]] = {False: [], True: []}
     upload = 0.0
-    turns, rounds = (1, 2) if options.quick else (4, 4) if steps < 50 else (2, 2)
+    turns, rounds = (1, 2) if options.quick else (2, 3) if steps < 50 else (1, 2)
     for _ in range(turns):
         for secure in (False, True):
             found, row = timed_rounds(steps, spiking, secure, rounds, options)
