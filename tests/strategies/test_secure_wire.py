@@ -75,6 +75,12 @@ def fixed_draws() -> Callable[[int], bytes]:
     return draw
 
 
+@pytest.fixture(autouse=True)
+def _no_figure(monkeypatch):
+    """A figure at the end takes as long as the run."""
+    monkeypatch.setattr("strategies.server_app.plot_accuracy", lambda *arguments: None)
+
+
 @pytest.fixture
 def foreseen(monkeypatch) -> Callable[[], None]:
     """Make everything that is drawn the same in runs that follow."""
@@ -95,7 +101,12 @@ def differences(first: Recorded, second: Recorded) -> set[tuple[int, str, str, s
     return {name for name, value in ours.items() if value != theirs[name]}
 
 
-@pytest.mark.parametrize("variant", [[], ["strategy.spiking=false"], ["strategy.name=fedadam"]])
+SLOW = [
+    pytest.param(option, marks=pytest.mark.slow) for option in (["strategy.spiking=false"], ["strategy.name=fedadam"])
+]
+
+
+@pytest.mark.parametrize("variant", [[], *SLOW])
 def test_of_one_clients_data_nothing_but_its_masked_vector_depends(variant, foreseen, tmp_path):
     """Keys, shares and masks being the same, and one client's data others: no message else differs in a bit.
 
