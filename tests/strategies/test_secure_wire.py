@@ -102,7 +102,7 @@ def differences(first: Recorded, second: Recorded) -> set[tuple[int, str, str, s
 
 
 SLOW = [
-    pytest.param(option, marks=pytest.mark.slow) for option in (["strategy.spiking=false"], ["strategy.name=fedadam"])
+    pytest.param([option], marks=pytest.mark.slow) for option in ("strategy.spiking=false", "strategy.name=fedadam")
 ]
 
 

@@ -70,3 +70,12 @@ def test_a_client_of_flowers_mod_with_one_neighbour_is_unmasked():
     left = (residue + np.concatenate(mask_of(seed, [weight.shape, vector.shape]))) % 2**32
     recovered = (left[1:] / LARGEST * 16 - 8) / (left[0] / LARGEST)
     np.testing.assert_allclose(recovered, update, atol=1e-4)
+
+
+def test_flowers_mod_tells_both_seeds_of_a_client_that_is_in_both_lists():
+    """What ours refuses (tests/snnfl/masking/test_protocol.py)."""
+    legacy = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
+    state = legacy.SecAggPlusState()
+    state.threshold, state.rd_seed_share_dict, state.sk1_share_dict = 2, {1: b"mask", 2: b"own"}, {1: b"key", 2: b"own"}
+    told = legacy._unmask(state, {Key.ACTIVE_NODE_ID_LIST: [1, 2], Key.DEAD_NODE_ID_LIST: [1]})
+    assert list(zip(told[Key.NODE_ID_LIST], told[Key.SHARE_LIST], strict=True))[::2] == [(1, b"mask"), (1, b"key")]
