@@ -12,6 +12,25 @@ CONFIG = "config"
 CONTROL = "control"
 """A further one in SCAFFOLD: the server's control variate in a train message, how the client's changed in the reply."""
 
+SECURE = "secure"
+"""Another one in secure aggregation (:mod:`snnfl.masking.wire`): of each of its four questions and their answers, and
+of a train message, whose reply has the array :data:`MASKED` in the place of an update."""
+
+MASKED = "masked"
+SECURE_KEYS, SECURE_SHARES, SECURE_CONFIRM, SECURE_UNMASK = (
+    "secure_keys",
+    "secure_shares",
+    "secure_confirm",
+    "secure_unmask",
+)
+"""Names of the questions: they are messages of the type ``query.NAME``."""
+
+IDENTITY_KEY = "identity-key"
+"""In a node's configuration: the file of its own private key (ECDSA P-384), with which it signs what it advertises."""
+
+IDENTITIES = "identities"
+"""There: the folder of all nodes' public keys, from their operators; keys that none of them has signed are refused."""
+
 SERVER_ROUND = "server-round"
 """What Flower's strategies put into the config record: the round, counted from 1."""
 
@@ -119,3 +138,8 @@ def train_metrics(config: Config) -> frozenset[str]:
     if config.privacy.clipping == "client_adaptive":
         names |= {NORM_BIT}
     return frozenset(names)
+
+
+def summed_metrics(config: Config) -> frozenset[str]:
+    """Return which of them secure aggregation sums: all that depend on a client's data."""
+    return train_metrics(config) - {EXAMPLES, STATE_ROUND}

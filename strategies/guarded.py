@@ -47,6 +47,7 @@ class RoundReport:
         excluded: Updates that a detector kept out of the aggregate; they aren't among ``updates``.
         screening: What the detectors said, if there are any.
         aggregated: Whether the round has new weights; with too few valid replies it keeps the old ones.
+        summed: Whether the server knows no update, but their sum: ``updates`` are so many times their mean.
         seconds: Spent on checking and aggregating.
     """
 
@@ -60,6 +61,7 @@ class RoundReport:
     excluded: int = 0
     screening: Screening | None = None
     aggregated: bool = False
+    summed: bool = False
     seconds: float = 0.0
 
 
@@ -130,12 +132,7 @@ class Guarded(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
-        valid, updates = self._examine(
-            "train", server_round, replies, lambda reply: check_update(reply, self.spec, self._sent)
-        )
-        valid, updates = self._bounded(server_round, valid, updates)
-        if self.detecting is not None:
-            valid, updates = self._screen(self.detecting, server_round, valid, updates)
+        valid, updates = self.accepted(server_round, replies)
         if len(valid) < self.minimum_replies:
             message = "round %d: %d valid replies, %d are needed; the old weights are kept"
             logger.warning(message, server_round, len(valid), self.minimum_replies)
@@ -158,6 +155,16 @@ class Guarded(Strategy):
             seconds=seconds,
         )
         return arrays, metrics
+
+    def accepted(self, server_round: int, replies: Iterable[Message]) -> tuple[list[Message], list[Update]]:
+        """Return what is to be aggregated: the replies that are sound, and the updates that they carry."""
+        valid, updates = self._examine(
+            "train", server_round, replies, lambda reply: check_update(reply, self.spec, self._sent)
+        )
+        valid, updates = self._bounded(server_round, valid, updates)
+        if self.detecting is not None:
+            valid, updates = self._screen(self.detecting, server_round, valid, updates)
+        return valid, updates
 
     def state_of(self, update: Update) -> Mapping[str, Tensor]:
         """Return the arrays of an update as the base strategy aggregates them."""

@@ -246,11 +246,13 @@ def client_columns(strategy: Guarded) -> Row:
     accuracies = [u.metrics[protocol.ACCURACY] for u in report.updates if protocol.ACCURACY in u.metrics]
     spiking = [u.metrics[protocol.SNN_ACCURACY] for u in report.updates if protocol.SNN_ACCURACY in u.metrics]
     received = [metrics[protocol.ACCURACY] for metrics in report.evaluations]
+    # Of a sum there is a mean, and no deviation from it.
+    spread = (lambda values: None) if report.summed else statistics.pstdev
     return {
         "client_ann_accuracy_mean": statistics.fmean(accuracies) if accuracies else None,
-        "client_ann_accuracy_std": statistics.pstdev(accuracies) if accuracies else None,
+        "client_ann_accuracy_std": spread(accuracies) if accuracies else None,
         "client_snn_accuracy_mean": statistics.fmean(spiking) if spiking else None,
-        "client_snn_accuracy_std": statistics.pstdev(spiking) if spiking else None,
+        "client_snn_accuracy_std": spread(spiking) if spiking else None,
         "client_received_accuracy_mean": statistics.fmean(received) if received else None,
         "client_received_accuracy_std": statistics.pstdev(received) if received else None,
         "client_received_accuracy_weighted": _weighted(report.evaluations, protocol.ACCURACY),

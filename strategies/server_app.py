@@ -26,7 +26,7 @@ from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, sends_control, train_metrics
 from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
-from snnfl.updates import Converted, control_specs, scale_of
+from snnfl.updates import Converted, control_specs, scale_of, summed
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit
@@ -55,6 +55,7 @@ from strategies.run_directory import (
     refuse_earlier,
     run_path,
 )
+from strategies.secure import Secure
 from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
 from strategies.superlink_grid import shielded
@@ -270,6 +271,9 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
             config.quantization.clip,
         )
     sent = ArrayRecord({name: state[name] for name in format.sent_specs})
+    if config.strategy.secure_aggregation:
+        spec = UpdateSpec(arrays=format.specs, metrics=metrics, **bounds)
+        return secured(base, spec, work), sent
     if not isinstance(format, Converted):
         return Guarded(base, UpdateSpec(arrays=format.specs, metrics=metrics, **bounds), **options), sent
     strategy = Spiking(base, format, metrics=metrics, **network_rule(config), **bounds, **options)
@@ -281,6 +285,28 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
             ", ".join(exposed),
         )
     return strategy, sent
+
+
+def secured(base: Strategy, spec: UpdateSpec, work: Workspace) -> Secure:
+    """Wrap a base strategy in secure aggregation, as a run is configured."""
+    strategy = work.config.strategy
+    layout = summed(
+        work.config,
+        work.format,
+        examples=1 if strategy.weighting == "uniform" else spec.examples,
+        follows=network_rule(work.config)["follows"],
+    )
+    return Secure(
+        base,
+        spec,
+        layout,
+        seed=work.config.run.seed,
+        minimum_replies=minimum_replies(work.config),
+        participation=strategy.participation,
+        update_bound=strategy.update_bound,
+        tolerance=0.1 if strategy.secure_tolerance is None else strategy.secure_tolerance,
+        timeout=strategy.timeout,
+    )
 
 
 def _tested(work: Workspace) -> Config:
