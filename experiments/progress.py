@@ -124,6 +124,8 @@ class RoundProgress:
         parts += _shown(row, SERVER) or _shown(row, NODES) or _shown(row, CLIENTS)[:1] or ["server –"]
         if row["train_loss"] is not None:
             parts.append(f"loss {row['train_loss']:.3f}")
+        if row.get("epsilon") is not None:
+            parts.append(f"epsilon {row['epsilon']:.2f}")
         if row["refused"] or row["failed"]:
             parts.append(f"[red]{row['refused']} refused, {row['failed']} failed[/red]")
         if not row["aggregated"] and self.config.strategy.name != "solo":  # which aggregates nothing
@@ -170,7 +172,7 @@ class WatchedClientApp(ClientApp):
 
 def algorithm(config: Config) -> str:
     """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg, FedAvg (LIF)."""
-    private = "" if config.privacy.clipping == "none" else "DP-"
+    private = "" if config.privacy.mechanism == "none" else "DP-"
     return prefixed(config, private + find(config.strategy.name).title)
 
 

@@ -28,6 +28,7 @@ from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, control_specs, scale_of
 from snnfl.workspace import Workspace, workspace
+from strategies.arrays import tensors_of
 from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit
 from strategies.bases import weighing
@@ -39,6 +40,7 @@ from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.lock import FolderInUseError
 from strategies.population import Population, PopulationError
+from strategies.privacy import Protection, build_protection
 from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import RunBrokenOffError, find_checkpoint, require_run, told_if_broken_off
 from strategies.run_directory import (
@@ -99,6 +101,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
     strategy.detecting = build_detecting(config, work.format)
+    strategy.privacy = protection_of(work, arrays)
     if config.run.keep_checkpoints:
         check_state(strategy)
     if config.run.resume:
@@ -165,6 +168,9 @@ def _play(
     checkpoints = Checkpoints(directory.path / CHECKPOINTS, directory.path / METRICS_FILE, keep=keep, rounds=rounds)
     with cheap_collection():
         for server_round in range(completed + 1, rounds + 1):
+            if strategy.privacy is not None and (reason := strategy.privacy.exhausted(server_round)) is not None:
+                logger.warning("%s; the run stops after round %d", reason, server_round - 1)
+                break
             order = ConfigRecord({RUN_TOKEN: token, OLDEST_ROUND: checkpoints.oldest})
             arrays = play_round(played, population, server_round, arrays, order, timeout=config.strategy.timeout)
             recorder(server_round, arrays)
@@ -281,6 +287,12 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
             ", ".join(exposed),
         )
     return strategy, sent
+
+
+def protection_of(work: Workspace, arrays: ArrayRecord) -> Protection | None:
+    """Build what a run's server needs for differential privacy, if it is to have any."""
+    sizes = [] if work.config.data.source == OWN else [len(partition) for partition in work.partitions]
+    return build_protection(work.config, work.format, sizes=sizes, sent=tensors_of(arrays))
 
 
 def _tested(work: Workspace) -> Config:
