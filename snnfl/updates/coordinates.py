@@ -39,7 +39,6 @@ def coordinates(format: UpdateFormat, received: Mapping[str, Tensor], sent: Mapp
     weights = {f"{node.name}.weight" for node in format.graph.affines}
     unexplained = unexplained_biases(format.graph, received, biases=format.bias_back)
     rest = {name: received[name] for name in format.network_names if name not in weights} | unexplained
-    # The order is that of the format, here and in :func:`origin`.
     return found | {f"{OWN}{name}": _flat(format, name, array) for name, array in rest.items()}
 
 
@@ -52,7 +51,7 @@ def update_of(format: UpdateFormat, found: Mapping[str, Tensor]) -> dict[str, Te
     folded = fold(format.graph, state)
     parameters = {name: array + own[name] if name in own else array for name, array in folded.items()}
     rest = {name: _curved(format, name, array) for name, array in own.items() if name not in folded}
-    norms = {ours: state[theirs] for theirs, ours in format.norm_arrays.items()}
+    norms = {own: state[ours] for own, ours in format.norm_arrays.items()}
     return {name: {**parameters, **rest, **norms}[name] for name in format.specs}
 
 
