@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from snnfl.config import Config
+from snnfl.config import Config, ConfigError
 from snnfl.privacy.canaries import Canaries
 from snnfl.privacy.clipping import Layout, clipped
 from snnfl.privacy.noise import Stream, new_key
@@ -216,6 +216,8 @@ def build_protection(
     if config.privacy.mechanism == "none":
         return None
     protection = Protection(config, format, sizes=sizes, sent=sent)
+    if (reason := protection.exhausted(1)) is not None:
+        raise ConfigError(f"{reason}; take more noise (privacy.noise_multiplier), or a larger budget")
     if config.privacy.noise_seed is not None:
         logger.warning(
             "privacy.noise_seed=%d: whoever knows it can take the noise off; leave it out to protect anybody",

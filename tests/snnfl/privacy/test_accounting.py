@@ -68,7 +68,9 @@ def test_the_noise_of_a_wanted_epsilon_is_the_smallest(wanted: float) -> None:
 
 
 def test_a_wanted_epsilon_that_no_noise_gives_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"privacy.target_epsilon=1e-09: no noise multiplier up to 10000 .*larger one"):
+    with pytest.raises(
+        ConfigError, match=r"privacy.target_epsilon=1e-09: no noise multiplier up to 10000 .*larger one"
+    ):
         Spending(compose(None, ["privacy.mechanism=central", "privacy.target_epsilon=1e-9"]), [10])
 
 
@@ -112,7 +114,10 @@ def test_the_budget_stops_before_it_is_exceeded_and_the_smallest_client_counts()
     sizes = [100, 40, 64]
     sgd = ["privacy.mechanism=example", "training.batch_size=20", "training.epochs=1"]
     smallest = Spending(compose(None, sgd), sizes)
-    assert (smallest.steps, smallest.rate) == (5, 0.5)  # most steps of one, highest rate of another: no less than either
+    assert (smallest.steps, smallest.rate) == (
+        5,
+        0.5,
+    )  # most steps of one, highest rate of another: no less than either
 
 
 def test_adaptive_clipping_pays_for_its_quantile() -> None:
