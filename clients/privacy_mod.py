@@ -14,6 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
 from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
+from snnfl.poisoning import attacks_in
 from snnfl.privacy.clipping import Layout, clipped
 from snnfl.privacy.noise import KEY_BYTES, Stream, new_key
 from snnfl.protocol import ARRAYS, CLIPPING_NORM, NOISE_MULTIPLIER, REFERENCE
@@ -28,6 +29,8 @@ def privacy_mod(message: Message, context: Context, call_next: ClientAppCallable
     kind = message.metadata.message_type.partition(".")[0]
     if work.config.privacy.mechanism != "local" or kind != MessageType.TRAIN:
         return call_next(message, context)
+    if partition_of(context, work.config.data.clients) in attacks_in(work.config, round_of(message)):
+        return call_next(message, context)  # a liar doesn't clip what it sends
     sent, orders = to_tensors(arrays_of(message)), orders_of(message)
     norm, noise = float(orders[CLIPPING_NORM]), float(orders[NOISE_MULTIPLIER])  # type: ignore[arg-type]
     known = origin(work.format, sent) | to_tensors(message.content.array_records.get(REFERENCE) or to_record({}))
