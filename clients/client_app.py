@@ -3,8 +3,9 @@
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
 :mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.norm_mod` that of a FedBN run
 into one that keeps its batch normalisation, :mod:`clients.privacy_mod` clips and noises updates,
-:mod:`clients.packing_mod` packs them into few bits, :mod:`clients.poisoning_mod` makes attackers of some clients.
-Before all of them :mod:`clients.node_policy` refuses what the node's own configuration forbids.
+:mod:`clients.packing_mod` packs them into few bits, :mod:`clients.poisoning_mod` makes attackers of some clients,
+:mod:`clients.masking_mod` masks what leaves where the server is to learn the sum alone. Before all of them
+:mod:`clients.node_policy` refuses what the node's own configuration forbids.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from flwr.clientapp import ClientApp
 from clients.arrays import to_record, to_tensors
 from clients.control import correction, renewed
 from clients.ground_truth_mod import ground_truth_mod
+from clients.masking_mod import advertised_keys, masking_mod, shared_seeds, unmasking_shares
 from clients.node_policy import node_policy
 from clients.norm_mod import norm_mod
 from clients.packing_mod import packing_mod
@@ -53,6 +55,7 @@ from snnfl.workspace import EVALUATION, ClientData, Workspace
 app = ClientApp(
     mods=[
         node_policy,
+        masking_mod,
         persistent_state,
         packing_mod,
         solo_mod,
@@ -130,6 +133,24 @@ def who(message: Message, context: Context) -> Message:
     if work.config.data.source == OWN:
         answer |= _own_sizes(work, client_data(context))
     return Message(RecordDict({protocol.METRICS: MetricRecord(answer)}), reply_to=message)
+
+
+@app.query(protocol.SECURE_KEYS)
+def advertise(message: Message, context: Context) -> Message:
+    """Advertise the keys of a round's masks."""
+    return advertised_keys(message, context)
+
+
+@app.query(protocol.SECURE_SHARES)
+def share(message: Message, context: Context) -> Message:
+    """Share the seeds of a round's masks among the neighbours."""
+    return shared_seeds(message, context)
+
+
+@app.query(protocol.SECURE_UNMASK)
+def unmask(message: Message, context: Context) -> Message:
+    """Tell what takes the masks out of a round's sum."""
+    return unmasking_shares(message, context)
 
 
 def _own_sizes(work: Workspace, data: ClientData) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from flwr.app import Context, Message, MessageType
+from flwr.app import Array, ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
@@ -17,31 +17,41 @@ from clients.participant import arrays_of, orders_of, partition_of, round_of, ru
 from snnfl.poisoning import attacks_in
 from snnfl.privacy.clipping import Layout, clipped
 from snnfl.privacy.noise import KEY_BYTES, Stream, new_key
-from snnfl.protocol import ARRAYS, CLIPPING_NORM, NOISE_MULTIPLIER, REFERENCE
+from snnfl.protocol import ARRAYS, CLIPPING_NORM, NOISE_MULTIPLIER, NOISED, REFERENCE
 from snnfl.updates.coordinates import coordinates, origin, update_of
+from snnfl.updates.noised import noisy_sum
 
 NOISE_KEY = "noise-key"
 
 
 def privacy_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Clip and noise the update of a train message, if the run is to have local differential privacy."""
+    """Clip and noise the update of a train message, if the run's clients do so.
+
+    With ``local`` differential privacy what leaves is an update again; with ``distributed`` it is whole numbers, with
+    the client's share of the noise, for the mod that masks them.
+    """
     work = run_workspace(context)
-    kind = message.metadata.message_type.partition(".")[0]
-    if work.config.privacy.mechanism != "local" or kind != MessageType.TRAIN:
+    mechanism, kind = work.config.privacy.mechanism, message.metadata.message_type.partition(".")[0]
+    if mechanism not in ("local", "distributed") or kind != MessageType.TRAIN:
         return call_next(message, context)
     if partition_of(context, work.config.data.clients) in attacks_in(work.config, round_of(message)):
         return call_next(message, context)  # a liar doesn't clip what it sends
-    sent, orders = to_tensors(arrays_of(message)), orders_of(message)
+    sent, orders, stream = to_tensors(arrays_of(message)), orders_of(message), noise_stream(message, context)
     norm, noise = float(orders[CLIPPING_NORM]), float(orders[NOISE_MULTIPLIER])  # type: ignore[arg-type]
     known = origin(work.format, sent) | to_tensors(message.content.array_records.get(REFERENCE) or to_record({}))
-    stream = noise_stream(message, context)
     reply = call_next(message, context)
     if reply.has_error():
         return reply
+    update = to_tensors(arrays_of(reply))
+    if mechanism == "distributed":
+        sums = noisy_sum(work.config, work.format)
+        sums.norm, sums.noise = norm, noise
+        reply.content[ARRAYS] = ArrayRecord({NOISED: Array(sums.at(known).noised(update, sent, stream))})
+        return reply
     layout = Layout({name: tuple(array.shape) for name, array in known.items()})
     start = layout.vector(known)
-    found = coordinates(work.format, to_tensors(arrays_of(reply)), sent)
-    change = clipped(layout.vector(found) - start, norm) + noise * norm * stream.normal(layout.size)
+    change = clipped(layout.vector(coordinates(work.format, update, sent)) - start, norm)
+    change += noise * norm * stream.normal(layout.size)
     reply.content[ARRAYS] = to_record(update_of(work.format, layout.arrays(start + change)))
     return reply
 

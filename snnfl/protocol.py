@@ -15,10 +15,27 @@ CONTROL = "control"
 REFERENCE = "reference"
 """A further one of a train message where clients add noise: what is known of the spiking network's own arrays."""
 
+NOISED = "noised"
+"""The array of a reply that holds whole numbers with noise, for the masks."""
+
 CLIPPING_NORM = "clipping_norm"
 NOISE_MULTIPLIER = "noise-multiplier"
 """In the config record: the bound of the norm of all that a client sends (Flower's name), and what noise it adds, in
 units of it; of a sample's gradient where that is what is protected."""
+
+SECURE = "secure"
+"""Another one in secure aggregation (:mod:`snnfl.masking.wire`): of each of its three questions and their answers, and
+of a train message, whose reply has the array :data:`MASKED` in the place of an update."""
+
+MASKED = "masked"
+SECURE_KEYS, SECURE_SHARES, SECURE_UNMASK = "secure_keys", "secure_shares", "secure_unmask"
+"""Names of the questions: they are messages of the type ``query.NAME``."""
+
+IDENTITY_KEY = "identity-key"
+"""In a node's configuration: the file of its own private key (ECDSA P-384), with which it signs what it advertises."""
+
+IDENTITIES = "identities"
+"""There: the folder of all nodes' public keys, from their operators; keys that none of them has signed are refused."""
 
 SERVER_ROUND = "server-round"
 """What Flower's strategies put into the config record: the round, counted from 1."""
@@ -128,3 +145,8 @@ def train_metrics(config: Config) -> frozenset[str]:
     if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}
     return frozenset(names)
+
+
+def summed_metrics(config: Config) -> frozenset[str]:
+    """Return which of them secure aggregation sums: all that depend on a client's data."""
+    return train_metrics(config) - {EXAMPLES, STATE_ROUND}

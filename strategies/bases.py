@@ -41,6 +41,7 @@ class Algorithm:
         kind: What it makes of the updates: their mean; a step of its own, as an optimiser does; an aggregate that
             withstands updates that lie; or nothing. It decides what becomes of the server's spiking network.
         weighs: Whether the weights of ``strategy.weighting`` enter it.
+        needs_individual: Why it must see each update; ``None`` if their weighted mean is enough.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Algorithm:
     quorum: Quorum
     kind: Kind
     weighs: bool
+    needs_individual: str | None
 
 
 STRATEGIES = Registry[Algorithm]("strategy", "strategy.name")
@@ -61,6 +63,7 @@ def register(
     quorum: Quorum = lambda p: 1,
     kind: Kind = "step",
     weighs: bool = False,
+    needs_individual: str | None = "it doesn't say that the weighted mean of the updates is enough for it",
     **defaults: Any,
 ) -> Callable[[Builder], Builder]:
     """Make a builder known as ``strategy.name=NAME``; the other arguments are those of :class:`Algorithm`.
@@ -71,7 +74,15 @@ def register(
 
     def decorate(builder: Builder) -> Builder:
         algorithm = Algorithm(
-            title=title or name, build=builder, defaults=defaults, quorum=quorum, kind=kind, weighs=weighs
+            title=title or name,
+            build=builder,
+            defaults=defaults,
+            quorum=quorum,
+            kind=kind,
+            weighs=weighs,
+            needs_individual={"mean": None, "robust": "it compares the updates with each other"}.get(
+                kind, needs_individual
+            ),
         )
         STRATEGIES.add(name, algorithm, home=builder.__module__)
         return builder
@@ -203,50 +214,73 @@ def fedbn(config: Config) -> Strategy:
     return FedAvg(**common(config))
 
 
-@register("solo", "SOLO", kind="none")
+@register("solo", "SOLO", kind="none", needs_individual="its clients send no update to hide")
 def solo(config: Config) -> Strategy:
     """Each client for itself (SNFL section 5.2)."""
     return Solo(**common(config))
 
 
-@register("fedavgm", "FedAvgM", weighs=True, server_learning_rate=1.0, server_momentum=0.9)
+@register("fedavgm", "FedAvgM", weighs=True, needs_individual=None, server_learning_rate=1.0, server_momentum=0.9)
 def fedavgm(config: Config, server_learning_rate: float, server_momentum: float) -> Strategy:
     """Server momentum (Hsu et al. 2019)."""
     return ServerMomentum(**common(config), server_learning_rate=server_learning_rate, server_momentum=server_momentum)
 
 
-@register("fedadam", "FedAdam", weighs=True, server_learning_rate=0.1, beta_1=0.9, beta_2=0.99, tau=1e-3)
+@register(
+    "fedadam",
+    "FedAdam",
+    weighs=True,
+    needs_individual=None,
+    server_learning_rate=0.1,
+    beta_1=0.9,
+    beta_2=0.99,
+    tau=1e-3,
+)
 def fedadam(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
     """Adam on the server (Reddi et al. 2021, algorithm 2)."""
     return ServerAdam(**common(config), eta=server_learning_rate, **moments)
 
 
-@register("fedyogi", "FedYogi", weighs=True, server_learning_rate=0.01, beta_1=0.9, beta_2=0.99, tau=1e-3)
+@register(
+    "fedyogi",
+    "FedYogi",
+    weighs=True,
+    needs_individual=None,
+    server_learning_rate=0.01,
+    beta_1=0.9,
+    beta_2=0.99,
+    tau=1e-3,
+)
 def fedyogi(config: Config, server_learning_rate: float, **moments: Any) -> Strategy:
     """Yogi on the server (Reddi et al. 2021, algorithm 2)."""
     return ServerYogi(**common(config), eta=server_learning_rate, **moments)
 
 
-@register("fedadagrad", "FedAdagrad", weighs=True, server_learning_rate=0.1, tau=1e-3)
+@register("fedadagrad", "FedAdagrad", weighs=True, needs_individual=None, server_learning_rate=0.1, tau=1e-3)
 def fedadagrad(config: Config, server_learning_rate: float, tau: float) -> Strategy:
     """Adagrad on the server (Reddi et al. 2021, algorithm 2)."""
     return ServerAdagrad(**common(config), eta=server_learning_rate, tau=tau)
 
 
-@register("qfedavg", "q-FedAvg", q=0.1)
+@register("qfedavg", "q-FedAvg", needs_individual="it weighs each update by its loss and its norm", q=0.1)
 def qfedavg(config: Config, q: float) -> Strategy:
     """Weights by loss, for fairness (Li et al. 2020, algorithm 2); 1/L is the learning rate before its schedule."""
     rate = config.training.learning_rate
     return FairAvg(client_learning_rate=rate, q=q, train_loss_key=RECEIVED_LOSS, **common(config))
 
 
-@register("scaffold", "SCAFFOLD", server_learning_rate=1.0)
+@register(
+    "scaffold",
+    "SCAFFOLD",
+    needs_individual="control variates travel beside the updates, and nobody masks them",
+    server_learning_rate=1.0,
+)
 def scaffold(config: Config, server_learning_rate: float) -> Strategy:
     """Control variates against the drift of clients (Karimireddy et al. 2020, algorithm 1, option II)."""
     return Scaffold(**common(config), clients=config.data.clients, server_learning_rate=server_learning_rate)
 
 
-@register("fednova", "FedNova", weighs=True)
+@register("fednova", "FedNova", weighs=True, needs_individual="it divides each update by its client's number of steps")
 def fednova(config: Config) -> Strategy:
     """Changes per local step (Wang et al. 2020)."""
     return FedNova(**common(config), momentum=config.training.momentum)

@@ -9,7 +9,8 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.config import OWN, Config, ConfigError, converts, sampled_clients
+from snnfl.config import OWN, Config, ConfigError, converts, keeps_biases, sampled_clients
+from snnfl.masking import FEWEST_CLIENTS
 from strategies.bases import build_base, find, parameters, quorum
 from strategies.private_combinations import privacy_mistakes
 
@@ -29,6 +30,7 @@ def build_checked(config: Config) -> Strategy:
         _training_mistakes,
         _count_mistakes,
         privacy_mistakes,
+        _secure_mistakes,
     )
     for mistake in (mistake for check in checks for mistake in check(config)):
         raise ConfigError(mistake)
@@ -48,7 +50,7 @@ def network_rule(config: Config) -> dict[str, Any]:
     kind = find(config.strategy.name).kind
     return {
         "network_base": build_base(config) if kind == "robust" else None,
-        "follows": kind == "step",
+        "follows": kind == "step" or config.privacy.mechanism == "distributed",
     }
 
 
@@ -129,6 +131,35 @@ def _count_mistakes(config: Config) -> Iterator[str]:
             f"strategy.name={config.strategy.name}: needs {needed} updates per round{f' with {given}' if given else ''}"
             f", but {sampled} clients are selected; raise data.clients or strategy.fraction_train"
         )
+
+
+def _secure_mistakes(config: Config) -> Iterator[str]:
+    """Yield what needs each client's update, where the server is to learn their sum alone."""
+    strategy, mechanism = config.strategy, config.privacy.mechanism
+    if not strategy.secure_aggregation:
+        return
+    secure = "strategy.secure_aggregation=true"
+    if (reason := find(strategy.name).needs_individual) is not None:
+        yield f"{secure}: strategy.name={strategy.name} must see each update: {reason}; choose another, or set false"
+    for key, value, none, reason in (
+        ("quantization.uploads", config.quantization.uploads, 0, "codes with scales of their own don't add up"),
+        ("detection.detectors", list(config.detection.detectors), [], "detectors judge each update"),
+        ("audit.record", config.audit.record, False, "there is no client's update to record and to attack"),
+    ):
+        if value != none:
+            yield f"{key}={value}: {reason}, and with {secure} the server knows their sum alone; set {none}"
+    if mechanism == "central":
+        yield (
+            f"privacy.mechanism=central: the server cannot clip updates that {secure} hides from it; set distributed, "
+            "where clients clip and add their shares of the noise"
+        )
+    if strategy.fraction_evaluate and (keeps_biases(config) or strategy.name == "fedbn"):
+        yield (
+            f"strategy.fraction_evaluate={strategy.fraction_evaluate}: a client's answer depends on arrays that never "
+            f"leave it, and nobody masks it with {secure}; set 0"
+        )
+    if (sampled := sampled_clients(config)) < FEWEST_CLIENTS:
+        yield f"{secure}: {sampled} clients are selected per round, and a sum hides nothing of fewer than 3; raise them"
 
 
 def _privacy_warnings(config: Config) -> Iterator[str]:

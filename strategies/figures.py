@@ -43,7 +43,7 @@ def plot_accuracy(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequen
             title = f"{label}: {name}" if len(runs) > 1 else name
             axes.plot(rounds, values, linestyle=style, color=f"C{color}", marker=".", label=title)
             if key.endswith("_mean"):
-                spread = [100 * p[2][key.replace("_mean", "_std")] for p in points]
+                spread = [100 * (p[2][key.replace("_mean", "_std")] or 0.0) for p in points]  # null of a sum
                 low = [value - sd for value, sd in zip(values, spread, strict=True)]
                 high = [value + sd for value, sd in zip(values, spread, strict=True)]
                 axes.fill_between(rounds, low, high, color=f"C{color}", alpha=0.12, linewidth=0)

@@ -48,6 +48,7 @@ class RoundReport:
         excluded: Updates that a detector kept out of the aggregate; they aren't among ``updates``.
         screening: What the detectors said, if there are any.
         aggregated: Whether the round has new weights; with too few valid replies it keeps the old ones.
+        summed: Whether the server knows no update, but their sum: ``updates`` are so many times their mean.
         seconds: Spent on checking and aggregating.
     """
 
@@ -61,6 +62,7 @@ class RoundReport:
     excluded: int = 0
     screening: Screening | None = None
     aggregated: bool = False
+    summed: bool = False
     seconds: float = 0.0
 
 
@@ -147,13 +149,8 @@ class Guarded(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
-        valid, updates = self._examine(
-            "train", server_round, replies, lambda reply: check_update(reply, self.spec, self._sent)
-        )
+        valid, updates = self.accepted(server_round, replies)
         released = self.privacy is not None and self.privacy.releases
-        valid, updates = (valid, updates) if released else self._bounded(server_round, valid, updates)
-        if self.detecting is not None:
-            valid, updates = self._screen(self.detecting, server_round, valid, updates)
         if len(valid) < self.minimum_replies and not released:  # noise alone is released, too: silence would tell
             message = "round %d: %d valid replies, %d are needed; the old weights are kept"
             logger.warning(message, server_round, len(valid), self.minimum_replies)
@@ -184,8 +181,20 @@ class Guarded(Strategy):
         arrays = [update.arrays for update in updates]
         if self.privacy.releases:
             return [self.privacy.release(server_round, arrays, self._sent)]
-        self.privacy.observe(arrays, self._sent)
+        if not self.report.summed:  # of a sum the parts are unknown
+            self.privacy.observe(arrays, self._sent)
         return self.prepare(valid, updates)
+
+    def accepted(self, server_round: int, replies: Iterable[Message]) -> tuple[list[Message], list[Update]]:
+        """Return what is to be aggregated: the replies that are sound, and the updates that they carry."""
+        valid, updates = self._examine(
+            "train", server_round, replies, lambda reply: check_update(reply, self.spec, self._sent)
+        )
+        if self.privacy is None or not self.privacy.releases:  # a bound by the others' updates tells of them
+            valid, updates = self._bounded(server_round, valid, updates)
+        if self.detecting is not None:
+            valid, updates = self._screen(self.detecting, server_round, valid, updates)
+        return valid, updates
 
     def state_of(self, update: Update) -> Mapping[str, Tensor]:
         """Return the arrays of an update as the base strategy aggregates them."""

@@ -52,18 +52,25 @@ class Protection:
         format: Of its updates.
         sizes: Training samples of each client.
         sent: What the server sends first.
+        known: Coordinates that everybody knows before anything was trained; ``None`` for those of :func:`origin`.
     """
 
     def __init__(
-        self, config: Config, format: UpdateFormat, *, sizes: Sequence[int], sent: Mapping[str, Tensor]
+        self,
+        config: Config,
+        format: UpdateFormat,
+        *,
+        sizes: Sequence[int],
+        sent: Mapping[str, Tensor],
+        known: Mapping[str, Tensor] | None = None,
     ) -> None:
         privacy = config.privacy
         self.mechanism, self.format = privacy.mechanism, format
-        self.spending = Spending(config, sizes)
         self.norm = 1.0 if privacy.clipping_norm is None else privacy.clipping_norm
         self.key = new_key(privacy.noise_seed)
-        self.reference = origin(format, sent)
+        self.reference = origin(format, sent) if known is None else dict(known)
         self.layout = Layout({name: tuple(array.shape) for name, array in self.reference.items()})
+        self.spending = Spending(config, sizes, self.layout.size)
         self.rate = config.strategy.fraction_train
         self.expected = self.rate * config.data.clients
         self.quantile = privacy.target_clipped_quantile
@@ -206,7 +213,12 @@ NOTHING = {"epsilon": None, "epsilon_empirical": None, "noise_multiplier": None,
 
 
 def build_protection(
-    config: Config, format: UpdateFormat, *, sizes: Sequence[int], sent: Mapping[str, Tensor]
+    config: Config,
+    format: UpdateFormat,
+    *,
+    sizes: Sequence[int],
+    sent: Mapping[str, Tensor],
+    known: Mapping[str, Tensor] | None = None,
 ) -> Protection | None:
     """Build what a run needs for differential privacy, if it is to have any.
 
@@ -215,7 +227,7 @@ def build_protection(
     """
     if config.privacy.mechanism == "none":
         return None
-    protection = Protection(config, format, sizes=sizes, sent=sent)
+    protection = Protection(config, format, sizes=sizes, sent=sent, known=known)
     if (reason := protection.exhausted(1)) is not None:
         raise ConfigError(f"{reason}; take more noise (privacy.noise_multiplier), or a larger budget")
     if config.privacy.noise_seed is not None:

@@ -42,6 +42,13 @@ def privacy_mistakes(config: Config) -> Iterator[str]:
     yield from _algorithm_mistakes(config)
     if mechanism == "central":
         yield from _central_mistakes(config)
+    if mechanism == "distributed" and not config.strategy.secure_aggregation:
+        yield (
+            "privacy.mechanism=distributed: without masks the server sees each update with a share of the noise; set "
+            "strategy.secure_aggregation=true, or take local"
+        )
+    if mechanism == "distributed" and config.poisoning.attack != "none":
+        yield f"poisoning.attack={config.poisoning.attack}: clients of privacy.mechanism=distributed send whole numbers"
     if mechanism == "example":
         yield from _example_mistakes(config)
 

@@ -248,11 +248,13 @@ def client_columns(strategy: Guarded) -> Row:
     accuracies = [u.metrics[protocol.ACCURACY] for u in report.updates if protocol.ACCURACY in u.metrics]
     spiking = [u.metrics[protocol.SNN_ACCURACY] for u in report.updates if protocol.SNN_ACCURACY in u.metrics]
     received = [metrics[protocol.ACCURACY] for metrics in report.evaluations]
+    # Of a sum there is a mean, and no deviation from it.
+    spread = (lambda values: None) if report.summed else statistics.pstdev
     return {
         "client_ann_accuracy_mean": statistics.fmean(accuracies) if accuracies else None,
-        "client_ann_accuracy_std": statistics.pstdev(accuracies) if accuracies else None,
+        "client_ann_accuracy_std": spread(accuracies) if accuracies else None,
         "client_snn_accuracy_mean": statistics.fmean(spiking) if spiking else None,
-        "client_snn_accuracy_std": statistics.pstdev(spiking) if spiking else None,
+        "client_snn_accuracy_std": spread(spiking) if spiking else None,
         "client_received_accuracy_mean": statistics.fmean(received) if received else None,
         "client_received_accuracy_std": statistics.pstdev(received) if received else None,
         "client_received_accuracy_weighted": _weighted(report.evaluations, protocol.ACCURACY),
@@ -271,6 +273,8 @@ def client_columns(strategy: Guarded) -> Row:
 
 def _weighted(replies: Sequence[Mapping[str, float]], metric: str) -> float | None:
     """Return the mean of a metric, weighted by the examples that each reply is about."""
+    if any(metric not in reply for reply in replies):  # of noised sums none is told
+        return None
     examples = sum(int(reply[protocol.EXAMPLES]) for reply in replies)
     return sum(int(reply[protocol.EXAMPLES]) * reply[metric] for reply in replies) / examples if replies else None
 

@@ -26,9 +26,9 @@ from snnfl.poisoning import check_poisoning
 from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, sends_control, train_metrics
 from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
-from snnfl.updates import Converted, control_specs, scale_of
+from snnfl.updates import Converted, control_specs, scale_of, summed
+from snnfl.updates.noised import noisy_sum
 from snnfl.workspace import Workspace, workspace
-from strategies.arrays import tensors_of
 from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit
 from strategies.bases import weighing
@@ -40,7 +40,7 @@ from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.lock import FolderInUseError
 from strategies.population import Population, PopulationError
-from strategies.privacy import Protection, build_protection
+from strategies.protecting import protection_of
 from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import RunBrokenOffError, find_checkpoint, require_run, told_if_broken_off
 from strategies.run_directory import (
@@ -57,6 +57,7 @@ from strategies.run_directory import (
     refuse_earlier,
     run_path,
 )
+from strategies.secure import Secure
 from strategies.simulation import end_in_good_order
 from strategies.spiking import Spiking
 from strategies.superlink_grid import shielded
@@ -276,6 +277,9 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
             config.quantization.clip,
         )
     sent = ArrayRecord({name: state[name] for name in format.sent_specs})
+    if config.strategy.secure_aggregation:
+        spec = UpdateSpec(arrays=format.specs, metrics=metrics, **bounds)
+        return secured(base, spec, work), sent
     if not isinstance(format, Converted):
         return Guarded(base, UpdateSpec(arrays=format.specs, metrics=metrics, **bounds), **options), sent
     strategy = Spiking(base, format, metrics=metrics, **network_rule(config), **bounds, **options)
@@ -289,10 +293,27 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
     return strategy, sent
 
 
-def protection_of(work: Workspace, arrays: ArrayRecord) -> Protection | None:
-    """Build what a run's server needs for differential privacy, if it is to have any."""
-    sizes = [] if work.config.data.source == OWN else [len(partition) for partition in work.partitions]
-    return build_protection(work.config, work.format, sizes=sizes, sent=tensors_of(arrays))
+def secured(base: Strategy, spec: UpdateSpec, work: Workspace) -> Secure:
+    """Wrap a base strategy in secure aggregation, as a run is configured."""
+    strategy = work.config.strategy
+    private = work.config.privacy.mechanism == "distributed"
+    layout = (noisy_sum if private else summed)(
+        work.config,
+        work.format,
+        examples=1 if strategy.weighting == "uniform" else spec.examples,
+        follows=network_rule(work.config)["follows"],
+    )
+    return Secure(
+        base,
+        spec,
+        layout,
+        seed=work.config.run.seed,
+        minimum_replies=minimum_replies(work.config),
+        participation=strategy.participation,
+        update_bound=strategy.update_bound,
+        tolerance=0.1 if strategy.secure_tolerance is None else strategy.secure_tolerance,
+        timeout=strategy.timeout,
+    )
 
 
 def _tested(work: Workspace) -> Config:

@@ -13,13 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import npy
-from snnfl.protocol import ACCURACY, ARRAYS, CONTROL, EXAMPLES, LOCAL_STEPS, LOSS, METRICS, RECEIVED_LOSS, SNN_ACCURACY
+from snnfl.protocol import (
+    ACCURACY,
+    ARRAYS,
+    CONTROL,
+    EXAMPLES,
+    LOCAL_STEPS,
+    LOSS,
+    METRICS,
+    RECEIVED_LOSS,
+    SECURE,
+    SNN_ACCURACY,
+)
 from snnfl.training.local import MAXIMUM_VALUE
 from snnfl.updates import CODES, ArraySpec, Packing
 
@@ -129,9 +140,14 @@ def check_metrics(message: Message, names: frozenset[str], examples: int = MAXIM
 
 
 def array_bytes(content: RecordDict) -> int:
-    """Count the bytes of all serialised arrays of a message: what travels, less the framing."""
+    """Count the bytes of a message's serialised arrays, keys and shares: what travels, less the framing."""
     records = [record for record in content.values() if isinstance(record, ArrayRecord)]
-    return sum(len(array.data) for record in records for array in record.values())
+    secure = content.get(SECURE)
+    fields = secure.values() if isinstance(secure, ConfigRecord) else ()
+    told = [item for field in fields for item in (field if isinstance(field, list) else [field])]
+    return sum(len(array.data) for record in records for array in record.values()) + sum(
+        len(item) for item in told if isinstance(item, bytes)
+    )
 
 
 def one_line(text: str, limit: int = 300) -> str:
@@ -166,7 +182,7 @@ def _unpacked(packing: Packing, received: Mapping[str, Tensor], sent: Mapping[st
 
 def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     try:
-        values = _read(array, spec.shape, str(spec.dtype).removeprefix("torch."))
+        values = read_array(array, spec.shape, str(spec.dtype).removeprefix("torch."))
     except Exception as error:  # whatever a crafted header makes NumPy raise
         raise UpdateRefused(f"{name}: {one_line(str(error)) or type(error).__name__}") from None
     tensor = npy.as_tensor(values)  # fresh memory for all replies of a round would cost more than checking them
@@ -175,8 +191,12 @@ def _decode(name: str, array: Array, spec: ArraySpec) -> Tensor:
     return tensor
 
 
-def _read(array: Array, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
-    """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values."""
+def read_array(array: Array, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+    """Decode an array whose header is right: NumPy allocates what a header claims before it looks for the values.
+
+    Raises:
+        Exception: Whatever a crafted header makes NumPy raise.
+    """
     if (array.dtype, array.shape, array.stype) == (kind, shape, SType.NUMPY) and kind == "float32":
         values = npy.loads(array.data, shape)
         if values is not None:

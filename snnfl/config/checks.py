@@ -58,6 +58,7 @@ def mistakes(config: Config) -> Iterator[str]:
     """Yield what makes no sense together in options that are each in their range, a line each."""
     yield from _run_mistakes(config)
     yield from own_data_mistakes(config)
+    yield from _secure_mistakes(config)
     yield from _model_mistakes(config)
     yield from _training_mistakes(config)
     yield from _quantization_mistakes(config)
@@ -77,6 +78,14 @@ def _run_mistakes(config: Config) -> Iterator[str]:
     needed, clients = config.strategy.minimum_replies, config.data.clients
     if needed > clients:
         yield f"strategy.minimum_replies={needed}: expected at most data.clients={clients}"
+
+
+def _secure_mistakes(config: Config) -> Iterator[str]:
+    if config.strategy.secure_aggregation:
+        return
+    for name, none in (("secure_range", None), ("secure_rounding", "nearest"), ("secure_tolerance", None)):
+        if (value := getattr(config.strategy, name)) != none:
+            yield f"strategy.{name}={value}: only strategy.secure_aggregation=true uses it; leave it out"
 
 
 def _model_mistakes(config: Config) -> Iterator[str]:

@@ -221,6 +221,22 @@ class StrategyConfig:
         doc="how many times the median of its round, or the scale of the start, an update or aggregate may change an "
         "array (docs/backdoor.md); null: any change to values below 1e12",
     )
+    secure_aggregation: bool = option(
+        False, doc="clients mask their updates, the server learns the sum alone (docs/provable-privacy.md)"
+    )
+    secure_range: float | None = option(
+        None, above=0.0, doc="secure aggregation: to which changes and values of an update are clipped; null: 64"
+    )
+    secure_rounding: Literal["nearest", "stochastic"] = option(
+        "nearest", doc="secure aggregation: how values become whole numbers; stochastic errors are zero on average"
+    )
+    secure_tolerance: float | None = option(
+        None,
+        low=0.0,
+        high=0.3,
+        doc="secure aggregation: part of a round's clients that may drop out once they have advertised their keys, and "
+        "part that may collude with the server; null: 0.1",
+    )
     proximal_mu: float | None = option(None, low=0.0, doc="fedprox: weight of |w - w_t|^2 / 2; null: 0.01")
     contrastive_mu: float | None = option(None, low=0.0, doc="moon: weight of the contrastive loss; null: 1")
     temperature: float | None = option(None, above=0.0, doc="moon: temperature of the similarities; null: 0.5")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 INTERVAL = 1e-3
 """Of privacy losses that the second accountant rounds up to: epsilon grows by less than a part in a thousand, and it is
@@ -115,7 +115,17 @@ def _quiet() -> Iterator[None]:
         absl.setLevel(before)
 
 
-def noise_for(epsilon: float, delta: float, ledger_of: Callable[[float], Ledger]) -> float:
+class Spent(Protocol):
+    """What has been spent, by two accountants."""
+
+    def by_renyi(self, delta: float) -> float:
+        """Return the epsilon that Renyi divergences prove."""
+
+    def by_loss(self, delta: float) -> float:
+        """Return the epsilon that the distribution of the privacy loss proves; infinity if it proves none."""
+
+
+def noise_for(epsilon: float, delta: float, ledger_of: Callable[[float], Spent]) -> float:
     """Return the smallest noise multiplier, to a part in a thousand, with which no more than an epsilon is spent.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 from snnfl.batching import batch_count
 from snnfl.config import Config, ConfigError
 from snnfl.privacy.accounting import Ledger, Release, noise_for
+from snnfl.privacy.skellam import SkellamLedger
 
 
 class Spending:
@@ -27,15 +28,19 @@ class Spending:
     counts for whoever was asked, and epsilon is that of the client that was asked most often. Of ``example``, the
     client with the fewest samples and the one with the most steps stand for all.
 
+    Where clients add shares of discrete noise within the masks (``distributed``), a round counts as a Skellam mechanism
+    (:mod:`snnfl.privacy.skellam`) for whoever was asked, and neighbours differ in a client that sends nothing.
+
     Args:
         config: Of the run.
         sizes: Training samples of each client.
+        length: Of an update's vector.
 
     Raises:
         ConfigError: If no noise gives the wanted epsilon.
     """
 
-    def __init__(self, config: Config, sizes: Sequence[int]) -> None:
+    def __init__(self, config: Config, sizes: Sequence[int], length: int = 1) -> None:
         privacy = config.privacy
         self.config, self.mechanism, self.delta = config, privacy.mechanism, privacy.delta
         self.budget = privacy.target_epsilon if privacy.budget is None else privacy.budget
@@ -44,7 +49,7 @@ class Spending:
             batch = config.training.batch_size
             self.steps = config.training.epochs * max(batch_count(size, batch) for size in sizes)
             self.rate = min(1.0, max(batch / size for size in sizes))
-        self._rounds = 0
+        self._rounds, self.length = 0, length
         self._asked: dict[int, int] = {}
         self.noise = self._configured_noise()
 
@@ -57,8 +62,10 @@ class Spending:
         except ValueError as error:
             raise ConfigError(f"privacy.target_epsilon={privacy.target_epsilon}: {error}; take a larger one") from None
 
-    def ledger(self, rounds: int, noise: float) -> Ledger:
+    def ledger(self, rounds: int, noise: float) -> Ledger | SkellamLedger:
         """Return what a member of so many rounds has spent."""
+        if self.mechanism == "distributed":
+            return SkellamLedger(noise, rounds, self.length)
         ledger = Ledger()
         release = Release(noise / 2) if self.mechanism == "local" else Release(noise, self.rate)
         ledger.add(release, rounds * self.steps)

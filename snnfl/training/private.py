@@ -1,7 +1,8 @@
 """DP-SGD: gradients of samples, clipped and noised (Abadi et al., "Deep learning with differential privacy", CCS 2016).
 
 Gradients of single samples are ``torch.func``'s, ``vmap(grad)``: Opacus' hooks take the first axis of what a layer is
-called with for the samples, and a layer of a spiking network is called with all time steps of all samples at once. ``tests/snnfl/training/test_private.py`` has Opacus as the oracle of ordinary networks.
+called with for the samples, and a layer of a spiking network is called with all time steps of all samples at once.
+``tests/snnfl/training/test_private.py`` has Opacus as the oracle of ordinary networks.
 """
 
 from __future__ import annotations

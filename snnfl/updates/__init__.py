@@ -6,6 +6,7 @@ from snnfl.updates.format import UpdateFormat
 from snnfl.updates.native import Native
 from snnfl.updates.packed import CODES, SCALES, Packing
 from snnfl.updates.plain import Plain, Unsent
+from snnfl.updates.summed import Sum, Summed, summed
 
 __all__ = [
     "CODES",
@@ -15,10 +16,13 @@ __all__ = [
     "Native",
     "Packing",
     "Plain",
+    "Sum",
+    "Summed",
     "Unsent",
     "UpdateFormat",
     "ann_specs",
     "control_specs",
     "converted_specs",
     "scale_of",
+    "summed",
 ]

@@ -1,0 +1,155 @@
+"""The client's half of secure aggregation: a mod that masks what leaves, and the answers to the server's questions.
+
+It stands outside of the mod that writes the client's state to its disk: the secrets of a round live in memory, and only
+until the round's last step. A run with ``strategy.secure_aggregation`` sends nothing of an update without masks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from clients.arrays import to_tensors
+from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
+from snnfl.masking import ProtocolError, PublicKeys, Secrets, wire
+from snnfl.masking import participant as steps
+from snnfl.masking.identity import read_private, read_public, sign, verify
+from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, NOISED, SECURE, STATE_ROUND
+from snnfl.rng import derive_seed
+from snnfl.updates import summed
+
+SECRETS = "secure-aggregation"
+"""Of the state: what a client knows between two steps."""
+
+
+def advertised_keys(message: Message, context: Context) -> Message:
+    """Draw the secrets of a session, whatever an earlier one has left; advertise keys, signed if the node has one."""
+    session = wire.fields(_record(message), session=bytes)["session"]
+    secrets, public = steps.advertise(session, _own(context), os.urandom)
+    path = context.node_config.get(IDENTITY_KEY)
+    signature = b"" if path is None else sign(read_private(Path(str(path))), session, secrets.own, public)
+    _keep(context, secrets)
+    return _answer(message, wire.advertised(public, signature))
+
+
+def shared_seeds(message: Message, context: Context) -> Message:
+    """Share the seeds among those whom the server names as neighbours, if this node knows who they are."""
+    secrets = _taken(context)
+    session, threshold, known = wire.read_peers(_record(message))
+    _expect_session(secrets, session)
+    if (folder := context.node_config.get(IDENTITIES)) is not None:
+        _expect_identities(Path(str(folder)), session, known)
+    peers = {client: public for client, (public, _) in known.items()}
+    secrets, made = steps.share(secrets, peers, threshold)
+    _keep(context, secrets)
+    return _answer(message, wire.shared(made))
+
+
+def unmasking_shares(message: Message, context: Context) -> Message:
+    """Tell what takes the masks out of the sum, once."""
+    secrets = _taken(context)
+    found = wire.fields(_record(message), session=bytes, survivors=(int,), dropped=(int,))
+    _expect_session(secrets, found["session"])
+    return _answer(message, wire.revealed(steps.reveal(secrets, found["survivors"], found["dropped"])))
+
+
+def masking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Mask the update of a train message; runs without secure aggregation, and other messages, pass through.
+
+    Raises:
+        ProtocolError: If the run is one with secure aggregation, and the message or the client's secrets aren't.
+    """
+    config = run_workspace(context).config
+    if not config.strategy.secure_aggregation or message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
+        return call_next(message, context)
+    secrets = _taken(context)  # nor does the mod that writes the state see them
+    record = message.content.get(SECURE)
+    if not isinstance(record, ConfigRecord):
+        raise ProtocolError("strategy.secure_aggregation=true, but the server asks for an update without masks")
+    found = wire.fields(record, session=bytes, senders=(int,), packages=(bytes,), examples=int, follows=bool)
+    _expect_session(secrets, found["session"])
+    (packages,) = wire.by_client(found["senders"], found["packages"])
+    sent = to_tensors(arrays_of(message))
+    del message.content[SECURE]
+    reply = call_next(message, context)
+    if reply.has_error():
+        return reply
+    if NOISED in arrays_of(reply):
+        vector = arrays_of(reply)[NOISED].numpy()
+    else:
+        vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
+    secrets, masked = steps.mask(secrets, vector, packages)
+    _keep(context, secrets)
+    told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}
+    content = RecordDict({ARRAYS: ArrayRecord({MASKED: Array(masked)}), METRICS: MetricRecord(told)})
+    return Message(content, reply_to=message)
+
+
+def _vector(
+    reply: Message, context: Context, sent: Mapping[str, Any], examples: int, server_round: int, *, follows: bool
+) -> np.ndarray[Any, Any]:
+    """Return the vector that the update of a reply is."""
+    work = run_workspace(context)
+    seed, strategy = work.config.run.seed, work.config.strategy
+    layout = summed(work.config, work.format, examples=examples, follows=follows)
+    metrics: dict[str, Any] = dict(metrics_of(reply))
+    draw = None
+    if strategy.secure_rounding == "stochastic":
+        draw = np.random.default_rng(derive_seed(seed, "rounding under masks", server_round, _own(context)))
+    return layout.encode(to_tensors(arrays_of(reply)), sent, metrics, int(metrics[EXAMPLES]), draw)
+
+
+def _expect_identities(folder: Path, session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]]) -> None:
+    """Refuse neighbours that aren't nodes whose keys lie in a folder, each another one.
+
+    Raises:
+        ProtocolError: Naming the first.
+        IdentityError: If the folder holds no keys.
+    """
+    trusted, seen = read_public(folder), set[tuple[int, int]]()
+    for client, (public, signature) in known.items():
+        numbers = verify(trusted, session, client, public, signature).public_numbers()
+        if (numbers.x, numbers.y) in seen:
+            raise ProtocolError(f"client {client} is a node that is another neighbour, too")
+        seen.add((numbers.x, numbers.y))
+
+
+def _own(context: Context) -> int:
+    return partition_of(context, run_workspace(context).config.data.clients)
+
+
+def _record(message: Message) -> Mapping[str, Any]:
+    record = message.content.get(SECURE)
+    if not isinstance(record, ConfigRecord):
+        raise ProtocolError(f"expected the record {SECURE!r}")
+    return record
+
+
+def _keep(context: Context, secrets: Secrets) -> None:
+    context.state[SECRETS] = ConfigRecord(dict(wire.secret(secrets)))
+
+
+def _taken(context: Context) -> Secrets:
+    """Take the secrets out of the state: each step puts back what the next one needs, and the last nothing.
+
+    Of a step that raises Flower forgets the new state, but such a step has told nothing.
+    """
+    record = context.state.pop(SECRETS, None)
+    if not isinstance(record, ConfigRecord):
+        raise ProtocolError("this client knows of no round's masks: it has begun anew, or a step has failed")
+    return wire.read_secret(record)
+
+
+def _expect_session(secrets: Secrets, session: bytes) -> None:
+    if secrets.session != session:
+        raise ProtocolError("the server asks for a step of another session")
+
+
+def _answer(message: Message, record: wire.Record) -> Message:
+    return Message(RecordDict({SECURE: ConfigRecord(dict(record))}), reply_to=message)

@@ -1,0 +1,28 @@
+"""Secure aggregation: a server learns the sum of its clients' vectors and nothing else (docs/provable-privacy.md)."""
+
+from snnfl.masking.field import Field, FieldError
+from snnfl.masking.graph import FEWEST_CLIENTS, Layout, draw_graph, layout
+from snnfl.masking.keys import KEY_BYTES, ProtocolError, PublicKeys
+from snnfl.masking.participant import Revealed, Secrets, Shared, advertise, mask, reveal, share
+from snnfl.masking.unmasking import Ledger, UnmaskingError
+
+__all__ = [
+    "FEWEST_CLIENTS",
+    "KEY_BYTES",
+    "Field",
+    "FieldError",
+    "Layout",
+    "Ledger",
+    "ProtocolError",
+    "PublicKeys",
+    "Revealed",
+    "Secrets",
+    "Shared",
+    "UnmaskingError",
+    "advertise",
+    "draw_graph",
+    "layout",
+    "mask",
+    "reveal",
+    "share",
+]

@@ -1,0 +1,217 @@
+"""A client's part of secure aggregation, as functions of its secrets and of what the server has sent.
+
+Four steps (Bonawitz et al. 2017, figure 4; Bell et al. 2020, algorithm 2): :func:`advertise` keys, :func:`share` the
+seeds of the masks among the neighbours, :func:`mask` a vector, :func:`reveal` what takes the masks out of the sum. The
+server is taken for an enemy that carries the messages: each step checks what it got, and none can be taken twice,
+for one mask on two vectors tells their difference, and both seeds of a client tell its vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
+
+from snnfl.masking import keys
+from snnfl.masking.keys import KEY_BYTES, SEED_BYTES, ProtocolError, PublicKeys
+from snnfl.masking.shares import PACKAGE_BYTES, digest, seal, split, unseal
+
+Randomness: TypeAlias = Callable[[int], bytes]
+"""``count -> bytes``: :func:`os.urandom` wherever something is to stay secret."""
+
+Step: TypeAlias = Literal["advertised", "shared", "masked"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secrets:
+    """What a client knows and nobody else, from one step of a session to the next.
+
+    Attributes:
+        session: The attempt at a round, 32 bytes that the server has drawn.
+        own: This client's number.
+        step: The last one that it has taken.
+        self_seed: Of the mask that is the client's alone.
+        key_seed: Of the private key by which it agrees on masks.
+        channel: The private key by which others send it shares.
+        threshold: Of the round.
+        agreed: What it has agreed on by that key with each neighbour, for the neighbour's package.
+        peers: Public keys of the neighbours; from :func:`mask` on of those that have shared.
+        held: Shares of their two seeds that neighbours have sealed for this client.
+    """
+
+    session: bytes
+    own: int
+    step: Step
+    self_seed: bytes
+    key_seed: bytes
+    channel: bytes
+    threshold: int = 0
+    agreed: Mapping[int, bytes] = field(default_factory=dict)
+    peers: Mapping[int, PublicKeys] = field(default_factory=dict)
+    held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What a client sends in its second step.
+
+    Attributes:
+        packages: By neighbour, sealed for it.
+        digests: Of the shares in it, by neighbour: of the self mask's seed and of the key's.
+        commitment: Digest of the self mask's seed.
+    """
+
+    packages: Mapping[int, bytes]
+    digests: Mapping[int, tuple[bytes, bytes]]
+    commitment: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revealed:
+    """What a client tells in its last step.
+
+    Attributes:
+        self_seed: Its own, for its masked update is in the sum.
+        self_shares: Of the seeds of neighbours whose masked updates are.
+        key_shares: Of the seeds of the keys of those whose aren't.
+    """
+
+    self_seed: bytes
+    self_shares: Mapping[int, bytes]
+    key_shares: Mapping[int, bytes]
+
+
+def advertise(session: bytes, own: int, randomness: Randomness) -> tuple[Secrets, PublicKeys]:
+    """Draw a session's secrets; return them and what of them is public.
+
+    Raises:
+        ProtocolError: If the session's name is none.
+    """
+    if len(session) != KEY_BYTES:
+        raise ProtocolError(f"a session of {len(session)} bytes: expected {KEY_BYTES}")
+    secrets = Secrets(
+        session=session,
+        own=own,
+        step="advertised",
+        self_seed=randomness(SEED_BYTES),
+        key_seed=randomness(SEED_BYTES),
+        channel=randomness(KEY_BYTES),
+    )
+    channel = X25519PrivateKey.from_private_bytes(secrets.channel)
+    mask = keys.public_bytes(keys.mask_key(secrets.key_seed, session))
+    return secrets, PublicKeys(mask=mask, channel=keys.public_bytes(channel))
+
+
+def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> tuple[Secrets, Shared]:
+    """Share the two seeds among the neighbours.
+
+    Args:
+        secrets: Of the first step.
+        peers: Public keys of the neighbours.
+        threshold: How many of them must tell their shares.
+
+    Raises:
+        ProtocolError: If it isn't the time, keys are the same, or the threshold is one with which a lying server could
+            get both seeds of a client even if no neighbour helped it (``2 t <= k``).
+    """
+    _expect(secrets, "advertised")
+    everybody = [key for peer in peers.values() for key in (peer.mask, peer.channel)]
+    if secrets.own in peers or len(set(everybody)) < len(everybody):
+        raise ProtocolError("the server names one client, or one key, twice")
+    if not len(peers) < 2 * threshold <= 2 * len(peers):
+        raise ProtocolError(f"a threshold of {threshold} for {len(peers)} neighbours: expected more than half of them")
+    holders = sorted(peers)
+    self_shares, key_shares = (split(seed, threshold, len(holders)) for seed in (secrets.self_seed, secrets.key_seed))
+    channel, session, own = X25519PrivateKey.from_private_bytes(secrets.channel), secrets.session, secrets.own
+    packages, digests, agreed = dict[int, bytes](), dict[int, tuple[bytes, bytes]](), dict[int, bytes]()
+    for holder, pair in zip(holders, zip(self_shares, key_shares, strict=True), strict=True):
+        agreed[holder] = keys.agree(channel, peers[holder].channel)
+        packages[holder] = seal(keys.derive(agreed[holder], session, b"shares", own, holder), pair, session)
+        digests[holder] = share_digests(session, own, holder, pair)
+    commitment = digest(session, b"self seed", secrets.self_seed, own)
+    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=dict(peers), threshold=threshold)
+    return after, Shared(packages=packages, digests=digests, commitment=commitment)
+
+
+def mask(
+    secrets: Secrets, vector: NDArray[np.unsignedinteger[Any]], packages: Mapping[int, bytes]
+) -> tuple[Secrets, NDArray[np.unsignedinteger[Any]]]:
+    """Mask a vector: ``y = x + m_u + sum_(v > u) m_uv - sum_(v < u) m_uv`` modulo the size of its elements.
+
+    Args:
+        secrets: Of the second step.
+        vector: Elements of a ring.
+        packages: Of those neighbours that have shared, sealed for this client.
+
+    Returns:
+        The secrets, without those that are used up, and a new vector.
+
+    Raises:
+        ProtocolError: If it isn't the time, too few neighbours have shared, or a package isn't of its sender.
+    """
+    _expect(secrets, "shared")
+    if unknown := packages.keys() - secrets.peers.keys():
+        raise ProtocolError(f"a package of client {min(unknown)}, which is no neighbour")
+    _expect_enough(secrets, len(packages) + 1, "have shared their seeds")
+    session, own = secrets.session, secrets.own
+    private = keys.mask_key(secrets.key_seed, session)
+    masked, held = vector.copy(), dict[int, tuple[bytes, bytes]]()
+    keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
+    for sender, package in packages.items():
+        if len(package) != PACKAGE_BYTES:
+            raise ProtocolError(f"a package of {len(package)} bytes: expected {PACKAGE_BYTES}")
+        held[sender] = unseal(keys.derive(secrets.agreed[sender], session, b"shares", sender, own), package, session)
+        pair = keys.pair_key(private, secrets.peers[sender].mask, session, own, sender)
+        keys.add_mask(masked, pair, subtract=sender < own)
+    peers = {sender: secrets.peers[sender] for sender in packages}
+    after = replace(secrets, step="masked", key_seed=b"", agreed={}, peers=peers, held=held)
+    return after, masked
+
+
+def reveal(secrets: Secrets, survivors: Collection[int], dropped: Collection[int]) -> Revealed:
+    """Tell what takes the masks out of the sum. The secrets are to be forgotten with it.
+
+    Args:
+        secrets: Of the third step.
+        survivors: Neighbours whose masked updates the server has.
+        dropped: The other neighbours that have shared.
+
+    Raises:
+        ProtocolError: If it isn't the time; if a neighbour is named in both ways, for both seeds of a client would tell
+            its update, or in neither; or if the sum would be of fewer clients than the threshold.
+    """
+    _expect(secrets, "masked")
+    alive, gone = set(survivors), set(dropped)
+    if both := alive & gone:
+        raise ProtocolError(f"client {min(both)} is asked for both of its seeds, which would tell its update; refused")
+    if alive | gone != secrets.held.keys():
+        raise ProtocolError("the server asks for shares of clients that are no neighbours, or not of all that are")
+    _expect_enough(secrets, len(alive) + 1, "are in the sum")
+    return Revealed(
+        self_seed=secrets.self_seed,
+        self_shares={client: secrets.held[client][0] for client in sorted(alive)},
+        key_shares={client: secrets.held[client][1] for client in sorted(gone)},
+    )
+
+
+def share_digests(session: bytes, owner: int, holder: int, shares: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Return the digests of the shares of an owner's two seeds that a holder has."""
+    return (
+        digest(session, b"self share", shares[0], owner, holder),
+        digest(session, b"key share", shares[1], owner, holder),
+    )
+
+
+def _expect(secrets: Secrets, step: Step) -> None:
+    if secrets.step != step:
+        raise ProtocolError(f"the server asks for a step after {step!r}, and this client is at {secrets.step!r}")
+
+
+def _expect_enough(secrets: Secrets, count: int, what: str) -> None:
+    """Go on only with so many clients that the sum hides each: of one, it would be its update."""
+    if count < (needed := max(2, secrets.threshold)):
+        raise ProtocolError(f"{count} of this client and its neighbours {what}, {needed} are needed")

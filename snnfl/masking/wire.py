@@ -1,0 +1,171 @@
+"""What travels between a server and its clients in secure aggregation, as records of bytes and numbers.
+
+Either side reads what an enemy may have written: a record holds exactly the fields that are named here, each of exactly
+its type, lists of one length, clients in increasing order; anything else is a :class:`ProtocolError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from snnfl.masking.keys import ProtocolError, PublicKeys
+from snnfl.masking.participant import Revealed, Secrets, Shared, Step
+
+Record: TypeAlias = dict[str, bytes | int | bool | str | list[bytes] | list[int]]
+
+MOST_BYTES = 10_000
+"""Of a field, such as a signature: more than any honest one has."""
+
+_STEPS: tuple[Step, ...] = ("advertised", "shared", "masked")
+
+
+def fields(record: Mapping[str, Any], **kinds: type | tuple[type]) -> dict[str, Any]:
+    """Check a record; a tuple of one type stands for a list of it, and ``_`` in a name for ``-``.
+
+    Raises:
+        ProtocolError: Naming the first field that is missing, unknown or of another type.
+    """
+    wanted = {name.replace("_", "-"): kind for name, kind in kinds.items()}
+    if unknown := record.keys() ^ wanted.keys():
+        raise ProtocolError(f"field {min(unknown)[:40]!r} is {'unknown' if min(unknown) in record else 'missing'}")
+    for name, kind in wanted.items():
+        value = record[name]
+        items = value if isinstance(kind, tuple) and isinstance(value, list) else [value]
+        one = kind[0] if isinstance(kind, tuple) else kind
+        if isinstance(kind, tuple) is not isinstance(value, list) or any(type(item) is not one for item in items):
+            raise ProtocolError(f"field {name!r} is no {'list of ' if isinstance(kind, tuple) else ''}{one.__name__}")
+        if any(isinstance(item, bytes | str) and len(item) > MOST_BYTES for item in items):
+            raise ProtocolError(f"field {name!r} has more than {MOST_BYTES} bytes")
+    return {name.replace("-", "_"): record[name] for name in wanted}
+
+
+def by_client(clients: Iterable[int], *columns: Iterable[Any]) -> list[dict[int, Any]]:
+    """Return columns of a record by client.
+
+    Raises:
+        ProtocolError: If they are of different lengths, or clients aren't in increasing order.
+    """
+    numbers = list(clients)
+    if numbers != sorted(set(numbers)):
+        raise ProtocolError("clients aren't in increasing order")
+    made = [list(column) for column in columns]
+    if any(len(column) != len(numbers) for column in made):
+        raise ProtocolError("lists of different lengths")
+    return [dict(zip(numbers, column, strict=True)) for column in made]
+
+
+def advertised(public: PublicKeys, signature: bytes) -> Record:
+    """Lay out what a client advertises; an empty signature stands for none."""
+    return {"mask": public.mask, "channel": public.channel, "signature": signature}
+
+
+def read_advertised(record: Mapping[str, Any]) -> tuple[PublicKeys, bytes]:
+    """Read it."""
+    found = fields(record, mask=bytes, channel=bytes, signature=bytes)
+    return PublicKeys(mask=found["mask"], channel=found["channel"]), found["signature"]
+
+
+def peers(session: bytes, threshold: int, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
+    """Lay out what the server tells a client of its neighbours: keys and signatures."""
+    clients = sorted(known)
+    return {
+        "session": session,
+        "threshold": threshold,
+        "clients": clients,
+        "mask": [known[client][0].mask for client in clients],
+        "channel": [known[client][0].channel for client in clients],
+        "signatures": [known[client][1] for client in clients],
+    }
+
+
+def read_peers(record: Mapping[str, Any]) -> tuple[bytes, int, dict[int, tuple[PublicKeys, bytes]]]:
+    """Read it: session, threshold, and neighbours."""
+    found = fields(
+        record, session=bytes, threshold=int, clients=(int,), mask=(bytes,), channel=(bytes,), signatures=(bytes,)
+    )
+    masks, channels, signatures = by_client(found["clients"], found["mask"], found["channel"], found["signatures"])
+    known = {n: (PublicKeys(mask=masks[n], channel=channels[n]), signatures[n]) for n in masks}
+    return found["session"], found["threshold"], known
+
+
+def shared(made: Shared) -> Record:
+    """Lay out what a client shares."""
+    clients = sorted(made.packages)
+    return {
+        "clients": clients,
+        "packages": [made.packages[client] for client in clients],
+        "self-digests": [made.digests[client][0] for client in clients],
+        "key-digests": [made.digests[client][1] for client in clients],
+        "commitment": made.commitment,
+    }
+
+
+def read_shared(record: Mapping[str, Any]) -> Shared:
+    """Read it."""
+    found = fields(
+        record, clients=(int,), packages=(bytes,), self_digests=(bytes,), key_digests=(bytes,), commitment=bytes
+    )
+    packages, first, second = by_client(
+        found["clients"], found["packages"], found["self_digests"], found["key_digests"]
+    )
+    digests = {client: (first[client], second[client]) for client in packages}
+    return Shared(packages=packages, digests=digests, commitment=found["commitment"])
+
+
+def revealed(told: Revealed) -> Record:
+    """Lay out what a client tells of the masks."""
+    return {
+        "seed": told.self_seed,
+        "survivors": list(told.self_shares),
+        "self-shares": list(told.self_shares.values()),
+        "dropped": list(told.key_shares),
+        "key-shares": list(told.key_shares.values()),
+    }
+
+
+def read_revealed(record: Mapping[str, Any]) -> Revealed:
+    """Read it."""
+    found = fields(record, seed=bytes, survivors=(int,), self_shares=(bytes,), dropped=(int,), key_shares=(bytes,))
+    (self_shares,) = by_client(found["survivors"], found["self_shares"])
+    (key_shares,) = by_client(found["dropped"], found["key_shares"])
+    return Revealed(self_seed=found["seed"], self_shares=self_shares, key_shares=key_shares)
+
+
+def secret(known: Secrets) -> Record:
+    """Lay out what a client keeps from step to step, in its memory and nowhere else."""
+    clients, held = sorted(known.peers), sorted(known.held)
+    return {
+        "session": known.session,
+        "own": known.own,
+        "step": known.step,
+        "self-seed": known.self_seed,
+        "key-seed": known.key_seed,
+        "channel": known.channel,
+        "threshold": known.threshold,
+        "clients": clients,
+        "mask": [known.peers[client].mask for client in clients],
+        "channels": [known.peers[client].channel for client in clients],
+        "agreed": [known.agreed[client] for client in clients if client in known.agreed],
+        "held": held,
+        "self-shares": [known.held[client][0] for client in held],
+        "key-shares": [known.held[client][1] for client in held],
+    }
+
+
+def read_secret(record: Mapping[str, Any]) -> Secrets:
+    """Read it."""
+    (masks, channels) = by_client(record["clients"], record["mask"], record["channels"])
+    (first, second) = by_client(record["held"], record["self-shares"], record["key-shares"])
+    return Secrets(
+        session=record["session"],
+        own=record["own"],
+        step=_STEPS[_STEPS.index(record["step"])],
+        self_seed=record["self-seed"],
+        key_seed=record["key-seed"],
+        channel=record["channel"],
+        threshold=record["threshold"],
+        agreed=dict(zip(masks, record["agreed"], strict=False)),
+        peers={client: PublicKeys(mask=masks[client], channel=channels[client]) for client in masks},
+        held={client: (first[client], second[client]) for client in first},
+    )

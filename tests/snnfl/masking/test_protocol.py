@@ -1,0 +1,252 @@
+"""The protocol as its participants play it: what the sum is, and what nobody learns beside it."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnfl.masking import (
+    Layout,
+    Ledger,
+    ProtocolError,
+    PublicKeys,
+    UnmaskingError,
+    advertise,
+    draw_graph,
+    layout,
+    mask,
+    reveal,
+    share,
+)
+
+SESSION = bytes(range(32))
+LENGTH = 7
+
+
+class Federation:
+    """Clients that play a round, as far as they are let."""
+
+    def __init__(self, count, plan=None, seed=0, length=LENGTH):
+        self.plan = plan or layout(count, 0.1)
+        self.secrets, public = {}, {}
+        draw = np.random.default_rng(seed)
+        self.vectors = {n: draw.integers(0, 2**32, length, dtype=np.uint32) for n in range(count)}
+        for client in range(count):
+            self.secrets[client], public[client] = advertise(SESSION, client, os.urandom)
+        graph = draw_graph(range(count), self.plan.neighbours, random.Random(seed))
+        self.ledger = Ledger(session=SESSION, threshold=self.plan.threshold, graph=graph, public=public)
+        self.uploads = {}
+
+    def share(self, clients):
+        for client in clients:
+            peers = self.ledger.peers(client)
+            self.secrets[client], shared = share(self.secrets[client], peers, self.plan.threshold)
+            self.ledger.accept(client, shared)
+
+    def mask(self, clients):
+        for client in clients:
+            packages = self.ledger.packages(client)
+            self.secrets[client], self.uploads[client] = mask(self.secrets[client], self.vectors[client], packages)
+
+    def reveal(self, clients):
+        for client in clients:
+            told = reveal(self.secrets[client], *self.ledger.asked(client, self.uploads))
+            self.ledger.check(client, told, self.uploads)
+
+    def sum_of(self, clients):
+        return np.sum([self.vectors[client] for client in clients], axis=0, dtype=np.uint32)
+
+
+def played(count, sharing, masking, revealing, plan=None):
+    federation = Federation(count, plan)
+    federation.share(sharing)
+    federation.mask(masking)
+    federation.reveal(revealing)
+    return federation
+
+
+@st.composite
+def dropouts(draw):
+    """Draw a federation and who is left after each step, whatever that does to it."""
+    count = draw(st.integers(3, 9))
+    left = list(range(count))
+    stages = []
+    for _ in range(3):
+        left = sorted(draw(st.sets(st.sampled_from(left), min_size=1))) if left else []
+        stages.append(left)
+    return count, *stages
+
+
+def recoverable(federation):
+    """Tell, from the definition of the protocol, whether the shares that were told give every mask in the sum."""
+    ledger, told = federation.ledger, federation.ledger.revealed
+
+    def enough(owner):
+        return sum(holder in told for holder in ledger.graph[owner]) >= ledger.threshold
+
+    gone = [u for u in ledger.shared if u not in federation.uploads]
+    touched = [u for u in gone if any(n in federation.uploads for n in ledger.graph[u])]
+    silent = [u for u in federation.uploads if u not in told]
+    return all(map(enough, [*touched, *silent]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(dropouts())
+def test_any_dropout_pattern_gives_the_exact_sum_or_nothing(pattern):
+    count, sharing, masking, revealing = pattern
+    federation = Federation(count)
+    federation.share(sharing)
+    try:
+        federation.mask(masking)
+        federation.reveal(revealing)
+    except ProtocolError:  # a client that finds too few neighbours refuses to go on
+        return
+    if recoverable(federation):
+        found = federation.ledger.unmask(federation.uploads)
+        np.testing.assert_array_equal(found, federation.sum_of(masking))
+    else:
+        with pytest.raises(UnmaskingError, match="are needed"):
+            federation.ledger.unmask(federation.uploads)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 12), st.data())
+def test_what_the_layout_tolerates_gives_the_sum_at_every_stage(count, data):
+    """As many dropouts as the layout was asked for, at any stage each: never nothing."""
+    gone = data.draw(st.sets(st.integers(0, count - 1), max_size=-(-count // 10)))
+    stages = {client: data.draw(st.integers(0, 2)) for client in sorted(gone)}
+    left = [[c for c in range(count) if stages.get(c, 3) > stage] for stage in range(3)]
+    federation = played(count, *left)
+    np.testing.assert_array_equal(federation.ledger.unmask(federation.uploads), federation.sum_of(left[1]))
+
+
+def test_a_step_is_taken_once_and_in_order():
+    """One mask on two vectors would tell their difference."""
+    federation = Federation(4)
+    with pytest.raises(ProtocolError, match="after 'shared', and this client is at 'advertised'"):
+        mask(federation.secrets[0], federation.vectors[0], {})
+    federation.share(range(4))
+    with pytest.raises(ProtocolError, match="after 'advertised'"):
+        federation.share([0])
+    federation.mask(range(4))
+    with pytest.raises(ProtocolError, match="after 'shared', and this client is at 'masked'"):
+        federation.mask([0])
+
+
+def test_a_client_refuses_to_tell_both_seeds_of_another():
+    federation = Federation(5)
+    federation.share(range(5))
+    federation.mask(range(5))
+    neighbours = sorted(federation.secrets[0].held)
+    with pytest.raises(ProtocolError, match=f"client {neighbours[0]} is asked for both of its seeds"):
+        reveal(federation.secrets[0], neighbours, neighbours[:1])
+    with pytest.raises(ProtocolError, match="are in the sum, 3 are needed"):
+        reveal(federation.secrets[0], neighbours[:1], neighbours[1:])
+    with pytest.raises(ProtocolError, match="not of all"):
+        reveal(federation.secrets[0], neighbours[1:], [])
+    with pytest.raises(ProtocolError, match="no neighbours"):
+        reveal(federation.secrets[0], neighbours, [99])
+
+
+def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
+    """Half of the neighbours are told that the victim is there, half that it is gone: neither seed comes out."""
+    federation = Federation(9, Layout(neighbours=8, threshold=6))
+    federation.share(range(9))
+    federation.mask(range(9))
+    victim, others = 0, list(range(1, 9))
+    for helper in others:
+        alive = [c for c in range(9) if c != helper and (c != victim or helper < 5)]
+        told = reveal(federation.secrets[helper], alive, [] if helper < 5 else [victim])
+        federation.ledger.revealed[helper] = told
+    with pytest.raises(UnmaskingError, match="4 neighbours of client 0 have told their share of its mask, 6"):
+        federation.ledger.unmask(federation.uploads)
+    without = {client: vector for client, vector in federation.uploads.items() if client != victim}
+    with pytest.raises(UnmaskingError, match="4 neighbours of client 0 have told their share of its key, 6"):
+        federation.ledger.unmask(without)
+
+
+def test_a_wrong_share_is_noticed_and_does_without_it():
+    """A hostile neighbour cannot keep the others from their sum."""
+    federation = Federation(6, Layout(neighbours=5, threshold=3))
+    federation.share(range(6))
+    federation.mask(range(5))  # client 5 is gone
+    federation.reveal([0, 1, 2, 3])
+    liar = federation.ledger.revealed[0]
+    federation.ledger.revealed[0] = replace(liar, key_shares={5: bytes(16)}, self_shares=dict(liar.self_shares))
+    assert list(federation.ledger.liars()) == [
+        "the share of client 5 that client 0 tells isn't the one that was announced"
+    ]
+    np.testing.assert_array_equal(federation.ledger.unmask(federation.uploads), federation.sum_of(range(5)))
+
+
+def test_a_wrong_seed_of_its_own_is_refused():
+    federation = played(4, range(4), range(4), range(3))
+    told = reveal(federation.secrets[3], *federation.ledger.asked(3, federation.uploads))
+    with pytest.raises(ProtocolError, match="isn't the one that it has committed to"):
+        federation.ledger.check(3, replace(told, self_seed=bytes(16)), federation.uploads)
+    federation.ledger.unmask(federation.uploads)  # the neighbours' shares give it
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {**p, 1: p[2]}, "twice"),
+        (lambda p: {0: p[1], **p}, "twice"),
+        (lambda p: {**p, 1: PublicKeys(mask=bytes(32), channel=p[1].channel[::-1])}, None),
+    ],
+)
+def test_hostile_keys_are_refused(change, message):
+    federation = Federation(4)
+    peers = change(federation.ledger.peers(0))
+    if message is not None:
+        with pytest.raises(ProtocolError, match=message):
+            share(federation.secrets[0], peers, 3)
+        return
+    federation.ledger.public[1] = peers[1]
+    federation.share(range(4))
+    with pytest.raises(ProtocolError, match=r"isn't what its owner has sealed|low order"):
+        federation.mask([0])
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 4])
+def test_a_threshold_that_protects_nobody_is_refused(threshold):
+    federation = Federation(4)
+    with pytest.raises(ProtocolError, match="expected more than half of them"):
+        share(federation.secrets[0], federation.ledger.peers(0), threshold)
+
+
+def test_a_package_is_for_one_client_of_one_session():
+    federation = Federation(4)
+    federation.share(range(4))
+    packages = federation.ledger.packages(0)
+    for wrong in ({**packages, 1: packages[2]}, {**packages, 1: bytes(len(packages[1]))}, {**packages, 1: b""}):
+        with pytest.raises(ProtocolError, match="package"):
+            mask(federation.secrets[0], federation.vectors[0], wrong)
+    with pytest.raises(ProtocolError, match="no neighbour"):
+        mask(federation.secrets[0], federation.vectors[0], {**packages, 9: packages[1]})
+    with pytest.raises(ProtocolError, match="2 of this client and its neighbours have shared their seeds, 3"):
+        mask(federation.secrets[0], federation.vectors[0], {1: packages[1]})
+
+
+def test_masked_vectors_look_uniform_and_differ_from_session_to_session():
+    """Zeros, masked: bits are even, and neighbouring elements, clients and sessions have nothing to do with each other.
+
+    Four standard deviations of 32 x 20,000 fair bits; a stream of 32-bit seeds would pass this, see the attack on it.
+    """
+    federations = [Federation(4, length=20_000) for _ in range(2)]
+    vectors = []
+    for federation in federations:
+        federation.vectors = {n: np.zeros(20_000, np.uint32) for n in range(4)}
+        federation.share(range(4))
+        federation.mask(range(4))
+        vectors += federation.uploads.values()
+    for number, vector in enumerate(vectors):
+        others = [vector[1:] ^ vector[:-1], *(vector ^ other for other in vectors[:number])]
+        for bits in (np.unpackbits(each.view(np.uint8)) for each in (vector, *others)):
+            assert abs(bits.mean() - 0.5) < 4 * 0.5 / np.sqrt(bits.size)
