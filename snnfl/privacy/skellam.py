@@ -50,7 +50,12 @@ def rounded(vector: NDArray[np.float64], stream: Stream) -> NDArray[np.int64]:
     Args:
         vector: In steps, no longer than :func:`steps_of`.
         stream: Draws.
+
+    Raises:
+        ValueError: For a longer one, which could be rounded for ever.
     """
+    if np.linalg.norm(vector) > steps_of(len(vector)) * (1 + 1e-9):
+        raise ValueError(f"a vector of norm {np.linalg.norm(vector):g}: expected at most {steps_of(len(vector)):g}")
     bound, below = lengthened(len(vector)), np.floor(vector)
     while True:
         found = below + (stream.uniform(len(vector)) < vector - below)
@@ -80,11 +85,25 @@ def largest(length: int, noise: float, clients: int, shares: int) -> int:
     return math.ceil(clients * lengthened(length) + TAIL * noise * steps * math.sqrt(max(1.0, clients / shares)))
 
 
+def divergence(order: int, variance: float, euclid: float, absolute: float) -> float:
+    """Bound the Renyi divergence of a Skellam vector and a shifted one (Agarwal et al. 2021, theorem 3.5).
+
+    ``R(a) = a D2^2/2m + min(((2a - 1) D2^2 + 6 D1)/4m^2, 3 D1/2m)`` for the variance ``m``.
+
+    Args:
+        order: ``a``, a whole number above 1.
+        variance: Of each number.
+        euclid: Euclidean norm ``D2`` of the shift, which is of whole numbers.
+        absolute: Sum ``D1`` of its magnitudes.
+    """
+    near = ((2 * order - 1) * euclid**2 + 6 * absolute) / (4 * variance**2)
+    return order * euclid**2 / (2 * variance) + min(near, 3 * absolute / (2 * variance))
+
+
 class SkellamLedger:
     """What uses of the Skellam mechanism prove, of vectors that :func:`share` makes.
 
-    ``R(a) = a D2^2/2m + min(((2a - 1) D2^2 + 6 D1)/4m^2, 3 D1/2m)`` for the variance ``m`` and the norms ``D2`` and
-    ``D1 <= min(D2^2, sqrt(d) D2)`` of what one client can add, in whole numbers (Agarwal et al. 2021, theorem 3.5).
+    One client adds whole numbers of norms ``D2`` and ``D1 <= min(D2^2, sqrt(d) D2)``: none is larger than its square.
 
     Args:
         noise: Multiplier ``z``.
@@ -99,14 +118,7 @@ class SkellamLedger:
         """Return the Renyi divergence of each of :data:`ORDERS`, of one use."""
         variance, euclid = (self.noise * steps_of(self.length)) ** 2, lengthened(self.length)
         absolute = min(euclid**2, math.sqrt(self.length) * euclid)
-        return [
-            order * euclid**2 / (2 * variance)
-            + min(
-                ((2 * order - 1) * euclid**2 + 6 * absolute) / (4 * variance**2),
-                3 * absolute / (2 * variance),
-            )
-            for order in ORDERS
-        ]
+        return [divergence(order, variance, euclid, absolute) for order in ORDERS]
 
     def by_renyi(self, delta: float) -> float:
         """Return the epsilon that Renyi divergences prove."""
