@@ -144,6 +144,9 @@ NODES = {"at the nodes": "client_received_accuracy_weighted"}
 CLIENTS = {"clients' ANN": "client_ann_accuracy_mean", "clients' SNN": "client_snn_accuracy_mean"}
 """Columns of accuracies, by title. What nodes test of the received network stands in for what the server tests."""
 
+EPSILONS = {"epsilon, proven": "epsilon", "refuted": "epsilon_empirical"}
+"""Columns of an upper and a lower bound of epsilon."""
+
 
 def _shown(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
     return [f"{title} {percent(row[key])}" for title, key in columns.items() if row.get(key) is not None]
@@ -197,13 +200,15 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
     }
     if shown.keys() & SERVER.keys():
         shown = {title: key for title, key in shown.items() if title not in NODES}
-    for name in ("", *shown, "MB up", "seconds"):
+    bounds = {t: k for t, k in EPSILONS.items() if any(rows[-1].get(k) is not None for _, rows in runs)}
+    for name in ("", *shown, *bounds, "MB up", "seconds"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:
         last = rows[-1]
         table.add_row(
             algorithm(each),
             *(_with_deviation(last, key) for key in shown.values()),
+            *("–" if last.get(key) is None else f"{last[key]:.2f}" for key in bounds.values()),
             f"{last['bytes_up'] / 1e6:.2f}",
             f"{sum(row['seconds_round'] for row in rows):.0f}",
         )

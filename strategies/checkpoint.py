@@ -109,7 +109,8 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         if sync:
             sync_file(self.metrics)
-        write_checksummed(round_file(self.folder, server_round), content, about, sync=sync)
+        secret = strategy.privacy is not None  # whoever reads its key can take the noise off
+        write_checksummed(round_file(self.folder, server_round), content, about, sync=sync, private=secret)
         if sync:
             self._synced, self._synced_at = server_round, time.monotonic()
         files = round_files(self.folder)

@@ -251,7 +251,7 @@ REFUSED = {
     "quantization.uploads=4": "codes with scales of their own don't add up",
     "detection.detectors=[krum_score]": "detectors judge each update",
     "audit.record=true": "no client's update to record",
-    "privacy.clipping=server_fixed": "the server cannot clip",
+    "privacy.mechanism=central": "the server cannot clip",
     "strategy.fraction_evaluate=0.5": "depends on arrays that never leave it",
     "strategy.fraction_train=0.3": "hides nothing of fewer than 3",
 }
