@@ -186,9 +186,10 @@ class Protection:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of ``metrics.jsonl``."""
+        proven = self.spending.epsilon()
         lower = None if self.canaries is None else self.canaries.bound(self.spending.delta)
         return {
-            "epsilon": self.spending.epsilon(),
+            "epsilon": None if math.isinf(proven) else proven,  # without noise nothing is proven
             "epsilon_empirical": lower,
             "noise_multiplier": self.spending.noise,
             "clipping_norm": float(self.norm),

@@ -52,7 +52,7 @@ class Stream:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Return numbers in (0, 1), of 53 bits."""
-        return ((self.words(count) >> np.uint64(11)) + 0.5) * 2.0**-53
+        return np.asarray(((self.words(count) >> np.uint64(11)) + 0.5) * 2.0**-53, np.float64)
 
     def normal(self, count: int) -> NDArray[np.float64]:
         """Return standard normal numbers (Box and Muller 1958)."""
