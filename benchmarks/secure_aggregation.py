@@ -1,6 +1,6 @@
 """The price of secure aggregation: beside Flower's legacy mod, beside the stream cipher, beside the unprotected round.
 
-A client's four steps on a vector of 62,000 parameters, with all others as neighbours, take turns with those of
+A client's steps on a vector of 62,000 parameters, with all others as neighbours, take turns with those of
 ``secaggplus_mod`` on the same vector, neighbours and threshold, without the messages of either. Rounds are those of
 LeNet-5 in process, 50 clients that take 5 steps or 50 of batch 10 (images of CIFAR-10).
 """
@@ -32,7 +32,7 @@ from harness import Bar, Options, Result, find_data, main, ratios, take_turns
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
-from snnfl.masking import Field, Layout, Ledger, advertise, draw_graph, layout, mask, reveal, share
+from snnfl.masking import Field, Layout, Ledger, advertise, confirm, draw_graph, layout, mask, reveal, share
 from snnfl.masking.keys import SEED_BYTES, add_mask, agree, derive
 from snnfl.masking.shares import PACKAGE_BYTES, seal
 from snnfl.updates import summed
@@ -61,14 +61,14 @@ def measure(options: Options) -> list[Result]:
 
 
 def measure_client(clients: int, options: Options) -> list[Result]:
-    """Compare a client's four steps with those of Flower's mod, in turns."""
+    """Compare a client's steps with those of Flower's mod, in turns."""
     threshold = 2 * (clients - 1) // 3 + 1
     vector = np.random.default_rng(0).normal(0, 0.1, PARAMETERS).astype(np.float32)
     ours, theirs = list[float](), list[float]()
     for _ in range(2 if options.quick else 5):
         ours.append(our_client(clients, threshold, vector))
         theirs.append(legacy_client(clients, threshold, vector))
-    what = f"a client's four steps, {clients} clients, threshold {threshold}"
+    what = f"a client's steps, {clients} clients, threshold {threshold}"
     return [
         Result(name=f"{what}: ours", samples=tuple(1000 * s for s in ours), unit="CPU ms"),
         Result(name=f"{what}: Flower's legacy mod", samples=tuple(1000 * s for s in theirs), unit="CPU ms"),
@@ -77,7 +77,7 @@ def measure_client(clients: int, options: Options) -> list[Result]:
 
 
 def our_client(clients: int, threshold: int, vector: np.ndarray[Any, Any]) -> float:
-    """Play client 0's four steps; return their CPU seconds, without what the others do."""
+    """Play client 0's steps; return their CPU seconds, without what the others do."""
     field, others = Field(clients=clients), list(range(1, clients))
     made = {client: advertise(SESSION, client, os.urandom) for client in others}
     peers = {client: public for client, (_, public) in made.items()}
@@ -85,14 +85,17 @@ def our_client(clients: int, threshold: int, vector: np.ndarray[Any, Any]) -> fl
     with clock:
         secrets, public = advertise(SESSION, 0, os.urandom)
         secrets, _ = share(secrets, peers, threshold)
-    packages = {}
+    packages, tokens = {}, {}
     for client in others:
         channel = X25519PrivateKey.from_private_bytes(made[client][0].channel)
-        key = derive(agree(channel, public.channel), SESSION, b"shares", client, 0)
+        agreed = agree(channel, public.channel)
+        key = derive(agreed, SESSION, b"shares", client, 0)
         packages[client] = seal(key, (bytes(SEED_BYTES), bytes(SEED_BYTES)), SESSION)
+        tokens[client] = derive(agreed, SESSION, b"in the sum", client, 0)
     with clock:
         secrets, _ = mask(secrets, field.encode(vector, limit=64.0, weight=0.5), packages)
-        reveal(secrets, others[:-1], others[-1:])
+        secrets, _ = confirm(secrets, others[:-1], others[-1:])
+        reveal(secrets, tokens)
     return clock.seconds
 
 
@@ -200,7 +203,10 @@ def played(clients: int, plan: Layout, uploading: Any, telling: Any) -> tuple[Le
     vector, uploads = np.zeros(PARAMETERS, "<u4"), dict[int, Any]()
     for client in uploading:
         secrets[client], uploads[client] = mask(secrets[client], vector, ledger.packages(client))
-    told = {c: reveal(secrets[c], *ledger.asked(c, uploads)) for c in telling if c in uploads}
+    for client in uploads:
+        secrets[client], tokens = confirm(secrets[client], *ledger.asked(client, uploads))
+        ledger.confirmed(client, tokens, uploads)
+    told = {c: reveal(secrets[c], ledger.tokens[c]) for c in telling if c in uploads}
     return ledger, uploads, told
 
 
@@ -214,9 +220,10 @@ def measure_round(steps: int, spiking: bool, options: Options) -> list[Result]:
         sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
     seconds: dict[bool, list[float]] = {False: [], True: []}
     upload = 0.0
-    for _ in range(1 if options.quick else 3):
+    turns, rounds = (1, 2) if options.quick else (2, 3) if steps < 50 else (1, 2)
+    for _ in range(turns):
         for secure in (False, True):
-            found, row = timed_rounds(steps, spiking, secure, 2 if options.quick else 4, options)
+            found, row = timed_rounds(steps, spiking, secure, rounds, options)
             seconds[secure] += found
             upload = row["bytes_up"] if secure else upload
     variant = "S-FedAvg" if spiking else "FedAvg"

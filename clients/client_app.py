@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from clients.arrays import to_record, to_tensors
 from clients.control import correction, renewed
 from clients.ground_truth_mod import ground_truth_mod
-from clients.masking_mod import advertised_keys, masking_mod, shared_seeds, unmasking_shares
+from clients.masking_mod import advertised_keys, confirmed_survivors, masking_mod, shared_seeds, unmasking_shares
 from clients.node_policy import node_policy
 from clients.norm_mod import norm_mod
 from clients.packing_mod import packing_mod
@@ -145,6 +145,12 @@ def advertise(message: Message, context: Context) -> Message:
 def share(message: Message, context: Context) -> Message:
     """Share the seeds of a round's masks among the neighbours."""
     return shared_seeds(message, context)
+
+
+@app.query(protocol.SECURE_CONFIRM)
+def confirm(message: Message, context: Context) -> Message:
+    """Confirm to the neighbours who is in a round's sum."""
+    return confirmed_survivors(message, context)
 
 
 @app.query(protocol.SECURE_UNMASK)

@@ -51,12 +51,22 @@ def shared_seeds(message: Message, context: Context) -> Message:
     return _answer(message, wire.shared(made))
 
 
-def unmasking_shares(message: Message, context: Context) -> Message:
-    """Tell what takes the masks out of the sum, once."""
+def confirmed_survivors(message: Message, context: Context) -> Message:
+    """Confirm to each neighbour that is in the sum that it is taken to be."""
     secrets = _taken(context)
     found = wire.fields(_record(message), session=bytes, survivors=(int,), dropped=(int,))
     _expect_session(secrets, found["session"])
-    return _answer(message, wire.revealed(steps.reveal(secrets, found["survivors"], found["dropped"])))
+    secrets, tokens = steps.confirm(secrets, found["survivors"], found["dropped"])
+    _keep(context, secrets)
+    return _answer(message, wire.tokens(tokens))
+
+
+def unmasking_shares(message: Message, context: Context) -> Message:
+    """Tell what takes the masks out of the sum, once, to a server that has not declared this client gone."""
+    secrets = _taken(context)
+    record = dict(_record(message))
+    _expect_session(secrets, record.pop("session", b""))
+    return _answer(message, wire.revealed(steps.reveal(secrets, wire.read_tokens(record))))
 
 
 def masking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

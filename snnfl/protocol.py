@@ -24,11 +24,16 @@ NOISE_MULTIPLIER = "noise-multiplier"
 units of it; of a sample's gradient where that is what is protected."""
 
 SECURE = "secure"
-"""Another one in secure aggregation (:mod:`snnfl.masking.wire`): of each of its three questions and their answers, and
+"""Another one in secure aggregation (:mod:`snnfl.masking.wire`): of each of its four questions and their answers, and
 of a train message, whose reply has the array :data:`MASKED` in the place of an update."""
 
 MASKED = "masked"
-SECURE_KEYS, SECURE_SHARES, SECURE_UNMASK = "secure_keys", "secure_shares", "secure_unmask"
+SECURE_KEYS, SECURE_SHARES, SECURE_CONFIRM, SECURE_UNMASK = (
+    "secure_keys",
+    "secure_shares",
+    "secure_confirm",
+    "secure_unmask",
+)
 """Names of the questions: they are messages of the type ``query.NAME``."""
 
 IDENTITY_KEY = "identity-key"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold
 from snnfl.masking import FieldError, ProtocolError
-from snnfl.protocol import ARRAYS, EXAMPLES, METRICS, SECURE_UNMASK, STATE_ROUND
+from snnfl.protocol import ARRAYS, EXAMPLES, METRICS, SECURE_CONFIRM, SECURE_UNMASK, STATE_ROUND
 from snnfl.rng import derive_seed
 from snnfl.spiking import SpikingNetwork
 from snnfl.updates import Converted, Sum, Summed
@@ -37,10 +37,11 @@ logger = logging.getLogger(__name__)
 class Secure(Guarded):
     """Learn the sum of a round's updates and nothing else, then let the base strategy aggregate their mean.
 
-    Each round has four steps (Bonawitz et al. 2017; Bell et al. 2020). Two stand before training, in
+    Each round has five steps (Bonawitz et al. 2017; Bell et al. 2020). Two stand before training, in
     :meth:`configure_train`: clients advertise keys, and share the seeds of their masks among their neighbours in a
     random graph. With the train message comes what neighbours have sealed for a client, and what it sends back is
-    masked. In :meth:`aggregate_train` those whose masked updates have arrived tell what takes the masks out of the sum.
+    masked. In :meth:`aggregate_train` those whose masked updates have arrived confirm to each other that they are in
+    the sum, and tell what takes the masks out of it.
     Whoever fails at a step is one line in the log, and the others go on as long as the graph allows.
 
     The base strategy gets the mean of the updates, as often as there are updates. So it may be any to which that is
@@ -101,7 +102,7 @@ class Secure(Guarded):
         nodes = {grid.partitions[m.metadata.dst_node_id]: m.metadata.dst_node_id for m in messages}
 
         def complain(reply: Message, question: str, verdict: Verdict, reason: str) -> None:
-            if question == SECURE_UNMASK:
+            if question in (SECURE_CONFIRM, SECURE_UNMASK):
                 self._log(server_round, reply, verdict, f"{question}: {reason}; its update may be in the sum")
                 return
             self._drop("train", server_round, reply, verdict, f"{question}: {reason}")

@@ -1,4 +1,4 @@
-"""The server's half of secure aggregation as messages: three questions about a round's masks, and their answers."""
+"""The server's half of secure aggregation as messages: four questions about a round's masks, and their answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,17 @@ from snnfl.masking import (
     layout,
     wire,
 )
-from snnfl.protocol import ARRAYS, MASKED, METRICS, SECURE, SECURE_KEYS, SECURE_SHARES, SECURE_UNMASK, STATE_ROUND
+from snnfl.protocol import (
+    ARRAYS,
+    MASKED,
+    METRICS,
+    SECURE,
+    SECURE_CONFIRM,
+    SECURE_KEYS,
+    SECURE_SHARES,
+    SECURE_UNMASK,
+    STATE_ROUND,
+)
 from strategies.population import failure
 from strategies.update import UpdateRefused, one_line, read_array
 
@@ -116,10 +126,15 @@ class SecureRound:
             survivors, dropped = ledger.asked(client, uploads)
             questions[client] = {"session": self.session, "survivors": survivors, "dropped": dropped}
 
+        def confirmed(client: int, tokens: Mapping[int, bytes]) -> None:
+            ledger.confirmed(client, tokens, uploads)
+
         def check(client: int, told: Revealed) -> None:
             ledger.check(client, told, uploads)
 
-        self._ask(SECURE_UNMASK, questions, wire.read_revealed, check)
+        there = self._ask(SECURE_CONFIRM, questions, wire.read_tokens, confirmed)
+        told = {c: {"session": self.session, **wire.tokens(ledger.tokens.get(c, {}))} for c in there}
+        self._ask(SECURE_UNMASK, told, wire.read_revealed, check)
         return ledger.unmask(uploads)
 
     def _ask(

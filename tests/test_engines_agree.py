@@ -191,6 +191,30 @@ def test_control_variates_travel_and_stay_on_every_engine(tmp_path: Path, engine
         kill_processes("FLWR_HOME", str(home))
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(["engine.name=ray", "engine.cpus_per_client=1"], marks=pytest.mark.ray, id="ray"),
+        pytest.param(["engine.name=deployment", "engine.connection=local"], marks=pytest.mark.flwr, id="deployment"),
+    ],
+)
+@needs_proc
+def test_masks_leave_the_same_sum_on_every_engine(tmp_path: Path, engine: list[str]) -> None:
+    """Keys differ from run to run and nowhere agree; what is left of them in a sum is nothing, to the bit."""
+    secure = ["strategy.secure_aggregation=true", "strategy.fraction_train=1", "strategy.participation=1"]
+    config = compose(None, [*OVERRIDES, *secure, f"run.directory={tmp_path}", "run.name=expected"])
+    run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
+    home = tmp_path / "flwr-home"
+    env = {**os.environ, "SNNFL_TEST": str(tmp_path), "FLWR_HOME": str(home)}
+    env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())
+    try:
+        done = snnfl_run(env, tmp_path, *secure, "run.directory=here", *engine)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert_equal_runs(tmp_path / "here" / "run", tmp_path / "expected")
+    finally:
+        kill_processes("FLWR_HOME", str(home))
+
+
 def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:
     assert_equal_runs(played_in_process(tmp_path), in_process)
     for name in (ANN_FILE, SNN_FILE):

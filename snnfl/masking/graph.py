@@ -41,16 +41,18 @@ def layout(clients: int, tolerance: float) -> Layout:
 
     Of ``n`` clients ``C = ceil(tolerance n)`` may collude with the server, and as many, ``D``, may drop out. Let ``c``
     and ``d`` be the most of them among a client's ``k`` neighbours (hypergeometric, but with the probabilities above,
-    for all clients at once). Then the threshold ``t = floor((k + c) / 2) + 1``, and ``k`` is the smallest even number
-    with
+    for all clients at once). Then the threshold ``t = floor((k + 1 + c) / 2) + 1``, and ``k`` is the smallest even
+    number with
 
     - ``t <= k - d``: enough neighbours are left to tell their shares of a client that is gone;
-    - ``2 t > k + c``: even a server that lies about who is gone cannot get both seeds of a client, since honest
-      neighbours tell a share of one alone. It holds by the choice of ``t``, and ``t > c`` follows;
+    - ``2 t > k + 1 + c``: even a server that lies about who is gone cannot get both seeds of a client. For one it
+      needs shares of ``t`` neighbours, for the other that the client and ``t - 1`` neighbours say that it is there, and
+      honest ones say one thing alone. It holds by the choice of ``t``, and ``t > c`` follows;
     - the honest clients that are left hang together: ``k > C + D``, or else two arcs of ``k / 2`` neighbouring clients,
       all gone, are that improbable.
 
-    If none is smaller than the complete graph, it is that.
+    If none is smaller than the complete graph, it is that. Of three clients only one of both can be had, dropouts or a
+    lying server with an accomplice; then dropouts come first, and ``2 t > k + 1`` is left: no lie without accomplices.
 
     Args:
         clients: That are in the round, at least 3.
@@ -70,7 +72,8 @@ def layout(clients: int, tolerance: float) -> Layout:
             return Layout(neighbours=neighbours, threshold=found)
     neighbours = clients - 1
     found = _threshold(clients, colluding, absent, neighbours)
-    return Layout(neighbours=neighbours, threshold=found or (neighbours + min(colluding, neighbours - 1)) // 2 + 1)
+    least = (neighbours + 1) // 2 + 1
+    return Layout(neighbours=neighbours, threshold=found or max(least, neighbours - max(0, absent - 1)))
 
 
 def draw_graph(clients: Sequence[int], neighbours: int, draw: random.Random) -> dict[int, tuple[int, ...]]:
@@ -95,7 +98,7 @@ def _threshold(clients: int, colluding: int, absent: int, neighbours: int) -> in
     among = _most(clients, colluding, neighbours, SECRECY_BITS)
     # Whoever's seed is asked for of the neighbours is gone too, so one fewer of them is.
     gone = _most(clients, max(0, absent - 1), neighbours, CORRECTNESS_BITS)
-    threshold = (neighbours + among) // 2 + 1
+    threshold = (neighbours + 1 + among) // 2 + 1
     return threshold if threshold <= neighbours - gone else None
 
 

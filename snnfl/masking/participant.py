@@ -1,13 +1,14 @@
 """A client's part of secure aggregation, as functions of its secrets and of what the server has sent.
 
-Four steps (Bonawitz et al. 2017, figure 4; Bell et al. 2020, algorithm 2): :func:`advertise` keys, :func:`share` the
-seeds of the masks among the neighbours, :func:`mask` a vector, :func:`reveal` what takes the masks out of the sum. The
-server is taken for an enemy that carries the messages: each step checks what it got, and none can be taken twice,
-for one mask on two vectors tells their difference, and both seeds of a client tell its vector.
+Five steps (Bonawitz et al. 2017, figure 4; Bell et al. 2020, algorithm 2): :func:`advertise` keys, :func:`share` the
+seeds of the masks among the neighbours, :func:`mask` a vector, :func:`confirm` who is in the sum, :func:`reveal` what
+takes the masks out of it. The server is taken for an enemy that carries the messages: each step checks what it got, and
+none can be taken twice, for one mask on two vectors tells their difference, and both seeds of a client tell its vector.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -23,7 +24,7 @@ from snnfl.masking.shares import PACKAGE_BYTES, digest, seal, split, unseal
 Randomness: TypeAlias = Callable[[int], bytes]
 """``count -> bytes``: :func:`os.urandom` wherever something is to stay secret."""
 
-Step: TypeAlias = Literal["advertised", "shared", "masked"]
+Step: TypeAlias = Literal["advertised", "shared", "masked", "confirmed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,10 @@ class Secrets:
         key_seed: Of the private key by which it agrees on masks.
         channel: The private key by which others send it shares.
         threshold: Of the round.
-        agreed: What it has agreed on by that key with each neighbour, for the neighbour's package.
+        agreed: What it has agreed on by that key with each neighbour.
         peers: Public keys of the neighbours; from :func:`mask` on of those that have shared.
         held: Shares of their two seeds that neighbours have sealed for this client.
+        alive: Neighbours that it has confirmed to be in the sum.
     """
 
     session: bytes
@@ -53,6 +55,7 @@ class Secrets:
     agreed: Mapping[int, bytes] = field(default_factory=dict)
     peers: Mapping[int, PublicKeys] = field(default_factory=dict)
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    alive: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +119,15 @@ def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> 
 
     Raises:
         ProtocolError: If it isn't the time, keys are the same, or the threshold is one with which a lying server could
-            get both seeds of a client even if no neighbour helped it (``2 t <= k``).
+            get both seeds of a client even if no neighbour helped it (``2 t <= k + 1``).
     """
     _expect(secrets, "advertised")
     everybody = [key for peer in peers.values() for key in (peer.mask, peer.channel)]
     if secrets.own in peers or len(set(everybody)) < len(everybody):
         raise ProtocolError("the server names one client, or one key, twice")
-    if not len(peers) < 2 * threshold <= 2 * len(peers):
-        raise ProtocolError(f"a threshold of {threshold} for {len(peers)} neighbours: expected more than half of them")
+    if not len(peers) + 1 < 2 * threshold <= 2 * len(peers):
+        reason = "expected more than half of a client and its neighbours"
+        raise ProtocolError(f"a threshold of {threshold} for {len(peers)} neighbours: {reason}")
     holders = sorted(peers)
     self_shares, key_shares = (split(seed, threshold, len(holders)) for seed in (secrets.self_seed, secrets.key_seed))
     channel, session, own = X25519PrivateKey.from_private_bytes(secrets.channel), secrets.session, secrets.own
@@ -168,17 +172,22 @@ def mask(
         pair = keys.pair_key(private, secrets.peers[sender].mask, session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
-    after = replace(secrets, step="masked", key_seed=b"", agreed={}, peers=peers, held=held)
+    after = replace(secrets, step="masked", key_seed=b"", peers=peers, held=held)
     return after, masked
 
 
-def reveal(secrets: Secrets, survivors: Collection[int], dropped: Collection[int]) -> Revealed:
-    """Tell what takes the masks out of the sum. The secrets are to be forgotten with it.
+def confirm(secrets: Secrets, survivors: Collection[int], dropped: Collection[int]) -> tuple[Secrets, dict[int, bytes]]:
+    """Confirm to each neighbour whose masked update the server has that it is taken for one that has.
+
+    With that a client binds itself: of those it will tell the share of the self mask, of the others that of the key.
 
     Args:
         secrets: Of the third step.
         survivors: Neighbours whose masked updates the server has.
         dropped: The other neighbours that have shared.
+
+    Returns:
+        The secrets, and a token for each survivor, which the server can neither make nor read anything from.
 
     Raises:
         ProtocolError: If it isn't the time; if a neighbour is named in both ways, for both seeds of a client would tell
@@ -191,10 +200,32 @@ def reveal(secrets: Secrets, survivors: Collection[int], dropped: Collection[int
     if alive | gone != secrets.held.keys():
         raise ProtocolError("the server asks for shares of clients that are no neighbours, or not of all that are")
     _expect_enough(secrets, len(alive) + 1, "are in the sum")
+    tokens = {client: _token(secrets, secrets.own, client) for client in sorted(alive)}
+    return replace(secrets, step="confirmed", alive=tuple(sorted(alive))), tokens
+
+
+def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
+    """Tell what takes the masks out of the sum. The secrets are to be forgotten with it.
+
+    A client tells its own seed, which a server may ask of none that it has declared gone to others: so it asks for
+    tokens of as many neighbours that, with itself, the threshold is reached, and those will not tell its key.
+
+    Args:
+        secrets: Of the fourth step.
+        tokens: Of neighbours that have confirmed that this client's update is in the sum.
+
+    Raises:
+        ProtocolError: If it isn't the time, a token is false, or they are too few.
+    """
+    _expect(secrets, "confirmed")
+    for client, token in tokens.items():
+        if client not in secrets.held or not hmac.compare_digest(token, _token(secrets, client, secrets.own)):
+            raise ProtocolError(f"client {client} hasn't confirmed that this client's update is in the sum")
+    _expect_enough(secrets, len(tokens) + 1, "confirm that it is in the sum")
     return Revealed(
         self_seed=secrets.self_seed,
-        self_shares={client: secrets.held[client][0] for client in sorted(alive)},
-        key_shares={client: secrets.held[client][1] for client in sorted(gone)},
+        self_shares={client: secrets.held[client][0] for client in secrets.alive},
+        key_shares={client: secrets.held[client][1] for client in sorted(secrets.held.keys() - set(secrets.alive))},
     )
 
 
@@ -204,6 +235,12 @@ def share_digests(session: bytes, owner: int, holder: int, shares: tuple[bytes, 
         digest(session, b"self share", shares[0], owner, holder),
         digest(session, b"key share", shares[1], owner, holder),
     )
+
+
+def _token(secrets: Secrets, sender: int, receiver: int) -> bytes:
+    """Return what one client, and of all others only the receiver, can make."""
+    other = receiver if sender == secrets.own else sender
+    return keys.derive(secrets.agreed[other], secrets.session, b"in the sum", sender, receiver)
 
 
 def _expect(secrets: Secrets, step: Step) -> None:

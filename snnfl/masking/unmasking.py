@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from snnfl.masking import keys
-from snnfl.masking.keys import SEED_BYTES, ProtocolError, PublicKeys
+from snnfl.masking.keys import KEY_BYTES, SEED_BYTES, ProtocolError, PublicKeys
 from snnfl.masking.participant import Revealed, Shared, share_digests
 from snnfl.masking.shares import DIGEST_BYTES, PACKAGE_BYTES, combine, digest
 
@@ -34,6 +34,7 @@ class Ledger:
         graph: Neighbours of each client, in increasing order.
         public: What each has advertised.
         shared: What each has shared: the packages, the digests of their shares, the commitment.
+        tokens: Of each client those by which its neighbours have confirmed that it is in the sum.
         revealed: What each has told, after :meth:`check`.
     """
 
@@ -42,6 +43,7 @@ class Ledger:
     graph: Mapping[int, tuple[int, ...]]
     public: Mapping[int, PublicKeys]
     shared: dict[int, Shared] = field(default_factory=dict)
+    tokens: dict[int, dict[int, bytes]] = field(default_factory=dict)
     revealed: dict[int, Revealed] = field(default_factory=dict)
 
     def peers(self, client: int) -> dict[int, PublicKeys]:
@@ -71,6 +73,18 @@ class Ledger:
         """Return those neighbours of a client that have shared: who is among the survivors, and who isn't."""
         known = [n for n in self.graph[client] if n in self.shared]
         return [n for n in known if n in survivors], [n for n in known if n not in survivors]
+
+    def confirmed(self, client: int, tokens: Mapping[int, bytes], survivors: Collection[int]) -> None:
+        """Take note of what a client has confirmed to its neighbours.
+
+        Raises:
+            ProtocolError: If it isn't a token for each neighbour among the survivors.
+        """
+        alive, _ = self.asked(client, survivors)
+        if list(tokens) != alive or any(len(token) != KEY_BYTES for token in tokens.values()):
+            raise ProtocolError("its tokens aren't those that it was asked for")
+        for neighbour, token in tokens.items():
+            self.tokens.setdefault(neighbour, {})[client] = token
 
     def check(self, client: int, revealed: Revealed, survivors: Collection[int]) -> None:
         """Take note of what a client has told.

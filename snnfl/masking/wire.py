@@ -17,7 +17,7 @@ Record: TypeAlias = dict[str, bytes | int | bool | str | list[bytes] | list[int]
 MOST_BYTES = 10_000
 """Of a field, such as a signature: more than any honest one has."""
 
-_STEPS: tuple[Step, ...] = ("advertised", "shared", "masked")
+_STEPS: tuple[Step, ...] = ("advertised", "shared", "masked", "confirmed")
 
 
 def fields(record: Mapping[str, Any], **kinds: type | tuple[type]) -> dict[str, Any]:
@@ -113,6 +113,18 @@ def read_shared(record: Mapping[str, Any]) -> Shared:
     return Shared(packages=packages, digests=digests, commitment=found["commitment"])
 
 
+def tokens(made: Mapping[int, bytes]) -> Record:
+    """Lay out tokens by client: what one confirms to its neighbours, and what these have confirmed to it."""
+    clients = sorted(made)
+    return {"clients": clients, "tokens": [made[client] for client in clients]}
+
+
+def read_tokens(record: Mapping[str, Any]) -> dict[int, bytes]:
+    """Read them."""
+    found = fields(record, clients=(int,), tokens=(bytes,))
+    return by_client(found["clients"], found["tokens"])[0]
+
+
 def revealed(told: Revealed) -> Record:
     """Lay out what a client tells of the masks."""
     return {
@@ -143,6 +155,7 @@ def secret(known: Secrets) -> Record:
         "key-seed": known.key_seed,
         "channel": known.channel,
         "threshold": known.threshold,
+        "alive": list(known.alive),
         "clients": clients,
         "mask": [known.peers[client].mask for client in clients],
         "channels": [known.peers[client].channel for client in clients],
@@ -167,5 +180,6 @@ def read_secret(record: Mapping[str, Any]) -> Secrets:
         threshold=record["threshold"],
         agreed=dict(zip(masks, record["agreed"], strict=False)),
         peers={client: PublicKeys(mask=masks[client], channel=channels[client]) for client in masks},
+        alive=tuple(record["alive"]),
         held={client: (first[client], second[client]) for client in first},
     )

@@ -67,6 +67,9 @@ class Summed:
         examples: Most training examples that a client may have; 1 if all updates weigh alike.
         limit: To which values and changes are clipped.
         follows: Whether the server's spiking network follows the ANN.
+
+    Raises:
+        FieldError: If there are no examples, or too few or too many clients.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class Summed:
         limit: float,
         follows: bool = False,
     ) -> None:
+        if examples < 1:
+            raise FieldError(f"examples={examples}: expected at least 1")
         self.format, self.follows, self.limit = format, follows, limit
         self.field = Field(clients=clients, bits=32 if clients <= FEW_CLIENTS else 64)
         self.metrics = tuple(sorted(metrics))

@@ -10,8 +10,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ATTACKS = {
-    "epochs", "event_recovery", "exact_batches", "imprint", "labels", "membership", "native_matching", "priors",
-    "sequence_recovery", "side_channel", "uploads",
+    "epochs", "event_recovery", "exact_batches", "imprint", "labels", "legacy_masks", "membership", "native_matching",
+    "priors", "secure_forms", "sequence_recovery", "side_channel", "uploads",
 }  # fmt: skip
 """What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
 OTHERS = {"harness", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}

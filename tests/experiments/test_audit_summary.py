@@ -28,7 +28,9 @@ def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -
 
 
 def what_leaked(*entries: dict[str, Any]) -> str:
-    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[], config=None, metrics=[]))))["What leaked."]
+    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[], config=None, metrics=[]))))[
+        "What leaked."
+    ]
 
 
 def test_labels_that_another_attack_tells_are_not_called_safe() -> None:

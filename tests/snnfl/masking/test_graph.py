@@ -20,15 +20,15 @@ def test_a_layout_keeps_its_promises(clients, tolerance):
     found = layout(clients, tolerance)
     count = math.ceil(tolerance * clients)
     assert found.neighbours == clients - 1 or found.neighbours % 2 == 0
-    assert found.neighbours / 2 < found.threshold <= found.neighbours
+    assert (found.neighbours + 1) / 2 < found.threshold <= found.neighbours
     if found.neighbours < clients - 1 and count <= 3:
-        assert 2 * found.threshold > found.neighbours + min(count, found.neighbours)
+        assert 2 * found.threshold > found.neighbours + 1 + min(count, found.neighbours)
         assert found.threshold <= found.neighbours - (count - 1)
         assert found.neighbours > 2 * count
 
 
 def test_neighbours_grow_slower_than_clients():
-    assert [layout(n, 0.1).neighbours for n in (3, 10, 50, 100, 1000)] == [2, 4, 14, 28, 76]
+    assert [layout(n, 0.1).neighbours for n in (3, 10, 50, 100, 1000)] == [2, 4, 16, 28, 76]
 
 
 def test_too_few_clients_are_an_error():

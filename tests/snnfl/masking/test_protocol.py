@@ -18,6 +18,7 @@ from snnfl.masking import (
     PublicKeys,
     UnmaskingError,
     advertise,
+    confirm,
     draw_graph,
     layout,
     mask,
@@ -54,19 +55,26 @@ class Federation:
             packages = self.ledger.packages(client)
             self.secrets[client], self.uploads[client] = mask(self.secrets[client], self.vectors[client], packages)
 
+    def confirm(self, clients):
+        for client in clients:
+            asked = self.ledger.asked(client, self.uploads)
+            self.secrets[client], tokens = confirm(self.secrets[client], *asked)
+            self.ledger.confirmed(client, tokens, self.uploads)
+
     def reveal(self, clients):
         for client in clients:
-            told = reveal(self.secrets[client], *self.ledger.asked(client, self.uploads))
+            told = reveal(self.secrets[client], self.ledger.tokens.get(client, {}))
             self.ledger.check(client, told, self.uploads)
 
     def sum_of(self, clients):
         return np.sum([self.vectors[client] for client in clients], axis=0, dtype=np.uint32)
 
 
-def played(count, sharing, masking, revealing, plan=None):
+def played(count, sharing, masking, confirming, revealing, plan=None):
     federation = Federation(count, plan)
     federation.share(sharing)
     federation.mask(masking)
+    federation.confirm(confirming)
     federation.reveal(revealing)
     return federation
 
@@ -77,7 +85,7 @@ def dropouts(draw):
     count = draw(st.integers(3, 9))
     left = list(range(count))
     stages = []
-    for _ in range(3):
+    for _ in range(4):
         left = sorted(draw(st.sets(st.sampled_from(left), min_size=1))) if left else []
         stages.append(left)
     return count, *stages
@@ -99,11 +107,12 @@ def recoverable(federation):
 @settings(max_examples=40, deadline=None)
 @given(dropouts())
 def test_any_dropout_pattern_gives_the_exact_sum_or_nothing(pattern):
-    count, sharing, masking, revealing = pattern
+    count, sharing, masking, confirming, revealing = pattern
     federation = Federation(count)
     federation.share(sharing)
     try:
         federation.mask(masking)
+        federation.confirm(confirming)
         federation.reveal(revealing)
     except ProtocolError:  # a client that finds too few neighbours refuses to go on
         return
@@ -120,8 +129,8 @@ def test_any_dropout_pattern_gives_the_exact_sum_or_nothing(pattern):
 def test_what_the_layout_tolerates_gives_the_sum_at_every_stage(count, data):
     """As many dropouts as the layout was asked for, at any stage each: never nothing."""
     gone = data.draw(st.sets(st.integers(0, count - 1), max_size=-(-count // 10)))
-    stages = {client: data.draw(st.integers(0, 2)) for client in sorted(gone)}
-    left = [[c for c in range(count) if stages.get(c, 3) > stage] for stage in range(3)]
+    stages = {client: data.draw(st.integers(0, 3)) for client in sorted(gone)}
+    left = [[c for c in range(count) if stages.get(c, 4) > stage] for stage in range(4)]
     federation = played(count, *left)
     np.testing.assert_array_equal(federation.ledger.unmask(federation.uploads), federation.sum_of(left[1]))
 
@@ -145,13 +154,40 @@ def test_a_client_refuses_to_tell_both_seeds_of_another():
     federation.mask(range(5))
     neighbours = sorted(federation.secrets[0].held)
     with pytest.raises(ProtocolError, match=f"client {neighbours[0]} is asked for both of its seeds"):
-        reveal(federation.secrets[0], neighbours, neighbours[:1])
-    with pytest.raises(ProtocolError, match="are in the sum, 3 are needed"):
-        reveal(federation.secrets[0], neighbours[:1], neighbours[1:])
+        confirm(federation.secrets[0], neighbours, neighbours[:1])
+    with pytest.raises(ProtocolError, match="are in the sum, 4 are needed"):
+        confirm(federation.secrets[0], neighbours[:1], neighbours[1:])
     with pytest.raises(ProtocolError, match="not of all"):
-        reveal(federation.secrets[0], neighbours[1:], [])
+        confirm(federation.secrets[0], neighbours[1:], [])
     with pytest.raises(ProtocolError, match="no neighbours"):
-        reveal(federation.secrets[0], neighbours, [99])
+        confirm(federation.secrets[0], neighbours, [99])
+    federation.confirm(range(5))
+    with pytest.raises(ProtocolError, match="after 'masked', and this client is at 'confirmed'"):
+        confirm(federation.secrets[0], neighbours, [])
+
+
+def test_a_client_that_is_called_gone_elsewhere_doesnt_tell_its_own_seed():
+    """The lie that would need no accomplice: its key from the neighbours, its seed from itself."""
+    federation = Federation(6, Layout(neighbours=5, threshold=4))
+    federation.share(range(6))
+    federation.mask(range(6))
+    others = list(range(1, 6))
+    tokens, shares = {}, 0
+    for helper in others:
+        rest = [c for c in range(6) if c not in (0, helper)]
+        alive, gone = ([0, *rest], []) if helper <= 2 else (rest, [0])
+        federation.secrets[helper], made = confirm(federation.secrets[helper], alive, gone)
+        tokens |= {helper: made[0]} if 0 in made else {}
+        shares += 0 in gone
+    federation.secrets[0], _ = confirm(federation.secrets[0], others, [])
+    assert (len(tokens), shares) == (2, 3)  # three would do for its own seed, four shares for its key
+    with pytest.raises(ProtocolError, match="3 of this client and its neighbours confirm that it is in the sum, 4 are"):
+        reveal(federation.secrets[0], tokens)
+    for false in (bytes(32), tokens[1], b""):
+        with pytest.raises(ProtocolError, match="client 3 hasn't confirmed"):
+            reveal(federation.secrets[0], {**tokens, 3: false})
+    with pytest.raises(ProtocolError, match="client 9 hasn't confirmed"):
+        reveal(federation.secrets[0], {**tokens, 9: tokens[1]})
 
 
 def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
@@ -162,8 +198,10 @@ def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
     victim, others = 0, list(range(1, 9))
     for helper in others:
         alive = [c for c in range(9) if c != helper and (c != victim or helper < 5)]
-        told = reveal(federation.secrets[helper], alive, [] if helper < 5 else [victim])
-        federation.ledger.revealed[helper] = told
+        federation.secrets[helper], _ = confirm(federation.secrets[helper], alive, [] if helper < 5 else [victim])
+    for helper in others:
+        tokens = {c: wire_token(federation, c, helper) for c in others if c != helper}
+        federation.ledger.revealed[helper] = reveal(federation.secrets[helper], tokens)
     with pytest.raises(UnmaskingError, match="4 neighbours of client 0 have told their share of its mask, 6"):
         federation.ledger.unmask(federation.uploads)
     without = {client: vector for client, vector in federation.uploads.items() if client != victim}
@@ -171,12 +209,19 @@ def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
         federation.ledger.unmask(without)
 
 
+def wire_token(federation, sender, receiver):
+    """Return what a sender confirms to a receiver."""
+    known = federation.secrets[sender]
+    return confirm(replace(known, step="masked"), [*known.alive], set(known.held) - set(known.alive))[1][receiver]
+
+
 def test_a_wrong_share_is_noticed_and_does_without_it():
     """A hostile neighbour cannot keep the others from their sum."""
-    federation = Federation(6, Layout(neighbours=5, threshold=3))
+    federation = Federation(6, Layout(neighbours=5, threshold=4))
     federation.share(range(6))
     federation.mask(range(5))  # client 5 is gone
-    federation.reveal([0, 1, 2, 3])
+    federation.confirm(range(5))
+    federation.reveal([0, 1, 2, 3, 4])
     liar = federation.ledger.revealed[0]
     federation.ledger.revealed[0] = replace(liar, key_shares={5: bytes(16)}, self_shares=dict(liar.self_shares))
     assert list(federation.ledger.liars()) == [
@@ -186,8 +231,8 @@ def test_a_wrong_share_is_noticed_and_does_without_it():
 
 
 def test_a_wrong_seed_of_its_own_is_refused():
-    federation = played(4, range(4), range(4), range(3))
-    told = reveal(federation.secrets[3], *federation.ledger.asked(3, federation.uploads))
+    federation = played(4, range(4), range(4), range(4), range(3))
+    told = reveal(federation.secrets[3], federation.ledger.tokens[3])
     with pytest.raises(ProtocolError, match="isn't the one that it has committed to"):
         federation.ledger.check(3, replace(told, self_seed=bytes(16)), federation.uploads)
     federation.ledger.unmask(federation.uploads)  # the neighbours' shares give it
@@ -214,10 +259,10 @@ def test_hostile_keys_are_refused(change, message):
         federation.mask([0])
 
 
-@pytest.mark.parametrize("threshold", [0, 1, 4])
+@pytest.mark.parametrize("threshold", [0, 1, 2, 4])
 def test_a_threshold_that_protects_nobody_is_refused(threshold):
     federation = Federation(4)
-    with pytest.raises(ProtocolError, match="expected more than half of them"):
+    with pytest.raises(ProtocolError, match="expected more than half of a client"):
         share(federation.secrets[0], federation.ledger.peers(0), threshold)
 
 

@@ -1,0 +1,158 @@
+"""What a client of secure aggregation refuses to do for its server."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from clients.client_app import app
+from snnfl.masking import ProtocolError, PublicKeys, advertise, wire
+from snnfl.masking.identity import IdentityError, sign
+from snnfl.workspace import workspace
+
+SESSION = bytes(32)
+
+
+@pytest.fixture
+def config(configure):
+    return configure("strategy.secure_aggregation=true", "model.name=mlp", "run.keep_checkpoints=0")
+
+
+@pytest.fixture
+def context(config, context_of):
+    return context_of(config)
+
+
+def asked(question: str, record: object) -> Message:
+    message = Message(RecordDict({"secure": ConfigRecord(dict(record))}), 100, f"query.{question}")
+    message.metadata.__dict__["_message_id"] = "asked"
+    return message
+
+
+def begun(context) -> PublicKeys:
+    reply = app(asked("secure_keys", {"session": SESSION}), context)
+    return wire.read_advertised(reply.content["secure"])[0]
+
+
+def neighbours(count: int = 3) -> dict[int, tuple[PublicKeys, bytes]]:
+    return {client: (advertise(SESSION, client, os.urandom)[1], b"") for client in range(1, 1 + count)}
+
+
+def test_no_update_leaves_without_masks(config, context, ask):
+    """A server that forgets the protocol, or its client's place in it, gets an error and no update."""
+    state = {name: workspace(config).initial_state[name] for name in workspace(config).format.sent_specs}
+    with pytest.raises(ProtocolError, match="this client knows of no round's masks"):
+        app(ask("train", state), context)
+    begun(context)
+    with pytest.raises(ProtocolError, match="asks for an update without masks"):
+        app(ask("train", state), context)
+    message = ask("train", state)
+    order = {"session": SESSION, "senders": [1], "packages": [b""], "examples": 80, "follows": False}
+    message.content["secure"] = ConfigRecord(order)
+    begun(context)
+    with pytest.raises(ProtocolError, match="asks for a step after 'shared'"):
+        app(message, context)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({}, "'session' is missing"),
+        ({"session": "x" * 32}, "'session' is no bytes"),
+        ({"session": bytes(31)}, "a session of 31 bytes"),
+        ({"session": SESSION, "more": 1}, "'more' is unknown"),
+        ({"session": bytes(20_000)}, "more than 10000 bytes"),
+    ],
+)
+def test_questions_are_checked_as_hostile_input(record, reason, context):
+    with pytest.raises(ProtocolError, match=reason):
+        app(asked("secure_keys", record), context)
+
+
+def test_neighbours_are_checked(context):
+    begun(context)
+    known = neighbours()
+    good = wire.peers(SESSION, 3, known)
+    for change, reason in (
+        ({"clients": [1, 1, 2]}, "aren't in increasing order"),
+        ({"clients": [0, 1, 2]}, "names one client, or one key, twice"),
+        ({"mask": good["mask"][:2]}, "lists of different lengths"),
+        ({"mask": [good["mask"][0]] * 3}, "names one client, or one key, twice"),
+        ({"mask": [b"x", *good["mask"][1:]]}, "expected public keys of 32 bytes"),
+        ({"threshold": 1}, "expected more than half"),
+        ({"threshold": True}, "'threshold' is no int"),
+        ({"session": bytes(31) + b"1"}, "another session"),
+    ):
+        with pytest.raises(ProtocolError, match=reason):
+            app(asked("secure_shares", {**good, **change}), context)
+        begun(context)
+
+
+def test_secrets_of_a_round_never_reach_the_disk(config, context_of, ask, tmp_path):
+    """They stand in the state between messages, and the mod that writes the state doesn't see them."""
+    from clients.masking_mod import SECRETS
+
+    context = context_of(config)
+    context.node_config["state-directory"] = str(tmp_path)
+    begun(context)
+    assert SECRETS in context.state
+    state = {name: workspace(config).initial_state[name] for name in workspace(config).format.sent_specs}
+    message = ask("train", state)
+    message.content["secure"] = ConfigRecord({"session": bytes(31) + b"1", "senders": [], "packages": []})
+    with pytest.raises(ProtocolError):
+        app(message, context)
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    """Write the keys of four nodes; return their private halves."""
+    made = [ec.generate_private_key(ec.SECP384R1()) for _ in range(4)]
+    (tmp_path / "known").mkdir()
+    for number, key in enumerate(made):
+        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        (tmp_path / f"known/node-{number}.pub").write_bytes(public)
+    own = made[0].private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    (tmp_path / "own").write_bytes(own)
+    return made
+
+
+def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tmp_path):
+    context.node_config |= {"identity-key": str(tmp_path / "own"), "identities": str(tmp_path / "known")}
+    reply = app(asked("secure_keys", {"session": SESSION}), context)
+    public, signature = wire.read_advertised(reply.content["secure"])
+    nodes[0].public_key().verify(signature, _statement(0, public), _algorithm())
+    known = {n: (keys, sign(nodes[n], SESSION, n, keys)) for n, (keys, _) in neighbours().items()}
+    app(asked("secure_shares", wire.peers(SESSION, 3, known)), context)
+    stranger, unsigned = ec.generate_private_key(ec.SECP384R1()), b""
+    twice = sign(nodes[1], SESSION, 2, known[2][0])
+    for signature, reason in (
+        (sign(stranger, SESSION, 2, known[2][0]), "client 2 are signed by nobody whom this node knows"),
+        (unsigned, "client 2 are signed by nobody"),
+        (sign(nodes[2], bytes(31) + b"1", 2, known[2][0]), "client 2 are signed by nobody"),
+        (twice, "client 2 is a node that is another neighbour, too"),
+    ):
+        app(asked("secure_keys", {"session": SESSION}), context)
+        with pytest.raises(ProtocolError, match=reason):
+            app(asked("secure_shares", wire.peers(SESSION, 3, {**known, 2: (known[2][0], signature)})), context)
+    context.node_config["identities"] = str(tmp_path)
+    with pytest.raises(IdentityError, match="holds no public key"):
+        app(asked("secure_keys", {"session": SESSION}), context) and app(
+            asked("secure_shares", wire.peers(SESSION, 3, known)), context
+        )
+
+
+def _statement(client: int, public: PublicKeys) -> bytes:
+    from snnfl.masking import identity
+
+    return identity._statement(SESSION, client, public)
+
+
+def _algorithm() -> ec.ECDSA:
+    from cryptography.hazmat.primitives.hashes import SHA384
+
+    return ec.ECDSA(SHA384())

@@ -1,0 +1,49 @@
+"""Records that travel: what is written is read, and whatever else is an error that says so."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snnfl.masking import ProtocolError, advertise, wire
+
+SESSION = bytes(32)
+values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=40),
+    st.lists(st.integers(), max_size=3), st.lists(st.binary(max_size=33), max_size=3),
+)  # fmt: skip
+READERS = {
+    wire.read_advertised: ("mask", "channel", "signature"),
+    wire.read_peers: ("session", "threshold", "clients", "mask", "channel", "signatures"),
+    wire.read_shared: ("clients", "packages", "self-digests", "key-digests", "commitment"),
+    wire.read_tokens: ("clients", "tokens"),
+    wire.read_revealed: ("seed", "survivors", "self-shares", "dropped", "key-shares"),
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(list(READERS)), st.data())
+def test_any_record_is_read_or_refused(read, data):
+    """No reader raises anything else, whatever a stranger writes."""
+    record = {name: data.draw(values) for name in READERS[read]}
+    record |= data.draw(st.dictionaries(st.text(max_size=4), values, max_size=1))
+    with suppress(ProtocolError):
+        read(record)
+
+
+def test_what_a_client_keeps_is_read_back():
+    secrets, public = advertise(SESSION, 3, os.urandom)
+    assert wire.read_secret(wire.secret(secrets)) == secrets
+    assert wire.read_advertised(wire.advertised(public, b"signed")) == (public, b"signed")
+    tokens = {4: bytes(32), 1: bytes(31) + b"1"}
+    assert wire.read_tokens(wire.tokens(tokens)) == tokens
+
+
+@pytest.mark.parametrize(("clients", "message"), [([2, 1], "increasing"), ([1, 1], "increasing"), ([1], "lengths")])
+def test_clients_stand_in_order_and_once(clients, message):
+    with pytest.raises(ProtocolError, match=message):
+        wire.read_tokens({"clients": clients, "tokens": [bytes(32)] * 2})
