@@ -379,7 +379,8 @@ def _folded(values: Tensor, batch: int, axis: int) -> Tensor:
 
 def _unfolded(values: Tensor, size: int, axis: int = 1) -> Tensor:
     """Undo :func:`_folded`, with the batch in front."""
-    return values.unflatten(axis, (size, -1)).movedim(axis, 0)
+    shape = values.shape
+    return values.reshape(*shape[:axis], size, shape[axis] // size, *shape[axis + 1 :]).movedim(axis, 0)
 
 
 def _one_by_one(

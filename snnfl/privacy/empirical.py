@@ -6,10 +6,8 @@ of what really runs. If it is the larger one, the implementation is not the mech
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 PARTS = (0.02, 0.05, 0.1, 0.25, 0.5)
@@ -20,9 +18,7 @@ HIGHEST, PRECISION = 60.0, 1e-3
 """Up to which an epsilon is sought, and how closely."""
 
 
-def one_run_bound(
-    scores: Sequence[float], included: Sequence[bool], *, delta: float, confidence: float = 0.95
-) -> float:
+def one_run_bound(scores: ArrayLike, included: ArrayLike, *, delta: float, confidence: float = 0.95) -> float:
     """Return an epsilon that a mechanism exceeds with some confidence, from one run with many canaries.
 
     Each canary was in the run with probability 1/2, independently of the others (Steinke, Nasr & Jagielski, "Privacy
@@ -85,9 +81,7 @@ def p_value(epsilon: float, correct: int, guesses: int, canaries: int, delta: fl
     return min(1.0, above + 2 * canaries * delta * float(((below - above) / steps).max()))
 
 
-def trials_bound(
-    with_it: Sequence[float], without: Sequence[float], *, delta: float, confidence: float = 0.95
-) -> float:
+def trials_bound(with_it: ArrayLike, without: ArrayLike, *, delta: float, confidence: float = 0.95) -> float:
     """Return an epsilon that a mechanism exceeds with some confidence, from many runs with and without a canary.
 
     ``P[score > t | in] <= e^epsilon P[score > t | out] + delta`` for every ``t``, and the same the other way round. The

@@ -86,7 +86,7 @@ def private_gradient(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
     losses: list[Tensor] = []
-    for some, of_some in zip(inputs.split(TOGETHER), labels.split(TOGETHER), strict=True):
+    for some, of_some in zip(torch.split(inputs, TOGETHER), torch.split(labels, TOGETHER), strict=True):
         if not len(some):
             continue
         gradients, values = sample_gradients(model, some, of_some, objective)
