@@ -102,11 +102,11 @@ def _central_mistakes(config: Config) -> Iterator[str]:
 def _example_mistakes(config: Config) -> Iterator[str]:
     refused: list[tuple[bool, str, Any, str]] = [
         (
-            converts(config),
+            converts(config) and config.conversion.data == "private",
             "strategy.spiking",
             True,
-            "thresholds and biases are calibrated on private samples outside the clipped gradients; set False, or take "
-            "privacy.mechanism=central, whose vector holds them",
+            "thresholds and biases are calibrated on private samples outside the clipped gradients; set False, or "
+            "conversion.data=synthetic, or take privacy.mechanism=central, whose vector holds them",
         ),
         (
             config.model.batch_norm,

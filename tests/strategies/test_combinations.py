@@ -100,6 +100,11 @@ def test_what_is_doubtful_is_said(caplog: pytest.LogCaptureFixture, overrides: l
     assert all(text in line for text, line in zip(warnings, found, strict=True))
 
 
+def test_conversion_on_made_images_follows_from_what_dp_sgd_released() -> None:
+    options = ["privacy.mechanism=example", "model.batch_norm=false", "conversion.data=synthetic"]
+    assert isinstance(build_checked(compose(None, options)), FedAvg)
+
+
 def test_a_robust_strategy_needs_its_quorum() -> None:
     assert minimum_replies(compose(None, ["strategy.name=krum"])) == 5
     assert minimum_replies(compose(None, ["strategy.name=krum", "strategy.minimum_replies=6"])) == 6
