@@ -138,6 +138,7 @@ class Secure(Guarded):
         )
         current = self._round
         if current is None or len(valid) < max(2, self.minimum_replies):
+            logger.warning("round %d: %d masked updates stay masked", server_round, len(valid))
             return [], []
         clients = [self._partition(reply) for reply in valid]
         try:

@@ -21,6 +21,7 @@ from snnfl.masking import (
     PublicKeys,
     Revealed,
     Shared,
+    check_keys,
     draw_graph,
     layout,
     wire,
@@ -84,9 +85,17 @@ class SecureRound:
         Raises:
             ProtocolError: If fewer than three do.
         """
-        advertised: dict[int, tuple[PublicKeys, bytes]] = self._ask(
-            SECURE_KEYS, {client: {"session": self.session} for client in self.nodes}, wire.read_advertised
-        )
+        seen = set[bytes]()
+
+        def check(client: int, answer: tuple[PublicKeys, bytes]) -> None:
+            public, _ = answer
+            check_keys(public)
+            if seen & {public.mask, public.channel}:
+                raise ProtocolError("it advertises a key of another client")
+            seen.update((public.mask, public.channel))
+
+        questions = {client: {"session": self.session} for client in self.nodes}
+        advertised: dict[int, tuple[PublicKeys, bytes]] = self._ask(SECURE_KEYS, questions, wire.read_advertised, check)
         self._enough(advertised)
         plan = layout(len(advertised), self.tolerance)
         ledger = Ledger(
@@ -95,11 +104,11 @@ class SecureRound:
             graph=draw_graph(list(advertised), plan.neighbours, self.draw),
             public={client: public for client, (public, _) in advertised.items()},
         )
-        questions = {
+        known = {
             client: wire.peers(self.session, plan.threshold, {n: advertised[n] for n in neighbours})
             for client, neighbours in ledger.graph.items()
         }
-        self._ask(SECURE_SHARES, questions, wire.read_shared, ledger.accept)
+        self._ask(SECURE_SHARES, known, wire.read_shared, ledger.accept)
         self._enough(ledger.shared)
         self.ledger = ledger
 

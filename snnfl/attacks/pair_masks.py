@@ -57,7 +57,7 @@ def mask_of(seed: int, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.int
     return [draw.randint(0, 2**32 - 1, shape, dtype=np.int64) for shape in shapes]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _candidates(
     wanted: NDArray[np.uint32], added: bool, largest: np.uint32, start: int, stop: int
 ) -> list[int]:  # pragma: no cover - compiled
@@ -85,7 +85,7 @@ def _candidates(
     return found
 
 
-@numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, inline="always")
 def _fits(
     words: NDArray[np.uint32], lane: int, element: int, wanted: NDArray[np.uint32], added: bool, largest: np.uint32
 ) -> bool:  # pragma: no cover - compiled
@@ -97,4 +97,4 @@ def _fits(
     y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
     y ^= y >> np.uint32(18)
     left = wanted[element] - y if added else wanted[element] + y
-    return np.uint32(left) <= largest
+    return bool(np.uint32(left) <= largest)

@@ -2,7 +2,7 @@
 
 from snnfl.masking.field import Field, FieldError
 from snnfl.masking.graph import FEWEST_CLIENTS, Layout, draw_graph, layout
-from snnfl.masking.keys import KEY_BYTES, ProtocolError, PublicKeys
+from snnfl.masking.keys import KEY_BYTES, ProtocolError, PublicKeys, check_keys
 from snnfl.masking.participant import Revealed, Secrets, Shared, advertise, confirm, mask, reveal, share
 from snnfl.masking.unmasking import Ledger, UnmaskingError
 
@@ -20,6 +20,7 @@ __all__ = [
     "Shared",
     "UnmaskingError",
     "advertise",
+    "check_keys",
     "confirm",
     "draw_graph",
     "layout",

@@ -81,6 +81,17 @@ def agree(own: X25519PrivateKey, other: bytes) -> bytes:
         raise ProtocolError("a public key of low order, which hides nothing") from None
 
 
+def check_keys(public: PublicKeys) -> None:
+    """Refuse keys with which nobody can agree on a secret, before they cost their neighbours a round.
+
+    Raises:
+        ProtocolError: If one is of low order.
+    """
+    probe = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
+    for key in (public.mask, public.channel):
+        agree(probe, key)
+
+
 def pair_key(own: X25519PrivateKey, other: bytes, session: bytes, first: int, second: int) -> bytes:
     """Return the key of the mask that two clients share, whichever of them asks."""
     return derive(agree(own, other), session, b"pair mask", min(first, second), max(first, second))

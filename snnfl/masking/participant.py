@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from snnfl.masking import keys
 from snnfl.masking.keys import KEY_BYTES, SEED_BYTES, ProtocolError, PublicKeys
-from snnfl.masking.shares import PACKAGE_BYTES, digest, seal, split, unseal
+from snnfl.masking.shares import digest, seal, split, unseal
 
 Randomness: TypeAlias = Callable[[int], bytes]
 """``count -> bytes``: :func:`os.urandom` wherever something is to stay secret."""
@@ -149,13 +150,14 @@ def mask(
     Args:
         secrets: Of the second step.
         vector: Elements of a ring.
-        packages: Of those neighbours that have shared, sealed for this client.
+        packages: Of those neighbours that have shared, sealed for this client. One that isn't what its sender has
+            sealed gives no share.
 
     Returns:
         The secrets, without those that are used up, and a new vector.
 
     Raises:
-        ProtocolError: If it isn't the time, too few neighbours have shared, or a package isn't of its sender.
+        ProtocolError: If it isn't the time, or too few neighbours have shared.
     """
     _expect(secrets, "shared")
     if unknown := packages.keys() - secrets.peers.keys():
@@ -166,9 +168,9 @@ def mask(
     masked, held = vector.copy(), dict[int, tuple[bytes, bytes]]()
     keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
     for sender, package in packages.items():
-        if len(package) != PACKAGE_BYTES:
-            raise ProtocolError(f"a package of {len(package)} bytes: expected {PACKAGE_BYTES}")
-        held[sender] = unseal(keys.derive(secrets.agreed[sender], session, b"shares", sender, own), package, session)
+        with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and shall cost nobody its update
+            key = keys.derive(secrets.agreed[sender], session, b"shares", sender, own)
+            held[sender] = unseal(key, package, session)
         pair = keys.pair_key(private, secrets.peers[sender].mask, session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
@@ -197,7 +199,7 @@ def confirm(secrets: Secrets, survivors: Collection[int], dropped: Collection[in
     alive, gone = set(survivors), set(dropped)
     if both := alive & gone:
         raise ProtocolError(f"client {min(both)} is asked for both of its seeds, which would tell its update; refused")
-    if alive | gone != secrets.held.keys():
+    if alive | gone != secrets.peers.keys():
         raise ProtocolError("the server asks for shares of clients that are no neighbours, or not of all that are")
     _expect_enough(secrets, len(alive) + 1, "are in the sum")
     tokens = {client: _token(secrets, secrets.own, client) for client in sorted(alive)}
@@ -219,13 +221,14 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
     """
     _expect(secrets, "confirmed")
     for client, token in tokens.items():
-        if client not in secrets.held or not hmac.compare_digest(token, _token(secrets, client, secrets.own)):
+        if client not in secrets.peers or not hmac.compare_digest(token, _token(secrets, client, secrets.own)):
             raise ProtocolError(f"client {client} hasn't confirmed that this client's update is in the sum")
     _expect_enough(secrets, len(tokens) + 1, "confirm that it is in the sum")
+    held = sorted(secrets.held)
     return Revealed(
         self_seed=secrets.self_seed,
-        self_shares={client: secrets.held[client][0] for client in secrets.alive},
-        key_shares={client: secrets.held[client][1] for client in sorted(secrets.held.keys() - set(secrets.alive))},
+        self_shares={client: secrets.held[client][0] for client in held if client in secrets.alive},
+        key_shares={client: secrets.held[client][1] for client in held if client not in secrets.alive},
     )
 
 

@@ -90,11 +90,11 @@ class Ledger:
         """Take note of what a client has told.
 
         Raises:
-            ProtocolError: If it isn't what it was asked for, or its own seed isn't the one that it has committed to.
+            ProtocolError: If it is more than it was asked for, or its own seed isn't the one that it has committed to.
         """
         alive, gone = self.asked(client, survivors)
-        if list(revealed.self_shares) != alive or list(revealed.key_shares) != gone:
-            raise ProtocolError("its shares aren't those that it was asked for")
+        if not (revealed.self_shares.keys() <= set(alive) and revealed.key_shares.keys() <= set(gone)):
+            raise ProtocolError("its shares are of others than it was asked for")
         told = [revealed.self_seed, *revealed.self_shares.values(), *revealed.key_shares.values()]
         if any(len(secret) != SEED_BYTES for secret in told):
             raise ProtocolError(f"expected shares of {SEED_BYTES} bytes")

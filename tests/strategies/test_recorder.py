@@ -252,6 +252,7 @@ def test_columns_of_given_reports() -> None:
         failed=2,
         excluded=3,
         aggregated=True,
+        summed=False,
     )
     assert client_columns(SimpleNamespace(report=report)) == pytest.approx(
         {
@@ -274,6 +275,10 @@ def test_columns_of_given_reports() -> None:
             "seconds_client_evaluate": 0.0,
         }
     )
+    report.summed = True
+    sums = client_columns(SimpleNamespace(report=report))
+    assert (sums["client_ann_accuracy_mean"], sums["client_ann_accuracy_std"]) == (pytest.approx(0.7), None)
+    assert sums["client_received_accuracy_std"] == pytest.approx(0.2)  # replies to evaluate messages aren't masked
 
 
 @pytest.mark.parametrize(("clip", "said"), [(0.8, False), (1.5, True)])
