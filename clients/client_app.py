@@ -2,9 +2,9 @@
 
 The functions know ordinary networks only; :mod:`clients.spiking_mod` turns the client of an S-run into a spiking one,
 :mod:`clients.solo_mod` that of a SOLO run into one that keeps its weights, :mod:`clients.norm_mod` that of a FedBN run
-into one that keeps its batch normalisation, :mod:`clients.clipping_mod` clips updates, :mod:`clients.packing_mod` packs
-them into few bits, :mod:`clients.poisoning_mod` makes attackers of some clients, :mod:`clients.masking_mod` masks what
-leaves where the server is to learn the sum alone. Before all of them
+into one that keeps its batch normalisation, :mod:`clients.privacy_mod` clips and noises updates,
+:mod:`clients.packing_mod` packs them into few bits, :mod:`clients.poisoning_mod` makes attackers of some clients,
+:mod:`clients.masking_mod` masks what leaves where the server is to learn the sum alone. Before all of them
 :mod:`clients.node_policy` refuses what the node's own configuration forbids.
 """
 
@@ -19,7 +19,6 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.arrays import to_record, to_tensors
-from clients.clipping_mod import clipping_mod
 from clients.control import correction, renewed
 from clients.ground_truth_mod import ground_truth_mod
 from clients.masking_mod import advertised_keys, confirmed_survivors, masking_mod, shared_seeds, unmasking_shares
@@ -29,7 +28,9 @@ from clients.packing_mod import packing_mod
 from clients.participant import arrays_of, client_data, orders_of, partition_of, round_of, run_workspace
 from clients.persistence import persistent_state
 from clients.poisoning_mod import poisoning_mod, scaling_mod
+from clients.privacy_mod import privacy_mod
 from clients.private_state import keep_own_model, own_model
+from clients.private_training import train_on_private_samples
 from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
 from snnfl import protocol
@@ -59,9 +60,9 @@ app = ClientApp(
         packing_mod,
         solo_mod,
         poisoning_mod,
+        privacy_mod,
         spiking_mod,
         scaling_mod,
-        clipping_mod,
         norm_mod,
         ground_truth_mod,
     ]
@@ -76,19 +77,15 @@ def train(message: Message, context: Context) -> Message:
     partition, data = partition_of(context, config.data.clients), client_data(context)
     metrics = _received_loss(work, data)
     objective = _objective(message, context, work)
-    draw = work.batch_draw(server_round, partition)
     start = time.perf_counter()
-    epochs = (
-        _on(
-            work,
-            batches(
-                data.dataset, data.indices, config.training.batch_size, generator=draw, augment=config.data.augment
-            ),
-        )
-        for _ in range(config.training.epochs)
-    )
     with work.drawing("encoding", server_round, partition):
-        result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
+        if config.privacy.mechanism == "example":
+            result = train_on_private_samples(
+                message, context, objective, server_round=server_round, partition=partition
+            )
+        else:
+            epochs = _epochs(work, data, work.batch_draw(server_round, partition))
+            result = train_locally(work.model, epochs, config.training, server_round=server_round, objective=objective)
     work.settle()
     metrics |= {
         protocol.EXAMPLES: result.samples,
@@ -108,6 +105,13 @@ def train(message: Message, context: Context) -> Message:
     if protocol.sends_control(config):
         content[protocol.CONTROL] = renewed(message, context, work, result.steps)
     return Message(content, reply_to=message)
+
+
+def _epochs(work: Workspace, data: ClientData, draw: torch.Generator) -> Iterator[Iterator[Batch]]:
+    """Yield each epoch's batches of the client's samples."""
+    training, augment = work.config.training, work.config.data.augment
+    for _ in range(training.epochs):
+        yield _on(work, batches(data.dataset, data.indices, training.batch_size, generator=draw, augment=augment))
 
 
 @app.evaluate()

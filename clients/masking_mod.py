@@ -20,7 +20,7 @@ from clients.participant import arrays_of, metrics_of, partition_of, round_of, r
 from snnfl.masking import ProtocolError, PublicKeys, Secrets, wire
 from snnfl.masking import participant as steps
 from snnfl.masking.identity import read_private, read_public, sign, verify
-from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, SECURE, STATE_ROUND
+from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, NOISED, SECURE, STATE_ROUND
 from snnfl.rng import derive_seed
 from snnfl.updates import summed
 
@@ -90,7 +90,10 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
     reply = call_next(message, context)
     if reply.has_error():
         return reply
-    vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
+    if NOISED in arrays_of(reply):
+        vector = arrays_of(reply)[NOISED].numpy()
+    else:
+        vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
     secrets, masked = steps.mask(secrets, vector, packages)
     _keep(context, secrets)
     told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}

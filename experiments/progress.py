@@ -124,6 +124,8 @@ class RoundProgress:
         parts += _shown(row, SERVER) or _shown(row, NODES) or _shown(row, CLIENTS)[:1] or ["server –"]
         if row["train_loss"] is not None:
             parts.append(f"loss {row['train_loss']:.3f}")
+        if row.get("epsilon") is not None:
+            parts.append(f"epsilon {row['epsilon']:.2f}")
         if row["refused"] or row["failed"]:
             parts.append(f"[red]{row['refused']} refused, {row['failed']} failed[/red]")
         if not row["aggregated"] and self.config.strategy.name != "solo":  # which aggregates nothing
@@ -141,6 +143,9 @@ SERVER = {"server SNN": "server_snn_accuracy", "server ANN": "server_ann_accurac
 NODES = {"at the nodes": "client_received_accuracy_weighted"}
 CLIENTS = {"clients' ANN": "client_ann_accuracy_mean", "clients' SNN": "client_snn_accuracy_mean"}
 """Columns of accuracies, by title. What nodes test of the received network stands in for what the server tests."""
+
+EPSILONS = {"epsilon, proven": "epsilon", "refuted": "epsilon_empirical"}
+"""Columns of an upper and a lower bound of epsilon."""
 
 
 def _shown(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
@@ -170,7 +175,7 @@ class WatchedClientApp(ClientApp):
 
 def algorithm(config: Config) -> str:
     """Name the algorithm of a run as the papers do: FedAvg, S-FedAvg, S-MOON, DP-FedAvg, FedAvg (LIF)."""
-    private = "" if config.privacy.clipping == "none" else "DP-"
+    private = "" if config.privacy.mechanism == "none" else "DP-"
     return prefixed(config, private + find(config.strategy.name).title)
 
 
@@ -195,13 +200,15 @@ def results_table(runs: Sequence[tuple[Config, Sequence[Mapping[str, Any]]]]) ->
     }
     if shown.keys() & SERVER.keys():
         shown = {title: key for title, key in shown.items() if title not in NODES}
-    for name in ("", *shown, "MB up", "seconds"):
+    bounds = {t: k for t, k in EPSILONS.items() if any(rows[-1].get(k) is not None for _, rows in runs)}
+    for name in ("", *shown, *bounds, "MB up", "seconds"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each, rows in runs:
         last = rows[-1]
         table.add_row(
             algorithm(each),
             *(_with_deviation(last, key) for key in shown.values()),
+            *("–" if last.get(key) is None else f"{last[key]:.2f}" for key in bounds.values()),
             f"{last['bytes_up'] / 1e6:.2f}",
             f"{sum(row['seconds_round'] for row in rows):.0f}",
         )

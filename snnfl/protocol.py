@@ -12,6 +12,17 @@ CONFIG = "config"
 CONTROL = "control"
 """A further one in SCAFFOLD: the server's control variate in a train message, how the client's changed in the reply."""
 
+REFERENCE = "reference"
+"""A further one of a train message where clients add noise: what is known of the spiking network's own arrays."""
+
+NOISED = "noised"
+"""The array of a reply that holds whole numbers with noise, for the masks."""
+
+CLIPPING_NORM = "clipping_norm"
+NOISE_MULTIPLIER = "noise-multiplier"
+"""In the config record: the bound of the norm of all that a client sends (Flower's name), and what noise it adds, in
+units of it; of a sample's gradient where that is what is protected."""
+
 SECURE = "secure"
 """Another one in secure aggregation (:mod:`snnfl.masking.wire`): of each of its four questions and their answers, and
 of a train message, whose reply has the array :data:`MASKED` in the place of an update."""
@@ -78,7 +89,6 @@ RECEIVED_LOSS = "received-loss"
 LOCAL_STEPS = "local-steps"
 ACCURACY = "accuracy"
 SNN_ACCURACY = "snn-accuracy"
-NORM_BIT = "norm_bit"
 SECONDS_TRAIN = "seconds-train"
 SECONDS_EVALUATE = "seconds-evaluate"
 SECONDS_CONVERT = "seconds-convert"
@@ -86,9 +96,8 @@ STATE_ROUND = "state-round"
 """Metrics of a reply. Accuracies are those of the client's own model on test images, in [0, 1]: of an
 ordinary network, and of a spiking one, be it trained as one or converted. The received loss is
 that of the received model on the client's training images. Local steps are those of its optimiser, for FedNova. The
-norm bit (Flower's name) is 1 for a clipped update. The state's round is the one after which the private state was
-written that the client has trained from, 0 for none: by it the server, which knows who has trained when, notices that a
-client has lost its state."""
+state's round is the one after which the private state was written that the client has trained from, 0 for none: by it
+the server, which knows who has trained when, notices that a client has lost its state."""
 
 FAILED = "the run has failed"
 NOT_AS_CONFIGURED = "finished, but not as configured"
@@ -106,8 +115,13 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    kept = keeps_biases(config) or sends_control(config) or bool(config.quantization.uploads)
+    kept = keeps_biases(config) or sends_control(config) or bool(config.quantization.uploads) or adds_noise(config)
     return kept or config.strategy.name in ("moon", "solo", "fedbn")
+
+
+def adds_noise(config: Config) -> bool:
+    """Tell whether clients add noise of their own, whose key they keep."""
+    return config.privacy.mechanism in ("distributed", "example", "local")
 
 
 def sends_control(config: Config) -> bool:
@@ -135,8 +149,6 @@ def train_metrics(config: Config) -> frozenset[str]:
         names |= {LOCAL_STEPS}
     if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}
-    if config.privacy.clipping == "client_adaptive":
-        names |= {NORM_BIT}
     return frozenset(names)
 
 

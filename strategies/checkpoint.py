@@ -39,6 +39,7 @@ class Checkpoint:
         base: State of the base strategy.
         synced: Whether it was seen to the disk, and before it the rows of its rounds. Of one that wasn't, a power cut
             may leave the checkpoint and not the rows.
+        privacy: What differential privacy has spent, and its key; ``None`` without.
     """
 
     server_round: int
@@ -47,6 +48,7 @@ class Checkpoint:
     network: dict[str, Tensor] | None
     base: StrategyState
     synced: bool = True
+    privacy: dict[str, Any] | None = None
 
     def restore(self, strategy: Guarded) -> None:
         """Give a freshly built strategy the state of the run's.
@@ -55,6 +57,8 @@ class Checkpoint:
             ConfigError: If its base is of another kind.
         """
         restore(strategy.base, self.base)
+        if strategy.privacy is not None and self.privacy is not None:
+            strategy.privacy.restore(self.privacy)
         if self.network is not None:
             strategy.network = strategy.network_of(self.network)
 
@@ -97,6 +101,7 @@ class Checkpoints:
             "arrays": arrays,
             "network": None if network is None else {name: a.detach() for name, a in network.parameters.items()},
             "strategy": strategy.base,
+            "privacy": None if strategy.privacy is None else strategy.privacy.state,
         }
         packed = {name: pack(value, name, content) for name, value in state.items()}
         sync = server_round == self.rounds or time.monotonic() - self._synced_at >= SYNC_SECONDS
@@ -104,7 +109,8 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         if sync:
             sync_file(self.metrics)
-        write_checksummed(round_file(self.folder, server_round), content, about, sync=sync)
+        secret = strategy.privacy is not None  # whoever reads its key can take the noise off
+        write_checksummed(round_file(self.folder, server_round), content, about, sync=sync, private=secret)
         if sync:
             self._synced, self._synced_at = server_round, time.monotonic()
         files = round_files(self.folder)
@@ -149,4 +155,5 @@ def _read(path: Path) -> Checkpoint:
         network=unpack(about["network"], arrays),
         base=unpack(about["strategy"], arrays),
         synced=about.get("synced", True),
+        privacy=unpack(about.get("privacy"), arrays),
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.config import Config, ConfigError, converts, keeps_biases, sampled_clients, update_kind
+from snnfl.config import OWN, Config, ConfigError, converts, keeps_biases, sampled_clients
 from snnfl.masking import FEWEST_CLIENTS
 from strategies.bases import build_base, find, parameters, quorum
-from strategies.privacy import private
+from strategies.private_combinations import privacy_mistakes
 
 logger = logging.getLogger(__name__)
 
@@ -28,26 +29,28 @@ def build_checked(config: Config) -> Strategy:
         _control_mistakes,
         _training_mistakes,
         _count_mistakes,
-        _privacy_mistakes,
+        privacy_mistakes,
         _secure_mistakes,
     )
     for mistake in (mistake for check in checks for mistake in check(config)):
         raise ConfigError(mistake)
     for line in _privacy_warnings(config):
         logger.warning(line)
-    return private(build_base(config), config, sampled_clients(config))
+    if config.privacy.mechanism == "central":  # it draws the clients itself, and its base strategy takes them all
+        config = replace(config, strategy=replace(config.strategy, fraction_train=1.0))
+    return build_base(config)
 
 
 def network_rule(config: Config) -> dict[str, Any]:
     """Return how :class:`~strategies.spiking.Spiking` is to make the server's spiking network.
 
     It is the aggregate of the clients' networks only where that is what the strategy makes of their ANNs, too: where
-    a step, clipping or noise is between, it follows the aggregate.
+    a step is between, it follows the aggregate.
     """
     kind = find(config.strategy.name).kind
     return {
         "network_base": build_base(config) if kind == "robust" else None,
-        "follows": kind == "step" or config.privacy.clipping != "none",
+        "follows": kind == "step" or config.privacy.mechanism == "distributed",
     }
 
 
@@ -68,8 +71,6 @@ def _solo_mistakes(config: Config) -> Iterator[str]:
     ):
         if (value := getattr(strategy, key)) != wanted:
             yield f"strategy.{key}={value}: makes no sense with strategy.name=solo, for {reason}; set {wanted}"
-    if config.privacy.clipping != "none":
-        yield f"privacy.clipping={config.privacy.clipping}: strategy.name=solo sends no update to protect; set none"
 
 
 def _norm_mistakes(config: Config) -> Iterator[str]:
@@ -90,11 +91,6 @@ def _norm_mistakes(config: Config) -> Iterator[str]:
 def _control_mistakes(config: Config) -> Iterator[str]:
     if config.strategy.name != "scaffold":
         return
-    if config.privacy.clipping != "none":
-        yield (
-            f"privacy.clipping={config.privacy.clipping}: strategy.name=scaffold sends control variates too, which "
-            "nobody clips or noises; set none"
-        )
     if converts(config) and config.strategy.bias_back:
         yield (
             "strategy.bias_back=True: strategy.name=scaffold would send the control variates of biases, which tell the "
@@ -137,17 +133,9 @@ def _count_mistakes(config: Config) -> Iterator[str]:
         )
 
 
-def _privacy_mistakes(config: Config) -> Iterator[str]:
-    if config.privacy.clipping != "none" and config.strategy.participation < 1:
-        yield (
-            f"strategy.participation={config.strategy.participation}: the noise of privacy.clipping="
-            f"{config.privacy.clipping} is computed for all selected clients, fewer would be protected less; set 1"
-        )
-
-
 def _secure_mistakes(config: Config) -> Iterator[str]:
     """Yield what needs each client's update, where the server is to learn their sum alone."""
-    strategy, privacy = config.strategy, config.privacy.clipping
+    strategy, mechanism = config.strategy, config.privacy.mechanism
     if not strategy.secure_aggregation:
         return
     secure = "strategy.secure_aggregation=true"
@@ -160,9 +148,11 @@ def _secure_mistakes(config: Config) -> Iterator[str]:
     ):
         if value != none:
             yield f"{key}={value}: {reason}, and with {secure} the server knows their sum alone; set {none}"
-    if privacy.startswith("server"):
-        client = privacy.replace("server", "client")
-        yield f"privacy.clipping={privacy}: the server cannot clip updates that {secure} hides from it; set {client}"
+    if mechanism == "central":
+        yield (
+            f"privacy.mechanism=central: the server cannot clip updates that {secure} hides from it; set distributed, "
+            "where clients clip and add their shares of the noise"
+        )
     if strategy.fraction_evaluate and (keeps_biases(config) or strategy.name == "fedbn"):
         yield (
             f"strategy.fraction_evaluate={strategy.fraction_evaluate}: a client's answer depends on arrays that never "
@@ -173,15 +163,15 @@ def _secure_mistakes(config: Config) -> Iterator[str]:
 
 
 def _privacy_warnings(config: Config) -> Iterator[str]:
-    if config.privacy.clipping == "none":
+    privacy = config.privacy
+    if privacy.mechanism == "none":
         return
-    if find(config.strategy.name).kind != "mean":
+    yield (
+        f"privacy.mechanism={privacy.mechanism}: epsilon is of the networks that are released; what metrics.jsonl "
+        "tells of clients' losses and accuracies, and who replied, is not protected: keep the run's folder to yourself"
+    )
+    if config.strategy.fraction_evaluate and config.data.source == OWN:
         yield (
-            f"privacy.clipping={config.privacy.clipping}: the noise is computed for an average; with "
-            f"strategy.name={config.strategy.name} one client moves the aggregate by more, so no guarantee follows"
-        )
-    if update_kind(config) == "converted":
-        yield (
-            f"privacy.clipping={config.privacy.clipping}: protects the weights and batch normalisation that clients "
-            "receive; biases and thresholds of the server's spiking network are aggregated without clipping and noise"
+            f"strategy.fraction_evaluate={config.strategy.fraction_evaluate}: nodes test on data of their own, and "
+            "what they answer is not protected"
         )

@@ -22,10 +22,6 @@ try:
     from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
     from flwr.proto.message_pb2 import Message as Envelope
     from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
-    from flwr.serverapp.strategy import (
-        DifferentialPrivacyClientSideAdaptiveClipping,
-        DifferentialPrivacyServerSideAdaptiveClipping,
-    )
     from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
     from flwr.supercore.exit import add_exit_handler
     from flwr.supercore.inflatable.inflatable_object import (
@@ -47,8 +43,6 @@ except ImportError as error:
 __all__ = [
     "SYSTEM_MESSAGE_TYPE",
     "ConfirmMessageReceivedRequest",
-    "DifferentialPrivacyClientSideAdaptiveClipping",
-    "DifferentialPrivacyServerSideAdaptiveClipping",
     "Envelope",
     "KnownArray",
     "ObjectPullError",
@@ -73,8 +67,6 @@ __all__ = [
 differs = partial(compatibility.IncompatibleLibraryError, "flwr", BY)
 require = partial(compatibility.require, "flwr", BY)
 
-for _clipping in (DifferentialPrivacyClientSideAdaptiveClipping, DifferentialPrivacyServerSideAdaptiveClipping):
-    require(_clipping, "_geometric_update", "_add_noise_to_aggregated_arrays")
 require(ArrayRecord(), "_data")
 require(Array(np.zeros(1, np.float32)), "dtype", "shape", "stype", "data")
 require(Message, "metadata")

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from strategies.attendance import Fault
 from strategies.bounds import changes, farthest, limits
 from strategies.detecting import Detecting, Screening
 from strategies.population import Population, failure, seeded_draws
+from strategies.privacy import Drawn, Protection
 from strategies.state import remember
 from strategies.update import Update, UpdateRefused, UpdateSpec, check_metrics, check_update, one_line
 from strategies.weighting import Weighing, by_examples
@@ -86,6 +87,7 @@ class Guarded(Strategy):
     Attributes:
         network: The spiking network that the server aggregates; ``None`` where it has none, or none yet.
         detecting: Judges the checked updates of each round; ``None`` for no detectors.
+        privacy: Draws, clips, noises and counts; ``None`` without differential privacy.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Guarded(Strategy):
         self.report = RoundReport()
         self.network: SpikingNetwork | None = None
         self.detecting: Detecting | None = None
+        self.privacy: Protection | None = None
         self._grid: Grid | None = None
         self._sent: dict[str, Tensor] = {}
         self._limits: dict[str, float] = {}
@@ -124,8 +127,22 @@ class Guarded(Strategy):
         if self.detecting is not None:
             self.detecting.sent = self._sent
         with seeded_draws(self.seed, server_round, "train selection"):
-            messages = list(self.base.configure_train(server_round, arrays, config, grid))
-        return self._asked("train", [m for m in messages if self._takes_part(server_round, m.metadata.dst_node_id)])
+            messages = self._selected(server_round, arrays, config, grid)
+        messages = self._asked("train", [m for m in messages if self._takes_part(server_round, m.metadata.dst_node_id)])
+        if self.privacy is not None:
+            self.privacy.order(messages, arrays)
+            self.privacy.spend(self.report.asked.get("train", ()))
+        return messages
+
+    def _selected(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
+        """Let the base strategy select clients, from among those that a private run has drawn."""
+        if self.privacy is None or not self.privacy.releases:
+            return list(self.base.configure_train(server_round, arrays, config, grid))
+        nodes = list(grid.get_node_ids())
+        drawn = self.privacy.cohort(server_round, nodes, grid)
+        among: Any = Drawn(drawn or nodes)  # Flower waits for nodes if there are none
+        messages = list(self.base.configure_train(server_round, arrays, config, among))
+        return messages if drawn else []
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -133,13 +150,14 @@ class Guarded(Strategy):
         """Aggregate the valid replies; ``(None, None)`` keeps the old weights."""
         start = time.perf_counter()
         valid, updates = self.accepted(server_round, replies)
-        if len(valid) < self.minimum_replies:
+        released = self.privacy is not None and self.privacy.releases
+        if len(valid) < self.minimum_replies and not released:  # noise alone is released, too: silence would tell
             message = "round %d: %d valid replies, %d are needed; the old weights are kept"
             logger.warning(message, server_round, len(valid), self.minimum_replies)
             return None, None
         with seeded_draws(self.seed, server_round, "aggregation"):
             forget = remember(self.base)
-            made, metrics = self.base.aggregate_train(server_round, self.prepare(valid, updates))
+            made, metrics = self.base.aggregate_train(server_round, self._prepared(server_round, valid, updates))
             arrays = self._sound(server_round, made)
             if arrays is not None:
                 self.aggregated(server_round, arrays, valid, updates)
@@ -156,12 +174,24 @@ class Guarded(Strategy):
         )
         return arrays, metrics
 
+    def _prepared(self, server_round: int, valid: list[Message], updates: list[Update]) -> list[Message]:
+        """Return the replies that the base strategy aggregates: of a private run one, with noise."""
+        if self.privacy is None:
+            return self.prepare(valid, updates)
+        arrays = [update.arrays for update in updates]
+        if self.privacy.releases:
+            return [self.privacy.release(server_round, arrays, self._sent)]
+        if not self.report.summed:  # of a sum the parts are unknown
+            self.privacy.observe(arrays, self._sent)
+        return self.prepare(valid, updates)
+
     def accepted(self, server_round: int, replies: Iterable[Message]) -> tuple[list[Message], list[Update]]:
         """Return what is to be aggregated: the replies that are sound, and the updates that they carry."""
         valid, updates = self._examine(
             "train", server_round, replies, lambda reply: check_update(reply, self.spec, self._sent)
         )
-        valid, updates = self._bounded(server_round, valid, updates)
+        if self.privacy is None or not self.privacy.releases:  # a bound by the others' updates tells of them
+            valid, updates = self._bounded(server_round, valid, updates)
         if self.detecting is not None:
             valid, updates = self._screen(self.detecting, server_round, valid, updates)
         return valid, updates

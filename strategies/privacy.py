@@ -1,119 +1,239 @@
-"""Differential privacy of the aggregate: Flower's four wrappers, two flaws of theirs mended, from the configuration."""
+"""What the server does for differential privacy: it draws cohorts, clips, adds noise, and counts what that spends."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import (
-    DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyServerSideFixedClipping,
-    Strategy,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
 
 from snnfl.config import Config, ConfigError
-from strategies.flower_internals import (
-    DifferentialPrivacyClientSideAdaptiveClipping,
-    DifferentialPrivacyServerSideAdaptiveClipping,
-)
+from snnfl.privacy.canaries import Canaries
+from snnfl.privacy.clipping import Layout, clipped
+from snnfl.privacy.noise import Stream, new_key
+from snnfl.privacy.spending import Spending, adaptive_noise
+from snnfl.protocol import ARRAYS, CLIPPING_NORM, EXAMPLES, METRICS, NOISE_MULTIPLIER, REFERENCE
+from snnfl.updates import UpdateFormat
+from snnfl.updates.coordinates import OWN, ann_of, coordinates, origin
+from strategies.arrays import known, tensors_of
+from strategies.population import Population
+
+logger = logging.getLogger(__name__)
 
 
-class _AdaptiveClipping(Strategy):
-    """What Andrew et al. (2021, algorithm 1) do and Flower's adaptive clipping (1.41) doesn't.
+class Drawn:
+    """A grid's nodes that were drawn for a round, as far as a strategy of Flower asks it when it selects."""
 
-    The bound ``C`` follows a quantile of the updates' norms: ``C' = C exp(eta (c - c*))``, where ``c`` is the part that
-    was clipped and ``c*`` the wanted one. Flower has the opposite sign, so that its bound runs away from the quantile,
-    to 0 or infinity. And the noise of a round fits the bound that its updates were clipped to; Flower takes the next.
-    """
+    def __init__(self, nodes: Sequence[int]) -> None:
+        self.nodes = list(nodes)
 
-    clipping_norm: float
-    clip_norm_lr: float
-    target_clipped_quantile: float
-    clipped_to: float = 0.0
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Remember the round's bound."""
-        self.clipped_to = self.clipping_norm
-        return super().configure_train(server_round, arrays, config, grid)  # type: ignore[safe-super]
-
-    def _geometric_update(self, clipped_fraction: float) -> None:
-        self.clipping_norm *= math.exp(self.clip_norm_lr * (clipped_fraction - self.target_clipped_quantile))
-
-    def _add_noise_to_aggregated_arrays(self, aggregated: ArrayRecord) -> ArrayRecord:
-        following, self.clipping_norm = self.clipping_norm, self.clipped_to
-        noisy: ArrayRecord = super()._add_noise_to_aggregated_arrays(aggregated)  # type: ignore[misc]
-        self.clipping_norm = following
-        return noisy
+    def get_node_ids(self) -> Iterable[int]:
+        """Return them."""
+        return self.nodes
 
 
-class ServerAdaptiveClipping(_AdaptiveClipping, DifferentialPrivacyServerSideAdaptiveClipping):
-    """The server clips, to a bound that follows a quantile of the norms."""
+class Protection:
+    """Differential privacy of a run.
 
+    ``central``: each client is drawn for a round with probability ``q``, independently of the others. Its update, all
+    of it as one vector of coordinates (:mod:`snnfl.updates.coordinates`) less what everybody knows, is shortened to a
+    norm ``C``. The server adds them up, adds Gaussian noise of deviation ``z C`` to each coordinate, and divides by the
+    number of clients that it expects (McMahan et al. 2018, with a fixed denominator). Only this leaves it: the base
+    strategy gets one reply, and the spiking network is made of the same numbers.
 
-class ClientAdaptiveClipping(_AdaptiveClipping, DifferentialPrivacyClientSideAdaptiveClipping):
-    """The clients clip, to a bound that follows a quantile of the norms."""
-
-
-WRAPPERS: dict[str, Any] = {
-    "server_fixed": DifferentialPrivacyServerSideFixedClipping,
-    "server_adaptive": ServerAdaptiveClipping,
-    "client_fixed": DifferentialPrivacyClientSideFixedClipping,
-    "client_adaptive": ClientAdaptiveClipping,
-}
-
-_FIXED: dict[str, float | None] = {"noise_multiplier": 1.0, "clipping_norm": 1.0}
-_ADAPTIVE = _FIXED | {"target_clipped_quantile": 0.5, "clip_norm_lr": 0.2, "clipped_count_stddev": None}
-
-
-def privacy_parameters(config: Config) -> dict[str, float | None]:
-    """Return the configured mechanism's parameters: what is set, else the defaults.
-
-    Raises:
-        ConfigError: If one is set that the mechanism doesn't use.
-    """
-    privacy, clipping = config.privacy, config.privacy.clipping
-    defaults = {} if clipping == "none" else _ADAPTIVE if clipping.endswith("adaptive") else _FIXED
-    for name in sorted(_ADAPTIVE.keys() - defaults.keys()):
-        if (value := getattr(privacy, name)) is not None:
-            users = "adaptive clipping" if name not in _FIXED else "a privacy.clipping other than none"
-            raise ConfigError(f"privacy.{name}={value}: privacy.clipping={clipping} doesn't use it, only {users} does")
-    given = {name: getattr(privacy, name) for name in defaults}
-    return {name: default if given[name] is None else given[name] for name, default in defaults.items()}
-
-
-def private(base: Strategy, config: Config, sampled: int) -> Strategy:
-    """Wrap a strategy as configured: with ``privacy.clipping=none``, not at all.
-
-    Updates are clipped to a norm C, and noise of deviation ``z C / n`` is added to each weight of the aggregate.
+    ``example`` and ``local``: clients add the noise; the server tells them how much and counts.
 
     Args:
-        base: Aggregates.
         config: Of the run.
-        sampled: The number n of clients selected per round.
+        format: Of its updates.
+        sizes: Training samples of each client.
+        sent: What the server sends first.
+        known: Coordinates that everybody knows before anything was trained; ``None`` for those of :func:`origin`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        format: UpdateFormat,
+        *,
+        sizes: Sequence[int],
+        sent: Mapping[str, Tensor],
+        known: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        privacy = config.privacy
+        self.mechanism, self.format = privacy.mechanism, format
+        self.norm = 1.0 if privacy.clipping_norm is None else privacy.clipping_norm
+        self.key = new_key(privacy.noise_seed)
+        self.reference = origin(format, sent) if known is None else dict(known)
+        self.layout = Layout({name: tuple(array.shape) for name, array in self.reference.items()})
+        self.spending = Spending(config, sizes, self.layout.size)
+        self.rate = config.strategy.fraction_train
+        self.expected = self.rate * config.data.clients
+        self.quantile = privacy.target_clipped_quantile
+        self.norm_rate = 0.2 if privacy.clip_norm_lr is None else privacy.clip_norm_lr
+        self.count_deviation = privacy.clipped_count_stddev or self.expected / 20
+        self.canaries: Canaries | None = None
+        self._canary_count = privacy.canaries
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._canary_count:
+            self.canaries = Canaries(self._canary_count, self.layout.size, self.key)
+
+    @property
+    def releases(self) -> bool:
+        """Whether a noised sum takes the place of the replies, so that no rule may look at single ones."""
+        return self.mechanism == "central"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must have: the key, what is spent, the bound, and what everybody knows."""
+        return {
+            "key": self.key,
+            "norm": float(self.norm),
+            "spending": self.spending.state,
+            "reference": dict(self.reference),
+            "scores": None if self.canaries is None else self.canaries.scores,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the state of an earlier process."""
+        self.key, self.norm = state["key"], state["norm"]
+        self.spending.restore(state["spending"])
+        self.reference = dict(state["reference"])
+        self._begin()
+        if self.canaries is not None:
+            self.canaries.scores = state["scores"]
+
+    def exhausted(self, server_round: int) -> str | None:
+        """Say why a round may not be played, or return ``None``."""
+        return self.spending.refusal(server_round)
+
+    def cohort(self, server_round: int, nodes: Sequence[int], grid: object) -> list[int]:
+        """Draw each node with the run's rate, by its partition."""
+        partitions = [grid.partitions[node] if isinstance(grid, Population) else node for node in nodes]
+        draws = Stream(self.key, "cohort", server_round).uniform(max(partitions, default=-1) + 1)
+        return [node for node, partition in zip(nodes, partitions, strict=True) if draws[partition] < self.rate]
+
+    def order(self, messages: Iterable[Message], arrays: ArrayRecord) -> None:
+        """Tell clients how much noise to add, and what everybody knows."""
+        self.reference = self.reference | self._of_sent(tensors_of(arrays))
+        if self.mechanism == "central":
+            return
+        own = ArrayRecord({name: known(array) for name, array in self.reference.items() if name.startswith(OWN)})
+        for message in messages:
+            orders: ConfigRecord = next(iter(message.content.config_records.values()))
+            orders[NOISE_MULTIPLIER] = self.spending.noise
+            if self.mechanism != "example":
+                orders[CLIPPING_NORM] = self.norm
+                message.content[REFERENCE] = own
+
+    def spend(self, partitions: Iterable[int]) -> None:
+        """Count a round, in which these clients were asked, whether they answer or not."""
+        self.spending.add(partitions)
+
+    def release(
+        self, server_round: int, updates: Sequence[Mapping[str, Tensor]], sent: Mapping[str, Tensor]
+    ) -> Message:
+        """Return the noised mean of a round's updates, as the one reply that the base strategy sees.
+
+        Args:
+            server_round: Counted from 1.
+            updates: Checked ones, as they were sent.
+            sent: What the server had sent.
+        """
+        known_to_all = self.layout.vector(self.reference)
+        total, short = np.zeros(self.layout.size), 0
+        for update in updates:
+            change = self.layout.vector(coordinates(self.format, update, sent)) - known_to_all
+            short += bool(np.linalg.norm(change) > self.norm)
+            total += clipped(change, self.norm)
+        if self.canaries is not None:
+            total += self.norm * self.canaries.updates(server_round, self.rate, self.layout.size)
+        z = self.spending.noise
+        z = z if self.quantile is None else adaptive_noise(z, self.count_deviation)
+        total += z * self.norm * Stream(self.key, "noise", server_round).normal(self.layout.size)
+        if self.canaries is not None:
+            self.canaries.observe(total / self.norm)
+        self.reference = self.layout.arrays(known_to_all + total / self.expected)
+        if self.quantile is not None:
+            self._adapt(server_round, short, len(updates))
+        content = RecordDict(
+            {
+                ARRAYS: ArrayRecord({name: known(a) for name, a in ann_of(self.format, self.reference).items()}),
+                METRICS: MetricRecord({EXAMPLES: 1}),
+            }
+        )
+        return Message(content, dst_node_id=0, message_type="train")
+
+    def settle(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the coordinates of what the base strategy made of the released mean."""
+        self.reference = self.reference | self._of_sent(arrays)
+        return self.reference
+
+    def observe(self, updates: Sequence[Mapping[str, Tensor]], sent: Mapping[str, Tensor]) -> None:
+        """Note where the updates of a round were, on average, in what the server doesn't send: clients noised them."""
+        if self.mechanism != "local" or not updates:
+            return
+        found = [coordinates(self.format, update, sent) for update in updates]
+        for name in (name for name in self.reference if name.startswith(OWN)):
+            total = sum(each[name].double() for each in found)
+            self.reference[name] = (total / len(found)).float()  # type: ignore[union-attr]
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of ``metrics.jsonl``."""
+        proven = self.spending.epsilon()
+        lower = None if self.canaries is None else self.canaries.bound(self.spending.delta)
+        return {
+            "epsilon": None if math.isinf(proven) else proven,  # without noise nothing is proven
+            "epsilon_empirical": lower,
+            "noise_multiplier": self.spending.noise,
+            "clipping_norm": float(self.norm),
+        }
+
+    def _of_sent(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        start = origin(self.format, arrays)
+        return {name: array for name, array in start.items() if not name.startswith(OWN)}
+
+    def _adapt(self, server_round: int, short: int, count: int) -> None:
+        """Move the bound towards the quantile: ``C' = C exp(eta (c - c*))`` (Andrew et al. 2021, algorithm 1).
+
+        Of each client the count has ``b - 1/2``, so that one more changes it by a half, and so little noise suffices.
+        """
+        noise = self.count_deviation * float(Stream(self.key, "clipped count", server_round).normal(1)[0])
+        part = (short - count / 2 + noise) / self.expected + 0.5
+        self.norm *= math.exp(self.norm_rate * (part - (self.quantile or 0.0)))
+
+
+NOTHING = {"epsilon": None, "epsilon_empirical": None, "noise_multiplier": None, "clipping_norm": None}
+"""The columns of a run without differential privacy."""
+
+
+def build_protection(
+    config: Config,
+    format: UpdateFormat,
+    *,
+    sizes: Sequence[int],
+    sent: Mapping[str, Tensor],
+    known: Mapping[str, Tensor] | None = None,
+) -> Protection | None:
+    """Build what a run needs for differential privacy, if it is to have any.
 
     Raises:
-        ConfigError: If the parameters don't fit the mechanism or each other.
+        ConfigError: If the options don't agree, or no noise gives the wanted epsilon.
     """
-    values, clipping = privacy_parameters(config), config.privacy.clipping
-    if clipping == "none":
-        return base
-    norm = values.pop("clipping_norm")
-    # Flower divides by the norm of the update. A client that sends the received weights back makes that zero, which
-    # as a NumPy number gives infinity, so that nothing is clipped, and as a Python one would end the run.
-    bound = np.float64(norm) if clipping.startswith("server") else norm
-    values["clipping_norm" if clipping.endswith("fixed") else "initial_clipping_norm"] = bound
-    try:
-        wrapped: Strategy = WRAPPERS[clipping](base, num_sampled_clients=sampled, **values)
-    except ValueError as error:
-        raise ConfigError(
-            f"privacy.noise_multiplier={values['noise_multiplier']}: must be less than twice the noise of the count of "
-            f"clipped updates, privacy.clipped_count_stddev={values['clipped_count_stddev']} (null: {sampled}/20); "
-            "raise that, or lower the multiplier"
-        ) from error
-    return wrapped
+    if config.privacy.mechanism == "none":
+        return None
+    protection = Protection(config, format, sizes=sizes, sent=sent, known=known)
+    if (reason := protection.exhausted(1)) is not None:
+        raise ConfigError(f"{reason}; take more noise (privacy.noise_multiplier), or a larger budget")
+    if config.privacy.noise_seed is not None:
+        logger.warning(
+            "privacy.noise_seed=%d: whoever knows it can take the noise off; leave it out to protect anybody",
+            config.privacy.noise_seed,
+        )
+    return protection

@@ -25,6 +25,7 @@ from strategies.attendance import KnownStates, attendance_columns
 from strategies.detecting import detection_columns
 from strategies.guarded import Guarded
 from strategies.population import Population
+from strategies.privacy import NOTHING
 from strategies.run_directory import RunDirectory
 from strategies.tracking import Track
 from strategies.update import Update
@@ -105,6 +106,7 @@ class Recorder:
             **client_columns(self.strategy),
             **self._attendance_columns(server_round),
             **self._traffic_columns(),
+            **(NOTHING if self.strategy.privacy is None else self.strategy.privacy.columns()),
             "seconds_aggregate": self.strategy.report.seconds,
             "seconds_server_evaluate": time.perf_counter() - start,
             "seconds_round": time.perf_counter() - self._round_started,
@@ -271,6 +273,8 @@ def client_columns(strategy: Guarded) -> Row:
 
 def _weighted(replies: Sequence[Mapping[str, float]], metric: str) -> float | None:
     """Return the mean of a metric, weighted by the examples that each reply is about."""
+    if any(metric not in reply for reply in replies):  # of noised sums none is told
+        return None
     examples = sum(int(reply[protocol.EXAMPLES]) for reply in replies)
     return sum(int(reply[protocol.EXAMPLES]) * reply[metric] for reply in replies) / examples if replies else None
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from snnfl.conversion.folding import fold
 from snnfl.masking import FieldError, ProtocolError
-from snnfl.protocol import ARRAYS, EXAMPLES, METRICS, NORM_BIT, SECURE_CONFIRM, SECURE_UNMASK, STATE_ROUND
+from snnfl.protocol import ARRAYS, EXAMPLES, METRICS, SECURE_CONFIRM, SECURE_UNMASK, STATE_ROUND
 from snnfl.rng import derive_seed
 from snnfl.spiking import SpikingNetwork
 from snnfl.updates import Converted, Sum, Summed
+from snnfl.updates.noised import NoisySum
 from strategies.arrays import known, tensors_of
 from strategies.bounds import changes, limits
 from strategies.flower_internals import filled
@@ -92,6 +93,9 @@ class Secure(Guarded):
     ) -> Iterable[Message]:
         """Select clients as ever; return train messages for those that have shared their seeds."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
+        if self.privacy is not None and isinstance(self.summed, NoisySum):
+            self.summed.norm, self.summed.noise = self.privacy.norm, self.privacy.spending.noise
+            self.summed.at(self.privacy.reference)
         self._round = None
         if not isinstance(grid, Population):
             raise TypeError(f"secure aggregation needs a Population, which knows its clients; found {type(grid)}")
@@ -147,6 +151,8 @@ class Secure(Guarded):
             self._round = None
             for line in () if current.ledger is None else current.ledger.liars():
                 logger.warning("round %d: %s", server_round, line)
+        if self.privacy is not None and isinstance(self.summed, NoisySum):
+            self.privacy.reference = self.summed.known
         if found.clipped:
             count, limit = found.clipped, self.summed.limit
             logger.warning("round %d: %d values were clipped to strategy.secure_range=%g", server_round, count, limit)
@@ -188,14 +194,8 @@ class Secure(Guarded):
 
     def _means(self, found: Sum, masked: list[Masked]) -> list[Update]:
         """Return an update for each client: the mean of all, but for what each has told of itself."""
-        clipped = round(found.metrics.get(NORM_BIT, 0.0) * len(masked))
-        updates = []
-        for number, each in enumerate(masked):
-            own = {EXAMPLES: 1.0, **each.metrics}
-            if NORM_BIT in found.metrics:  # the count of clipped updates is what is known of them
-                own[NORM_BIT] = float(number < clipped)
-            updates.append(Update(arrays=found.state, state=found.state, metrics={**found.metrics, **own}))
-        return updates
+        own = [{EXAMPLES: 1.0, **each.metrics} for each in masked]
+        return [Update(arrays=found.state, state=found.state, metrics={**found.metrics, **each}) for each in own]
 
     def _partition(self, reply: Message) -> int:
         partition = self._sender(reply)[1]

@@ -27,6 +27,7 @@ from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN
 from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, control_specs, scale_of, summed
+from snnfl.updates.noised import noisy_sum
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
 from strategies.audited import Audited, LiveAudit
@@ -39,6 +40,7 @@ from strategies.figures import plot_accuracy
 from strategies.guarded import Guarded
 from strategies.lock import FolderInUseError
 from strategies.population import Population, PopulationError
+from strategies.protecting import protection_of
 from strategies.recorder import Observer, Recorder, Row
 from strategies.resume import RunBrokenOffError, find_checkpoint, require_run, told_if_broken_off
 from strategies.run_directory import (
@@ -100,6 +102,7 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
     tracker = find_tracker(config)
     strategy, arrays = build_strategy(work)
     strategy.detecting = build_detecting(config, work.format)
+    strategy.privacy = protection_of(work, arrays)
     if config.run.keep_checkpoints:
         check_state(strategy)
     if config.run.resume:
@@ -166,6 +169,9 @@ def _play(
     checkpoints = Checkpoints(directory.path / CHECKPOINTS, directory.path / METRICS_FILE, keep=keep, rounds=rounds)
     with cheap_collection():
         for server_round in range(completed + 1, rounds + 1):
+            if strategy.privacy is not None and (reason := strategy.privacy.exhausted(server_round)) is not None:
+                logger.warning("%s; the run stops after round %d", reason, server_round - 1)
+                break
             order = ConfigRecord({RUN_TOKEN: token, OLDEST_ROUND: checkpoints.oldest})
             arrays = play_round(played, population, server_round, arrays, order, timeout=config.strategy.timeout)
             recorder(server_round, arrays)
@@ -290,7 +296,8 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
 def secured(base: Strategy, spec: UpdateSpec, work: Workspace) -> Secure:
     """Wrap a base strategy in secure aggregation, as a run is configured."""
     strategy = work.config.strategy
-    layout = summed(
+    private = work.config.privacy.mechanism == "distributed"
+    layout = (noisy_sum if private else summed)(
         work.config,
         work.format,
         examples=1 if strategy.weighting == "uniform" else spec.examples,

@@ -14,6 +14,7 @@ from torch import Tensor
 from snnfl.conversion.folding import fold, unexplained_biases
 from snnfl.spiking import SpikingNetwork
 from snnfl.updates import ArraySpec, Converted, Packing
+from snnfl.updates.coordinates import update_of
 from strategies.arrays import tensors_of, with_tensors
 from strategies.bounds import changes
 from strategies.guarded import Guarded
@@ -114,6 +115,11 @@ class Spiking(Guarded):
 
     def aggregated(self, server_round: int, arrays: ArrayRecord, valid: list[Message], updates: list[Update]) -> None:
         """Aggregate the spiking network too; the last one stays if the new one isn't finite."""
+        if self.privacy is not None and self.privacy.releases:
+            released = update_of(self.format, self.privacy.settle(tensors_of(arrays)))
+            network = {name: released[name] for name in self.format.network_names}
+            self.network = self.network_of(self.format.deployed(network))
+            return
         parameters = self._combined(server_round, valid, updates)
         if parameters is None:
             return

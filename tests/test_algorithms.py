@@ -37,11 +37,11 @@ from experiments.engines.in_process import run_in_process
 from snnfl import rng
 from snnfl.config import Config, compose, flatten
 from snnfl.data import batches, test_batches
+from snnfl.privacy.noise import Stream, new_key
 from snnfl.training import evaluate, exchangeable
 from snnfl.workspace import Workspace
 from strategies import bases
 from strategies.checkpoint import intact_checkpoints
-from strategies.privacy import WRAPPERS
 from strategies.run_directory import ANN_FILE, CHECKPOINTS, SNN_FILE, read_metrics
 from strategies.server_app import server_app
 
@@ -157,32 +157,28 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
 }
 
 
-def noise_of_round(t: int) -> np.random.RandomState:
-    """Return the source that a run with seed 0 draws the noise of a round from."""
-    drawn = rng.derive_seed(0, "aggregation", t)
-    return np.random.RandomState([drawn >> 32, drawn & 0xFFFFFFFF])
+def noise_of_round(t: int, purpose: str, count: int) -> np.ndarray:
+    """Return what a run with ``privacy.noise_seed=0`` draws in a round."""
+    return Stream(new_key(0), purpose, t).normal(count)
 
 
 ADAPTIVE = {"quantile": 0.7, "eta": 0.5, "sigma_b": 0.4}
-for _clipping in WRAPPERS:
-    _adaptive = _clipping.endswith("adaptive")
-    PAPERS[f"fedavg, {_clipping}"] = (
-        [
-            f"privacy.clipping={_clipping}",
-            "privacy.noise_multiplier=0.1",
-            "privacy.clipping_norm=0.8",
-            *(
-                ["privacy.target_clipped_quantile=0.3", "privacy.clip_norm_lr=0.5", "privacy.clipped_count_stddev=0.4"]
-                if _adaptive
-                else []
-            ),
-        ],
+PRIVATE = [
+    "privacy.mechanism=central",
+    "privacy.noise_multiplier=0.1",
+    "privacy.clipping_norm=0.8",
+    "privacy.noise_seed=0",
+]
+FOLLOWING = ["privacy.target_clipped_quantile=0.3", "privacy.clip_norm_lr=0.5", "privacy.clipped_count_stddev=0.4"]
+for _name, _options, _parameters in (("fixed", [], {}), ("adaptive", FOLLOWING, ADAPTIVE)):
+    PAPERS[f"fedavg, {_name} clipping"] = (
+        [*PRIVATE, *_options],
         private.run,
-        {"clip": 0.8, "z": 0.1, "draws": noise_of_round, **(ADAPTIVE if _adaptive else {})},
+        {"clip": 0.8, "z": 0.1, "draws": noise_of_round, **_parameters},
     )
 
 
-UNIFORM = [name for name in PAPERS if bases.find(name.partition(",")[0]).weighs and "_adaptive" not in name]
+UNIFORM = [name for name in PAPERS if "clipping" not in name and bases.find(name).weighs]
 
 
 def assert_run_is_the_papers_algorithm(directory: Path, name: str, *options: str, **more: Any) -> None:

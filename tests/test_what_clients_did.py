@@ -46,7 +46,7 @@ def unexplained(work: Workspace, victim: Victim) -> float:
     [
         ["strategy.name=fedprox", "strategy.proximal_mu=3.0", "training.epochs=3"],
         ["strategy.name=moon", "strategy.contrastive_mu=20.0", "training.epochs=2"],
-        ["strategy.name=fedprox", "strategy.proximal_mu=3.0", "training.epochs=3", "privacy.clipping=client_fixed",
+        ["strategy.name=fedprox", "strategy.proximal_mu=3.0", "training.epochs=3", "privacy.mechanism=local",
          "privacy.clipping_norm=0.02", "privacy.noise_multiplier=0"],
         ["training.clip_norm=0.1", "training.epochs=3"],
     ],
@@ -56,7 +56,7 @@ def test_the_true_images_explain_the_update(tmp_path: Path, options: list[str]) 
     assert len(victims) == 3
     for victim in victims:
         assert unexplained(work, victim) < 1e-5
-        assert victim.view.knowledge.clipped == any("client_fixed" in option for option in options)
+        assert victim.view.knowledge.clipped == any("mechanism=local" in option for option in options)
 
 
 def test_an_objective_that_no_attack_repeats_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""What an audit found in three sentences: what leaked, to whom, and how sure that is."""
+"""What an audit found in three sentences: what leaked, to whom, and how sure that is; and what is proven beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.audit.found import Audit
 from snnfl.auditing.best import Best
@@ -12,7 +13,7 @@ from snnfl.auditing.scoring import CANDIDATES
 from snnfl.auditing.selection import Compared
 from snnfl.auditing.setting import PLAIN_TWIN
 from snnfl.auditing.verdicts import judged_metrics
-from snnfl.config import counted
+from snnfl.config import Config, counted
 from snnfl.data import DataKind
 
 SEVERITY = ("nothing seen", "unclear", "leaks")
@@ -45,12 +46,37 @@ def summary(audit: Audit) -> list[tuple[str, str]]:
     """Say in a sentence each what leaked, to whom, and how sure that is."""
     found = leading_of_run(audit)
     if found is None:
-        return _unscored(audit)
+        return [*_unscored(audit), *proven(audit.config, audit.metrics)]
     return [
         ("What leaked.", _what(found, audit)),
         ("To whom.", _to_whom(found)),
         ("How sure.", _how_sure(found, next((b for b in audit.best if b.server_round == found["round"]), None))),
+        *proven(audit.config, audit.metrics),
     ]
+
+
+WHOSE = {
+    "central": "of a client, for whoever gets what the server sends; the server sees each update as it is",
+    "distributed": "of a client, for the server, too, which sees noised sums",
+    "local": "of all that a client sends, for the server, too",
+    "example": "of a single sample, for the server, too",
+}
+"""Whom an epsilon protects from whom, by its mechanism."""
+
+
+def proven(config: Config | None, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Say beside the attacks what is proven of a run with differential privacy, and what canaries refute."""
+    if config is None or config.privacy.mechanism == "none" or not rows:
+        return []
+    last, delta, whose = rows[-1], config.privacy.delta, WHOSE[config.privacy.mechanism]
+    if last.get("epsilon") is None:
+        return [("What is proven.", "Nothing: updates are clipped, and no noise is added.")]
+    text = f"An epsilon of {last['epsilon']:.2f} at delta {delta:g} after round {last['round']}, {whose}."
+    lower = last.get("epsilon_empirical")
+    if lower is not None:
+        fits = "less than proven, as it should be" if lower <= last["epsilon"] else "more than proven: there is a fault"
+        text += f" Canaries refute one of {lower:.2f} (95 %), {fits}."
+    return [("What is proven.", text)]
 
 
 def difference(found: Compared, metric: Metric) -> str:

@@ -46,7 +46,7 @@ SOURCES: Mapping[str, Source] = {
             "seconds_convert", "seconds_client_evaluate", "seconds_exchange", "seconds_aggregate",
             "seconds_server_evaluate", "seconds_round", "seconds_total", "replies", "refused", "failed", "excluded",
             "states_lost", "firing_rate", "synaptic_operations", "multiply_accumulates", "nanojoules",
-            "nanojoules_with_memory",
+            "nanojoules_with_memory", "epsilon", "epsilon_empirical",
         ),
     ),
     "lengths": Source(axes=("round", "T"), values=("accuracy_at_T",), needs="evaluation.curve"),

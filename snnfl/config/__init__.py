@@ -14,13 +14,13 @@ from snnfl.config.options import (
     DataConfig,
     EngineConfig,
     EvaluationConfig,
-    PrivacyConfig,
     RunConfig,
     StrategyConfig,
     options,
     value_of,
 )
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
+from snnfl.config.privacy import PrivacyConfig
 from snnfl.config.private_snn import EncryptionConfig, PrivateSNNConfig, PublishingConfig, SynthesisConfig
 from snnfl.config.quantization import QuantizationConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients

@@ -162,11 +162,10 @@ def _quantization_mistakes(config: Config) -> Iterator[str]:
     uploads = f"quantization.uploads={quantization.uploads}"
     if quantization.uploads and config.strategy.name == "solo":
         yield f"{uploads}: strategy.name=solo uploads nothing; set 0"
-    if quantization.uploads and config.privacy.clipping.startswith("client"):
-        server = config.privacy.clipping.replace("client", "server")
+    if quantization.uploads and config.privacy.mechanism in ("local", "distributed"):
         yield (
             f"{uploads}: error feedback adds to a clipped update what earlier ones left out, so that its norm is no "
-            f"longer bounded; set 0, or let the server clip (privacy.clipping={server})"
+            "longer bounded; set 0, or let the server clip (privacy.mechanism=central)"
         )
 
 
@@ -251,10 +250,10 @@ def _detection_mistakes(config: Config) -> Iterator[str]:
     exclude, detectors = config.detection.exclude, config.detection.detectors
     if exclude is not None and exclude not in detectors:
         yield f"detection.exclude={exclude}: not among detection.detectors={list(detectors)}; add it there"
-    if exclude is not None and config.privacy.clipping != "none":
+    if exclude is not None and config.privacy.mechanism in ("central", "distributed"):
         yield (
-            f"detection.exclude={exclude}: the noise of privacy.clipping={config.privacy.clipping} is computed for all "
-            "selected clients, fewer would be protected less; set null"
+            f"detection.exclude={exclude}: whether one client's update counts would depend on the others', for which "
+            f"privacy.mechanism={config.privacy.mechanism} has no noise; set null"
         )
     if detectors and config.strategy.name == "solo":
         yield f"detection.detectors={list(detectors)}: strategy.name=solo sends no update to judge; set []"

@@ -12,6 +12,7 @@ from snnfl.config.auditing import AuditConfig
 from snnfl.config.declaration import ConfigError, answers_nearest, check_options, option
 from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
+from snnfl.config.privacy import PrivacyConfig
 from snnfl.config.quantization import QuantizationConfig
 
 
@@ -276,32 +277,6 @@ class StrategyConfig:
     malicious_clients: int | None = option(None, low=0, doc="krum, multikrum, bulyan: how many to withstand; null: 1")
     selected_clients: int | None = option(
         None, low=1, doc="multikrum: how many updates are averaged; null: selected - malicious_clients - 2"
-    )
-
-
-@answers_nearest
-@dataclass(frozen=True, kw_only=True)
-class PrivacyConfig:
-    """Central differential privacy of the aggregate, by Flower's wrappers (McMahan et al. 2018, Andrew et al. 2021).
-
-    As in :class:`StrategyConfig`, null is the default, and setting what the mechanism doesn't use is an error.
-    """
-
-    clipping: Literal["none", "server_fixed", "server_adaptive", "client_fixed", "client_adaptive"] = option(
-        "none", doc="who bounds the norm of an update, and whether the bound adapts; none: no differential privacy"
-    )
-    noise_multiplier: float | None = option(
-        None, low=0.0, doc="noise of the sum, in units of the clipping norm; null: 1"
-    )
-    clipping_norm: float | None = option(
-        None, above=0.0, doc="L2 bound of an update; of adaptive clipping the first one; null: 1"
-    )
-    target_clipped_quantile: float | None = option(
-        None, low=0.0, high=1.0, doc="adaptive: part of the updates that the bound should clip; null: 0.5"
-    )
-    clip_norm_lr: float | None = option(None, above=0.0, doc="adaptive: learning rate of the bound; null: 0.2")
-    clipped_count_stddev: float | None = option(
-        None, low=0.0, doc="adaptive: noise of the count of clipped updates; null: a 20th of the selected clients"
     )
 
 

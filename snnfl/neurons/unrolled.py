@@ -206,6 +206,18 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        if in_dims[1:4] == (None, None, None):
+            axis = 0 if arguments[-1].steps is not None else 1
+            current = _folded(arguments[0], in_dims[0], axis)
+            spikes, potentials = _Fused.apply(current, *arguments[1:])  # type: ignore[no-untyped-call]
+            kept = arguments[-1].potentials
+            return (
+                _unfolded(spikes, info.batch_size),
+                _unfolded(potentials, info.batch_size) if kept else potentials,
+            ), (
+                0,
+                0 if kept else None,
+            )
         return _one_by_one(_Fused, info.batch_size, in_dims, arguments)
 
 
@@ -303,6 +315,13 @@ class _FusedBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        current, leak, threshold, before, of_spikes, of_potentials, how, learned = arguments
+        together = in_dims[0] is not None and in_dims[1:4] == (None, None, None) and before is None and not learned
+        if together and of_spikes is not None and in_dims[4] is not None and of_potentials is None:
+            axis = 0 if how.steps is not None else 1
+            drive, of_spikes = _folded(current, in_dims[0], axis), _folded(of_spikes, in_dims[4], 1)
+            found = _FusedBackward.apply(drive, leak, threshold, None, of_spikes, None, how, False)  # type: ignore[no-untyped-call]
+            return (_unfolded(found[0], info.batch_size, axis), *found[1:]), (0, None, None, None)
         return _one_by_one(_FusedBackward, info.batch_size, in_dims, arguments)
 
 
@@ -345,6 +364,23 @@ def _spike(how: _How) -> SurrogateSpike:
 
 def _number(like: Tensor) -> Any:
     return np.float32 if like.dtype == torch.float32 else np.float64
+
+
+def _folded(values: Tensor, batch: int, axis: int) -> Tensor:
+    """Make the examples of a batch further samples: neurons that share their parameters don't act on each other.
+
+    Args:
+        values: With the batch as axis ``batch``.
+        batch: That axis.
+        axis: That of the samples, without it.
+    """
+    return values.movedim(batch, axis).flatten(axis, axis + 1)
+
+
+def _unfolded(values: Tensor, size: int, axis: int = 1) -> Tensor:
+    """Undo :func:`_folded`, with the batch in front."""
+    shape = values.shape
+    return values.reshape(*shape[:axis], size, shape[axis] // size, *shape[axis + 1 :]).movedim(axis, 0)
 
 
 def _one_by_one(

@@ -99,7 +99,7 @@ def train_locally(
             result = TrainingResult(loss=_mean_loss(losses, sizes, where, rate), samples=sum(sizes), steps=steps)
     if result is None:
         raise ValueError("local training without an epoch; give at least one iterable of batches")
-    _check_weights(model, [*parameters, *model.buffers()], f"round {server_round}", rate)
+    check_weights(model, [*parameters, *model.buffers()], f"round {server_round}", rate)
     return result
 
 
@@ -131,7 +131,7 @@ def _mean_loss(losses: list[Tensor], sizes: list[int], where: str, rate: float) 
 
 
 @torch.no_grad()
-def _check_weights(model: nn.Module, state: Sequence[Tensor], where: str, rate: float) -> None:
+def check_weights(model: nn.Module, state: Sequence[Tensor], where: str, rate: float) -> None:
     """Look at what the last step has made: no loss tells it any more."""
     arrays = [array for array in state if array.is_floating_point()]
     norms = torch.stack(torch._foreach_norm(arrays)).tolist()

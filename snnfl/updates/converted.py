@@ -67,8 +67,8 @@ class Converted(UpdateFormat):
         self.threshold_names = tuple(f"{node.name}.threshold" for node in graph.spikes)
         self.weight_names = tuple(f"{node.name}.weight" for node in graph.affines if node.op != "scale")
         norms = [node.norm for node in graph.affines if node.norm is not None]
-        self._norm_arrays = {f"{norm}.{own}": f"{norm}.{ours}" for norm in norms for own, ours in NORM_FIELDS.items()}
-        self.norm_names = frozenset(self._norm_arrays)
+        self.norm_arrays = {f"{norm}.{own}": f"{norm}.{ours}" for norm in norms for own, ours in NORM_FIELDS.items()}
+        self.norm_names = frozenset(self.norm_arrays)
         self.statistic_names = {
             f"{norm}.{NORM_FIELDS[field]}": f"{norm}.{field}" for norm in norms for field in ("mean", "var")
         }
@@ -107,7 +107,7 @@ class Converted(UpdateFormat):
 
     def rebuilt(self, rest: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fold weights of the ANN by the update's own batch normalisation."""
-        norms = {ours: rest[own] for own, ours in self._norm_arrays.items()}
+        norms = {ours: rest[own] for own, ours in self.norm_arrays.items()}
         folded = fold(self.graph, {**state, **norms})
         return {**rest, **{name: folded[name] for name in self.weight_names}}
 

@@ -25,7 +25,7 @@ FEW_CLIENTS = 1024
 DEFAULT_RANGE = 64.0
 """Of ``strategy.secure_range``: weights, running statistics and thresholds of the networks here stay below it."""
 
-METRIC_LIMITS = {"accuracy": 1.0, "snn-accuracy": 1.0, "norm_bit": 1.0}
+METRIC_LIMITS = {"accuracy": 1.0, "snn-accuracy": 1.0}
 LOSS_LIMIT, SECONDS_LIMIT = 128.0, 86_400.0
 """To which metrics are clipped: shares, losses, and a day."""
 

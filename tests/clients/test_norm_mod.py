@@ -79,9 +79,9 @@ def test_evaluation_is_with_the_clients_own_and_changes_nothing(
 
 
 def test_what_is_clipped_is_what_travels(configure: Configure, context_of: ContextOf, ask: Ask) -> None:
-    config = configure(*FEDBN, "privacy.clipping=client_fixed")
+    config = configure(*FEDBN, "privacy.mechanism=local")
     message = ask("train", shared(config))
-    message.content["config"]["clipping_norm"] = 0.05
+    message.content["config"].update({"clipping_norm": 0.05, "noise-multiplier": 0.0})
     update = tensors(app(message, context_of(config)).content["arrays"])
     moved = sum(((update[name] - array).double() ** 2).sum() for name, array in shared(config).items())
     assert float(moved) ** 0.5 == pytest.approx(0.05, rel=1e-4)

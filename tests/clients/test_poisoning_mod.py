@@ -150,10 +150,10 @@ def test_an_ann_that_is_scaled_before_its_conversion_is_another_update(configure
 
 
 def test_scaling_is_not_clipped(configure: Configure, context_of: ContextOf, ask: Ask) -> None:
-    config = configure("strategy.spiking=false", "poisoning.attack=model_replacement", "privacy.clipping=client_fixed")
+    config = configure("strategy.spiking=false", "poisoning.attack=model_replacement", "privacy.mechanism=local")
     work, (attacker,) = workspace(config), attackers(config)
     message = ask("train", work.initial_state)
-    message.content["config"]["clipping_norm"] = 0.05
+    message.content["config"].update({"clipping_norm": 0.05, "noise-multiplier": 0.0})
     sent = app(message, context_of(config, attacker)).content["arrays"].to_torch_state_dict()
     parameters = [name for name in sent if ".running_" not in name]
     squares = sum(((sent[name] - work.initial_state[name]).double() ** 2).sum() for name in parameters)

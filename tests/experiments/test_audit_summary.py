@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from experiments.audit.found import Audit
-from experiments.audit.summary import summary
+from experiments.audit.summary import proven, summary
 from snnfl.auditing.scorecard import WHO
 from snnfl.auditing.verdicts import judged_metrics
+from snnfl.config import compose
 
 
 def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -> dict[str, Any]:
@@ -25,7 +28,9 @@ def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -
 
 
 def what_leaked(*entries: dict[str, Any]) -> str:
-    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[]))))["What leaked."]
+    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[], config=None, metrics=[]))))[
+        "What leaked."
+    ]
 
 
 def test_labels_that_another_attack_tells_are_not_called_safe() -> None:
@@ -47,3 +52,23 @@ def test_labels_of_plain_twins_are_not_those_of_the_run() -> None:
         entry("exact", "leaks", "leaks", 1.0, updates="plain twin"),
     )
     assert what_leaked(own, twin).endswith(". Whether labels leaked is unclear: 10% are right.")
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "row", "said"),
+    [
+        ("central", {"epsilon": 3.0, "epsilon_empirical": 0.5}, "3.00 at delta 1e-05 after round 2, of a client"),
+        ("central", {"epsilon": 3.0, "epsilon_empirical": 0.5}, "refute one of 0.50 (95 %), less than proven"),
+        (
+            "central",
+            {"epsilon": 3.0, "epsilon_empirical": 3.5},
+            "refute one of 3.50 (95 %), more than proven: ",
+        ),
+        ("local", {"epsilon": None, "epsilon_empirical": None}, "Nothing: updates are clipped, and no noise is added."),
+    ],
+)
+def test_a_proof_stands_beside_the_attacks(mechanism: str, row: dict[str, Any], said: str) -> None:
+    ((title, text),) = proven(compose(None, [f"privacy.mechanism={mechanism}"]), [{"round": 2, **row}])
+    assert title == "What is proven."
+    assert said in text
+    assert proven(compose(None), [{"round": 2, **row}]) == []

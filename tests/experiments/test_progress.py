@@ -170,7 +170,7 @@ def test_without_a_server_model_the_clients_are_shown() -> None:
         (["strategy.name=moon"], "S-MOON"),
         (["strategy.name=solo", "strategy.spiking=false"], "SOLO"),
         (["strategy.spiking=false", "model.neuron=alif", "strategy.name=moon"], "MOON (ALIF)"),
-        (["strategy.name=fedavgm", "privacy.clipping=client_fixed"], "S-DP-FedAvgM"),
+        (["strategy.name=fedavgm", "privacy.mechanism=local"], "S-DP-FedAvgM"),
     ],
 )
 def test_algorithms_are_called_as_in_the_papers(overrides: list[str], name: str) -> None:

@@ -43,7 +43,7 @@ INVALID = [
     (["poisoning.attack=badnets", "strategy.name=solo"], "sends no update to poison"),
     (["detection.detectors=[norm]", "strategy.name=solo"], "sends no update to judge"),
     (["detection.exclude=norm"], "not among detection.detectors"),
-    (["detection.detectors=[norm]", "detection.exclude=norm", "privacy.clipping=server_fixed"], "privacy.clipping"),
+    (["detection.detectors=[norm]", "detection.exclude=norm", "privacy.mechanism=central"], "privacy.mechanism"),
     (["detection.detectors=norm"], "a list of names"),
 ]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
+from flwr.serverapp.strategy import FedAvg
 
 from snnfl.config import ConfigError, compose
 from strategies.combinations import build_checked, minimum_replies
 
-DP = "privacy.clipping=server_fixed"
+DP = "privacy.mechanism=central"
+SGD = ["privacy.mechanism=example", "strategy.spiking=false", "model.batch_norm=false"]
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ DP = "privacy.clipping=server_fixed"
             ["strategy.name=solo", "strategy.bias_back=true"],
             r"strategy.bias_back=True: .*nothing comes back.*set False",
         ),
-        (["strategy.name=solo", DP], r"privacy.clipping=server_fixed: strategy.name=solo sends no update"),
+        (["strategy.name=solo", DP], r"privacy.mechanism=central: strategy.name=solo sends no update"),
         (["strategy.name=solo", "strategy.q=1"], r"strategy.q=1.0: .* only qfedavg"),
         (["strategy.name=fedbn"], r"strategy.spiking=True: .*fedbn, for an S-update's weights are folded .*set False"),
         (
@@ -30,7 +31,7 @@ DP = "privacy.clipping=server_fixed"
         ),
         (
             ["strategy.name=scaffold", DP, "strategy.spiking=false"],
-            r"privacy.clipping=server_fixed: strategy.name=scaffold .* which nobody clips or noises; set none",
+            r"privacy.mechanism=central: strategy.name=scaffold .* which nobody clips or noises; set none",
         ),
         (
             ["strategy.name=scaffold", "strategy.bias_back=true"],
@@ -53,14 +54,28 @@ DP = "privacy.clipping=server_fixed"
         (["strategy.name=fedtrimmedavg", "data.clients=4"], r"needs 5 .* with trimmed_fraction=0.2, but 4 clients"),
         (
             [DP, "strategy.participation=0.5"],
-            r"strategy.participation=0.5: the noise of .*server_fixed is computed for",
+            r"strategy.participation=0.5: .*drawn with probability strategy.fraction_train.*; set 1.0",
         ),
         (
             ["privacy.noise_multiplier=1"],
-            r"privacy.noise_multiplier=1.0: privacy.clipping=none doesn't use it, only a ",
+            r"privacy.noise_multiplier=1.0: privacy.mechanism=none doesn't use it, only .*central or .*leave it out",
         ),
-        ([DP, "privacy.clip_norm_lr=1"], r"privacy.clip_norm_lr=1.0: .*=server_fixed doesn't use it, only adaptive cl"),
-        (["privacy.clipping=client_adaptive"], r"noise_multiplier=1.0: .*twice .*stddev=None \(null: 10/20\)"),
+        ([DP, "privacy.clip_norm_lr=1"], r"privacy.clip_norm_lr=1.0: only adaptive clipping uses it; set .*quantile"),
+        ([DP, "privacy.target_clipped_quantile=0.5"], r"noise_multiplier=1: .*twice the noise .*stddev=0.5; raise"),
+        (
+            [DP, "privacy.target_epsilon=1", "privacy.noise_multiplier=1"],
+            r"target_epsilon=1.0: finds the noise",
+        ),
+        ([DP, "strategy.minimum_replies=2"], r"strategy.minimum_replies=2: .*would tell of single clients; set 1"),
+        ([DP, "strategy.name=krum"], r"privacy.mechanism=central: strategy.name=krum is a rule of single updates"),
+        ([DP, "strategy.name=qfedavg"], r"privacy.mechanism=central: strategy.name=qfedavg weighs by losses"),
+        ([DP, "strategy.name=fednova"], r"privacy.mechanism=central: strategy.name=fednova divides single updates"),
+        (["privacy.mechanism=local", "privacy.canaries=5"], r"privacy.canaries=5: privacy.mechanism=local doesn't use"),
+        (["privacy.mechanism=example"], r"strategy.spiking=True: .*calibrated on private samples outside .*central"),
+        ([*SGD, "model.batch_norm=true"], r"model.batch_norm=True: .*mixes the samples of a batch.*set False"),
+        ([*SGD, "strategy.name=fedlec"], r"strategy.name=fedlec: .*more than one sample; take fedavg or fedprox"),
+        ([*SGD, "training.clip_norm=1"], r"training.clip_norm=1.0: .*clipped to privacy.clipping_norm; leave it out"),
+        ([*SGD, "training.micro_batch=1"], r"training.micro_batch=1: .*sample by sample; leave it out"),
         (["strategy.name=fedavgg"], r"did you mean"),
     ],
 )
@@ -74,20 +89,20 @@ def test_what_makes_no_sense_is_refused_with_the_reason(overrides: list[str], me
     ("overrides", "warnings"),
     [
         ([], []),
-        ([DP, "strategy.spiking=false"], []),
-        (
-            [DP],
-            ["protects the weights and batch normalisation that clients receive; biases and thresholds of the server"],
-        ),
-        ([DP, "strategy.spiking=false", "strategy.name=fedadam"], ["with strategy.name=fedadam one client moves the"]),
+        ([DP], ["what metrics.jsonl tells of clients' losses and accuracies, and who replied, is not protected"]),
     ],
 )
 def test_what_is_doubtful_is_said(caplog: pytest.LogCaptureFixture, overrides: list[str], warnings: list[str]) -> None:
     base = build_checked(compose(None, overrides))
-    assert isinstance(base, DifferentialPrivacyServerSideFixedClipping if DP in overrides else FedAvg)
+    assert isinstance(base, FedAvg)
     found = [record.getMessage() for record in caplog.records if record.name == "strategies.combinations"]
     assert len(found) == len(warnings)
     assert all(text in line for text, line in zip(warnings, found, strict=True))
+
+
+def test_conversion_on_made_images_follows_from_what_dp_sgd_released() -> None:
+    options = ["privacy.mechanism=example", "model.batch_norm=false", "conversion.data=synthetic"]
+    assert isinstance(build_checked(compose(None, options)), FedAvg)
 
 
 def test_a_robust_strategy_needs_its_quorum() -> None:

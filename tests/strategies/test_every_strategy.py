@@ -21,7 +21,6 @@ from strategies import bases
 from strategies.combinations import build_checked, network_rule
 from strategies.guarded import Guarded
 from strategies.population import Population, seeded_draws
-from strategies.privacy import WRAPPERS
 from strategies.server_app import cheap_collection
 from strategies.spiking import Spiking
 from strategies.update import UpdateSpec
@@ -39,13 +38,14 @@ Arrays = dict[str, Tensor]
 
 SENDING = [name for name in bases.names() if name != "solo"]  # SOLO sends no weights: there is nothing to recover
 CONVERTED = [name for name in SENDING if name != "fedbn"]  # which has no S-variant
-PRIVATE = [f"{clipping} {base}" for clipping in WRAPPERS for base in ("fedavg", "fedadam", "krum")]
+PRIVATE = ["central fedavg", "central fedadam", "local fedavg", "local fedadam", "local krum"]
 
 
 def configured(kind: str, *overrides: str) -> Config:
-    clipping, _, name = kind.rpartition(" ")
-    noise = [f"privacy.clipping={clipping}", "privacy.noise_multiplier=0.1", "privacy.clipping_norm=2"]
-    return compose(None, [f"strategy.name={name}", f"data.clients={CLIENTS}", *(noise if clipping else []), *overrides])
+    mechanism, _, name = kind.rpartition(" ")
+    noise = [f"privacy.mechanism={mechanism}", "privacy.noise_multiplier=0.1", "privacy.clipping_norm=2"]
+    private = noise if mechanism else []
+    return compose(None, [f"strategy.name={name}", f"data.clients={CLIENTS}", *private, *overrides])
 
 
 def spiking(federation: Any, config: Config) -> Spiking:
@@ -64,7 +64,7 @@ def spiking(federation: Any, config: Config) -> Spiking:
 def reply_of(update_reply: UpdateReply, config: Config, partition: int, arrays: Arrays) -> Message:
     """Make a client's reply, with the metrics that only this strategy's clients send."""
     reply = update_reply(arrays, partition, num_examples=10 + partition)
-    known = {"received-loss": 0.5 + partition, "norm_bit": float(partition % 2), "seconds-evaluate": 0.0}
+    known = {"received-loss": 0.5 + partition, "seconds-evaluate": 0.0}
     known |= {"state-round": 0.0, "local-steps": 2.0 + partition}
     reply.content["metrics"].update({name: value for name, value in known.items() if name in train_metrics(config)})
     if config.strategy.name == "scaffold":

@@ -146,8 +146,7 @@ def test_a_network_that_is_not_finite_is_not_kept(
         (["strategy.name=fedadam"], True, False),
         (["strategy.name=qfedavg"], True, False),
         (["strategy.name=krum"], False, True),
-        (["strategy.name=fedavg", "privacy.clipping=server_fixed"], True, False),
-        (["strategy.name=krum", "privacy.clipping=client_fixed"], True, True),
+        (["strategy.name=fedavg", "privacy.mechanism=local"], False, False),
     ],
 )
 def test_who_follows(options: list[str], follows: bool, robust: bool) -> None:

@@ -78,6 +78,10 @@ KEYS = {
     "multiply_accumulates",
     "nanojoules",
     "nanojoules_with_memory",
+    "epsilon",
+    "epsilon_empirical",
+    "noise_multiplier",
+    "clipping_norm",
     "states_lost",
 }
 

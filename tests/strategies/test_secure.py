@@ -91,7 +91,7 @@ LONGER = [
     ["strategy.name=fedadagrad"],
     ["strategy.name=fedbn", "strategy.spiking=false"],
     ["strategy.spiking=false", "model.neuron=lif", "model.time_steps=2", "model.learn_beta=true"],
-    ["privacy.clipping=client_fixed"],
+    ["privacy.mechanism=local", "privacy.noise_multiplier=0", "privacy.clipping_norm=0.2"],
     ["conversion.calibration=time_bias", "conversion.thresholds=channel_mmse"],
 ]
 """What `make test-deployment` plays, too."""
@@ -283,7 +283,7 @@ REFUSED = {
     "quantization.uploads=4": "codes with scales of their own don't add up",
     "detection.detectors=[krum_score]": "detectors judge each update",
     "audit.record=true": "no client's update to record",
-    "privacy.clipping=server_fixed": "the server cannot clip",
+    "privacy.mechanism=central": "the server cannot clip",
     "strategy.fraction_evaluate=0.5": "depends on arrays that never leave it",
     "strategy.fraction_train=0.3": "hides nothing of fewer than 3",
 }

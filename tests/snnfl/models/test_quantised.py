@@ -129,7 +129,7 @@ def test_the_final_file_holds_what_was_evaluated() -> None:
         ([PLAIN, "quantization.weights=3"], "0, 2, 4, 8"),
         ([PLAIN, "model.neuron=lif", "quantization.weights=4", "training.precision=bfloat16"], "bfloat16"),
         (["strategy.name=solo", "quantization.uploads=4"], "solo"),
-        (["privacy.clipping=client_adaptive", "quantization.uploads=4"], "privacy.clipping=server_adaptive"),
+        (["privacy.mechanism=local", "quantization.uploads=4"], "privacy.mechanism=central"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(options: list[str], message: str) -> None:
