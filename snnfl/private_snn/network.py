@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from snnfl.neurons import ENCODINGS, Neuron, by_subtraction, surrogate_spike, unroll
-from snnfl.spiking.graph import MaxPool, Parameters, Spike, SpikingGraph
+from snnfl.spiking.graph import GraphNode, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.in_time import in_fast_layout, readout
 from snnfl.spiking.summary import summary
 from snnfl.spiking.values import analog_value, check_images, value_shadows
@@ -229,26 +229,49 @@ def advance(
     Returns:
         The potentials after the last step, and the sums over the steps of what the readout is computed from.
     """
-    graph, after, sums = network.graph, dict[str, Tensor](), dict[str, Tensor]()
-    values = {graph.input: current}
-    for node in (None, *graph.nodes):
-        name = graph.input if node is None else node.name
-        if name in graph.tail:
-            continue
+    graph, after, sums = network.graph, dict(potentials), dict[str, Tensor]()
+    body = [node for node in graph.nodes if node.name not in graph.tail]
+    for name, value in walk(network, body, current, steps, after, surrogate):
+        if name in graph.readout_inputs:
+            sums[name] = value.sum(0) * (steps / len(value))
+    return after, sums
+
+
+def walk(
+    network: PublishedNetwork,
+    nodes: Sequence[GraphNode],
+    current: Tensor,
+    steps: int,
+    potentials: dict[str, Tensor],
+    surrogate: str = SURROGATE,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each value over some steps, ``[steps, N, ...]``, or ``[1, N, ...]`` if it is constant; differentiable.
+
+    Args:
+        network: Structure and parameters.
+        nodes: Those to compute, in the graph's order, with all that they read.
+        current: What flows in, as for :func:`advance`.
+        steps: How many.
+        potentials: As there; each layer's entry is replaced by that after the last step.
+        surrogate: Name of the surrogate gradient.
+    """
+    values = {network.graph.input: current}
+    yield network.graph.input, current
+    for node in nodes:
+        read = [values[source] for source in node.inputs]
         if isinstance(node, Spike):
-            before = potentials.get(name)
-            values[name], after[name] = fire(network.parameters, name, values[node.inputs[0]], steps, before, surrogate)
-        elif node is not None:
-            read = [values[source] for source in node.inputs]
+            before = potentials.get(node.name)
+            values[node.name], potentials[node.name] = fire(
+                network.parameters, node.name, read[0], steps, before, surrogate
+            )
+        else:
             length = max(map(len, read))
             flat = [value.expand(length, *value.shape[1:]).flatten(0, 1) for value in read]
             found = node.apply(flat, network.parameters)
-            values[name] = found.view(length, -1, *found.shape[1:])
-        if name in graph.readout_inputs:
-            sums[name] = values[name].sum(0) * (steps / len(values[name]))
-        for freed in () if node is None else graph.freed_after[name]:
-            values.pop(freed, None)
-    return after, sums
+            values[node.name] = found.view(length, -1, *found.shape[1:])
+        yield node.name, values[node.name]
+        for name in network.graph.freed_after[node.name]:
+            del values[name]
 
 
 def fire(

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 class DampedTriangle(torch.autograd.Function):
-    """``1[x > 0]`` of ``x = u / V_th - 1`` with the derivative ``0.3 max(0, 1 - |x|)``, as in the authors' code."""
+    """``1[x >= 0]`` of ``x = u / V_th - 1`` with the derivative ``0.3 max(0, 1 - |x|)``, as in the authors' code."""
 
     @staticmethod
     def forward(ctx, x):
@@ -63,3 +63,47 @@ def spiking_logits(
         current = functional.linear(s2, weights["head.weight"], weights["head.bias"] / second)
         out = current if out is None else out + current
     return out * second / len(inputs)
+
+
+def similarity(weight: Tensor) -> Tensor:
+    """Class similarity, one pair after the other: cosines, then each row brought to 0..1."""
+    rows = []
+    for first in weight:
+        row = [float(first @ second / (first.norm() * second.norm())) for second in weight]
+        rows.append([(value - min(row)) / (max(row) - min(row)) for value in row])
+    return torch.tensor(rows, dtype=weight.dtype)
+
+
+def image(model, label: Tensor, start: Tensor, *, iterations: int, rate: float, low: float, high: float) -> Tensor:
+    """Make one image for a soft label, as the public code does, and keep its pixels where pixels can be."""
+    x = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([x], lr=rate)
+    for _ in range(iterations):
+        optimiser.zero_grad()
+        loss = -(label * functional.log_softmax(model(x[None])[0] / 20, dim=0)).sum()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            x.clamp_(low, high)
+    return x.detach()
+
+
+def threshold(currents: Sequence[Tensor]) -> float:
+    """Return the largest current of a layer over time, images and neurons."""
+    largest = -float("inf")
+    for current in currents:
+        for value in current.flatten():
+            largest = max(largest, float(value))
+    return largest
+
+
+def loss(logits: Tensor, labels: Tensor, taught: Tensor, *, m: float, tau: float) -> Tensor:
+    """Eq. 3, image after image and class after class."""
+    total = torch.zeros((), dtype=logits.dtype)
+    for student, label, teacher in zip(logits, labels, taught, strict=True):
+        p = torch.exp(student) / torch.exp(student).sum()
+        soft, hard = (torch.exp(each / tau) / torch.exp(each / tau).sum() for each in (student, teacher))
+        for index in range(len(p)):
+            total = total - (1 - m) * label[index] * torch.log(p[index])
+            total = total + m * tau**2 * hard[index] * torch.log(hard[index] / soft[index])
+    return total / len(logits)
