@@ -95,6 +95,17 @@ class EncryptionConfig:
         None, low=1, doc="time steps whose values are kept at once, the others being computed again; null: sqrt(T)"
     )
 
+    relu_penalty: float = option(
+        0.0, low=0.0, doc="a lock: weight of a penalty for what a ReLU network with these weights gets right"
+    )
+    threshold_spread: float = option(
+        0.0, low=0.0, doc="a lock: thresholds per channel, up to 2 to this power above and below the layer's"
+    )
+    lowest_leak: float | None = option(
+        None, low=0.0, high=1.0, doc="a lock: leaks per channel, from this to 1 times the network's; null: its own"
+    )
+    bits: int | None = option(None, low=2, high=8, doc="a lock: of weights, which take so few levels; null: float32")
+
     def __post_init__(self) -> None:
         check_options(self)
         if any(not 0 < part < 1 for part in self.milestones):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from snnfl.model_attacks.copies import Copy
 from snnfl.model_attacks.registry import ModelBudget
+from snnfl.private_snn.synthesis import blurred
 from snnfl.threat import ModelView
 
 Logits: TypeAlias = Callable[[Tensor], Tensor]
@@ -19,9 +20,6 @@ Logits: TypeAlias = Callable[[Tensor], Tensor]
 
 BLUR_PERIOD, RATE = 4, 6.0
 """``f_blur`` and ``eta`` of Kim et al. 2022, section "Experimental Setting"."""
-
-BLUR_WIDTH = 0.5
-"""Standard deviation of the blur in pixels, which the paper leaves open; its kernel has 3 x 3 pixels."""
 
 
 def algorithm_1(network: Logits, classes: Tensor, start: Tensor, iterations: int) -> Tensor:
@@ -41,7 +39,7 @@ def algorithm_1(network: Logits, classes: Tensor, start: Tensor, iterations: int
     images = start
     for number in range(1, iterations + 1):
         if number % BLUR_PERIOD == 0:
-            images = blurred(images, BLUR_WIDTH)
+            images = _blurred(images)
         images = images + RATE * climb(network, images, classes)
     return images
 
@@ -52,17 +50,6 @@ def climb(network: Logits, images: Tensor, classes: Tensor) -> Tensor:
     chosen = network(images).gather(1, classes[:, None]).sum()
     (gradient,) = torch.autograd.grad(chosen, images)
     return gradient
-
-
-def blurred(images: Tensor, width: float) -> Tensor:
-    """Blur images ``[N, C, H, W]`` by a Gaussian of 3 x 3 pixels, repeating their edges; others stay as they are."""
-    if images.dim() != 4:
-        return images
-    line = torch.exp(-torch.tensor([-1.0, 0.0, 1.0], dtype=images.dtype).square() / (2 * width**2))
-    kernel = torch.outer(line, line) / line.sum() ** 2
-    channels = images.shape[1]
-    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    return functional.conv2d(padded, kernel.to(images.device).expand(channels, 1, 3, 3), groups=channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +117,13 @@ def with_priors(
         with torch.no_grad():
             pixels.clamp_(0, 1)
             if number % BLUR_PERIOD == 0 and 2 * number < iterations:
-                pixels.copy_(blurred(pixels, BLUR_WIDTH))
+                pixels.copy_(_blurred(pixels))
     return view.inputs(pixels.detach())
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Blur pictures ``[N, C, H, W]``; the paper leaves the Gaussian's width open, here it is about 0.7 pixels."""
+    return blurred(images) if images.dim() == 4 else images
 
 
 def _moved(pixels: Tensor, prior: Prior, generator: torch.Generator) -> Tensor:
@@ -152,11 +144,11 @@ def _penalty(pixels: Tensor, prior: Prior) -> Tensor:
 
 
 def _mismatch(view: ModelView, values: Mapping[str, Tensor]) -> Tensor:
-    """Return how far means and deviations of layers' values are from a view's statistics, summed over layers."""
+    """Return how far means and variances of layers' values are from a view's statistics, summed over layers."""
     terms = [torch.zeros(())]
-    for layer, (mean, deviation) in view.statistics.items():
+    for layer, (mean, variance) in view.statistics.items():
         channels = values[layer].transpose(0, 1).flatten(1)
-        terms.append((channels.mean(1) - mean).norm() + (channels.std(1, correction=0) - deviation).norm())
+        terms.append((channels.mean(1) - mean).norm() + (channels.var(1, correction=0) - variance).norm())
     return torch.stack(terms).sum()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snnfl.private_snn import PublishedNetwork
+from snnfl.private_snn.conversion import affine_parameters
 from snnfl.registry import Registry
 from snnfl.spiking.graph import SpikingGraph
 from snnfl.threat.knowledge import ThreatModelError
@@ -27,7 +28,7 @@ _fact("architecture", "the network's layers, without their values")
 _fact("weights", "weights and biases of its layers")
 _fact("thresholds", "firing thresholds of its neurons")
 _fact("dynamics", "how it runs: leak, reset, coding of images, time steps and what is read out")
-_fact("norm_statistics", "mean and deviation of what layers give, as batch normalisation that isn't folded tells them")
+_fact("norm_statistics", "mean and variance of what layers give, as batch normalisation that isn't folded tells them")
 _fact("logits", "what it answers to any image that is asked, as logits")
 _fact("labels", "what it answers to any image that is asked, as the likeliest class")
 _fact("public_images", "images of the same kind that the owner doesn't have")
@@ -94,7 +95,7 @@ class ModelView:
         thresholds: By layer of neurons, ``[1]`` or ``[C]``; empty for an ANN. Under ``thresholds``.
         network: The network itself; ``None`` for an ANN, which a control publishes. Under ``architecture``,
             ``weights``, ``thresholds`` and ``dynamics`` together, since it has all of them.
-        statistics: Mean and deviation ``[C]`` of what a layer gives, by its name; under ``norm_statistics``.
+        statistics: Mean and variance ``[C]`` of what a layer gives, by its name; under ``norm_statistics``.
         logits: Asks the network; under ``logits``.
         labels: Asks the network; under ``labels``.
         public: Under ``public_images``; attacks learn from what the network says of them, not from their labels.
@@ -164,11 +165,11 @@ _HOLDS = {
 
 def parts_of(graph: SpikingGraph, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return what whoever sees a network's parameters holds: structure, shapes, weights and thresholds of a view."""
-    affine = [f"{node.name}.{kind}" for node in graph.affines for kind in ("weight", "bias")]
+    weights = affine_parameters(graph, parameters)
     levels = {node.name: parameters.get(f"{node.name}.threshold") for node in graph.spikes}
     return {
         "graph": graph,
-        "shapes": {name: parameters[name].shape for name in affine},
-        "weights": {name: parameters[name] for name in affine},
+        "shapes": {name: array.shape for name, array in weights.items()},
+        "weights": weights,
         "thresholds": {name: level for name, level in levels.items() if level is not None},
     }
