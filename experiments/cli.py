@@ -16,6 +16,7 @@ from experiments.arguments import ConfigArgument, OverridesArgument, PluginOptio
 from experiments.deploy.cli import deploy_app
 from experiments.ending import ending, keeping
 from experiments.export import export
+from experiments.privatesnn.cli import privatesnn_app
 from experiments.running import (
     check_results,
     console_of,
@@ -48,6 +49,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
+app.add_typer(privatesnn_app, name="privatesnn")
 
 STRATEGIES = f"strategy.name is {StrategyConfig.__dataclass_fields__['name'].metadata['doc']}."
 

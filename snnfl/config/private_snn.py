@@ -127,5 +127,5 @@ class PrivateSNNConfig:
     """All three of them."""
 
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
-    conversion: PublishingConfig = field(default_factory=PublishingConfig)
+    publishing: PublishingConfig = field(default_factory=PublishingConfig)
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)

@@ -1,0 +1,104 @@
+"""The network that is published: trained here, or that of a finished run's server; never with a client's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from experiments.privatesnn.study import Setting
+from snnfl import rng
+from snnfl.conversion import fold
+from snnfl.data import Dataset, batches
+from snnfl.files import write_bytes
+from snnfl.private_snn import Bounds, affine_parameters, analog, norm_statistics
+from snnfl.private_snn.synthesis import Statistics
+from snnfl.spiking import SpikingGraph, load
+from snnfl.training import Batch, load_arrays, train_locally
+from snnfl.workspace import Workspace
+from strategies.run_directory import ANN_FILE, SNN_FILE
+
+Report = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """An ANN as its weights and structure.
+
+    Attributes:
+        graph: The structure.
+        parameters: Weights and biases, batch normalisation folded into them.
+        statistics: Of its batch normalisation; empty where a server has none.
+        bounds: Of the pixels.
+        shape: Of an image.
+        work: Data set and device.
+    """
+
+    graph: SpikingGraph
+    parameters: dict[str, Tensor]
+    statistics: Statistics
+    bounds: Bounds
+    shape: tuple[int, ...]
+    work: Workspace
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the ANN's logits."""
+        return analog(self.graph, self.parameters, images)
+
+
+def bounds_of(dataset: Dataset) -> Bounds:
+    """Return what pixels can be, by the data set's normalisation."""
+    like = torch.zeros(1, *dataset.input_shape, dtype=dataset.train_images.dtype)
+    low, high = (dataset.normalise(torch.full_like(like, value)) for value in (dataset.lowest, dataset.scale))
+    return Bounds(low, high)
+
+
+def network_of(setting: Setting, report: Report = lambda images: None) -> Network:
+    """Read the network of a run, or that which is trained here; train it first if it isn't yet.
+
+    Args:
+        setting: Which.
+        report: Told how many images each step of training had.
+
+    Raises:
+        ConversionError: If the network doesn't convert.
+        TrainingDivergedError: If its training does.
+    """
+    work = Workspace(setting.config)
+    torch.set_num_threads(setting.config.run.threads)
+    common = {"bounds": bounds_of(work.dataset), "shape": work.dataset.input_shape, "work": work}
+    if setting.run is not None and (setting.run / SNN_FILE).exists():
+        converted = load(setting.run / SNN_FILE).to(work.device)
+        parameters = affine_parameters(converted.graph, converted.parameters)
+        return Network(graph=converted.graph, parameters=parameters, statistics={}, **common)
+    if setting.run is None and not setting.ann.exists():
+        _train(work, report)
+        arrays = {name: array.detach().contiguous().cpu() for name, array in work.arrays.items()}
+        write_bytes(setting.ann, save(arrays))
+    file = setting.ann if setting.run is None else setting.run / ANN_FILE
+    load_arrays(work.model, load_file(file))
+    state = {name: array.detach() for name, array in work.arrays.items()}
+    statistics = norm_statistics(work.graph, state)
+    return Network(graph=work.graph, parameters=fold(work.graph, state), statistics=statistics, **common)
+
+
+def training_images(work: Workspace) -> int:
+    """Return how many images training sees in all its epochs."""
+    return len(work.dataset.train_labels) * work.config.training.epochs
+
+
+def _train(work: Workspace, report: Report) -> None:
+    config, dataset = work.config, work.dataset
+    draw, indices = rng.generator(config.run.seed, "batches"), torch.arange(len(dataset.train_labels))
+
+    def epoch() -> Iterator[Batch]:
+        for images, labels in batches(
+            dataset, indices, config.training.batch_size, generator=draw, augment=config.data.augment
+        ):
+            yield images.to(work.device, memory_format=work.layout), labels.to(work.device)
+            report(len(labels))
+
+    train_locally(work.model, (epoch() for _ in range(config.training.epochs)), config.training, server_round=1)
