@@ -128,10 +128,10 @@ def _show(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     for line in near:
+        nearest, low, high = (100 * float(line[key]) for key in ("nearest", "nearest_low", "nearest_high"))
         console.print(
-            f"{line['setting']}, {line['space']}: of {line['synthetic']} synthetic images {100 * float(line['nearest']):.1f} % "
-            f"[{100 * float(line['nearest_low']):.1f}, {100 * float(line['nearest_high']):.1f}] are nearest to a training "
-            "image; chance is 50 %",
+            f"{line['setting']}, {line['space']}: of {line['synthetic']} synthetic images {nearest:.1f} % [{low:.1f}, "
+            f"{high:.1f}] are nearest to a training image; chance is 50 %",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     refused = dict.fromkeys((place_of(each), each["refused"]) for each in results if "refused" in each)

@@ -46,6 +46,8 @@ class Bench:
         held_out: Images of nobody: the judge's.
         real: Test images, normalised.
         labels: Theirs.
+        mean: Of the normalisation of pixels in [0, 1], whatever range the data set stores, one value per channel.
+        std: Likewise.
     """
 
     dataset: Dataset
@@ -54,6 +56,8 @@ class Bench:
     held_out: Tensor
     real: Tensor
     labels: Tensor
+    mean: Tensor
+    std: Tensor
 
 
 def bench_of(setting: Setting, network: Network) -> Bench:
@@ -84,7 +88,10 @@ def bench_of(setting: Setting, network: Network) -> Bench:
     judged = torch.arange(own, own + attack.judge_images)
     judge = train_judge(more, judged, (real, labels), seed=JUDGE_SEED, model=attack.judge, epochs=attack.judge_epochs)
     public = more.normalise(more.train_images[own + attack.judge_images :])
+    low, high = (each.flatten() for each in network.bounds)
     return Bench(
+        mean=-low / (high - low),
+        std=1 / (high - low),
         dataset=dataset,
         judge=judge,
         public=PublicImages(inputs=public, labels=None),
@@ -165,8 +172,8 @@ def view_of(
     return ModelView(
         input_shape=target.network.input_shape,
         classes=len(bench.dataset.class_names),
-        mean=bench.dataset.mean,
-        std=bench.dataset.std,
+        mean=bench.mean,
+        std=bench.std,
         knowledge=ModelKnowledge().without(setting.attack.deny),
         network=target.network if target.fires else None,
         statistics={} if target.fires else statistics,
@@ -212,6 +219,7 @@ def _tried(
     if (kept := file.with_suffix(".json")).exists():
         read: Result = json.loads(kept.read_text())
         return read
+    file.parent.mkdir(exist_ok=True)
     options, seed = setting.attack, setting.config.run.seed
     budget = ModelBudget(
         starts=options.starts, iterations=options.iterations, epochs=options.epochs, images=options.images
@@ -228,7 +236,6 @@ def _tried(
         found |= asdict(score(theft, view.inputs(pixels), bench.judge, owner))
         write_checksummed(file.with_suffix(".safetensors"), {"pixels": pixels.contiguous().numpy()}, {})
     found["processor_seconds"] = time.process_time() - begun
-    file.parent.mkdir(exist_ok=True)
     write_bytes(kept, json.dumps(found, indent=1).encode())
     return found
 
@@ -268,7 +275,7 @@ def picture_rows(
 
     classes = range(len(bench.dataset.class_names))
     first = torch.stack([bench.real[bench.labels == number][0] for number in classes])
-    pixels = first * bench.dataset.std.view(-1, 1, 1) + bench.dataset.mean.view(-1, 1, 1)
+    pixels = first * bench.std.view(-1, 1, 1) + bench.mean.view(-1, 1, 1)
     rows = [("real", pixels.clamp(0, 1))]
     ran = {(result["target"], result["attack"]) for result in results if "refused" not in result}
     for target, attack in shown:

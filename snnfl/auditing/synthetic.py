@@ -34,6 +34,9 @@ class Nearness:
 def nearness(synthetic: Tensor, members: Tensor, others: Tensor, features: nn.Module | None = None) -> Nearness:
     """Compare distances of synthetic images to training and to held-out images.
 
+    Few real images are nearest to many synthetic ones, so these are no independent trials: the interval is that of
+    ``n^2 / sum_g n_g^2`` images, ``n_g`` of the ``n`` synthetic ones having the real image ``g`` as their nearest.
+
     Args:
         synthetic: ``[S, *input_shape]``.
         members: Images that the network was trained on, ``[N, *input_shape]``.
@@ -47,11 +50,13 @@ def nearness(synthetic: Tensor, members: Tensor, others: Tensor, features: nn.Mo
         raise ValueError(f"{len(members)} training and {len(others)} held-out images; give as many of each")
     made, known, unknown = (_flat(images, features) for images in (synthetic, members, others))
     distances = torch.cdist(made, torch.cat([known, unknown]))
-    is_member = distances.argmin(1) < len(known)
+    nearest = distances.argmin(1)
+    share = float((nearest < len(known)).double().mean())
+    independent = len(made) ** 2 / float(nearest.bincount().double().square().sum())
     truth = np.arange(2 * len(known)) < len(known)
     scored = score([(-distances.amin(0)).numpy()], [truth])
     return Nearness(
-        nearest=wilson(int(is_member.sum()), len(made)),
+        nearest=wilson(share * max(1, round(independent)), max(1, round(independent))),
         membership=scored.auc,
         members=len(known),
         synthetic=len(made),
