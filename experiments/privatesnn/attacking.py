@@ -88,7 +88,7 @@ def bench_of(setting: Setting, network: Network) -> Bench:
     judged = torch.arange(own, own + attack.judge_images)
     judge = train_judge(more, judged, (real, labels), seed=JUDGE_SEED, model=attack.judge, epochs=attack.judge_epochs)
     public = more.normalise(more.train_images[own + attack.judge_images :])
-    low, high = (each.flatten() for each in network.bounds)
+    low, high = (each[0].flatten(1)[:, 0].cpu() for each in network.bounds)  # alike over an image
     return Bench(
         mean=-low / (high - low),
         std=1 / (high - low),
