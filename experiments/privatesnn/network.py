@@ -12,9 +12,9 @@ from torch import Tensor
 from experiments.privatesnn.study import Setting
 from snnfl import rng
 from snnfl.conversion import fold
-from snnfl.data import Dataset, batches
+from snnfl.data import batches
 from snnfl.files import write_bytes
-from snnfl.private_snn import Bounds, affine_parameters, analog, norm_statistics
+from snnfl.private_snn import Bounds, affine_parameters, analog, bounds_of, norm_statistics
 from snnfl.private_snn.synthesis import Statistics
 from snnfl.spiking import SpikingGraph, load
 from snnfl.training import Batch, load_arrays, train_locally
@@ -47,13 +47,6 @@ class Network:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the ANN's logits."""
         return analog(self.graph, self.parameters, images)
-
-
-def bounds_of(dataset: Dataset) -> Bounds:
-    """Return what pixels can be, by the data set's normalisation."""
-    like = torch.zeros(1, *dataset.input_shape, dtype=dataset.train_images.dtype)
-    low, high = (dataset.normalise(torch.full_like(like, value)) for value in (dataset.lowest, dataset.scale))
-    return Bounds(low, high)
 
 
 def network_of(setting: Setting, report: Report = lambda images: None) -> Network:

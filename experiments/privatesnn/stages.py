@@ -169,7 +169,7 @@ def encrypt_network(
         ConfigError: If the converted network or images aren't there, or there are fewer images than asked for.
     """
     how = setting.private.encryption if config is None else config
-    target = setting.published if config is None else variant_file(setting, config)
+    target = setting.published if how == setting.private.encryption else variant_file(setting, how)
     if target.exists():
         report(how.images * how.epochs)
         return load(target)

@@ -145,7 +145,7 @@ class PrivateStudy:
 
     Attributes:
         name: Of its folder.
-        settings: In the order of the matrix, seeds last.
+        settings: The whole matrix of the first seed, then of the next.
         directory: Its folder.
     """
 
@@ -180,10 +180,10 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
         base = path.parent / str(content["base"])
     assigned = [*assignments_of(path, "options", content.get("options", {})), *others]
     settings = []
-    for choice in itertools.product(*axes.values()):
-        here = dict(zip(axes, choice, strict=True))
-        chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
-        for seed in _seeds(path, content):
+    for seed in _seeds(path, content):
+        for choice in itertools.product(*axes.values()):
+            here = dict(zip(axes, choice, strict=True))
+            chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
             fixed = [*chosen, f"run.seed={seed}", "strategy.spiking=false", "data.clients=1"]
             try:
                 config = resolve(base, [*assigned, *fixed], [*files, *plugins])

@@ -119,8 +119,8 @@ class ConversionConfig:
     ``conversion: {steps: 32, thresholds: channel_mmse, initial_potential: half, readout: second_half}``.
 
     Raises:
-        ConfigError: If an option is none of its choices or out of its range, or potentials are calibrated that change
-            steps that aren't read.
+        ConfigError: If an option is none of its choices or out of its range, potentials are calibrated that change
+            steps that aren't read, or iterations are set where no images are made.
     """
 
     steps: int = option(32, low=1, doc="simulation length T")
@@ -142,7 +142,13 @@ class ConversionConfig:
         doc="steps that the logits are the mean of, and over which biases are calibrated: all (the paper), or the last "
         "T - T // 2, when rates have settled",
     )
-    calibration_images: int = option(128, low=1, doc="private images of the client that calibrate")
+    data: Literal["private", "synthetic"] = option(
+        "private",
+        doc="what calibrates: images of the client's own, or ones that it makes of its just trained network alone "
+        "(docs/private-snn.md)",
+    )
+    synthesis_iterations: int | None = option(None, low=1, doc="synthetic: steps of Adam per image; null: 100")
+    calibration_images: int = option(128, low=1, doc="images that calibrate")
     calibration_steps: int | None = option(
         None, low=1, doc="length that thresholds and calibration are computed for; null: steps"
     )
@@ -162,6 +168,11 @@ class ConversionConfig:
             raise ConfigError(
                 f"readout=second_half: calibration={self.calibration} changes the first steps "
                 "alone, which are not read; use calibration=bias"
+            )
+        if self.synthesis_iterations is not None and self.data != "synthetic":
+            raise ConfigError(
+                f"synthesis_iterations={self.synthesis_iterations}: data={self.data} makes no images; leave it out, or "
+                "set data=synthetic"
             )
 
     @classmethod

@@ -10,7 +10,9 @@ from snnfl.private_snn.network import SURROGATE, PublishedNetwork, advance, anal
 from snnfl.private_snn.storage import load, save
 from snnfl.private_snn.synthesis import (
     Bounds,
+    bounds_of,
     class_similarity,
+    client_images,
     last_weight,
     norm_statistics,
     soft_labels,
@@ -27,7 +29,9 @@ __all__ = [
     "affine_parameters",
     "analog",
     "begin",
+    "bounds_of",
     "class_similarity",
+    "client_images",
     "convert",
     "encoded",
     "encrypt_epoch",

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnfl.config import SynthesisConfig
+from snnfl.config import ConversionConfig, SynthesisConfig
+from snnfl.conversion import fold
+from snnfl.data import Dataset
 from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.spiking.graph import Affine, Parameters, SpikingGraph
 from snnfl.spiking.in_time import in_fast_layout
@@ -35,6 +37,16 @@ class Bounds(NamedTuple):
     def scale(self) -> float:
         """The largest magnitude of a pixel."""
         return float(torch.maximum(self.low.abs(), self.high.abs()).max())
+
+
+def bounds_of(dataset: Dataset) -> Bounds:
+    """Return what pixels can be, by a data set's normalisation: what stands for 0 and 1 of its stored values.
+
+    Of ``uint8`` pictures no picture is looked at; of real numbers the range is that of the training split.
+    """
+    like = torch.zeros(1, *dataset.input_shape, dtype=dataset.train_images.dtype)
+    low, high = (dataset.normalise(torch.full_like(like, value)) for value in (dataset.lowest, dataset.scale))
+    return Bounds(low, high)
 
 
 def class_similarity(weight: Tensor, kind: Literal["minmax", "printed"] = "minmax") -> Tensor:
@@ -157,6 +169,36 @@ def synthesise(
             images.copy_(torch.minimum(torch.maximum(images, low), high))
         report(iteration)
     return images.detach()
+
+
+CLIENT_ITERATIONS = 100
+"""Of images that calibrate a client's conversion, unless its configuration says otherwise."""
+
+
+def client_images(
+    graph: SpikingGraph, state: Parameters, dataset: Dataset, config: ConversionConfig, generator: torch.Generator
+) -> Tensor:
+    """Make the images that calibrate an S-client's conversion, in the place of its private ones.
+
+    Args:
+        graph: Of the network.
+        state: The ANN that the client has just trained; nothing else decides the images.
+        dataset: For the shape of an image and the bounds of its pixels.
+        config: How many, and of how many iterations.
+        generator: Draws labels and starts, on the CPU.
+
+    Returns:
+        Shape ``[config.calibration_images, *input_shape]``, normalised as in training.
+
+    Raises:
+        ConversionError: If the network doesn't end with a linear layer.
+    """
+    parameters = fold(graph, state)
+    how = SynthesisConfig(images=config.calibration_images, iterations=config.synthesis_iterations or CLIENT_ITERATIONS)
+    labels = soft_labels(
+        class_similarity(last_weight(graph, parameters), how.similarity), how.images, generator, floor=how.floor
+    )
+    return synthesise(graph, parameters, labels, dataset.input_shape, bounds_of(dataset), how, generator)
 
 
 def blurred(images: Tensor) -> Tensor:

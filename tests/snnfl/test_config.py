@@ -101,6 +101,8 @@ def configs(draw):
         drawn["model"].pop("weights", None)  # a file of the server's
     if "potential" in drawn["conversion"].get("calibration", ""):
         drawn["conversion"].pop("readout", None)  # the second half of the steps, which potentials don't change
+    if drawn["conversion"].get("data") != "synthetic":
+        drawn["conversion"].pop("synthesis_iterations", None)
     sections = {name: dataclasses.replace(getattr(Config(), name), **values) for name, values in drawn.items()}
     config = dataclasses.replace(Config(), **sections)
     assume(config.run.keep_checkpoints or not config.run.resume)
