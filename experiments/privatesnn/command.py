@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.ending import keeping
+from experiments.ending import RunFailedError, keeping
 from experiments.privatesnn.measure import evaluations, measured
 from experiments.privatesnn.network import Network, Report, network_of, training_images
 from experiments.privatesnn.report import rich_tables, sentences, write_results
@@ -22,6 +22,7 @@ from experiments.progress import BarsOrLines
 from snnfl.config import to_yaml
 from snnfl.files import write_bytes
 from snnfl.heap import keep_freed_memory
+from snnfl.training import TrainingDivergedError
 from snnfl.workspace import Workspace
 from strategies.lock import locked
 
@@ -49,6 +50,7 @@ def make_published(
     Raises:
         ConfigError: For a mistake, or a stage whose predecessor isn't done.
         FolderInUseError: If another process works there.
+        RunFailedError: If training or encryption diverges.
         BrokenOffError: If the system doesn't let it go on.
     """
     study = read_private_study(path, overrides, plugins)
@@ -57,7 +59,10 @@ def make_published(
         setting.path.mkdir(parents=True, exist_ok=True)
         with locked(setting.path), keeping(lambda: "what is complete is kept; the same command goes on"):
             write_bytes(setting.path / "config.yaml", to_yaml(setting.config).encode())
-            _do(stage, setting, console)
+            try:
+                _do(stage, setting, console)
+            except TrainingDivergedError as error:
+                raise RunFailedError(f"{setting.name}: {error}") from None
     if stage == "run":
         _show(study, console)
     return study

@@ -62,11 +62,9 @@ def network_of(setting: Setting, report: Report = lambda images: None) -> Networ
     """
     work = Workspace(setting.config)
     torch.set_num_threads(setting.config.run.threads)
-    common = {"bounds": bounds_of(work.dataset), "shape": work.dataset.input_shape, "work": work}
     if setting.run is not None and (setting.run / SNN_FILE).exists():
         converted = load(setting.run / SNN_FILE).to(work.device)
-        parameters = affine_parameters(converted.graph, converted.parameters)
-        return Network(graph=converted.graph, parameters=parameters, statistics={}, **common)
+        return _network(work, converted.graph, affine_parameters(converted.graph, converted.parameters), {})
     if setting.run is None and not setting.ann.exists():
         _train(work, report)
         arrays = {name: array.detach().contiguous().cpu() for name, array in work.arrays.items()}
@@ -74,8 +72,12 @@ def network_of(setting: Setting, report: Report = lambda images: None) -> Networ
     file = setting.ann if setting.run is None else setting.run / ANN_FILE
     load_arrays(work.model, load_file(file))
     state = {name: array.detach() for name, array in work.arrays.items()}
-    statistics = norm_statistics(work.graph, state)
-    return Network(graph=work.graph, parameters=fold(work.graph, state), statistics=statistics, **common)
+    return _network(work, work.graph, fold(work.graph, state), norm_statistics(work.graph, state))
+
+
+def _network(work: Workspace, graph: SpikingGraph, parameters: dict[str, Tensor], statistics: Statistics) -> Network:
+    bounds, shape = bounds_of(work.dataset), work.dataset.input_shape
+    return Network(graph=graph, parameters=parameters, statistics=statistics, bounds=bounds, shape=shape, work=work)
 
 
 def training_images(work: Workspace) -> int:

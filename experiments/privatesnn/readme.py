@@ -1,7 +1,8 @@
 """``python -m experiments.privatesnn.readme [--collect]``: the generated parts of this folder's README.
 
-These are the paper's numbers beside what was measured, from ``laptop.csv`` and ``clients.csv``. ``--collect`` first
-copies those files from finished studies in ``runs/``, and writes when and with which versions they ran.
+These are the paper's numbers beside what was measured, from ``laptop.csv``, ``synthesis.csv`` and ``clients.csv``.
+``--collect`` first copies those files from finished studies in ``runs/``, and writes when and with which versions they
+ran.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from experiments.privatesnn.report import Row, as_markdown, from_csv, mean, sentence, settings_of
+from experiments.privatesnn.report import Row, accuracy_rows, as_markdown, from_csv, mean, sentence, settings_of
 from experiments.study_readme import fill
 from snnfl.auditing.scorecard import csv_rows
 from snnfl.config import ConfigError
@@ -22,7 +23,11 @@ from snnfl.files import write_bytes
 from snnfl.metrics.energy import AC_PICOJOULES, MAC_PICOJOULES
 
 HERE = Path(__file__).parent
-FILES = {"laptop": "privatesnn_laptop/results.csv", "clients": "privatesnn_clients/tables.csv"}
+FILES = {
+    "laptop": "privatesnn_laptop/results.csv",
+    "synthesis": "privatesnn_synthesis/results.csv",
+    "clients": "privatesnn_clients/tables.csv",
+}
 """What is copied, and what studies call it in ``runs/``."""
 
 TABLE_2 = {
@@ -74,6 +79,19 @@ def measured_part(rows: Sequence[Row], told: Mapping[str, str]) -> str:
     return "\n\n".join([*parts, "\n".join(verdicts), as_markdown(rows).strip()])
 
 
+def synthesis_part(rows: Sequence[Row], told: Mapping[str, str]) -> str:
+    """Lay out accuracy of networks that are converted on images of several kinds, in per cent."""
+    lines = []
+    for name, some in settings_of(rows).items():
+        head, found = accuracy_rows(some)
+        real = next(line for line in found if line[0] == "real")
+        if not lines:
+            lines = [["images", *head[1:]], ["---"] * len(head), ["training images", *real[1:]]]
+        lines.append([name, *next(line for line in found if line[0] == "synthetic")[1:]])
+    where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}; one seed."
+    return where + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def energy_part(rows: Sequence[Row]) -> str:
     """Say what the paper's factor would need, and what was measured."""
     needed = MAC_PICOJOULES / AC_PICOJOULES / ENERGY_PAPER
@@ -121,6 +139,8 @@ def parts_of() -> dict[str, str]:
     if "laptop" in told:
         rows = from_csv((HERE / "laptop.csv").read_text())
         parts |= {"measured": measured_part(rows, told["laptop"]), "energy": energy_part(rows)}
+    if "synthesis" in told:
+        parts["synthesis"] = synthesis_part(from_csv((HERE / "synthesis.csv").read_text()), told["synthesis"])
     if "clients" in told:
         parts["clients"] = clients_part(told["clients"])
     return parts

@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -116,7 +117,9 @@ def real_images(setting: Setting, network: Network) -> Tensor:
     return calibration_batch(dataset, torch.arange(len(dataset.train_labels)), count, draw)
 
 
-def convert_on(setting: Setting, network: Network, images: Tensor, thresholds: str | None = None) -> PublishedNetwork:
+def convert_on(
+    setting: Setting, network: Network, images: Tensor, thresholds: Literal["maximum", "mmse"] | None = None
+) -> PublishedNetwork:
     """Convert a network on some images.
 
     Args:

@@ -6,6 +6,7 @@
     options: {data.source: fashion_mnist, model.name: lenet5, training.optimizer: adam, training.epochs: 3}
     matrix:                                   # every combination is a setting, as in docs/compare.md
       data.source: [fashion_mnist, cifar10]
+      images: {noise: {synthesis.statistics: 0.0}, matched: {synthesis.statistics: 1.0}}
     seeds: [0, 1, 2]
     synthesis: {images: 1000, iterations: 250}
     publishing: {steps: 64}
@@ -58,6 +59,9 @@ KEYS = (
     "name", "plugins", "base", "options", "matrix", "seeds", *SECTIONS, "control", "curve", "variants", ATTACK, "locks",
 )  # fmt: skip
 VARIED = ("images", "distillation")
+ALONE = ("strategy.spiking=false", "data.clients=1")
+"""Of a network that is trained here: nobody federates."""
+
 OF_A_RUN = "privatesnn"
 """Folder of what is made of a run's network, within the run's."""
 
@@ -167,24 +171,22 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
         RunFileError: If the folder holds no run.
     """
     load_installed()
-    own = [given for given in overrides if given.partition(".")[0] in (*SECTIONS, ATTACK)]
-    others = [given for given in overrides if given not in own]
+    own, others = [*filter(_is_private, overrides)], [*itertools.filterfalse(_is_private, overrides)]
     if path.is_dir():
         load_listed([*plugins], None)
         return _of_run(path, own, others)
     content = read_file(path, KEYS)
     files = [plugin.path or plugin.name for plugin in load_listed(content.get("plugins", ()), path.parent)]
     name, axes = name_of(path, content), _axes(path, content)
-    private, base = _private(path, content, own), None
-    if content.get("base") is not None:
-        base = path.parent / str(content["base"])
+    base = None if content.get("base") is None else path.parent / str(content["base"])
     assigned = [*assignments_of(path, "options", content.get("options", {})), *others]
     settings = []
     for seed in _seeds(path, content):
         for choice in itertools.product(*axes.values()):
             here = dict(zip(axes, choice, strict=True))
             chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
-            fixed = [*chosen, f"run.seed={seed}", "strategy.spiking=false", "data.clients=1"]
+            private = _private(path, content, [*filter(_is_private, chosen), *own])
+            fixed = [*itertools.filterfalse(_is_private, chosen), f"run.seed={seed}", *ALONE]
             try:
                 config = resolve(base, [*assigned, *fixed], [*files, *plugins])
                 _check(config)
@@ -197,6 +199,11 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
             )  # fmt: skip
             settings.append(replace(setting, path=_folder(name, setting)))
     return PrivateStudy(name=name, settings=settings, directory=Path(settings[0].config.run.directory) / name)
+
+
+def _is_private(assignment: str) -> bool:
+    """Tell whether ``key=value`` is of one of the :data:`SECTIONS`, or of an attack."""
+    return assignment.partition(".")[0] in (*SECTIONS, ATTACK)
 
 
 def _of_run(path: Path, own: Sequence[str], others: Sequence[str]) -> PrivateStudy:

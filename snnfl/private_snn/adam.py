@@ -20,8 +20,8 @@ class AdamState(NamedTuple):
     @classmethod
     def of(cls, parameters: Sequence[Tensor]) -> AdamState:
         """Return the state before the first step."""
-        zeros = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(2)]
-        return cls(*zeros, [torch.zeros((), device=parameter.device) for parameter in parameters])
+        means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+        return cls(means, squares, [torch.zeros((), device=parameter.device) for parameter in parameters])
 
 
 @torch.no_grad()

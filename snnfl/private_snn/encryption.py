@@ -14,6 +14,7 @@ Options that the paper doesn't have, to make a thief's work harder, are :mod:`sn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from snnfl.config import EncryptionConfig
 from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.private_snn.locks import rounded, with_own_neurons, wrongness
 from snnfl.private_snn.network import PublishedNetwork, run
+from snnfl.training import TrainingDivergedError
 
 IMAGES_AT_ONCE = 256
 """Images whose logits the teacher gives at once."""
@@ -105,6 +107,9 @@ def encrypt_epoch(
         config: Rate, schedule, loss, batches.
         seed: Of order and spikes.
         report: Told how many images each batch had.
+
+    Raises:
+        TrainingDivergedError: If the mean loss is no longer a number.
     """
     if state.epochs == 0:
         owned = with_own_neurons(state.network, config, rng.generator(seed, "encryption neurons"))
@@ -123,6 +128,10 @@ def encrypt_epoch(
         adam_step(list(trained.values()), gradients, adam, rate)
         total += float(loss.detach()) * len(chosen)
         report(len(chosen))
+    if not math.isfinite(total):
+        raise TrainingDivergedError(
+            f"encryption diverged in epoch {state.epochs + 1} at learning rate {rate:g}; lower encryption.learning_rate"
+        )
     done: Mapping[str, Tensor] = {**{name: array.detach() for name, array in trained.items()}, **fixed}
     if state.epochs + 1 == config.epochs:
         done = rounded(done, config)

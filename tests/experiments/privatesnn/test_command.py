@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import experiments.privatesnn.stages as stages
 import snnfl
 from experiments.cli import app
+from experiments.ending import RunFailedError
 from experiments.privatesnn.command import make_published
 from experiments.privatesnn.network import network_of
 from experiments.privatesnn.report import as_csv, from_csv, rows_of
@@ -192,3 +193,18 @@ def test_help_teaches() -> None:
         assert word in shown.stdout
     shown = CliRunner().invoke(app, ["privatesnn", "run", "--help"])
     assert "snnfl privatesnn run runs/demo" in shown.stdout
+
+
+def test_an_axis_of_the_matrix_may_vary_how_images_are_made(study: Path) -> None:
+    text = study.read_text() + "matrix: {images: {noise: {synthesis.blur: 0}, blurred: {synthesis.blur: 4}}}\n"
+    study.write_text(text)
+    settings = read_private_study(study, ["synthesis.iterations=7"]).settings
+    assert [setting.labels["images"] for setting in settings] == ["noise", "blurred"]
+    assert [setting.private.synthesis.blur for setting in settings] == [0, 4]
+    assert {setting.private.synthesis.iterations for setting in settings} == {7}
+    assert settings[0].path != settings[1].path
+
+
+def test_a_rate_at_which_training_diverges_is_one_line(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"seed=3: training diverged .*lower training\.learning_rate"):
+        do("synthesize", study, tmp_path, "training.optimizer=sgd", "training.learning_rate=1e30")

@@ -13,6 +13,7 @@ from snnfl.config import ConfigError, EncryptionConfig, PublishingConfig
 from snnfl.conversion import fold, trace
 from snnfl.models import initialise
 from snnfl.private_snn import Bounds, Encryption, begin, convert, encrypt_epoch, encryption_loss, teacher_logits
+from snnfl.training import TrainingDivergedError
 
 CONFIG = EncryptionConfig(batch_size=3, epochs=2, learning_rate=1e-3)
 BOUNDS = Bounds(torch.full((1, 2, 1, 1), -1.0), torch.ones(1, 2, 1, 1))
@@ -109,3 +110,12 @@ def test_training_brings_the_spiking_network_to_the_ann() -> None:
 def test_milestones_are_parts_of_the_epochs() -> None:
     with pytest.raises(ConfigError, match=r"milestones=\[1\.5\]: expected parts of the epochs"):
         EncryptionConfig(milestones=(1.5,))
+
+
+def test_a_loss_that_is_no_number_ends_it() -> None:
+    taught = teacher_logits(ann(), images())
+    taught[0, 0] = torch.nan
+    with pytest.raises(
+        TrainingDivergedError, match=r"epoch 1 at learning rate 0\.001; lower encryption\.learning_rate"
+    ):
+        encrypt_epoch(started(), images(), labels(), taught, CONFIG, seed=5)
