@@ -185,7 +185,8 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
         for choice in itertools.product(*axes.values()):
             here = dict(zip(axes, choice, strict=True))
             chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
-            private = _private(path, content, [*filter(_is_private, chosen), *own])
+            mine = [*filter(_is_private, chosen), *own]
+            private = _private(path, content, mine)
             fixed = [*itertools.filterfalse(_is_private, chosen), f"run.seed={seed}", *ALONE]
             try:
                 config = resolve(base, [*assigned, *fixed], [*files, *plugins])
@@ -195,7 +196,7 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
             setting = Setting(
                 labels={**here, "seed": str(seed)}, config=config, private=private, path=Path(),
                 control=_flag(path, content), curve=_curve(path, content), variants=_variants(path, content, private),
-                attack=_attack(path, content, own), locks=_locks(path, content, own),
+                attack=_attack(path, content, mine), locks=_locks(path, content, mine),
             )  # fmt: skip
             settings.append(replace(setting, path=_folder(name, setting)))
     return PrivateStudy(name=name, settings=settings, directory=Path(settings[0].config.run.directory) / name)
