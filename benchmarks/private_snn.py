@@ -58,7 +58,7 @@ def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 def measure_synthesis(options: Options, name: str) -> Result:
     """Compare images per second."""
     model, shape = network(name)
-    several, few, iterations = (20, 2, 3) if options.quick else (100, 4, 40)
+    several, few, iterations = (20, 2, 3) if options.quick else (100, 4, 10)
     graph = trace(model)
     parameters = fold(graph, {key: array.detach() for key, array in model.state_dict().items()})
     labels = torch.eye(10).repeat(several // 10, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
@@ -62,14 +63,14 @@ def network_of(setting: Setting, report: Report = lambda images: None) -> Networ
     """
     work = Workspace(setting.config)
     torch.set_num_threads(setting.config.run.threads)
-    if setting.run is not None and (setting.run / SNN_FILE).exists():
-        converted = load(setting.run / SNN_FILE).to(work.device)
+    if setting.run is not None and run_file(setting.run).name == SNN_FILE:
+        converted = load(run_file(setting.run)).to(work.device)
         return _network(work, converted.graph, affine_parameters(converted.graph, converted.parameters), {})
     if setting.run is None and not setting.ann.exists():
         _train(work, report)
         arrays = {name: array.detach().contiguous().cpu() for name, array in work.arrays.items()}
         write_bytes(setting.ann, save(arrays))
-    file = setting.ann if setting.run is None else setting.run / ANN_FILE
+    file = setting.ann if setting.run is None else run_file(setting.run)
     load_arrays(work.model, load_file(file))
     state = {name: array.detach() for name, array in work.arrays.items()}
     return _network(work, work.graph, fold(work.graph, state), norm_statistics(work.graph, state))
@@ -78,6 +79,11 @@ def network_of(setting: Setting, report: Report = lambda images: None) -> Networ
 def _network(work: Workspace, graph: SpikingGraph, parameters: dict[str, Tensor], statistics: Statistics) -> Network:
     bounds, shape = bounds_of(work.dataset), work.dataset.input_shape
     return Network(graph=graph, parameters=parameters, statistics=statistics, bounds=bounds, shape=shape, work=work)
+
+
+def run_file(folder: Path) -> Path:
+    """Return the file of a run's network: of an S-run its spiking one, whose biases its ANN lacks."""
+    return folder / (SNN_FILE if (folder / SNN_FILE).exists() else ANN_FILE)
 
 
 def training_images(work: Workspace) -> int:

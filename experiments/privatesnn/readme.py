@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.privatesnn.report import Row, accuracy_rows, as_markdown, from_csv, mean, sentence, settings_of
 from experiments.study_readme import fill
 from snnfl.auditing.scorecard import csv_rows
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, counted
 from snnfl.files import write_bytes
 from snnfl.metrics.energy import AC_PICOJOULES, MAC_PICOJOULES
 
@@ -120,9 +120,8 @@ def clients_part(told: Mapping[str, str]) -> str:
     cells = {(row["row"], row["table"]): _cell(row) for row in rows}
     lines = [["conversion.data", *titles], ["---"] * (1 + len(titles))]
     lines += [[label, *(cells[label, title] for title in titles)] for label in labels]
-    where = (
-        f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}, {rows[0]['seeds']} seeds."
-    )
+    seeds = counted(int(rows[0]["seeds"]), "seed")
+    where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}, {seeds}."
     return where + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -170,7 +170,8 @@ def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: boo
         progress=False,
     )
     options = ["synthesis.images=20", "synthesis.iterations=5", "publishing.steps=6", "publishing.images=20"]
-    setting = do("run", run.path, tmp_path, *options, "encryption.images=20", "encryption.epochs=1")
+    options += ["encryption.images=20", "encryption.epochs=1"]
+    setting = do("run", run.path, tmp_path, *options)
     assert setting.path == run.path / "privatesnn"
     converted, published = load(setting.converted), load(setting.published)
     weights = affine_parameters(converted.graph, converted.parameters)
@@ -182,6 +183,12 @@ def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: boo
         torch.testing.assert_close(converted.analog(images), run.ann()(images), rtol=1e-4, atol=1e-4)
     assert not same(converted, published)
     assert "real" not in json.loads(setting.results.read_text())["curves"]
+    with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
+        do("convert", run.path, tmp_path, *options, "publishing.steps=7")
+    file = run.path / ("final_snn.safetensors" if spiking else "final_ann.safetensors")
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(ConfigError, match=r"privatesnn: it was made of another network, .* delete it"):
+        do("convert", run.path, tmp_path, *options)
     with pytest.raises(ConfigError, match=r"data\.clients=3: the options of .* stand"):
         do("run", run.path, tmp_path, "data.clients=3")
 
