@@ -53,7 +53,7 @@ def ann() -> nn.Module:
 
 @functools.cache
 def judge() -> Judge:
-    return train_judge(dataset(), JUDGED, real(), seed=1, model="mlp", epochs=20)
+    return train_judge(dataset(), JUDGED, real(), seed=1, model="mlp", epochs=15)
 
 
 @functools.cache

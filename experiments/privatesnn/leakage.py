@@ -87,9 +87,9 @@ def verdict(some: Mapping[tuple[str, str], Line]) -> str:
 def _nearness(line: Line) -> str:
     area, low, high = (float(line[f"membership{end}"]) for end in ("", "_low", "_high"))
     return (
-        f"Of {line['synthetic']} synthetic images {_interval(line, 'nearest')} % have a training image as their nearest by "
-        f"{line['space']}, 50 % being chance; nearness to them tells {line['members']} training images from as many others "
-        f"with an AUC of {area:.3f} [{low:.3f}, {high:.3f}]."
+        f"Of {line['synthetic']} synthetic images {_interval(line, 'nearest')} % have a training image as their "
+        f"nearest by {line['space']}, 50 % being chance; nearness to them tells {line['members']} training images "
+        f"from as many others with an AUC of {area:.3f} [{low:.3f}, {high:.3f}]."
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional
 
 from experiments.privatesnn.attacking import Result, haul_of
 from snnfl.auditing.published import recognition, shares
@@ -136,19 +137,19 @@ def _percent(text: str) -> str:
 
 
 def picture(rows: Sequence[tuple[str, Tensor]], classes: Sequence[str]) -> Figure:
-    """Draw rows of pictures ``[classes, C, H, W]``, one a class."""
-    figure = Figure(figsize=(0.62 * len(classes) + 2.2, 0.68 * len(rows) + 0.3), layout="constrained")
-    axes = figure.subplots(len(rows), len(classes), squeeze=False)
-    for (title, images), line in zip(rows, axes, strict=True):
-        for image, place in zip(images, line, strict=True):
-            grey = image.shape[0] == 1
-            place.imshow(
-                image[0] if grey else torch.movedim(image, 0, -1), cmap="gray" if grey else None, vmin=0, vmax=1
-            )
-            place.set(xticks=[], yticks=[])
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize="x-small")
-    for name, place in zip(classes, axes[0], strict=True):
-        place.set_title(name, fontsize="xx-small")
+    """Draw rows of pictures ``[classes, C, H, W]`` of pixels in [0, 1], one a class, on a white grid."""
+    framed = torch.stack([functional.pad(images, (1, 1, 1, 1), value=1.0) for _, images in rows])
+    height, width = framed.shape[-2:]
+    mosaic = framed.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, len(classes) * width, -1)
+    figure = Figure(figsize=(0.62 * len(classes) + 2.2, 0.66 * len(rows) + 0.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(mosaic.expand(*mosaic.shape[:2], 3).numpy(), interpolation="nearest")
+    axes.set_xticks([(number + 0.5) * width for number in range(len(classes))], classes, fontsize="xx-small")
+    axes.set_yticks(
+        [(number + 0.5) * height for number in range(len(rows))], [name for name, _ in rows], fontsize="x-small"
+    )
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
     return figure
 
 
