@@ -53,7 +53,7 @@ def ann() -> nn.Module:
 
 @functools.cache
 def judge() -> Judge:
-    return train_judge(dataset(), JUDGED, real(), seed=1, model="mlp", epochs=15)
+    return train_judge(dataset(), JUDGED, real(), seed=1, model="cnn", epochs=12)
 
 
 @functools.cache

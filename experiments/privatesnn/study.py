@@ -133,7 +133,8 @@ class Setting:
 
     def stolen(self, target: str, attack: str) -> Path:
         """What an attack got out of a network, without its suffix."""
-        asked = json.dumps([asdict(self.attack), self._prefix], default=sorted)
+        listed = ("attacks", "networks")  # which others are tried changes nothing
+        asked = json.dumps({key: value for key, value in asdict(self.attack).items() if key not in listed})
         digest = hashlib.sha256(asked.encode()).hexdigest()[:10]
         return self.path / "attacks" / f"{self._prefix}{target}-{attack}-{digest}"
 

@@ -141,7 +141,7 @@ def picture(rows: Sequence[tuple[str, Tensor]], classes: Sequence[str]) -> Figur
     framed = torch.stack([functional.pad(images, (1, 1, 1, 1), value=1.0) for _, images in rows])
     height, width = framed.shape[-2:]
     mosaic = framed.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, len(classes) * width, -1)
-    figure = Figure(figsize=(0.62 * len(classes) + 2.2, 0.66 * len(rows) + 0.5), layout="constrained")
+    figure = Figure(figsize=(0.62 * len(classes) + 3.2, 0.66 * len(rows) + 0.5), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(mosaic.expand(*mosaic.shape[:2], 3).numpy(), interpolation="nearest")
     axes.set_xticks([(number + 0.5) * width for number in range(len(classes))], classes, fontsize="xx-small")
