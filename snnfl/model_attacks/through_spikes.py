@@ -46,7 +46,8 @@ def algorithm_3(
     for _ in range(iterations):
         with torch.no_grad():
             spikes = encoded(network, images / network.input_scale, network.steps, generator)
-            current = first.apply([spikes.flatten(0, 1)], network.parameters).unflatten(0, spikes.shape[:2])
+            flat = first.apply([spikes.flatten(0, 1)], network.parameters)
+            current = flat.view(*spikes.shape[:2], *flat.shape[1:])
         current.requires_grad_()
         chosen = _logits(behind, current, EQUATION_5).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, current)
