@@ -211,7 +211,8 @@ def audit(
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
     from experiments.audit.app import app_of_options, audit_app, generative_model_of
-    from experiments.audit.command import attacks_table, audit_runs, check_attacks
+    from experiments.audit.choice import attacks_table
+    from experiments.audit.command import audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
 

@@ -85,7 +85,7 @@ def measured_part(rows: Sequence[Row], told: Mapping[str, str]) -> str:
 
 def synthesis_part(rows: Sequence[Row], told: Mapping[str, str]) -> str:
     """Lay out accuracy of networks that are converted on images of several kinds, in per cent."""
-    lines = []
+    lines: list[list[str]] = []
     for name, some in settings_of(rows).items():
         head, found = accuracy_rows(some)
         real = next(line for line in found if line[0] == "real")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def rows_of(result: Mapping[str, Any]) -> Iterator[Row]:
     seed = int(labels.pop("seed"))
     setting = ", ".join(labels.values()) or "network"
     yield Row(setting, seed, "ANN", "accuracy", "", result["ann"])
+    yield Row(setting, seed, "ANN", "test images", "", result["test_images"])
     for network, curve in result["curves"].items():
         for length, value in curve.items():
             yield Row(setting, seed, network, "accuracy", f"T={length}", value)
@@ -192,11 +194,12 @@ def sentence(setting: str, rows: Sequence[Row]) -> str:
         return f"{setting}: not all is measured"
     beside = "" if real is None else f", {100 * (synthetic[0] - real[0]):+.2f} points beside training images"
     moved = statistics.fmean(row.value for row in rows if row.quantity == "weight moved")
-    gap = 100 * (encrypted[0] - ann[0])
+    gap, images = 100 * (encrypted[0] - ann[0]), sum(row.value for row in rows if row.quantity == "test images")
+    half = 196 * math.sqrt(ann[0] * (1 - ann[0]) / images) if images else math.nan
     return (
         f"{setting}, {at}: the ANN has {100 * ann[0]:.1f} %; converted without data {100 * synthetic[0]:.1f} %"
         f"{beside}; encrypted {100 * encrypted[0]:.1f} %, {gap:+.2f} points beside the ANN, with weights moved by "
-        f"{100 * moved:.1f} % on average"
+        f"{100 * moved:.1f} % on average ({images:,.0f} test images: each accuracy is known to {half:.1f} points)"
     )
 
 
