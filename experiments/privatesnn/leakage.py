@@ -11,6 +11,8 @@ Line = Mapping[str, str]
 FILES = {
     "attacks": "privatesnn_attacks/attacks.csv",
     "data_free": "privatesnn_attacks/data_free.csv",
+    "copies": "privatesnn_copies/attacks.csv",
+    "copies_of_laptop": "privatesnn_laptop/attacks.csv",
     "locks": "privatesnn_locks/frontier.csv",
 }
 """What is copied, and what studies call it in ``runs/``."""
@@ -47,6 +49,45 @@ def leakage_part(lines: Sequence[Line], near: Sequence[Line], told: Mapping[str,
         parts += [_nearness(line) for line in near if line["setting"] == place]
         parts.append(f"![class images of {place}](class_images-{place}.png)")
     return "\n\n".join(parts)
+
+
+COPIES = {"copies": "T=32", "copies_of_laptop": "T=64, the networks of laptop.yaml"}
+"""Studies whose copies are told of, and which networks theirs are."""
+
+
+def copies_part(studies: Mapping[str, Sequence[Line]], told: Mapping[str, str]) -> str:
+    """Lay out attack 1 after encryption: the copied ReLU network beside the spiking one and the original.
+
+    Args:
+        studies: Lines of ``attacks.csv``, by a name of :data:`COPIES`.
+        told: When they were collected, and with which versions.
+    """
+    head = [
+        "setting",
+        "seeds",
+        "original, %",
+        "converted, %",
+        "encrypted, %",
+        "its weights as ReLU, %",
+        "its class images recognised, %",
+    ]
+    rows, held = [head, ["---"] * len(head)], []
+    for name, lines in studies.items():
+        by_place = {(line["setting"], line["network"]): line for line in lines if line["attack"] == "scenario_1"}
+        for place in dict.fromkeys(place for place, _ in by_place):
+            ann, converted, encrypted = (by_place[place, network] for network in ("ann", "converted", "encrypted"))
+            seen = f"{_interval(encrypted, 'recognised')}; of the original {_percent(ann['recognised'])}"
+            owners = [_percent(line["owner"]) for line in (ann, converted, encrypted)]
+            rows.append(
+                [f"{place}, {COPIES[name]}", encrypted["seeds"], *owners, _interval(encrypted, "accuracy"), seen]
+            )
+            held.append(float(encrypted["accuracy_high"]) < float(encrypted["owner"]))
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    verdict = (
+        f"Verdict: in {len(held) - sum(held)} of {len(held)} settings the copied ReLU network is as good as the encrypted "
+        "network or better; the paper says that attack 1 then finds nothing."
+    )
+    return "\n\n".join([_where(told), table, verdict])
 
 
 def _where(told: Mapping[str, str]) -> str:

@@ -149,6 +149,8 @@ def parts_of() -> dict[str, str]:
     if "attacks" in told:
         attacks, near = (csv_rows(HERE / f"{name}.csv") for name in ("attacks", "data_free"))
         parts["attacks"] = leakage.leakage_part(attacks, near, told["attacks"])
+    if copies := {name: csv_rows(HERE / f"{name}.csv") for name in leakage.COPIES if name in told}:
+        parts["copies"] = leakage.copies_part(copies, told[next(iter(copies))])
     if "locks" in told:
         parts["locks"] = leakage.locks_part(csv_rows(HERE / "locks.csv"), told["locks"])
     return parts
