@@ -83,11 +83,11 @@ def copies_part(studies: Mapping[str, Sequence[Line]], told: Mapping[str, str]) 
             )
             held.append(float(encrypted["accuracy_high"]) < float(encrypted["owner"]))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    verdict = (
-        f"Verdict: in {len(held) - sum(held)} of {len(held)} settings the copied ReLU network is as good as the encrypted "
-        "network or better; the paper says that attack 1 then finds nothing."
+    said = (
+        f"Verdict: in {len(held) - sum(held)} of {len(held)} settings the copied ReLU network is as good as the "
+        "encrypted network or better; the paper says that attack 1 then finds nothing."
     )
-    return "\n\n".join([_where(told), table, verdict])
+    return "\n\n".join([_where(told), table, said])
 
 
 def _where(told: Mapping[str, str]) -> str:
