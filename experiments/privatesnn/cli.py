@@ -1,4 +1,4 @@
-"""The commands ``snnfl privatesnn synthesize``, ``convert``, ``encrypt`` and ``run``."""
+"""The commands ``snnfl privatesnn synthesize``, ``convert``, ``encrypt``, ``run`` and ``attack``."""
 
 from __future__ import annotations
 
@@ -74,3 +74,35 @@ def run(study: StudyArgument, overrides: OverridesArgument = None, plugin: Plugi
     biases of its spiking network. No client is asked for anything.
     """  # noqa: D301
     _stage("run", study, overrides, plugin)
+
+
+@privatesnn_app.command()
+def attack(
+    study: Annotated[
+        Path | None,
+        typer.Argument(help="YAML file of a study, or the folder of a finished run", metavar="STUDY.yaml|RUN_DIR"),
+    ] = None,
+    overrides: OverridesArgument = None,
+    plugin: PluginOption = None,
+    show: Annotated[bool, typer.Option("--list", help="list the attacks, and end")] = False,
+) -> None:
+    """Attack what is published, as a thief who holds it: copies of the weights, class images, questions.
+
+    \b
+    snnfl privatesnn attack experiments/privatesnn/attacks.yaml
+    snnfl privatesnn attack experiments/privatesnn/attacks.yaml 'attack.deny=[public_images]'
+    snnfl privatesnn attack --list
+
+    What the study lacks is made first. attacks.csv tells how many class images an independent network recognises, and
+    how good the thief's copy is; class_images.png shows them, frontier.csv compares locks.
+    """  # noqa: D301
+    from experiments.privatesnn.attack import attack_published, attacks_table
+    from experiments.running import console_of
+
+    console = console_of(verbose=False)
+    if show:
+        console.print(attacks_table())
+        return
+    if study is None:
+        raise typer.BadParameter("name a study or a run, or --list", param_hint="STUDY.yaml|RUN_DIR")
+    attack_published(study, overrides or [], plugin or (), console=console)

@@ -1,6 +1,7 @@
 """``python -m experiments.privatesnn.readme [--collect]``: the generated parts of this folder's README.
 
-These are the paper's numbers beside what was measured, from ``laptop.csv``, ``synthesis.csv`` and ``clients.csv``.
+These are the paper's numbers beside what was measured, from ``laptop.csv``, ``synthesis.csv``, ``clients.csv``, and
+those of :mod:`experiments.privatesnn.leakage`.
 ``--collect`` first copies those files from finished studies in ``runs/``, and writes when and with which versions they
 ran.
 """
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from experiments.privatesnn import leakage
 from experiments.privatesnn.report import Row, accuracy_rows, as_markdown, from_csv, mean, sentence, settings_of
 from experiments.study_readme import fill
 from snnfl.auditing.scorecard import csv_rows
@@ -27,6 +29,7 @@ FILES = {
     "laptop": "privatesnn_laptop/results.csv",
     "synthesis": "privatesnn_synthesis/results.csv",
     "clients": "privatesnn_clients/tables.csv",
+    **leakage.FILES,
 }
 """What is copied, and what studies call it in ``runs/``."""
 
@@ -59,6 +62,7 @@ def collect(runs: Path) -> None:
             "python": platform.python_version(),
             "torch": metadata.version("torch"),
         }
+    leakage.copy_pictures(runs, HERE)
     write_bytes(about, (json.dumps(told, indent=1) + "\n").encode())
 
 
@@ -143,6 +147,13 @@ def parts_of() -> dict[str, str]:
         parts["synthesis"] = synthesis_part(from_csv((HERE / "synthesis.csv").read_text()), told["synthesis"])
     if "clients" in told:
         parts["clients"] = clients_part(told["clients"])
+    if "attacks" in told:
+        attacks, near = (csv_rows(HERE / f"{name}.csv") for name in ("attacks", "data_free"))
+        parts["attacks"] = leakage.leakage_part(attacks, near, told["attacks"])
+    if copies := {name: csv_rows(HERE / f"{name}.csv") for name in leakage.COPIES if name in told}:
+        parts["copies"] = leakage.copies_part(copies, told[next(iter(copies))])
+    if "locks" in told:
+        parts["locks"] = leakage.locks_part(csv_rows(HERE / "locks.csv"), told["locks"])
     return parts
 
 

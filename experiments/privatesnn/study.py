@@ -16,6 +16,10 @@
     variants:                                 # other encryptions of the same network: every combination
       images: [100, 1000]
       distillation: [0.0, 0.7]
+    attack: {starts: 4, deny: [public_images]} # of snnfl privatesnn attack
+    locks:                                    # other ways to encrypt, which are attacked, too
+      few steps: {publishing.steps: 8}
+      penalty: {encryption.relu_penalty: 3.0}
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from snnfl.config import (
     Config,
     ConfigError,
     EncryptionConfig,
+    ModelAttackConfig,
     PrivateSNNConfig,
     PublishingConfig,
     SynthesisConfig,
@@ -43,11 +48,16 @@ from snnfl.config import (
     to_yaml,
     validate,
 )
+from snnfl.model_attacks import get_model_attack
 from snnfl.plugins import load_installed, load_listed, resolve, used
+from snnfl.threat import ModelKnowledge
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_config
 
 SECTIONS = {"synthesis": SynthesisConfig, "publishing": PublishingConfig, "encryption": EncryptionConfig}
-KEYS = ("name", "plugins", "base", "options", "matrix", "seeds", *SECTIONS, "control", "curve", "variants")
+ATTACK = "attack"
+KEYS = (
+    "name", "plugins", "base", "options", "matrix", "seeds", *SECTIONS, "control", "curve", "variants", ATTACK, "locks",
+)  # fmt: skip
 VARIED = ("images", "distillation")
 ALONE = ("strategy.spiking=false", "data.clients=1")
 """Of a network that is trained here: nobody federates."""
@@ -69,6 +79,9 @@ class Setting:
         control: Whether it is converted on training images, too.
         curve: Lengths at which accuracy is measured.
         variants: Other encryptions.
+        attack: How it is attacked.
+        locks: Other ways to convert and encrypt it that are attacked, by their name.
+        lock: Which of them this is; empty: none.
     """
 
     labels: Mapping[str, str]
@@ -79,6 +92,13 @@ class Setting:
     control: bool = True
     curve: tuple[int, ...] = ()
     variants: tuple[EncryptionConfig, ...] = ()
+    attack: ModelAttackConfig = field(default_factory=ModelAttackConfig)
+    locks: Mapping[str, PrivateSNNConfig] = field(default_factory=dict)
+    lock: str = ""
+
+    def locked(self, lock: str) -> Setting:
+        """Return the setting of a lock: the same network and images, otherwise converted and encrypted."""
+        return replace(self, private=self.locks[lock], lock=lock, variants=(), locks={})
 
     @property
     def name(self) -> str:
@@ -98,12 +118,25 @@ class Setting:
     @property
     def converted(self) -> Path:
         """The converted network, before encryption; on a thief's view of it attacks are controls."""
-        return self.path / "converted.safetensors"
+        return self.path / f"{self._prefix}converted.safetensors"
 
     @property
     def published(self) -> Path:
         """The encrypted network: what is published."""
-        return self.path / "published.safetensors"
+        return self.path / f"{self._prefix}published.safetensors"
+
+    @property
+    def _prefix(self) -> str:
+        """Of a lock's files: its name, and a hash of what it is."""
+        digest = hashlib.sha256(json.dumps(asdict(self.private)).encode()).hexdigest()[:10]
+        return f"lock-{_slug(self.lock)}-{digest}-" if self.lock else ""
+
+    def stolen(self, target: str, attack: str) -> Path:
+        """What an attack got out of a network, without its suffix."""
+        listed = ("attacks", "networks")  # which others are tried changes nothing
+        asked = json.dumps({key: value for key, value in asdict(self.attack).items() if key not in listed})
+        digest = hashlib.sha256(asked.encode()).hexdigest()[:10]
+        return self.path / "attacks" / f"{self._prefix}{target}-{attack}-{digest}"
 
     @property
     def results(self) -> Path:
@@ -153,7 +186,8 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
         for choice in itertools.product(*axes.values()):
             here = dict(zip(axes, choice, strict=True))
             chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
-            private = _private(path, content, [*filter(_is_private, chosen), *own])
+            mine = [*filter(_is_private, chosen), *own]
+            private = _private(path, content, mine)
             fixed = [*itertools.filterfalse(_is_private, chosen), f"run.seed={seed}", *ALONE]
             try:
                 config = resolve(base, [*assigned, *fixed], [*files, *plugins])
@@ -163,14 +197,15 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
             setting = Setting(
                 labels={**here, "seed": str(seed)}, config=config, private=private, path=Path(),
                 control=_flag(path, content), curve=_curve(path, content), variants=_variants(path, content, private),
+                attack=_attack(path, content, mine), locks=_locks(path, content, mine),
             )  # fmt: skip
             settings.append(replace(setting, path=_folder(name, setting)))
     return PrivateStudy(name=name, settings=settings, directory=Path(settings[0].config.run.directory) / name)
 
 
 def _is_private(assignment: str) -> bool:
-    """Tell whether ``key=value`` is of one of the :data:`SECTIONS`."""
-    return assignment.partition(".")[0] in SECTIONS
+    """Tell whether ``key=value`` is of one of the :data:`SECTIONS`, or of an attack."""
+    return assignment.partition(".")[0] in (*SECTIONS, ATTACK)
 
 
 def _of_run(path: Path, own: Sequence[str], others: Sequence[str]) -> PrivateStudy:
@@ -185,7 +220,7 @@ def _of_run(path: Path, own: Sequence[str], others: Sequence[str]) -> PrivateStu
         raise ConfigError(f"{path}: the run has left no network yet; finish it: snnfl run … --resume")
     setting = Setting(
         labels={"run": path.name, "seed": str(config.run.seed)}, config=config, private=_private(path, {}, own),
-        path=path / OF_A_RUN, run=path, control=False,
+        path=path / OF_A_RUN, run=path, control=False, attack=_attack(path, {}, own),
     )  # fmt: skip
     return PrivateStudy(name=path.name, settings=[setting], directory=path / OF_A_RUN)
 
@@ -218,6 +253,34 @@ def _private(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -
         raise ConfigError(f"{path}: {error}") from None
 
 
+def _attack(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> ModelAttackConfig:
+    try:
+        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        found: ModelAttackConfig = _section(ATTACK, content.get(ATTACK, {}), given.get(ATTACK, {}))
+        for name in found.attacks:
+            get_model_attack(name)
+        ModelKnowledge().without(found.deny)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return found
+
+
+def _locks(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, PrivateSNNConfig]:
+    """Build what each lock is: the sections, with what it changes in them."""
+    listed = content.get("locks", {})
+    if not isinstance(listed, dict) or not all(isinstance(options, dict) for options in listed.values()):
+        raise ConfigError(
+            f"{path}: locks={listed}: expected options by name, such as few steps: {{publishing.steps: 8}}"
+        )
+    found = dict[str, PrivateSNNConfig]()
+    for name, options in listed.items():
+        if strange := [key for key in options if key.partition(".")[0] not in ("publishing", "encryption")]:
+            raise ConfigError(f"{path}: locks: {name}: {strange[0]}: expected options of publishing and encryption")
+        changes = [f"{key}={value}" for key, value in options.items()]
+        found[str(name)] = _private(path, content, [*overrides, *changes])
+    return found
+
+
 def _section(name: str, listed: Any, given: Any) -> Any:
     for values in (listed, given):
         if not isinstance(values, dict):
@@ -226,7 +289,7 @@ def _section(name: str, listed: Any, given: Any) -> Any:
         str(key): tuple(value) if isinstance(value, list) else value for key, value in {**listed, **given}.items()
     }
     try:
-        return SECTIONS[name](**values)
+        return {**SECTIONS, ATTACK: ModelAttackConfig}[name](**values)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
 
@@ -270,5 +333,8 @@ def _folder(study: str, setting: Setting) -> Path:
     decides = to_yaml(plain) + json.dumps(asdict(setting.private))
     decides += "".join(f"{plugin.name} {plugin.version}\n" for plugin in used(plain))
     digest = hashlib.sha256(decides.encode()).hexdigest()[:10]
-    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", "-".join(f"{label}" for label in setting.labels.values()))
-    return Path(config.run.directory) / study / f"{slug}-{digest}"
+    return Path(config.run.directory) / study / f"{_slug('-'.join(setting.labels.values()))}-{digest}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text)

@@ -21,7 +21,13 @@ from snnfl.config.options import (
 )
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 from snnfl.config.privacy import PrivacyConfig
-from snnfl.config.private_snn import EncryptionConfig, PrivateSNNConfig, PublishingConfig, SynthesisConfig
+from snnfl.config.private_snn import (
+    EncryptionConfig,
+    ModelAttackConfig,
+    PrivateSNNConfig,
+    PublishingConfig,
+    SynthesisConfig,
+)
 from snnfl.config.quantization import QuantizationConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients
 
@@ -38,6 +44,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "FlatValue",
+    "ModelAttackConfig",
     "ModelConfig",
     "PoisoningConfig",
     "PrivacyConfig",

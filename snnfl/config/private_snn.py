@@ -95,6 +95,17 @@ class EncryptionConfig:
         None, low=1, doc="time steps whose values are kept at once, the others being computed again; null: sqrt(T)"
     )
 
+    relu_penalty: float = option(
+        0.0, low=0.0, doc="a lock: weight of a penalty for what a ReLU network with these weights gets right"
+    )
+    threshold_spread: float = option(
+        0.0, low=0.0, doc="a lock: thresholds per channel, up to 2 to this power above and below the layer's"
+    )
+    lowest_leak: float | None = option(
+        None, low=0.0, high=1.0, doc="a lock: leaks per channel, from this to 1 times the network's; null: its own"
+    )
+    bits: int | None = option(None, low=2, high=8, doc="a lock: of weights, which take so few levels; null: float32")
+
     def __post_init__(self) -> None:
         check_options(self)
         if any(not 0 < part < 1 for part in self.milestones):
@@ -118,3 +129,34 @@ class PrivateSNNConfig:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     publishing: PublishingConfig = field(default_factory=PublishingConfig)
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
+
+
+NETWORKS = ("ann", "converted", "encrypted", "random")
+"""What is attacked: the plain network, the spiking one before and after encryption, and one that nobody trained."""
+
+
+@answers_nearest
+@dataclass(frozen=True, kw_only=True)
+class ModelAttackConfig:
+    """How published networks are attacked, and by whom what attacks get is judged.
+
+    Raises:
+        ConfigError: If an option is none of its choices or out of its range.
+    """
+
+    attacks: tuple[str, ...] = option((), doc="names of attacks (snnfl privatesnn attack --list); empty: all")
+    deny: tuple[str, ...] = option((), doc="facts that the attacker lacks, such as public_images")
+    networks: tuple[str, ...] = option(NETWORKS, doc=f"what is attacked: {', '.join(NETWORKS)}")
+    starts: int = option(4, low=1, doc="class images of each class")
+    iterations: int = option(200, low=1, doc="steps of gradient ascent for each of them")
+    epochs: int = option(10, low=1, doc="of training a copy on what the network answers")
+    images: int = option(2000, low=1, doc="public images that the attacker has, and most that it asks about")
+    judge: str = option("cnn", doc="structure of the network that judges class images")
+    judge_images: int = option(6000, low=10, doc="training images that it learns from, and the owner doesn't have")
+    judge_epochs: int = option(3, low=1, doc="passes over them")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        for name in self.networks:
+            if name not in NETWORKS:
+                raise ConfigError(f"networks={name}: expected {', '.join(NETWORKS)}")

@@ -8,6 +8,8 @@ Each image is encoded anew in each epoch, the network runs ``T`` steps, and weig
 accumulated, divided by ``T``, so that they are on the scale of the ANN's logits ``A(x)``. ``y`` are the soft labels
 that the images were made for. Gradients go through time and, at spikes, through the surrogate (eq. 4 and 5); that of
 the reset is left out, as in the authors' code. Thresholds and leaks stay.
+
+Options that the paper doesn't have, to make a thief's work harder, are :mod:`snnfl.private_snn.locks`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch.nn import functional
 from snnfl import rng
 from snnfl.config import EncryptionConfig
 from snnfl.private_snn.adam import AdamState, adam_step
+from snnfl.private_snn.locks import rounded, with_own_neurons, wrongness
 from snnfl.private_snn.network import PublishedNetwork, run
 from snnfl.training import TrainingDivergedError
 
@@ -108,6 +111,9 @@ def encrypt_epoch(
     Raises:
         TrainingDivergedError: If the mean loss is no longer a number.
     """
+    if state.epochs == 0:
+        owned = with_own_neurons(state.network, config, rng.generator(seed, "encryption neurons"))
+        state = state._replace(network=owned)
     names = trained_names(state.network)
     fixed = {name: array for name, array in state.network.parameters.items() if name not in names}
     trained = {name: state.network.parameters[name].detach().clone().requires_grad_() for name in names}
@@ -127,6 +133,8 @@ def encrypt_epoch(
             f"encryption diverged in epoch {state.epochs + 1} at learning rate {rate:g}; lower encryption.learning_rate"
         )
     done: Mapping[str, Tensor] = {**{name: array.detach() for name, array in trained.items()}, **fixed}
+    if state.epochs + 1 == config.epochs:
+        done = rounded(done, config)
     losses = (*state.losses, total / len(images))
     return Encryption(state.network.holding(done), adam, state.epochs + 1, losses)
 
@@ -141,7 +149,11 @@ def _loss(
     draws: torch.Generator,
 ) -> Tensor:
     some = chosen.to(images.device)
+    network = network.holding(rounded(network.parameters, config))
     ((_, logits),) = run(
         network, images[some], draws, lengths=[network.steps], chunk=config.chunk, surrogate=config.surrogate
     )
-    return encryption_loss(logits, labels[some].to(logits), taught[some], config)
+    loss = encryption_loss(logits, labels[some].to(logits), taught[some], config)
+    if config.relu_penalty:
+        loss = loss + config.relu_penalty * wrongness(network.analog(images[some]), labels[some])
+    return loss

@@ -7,7 +7,7 @@ Kim et al., "PrivateSNN", AAAI 2022, section "Data-Free Conversion" and Algorith
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from snnfl.config import ConversionConfig, SynthesisConfig
 from snnfl.conversion import fold
-from snnfl.data import Dataset
 from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.spiking.graph import Affine, Parameters, SpikingGraph
 from snnfl.spiking.in_time import in_fast_layout
@@ -25,6 +24,29 @@ from snnfl.spiking.ways_out import ConversionError
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """By affine layer: mean and variance of each channel behind its batch normalisation, ``[C]`` each."""
+
+
+class Normalised(Protocol):
+    """What is read of a data set, which this room doesn't import: whoever attacks imports this room, and no data."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+
+    @property
+    def train_images(self) -> Tensor:
+        """As they are stored; of ``uint8`` only the type is looked at."""
+
+    @property
+    def lowest(self) -> float:
+        """What stands for 0."""
+
+    @property
+    def scale(self) -> float:
+        """What stands for 1."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring stored values to what networks see."""
 
 
 class Bounds(NamedTuple):
@@ -39,7 +61,7 @@ class Bounds(NamedTuple):
         return float(torch.maximum(self.low.abs(), self.high.abs()).max())
 
 
-def bounds_of(dataset: Dataset) -> Bounds:
+def bounds_of(dataset: Normalised) -> Bounds:
     """Return what pixels can be, by a data set's normalisation: what stands for 0 and 1 of its stored values.
 
     Of ``uint8`` pictures no picture is looked at; of real numbers the range is that of the training split.
@@ -176,7 +198,7 @@ CLIENT_ITERATIONS = 100
 
 
 def client_images(
-    graph: SpikingGraph, state: Parameters, dataset: Dataset, config: ConversionConfig, generator: torch.Generator
+    graph: SpikingGraph, state: Parameters, dataset: Normalised, config: ConversionConfig, generator: torch.Generator
 ) -> Tensor:
     """Make the images that calibrate an S-client's conversion, in the place of its private ones.
 

@@ -10,17 +10,22 @@ from snnfl.threat.membership import (
     Shadow,
     Signals,
 )
+from snnfl.threat.model import MODEL_FACTS, Ask, ModelKnowledge, ModelView
 from snnfl.threat.view import Exchange, PublicImages, ServerView, unrepeated
 
 __all__ = [
     "FACTS",
     "MEMBERSHIP_FACTS",
+    "MODEL_FACTS",
+    "Ask",
     "Exchange",
     "Fact",
     "FederationView",
     "Knowledge",
     "MembershipKnowledge",
     "MembershipView",
+    "ModelKnowledge",
+    "ModelView",
     "Population",
     "PublicImages",
     "RoundView",

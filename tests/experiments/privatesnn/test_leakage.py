@@ -1,0 +1,40 @@
+"""What the README says of attacks follows from their tables."""
+
+from __future__ import annotations
+
+from experiments.privatesnn.leakage import copies_part, locks_verdict, verdict
+
+TOLD = {"collected": "2026-11-29", "python": "3.11", "torch": "2.13"}
+
+
+def line(network: str, owner: float, accuracy: float, recognised: float) -> dict[str, str]:
+    about = {"setting": "mnist", "seeds": "0", "network": network, "attack": "scenario_1", "owner": str(owner)}
+    for key, value in (("accuracy", accuracy), ("recognised", recognised)):
+        about |= {key: str(value), f"{key}_low": str(value - 0.02), f"{key}_high": str(value + 0.02)}
+    return about
+
+
+def lines(copy: float, seen: float) -> list[dict[str, str]]:
+    return [line("ann", 0.97, 0.97, 0.95), line("converted", 0.9, 0.97, 0.95), line("encrypted", 0.9, copy, seen)]
+
+
+def by_place(some: list[dict[str, str]]) -> dict[tuple[str, str], dict[str, str]]:
+    return {(each["attack"], each["network"]): each for each in some}
+
+
+def test_a_copy_that_works_is_a_leak() -> None:
+    assert "class leakage is not addressed" in verdict(by_place(lines(0.96, 0.94)))
+    assert "class leakage is reduced" in verdict(by_place(lines(0.2, 0.94)))
+    assert "class leakage is reduced" in verdict(by_place(lines(0.96, 0.3)))
+
+
+def test_copies_are_counted_against_the_owners_network() -> None:
+    assert "in 1 of 1 settings" in copies_part({"copies": lines(0.96, 0.9)}, TOLD)
+    assert "in 0 of 1 settings" in copies_part({"copies": lines(0.5, 0.9)}, TOLD)
+
+
+def test_a_lock_holds_if_the_best_thief_is_worse() -> None:
+    point = {"lock": "penalty", "owner": "0.9", "best_copy": "0.3", "best_thief": "0.88"}
+    assert "none of these holds" in locks_verdict([point])
+    assert "against copies without a question penalty did" in locks_verdict([point])
+    assert "penalty kept the best" in locks_verdict([{**point, "best_thief": "0.5"}])
