@@ -33,7 +33,7 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
     """
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        spiking = SpikingNetwork(graph, arrays, config.initial_potential, config.readout)
+        spiking = SpikingNetwork.configured(graph, arrays, config)
         constants, steps = constant_values(graph, arrays, inputs), config.steps
         values = dict(constants)
         for node in graph.body:
@@ -41,7 +41,8 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, steps)
                 current = add_drive(current, spiking.drive(node.name, 0, steps, steps))
                 neuron = replace(spiking.neuron(node.name), spike=triangular if surrogate else at_threshold)
-                state = NeuronState(broadcast(spiking.resting_potential(node.name), current.shape[1:]))
+                start = broadcast(spiking.resting_potential(node.name), current.shape[1:]).expand(current.shape[1:])
+                state = NeuronState(start, count=neuron.no_spikes(start))
                 values[node.name] = torch.stack(fire(neuron, state, current)).flatten(0, 1)
             elif isinstance(node, MaxPool):
                 passed, _ = gate(node, over_time(values[node.inputs[0]], False, steps), None)

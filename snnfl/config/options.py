@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -119,8 +120,8 @@ class ConversionConfig:
     ``conversion: {steps: 32, thresholds: channel_mmse, initial_potential: half, readout: second_half}``.
 
     Raises:
-        ConfigError: If an option is none of its choices or out of its range, or potentials are calibrated that change
-            steps that aren't read.
+        ConfigError: If an option is none of its choices or out of its range, without effect beside the others, or
+            potentials are calibrated that change steps that aren't read.
     """
 
     steps: int = option(32, low=1, doc="simulation length T")
@@ -141,6 +142,21 @@ class ConversionConfig:
         "all",
         doc="steps that the logits are the mean of, and over which biases are calibrated: all (the paper), or the last "
         "T - T // 2, when rates have settled",
+    )
+    signed: bool = option(
+        False, doc="whether a neuron whose potential is negative takes back a spike that it fired (docs/few-steps.md)"
+    )
+    burst: int = option(1, low=1, high=16, doc="spikes that a neuron may fire, or take back, in one step")
+    two_sided: bool = option(
+        False, doc="of bursts: whether a neuron's spikes are never more than the steps so far, as without bursts"
+    )
+    correction: Literal["none", "residual", "offset"] = option(
+        "none",
+        doc="what steps before the simulation are for: silence neurons with a negative residual potential (SRP), or "
+        "offset each neuron's start by the spikes that it lacked or had too many (COS)",
+    )
+    correction_steps: int | None = option(
+        None, low=1, doc="how many steps come before the simulation, beside `steps`, which pay for them; null: steps"
     )
     calibration_images: int = option(128, low=1, doc="private images of the client that calibrate")
     calibration_steps: int | None = option(
@@ -163,6 +179,19 @@ class ConversionConfig:
                 f"readout=second_half: calibration={self.calibration} changes the first steps "
                 "alone, which are not read; use calibration=bias"
             )
+        for mistake in self._without_effect():
+            raise ConfigError(mistake)
+
+    def _without_effect(self) -> Iterator[str]:
+        if self.two_sided and self.burst == 1:
+            yield "two_sided=true: without bursts no neuron fires more than once a step; leave it out, or set burst=2"
+        if self.calibration == "time_bias" and (self.signed or self.burst > 1):
+            yield (
+                "calibration=time_bias: is defined for neurons that fire once a step; use calibration=bias with signed "
+                "spikes or bursts"
+            )
+        if self.correction_steps is not None and self.correction == "none":
+            yield f"correction_steps={self.correction_steps}: correction=none has none; leave it out"
 
     @classmethod
     def fast(cls, steps: int = 32, **options: Any) -> ConversionConfig:
@@ -178,6 +207,11 @@ class ConversionConfig:
     def calibration_length(self) -> int:
         """Time steps that thresholds and calibration are computed for."""
         return self.steps if self.calibration_steps is None else self.calibration_steps
+
+    @property
+    def counts(self) -> bool:
+        """Whether a neuron's spikes in a step are any number: it fires in bursts, or takes spikes back."""
+        return self.signed or self.burst > 1
 
 
 @answers_nearest

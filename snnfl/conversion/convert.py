@@ -15,7 +15,8 @@ from snnfl.conversion.memory import MemoryPlan, plan_memory
 from snnfl.conversion.replay import CurrentStore, Replay
 from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.thresholds import find_thresholds
-from snnfl.conversion.trains import Layer, SpikeTrain
+from snnfl.conversion.trains import STEPS, Layer, Train, silent
+from snnfl.neurons import NeuronState
 from snnfl.spiking.graph import Spike, SpikingGraph
 from snnfl.spiking.in_time import add_drive, constant_values, in_fast_layout, readout
 from snnfl.spiking.network import SpikingNetwork
@@ -120,8 +121,7 @@ class _Conversion:
         return self.config.calibration in (what, "bias_potential")
 
     def _network(self) -> SpikingNetwork:
-        config = self.config
-        return SpikingNetwork(self.graph, self.parameters, config.initial_potential, config.readout, steps=config.steps)
+        return SpikingNetwork.configured(self.graph, self.parameters, self.config)
 
     def _constants(self) -> dict[str, Tensor]:
         return constant_values(self.graph, self.parameters, self.images)
@@ -157,34 +157,40 @@ class _Conversion:
         layer, everything = self._layer(node, activation, shift), slice(None)
         charge = torch.zeros(activation.shape[1], dtype=torch.float64, device=activation.device)
         for images in self._blocks(node):
-            potential = self._network().rest(node.name, activation[images])
-            forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], layer)
+            state = self._at_rest(layer, node, activation[images])
+            forgotten = silent(STEPS, activation[images], layer)
             for start, current in self._currents(node, images, activation[0].numel()):
                 unread = min(max(self.first - start, 0), len(current))
                 if unread:
-                    forgotten.fire(everything, 0, current[:unread], potential)
+                    forgotten.fire(everything, 0, current[:unread], state._replace(time=start))
                 if unread < len(current):
                     if start <= self.first:
-                        charge += channel_sum(potential, 1)
+                        charge += channel_sum(state.potential, 1)
                     charge += channel_sum(current[unread:], 2)
-                    forgotten.fire(everything, 0, current[unread:], potential)
-            charge -= channel_sum(potential, 1)
+                    forgotten.fire(everything, 0, current[unread:], state._replace(time=start + unread))
+            charge -= channel_sum(state.potential, 1)
         rate = charge / ((self.steps - self.first) * (activation.numel() // len(charge)))
         return rate if layer.drive is None else rate + layer.drive
 
     def _record(self, node: Spike, activation: Tensor, shift: Tensor | None) -> None:
         """Run a layer and keep its spikes."""
-        train = SpikeTrain.silent(self.steps, activation, self._layer(node, activation, shift))
+        layer = self._layer(node, activation, shift)
+        train = silent(self.steps, activation, layer)
         for images in self._blocks(node):
-            potential = self._network().rest(node.name, activation[images])
+            state = self._at_rest(layer, node, activation[images])
             for start, current in self._currents(node, images, activation[0].numel()):
-                train.fire(images, start, current, potential)
+                train.fire(images, start, current, state._replace(time=start))
         self._keep(node, train)
+
+    def _at_rest(self, layer: Layer, node: Spike, activation: Tensor) -> NeuronState:
+        """Return the state of a layer's neurons before the first step."""
+        potential = self._network().rest(node.name, activation)
+        return NeuronState(potential, count=layer.neuron.no_spikes(potential))
 
     def _record_with_time_bias(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's bias at each time step, and keep the spikes that it then fires."""
         layer, network = self._layer(node, activation, None), self._network()
-        train, target = SpikeTrain.silent(self.steps, activation, layer), channel_mean(activation)
+        train, target = silent(self.steps, activation, layer), channel_mean(activation)
         potential, everything = network.rest(node.name, activation), slice(0, len(self.images))
         biases = []
         for step in range(self.steps):
@@ -229,7 +235,7 @@ class _Conversion:
                     self.store.put(key, current)
             yield start, current
 
-    def _keep(self, node: Spike, train: SpikeTrain) -> None:
+    def _keep(self, node: Spike, train: Train) -> None:
         """Keep a layer's train for later layers, and its mean where the readout reads it."""
         self.replay.keep(node.name, train)
         if node.name in self.graph.trains_behind[self.graph.output]:

@@ -10,7 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from snnfl.config import ConversionConfig
 from snnfl.neurons import Neuron, NeuronState, broadcast, scan
+from snnfl.spiking.correction import Correction, corrected_start
 from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.in_time import (
@@ -58,6 +60,12 @@ class SpikingNetwork:
         readout: Which steps the logits are the mean of: all T, or the last ``T - T // 2``. In the first ones a deep
             layer fires on rates that have yet to settle.
         steps: Simulation length T that the network was converted for: how long it runs where nothing else is said.
+        signed: Whether neurons take spikes back, :class:`~snnfl.neurons.Neuron`.
+        burst: How many spikes a neuron may fire in a step.
+        two_sided: Whether bursts never bring a neuron's spikes above the steps so far.
+        correction: What a rehearsal of :meth:`rehearsal` steps decides before a simulation,
+            :func:`~snnfl.spiking.correction.corrected_start`.
+        correction_steps: Its length; ``None``: that of the simulation.
     """
 
     graph: SpikingGraph
@@ -65,6 +73,27 @@ class SpikingNetwork:
     initial_potential: Literal["zero", "half", "drip"] = "zero"
     readout: Literal["all", "second_half"] = "all"
     steps: int | None = None
+    signed: bool = False
+    burst: int = 1
+    two_sided: bool = False
+    correction: Correction = "none"
+    correction_steps: int | None = None
+
+    @classmethod
+    def configured(cls, graph: SpikingGraph, parameters: Parameters, config: ConversionConfig) -> SpikingNetwork:
+        """Return a network that is simulated as a conversion says."""
+        return cls(
+            graph,
+            parameters,
+            config.initial_potential,
+            config.readout,
+            config.steps,
+            config.signed,
+            config.burst,
+            config.two_sided,
+            config.correction,
+            config.correction_steps,
+        )
 
     def __call__(self, images: Tensor, *, steps: int | None = None) -> Tensor:
         """Return logits ``[N, classes]`` after ``steps`` time steps, or as many as the network was converted for."""
@@ -72,7 +101,13 @@ class SpikingNetwork:
         return self.simulate(images, steps=length)[length]
 
     def __repr__(self) -> str:
-        options = {"steps": self.steps, "initial_potential": self.initial_potential, "readout": self.readout}
+        options: dict[str, object] = {
+            "steps": self.steps,
+            "initial_potential": self.initial_potential,
+            "readout": self.readout,
+        }
+        ordinary = {"signed": False, "burst": 1, "two_sided": False, "correction": "none", "correction_steps": None}
+        options |= {name: value for name in ordinary if (value := getattr(self, name)) != ordinary[name]}
         return summary(self.graph, self.parameters, options)
 
     @property
@@ -82,7 +117,19 @@ class SpikingNetwork:
 
     def neuron(self, layer: str) -> Neuron:
         """Return the parameters of a layer's neurons."""
-        return Neuron(threshold=self.parameters[f"{layer}.threshold"])
+        level = self.parameters[f"{layer}.threshold"]
+        return Neuron(threshold=level, signed=self.signed, burst=self.burst, two_sided=self.two_sided)
+
+    @property
+    def counts(self) -> bool:
+        """Whether a neuron's spikes in a step are any number."""
+        return self.signed or self.burst > 1
+
+    def rehearsal(self, steps: int) -> int:
+        """Return how many steps come before a simulation of ``steps``, and cost as much."""
+        if self.correction == "none":
+            return 0
+        return steps if self.correction_steps is None else self.correction_steps
 
     @torch.inference_mode()
     def simulate(self, images: Tensor, *, steps: int, curve: Sequence[int] = ()) -> dict[int, Tensor]:
@@ -136,7 +183,9 @@ class SpikingNetwork:
         check_images(images, next(iter(self.parameters.values())))
         sizes = value_shadows(self.graph, self.parameters, images)
         wanted = chosen_layers([node.name for node in self.graph.spikes], layers)
-        probe = Probe.of({name: sizes[name] for name in wanted}, len(images), length, max_bytes)
+        probe = Probe.of(
+            {name: sizes[name] for name in wanted}, len(images), length, max_bytes, counts=self.counts
+        )
         (logits,) = self._simulate(images, [length], length, probe).values()
         thresholds = {name: self.thresholds[name] for name in wanted}
         return Recording(spikes=probe.spikes, potentials=probe.potentials, thresholds=thresholds, logits=logits)
@@ -146,20 +195,25 @@ class SpikingNetwork:
         """Return the state before the first time step.
 
         Args:
-            images: Of the shape that every step will get, ``[N, ...]``; their values don't matter.
+            images: Of the shape that every step will get, ``[N, ...]``; their values matter to a correction alone, whose
+                rehearsal they are shown in.
             steps: Length of the whole simulation, which only a drip depends on; by default as many as the network was
                 converted for.
 
         Raises:
             ValueError: If the images don't fit, or a drip's length isn't known.
         """
-        given = steps is not None or self.initial_potential == "drip"
+        given = steps is not None or self.initial_potential == "drip" or self.correction != "none"
         length = self._length(steps) if given else self.steps
+        if length is not None and self.correction != "none":
+            check_images(images, next(iter(self.parameters.values())))
+            constants = constant_values(self.graph, self.parameters, in_fast_layout(images))
+            return replace(self._rehearsed(constants, length, {}), steps=length, images=images.shape)
         shadows = value_shadows(self.graph, self.parameters, images)
         currents = {node.name: shadows[node.inputs[0]] for node in self.graph.spikes}
         likes = {name: value.new_empty(len(images), *value.shape[1:]) for name, value in currents.items()}
         potentials = {name: self.rest(name, in_fast_layout(like)) for name, like in likes.items()}
-        return State(potentials, steps=length, images=images.shape)
+        return State(potentials, self._no_spikes(potentials), steps=length, images=images.shape)
 
     @torch.no_grad()
     def step(self, state: State, images: Tensor) -> tuple[State, Step]:
@@ -291,7 +345,7 @@ class SpikingNetwork:
         self, images: Tensor, wanted: Sequence[int], steps: int, layers: Mapping[str, EventLayer], fire: Fire
     ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
-        state = State()
+        state = State() if self.correction == "none" else self._rehearsed(constants, steps, layers)
         sums: dict[str, Tensor] = {}
         starts = {self.first_read(point) for point in wanted}
         results, before, done = dict[int, Tensor](), dict[int, dict[str, Tensor]](), 0
@@ -310,6 +364,23 @@ class SpikingNetwork:
                 results[point] = readout(self.graph, self.parameters, {**constants, **means})
         return results
 
+    def _rehearsed(self, constants: Parameters, steps: int, layers: Mapping[str, EventLayer]) -> State:
+        """Simulate before the simulation of ``steps``; return the state that this starts from, corrected."""
+        before, length = State(), self.rehearsal(steps)
+        for start in range(0, length, CHUNK_STEPS):
+            stop = min(start + CHUNK_STEPS, length)
+            self._advance(constants, before, start, stop, length, layers, run_neurons)
+        potentials = {
+            name: corrected_start(self.correction, self.rest(name, after), after, self.parameters[f"{name}.threshold"])
+            for name, after in before.potentials.items()
+        }
+        return State(potentials, self._no_spikes(potentials))
+
+    def _no_spikes(self, potentials: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the counts of neurons that haven't fired yet, if they count."""
+        counts = {name: self.neuron(name).no_spikes(potential) for name, potential in potentials.items()}
+        return {name: count for name, count in counts.items() if count is not None}
+
     def _advance(
         self,
         constants: Parameters,
@@ -327,9 +398,10 @@ class SpikingNetwork:
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
                 if node.name not in state.potentials:
                     state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
+                    state.counts |= self._no_spikes({node.name: state.potentials[node.name]})
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                potential = NeuronState(state.potentials[node.name])
-                values[node.name] = fire(node.name, self.neuron(node.name), potential, current, start).flatten(0, 1)
+                now = NeuronState(state.potentials[node.name], count=state.counts.get(node.name), time=start)
+                values[node.name] = fire(node.name, self.neuron(node.name), now, current, start).flatten(0, 1)
             elif isinstance(node, MaxPool):
                 read = over_time(values[node.inputs[0]], False, length)
                 passed, state.maxima[node.name] = gated_maximum(node, read, state.maxima.get(node.name))

@@ -128,8 +128,7 @@ class Converted(UpdateFormat):
 
     def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""
-        how = self.conversion
-        return SpikingNetwork(self.graph, parameters, how.initial_potential, how.readout, steps=how.steps)
+        return SpikingNetwork.configured(self.graph, parameters, self.conversion)
 
 
 def converted_specs(
