@@ -20,7 +20,7 @@ from snnfl.config import DataConfig, ModelConfig
 from snnfl.data import Dataset, load
 from snnfl.data.augmentation import augment
 from snnfl.models import build_model
-from snnfl.models.qcfs import fitting_thresholds, with_qcfs
+from snnfl.quantisation import fitting_thresholds, with_qcfs
 from snnfl.training import exchangeable, load_arrays
 
 LEVELS, EPOCHS, BATCH, RATE = 8, 2, 128, 0.05

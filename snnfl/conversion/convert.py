@@ -42,7 +42,8 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     - ``bias_potential``: the bias first, then the potential for the error that is left.
     - ``time_bias``: :func:`~snnfl.conversion.calibration.correct_in_time`, step by step.
 
-    A layer's spike train is kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is
+    A threshold that the ANN has learned (:class:`~snnfl.quantisation.QCFS`) is taken as it is. A layer's spike train is
+    kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is
     linear in depth; the current is linear in the bias, so one pass of convolutions serves the uncalibrated and the
     calibrated run. Values and currents that don't fit into ``config.max_bytes`` are computed again. That ceiling
     covers activations, spike trains (eight steps to a byte), values, currents and buffers, but neither the model, nor
@@ -71,8 +72,10 @@ def convert_state(
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
     parameters = fold(graph, state)
-    if not parameters:
+    if not graph.affines:
         raise ConversionError("the model has no convolution or linear layer, so there are no weights to convert")
+    if lacking := [name for name in graph.learned_thresholds if name not in parameters]:
+        raise ValueError(f"the state has no {lacking[0]}, which the graph's activation has learned")
     check_images(images, next(iter(parameters.values())), "calibration images")
     shadows = value_shadows(graph, parameters, images, "calibration images")
     sizes = {name: value.nbytes for name, value in shadows.items()}
@@ -128,11 +131,12 @@ class _Conversion:
 
     def _convert_layer(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's thresholds, calibrate what flows into it and record its spike train."""
-        try:
-            thresholds = find_thresholds(activation, self.steps, self.config, ceiling=node.ceiling)
-        except ValueError as reason:
-            raise ValueError(f"{node.name}: {reason}") from None
-        self.parameters[f"{node.name}.threshold"] = thresholds
+        if node.levels is None:
+            try:
+                thresholds = find_thresholds(activation, self.steps, self.config, ceiling=node.ceiling)
+            except ValueError as reason:
+                raise ValueError(f"{node.name}: {reason}") from None
+            self.parameters[f"{node.name}.threshold"] = thresholds
         for name in self.plan.sharing.before[node.name]:
             self.replay.share(name, self._shared_chunks(node))
         if self.config.calibration == "time_bias":

@@ -150,7 +150,8 @@ class _Account:
 
     def _train(self, layer: str) -> int:
         length = self.config.calibration_length
-        return self.images * self.sizes[layer] // self.itemsize * (length if self.config.counts else -(-length // STEPS))
+        rows = length if self.config.counts else -(-length // STEPS)
+        return self.images * self.sizes[layer] // self.itemsize * rows
 
     def _values(self, source: str) -> tuple[int, int]:
         """Return the bytes of all values from the trains to ``source``, and of the widest, per image and time step."""

@@ -220,7 +220,9 @@ class Neuron:
                 fired = fired * (count + spikes.detach() < state.time + 1)
             spikes, potential = spikes + fired, potential - fired * threshold
         for _ in range(self.burst if self.signed else 0):
-            back = (1 - self.spike(potential + threshold, threshold).to(potential.dtype)) * (count + spikes.detach() > 0)
+            back = (1 - self.spike(potential + threshold, threshold).to(potential.dtype)) * (
+                count + spikes.detach() > 0
+            )
             spikes, potential = spikes - back, torch.where(back != 0, potential + back * threshold, potential)
         after = NeuronState(potential, count=count + spikes.detach().to(torch.int32), time=state.time + 1)
         return after, spikes * threshold, charged

@@ -38,8 +38,8 @@ class Recording:
     """What the neurons of some layers did in a simulation of T time steps on N images.
 
     Attributes:
-        spikes: Whether each neuron fired, ``[T, N, C, *space]``, by layer; of neurons that fire in bursts or take spikes
-            back, how often (int8). What the next layer reads: :meth:`values`.
+        spikes: Whether each neuron fired, ``[T, N, C, *space]``, by layer; of neurons that fire in bursts or take
+            spikes back, how often (int8). What the next layer reads: :meth:`values`.
         potentials: Membrane potential of each neuron after each step, what a spike is worth taken off, likewise.
         thresholds: ``[1]`` or ``[C]``, by layer.
         logits: Of the images, ``[N, classes]``.
@@ -153,7 +153,10 @@ class Probe:
             )
         shapes = {name: (steps, images, *value.shape[1:]) for name, value in shadows.items()}
         return Probe(
-            {name: shadows[name].new_zeros(shape, dtype=torch.int8 if counts else torch.bool) for name, shape in shapes.items()},
+            {
+                name: shadows[name].new_zeros(shape, dtype=torch.int8 if counts else torch.bool)
+                for name, shape in shapes.items()
+            },
             {name: shadows[name].new_zeros(shape, dtype=accumulating(shadows[name])) for name, shape in shapes.items()},
         )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from snnfl.quantisation import clip_floor_shift
+from snnfl.quantisation.fake import clip_floor_shift
 
-THRESHOLD_NAME = "threshold"
-"""How the array of a learned threshold is called in its layer, as that of the neurons which it becomes."""
+SMALLEST_THRESHOLD = 1e-3
+"""Learned thresholds below count as it."""
 
 
 class QCFS(nn.Module):
@@ -26,24 +28,19 @@ class QCFS(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map values of any shape to ``L + 1`` levels from zero to the threshold."""
-        return clip_floor_shift(values, self.levels, self.threshold)
+        return clip_floor_shift(values, self.levels, self.threshold.clamp_min(SMALLEST_THRESHOLD))
 
     def extra_repr(self) -> str:
         """Tell the levels."""
         return f"levels={self.levels}"
 
 
-def relu_paths(model: nn.Module) -> list[str]:
-    """Return the paths of a model's ReLUs, a shared one by each of its names."""
-    return [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.ReLU)]
-
-
 @torch.no_grad()
 def fitting_thresholds(model: nn.Module, images: Tensor, levels: int) -> dict[str, float]:
     """Find thresholds with which quantised activations come nearest to a ReLU network's, layer by layer.
 
-    ``V_th* = argmin mean((relu(a) - q(a))^2)`` over ``V_th = max(a) (1 - 0.01 i)``, ``i = 0 .. 94``: the search of Li et
-    al. (2021, section 4.1) with the quantiser of :func:`~snnfl.quantisation.clip_floor_shift`.
+    ``V_th* = argmin mean((relu(a) - q(a))^2)`` over ``V_th = max(a) (1 - 0.01 i)``, ``i = 0 .. 94``: the search of Li
+    et al. (2021, section 4.1) with the quantiser of :func:`~snnfl.quantisation.clip_floor_shift`.
 
     Args:
         model: An ordinary one; it is taken in evaluation mode, and left in its own.
@@ -54,7 +51,7 @@ def fitting_thresholds(model: nn.Module, images: Tensor, levels: int) -> dict[st
         A threshold by each ReLU's path; 1 for one that no image activates.
     """
     found, hooks, training = dict[str, float](), [], model.training
-    for path in relu_paths(model):
+    for path in _relus(model):
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, path: str = path) -> None:
             largest = output.amax()
@@ -71,18 +68,36 @@ def fitting_thresholds(model: nn.Module, images: Tensor, levels: int) -> dict[st
     return found
 
 
-def with_qcfs(model: nn.Module, levels: int, thresholds: dict[str, float]) -> nn.Module:
+def _relus(model: nn.Module) -> list[str]:
+    return [path for path, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.ReLU)]
+
+
+@torch.no_grad()
+def measure_statistics(model: nn.Module, images: Tensor) -> None:
+    """Give the batch normalisations of a model in evaluation mode the statistics of one batch, in place."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def with_qcfs(model: nn.Module, levels: int, thresholds: Mapping[str, float] | None = None) -> nn.Module:
     """Put :class:`QCFS` in the place of a model's ReLUs, in place.
 
     Args:
         model: An ordinary one.
         levels: ``L``.
-        thresholds: What each starts from, by the ReLU's path.
+        thresholds: What each starts from, by the ReLU's path; ``None``: 1, until others are loaded.
 
     Returns:
         The model.
     """
-    for path in relu_paths(model):
+    for path in _relus(model):
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, QCFS(levels, thresholds[path]))
+        setattr(model.get_submodule(parent), name, QCFS(levels, 1.0 if thresholds is None else thresholds[path]))
     return model
