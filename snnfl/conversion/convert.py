@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from snnfl.config import ConversionConfig
+from snnfl.config import ConversionConfig, ConversionSearch
 from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_time
 from snnfl.conversion.folding import fold
 from snnfl.conversion.memory import MemoryPlan, plan_memory
 from snnfl.conversion.replay import CurrentStore, Replay
+from snnfl.conversion.search import choose
 from snnfl.conversion.sharing import SharedValues
+from snnfl.conversion.silence import check_variety, warn_of_silence
 from snnfl.conversion.thresholds import find_thresholds
 from snnfl.conversion.trains import STEPS, Layer, Train, silent
 from snnfl.neurons import NeuronState
@@ -25,7 +27,7 @@ from snnfl.spiking.values import analog_value, check_images, value_shadows
 from snnfl.spiking.ways_out import ConversionError
 
 
-def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> SpikingNetwork:
+def convert(model: nn.Module, images: Tensor, config: ConversionConfig | ConversionSearch) -> SpikingNetwork:
     """Convert a trained network to a calibrated spiking one.
 
     Layers are converted in order. Of each, the ANN's activations on ``images`` give the threshold, the spikes that
@@ -52,7 +54,8 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     Args:
         model: The ANN, taken in evaluation mode; neither its parameters nor its mode are changed.
         images: Calibration images, shape ``[N, ...]``, normalised as in training, of the model's type and device.
-        config: Steps, thresholds and calibration.
+        config: Steps, thresholds and calibration; of a search (:meth:`~snnfl.config.ConversionConfig.search`) the best
+            way by :func:`~snnfl.conversion.search.choose`.
 
     Returns:
         The spiking network, with parameters of its own.
@@ -62,8 +65,12 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
         ValueError: If the images are empty, not finite, or don't fit the model, or ``max_bytes`` is too low.
     """
     shape = tuple(images.shape[1:]) if isinstance(images, Tensor) and images.dim() > 1 else None
-    graph, state = trace_with_state(model, max_pooling=config.max_pooling, input_shape=shape)
-    return convert_state(graph, state, images, config)
+    tried = config.candidates if isinstance(config, ConversionSearch) else (config,)
+    graph, state = trace_with_state(model, max_pooling=tried[0].max_pooling, input_shape=shape)
+    if len(tried) > 1:
+        chosen, _ = choose(tried, lambda part, one: convert_state(graph, state, part, one), images)
+        return convert_state(graph, state, images, chosen)
+    return convert_state(graph, state, images, tried[0])
 
 
 @torch.no_grad()
@@ -77,6 +84,7 @@ def convert_state(
     if lacking := [name for name in graph.learned_thresholds if name not in parameters]:
         raise ValueError(f"the state has no {lacking[0]}, which the graph's activation has learned")
     check_images(images, next(iter(parameters.values())), "calibration images")
+    check_variety(images)
     shadows = value_shadows(graph, parameters, images, "calibration images")
     sizes = {name: value.nbytes for name, value in shadows.items()}
     channels = {name: value.shape[1] for name, value in shadows.items()}
@@ -96,6 +104,8 @@ class _Conversion:
     channels: Mapping[str, int]
     means: list[dict[str, Tensor]] = field(default_factory=list)
     """Mean trains that the readout is computed from, over each span of time."""
+    silent: list[str] = field(default_factory=list)
+    """Layers that never spike."""
 
     def run(self) -> SpikingNetwork:
         original = dict(self.parameters)  # what the ANN's activations are computed from
@@ -117,6 +127,7 @@ class _Conversion:
                 del analog[name]
         if self._calibrates("bias"):
             self._calibrate_readout(analog[self.graph.output])
+        warn_of_silence(self.silent, self.steps)
         return self._network()
 
     def _calibrates(self, what: str) -> bool:
@@ -241,6 +252,8 @@ class _Conversion:
 
     def _keep(self, node: Spike, train: Train) -> None:
         """Keep a layer's train for later layers, and its mean where the readout reads it."""
+        if not train.fires:
+            self.silent.append(node.name)
         self.replay.keep(node.name, train)
         if node.name in self.graph.trains_behind[self.graph.output]:
             for means, (start, stop) in zip(self.means, self.spans, strict=True):

@@ -128,6 +128,11 @@ class SpikeTrain:
         _replay(self.layer.rows(bits), self.layer.level, first, self.layer.rows(spikes))
         return spikes
 
+    @property
+    def fires(self) -> bool:
+        """Whether any neuron ever fires."""
+        return bool(self.bits.any())
+
     def mean(self, start: int, stop: int) -> Tensor:
         """Average over the steps ``start..stop``, ``[N, C, *space]``."""
         total = torch.zeros_like(self.bits[0], dtype=self.threshold.dtype)
@@ -167,6 +172,11 @@ class CountTrain:
         """Read the steps ``start..stop`` as floats."""
         threshold = self.layer.neuron.threshold
         return self.numbers[start:stop, images] * broadcast(threshold, self.numbers[0].shape)
+
+    @property
+    def fires(self) -> bool:
+        """Whether any neuron ever fires."""
+        return bool(self.numbers.any())
 
     def mean(self, start: int, stop: int) -> Tensor:
         """Average over the steps ``start..stop``, ``[N, C, *space]``."""

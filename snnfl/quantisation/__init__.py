@@ -1,4 +1,4 @@
-"""Values of few bits: fake quantisers to train through as pure functions, the activation made of one, codes that travel."""
+"""Values of few bits: fake quantisers to train through, the activation made of one, and codes that travel."""
 
 from snnfl.quantisation.codes import most, pack, stochastic, unpack
 from snnfl.quantisation.fake import affine, clip_floor_shift, rectified, straight_through, symmetric

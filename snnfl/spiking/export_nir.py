@@ -17,8 +17,8 @@ What NIR leaves open, and what is written here:
 * **Thresholds per channel.** Most tools refuse thresholds that differ within a layer. Then the current is divided by
   them (``<layer>.current``) and they are 1, which rounds.
 
-NIR has no maximum, no current that varies with time, no padding that an average leaves out, no neuron that fires several
-times a step or takes a spike back, and nothing that comes before a simulation.
+NIR has no maximum, no current that varies with time, no padding that an average leaves out, no neuron that fires
+several times a step or takes a spike back, and nothing that comes before a simulation.
 
 How others read it (November 2026): spikingjelly 2.0 resets to ``v_reset``; with ``v_reset=None`` set on its neurons
 after reading, spikes are equal. snnTorch 1.0 reads ``IF`` as a leaky neuron and loses its state (its issue 416); with
