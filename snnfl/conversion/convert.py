@@ -200,7 +200,7 @@ class _Conversion:
     def _at_rest(self, layer: Layer, node: Spike, activation: Tensor) -> NeuronState:
         """Return the state of a layer's neurons before the first step."""
         potential = self._network().rest(node.name, activation)
-        return NeuronState(potential, count=layer.neuron.no_spikes(potential))
+        return NeuronState(potential, total=layer.neuron.no_spikes(potential))
 
     def _record_with_time_bias(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's bias at each time step, and keep the spikes that it then fires."""

@@ -113,8 +113,8 @@ class SpikeTrain:
             driven = add_drive(current, None if layer.drive is None else layer.drive[None])
             self.record(images, start, scan(layer.neuron, state, driven, binary=True))
             return
-        bits, state = rows(self.bits[byte, images]), rows(potential)
-        scan_to_bits(layer.level, layer.extra, rows(current, copy=True), state, bits, first)
+        bits, charge = rows(self.bits[byte, images]), rows(potential)
+        scan_to_bits(layer.level, layer.extra, rows(current, copy=True), charge, bits, first)
 
     def replay(self, images: slice, start: int, stop: int) -> Tensor:
         """Read the steps ``start..stop``, of one byte, as floats."""

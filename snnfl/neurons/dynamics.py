@@ -59,14 +59,14 @@ class NeuronState(NamedTuple):
         potential: Membrane potentials.
         adaptation: What adaptive neurons add to their thresholds, before its scale; ``None`` for others.
         spikes: Of the last step, which recurrent neurons receive; ``None`` for others.
-        count: Spikes so far less those taken back, int32, of neurons that count them; ``None`` for others.
+        total: Spikes so far less those taken back, int32, of neurons that count them; ``None`` for others.
         time: Steps so far, which only two-sided neurons look at.
     """
 
     potential: Tensor
     adaptation: Tensor | None = None
     spikes: Tensor | None = None
-    count: Tensor | None = None
+    total: Tensor | None = None
     time: int = 0
 
 
@@ -212,7 +212,7 @@ class Neuron:
         """
         threshold = broadcast(self.threshold, current.shape)
         charged = potential = state.potential + current
-        count = self.no_spikes(potential) if state.count is None else state.count
+        count = torch.zeros_like(potential, dtype=torch.int32) if state.total is None else state.total
         spikes = torch.zeros_like(potential)
         for _ in range(self.burst):
             fired = self.spike(potential, threshold).to(potential.dtype)
@@ -224,7 +224,7 @@ class Neuron:
                 count + spikes.detach() > 0
             )
             spikes, potential = spikes - back, torch.where(back != 0, potential + back * threshold, potential)
-        after = NeuronState(potential, count=count + spikes.detach().to(torch.int32), time=state.time + 1)
+        after = NeuronState(potential, total=count + spikes.detach().to(torch.int32), time=state.time + 1)
         return after, spikes * threshold, charged
 
     def _charge(self, before: Tensor, current: Tensor, threshold: Tensor, level: Tensor) -> Tensor:

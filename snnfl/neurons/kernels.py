@@ -79,13 +79,13 @@ def _loop(neuron: Neuron, state: NeuronState, current: Tensor, binary: bool) -> 
     now = state
     for step, flow in enumerate(current):
         before, (now, fired) = now, neuron.step(now, flow)
-        if binary and before.count is not None and now.count is not None:
-            spikes[step] = now.count - before.count
+        if binary and before.total is not None and now.total is not None:
+            spikes[step] = now.total - before.total
         else:
             spikes[step] = fired != 0 if binary else fired
     state.potential.copy_(now.potential)
-    if state.count is not None and now.count is not None:
-        state.count.copy_(now.count)
+    if state.total is not None and now.total is not None:
+        state.total.copy_(now.total)
     return spikes
 
 
@@ -94,7 +94,7 @@ def _numba(neuron: Neuron, state: NeuronState, current: Tensor, binary: bool) ->
     level, worth, drives, potential, out, *count = (array.numpy() for array in arrays)
     if count:
         how = _how(neuron, state)
-        kernel_numba.scan_counts(level, drives, potential, *count, out, inner, how, not binary)
+        kernel_numba.scan_counts(level, drives, potential, count[0], out, inner, how, not binary)
     else:
         kernel_numba.scan(level, worth, drives, potential, out, inner)
     return spikes
@@ -106,7 +106,7 @@ def _triton(neuron: Neuron, state: NeuronState, current: Tensor, binary: bool) -
     (level, worth, drives, potential, out, *count), inner, spikes = _in_memory_order(neuron, state, current, binary)
     if count:
         how = _how(neuron, state)
-        kernel_triton.scan_counts(level, drives, potential, *count, out, inner, how, not binary)
+        kernel_triton.scan_counts(level, drives, potential, count[0], out, inner, how, not binary)
     else:
         kernel_triton.scan(level, worth, drives, potential, out, inner)
     return spikes
@@ -143,9 +143,9 @@ def _in_memory_order(
     """
     threshold, states = neuron.threshold, [state.potential]
     if neuron.counts:
-        if state.count is None:
+        if state.total is None:
             raise ValueError("neurons that count their spikes need the count so far: start from Neuron.at_rest")
-        states.append(state.count)
+        states.append(state.total)
     drives = current[:1] if current.stride(0) == 0 else current
     amplitude = torch.ones_like(threshold, dtype=counted_type(neuron)) if binary else threshold
     channels_last = not state.potential.is_contiguous()

@@ -248,7 +248,7 @@ class SpikingNetwork(NetworkNeurons):
                     state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
                     state.counts |= self._no_spikes({node.name: state.potentials[node.name]})
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                now = NeuronState(state.potentials[node.name], count=state.counts.get(node.name), time=start)
+                now = NeuronState(state.potentials[node.name], total=state.counts.get(node.name), time=start)
                 values[node.name] = fire(node.name, self.neuron(node.name), now, current, start).flatten(0, 1)
             elif isinstance(node, MaxPool):
                 read = over_time(values[node.inputs[0]], False, length)

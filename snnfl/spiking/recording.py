@@ -176,10 +176,12 @@ class Probe:
             return scan(neuron, state, current)
         now = state._replace(potential=state.potential.clone())
         for step, flow in enumerate(current, start):
-            before, (now, fired) = now.count, neuron.step(now, flow)
+            before, (now, fired) = now.total, neuron.step(now, flow)
             self.potentials[layer][step] = now.potential
-            counted = before is not None and now.count is not None
-            self.spikes[layer][step] = now.count - before if counted else fired != 0
+            if before is None or now.total is None:
+                self.spikes[layer][step] = fired != 0
+            else:
+                self.spikes[layer][step] = now.total - before
         return scan(neuron, state, current)
 
 

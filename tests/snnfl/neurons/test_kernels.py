@@ -108,12 +108,12 @@ def assert_counts_agree(name: str, device: str = "cpu") -> None:
         if name == "bits" or (name == "numba" and not kernels.runs_compiled(neuron, current)):
             continue
         current = 2 * current
-        before = NeuronState(start, count=neuron.no_spikes(start))
+        before = NeuronState(start, total=neuron.no_spikes(start))
         expected_state, expected = reference(neuron, before, current)
         unbounded, _ = reference(replace(neuron, two_sided=False), before, current)
-        bounded += not torch.equal(unbounded.count, expected_state.count)
+        bounded += not torch.equal(unbounded.total, expected_state.total)
         for binary in (False, True):
-            state, cut = NeuronState(start.clone(), count=neuron.no_spikes(start)), len(current) // 2
+            state, cut = NeuronState(start.clone(), total=neuron.no_spikes(start)), len(current) // 2
             parts = [RUNS[name](neuron, state._replace(time=at), part, binary)
                      for at, part in ((0, current[:cut]), (cut, current[cut:])) if len(part)]  # fmt: skip
             spikes = torch.cat(parts)
@@ -121,8 +121,8 @@ def assert_counts_agree(name: str, device: str = "cpu") -> None:
             assert spikes.dtype == (torch.int8 if binary else current.dtype)
             assert torch.equal((spikes * level if binary else spikes).to(current.dtype), expected.to(current.dtype))
             assert torch.equal(state.potential, expected_state.potential)
-            assert torch.equal(state.count, expected_state.count)
-            assert int(state.count.min()) >= 0
+            assert torch.equal(state.total, expected_state.total)
+            assert int(state.total.min()) >= 0
             taken_back += bool((spikes < 0).any())
     assert taken_back > 30
     assert bounded > 5
@@ -207,12 +207,12 @@ def test_a_total_is_that_of_all_charge_at_once_where_bursts_suffice(seed):
     """Signed neurons end with ``clip(floor(charge / V_th), 0, .)`` spikes, however the charge came."""
     plain, start, current = small_case(seed, True, torch.float64)
     neuron = replace(plain, signed=True, burst=64)
-    state = NeuronState(start, count=neuron.no_spikes(start))
+    state = NeuronState(start, total=neuron.no_spikes(start))
     charge = start + current.sum(0)
     scan(neuron, state, current)
     level = plain.threshold.view(-1, 1)
     away = ((charge / level) - (charge / level).round()).abs() > 1e-9
-    assert torch.equal(state.count[away], (charge / level).floor().clamp_min(0)[away].int())
+    assert torch.equal(state.total[away], (charge / level).floor().clamp_min(0)[away].int())
 
 
 def test_charge_is_conserved():
