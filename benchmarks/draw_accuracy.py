@@ -33,7 +33,7 @@ def draw(found: Points, path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, rows in found.items():
-        if len(rows) > 1:
+        if rows:
             steps, values, low, high = zip(*sorted(rows), strict=True)
             axes.errorbar(
                 steps,

@@ -1,8 +1,8 @@
 """Trains the checkpoint of few steps: ``resnet20_cifar10.safetensors`` goes on with QCFS activations of eight levels.
 
 ``python benchmarks/checkpoints/train_qcfs.py OUTPUT.safetensors`` with CIFAR-10 in ``SNNFL_DATA``: 2 epochs, about 10
-minutes on one core. Thresholds start where quantised activations come nearest to the ReLU network's on 128 training
-images.
+minutes on one core. Named ``resnet20_qcfs8_cifar10.safetensors`` beside the other, ``benchmarks/accuracy.py`` measures
+it. Thresholds start where quantised activations come nearest to the ReLU network's on 128 training images.
 """
 
 from __future__ import annotations
