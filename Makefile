@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 BENCH_ARGS ?=
 
-BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round snn_training snn_accuracy inversion scale
+BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round snn_training snn_accuracy private_snn inversion scale
 # Markers of the tests that start processes of Flower, Ray or snnfl; `make test` runs one of them for each engine.
 PROCESSES := ray or flwr or slow
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile

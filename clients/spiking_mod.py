@@ -20,6 +20,7 @@ from clients.private_state import completed
 from snnfl import rng
 from snnfl.config import keeps_biases
 from snnfl.data import calibration_batch
+from snnfl.private_snn import client_images
 from snnfl.protocol import ARRAYS, METRICS, SECONDS_CONVERT
 from snnfl.updates import UpdateFormat
 
@@ -53,15 +54,18 @@ def encoded(
     """Lay out what leaves a client that has trained.
 
     Args:
-        context: Of the client; its private images calibrate.
+        context: Of the client; its private images calibrate, or ones that are made of the state alone.
         format: Of the update.
         state: The trained ANN, biases included.
         server_round: Decides, with the partition, which images.
     """
     work, data = run_workspace(context), client_data(context)
-    partition = partition_of(context, work.config.data.clients)
-    draw = rng.generator(work.config.run.seed, "calibration", server_round, partition)
-    count = work.config.conversion.calibration_images
-    images = calibration_batch(data.dataset, data.indices, count, draw)
+    partition, conversion = partition_of(context, work.config.data.clients), work.config.conversion
     on_device = {name: array.to(work.device) for name, array in state.items()}
+    if conversion.data == "synthetic":
+        draw = rng.generator(work.config.run.seed, "synthetic calibration", server_round, partition)
+        images = client_images(work.graph, on_device, data.dataset, conversion, draw)
+    else:
+        draw = rng.generator(work.config.run.seed, "calibration", server_round, partition)
+        images = calibration_batch(data.dataset, data.indices, conversion.calibration_images, draw)
     return format.encode(on_device, images.to(work.device))

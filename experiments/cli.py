@@ -16,6 +16,7 @@ from experiments.arguments import ConfigArgument, OverridesArgument, PluginOptio
 from experiments.deploy.cli import deploy_app
 from experiments.ending import ending, keeping
 from experiments.export import export
+from experiments.privatesnn.cli import privatesnn_app
 from experiments.running import (
     check_results,
     console_of,
@@ -48,6 +49,7 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
+app.add_typer(privatesnn_app, name="privatesnn")
 
 STRATEGIES = f"strategy.name is {StrategyConfig.__dataclass_fields__['name'].metadata['doc']}."
 
@@ -209,7 +211,8 @@ def audit(
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
     from experiments.audit.app import app_of_options, audit_app, generative_model_of
-    from experiments.audit.command import attacks_table, audit_runs, check_attacks
+    from experiments.audit.choice import attacks_table
+    from experiments.audit.command import audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.audit.choice import choose
 from experiments.compare.study import assignments_of, labelled, read_file
 from experiments.ending import BrokenOffError, RunFailedError
 from experiments.running import run_and_show
@@ -99,7 +100,8 @@ def attacked(study: Study, kind: str, seed: int, runs: Path, console: Console) -
     victims = victims_of(setting, folder / AUDIT, Scope())
     for server_round in study.rounds:
         start = time.process_time()
-        found = federated_membership(setting, [each for each in victims if each.server_round <= server_round])
+        until = [each for each in victims if each.server_round <= server_round]
+        found = federated_membership(setting, until, choose([], kind, setting.format.kind).members)
         spent = time.process_time() - start
         rows += [_row(kind, seed, each, accuracy, spent) for each in found]
         console.print(f"{kind}, seed {seed}, round {server_round}: {spent:.0f} CPU-s", highlight=False)

@@ -236,7 +236,7 @@ def convert(
 
 
 def membership(
-    networks: Sequence[nn.Module],
+    networks: Sequence[nn.Module | SpikingNetwork],
     inputs: Tensor,
     labels: Tensor,
     members: Tensor,
@@ -255,7 +255,7 @@ def membership(
     target, and the others are its shadows. With one network only attacks without shadows can run.
 
     Args:
-        networks: Map ``[batch, *input_shape]`` to logits ``[batch, classes]``.
+        networks: Map ``[batch, *input_shape]`` to logits ``[batch, classes]``, or are what :func:`convert` returned.
         inputs: The samples, ``[N, *input_shape]``, as networks take them, without augmentation.
         labels: ``[N]``, int64.
         members: Which network was trained on which sample, bool ``[networks, N]``. Attacks see the shadows' alone.

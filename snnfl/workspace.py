@@ -33,6 +33,7 @@ from snnfl.models import (
     multiply_in_bfloat16,
 )
 from snnfl.plugins import load_installed
+from snnfl.private_snn import last_weight
 from snnfl.spiking import ConversionError, SpikingGraph, trace
 from snnfl.training import exchangeable, needs_two, normalisation
 from snnfl.training.starting import quantise_activations, start_from
@@ -253,6 +254,8 @@ class Workspace:
             own = Native(state, self.model.layers, private=private)
         elif converts(config):
             bits, back = config.quantization.weights, config.strategy.bias_back
+            if config.conversion.data == "synthetic":
+                last_weight(self.graph, fold(self.graph, state))  # before a client trains in vain
             own = Converted(self.graph, state, config.conversion, bias_back=back, weight_bits=bits)
         return Unsent(own, state) if update_kind(config) == "none" else own
 

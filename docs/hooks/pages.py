@@ -6,7 +6,7 @@ page                        made from
 ``configuration.md``        the dataclasses of ``snnfl/config``
 ``api/**``                  every module, whose docstrings mkdocstrings renders
 ``experiments/snfl/**``     ``experiments/snfl/*/README.md``, with the files beside them; ``federated_snn``,
-                            ``gradient_leakage`` and ``membership`` alike
+                            ``gradient_leakage``, ``membership`` and ``privatesnn`` alike
 ``notebooks/*.md``          ``docs/notebooks/*.ipynb``, as they are committed
 ``contributing, changelog`` the files of the repository's root
 ==========================  ==========================================================================

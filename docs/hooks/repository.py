@@ -14,7 +14,10 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COUNTERPARTS = {"README.md": "index.md", "snnfl/config/options.py": "configuration.md"}
 """Files that the site has in another form."""
 
-STUDIES = ("experiments/snfl", "experiments/federated_snn", "experiments/gradient_leakage", "experiments/membership")
+STUDIES = (
+    "experiments/snfl", "experiments/federated_snn", "experiments/gradient_leakage", "experiments/membership",
+    "experiments/privatesnn",
+)  # fmt: skip
 """Folders of studies, each with a README of its own and one in each folder below it."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from experiments.audit.command import Prepared, audit_prepared, choose
-from snnfl.attacks import Budget, get_attack
+from experiments.audit.choice import check_names, choose
+from experiments.audit.command import Prepared, audit_prepared
+from snnfl.attacks import Budget
 from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unknown
 from snnfl.auditing.label_counts import label_counts
 from snnfl.auditing.recording import check_rounds, read_recording
@@ -131,12 +133,11 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         RecordingError: If the folder holds no recording, or something of it is damaged or of another model.
         ThreatModelError: If labels are granted that no node told.
     """
-    for name in attacks:
-        get_attack(name)
+    check_names(attacks)
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
     victims = victims_of(setting, folder, scope)
-    chosen, _ = choose(attacks, setting.format.kind)
+    choice = choose(attacks, folder.name, setting.format.kind)
     return Prepared(
         path=folder,
         folder=folder,
@@ -146,10 +147,9 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         environment={},
         victims=victims,
         twins=(),
-        chosen=chosen,
-        on_twins=(),
+        choice=replace(choice, members=()),
         controls=False,
-        notes=_notes(folder, app, attacks, chosen),
+        notes=[*choice.notes, *_notes(folder, app, choice.members if attacks else ())],
         biases=(),
         labels=label_counts(victims, setting.seed),
         side=(),
@@ -158,11 +158,11 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
     )
 
 
-def _notes(folder: Path, app: App, attacks: Sequence[str], chosen: Sequence[str]) -> list[str]:
-    """Say what the attacker doesn't know, what the messages told it, and which attacks don't apply."""
+def _notes(folder: Path, app: App, members: Sequence[str]) -> list[str]:
+    """Say what the attacker doesn't know, what the messages told it, and that nobody is asked for members."""
     first = next(read_recording(folder))
-    lines = [f"{name} attacks {' and '.join(sorted(get_attack(name).against))} updates, those of another app are plain"
-             for name in attacks if name not in chosen]  # fmt: skip
+    without = "needs test samples, and the recording of another app has none"
+    lines = [f"{folder.name}: {name} {without}" for name in members]
     told = {name: sent_fact(first, name) for name in SENT_NAMES if getattr(app, name) is None}
     if known := [f"{name}={value:g}" for name, value in told.items() if value is not None]:
         lines.append(f"as the server told its clients: {', '.join(known)}")

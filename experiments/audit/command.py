@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.audit.choice import Choice, check_names, choose
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.membership import membership_line, side_channel_line
@@ -21,7 +22,7 @@ from experiments.audit.scores import guess
 from experiments.audit.summary import summary
 from experiments.ending import NotAsConfiguredError
 from experiments.progress import BarsOrLines
-from snnfl.attacks import Budget, get_attack, names
+from snnfl.attacks import Budget
 from snnfl.auditing.best import best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
@@ -32,10 +33,10 @@ from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.side_channel import SideChannel, side_channels
-from snnfl.auditing.suite import Outcome, applicable, attack_all
+from snnfl.auditing.suite import Outcome, attack_all
 from snnfl.auditing.verdicts import judged_metrics
 from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
-from snnfl.config import Config, ConfigError, UpdateKind
+from snnfl.config import Config, ConfigError
 from snnfl.files import make_private, write_bytes
 from snnfl.plugins import check_same, loaded
 from snnfl.workspace import Workspace
@@ -45,12 +46,6 @@ from strategies.run_directory import AUDIT, CONFIG_FILE, read_config, read_envir
 
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
-
-CONTROL_ATTACKS = ("closed_form", "feature_inversion", "inverting_gradients", "inverting_statistics")
-"""Plain counterparts of the attacks on S-updates, on clients' plain twins unless plain attacks are named.
-
-Of ``joint_rounds`` there is none: a twin has no earlier rounds.
-"""
 
 
 def audit_runs(
@@ -100,7 +95,7 @@ def audit_prepared(
     """
     for line in (line for each in prepared for line in each.notes):
         console.print(line, highlight=False, markup=False)
-    if not any(each.chosen or each.on_twins for each in prepared):
+    if not any(each.choice.some for each in prepared):
         named = f"--attack {', '.join(attacks)}" if attacks else "no attack is against their kind of update"
         raise ConfigError(f"{named}: nothing to attack in these runs")
     folder = output or prepared[0].folder
@@ -158,10 +153,9 @@ class Prepared:
         environment: Where it took place.
         victims: The clients in scope.
         twins: Plain twins of an S-run's clients.
-        chosen: Attacks on the clients.
-        on_twins: Attacks on the twins.
+        choice: The attacks.
         controls: Whether plain updates with noise are attacked, too.
-        notes: What the command says before it attacks: a line per named attack that doesn't apply.
+        notes: What the command says before it attacks.
         biases: How far guesses of private biases are off.
         labels: How well labels are counted.
         side: What thresholds tell beside the weights.
@@ -177,8 +171,7 @@ class Prepared:
     environment: Mapping[str, Any]
     victims: Sequence[Victim]
     twins: Sequence[Victim]
-    chosen: Sequence[str]
-    on_twins: Sequence[str]
+    choice: Choice
     controls: bool
     notes: Sequence[str]
     biases: Sequence[BiasError]
@@ -199,8 +192,7 @@ def prepare(
         RecordingError: If it holds no recording, or something of that is damaged or missing.
         ThreatModelError: If labels are granted that nobody told.
     """
-    for name in attacks:
-        get_attack(name)
+    check_names(attacks)
     if (path / RECORDING).is_dir() and not (path / CONFIG_FILE).exists():
         if (path.parent / CONFIG_FILE).exists():
             raise RecordingError(f"{path}: the recording of a run; give the folder of the run: {path.parent}")
@@ -221,8 +213,8 @@ def prepare(
     kind = setting.format.kind
     victims = victims_of(setting, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
-    chosen, on_twins = choose(attacks, kind, crafted=config.audit.crafted != "none")
-    on_twins = on_twins if twins else ()
+    crafted = config.audit.crafted != "none"
+    choice = choose(attacks, path.name, kind, crafted=crafted, twins=bool(twins))
     return Prepared(
         path=path,
         folder=path / AUDIT,
@@ -232,10 +224,9 @@ def prepare(
         environment=environment,
         victims=victims,
         twins=twins,
-        chosen=chosen,
-        on_twins=on_twins,
+        choice=choice,
         controls=controls,
-        notes=[_note(path.name, name, kind, name in on_twins) for name in attacks if name not in chosen],
+        notes=choice.notes,
         biases=bias_errors(victims),
         labels=label_counts(victims, config.run.seed),
         side=side_channels(victims, config.run.seed) if side_channel else [],
@@ -248,21 +239,22 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     """Attack one recorded run, and plain updates with noise of these multiples of the clipping norm."""
     kind = run.setting.format.kind
     plain = {"converted": run.twins, "plain": run.victims if run.controls else []}.get(kind, [])
-    curve = multipliers if plain and (run.chosen or run.on_twins) else ()
+    choice = run.choice
+    curve = multipliers if plain and (choice.on_run or choice.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
-    task = progress.add_task(run.path.name, total=rounds * (len(run.chosen) + len(run.on_twins) + len(curve)))
+    task = progress.add_task(run.path.name, total=rounds * (len(choice.on_run) + len(choice.on_twins) + len(curve)))
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
         return attack_all(run.setting, some, names, budget, done=lambda outcome: progress.advance(task))
 
-    outcomes, on_control = attack(run.victims, run.chosen), attack(run.twins, run.on_twins)
+    outcomes, on_control = attack(run.victims, choice.on_run), attack(run.twins, choice.on_twins)
     points: list[tuple[float, Entry]] = []
     of_plain = plain_twins(run.setting) if kind == "converted" else run.setting
     for z in curve:
         found = attack(noised(plain, z, run.setting.seed), [NOISE_ATTACK])
         points += [(z, entry) for entry in entries(of_plain, found)]
-    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.setting, run.victims))
-    members = federated_membership(run.setting, run.victims, done=lambda: progress.advance(asking))
+    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.setting, run.victims, choice.members))
+    members = federated_membership(run.setting, run.victims, choice.members, done=lambda: progress.advance(asking))
     return Audit(
         path=run.path,
         setting=run.setting,
@@ -289,26 +281,6 @@ def plain_twins(setting: Setting) -> Setting:
     return replace(setting, name=f"{setting.name}, plain twins", algorithm=algorithm, twins=True)
 
 
-def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the attacks on a run, and those on the plain twins of its clients.
-
-    Named attacks mean these and no others, wherever they apply. Attacks on S-updates are compared with
-    :data:`CONTROL_ATTACKS` on the twins, unless attacks on plain updates alone are named.
-    """
-    of_run = [name for name in attacks if name in applicable(kind)] if attacks else applicable(kind, crafted=crafted)
-    if kind != "converted":
-        return of_run, ()
-    plain = [name for name in attacks if name in applicable("plain")]
-    return of_run, plain if any(name not in of_run for name in plain) else CONTROL_ATTACKS
-
-
-def _note(run: str, attack: str, kind: UpdateKind, on_twins: bool) -> str:
-    """Say that a named attack doesn't apply to a run."""
-    kinds = " and ".join(sorted(get_attack(attack).against))
-    instead = "; it attacks the plain twins of its clients" if on_twins else ""
-    return f"{run}: {attack} attacks {kinds} updates, those of this run are {kind} ones{instead}"
-
-
 def attack_progress(console: Console) -> Progress:
     """Make the bar that :func:`audit_run` advances; in a log it is lines."""
     columns = (
@@ -324,17 +296,6 @@ def attack_progress(console: Console) -> Progress:
         transient=True,
         unit="attacks and controls",
     )
-
-
-def attacks_table() -> Table:
-    """List the attacks: what each does, which updates it attacks, and what it must know."""
-    table = Table(caption="--deny FACT takes a fact away; an attack that needs it is refused.", show_lines=True)
-    for name in ("attack", "what it does", "updates", "needs"):
-        table.add_column(name, no_wrap=name == "attack", overflow="fold")
-    for attack in map(get_attack, names()):
-        cells = (attack.name, attack.summary, ", ".join(sorted(attack.against)), ", ".join(sorted(attack.needs)))
-        table.add_row(*map(escape, cells))
-    return table
 
 
 def _tables(found: Sequence[Entry]) -> Iterator[Table]:

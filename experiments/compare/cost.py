@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import repeat
 
 import torch
+from torch import Tensor
 
 from experiments.compare.study import Cell
 from snnfl import rng
 from snnfl.config import OWN, READING, Config, converts, part_of, sampled_clients, update_kind
 from snnfl.conversion import convert_state
 from snnfl.data import batches, calibration_batch
+from snnfl.private_snn import client_images
+from snnfl.private_snn.synthesis import CLIENT_ITERATIONS
 from snnfl.training import copy_arrays, train_locally
 from snnfl.workspace import Workspace
 
@@ -148,8 +151,18 @@ def _timed(work: Workspace) -> Pace:
     )
     shown, length = batch[0][:IMAGES], max(config.conversion.steps, *config.evaluation.curve, 1)
     simulation = _seconds(work, lambda: network.simulate(shown, steps=LONG)) / len(shown) / LONG
-    total = few + (config.conversion.calibration_length - SHORT) * per_step
+    total = few + (config.conversion.calibration_length - SHORT) * per_step + _synthesis(work, on_device)
     return Pace(step=step, forward=forward, conversion=total, simulation=simulation * length)
+
+
+def _synthesis(work: Workspace, state: Mapping[str, Tensor]) -> float:
+    """Return the seconds in which a client makes the images that it calibrates on; 0 if it has its own."""
+    how = work.config.conversion
+    if how.data != "synthetic":
+        return 0.0
+    short, draw = replace(how, synthesis_iterations=SHORT), rng.generator(0, "cost")
+    few = _seconds(work, lambda: client_images(work.graph, state, work.dataset, short, draw))
+    return few * (how.synthesis_iterations or CLIENT_ITERATIONS) / SHORT
 
 
 def _seconds(work: Workspace, run: Callable[[], object]) -> float:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from snnfl.attacks import get_attack
+from experiments.audit.choice import check_names
 from snnfl.auditing.victims import Scope, scope_of
 from snnfl.config import Config, ConfigError, nearest, update_kind
 
@@ -112,8 +112,7 @@ def _read_plan(given: Any) -> AuditPlan:
     plan = _plan(
         {key: [v] if isinstance(defaults[key], tuple) and not isinstance(v, list) else v for key, v in given.items()}
     )
-    for name in plan.attacks:
-        get_attack(name)
+    check_names(plan.attacks)
     _ = plan.scope  # knows the facts
     return replace(plan, iterations=tuple(sorted(set(plan.iterations))))
 

@@ -16,9 +16,11 @@ from torch import Tensor
 from experiments.membership.study import Network, Setting
 from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, drawn_overlap
-from snnfl.data import Dataset, batches
+from snnfl.config import converts
+from snnfl.conversion import convert_state
+from snnfl.data import Dataset, batches, calibration_batch
 from snnfl.files import write_bytes
-from snnfl.membership_attacks.signals import measure
+from snnfl.membership_attacks.signals import AnyNetwork, measure
 from snnfl.threat import Shadow, Signals
 from snnfl.training import Batch, load_arrays, train_locally
 from snnfl.workspace import Workspace
@@ -55,16 +57,26 @@ def train_and_ask(setting: Setting, network: Network) -> None:
     load_arrays(work.model, load_file(folder / WEIGHTS))
     start = time.perf_counter()
     inputs = torch.cat([normalised(work.dataset, split) for split in ("train", "test")])
-    asked = _measured(setting, work, inputs)
+    asked = _measured(setting, work, _published(work, dataset, members), inputs)
     times["ask"] = time.perf_counter() - start
     times["processor"] = times.get("processor", 0.0) + time.process_time() - begun
     write_bytes(folder / SECONDS, json.dumps(times).encode())
     write_bytes(answers_file(setting, network), save(asked))
 
 
-def _measured(setting: Setting, work: Workspace, inputs: Tensor) -> dict[str, Tensor]:
+def _published(work: Workspace, dataset: Dataset, members: Tensor) -> AnyNetwork:
+    """Return what is asked: the trained network or, in an S-run, what it converts to on images of its members."""
+    if not converts(work.config):
+        return work.model
+    draw = rng.generator(work.config.run.seed, "calibration")
+    indices, count = torch.nonzero(members).flatten(), work.config.conversion.calibration_images
+    images = calibration_batch(dataset, indices, count, draw).to(work.device)
+    return convert_state(work.graph, work.arrays, images, work.config.conversion)
+
+
+def _measured(setting: Setting, work: Workspace, network: AnyNetwork, inputs: Tensor) -> dict[str, Tensor]:
     signals = measure(
-        work.model,
+        network,
         inputs.to(work.device, memory_format=work.layout),
         perturbed=setting.needs("perturbed"),
         white_box=setting.needs("white_box"),

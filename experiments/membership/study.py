@@ -5,6 +5,7 @@
     name: table3_surrogates
     options: {data.source: fashion_mnist, data.training_images: 4000, model.name: fcnet, model.neuron: lif}
     matrix:                                         # every combination is a setting
+      # strategy.spiking: [false, true]             # true: networks are converted once they are trained
       model.surrogate: [fast_sigmoid, atan]         # an option's values, or label -> options as in docs/compare.md
       training.epochs: [5, 20]                      # several lengths: settings are compared at equal gaps, too
     networks: 8                                     # of each setting: each in turn the target, the others its shadows
@@ -46,7 +47,7 @@ Kind: TypeAlias = Literal["network", "overlap", "disjoint"]
 """A target and shadow; the paper's shadow of one, trained on 80 % of its members; the shadow of other samples."""
 
 OF_A_FEDERATION = ("conversion", "strategy", "privacy", "evaluation", "engine", "audit", "poisoning", "detection")
-"""Sections without effect: each network is trained by itself."""
+"""Sections without effect: each network is trained by itself. ``conversion`` has one with ``strategy.spiking=true``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,7 @@ def read_membership_study(
         here = dict(zip(axes, choice, strict=True))
         chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
         try:
-            config = _checked(resolve(base, [*assigned, *chosen, "strategy.spiking=false"], [*own, *plugins]), networks)
+            config = _checked(resolve(base, ["strategy.spiking=false", *assigned, *chosen], [*own, *plugins]), networks)
         except ConfigError as error:
             raise ConfigError(f"{path}: {', '.join(f'{a}={b}' for a, b in here.items())}: {error}") from None
         settings.append(
@@ -241,8 +242,11 @@ def _checked(config: Config, networks: int) -> Config:
 def _of_a_federation(config: Config) -> Iterator[tuple[str, Any]]:
     """Yield what is set of a federation, and has no effect."""
     default = Config()
-    default = replace(default, strategy=replace(default.strategy, spiking=False))
+    converted = config.strategy.spiking
+    default = replace(default, strategy=replace(default.strategy, spiking=converted))
     for section in OF_A_FEDERATION:
+        if converted and section == "conversion":
+            continue
         own, usual = getattr(config, section), getattr(default, section)
         yield from (
             (f"{section}.{item.name}", getattr(own, item.name))

@@ -18,7 +18,7 @@ from snnfl.auditing.selection import cross_fitted
 from snnfl.auditing.setting import Setting
 from snnfl.auditing.victims import PUBLIC_IMAGES, Victim
 from snnfl.membership_attacks import MembershipError
-from snnfl.membership_attacks.federated import FEDERATED_ATTACKS, FederatedAttack, get_federated_attack
+from snnfl.membership_attacks.federated import FederatedAttack, get_federated_attack
 from snnfl.metrics.roc import Estimate, Scored, auc, score
 from snnfl.threat import FederationView, PublicImages, ThreatModelError, over_rounds
 
@@ -90,7 +90,7 @@ class MembershipRow:
 def federated_membership(
     setting: Setting,
     victims: Sequence[Victim],
-    attacks: Sequence[str] = (),
+    attacks: Sequence[str],
     *,
     done: Callable[[], None] = lambda: None,
 ) -> list[MembershipRow]:
@@ -101,14 +101,14 @@ def federated_membership(
     Args:
         setting: Of the run.
         victims: Of any rounds; the last is attacked with all that the server has of earlier ones.
-        attacks: Names; empty for all on this kind of update.
+        attacks: Names.
         done: Told after each attack on a client, :func:`tries` times.
 
     Raises:
         ConfigError: For an unknown attack.
     """
-    chosen = [get_federated_attack(name) for name in attacks] or _applicable(setting)
-    asked = candidates_of(setting, victims)
+    chosen = [get_federated_attack(name) for name in attacks]
+    asked = candidates_of(setting, victims) if chosen else []
     if not asked:
         return []
     scores, reasons = {attack.name: dict[int, Tensor]() for attack in chosen}, dict[str, tuple[str, str]]()
@@ -130,13 +130,9 @@ def federated_membership(
     return rows if best is None else [*rows, best]
 
 
-def tries(setting: Setting, victims: Sequence[Victim]) -> int:
-    """Return how often :func:`federated_membership` attacks with all attacks, at most."""
-    return len(_told(victims)) * len(_applicable(setting)) if setting.labelled else 0
-
-
-def _applicable(setting: Setting) -> list[FederatedAttack]:
-    return [attack for attack in FEDERATED_ATTACKS if setting.format.kind in attack.against]
+def tries(setting: Setting, victims: Sequence[Victim], attacks: Sequence[str]) -> int:
+    """Return how often :func:`federated_membership` attacks, at most."""
+    return len(_told(victims)) * len(attacks) if setting.labelled else 0
 
 
 def _told(victims: Sequence[Victim]) -> list[Victim]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from snnfl.auditing.membership import Trained, Trials
 from snnfl.config import ConfigError
 from snnfl.membership_attacks import MEMBERSHIP_ATTACKS, get_membership_attack
-from snnfl.membership_attacks.signals import measure
+from snnfl.membership_attacks.signals import AnyNetwork, measure
+from snnfl.spiking import SpikingNetwork
 from snnfl.threat import MembershipKnowledge
 
 TRAINED_BY_US = frozenset({"overlap", "disjoint"})
@@ -28,7 +29,7 @@ def applicable(attacks: Iterable[str]) -> tuple[str, ...]:
 
 
 def trials_of_networks(
-    networks: Sequence[nn.Module],
+    networks: Sequence[AnyNetwork],
     inputs: Tensor,
     labels: Tensor,
     members: Tensor,
@@ -76,7 +77,7 @@ def trials_of_networks(
 
 
 def _check(
-    networks: Sequence[nn.Module],
+    networks: Sequence[AnyNetwork],
     inputs: Tensor,
     labels: Tensor,
     members: Tensor,
@@ -94,7 +95,7 @@ def _check(
     if not networks:
         raise ConfigError("networks=[]: nothing to attack; give at least one trained network")
     for number, network in enumerate(networks):
-        if not isinstance(network, nn.Module):
+        if not isinstance(network, nn.Module | SpikingNetwork):
             raise ConfigError(f"networks[{number}]: expected a torch.nn.Module, found {type(network).__name__}")
     if tuple(members.shape) != (len(networks), len(inputs)):
         expected = f"[{len(networks)}, {len(inputs)}]"
@@ -115,7 +116,7 @@ def _check(
         raise ConfigError("inputs: a value is no finite number")
 
 
-def _check_answers(networks: Sequence[nn.Module], inputs: Tensor, labels: Tensor) -> None:
+def _check_answers(networks: Sequence[AnyNetwork], inputs: Tensor, labels: Tensor) -> None:
     """Ask each network about two samples, before any is asked about all.
 
     Raises:

@@ -21,6 +21,7 @@ from snnfl.config.options import (
     value_of,
 )
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
+from snnfl.config.private_snn import EncryptionConfig, PrivateSNNConfig, PublishingConfig, SynthesisConfig
 from snnfl.config.quantization import QuantizationConfig
 from snnfl.config.selection import exactly, part_of, sampled_clients
 
@@ -34,15 +35,19 @@ __all__ = [
     "ConversionSearch",
     "DataConfig",
     "DetectionConfig",
+    "EncryptionConfig",
     "EngineConfig",
     "EvaluationConfig",
     "FlatValue",
     "ModelConfig",
     "PoisoningConfig",
     "PrivacyConfig",
+    "PrivateSNNConfig",
+    "PublishingConfig",
     "QuantizationConfig",
     "RunConfig",
     "StrategyConfig",
+    "SynthesisConfig",
     "TrainingConfig",
     "UpdateKind",
     "assignments",

@@ -60,7 +60,13 @@ class ConversionConfig:
     correction_steps: int | None = option(
         None, low=1, doc="how many steps come before the simulation, beside `steps`, which pay for them; null: steps"
     )
-    calibration_images: int = option(128, low=1, doc="private images of the client that calibrate")
+    data: Literal["private", "synthetic"] = option(
+        "private",
+        doc="what calibrates: images of the client's own, or ones that it makes of its just trained network alone "
+        "(docs/private-snn.md)",
+    )
+    synthesis_iterations: int | None = option(None, low=1, doc="synthetic: steps of Adam per image; null: 100")
+    calibration_images: int = option(128, low=1, doc="images that calibrate")
     calibration_steps: int | None = option(
         None, low=1, doc="length that thresholds and calibration are computed for; null: steps"
     )
@@ -91,6 +97,11 @@ class ConversionConfig:
             yield (
                 "calibration=time_bias: is defined for neurons that fire once a step; use calibration=bias with signed "
                 "spikes or bursts"
+            )
+        if self.synthesis_iterations is not None and self.data != "synthetic":
+            yield (
+                f"synthesis_iterations={self.synthesis_iterations}: data={self.data} makes no images; leave it out, or "
+                "set data=synthetic"
             )
         if self.correction_steps is not None and self.correction == "none":
             yield f"correction_steps={self.correction_steps}: correction=none has none; leave it out"

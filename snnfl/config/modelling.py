@@ -44,8 +44,8 @@ class ModelConfig:
     )
     surrogate: str | None = option(
         None,
-        doc="spiking: fast_sigmoid, atan, sigmoid, spike_rate_escape, triangular, triangular_snntorch or "
-        "straight_through; null: fast_sigmoid",
+        doc="spiking: fast_sigmoid, atan, sigmoid, spike_rate_escape, triangular, triangular_damped, "
+        "triangular_snntorch or straight_through; null: fast_sigmoid",
     )
     surrogate_slope: float | None = option(None, above=0.0, doc="spiking: slope of the surrogate; null: its own")
     encoding: str | None = option(

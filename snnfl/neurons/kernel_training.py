@@ -33,6 +33,7 @@ DERIVATIVES: dict[surrogates.Derivative, int] = {
     surrogates.triangle: 4,
     surrogates.triangular_snntorch: 5,
     surrogates.straight_through: 6,
+    surrogates.triangle_damped: 7,
 }
 """Surrogate gradients that are compiled, by their number in :func:`differentiate`."""
 
@@ -107,6 +108,10 @@ def differentiate(derivative: int, slope: np.floating, threshold: np.floating, u
     elif derivative == 5:
         for j in range(len(out)):
             out[j] = slope if u[j] < threshold else -slope
+    elif derivative == 7:
+        scale = out.dtype.type(0.3) * slope
+        for j in range(len(out)):
+            out[j] = scale * max(one - slope * abs(u[j] - threshold), one - one)
     else:
         out[:] = one
 

@@ -218,6 +218,8 @@ def _differentiate(u: Any, threshold: Any, slope: Any, DERIVATIVE: tl.constexpr)
         found = slope * tl.maximum(1 - slope * tl.abs(x), 0)
     elif DERIVATIVE == 5:
         found = tl.where(x < 0, slope, -slope)
+    elif DERIVATIVE == 7:
+        found = 0.3 * slope * tl.maximum(1 - slope * tl.abs(x), 0)
     else:
         found = tl.zeros_like(x) + 1
     return found.to(u.dtype)

@@ -10,6 +10,7 @@ name                      derivative of the spike by ``x``             k      th
 ``sigmoid``               ``k s(kx) (1 - s(kx))``                      25     snnTorch, spikingjelly
 ``spike_rate_escape``     ``k exp(-|x - 1|)``                          25     snnTorch
 ``triangular``            ``k max(0, 1 - k |x|)``                      1      spikingjelly's PiecewiseQuadratic
+``triangular_damped``     ``0.3 k max(0, 1 - k |x|)``                  1      PrivateSNN's code, with ``k = 1/V_th``
 ``triangular_snntorch``   ``k`` below the threshold, ``-k`` above it   1      snnTorch's Triangular
 ``straight_through``      ``1``                                        –      snnTorch
 ========================  ===========================================  =====  ==========================================
@@ -98,6 +99,17 @@ def spike_rate_escape(x: Tensor, slope: float) -> Tensor:
 def triangle(x: Tensor, slope: float) -> Tensor:
     """Return ``k max(0, 1 - k |x|)`` (Esser et al. 2016; Bellec et al. 2018)."""
     return slope * (1 - slope * x.abs()).clamp_min(0)
+
+
+@register("triangular_damped", slope=1.0)
+def triangle_damped(x: Tensor, slope: float) -> Tensor:
+    """Return ``0.3 k max(0, 1 - k |x|)``: the triangle, damped so that it doesn't explode over many steps.
+
+    With ``k = 1/V_th`` it is the derivative by the potential of a spike whose code differentiates it by ``u/V_th - 1``,
+    to ``0.3 max(0, 1 - |u/V_th - 1|)``: Bellec et al. 2018 (damping factor 0.3) and the code of PrivateSNN (Kim et al.
+    2022), whose paper has no damping (eq. 5).
+    """
+    return 0.3 * slope * (1 - slope * x.abs()).clamp_min(0)
 
 
 @register("triangular_snntorch", slope=1.0)

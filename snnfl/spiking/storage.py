@@ -73,7 +73,7 @@ def load(path: str | Path) -> SpikingNetwork:
         with safe_open(path, framework="pt") as file:
             about = _description(file.metadata())
             graph = decode_graph(about.get("graph"))
-            _check_arrays(graph, {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
+            check_arrays(graph, {name: file.get_slice(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
             convolutions = (node.name for node in graph.affines if node.op == "conv2d")
             channels_last = {f"{name}.weight" for name in convolutions if name in about["channels_last"]}
             # Cloned, for the file's own memory is mapped and would change with it.
@@ -162,7 +162,7 @@ def _optional(graph: SpikingGraph) -> list[str]:
     return [f"{node.name}.{kind}" for node in graph.spikes for kind in ("potential", "time_bias")]
 
 
-def _check_arrays(graph: SpikingGraph, arrays: Mapping[str, Any]) -> None:
+def check_arrays(graph: SpikingGraph, arrays: Mapping[str, Any]) -> None:
     """Compare the arrays' names, types and shapes with what the graph needs; channels are followed through it."""
     lacking, surplus = set(_required(graph)) - arrays.keys(), arrays.keys() - {*_required(graph), *_optional(graph)}
     for problem, names in (("lacks", lacking), ("has surplus", surplus)):

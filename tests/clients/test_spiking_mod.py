@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from snnfl.config import Config, ConversionConfig
 from snnfl.conversion import convert
 from snnfl.data import calibration_batch
 from snnfl.models import build_model
+from snnfl.private_snn import client_images
 from snnfl.training import load_arrays, private_biases
 from snnfl.updates import converted_specs
 from snnfl.workspace import workspace
@@ -195,3 +197,22 @@ def test_only_calibration_hides_a_bias_that_no_batch_normalisation_follows(
     update = encoded(context_of(config), work.format, work.initial_state, server_round=1)
     for name in BIASES:
         assert torch.equal(update[name], work.initial_state[name]) != hidden
+
+
+def test_synthetic_images_are_made_of_the_trained_network_alone(configure: Configure, context_of: ContextOf) -> None:
+    config = configure("conversion.data=synthetic", "conversion.synthesis_iterations=3")
+    work = workspace(config)
+    state = {name: array + 0.01 for name, array in work.initial_state.items()}
+    update = encoded(context_of(config, 2), work.format, state, server_round=3)
+    draw = rng.generator(config.run.seed, "synthetic calibration", 3, 2)
+    images = client_images(work.graph, state, work.dataset, config.conversion, draw)
+    assert images.shape == (config.conversion.calibration_images, *work.dataset.input_shape)
+    expected = work.format.encode(state, images)
+    assert update.keys() == expected.keys()
+    assert all(torch.equal(update[name], expected[name]) for name in update)
+    private = calibration_batch(work.dataset, work.partitions[2], len(images), rng.generator(0, "calibration", 3, 2))
+    assert not torch.equal(images, private)
+    others = replace(work.dataset, train_images=work.dataset.train_images.flip(-1))  # in the same range
+    with work.holding(others):  # nothing of a client's own pictures is in it
+        again = encoded(context_of(config, 2), work.format, state, server_round=3)
+    assert all(torch.equal(update[name], again[name]) for name in update)

@@ -21,8 +21,11 @@ from typer.testing import CliRunner
 
 from experiments import cli
 from experiments.audit import command
+from experiments.audit.choice import CONTROL_ATTACKS, check_names, choose
 from snnfl.attacks import names
 from snnfl.auditing.suite import applicable
+from snnfl.config import ConfigError
+from snnfl.membership_attacks.federated import FEDERATED_ATTACKS
 
 SETTING = """
 run: {name: NAME, rounds: 2}
@@ -539,22 +542,34 @@ def test_a_named_attack_is_the_only_one_and_a_line_says_where_it_does_not_apply(
 @pytest.mark.parametrize(
     ("named", "on_run", "on_twins"),
     [
-        (["closed_form", "reconverted_train"], ["closed_form", "reconverted_train"], command.CONTROL_ATTACKS),
+        (["closed_form", "reconverted_train"], ["closed_form", "reconverted_train"], CONTROL_ATTACKS),
         (["dlg", "closed_form"], ["closed_form"], ["dlg", "closed_form"]),
-        (["snn_naive"], ["snn_naive"], command.CONTROL_ATTACKS),
-        ([], None, command.CONTROL_ATTACKS),
+        (["snn_naive"], ["snn_naive"], CONTROL_ATTACKS),
+        ([], None, CONTROL_ATTACKS),
     ],
 )
 def test_twins_keep_their_controls_unless_plain_attacks_are_named(named, on_run, on_twins):
-    chosen, controls = command.choose(named, "converted")
-    assert list(controls) == list(on_twins)
-    assert list(chosen) == list(applicable("converted") if on_run is None else on_run)
-    assert command.choose(["snn_naive"], "plain") == ([], ())
+    choice = choose(named, "s", "converted")
+    assert list(choice.on_twins) == list(on_twins)
+    assert list(choice.on_run) == list(applicable("converted") if on_run is None else on_run)
+    assert not choose(["snn_naive"], "p", "plain").some
+
+
+def test_attacks_that_ask_for_members_are_named_like_others():
+    asked = choose(["round_loss", "spiking_loss"], "p", "plain")
+    assert (list(asked.members), list(asked.on_run), list(asked.on_twins)) == (["round_loss"], [], [])
+    assert asked.notes == ["p: spiking_loss attacks converted updates, those of this run are plain ones"]
+    assert list(choose(["round_loss"], "s", "converted").on_twins) == []
+    assert not choose(["closed_form"], "p", "plain").members
+    assert {"round_loss", "fedmia_loss"} <= {*choose([], "p", "plain").members}
+    check_names(["round_loss", "closed_form"])
+    with pytest.raises(ConfigError, match="did you mean 'closed_form'"):
+        check_names(["closed_from"])
 
 
 def test_what_attacks_updates_of_either_kind_attacks_the_twins_too():
     both = {name for name in applicable("converted") if name in applicable("plain")}
-    assert both - {*command.CONTROL_ATTACKS} == {"joint_rounds"}
+    assert both - {*CONTROL_ATTACKS} == {"joint_rounds"}
 
 
 def test_denied_facts_refuse_one_attack_and_leave_the_others(runs, tmp_path, monkeypatch, capsys):
@@ -583,7 +598,7 @@ def test_the_list_says_of_each_attack_what_it_does_and_needs(monkeypatch, capsys
     monkeypatch.setenv("COLUMNS", "200")
     status, said = invoke(monkeypatch, capsys, "audit", "--list")
     assert status == 0, said
-    assert all(name in said for name in names())
+    assert all(name in said for name in [*names(), *FEDERATED_ATTACKS.names()])
     assert "Minimise 1 - cos(g', g) + a TV(x')" in said
     assert "converted" in said
     assert "update_statistics" in said

@@ -107,6 +107,8 @@ def configs(draw):
         drawn["conversion"].pop("two_sided", None)
     if drawn["conversion"].get("correction", "none") == "none":
         drawn["conversion"].pop("correction_steps", None)
+    if drawn["conversion"].get("data") != "synthetic":
+        drawn["conversion"].pop("synthesis_iterations", None)
     sections = {name: dataclasses.replace(getattr(Config(), name), **values) for name, values in drawn.items()}
     config = dataclasses.replace(Config(), **sections)
     assume(config.run.keep_checkpoints or not config.run.resume)

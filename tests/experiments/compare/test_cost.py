@@ -21,6 +21,7 @@ matrix:
   algorithm:
     FedAvg: {strategy.spiking: false}
     S-FedAvg: {}
+    without images of their own: {conversion.data: synthetic, conversion.synthesis_iterations: 20}
     S-MOON: {strategy.name: moon, model.projection_head: true}
 """
 

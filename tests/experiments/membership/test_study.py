@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from experiments.membership.cell import Cell, cells_of, work_through
 from experiments.membership.command import study_members, write_results
@@ -282,3 +284,28 @@ def test_a_killed_study_goes_on_and_its_processes_end_with_it(tmp_path: Path) ->
     assert len(after) > len(before)
     assert {file: after[file] for file in before} == before
     assert (tmp_path / "small" / "report.html").exists()
+
+
+def test_converted_networks_are_asked_beside_those_that_they_were_made_of(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        STUDY.replace("DIRECTORY", str(tmp_path))
+        .replace("SNN: {model.neuron: lif, model.time_steps: 3}", "S: {strategy.spiking: true, conversion.steps: 4}")
+        .replace("[paper, loss, rmia]", "[loss, svm_counts]")
+        .replace("ANN, paper", "ANN, loss")
+    )
+    study = read_membership_study(file)
+    assert not work_through([cell for cell in cells_of(study) if cell.network])
+    ordinary, converted = study.settings[1], study.settings[3]
+    assert (ordinary.labels["network"], converted.labels["network"]) == ("ANN", "S")
+    weights = [load_file(folder_of(setting, setting.cells[0]) / WEIGHTS) for setting in (ordinary, converted)]
+    assert all(torch.equal(array, weights[1][name]) for name, array in weights[0].items())
+    asked = [trials_of(setting).networks[0].signals for setting in (ordinary, converted)]
+    assert asked[0].counts is None
+    assert asked[1].counts is not None
+    assert not torch.allclose(asked[0].logits, asked[1].logits)
+
+
+def test_an_option_of_conversion_without_conversion_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"conversion.steps=4: each network is trained by itself; leave it out"):
+        read(tmp_path, options="{data.source: iris, model.name: fcnet, conversion.steps: 4,")

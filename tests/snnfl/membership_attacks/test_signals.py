@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import ModelConfig
+from snnfl.config import ConversionConfig, ModelConfig
+from snnfl.conversion import convert
 from snnfl.membership_attacks.signals import REPETITIONS, measure
 from snnfl.models import SpikingModel, build_model
 
@@ -89,3 +90,17 @@ def test_an_ordinary_network_has_logits_alone(inputs: Tensor) -> None:
     assert found.potentials is None
     assert found.counts is None
     assert found.timing is None
+
+
+def test_a_converted_network_is_asked_as_it_answers_and_its_spikes_are_seen(inputs: Tensor) -> None:
+    model = build_model(
+        ModelConfig(name="lenet5"), input_shape=(1, 28, 28), classes=10, generator=rng.generator(0, "w")
+    )
+    spiking = convert(model, inputs, ConversionConfig(steps=STEPS))
+    found, recorded = measure(spiking, inputs, white_box=True, batch=5), spiking.record(inputs)
+    torch.testing.assert_close(found.logits, spiking(inputs))
+    assert found.potentials is not None
+    assert torch.equal(found.potentials, found.logits)
+    assert found.counts is not None
+    assert float(found.counts.sum()) == sum(float(spikes.sum()) for spikes in recorded.spikes.values())
+    assert measure(model.eval(), inputs).potentials is None

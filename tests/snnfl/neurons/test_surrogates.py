@@ -31,6 +31,7 @@ SPIKINGJELLY = {
     "sigmoid": lambda k: (spikingjelly_surrogate.Sigmoid(alpha=k), 1.0),
     "triangular": lambda k: (spikingjelly_surrogate.PiecewiseQuadratic(alpha=k), 1.0),
     "fast_sigmoid": lambda k: (spikingjelly_surrogate.SoftSign(alpha=k), k / 2),  # theirs is larger by this factor
+    "triangular_damped": lambda k: (spikingjelly_surrogate.PiecewiseQuadratic(alpha=k), 1 / 0.3),
 }
 VALUES = st.lists(st.floats(-3, 3), min_size=1, max_size=20)
 SLOPES = st.floats(0.25, 25)

@@ -1,0 +1,103 @@
+"""Which attacks an audit runs: those on updates, and those that ask who was in a client's data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.markup import escape
+from rich.table import Table
+
+from snnfl.attacks import Attack, get_attack, names
+from snnfl.auditing.suite import applicable
+from snnfl.config import UpdateKind
+from snnfl.membership_attacks.federated import FEDERATED_ATTACKS, FederatedAttack
+
+CONTROL_ATTACKS = ("closed_form", "feature_inversion", "inverting_gradients", "inverting_statistics")
+"""Plain counterparts of the attacks on S-updates, on clients' plain twins unless plain attacks are named.
+
+Of ``joint_rounds`` there is none: a twin has no earlier rounds.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The attacks of an audit, by name.
+
+    Attributes:
+        on_run: On the clients' updates.
+        on_twins: On the plain twins of an S-run's clients.
+        members: Those that ask who was in the clients' data.
+        notes: A line for each named attack that doesn't apply.
+    """
+
+    on_run: Sequence[str]
+    on_twins: Sequence[str]
+    members: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def some(self) -> bool:
+        """Whether there is any."""
+        return bool(self.on_run or self.on_twins or self.members)
+
+
+def check_names(attacks: Sequence[str]) -> None:
+    """Look whether all named attacks are known.
+
+    Raises:
+        ConfigError: With the nearest known name.
+    """
+    for name in attacks:
+        if name not in FEDERATED_ATTACKS:
+            get_attack(name)
+
+
+def choose(attacks: Sequence[str], run: str, kind: UpdateKind, *, crafted: bool = False, twins: bool = True) -> Choice:
+    """Choose what attacks a run.
+
+    Named attacks mean these and no others, wherever they apply. Attacks on S-updates are compared with
+    :data:`CONTROL_ATTACKS` on the twins, unless attacks on plain updates alone are named.
+
+    Args:
+        attacks: Names; empty for all that apply.
+        run: Its name, for the notes.
+        kind: Of its updates.
+        crafted: Whether the server sent crafted weights.
+        twins: Whether an S-run's clients have plain twins.
+    """
+    of_run = [name for name in attacks if name in applicable(kind)] if attacks else applicable(kind, crafted=crafted)
+    on_twins: Sequence[str] = ()
+    on_updates = [name for name in attacks if name not in FEDERATED_ATTACKS]
+    if kind == "converted" and twins and (on_updates or not attacks):
+        plain = [name for name in attacks if name in applicable("plain")]
+        on_twins = plain if any(name not in of_run for name in plain) else CONTROL_ATTACKS
+    asked = [each for each in FEDERATED_ATTACKS if not attacks or each.name in attacks]
+    members = [each.name for each in asked if kind in each.against]
+    left = [name for name in attacks if name not in of_run and name not in members]
+    notes = [_note(run, name, kind, name in on_twins) for name in left]
+    return Choice(on_run=of_run, on_twins=on_twins, members=members, notes=notes)
+
+
+def _note(run: str, name: str, kind: UpdateKind, on_twins: bool) -> str:
+    """Say that a named attack doesn't apply to a run."""
+    kinds = " and ".join(sorted(_named(name).against))
+    instead = "; it attacks the plain twins of its clients" if on_twins else ""
+    return f"{run}: {name} attacks {kinds} updates, those of this run are {kind} ones{instead}"
+
+
+def _named(name: str) -> Attack | FederatedAttack:
+    return FEDERATED_ATTACKS.find(name) if name in FEDERATED_ATTACKS else get_attack(name)
+
+
+def attacks_table() -> Table:
+    """List the attacks: what each does, which updates it attacks, and what it must know."""
+    table = Table(caption="--deny FACT takes a fact away; an attack that needs it is refused.", show_lines=True)
+    for name in ("attack", "what it does", "updates", "needs"):
+        table.add_column(name, no_wrap=name == "attack", overflow="fold")
+    for part in (names(), FEDERATED_ATTACKS.names()):
+        for attack in map(_named, part):
+            cells = (attack.name, attack.summary, ", ".join(sorted(attack.against)), ", ".join(sorted(attack.needs)))
+            table.add_row(*map(escape, cells))
+        table.add_section()
+    return table

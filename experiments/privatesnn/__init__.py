@@ -1,0 +1,1 @@
+"""PrivateSNN: the command, its studies, and what the paper says beside what was measured."""

@@ -1,0 +1,76 @@
+"""The commands ``snnfl privatesnn synthesize``, ``convert``, ``encrypt`` and ``run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.arguments import OverridesArgument, PluginOption
+
+privatesnn_app = typer.Typer(
+    help="Convert a network without data, encrypt it by training with spikes, and publish it (PrivateSNN).",
+    epilog="The four take the same file and options, and go on where one was interrupted. docs/private-snn.md",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    suggest_commands=False,
+)
+
+StudyArgument = Annotated[
+    Path,
+    typer.Argument(help="YAML file of a study, or the folder of a finished run", metavar="STUDY.yaml|RUN_DIR"),
+]
+
+
+def _stage(stage: str, study: Path, overrides: list[str] | None, plugin: list[str] | None) -> None:
+    from experiments.privatesnn.command import make_published
+    from experiments.running import console_of
+
+    make_published(stage, study, overrides or [], plugin or (), console=console_of(verbose=False))
+
+
+@privatesnn_app.command()
+def synthesize(study: StudyArgument, overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
+    """Make images of the network alone, without anybody's data; a study's network is trained first.
+
+    \b
+    snnfl privatesnn synthesize experiments/privatesnn/laptop.yaml
+    snnfl privatesnn synthesize runs/demo synthesis.images=500 synthesis.iterations=300
+    """  # noqa: D301
+    _stage("synthesize", study, overrides, plugin)
+
+
+@privatesnn_app.command()
+def convert(study: StudyArgument, overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
+    """Convert the network to a spiking one on the synthetic images: converted.safetensors.
+
+    \b
+    snnfl privatesnn convert experiments/privatesnn/laptop.yaml
+    """  # noqa: D301
+    _stage("convert", study, overrides, plugin)
+
+
+@privatesnn_app.command()
+def encrypt(study: StudyArgument, overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
+    """Train the converted network with spikes on the synthetic images: published.safetensors.
+
+    \b
+    snnfl privatesnn encrypt experiments/privatesnn/laptop.yaml
+    """  # noqa: D301
+    _stage("encrypt", study, overrides, plugin)
+
+
+@privatesnn_app.command()
+def run(study: StudyArgument, overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
+    """Do all of it, and measure accuracy and energy; results go to runs/STUDY/, of a run to RUN_DIR/privatesnn/.
+
+    \b
+    snnfl privatesnn run experiments/privatesnn/laptop.yaml
+    snnfl privatesnn run runs/demo publishing.steps=32 synthesis.images=500 synthesis.iterations=300 \\
+        encryption.images=500 encryption.epochs=5
+
+    Of a finished run the server's aggregated network is published: of a plain run its ANN, of an S-run the weights and
+    biases of its spiking network. No client is asked for anything.
+    """  # noqa: D301
+    _stage("run", study, overrides, plugin)

@@ -1,0 +1,217 @@
+"""``snnfl privatesnn`` on digits: its stages, what an interrupt leaves, and networks of finished runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+import experiments.privatesnn.stages as stages
+import snnfl
+from experiments.cli import app
+from experiments.ending import RunFailedError
+from experiments.privatesnn.command import make_published
+from experiments.privatesnn.network import network_of
+from experiments.privatesnn.report import as_csv, from_csv, rows_of
+from experiments.privatesnn.study import Setting, read_private_study
+from snnfl.config import ConfigError
+from snnfl.private_snn import PublishedNetwork, affine_parameters, load
+
+STUDY = """
+name: study
+options: {data.source: digits, data.training_images: 400, data.test_images: 100, model.name: lenet5,
+          training.optimizer: adam, training.learning_rate: 0.003, training.epochs: 4}
+seeds: [3]
+synthesis: {images: 30, iterations: 20, batch: 20}
+publishing: {steps: 8, images: 20}
+encryption: {images: 30, epochs: 3}
+curve: [4]
+variants: {images: [10, 30], distillation: [0.7]}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def do(stage: str, path: Path, tmp_path: Path, *overrides: str) -> Setting:
+    given = [*overrides, *([] if path.is_dir() else [f"run.directory={tmp_path / 'runs'}"])]
+    return make_published(stage, path, given, console=Console(quiet=True)).settings[0]
+
+
+def same(first: PublishedNetwork, second: PublishedNetwork) -> bool:
+    arrays = zip(sorted(first.parameters.items()), sorted(second.parameters.items()), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in arrays)
+
+
+def test_all_at_once_is_one_after_the_other(study: Path, tmp_path: Path) -> None:
+    setting = do("run", study, tmp_path)
+    result = json.loads(setting.results.read_text())
+    assert set(result["curves"]) == {"synthetic", "encrypted", "synthetic, MMSE", "real", "real, MMSE"}
+    assert set(result["curves"]["real"]) == {"4", "8"}
+    assert result["ann"] > 0.6
+    assert [(each["images"], each["distillation"]) for each in result["variants"]] == [(10, 0.7), (30, 0.7)]
+    assert result["variants"][1]["accuracy"] == result["curves"]["encrypted"]["8"]  # the same encryption
+    rows = list(rows_of(result))
+    assert from_csv(as_csv(rows)) == rows
+    for name in ("results.csv", "tables.md", "network-steps.png", "network-images.svg"):
+        assert (setting.path.parent / name).stat().st_size > 0
+    before = {file: file.stat().st_mtime_ns for file in setting.path.rglob("*.safetensors")}
+    do("run", study, tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in setting.path.rglob("*.safetensors")} == before
+    other = tmp_path / "other"
+    for stage in ("synthesize", "convert", "encrypt"):
+        apart = do(stage, study, other)
+    assert same(load(apart.published), load(setting.published))
+    assert not same(load(apart.converted), load(apart.published))
+
+
+class Killed(Exception):
+    pass
+
+
+def after(count: int) -> Callable[[int], None]:
+    calls = iter(range(count))
+
+    def report(done: int) -> None:
+        if next(calls, None) is None:
+            raise Killed
+
+    return report
+
+
+def test_what_was_interrupted_ends_with_the_same_bits(study: Path, tmp_path: Path) -> None:
+    setting = do("run", study, tmp_path)
+    cut = read_private_study(study, [f"run.directory={tmp_path / 'cut'}"]).settings[0]
+    cut.path.mkdir(parents=True)
+    cut.ann.write_bytes(setting.ann.read_bytes())
+    network = network_of(cut)
+    with pytest.raises(Killed):
+        stages.synthesise_images(cut, network, after(25))  # within the second batch
+    assert [file.name for file in cut.synthetic.iterdir()] == ["images-000000.safetensors"]
+    with pytest.raises(ConfigError, match="1 file of synthetic images missing; run snnfl privatesnn synthesize"):
+        stages.convert_network(cut, network)
+    stages.synthesise_images(cut, network, lambda done: None)
+    for number in range(2):
+        assert stages.part_file(cut, number).read_bytes() == stages.part_file(setting, number).read_bytes()
+    stages.convert_network(cut, network)
+    assert cut.converted.read_bytes() == setting.converted.read_bytes()
+    with pytest.raises(Killed):
+        stages.encrypt_network(cut, network, after(3))  # a first report, and each epoch has a batch
+    assert not cut.published.exists()
+    told: list[int] = []
+    stages.encrypt_network(cut, network, told.append)
+    assert told[0] == 60  # two epochs were done
+    assert cut.published.read_bytes() == setting.published.read_bytes()
+
+
+def test_a_stage_needs_the_one_before(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run snnfl privatesnn synthesize first"):
+        do("convert", study, tmp_path)
+    do("synthesize", study, tmp_path)
+    with pytest.raises(ConfigError, match="run snnfl privatesnn convert first"):
+        do("encrypt", study, tmp_path)
+
+
+def test_a_damaged_batch_of_images_is_told_of(study: Path, tmp_path: Path) -> None:
+    setting = do("synthesize", study, tmp_path)
+    file = stages.part_file(setting, 1)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(ConfigError, match=r"images-000001.*delete it and run snnfl privatesnn synthesize again"):
+        do("convert", study, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"synthesis: {": "synthesis: {imags: 3, "}, "synthesis: .*unknown option 'imags'; did you mean 'images'"),
+        ({"steps: 8": "steps: 0"}, "publishing: steps=0: expected at least 1"),
+        ({"seeds: [3]": "seeds: three"}, "seeds=three: expected a list of whole numbers"),
+        ({"curve: [4]": "curve: [0]"}, "curve=.* expected lengths in time steps"),
+        ({"variants: {": "variants: {epochs: [1], "}, "variants=.*expected lists of images and distillation"),
+        ({"seeds:": "sedes:"}, "unknown key 'sedes'; did you mean 'seeds'"),
+        ({"curve: [4]": "control: 7"}, "control=7: expected true or false"),
+        ({"model.name: lenet5": "model.name: lenet5, model.neuron: lif"}, "model.neuron=lif: PrivateSNN converts"),
+        ({"model.name: lenet5": "model.name: lenet5, model.pooling: max"}, "model.pooling=max: .* take average"),
+    ],
+)
+def test_mistakes_are_one_line(study: Path, change: dict[str, str], message: str) -> None:
+    text = study.read_text()
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    study.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        read_private_study(study)
+    assert "\n" not in str(error.value)
+
+
+def test_more_images_than_there_are(study: Path, tmp_path: Path) -> None:
+    for stage in ("synthesize", "convert"):
+        do(stage, study, tmp_path, "encryption.images=31")
+    with pytest.raises(ConfigError, match=r"encryption\.images=31: there are 30 synthetic images"):
+        do("encrypt", study, tmp_path, "encryption.images=31")
+
+
+@pytest.mark.parametrize("spiking", [True, False])
+def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: bool) -> None:
+    run = snnfl.run(
+        {"data": {"clients": 2, "source": "digits"}, "training": {"epochs": 1}, "conversion": {"steps": 8}},
+        run={"rounds": 1, "directory": str(tmp_path), "name": "watched"},
+        strategy={"spiking": spiking},
+        progress=False,
+    )
+    options = ["synthesis.images=20", "synthesis.iterations=5", "publishing.steps=6", "publishing.images=20"]
+    options += ["encryption.images=20", "encryption.epochs=1"]
+    setting = do("run", run.path, tmp_path, *options)
+    assert setting.path == run.path / "privatesnn"
+    converted, published = load(setting.converted), load(setting.published)
+    weights = affine_parameters(converted.graph, converted.parameters)
+    if spiking:
+        expected = run.snn().parameters
+        assert all(torch.equal(array, expected[name]) for name, array in weights.items())
+    else:
+        images = torch.rand((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(converted.analog(images), run.ann()(images), rtol=1e-4, atol=1e-4)
+    assert not same(converted, published)
+    assert "real" not in json.loads(setting.results.read_text())["curves"]
+    with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
+        do("convert", run.path, tmp_path, *options, "publishing.steps=7")
+    file = run.path / ("final_snn.safetensors" if spiking else "final_ann.safetensors")
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(ConfigError, match=r"privatesnn: it was made of another network, .* delete it"):
+        do("convert", run.path, tmp_path, *options)
+    with pytest.raises(ConfigError, match=r"data\.clients=3: the options of .* stand"):
+        do("run", run.path, tmp_path, "data.clients=3")
+
+
+def test_help_teaches() -> None:
+    shown = CliRunner().invoke(app, ["privatesnn", "--help"])
+    assert shown.exit_code == 0
+    for word in ("synthesize", "convert", "encrypt", "run", "without data"):
+        assert word in shown.stdout
+    shown = CliRunner().invoke(app, ["privatesnn", "run", "--help"])
+    assert "snnfl privatesnn run runs/demo" in shown.stdout
+
+
+def test_an_axis_of_the_matrix_may_vary_how_images_are_made(study: Path) -> None:
+    text = study.read_text() + "matrix: {images: {noise: {synthesis.blur: 0}, blurred: {synthesis.blur: 4}}}\n"
+    study.write_text(text)
+    settings = read_private_study(study, ["synthesis.iterations=7"]).settings
+    assert [setting.labels["images"] for setting in settings] == ["noise", "blurred"]
+    assert [setting.private.synthesis.blur for setting in settings] == [0, 4]
+    assert {setting.private.synthesis.iterations for setting in settings} == {7}
+    assert settings[0].path != settings[1].path
+
+
+def test_a_rate_at_which_training_diverges_is_one_line(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"seed=3: training diverged .*lower training\.learning_rate"):
+        do("synthesize", study, tmp_path, "training.optimizer=sgd", "training.learning_rate=1e30")
