@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnfl.config import Config, ConfigError, ConversionConfig, assignments
+from snnfl.config import Config, ConfigError, ConversionConfig, ConversionSearch, assignments
 from snnfl.launch import use_app
 from snnfl.plugins import load_installed, load_listed, resolve
 from snnfl.results import Audit, Membership, Run, Study
@@ -207,13 +207,16 @@ def compare(
     return Study(path=made.study.directory, runs=runs, tables=tables)
 
 
-def convert(model: nn.Module, images: Tensor, config: ConversionConfig | None = None) -> SpikingNetwork:
+def convert(
+    model: nn.Module, images: Tensor, config: ConversionConfig | ConversionSearch | None = None
+) -> SpikingNetwork:
     """Convert a trained network to a calibrated spiking one.
 
     Args:
         model: Any network that ``torch.fx`` traces, of the layers that docs/how-to/convert.md lists.
         images: Some tens of calibration images, normalised as in training, ``[N, ...]``.
-        config: Steps, thresholds and calibration; ``None`` for :meth:`~snnfl.config.ConversionConfig.fast`, 32 steps.
+        config: Steps, thresholds and calibration, or a search among some, such as ``ConversionConfig.search(steps=8)``,
+            by these images; ``None`` for :meth:`~snnfl.config.ConversionConfig.fast`, 32 steps.
 
     Raises:
         ConfigError: If one of the first and last is something else.
@@ -226,7 +229,7 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig | None = 
 
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model: expected a torch.nn.Module with its weights loaded, found {type(model).__name__}")
-    if not isinstance(config, ConversionConfig | None):
+    if not isinstance(config, ConversionConfig | ConversionSearch | None):
         found = f"{type(config).__name__} {config!r}"
         raise ConfigError(f"config: expected a ConversionConfig, such as ConversionConfig.fast(steps=8), found {found}")
     return convert_network(model, images, ConversionConfig.fast() if config is None else config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from snnfl import rng
@@ -38,11 +35,18 @@ from snnfl.models import (
 from snnfl.plugins import load_installed
 from snnfl.private_snn import last_weight
 from snnfl.spiking import ConversionError, SpikingGraph, trace
-from snnfl.training import exchangeable, load_arrays, needs_two, normalisation
+from snnfl.training import exchangeable, needs_two, normalisation
+from snnfl.training.starting import quantise_activations, start_from
 from snnfl.updates import Converted, Native, Packing, Plain, Unsent, UpdateFormat
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Kinds that people have; torch knows more."""
+
+LEVELS = 8
+"""Of quantised activations, where nothing else is said."""
+
+PICTURES = 64
+"""Of noise, on which their thresholds start."""
 
 EVALUATION = "encoding of evaluation"
 """Purpose of what a random encoding draws where a model is measured: without coordinates, so the same each time."""
@@ -178,8 +182,12 @@ class Workspace:
         if isinstance(model, SpikingModel):
             model.per_step = self.config.training.loss == "per_step"
             multiply_in_bfloat16(model, self.config.training.precision == "bfloat16")
-        if self.config.model.weights is not None:
-            _start_from(self.config.model.weights, model)
+        if self.config.training.activation == "qcfs":
+            draw = rng.generator(self.config.run.seed, "pictures that thresholds start from")
+            pictures = torch.randn(PICTURES, *self.dataset.input_shape, generator=draw)
+            quantise_activations(model, self.config.training.levels or LEVELS, pictures, self.config.model.weights)
+        elif self.config.model.weights is not None:
+            start_from(self.config.model.weights, model)
         laid_out: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return laid_out
 
@@ -284,7 +292,7 @@ class Workspace:
         with full_precision(self.model):
             graph = trace(self.model, max_pooling=pooling, input_shape=self.dataset.input_shape)
         layers = {name for node in graph.affines for name in (node.name, node.norm) if name is not None}
-        known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+        known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | {*graph.learned_thresholds}
         parameters = {name for name, _ in self.model.named_parameters()}
         if unused := sorted(parameters - known):
             raise ConversionError(
@@ -346,35 +354,6 @@ class Workspace:
     def test_images(self, server_round: int) -> int:
         """Return how many test images a round is evaluated on; 0 is all of them, which the last round uses."""
         return 0 if server_round >= self.config.run.rounds else self.config.evaluation.images
-
-
-def _start_from(path: str, model: nn.Module) -> None:
-    """Load the weights of a trained ANN.
-
-    Raises:
-        ConfigError: If the file is missing or damaged, or holds another network's arrays or a number that is none.
-    """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise ConfigError(f"model.weights={path}: it is a folder; a run's ANN is its final_ann.safetensors")
-    try:
-        arrays = load_file(file)
-        if not isinstance(model, SpikingModel) and _holds_spiking(file):
-            raise ValueError("it holds a spiking network, and model.neuron=relu takes an ANN's weights")
-        load_arrays(model, arrays)
-    except SafetensorError as error:
-        raise ConfigError(f"model.weights={path}: it is no file of safetensors ({error})") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.weights={path}: {error}") from None
-    if wrong := [name for name, array in arrays.items() if not torch.isfinite(array).all()]:
-        raise ConfigError(f"model.weights={path}: {wrong[0]} holds a NaN or an infinity")
-
-
-def _holds_spiking(file: Path) -> bool:
-    """Tell whether a file says of itself that it holds a converted or a trained spiking network."""
-    with safe_open(file, "pt") as opened:
-        about = json.loads((opened.metadata() or {}).get("snnfl", "{}"))
-    return "graph" in about or about.get("kind") == "native"
 
 
 @lru_cache(maxsize=1)

@@ -124,6 +124,7 @@ def converted_network(view: ServerView) -> tuple[SpikingGraph, ConversionConfig,
     if graph is None or conversion is None:
         raise ThreatModelError("the update is no converted network")
     folded = {f"{n.name}.{kind}": received[f"{n.name}.{kind}"].float() for n in graph.affines for kind in KINDS}
+    folded |= {name: received[name].float() for name in graph.learned_thresholds}
     told = [node.name for node in graph.affines if node.norm is not None and not node.has_bias]
     if told and conversion.calibration in ("bias", "bias_potential"):
         left = unexplained_biases(graph, received, biases=False)
@@ -146,6 +147,8 @@ def lacks_thresholds(view: ServerView) -> str | None:
     """Say why a view's thresholds aren't those of the images that the client trained on, or ``None`` if they are."""
     if view.format.conversion is None or view.format.graph is None or not view.format.threshold_names:
         return "the update has no thresholds"
+    if view.format.graph.learned_thresholds:
+        return "the thresholds are learned with the weights, and no function of calibration images"
     count, images = view.format.conversion.calibration_images, view.knowledge.images
     if images is not None and images > count:
         return f"the client calibrates with {count} of its {images} images, and nobody knows with which"

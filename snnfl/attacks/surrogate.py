@@ -15,6 +15,7 @@ from snnfl.conversion import fold
 from snnfl.conversion.folding import norm_state
 from snnfl.neurons import Neuron, NeuronState, at_threshold, broadcast, triangular
 from snnfl.spiking import MaxPool, Spike, SpikingGraph, SpikingNetwork
+from snnfl.spiking.correction import corrected_start
 from snnfl.spiking.in_time import add_drive, constant_values, linear_value, over_time, readout
 from snnfl.spiking.maximum import gate
 from snnfl.threat import ServerView, ThreatModelError
@@ -33,27 +34,51 @@ def spiking_network_of(graph: SpikingGraph, config: ConversionConfig, *, surroga
     """
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        spiking = SpikingNetwork(graph, arrays, config.initial_potential, config.readout)
-        constants, steps = constant_values(graph, arrays, inputs), config.steps
-        values = dict(constants)
-        for node in graph.body:
-            if isinstance(node, Spike):
-                current = over_time(values[node.inputs[0]], node.inputs[0] in constants, steps)
-                current = add_drive(current, spiking.drive(node.name, 0, steps, steps))
-                neuron = replace(spiking.neuron(node.name), spike=triangular if surrogate else at_threshold)
-                state = NeuronState(broadcast(spiking.resting_potential(node.name), current.shape[1:]))
-                values[node.name] = torch.stack(fire(neuron, state, current)).flatten(0, 1)
-            elif isinstance(node, MaxPool):
-                passed, _ = gate(node, over_time(values[node.inputs[0]], False, steps), None)
-                values[node.name] = passed.flatten(0, 1)
-            else:
-                values[node.name] = linear_value(node, values, constants, arrays, steps)
+        spiking = SpikingNetwork.configured(graph, arrays, config)
+        constants, steps, starts = constant_values(graph, arrays, inputs), config.steps, dict[str, Tensor]()
+        if rehearsal := spiking.rehearsal(steps):
+            for name, after in _run(spiking, constants, rehearsal, {}, surrogate)[1].items():
+                rest = broadcast(spiking.resting_potential(name), after.shape).expand(after.shape)
+                starts[name] = corrected_start(spiking.correction, rest, after, arrays[f"{name}.threshold"])
+        values, _ = _run(spiking, constants, steps, starts, surrogate)
         varying = [name for name in graph.readout_inputs if name not in constants]
         first = spiking.first_read(steps)
         means = {name: over_time(values[name], False, steps)[first:].mean(0) for name in varying}
         return readout(graph, arrays, {**constants, **means})
 
     return network
+
+
+def _run(
+    spiking: SpikingNetwork, constants: Mapping[str, Tensor], steps: int, starts: Mapping[str, Tensor], surrogate: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compute the values of all steps, and for a correction the potentials of spiking layers after the last.
+
+    Args:
+        spiking: The network.
+        constants: Values in front of the first spikes.
+        steps: How many.
+        starts: Potentials before the first, of layers where a correction has changed them.
+        surrogate: As in :func:`spiking_network_of`.
+    """
+    values, ends, arrays = dict(constants), dict[str, Tensor](), spiking.parameters
+    for node in spiking.graph.body:
+        if isinstance(node, Spike):
+            current = over_time(values[node.inputs[0]], node.inputs[0] in constants, steps)
+            current = add_drive(current, spiking.drive(node.name, 0, steps, steps))
+            neuron = replace(spiking.neuron(node.name), spike=triangular if surrogate else at_threshold)
+            rest = broadcast(spiking.resting_potential(node.name), current.shape[1:]).expand(current.shape[1:])
+            start = starts.get(node.name, rest)
+            spikes = fire(neuron, NeuronState(start, total=neuron.no_spikes(start)), current)
+            values[node.name] = torch.stack(spikes).flatten(0, 1)
+            if spiking.correction != "none":
+                ends[node.name] = start + current.sum(0) - torch.stack(spikes).sum(0)  # charge is conserved
+        elif isinstance(node, MaxPool):
+            passed, _ = gate(node, over_time(values[node.inputs[0]], False, steps), None)
+            values[node.name] = passed.flatten(0, 1)
+        else:
+            values[node.name] = linear_value(node, values, constants, arrays, steps)
+    return values, ends
 
 
 def fire(neuron: Neuron, state: NeuronState, current: Tensor) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from snnfl.config.auditing import AuditConfig
 from snnfl.config.checks import mistakes, validate
+from snnfl.config.conversion import ConversionConfig, ConversionSearch
 from snnfl.config.declaration import ConfigError, FlatValue, counted, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, spikes_natively, update_kind
 from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
@@ -10,7 +11,6 @@ from snnfl.config.options import (
     OWN,
     READING,
     Config,
-    ConversionConfig,
     DataConfig,
     EngineConfig,
     EvaluationConfig,
@@ -38,6 +38,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConversionConfig",
+    "ConversionSearch",
     "DataConfig",
     "DetectionConfig",
     "EncryptionConfig",

@@ -120,6 +120,18 @@ def _model_mistakes(config: Config) -> Iterator[str]:
 
 def _training_mistakes(config: Config) -> Iterator[str]:
     training = config.training
+    if training.levels is not None and training.activation == "relu":
+        yield f"training.levels={training.levels}: training.activation=relu has none; leave it out, or set qcfs"
+    if training.activation == "qcfs" and spikes_natively(config):
+        yield (
+            f"training.activation=qcfs: quantises ReLUs, and model.neuron={config.model.neuron} has neurons in their "
+            "place; set relu"
+        )
+    if training.activation == "qcfs" and config.quantization.activations:
+        yield (
+            f"quantization.activations={config.quantization.activations}: training.activation=qcfs quantises them "
+            "already; set 0"
+        )
     if training.loss == "per_step" and not spikes_natively(config):
         yield (
             "training.loss=per_step: only a network that is trained as a spiking one has a loss for each step, and "

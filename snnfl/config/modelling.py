@@ -87,6 +87,12 @@ class TrainingConfig:
         doc="of what convolutions and linear layers of spiking networks multiply; bfloat16: 1.5 times as fast where "
         "the processor has it, spikes lose nothing, weights and gradients do",
     )
+    activation: Literal["relu", "qcfs"] = option(
+        "relu",
+        doc="of ordinary networks: qcfs is quantised, clipped at a learned threshold and shifted, as few steps of "
+        "neurons tell it (docs/few-steps.md)",
+    )
+    levels: int | None = option(None, low=1, high=256, doc="qcfs: steps L that activations are quantised to; null: 8")
     micro_batch: int | None = option(
         None, low=1, doc="samples whose gradient is computed at once, for less memory; null: the whole batch"
     )

@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any, Literal
 
 from snnfl.config.auditing import AuditConfig
-from snnfl.config.declaration import ConfigError, answers_nearest, check_options, option
+from snnfl.config.conversion import ConversionConfig
+from snnfl.config.declaration import answers_nearest, option
 from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.poisoning import DetectionConfig, PoisoningConfig
 from snnfl.config.privacy import PrivacyConfig
@@ -109,87 +110,6 @@ READING = (
     "test_share",
 )  # fmt: skip
 """Options of the data that decide how some sources read it: each source declares which it uses."""
-
-
-@answers_nearest
-@dataclass(frozen=True, kw_only=True)
-class ConversionConfig:
-    """How a client turns its ANN into a spiking network (SNFL, Algorithm 1, ANN-TO-SNN).
-
-    The defaults are the paper's mode. For few time steps there is :meth:`fast`; in a YAML file it is written out as
-    ``conversion: {steps: 32, thresholds: channel_mmse, initial_potential: half, readout: second_half}``.
-
-    Raises:
-        ConfigError: If an option is none of its choices or out of its range, potentials are calibrated that change
-            steps that aren't read, or iterations are set where no images are made.
-    """
-
-    steps: int = option(32, low=1, doc="simulation length T")
-    thresholds: Literal["layer_mmse", "channel_mmse", "layer_max", "percentile"] = option(
-        "layer_mmse",
-        doc="one per layer (the paper) or per channel, by grid search of the MMSE; largest activation; its percentile",
-    )
-    candidates: int = option(95, low=1, high=99, doc="thresholds that the MMSE search tries: max * (1 - 0.01 i)")
-    percentile: float = option(99.9, above=0.0, high=100.0, doc="percentage of a layer's activations, zeros included")
-    calibration: Literal["none", "bias", "potential", "bias_potential", "time_bias"] = option(
-        "bias",
-        doc="what absorbs the conversion error: biases (eq. 6), initial potentials, both, or a bias per time step",
-    )
-    initial_potential: Literal["zero", "half", "drip"] = option(
-        "zero", doc="membrane potential at t=0: zero (the paper), half a threshold, or half of one dripped in over T"
-    )
-    readout: Literal["all", "second_half"] = option(
-        "all",
-        doc="steps that the logits are the mean of, and over which biases are calibrated: all (the paper), or the last "
-        "T - T // 2, when rates have settled",
-    )
-    data: Literal["private", "synthetic"] = option(
-        "private",
-        doc="what calibrates: images of the client's own, or ones that it makes of its just trained network alone "
-        "(docs/private-snn.md)",
-    )
-    synthesis_iterations: int | None = option(None, low=1, doc="synthetic: steps of Adam per image; null: 100")
-    calibration_images: int = option(128, low=1, doc="images that calibrate")
-    calibration_steps: int | None = option(
-        None, low=1, doc="length that thresholds and calibration are computed for; null: steps"
-    )
-    max_bytes: int = option(
-        800_000_000, low=1, doc="ceiling of the conversion's memory: activations, spike trains, currents and buffers"
-    )
-    max_pooling: Literal["gated", "average"] = option(
-        "gated", doc="what becomes of it: the spikes of the neuron that fired most so far pass; or average pooling"
-    )
-    minimum_scale: float = option(
-        1e-6, above=0.0, doc="|gamma/sigma| below which a channel's weight cannot be recovered from the folded one"
-    )
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if self.readout == "second_half" and self.calibration in ("potential", "bias_potential"):
-            raise ConfigError(
-                f"readout=second_half: calibration={self.calibration} changes the first steps "
-                "alone, which are not read; use calibration=bias"
-            )
-        if self.synthesis_iterations is not None and self.data != "synthetic":
-            raise ConfigError(
-                f"synthesis_iterations={self.synthesis_iterations}: data={self.data} makes no images; leave it out, or "
-                "set data=synthetic"
-            )
-
-    @classmethod
-    def fast(cls, steps: int = 32, **options: Any) -> ConversionConfig:
-        """Return the options that come within half a point of the ANN at T = 32; the paper's mode needs hundreds.
-
-        A threshold per channel, a start at half of it, calibrated biases, and logits of the second half, when rates
-        have settled. Measured: see docs/performance.md. Other options may be set beside these, or in their place.
-        """
-        preset: dict[str, Any] = {"thresholds": "channel_mmse", "initial_potential": "half", "readout": "second_half"}
-        return cls(**{"steps": steps, **preset, **options})
-
-    @property
-    def calibration_length(self) -> int:
-        """Time steps that thresholds and calibration are computed for."""
-        return self.steps if self.calibration_steps is None else self.calibration_steps
 
 
 @answers_nearest

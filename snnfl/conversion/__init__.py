@@ -12,6 +12,7 @@ from snnfl.conversion.folding import (
     recover_bias,
     recover_weight,
 )
+from snnfl.conversion.silence import ConversionWarning
 from snnfl.conversion.thresholds import mmse_threshold
 from snnfl.spiking import ConversionError, SpikingNetwork, trace
 
@@ -19,6 +20,7 @@ __all__ = [
     "BatchNormState",
     "ConversionConfig",
     "ConversionError",
+    "ConversionWarning",
     "SpikingNetwork",
     "UnrecoverableError",
     "convert",

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from snnfl.config import ConversionConfig
+from snnfl.config import ConversionConfig, ConversionSearch
 from snnfl.conversion.calibration import channel_mean, channel_sum, correct_in_time
 from snnfl.conversion.folding import fold
 from snnfl.conversion.memory import MemoryPlan, plan_memory
 from snnfl.conversion.replay import CurrentStore, Replay
+from snnfl.conversion.search import choose
 from snnfl.conversion.sharing import SharedValues
+from snnfl.conversion.silence import check_variety, warn_of_silence
 from snnfl.conversion.thresholds import find_thresholds
-from snnfl.conversion.trains import Layer, SpikeTrain
+from snnfl.conversion.trains import STEPS, Layer, Train, silent
+from snnfl.neurons import NeuronState
 from snnfl.spiking.graph import Spike, SpikingGraph
 from snnfl.spiking.in_time import add_drive, constant_values, in_fast_layout, readout
 from snnfl.spiking.network import SpikingNetwork
@@ -24,7 +27,7 @@ from snnfl.spiking.values import analog_value, check_images, value_shadows
 from snnfl.spiking.ways_out import ConversionError
 
 
-def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> SpikingNetwork:
+def convert(model: nn.Module, images: Tensor, config: ConversionConfig | ConversionSearch) -> SpikingNetwork:
     """Convert a trained network to a calibrated spiking one.
 
     Layers are converted in order. Of each, the ANN's activations on ``images`` give the threshold, the spikes that
@@ -41,7 +44,8 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     - ``bias_potential``: the bias first, then the potential for the error that is left.
     - ``time_bias``: :func:`~snnfl.conversion.calibration.correct_in_time`, step by step.
 
-    A layer's spike train is kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is
+    A threshold that the ANN has learned (:class:`~snnfl.quantisation.QCFS`) is taken as it is. A layer's spike train is
+    kept for the next, and a value for all that read it (:mod:`.sharing`), so the cost is
     linear in depth; the current is linear in the bias, so one pass of convolutions serves the uncalibrated and the
     calibrated run. Values and currents that don't fit into ``config.max_bytes`` are computed again. That ceiling
     covers activations, spike trains (eight steps to a byte), values, currents and buffers, but neither the model, nor
@@ -50,7 +54,8 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
     Args:
         model: The ANN, taken in evaluation mode; neither its parameters nor its mode are changed.
         images: Calibration images, shape ``[N, ...]``, normalised as in training, of the model's type and device.
-        config: Steps, thresholds and calibration.
+        config: Steps, thresholds and calibration; of a search (:meth:`~snnfl.config.ConversionConfig.search`) the best
+            way by :func:`~snnfl.conversion.search.choose`.
 
     Returns:
         The spiking network, with parameters of its own.
@@ -60,8 +65,12 @@ def convert(model: nn.Module, images: Tensor, config: ConversionConfig) -> Spiki
         ValueError: If the images are empty, not finite, or don't fit the model, or ``max_bytes`` is too low.
     """
     shape = tuple(images.shape[1:]) if isinstance(images, Tensor) and images.dim() > 1 else None
-    graph, state = trace_with_state(model, max_pooling=config.max_pooling, input_shape=shape)
-    return convert_state(graph, state, images, config)
+    tried = config.candidates if isinstance(config, ConversionSearch) else (config,)
+    graph, state = trace_with_state(model, max_pooling=tried[0].max_pooling, input_shape=shape)
+    if len(tried) > 1:
+        chosen, _ = choose(tried, lambda part, one: convert_state(graph, state, part, one), images)
+        return convert_state(graph, state, images, chosen)
+    return convert_state(graph, state, images, tried[0])
 
 
 @torch.no_grad()
@@ -70,9 +79,12 @@ def convert_state(
 ) -> SpikingNetwork:
     """Convert as :func:`convert`, from a graph that was traced before and an ANN's arrays by name."""
     parameters = fold(graph, state)
-    if not parameters:
+    if not graph.affines:
         raise ConversionError("the model has no convolution or linear layer, so there are no weights to convert")
+    if lacking := [name for name in graph.learned_thresholds if name not in parameters]:
+        raise ValueError(f"the state has no {lacking[0]}, which the graph's activation has learned")
     check_images(images, next(iter(parameters.values())), "calibration images")
+    check_variety(images)
     shadows = value_shadows(graph, parameters, images, "calibration images")
     sizes = {name: value.nbytes for name, value in shadows.items()}
     channels = {name: value.shape[1] for name, value in shadows.items()}
@@ -92,6 +104,8 @@ class _Conversion:
     channels: Mapping[str, int]
     means: list[dict[str, Tensor]] = field(default_factory=list)
     """Mean trains that the readout is computed from, over each span of time."""
+    silent: list[str] = field(default_factory=list)
+    """Layers that never spike."""
 
     def run(self) -> SpikingNetwork:
         original = dict(self.parameters)  # what the ANN's activations are computed from
@@ -113,6 +127,7 @@ class _Conversion:
                 del analog[name]
         if self._calibrates("bias"):
             self._calibrate_readout(analog[self.graph.output])
+        warn_of_silence(self.silent, self.steps)
         return self._network()
 
     def _calibrates(self, what: str) -> bool:
@@ -120,19 +135,19 @@ class _Conversion:
         return self.config.calibration in (what, "bias_potential")
 
     def _network(self) -> SpikingNetwork:
-        config = self.config
-        return SpikingNetwork(self.graph, self.parameters, config.initial_potential, config.readout, steps=config.steps)
+        return SpikingNetwork.configured(self.graph, self.parameters, self.config)
 
     def _constants(self) -> dict[str, Tensor]:
         return constant_values(self.graph, self.parameters, self.images)
 
     def _convert_layer(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's thresholds, calibrate what flows into it and record its spike train."""
-        try:
-            thresholds = find_thresholds(activation, self.steps, self.config, ceiling=node.ceiling)
-        except ValueError as reason:
-            raise ValueError(f"{node.name}: {reason}") from None
-        self.parameters[f"{node.name}.threshold"] = thresholds
+        if node.levels is None:
+            try:
+                thresholds = find_thresholds(activation, self.steps, self.config, ceiling=node.ceiling)
+            except ValueError as reason:
+                raise ValueError(f"{node.name}: {reason}") from None
+            self.parameters[f"{node.name}.threshold"] = thresholds
         for name in self.plan.sharing.before[node.name]:
             self.replay.share(name, self._shared_chunks(node))
         if self.config.calibration == "time_bias":
@@ -157,34 +172,40 @@ class _Conversion:
         layer, everything = self._layer(node, activation, shift), slice(None)
         charge = torch.zeros(activation.shape[1], dtype=torch.float64, device=activation.device)
         for images in self._blocks(node):
-            potential = self._network().rest(node.name, activation[images])
-            forgotten = SpikeTrain(torch.empty_like(potential, dtype=torch.uint8)[None], layer)
+            state = self._at_rest(layer, node, activation[images])
+            forgotten = silent(STEPS, activation[images], layer)
             for start, current in self._currents(node, images, activation[0].numel()):
                 unread = min(max(self.first - start, 0), len(current))
                 if unread:
-                    forgotten.fire(everything, 0, current[:unread], potential)
+                    forgotten.fire(everything, 0, current[:unread], state._replace(time=start))
                 if unread < len(current):
                     if start <= self.first:
-                        charge += channel_sum(potential, 1)
+                        charge += channel_sum(state.potential, 1)
                     charge += channel_sum(current[unread:], 2)
-                    forgotten.fire(everything, 0, current[unread:], potential)
-            charge -= channel_sum(potential, 1)
+                    forgotten.fire(everything, 0, current[unread:], state._replace(time=start + unread))
+            charge -= channel_sum(state.potential, 1)
         rate = charge / ((self.steps - self.first) * (activation.numel() // len(charge)))
         return rate if layer.drive is None else rate + layer.drive
 
     def _record(self, node: Spike, activation: Tensor, shift: Tensor | None) -> None:
         """Run a layer and keep its spikes."""
-        train = SpikeTrain.silent(self.steps, activation, self._layer(node, activation, shift))
+        layer = self._layer(node, activation, shift)
+        train = silent(self.steps, activation, layer)
         for images in self._blocks(node):
-            potential = self._network().rest(node.name, activation[images])
+            state = self._at_rest(layer, node, activation[images])
             for start, current in self._currents(node, images, activation[0].numel()):
-                train.fire(images, start, current, potential)
+                train.fire(images, start, current, state._replace(time=start))
         self._keep(node, train)
+
+    def _at_rest(self, layer: Layer, node: Spike, activation: Tensor) -> NeuronState:
+        """Return the state of a layer's neurons before the first step."""
+        potential = self._network().rest(node.name, activation)
+        return NeuronState(potential, total=layer.neuron.no_spikes(potential))
 
     def _record_with_time_bias(self, node: Spike, activation: Tensor) -> None:
         """Find a layer's bias at each time step, and keep the spikes that it then fires."""
         layer, network = self._layer(node, activation, None), self._network()
-        train, target = SpikeTrain.silent(self.steps, activation, layer), channel_mean(activation)
+        train, target = silent(self.steps, activation, layer), channel_mean(activation)
         potential, everything = network.rest(node.name, activation), slice(0, len(self.images))
         biases = []
         for step in range(self.steps):
@@ -229,8 +250,10 @@ class _Conversion:
                     self.store.put(key, current)
             yield start, current
 
-    def _keep(self, node: Spike, train: SpikeTrain) -> None:
+    def _keep(self, node: Spike, train: Train) -> None:
         """Keep a layer's train for later layers, and its mean where the readout reads it."""
+        if not train.fires:
+            self.silent.append(node.name)
         self.replay.keep(node.name, train)
         if node.name in self.graph.trains_behind[self.graph.output]:
             for means, (start, stop) in zip(self.means, self.spans, strict=True):

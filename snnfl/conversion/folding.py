@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snnfl.quantisation import SMALLEST_THRESHOLD
 from snnfl.spiking.graph import Affine, SpikingGraph
 
 
@@ -103,7 +104,8 @@ def recover_bias(folded: Tensor, norm: BatchNormState, *, minimum_scale: float =
 def fold(graph: SpikingGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold an ANN's state into ``<layer>.weight`` and ``<layer>.bias`` of every affine layer, as new tensors.
 
-    Weights have their output channels first, those of transposed convolutions too, unlike in the ANN.
+    Thresholds that the ANN has learned are among them, as it computes with them. Weights have their output channels
+    first, those of transposed convolutions too, unlike in the ANN.
 
     Raises:
         ValueError: If the state lacks the weight of a layer.
@@ -121,7 +123,8 @@ def fold(graph: SpikingGraph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             weight, bias = fold_batch_norm(weight, bias, norm_state(node, state))
         parameters[f"{node.name}.weight"], parameters[f"{node.name}.bias"] = weight, bias
-    return parameters
+    learned = [name for name in graph.learned_thresholds if name in state]
+    return parameters | {name: state[name].clamp(min=SMALLEST_THRESHOLD) for name in learned}
 
 
 def _array(state: Mapping[str, Tensor], layer: str, kind: str) -> Tensor:
@@ -151,7 +154,7 @@ def recover(
         fallback: ANN weights by name for dead channels.
 
     Returns:
-        Weights, batch normalisation and, if asked for, biases, under the ANN's names.
+        Weights, batch normalisation, learned thresholds and, if asked for, biases, under the ANN's names.
 
     Raises:
         UnrecoverableError: As :func:`recover_weight`, naming the layer.
@@ -174,7 +177,7 @@ def recover(
         state[f"{node.name}.weight"] = node.as_in_ann(weight)
         if biases and node.has_bias:
             state[f"{node.name}.bias"] = bias
-    return state
+    return state | {name: update[name] for name in graph.learned_thresholds}
 
 
 def unexplained_biases(graph: SpikingGraph, update: Mapping[str, Tensor], *, biases: bool) -> dict[str, Tensor]:

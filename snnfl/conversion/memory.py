@@ -149,7 +149,9 @@ class _Account:
         return self.sizes[graph.input] + sum(self.sizes[n.name] for n in graph.nodes if n.name not in graph.varying)
 
     def _train(self, layer: str) -> int:
-        return self.images * self.sizes[layer] // self.itemsize * -(-self.config.calibration_length // STEPS)
+        length = self.config.calibration_length
+        rows = length if self.config.counts else -(-length // STEPS)
+        return self.images * self.sizes[layer] // self.itemsize * rows
 
     def _values(self, source: str) -> tuple[int, int]:
         """Return the bytes of all values from the trains to ``source``, and of the widest, per image and time step."""
@@ -160,10 +162,11 @@ class _Account:
             if name not in found and node is not None and not isinstance(node, Spike) and name in self.graph.varying:
                 waiting += node.inputs
             found.add(name)
-        # A current is copied with what is added to it, made dense, and gives bytes and the potential.
+        # A current is copied with what is added to it, made dense, and gives bytes and the potential; neurons that
+        # count hold the counts, too.
         sizes = [self.sizes[name] for name in found]
         maxima = sum(self._remembered(pool) for pool in self.graph.maxima if pool.name in found)
-        return sum(sizes) + 4 * self.sizes[source] + maxima, max(sizes)
+        return sum(sizes) + (4 + 2 * self.config.counts) * self.sizes[source] + maxima, max(sizes)
 
     def _remembered(self, pool: MaxPool) -> int:
         """Return the bytes of a maximum's double-precision sums, and of a copy of what it reads, per image and step."""

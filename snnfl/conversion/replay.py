@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snnfl.conversion.sharing import SharedValues
-from snnfl.conversion.trains import SpikeTrain
+from snnfl.conversion.trains import Train
 from snnfl.spiking.events import EventLayer, event_layers
 from snnfl.spiking.graph import MaxPool, Spike, SpikingGraph
 from snnfl.spiking.in_time import linear_value, over_time
@@ -32,7 +32,7 @@ class Replay:
     parameters: dict[str, Tensor]
     constants: dict[str, Tensor]
     shared: SharedValues
-    trains: dict[str, SpikeTrain] = field(default_factory=dict)
+    trains: dict[str, Train] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._layers: Mapping[str, EventLayer] = event_layers(self.graph, self.parameters)
@@ -60,7 +60,7 @@ class Replay:
         if target is not None:
             self.shared.keep(name, target)
 
-    def keep(self, layer: str, train: SpikeTrain) -> None:
+    def keep(self, layer: str, train: Train) -> None:
         """Keep a new train, and of the old trains and values those that are still read."""
         self.shared.forget(layer)
         self._maxima.clear()

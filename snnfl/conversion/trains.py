@@ -1,5 +1,7 @@
 """Spike trains as they are kept between layers: eight time steps to a byte, an eighth of uint8.
 
+Of neurons that fire several times a step, or take spikes back, a train holds a byte for each step.
+
 On the CPU the neurons of a layer write their spikes straight into the bits, by
 :func:`snnfl.neurons.kernel_numba.scan_to_bits`.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -96,23 +98,23 @@ class SpikeTrain:
         for step, fired in enumerate(spikes, start=first):
             target |= fired << step
 
-    def fire(self, images: slice, start: int, current: Tensor, potential: Tensor) -> None:
+    def fire(self, images: slice, start: int, current: Tensor, state: NeuronState) -> None:
         """Run the neurons over consecutive steps of one byte and record their spikes.
 
         Args:
             images: Which of the N images.
             start: First step.
             current: Shape ``[length, n, C, *space]``.
-            potential: Membrane potential, ``[n, C, *space]``, laid out as the activations; updated in place.
+            state: Before these steps, ``[n, C, *space]``, laid out as the activations; updated in place.
         """
         byte, first = divmod(start, STEPS)
-        layer, rows = self.layer, self.layer.rows
+        layer, rows, potential = self.layer, self.layer.rows, state.potential
         if not runs_compiled(layer.neuron, current):
             driven = add_drive(current, None if layer.drive is None else layer.drive[None])
-            self.record(images, start, scan(layer.neuron, NeuronState(potential), driven, binary=True))
+            self.record(images, start, scan(layer.neuron, state, driven, binary=True))
             return
-        bits, state = rows(self.bits[byte, images]), rows(potential)
-        scan_to_bits(layer.level, layer.extra, rows(current, copy=True), state, bits, first)
+        bits, charge = rows(self.bits[byte, images]), rows(potential)
+        scan_to_bits(layer.level, layer.extra, rows(current, copy=True), charge, bits, first)
 
     def replay(self, images: slice, start: int, stop: int) -> Tensor:
         """Read the steps ``start..stop``, of one byte, as floats."""
@@ -126,12 +128,69 @@ class SpikeTrain:
         _replay(self.layer.rows(bits), self.layer.level, first, self.layer.rows(spikes))
         return spikes
 
+    @property
+    def fires(self) -> bool:
+        """Whether any neuron ever fires."""
+        return bool(self.bits.any())
+
     def mean(self, start: int, stop: int) -> Tensor:
         """Average over the steps ``start..stop``, ``[N, C, *space]``."""
         total = torch.zeros_like(self.bits[0], dtype=self.threshold.dtype)
         for step in range(start, stop):
             total += self.bits[step // STEPS] >> step % STEPS & 1
         return total.mul_(broadcast(self.threshold, total.shape)).div_(stop - start)
+
+
+@dataclass(frozen=True)
+class CountTrain:
+    """The spikes of one layer of neurons that count them, over all time steps: what :class:`SpikeTrain` is of others.
+
+    Attributes:
+        numbers: Shape ``[T, N, C, *space]``, int8: spikes at each step, negative where they are taken back.
+        layer: What fires them. A spike is worth the threshold.
+    """
+
+    numbers: Tensor
+    layer: Layer
+
+    @staticmethod
+    def silent(steps: int, activation: Tensor, layer: Layer) -> CountTrain:
+        """Allocate the train of neurons that haven't fired yet, in the shape and layout of their activation."""
+        return CountTrain(torch.empty_like(activation.expand(steps, *activation.shape), dtype=torch.int8), layer)
+
+    def record(self, images: slice, start: int, spikes: Tensor) -> None:
+        """Write the numbers of spikes of consecutive steps, ``[length, n, C, *space]``."""
+        self.numbers[start : start + len(spikes), images] = spikes
+
+    def fire(self, images: slice, start: int, current: Tensor, state: NeuronState) -> None:
+        """Run the neurons over consecutive steps and record their spikes, as :meth:`SpikeTrain.fire`."""
+        drive = self.layer.drive
+        driven = add_drive(current, None if drive is None else drive[None])
+        self.record(images, start, scan(self.layer.neuron, state, driven, binary=True))
+
+    def replay(self, images: slice, start: int, stop: int) -> Tensor:
+        """Read the steps ``start..stop`` as floats."""
+        threshold = self.layer.neuron.threshold
+        return self.numbers[start:stop, images] * broadcast(threshold, self.numbers[0].shape)
+
+    @property
+    def fires(self) -> bool:
+        """Whether any neuron ever fires."""
+        return bool(self.numbers.any())
+
+    def mean(self, start: int, stop: int) -> Tensor:
+        """Average over the steps ``start..stop``, ``[N, C, *space]``."""
+        threshold = self.layer.neuron.threshold
+        total = self.numbers[start:stop].sum(0).to(threshold.dtype)
+        return total.mul_(broadcast(threshold, total.shape)).div_(stop - start)
+
+
+Train: TypeAlias = SpikeTrain | CountTrain
+
+
+def silent(steps: int, activation: Tensor, layer: Layer) -> Train:
+    """Allocate the train of neurons that haven't fired yet, of whatever kind they are."""
+    return (CountTrain if layer.neuron.counts else SpikeTrain).silent(steps, activation, layer)
 
 
 @compiled

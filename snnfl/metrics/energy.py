@@ -128,7 +128,7 @@ def count_spikes(network: SpikingNetwork, images: Tensor, *, steps: int) -> Spik
         steps: Simulation length T.
 
     Returns:
-        Counts of every affine and spiking layer, per image.
+        Counts of every affine and spiking layer, per image; ``steps`` with those of a rehearsal.
 
     Raises:
         ValueError: If there is no image.
@@ -140,7 +140,11 @@ def count_spikes(network: SpikingNetwork, images: Tensor, *, steps: int) -> Spik
         values[node.name] = analog_value(node, values, network.parameters)
     shapes = {name: value.shape for name, value in values.items()}
     spikes = {name: count / len(images) for name, count in _spikes(network, images, steps, shapes).items()}
-    return SpikeCount(steps=steps, layers=tuple(count_layers(network.graph, network.parameters, spikes, shapes, steps)))
+    if rehearsal := network.rehearsal(steps):
+        before = _spikes(replace(network, correction="none", correction_steps=None), images, rehearsal, shapes)
+        spikes = {name: count + before[name] / len(images) for name, count in spikes.items()}
+    total = steps + rehearsal
+    return SpikeCount(steps=total, layers=tuple(count_layers(network.graph, network.parameters, spikes, shapes, total)))
 
 
 def _spikes(network: SpikingNetwork, images: Tensor, steps: int, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
@@ -161,11 +165,25 @@ def _spikes(network: SpikingNetwork, images: Tensor, steps: int, shapes: Mapping
     amplitudes = [
         levels[name].repeat_interleave(size // len(levels[name])) for name, size in zip(emitters, sizes, strict=True)
     ]
-    one = torch.cat(amplitudes).double() / steps  # what one spike adds to the mean over time
-    parts = torch.split(images, IMAGES_AT_ONCE)
-    counts = torch.stack([(probe.simulate(part, steps=steps)[steps] / one).round().sum(0) for part in parts]).sum(0)
+    worth = torch.cat(amplitudes).double()
+    count = _by_step if network.counts else _by_mean
+    counts = torch.stack([count(probe, part, steps, worth) for part in torch.split(images, IMAGES_AT_ONCE)]).sum(0)
     per_layer = torch.split(counts.cpu(), sizes)
     return {name: count.view(shapes[name]) for name, count in zip(emitters, per_layer, strict=True)}
+
+
+def _by_mean(probe: SpikingNetwork, images: Tensor, steps: int, worth: Tensor) -> Tensor:
+    """Count the spikes of neurons that take none back, from their mean over time."""
+    return (probe.simulate(images, steps=steps)[steps] * steps / worth).round().sum(0)
+
+
+def _by_step(probe: SpikingNetwork, images: Tensor, steps: int, worth: Tensor) -> Tensor:
+    """Count spikes step by step, where what is taken back would cancel what was fired."""
+    state, total = probe.start(images, steps=steps), torch.zeros_like(worth)
+    for _ in range(steps):
+        state, step = probe.step(state, images)
+        total += (step.output / worth).round().abs().sum(0)
+    return total
 
 
 def _levels(network: SpikingNetwork, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from snnfl.config import ConfigError, ModelConfig, QuantizationConfig
 from snnfl.models.spiking_layers import SpikingNeurons
 from snnfl.models.swapped import swapped
 from snnfl.neurons import without_reset
-from snnfl.quantisation import affine, rectified, symmetric
+from snnfl.quantisation import QCFS, affine, rectified, symmetric
 
 RANGE = 3.0
 """Largest activation that a learned range starts from: three standard deviations of what batch normalisation makes."""
@@ -152,9 +152,11 @@ def deployed(model: nn.Module, arrays: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def learned_ranges(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the ranges that a model learns, which are positive."""
-    return tuple(
-        f"{name}.{RANGE_NAME}".removeprefix(".")
-        for name, module in model.named_modules()
-        if isinstance(module, QuantisedReLU) and isinstance(module.range, nn.Parameter)
-    )
+    """Return the names of the ranges and thresholds that an ordinary model's activations learn, which are positive."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, QuantisedReLU) and isinstance(module.range, nn.Parameter):
+            found.append(f"{name}.{RANGE_NAME}".removeprefix("."))
+        elif isinstance(module, QCFS):
+            found.append(f"{name}.threshold".removeprefix("."))
+    return tuple(found)

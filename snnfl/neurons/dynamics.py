@@ -16,6 +16,19 @@ by subtraction         ``u(t) = leak * u(t-1) + I(t) - V_th s(t-1)``
 to zero                ``u(t) = leak * u(t-1) (1 - s(t-1)) + I(t)``
 =====================  ====================================================
 
+Neurons of converted networks that have few steps may fire several times in one (``burst``), and take spikes back that
+they fired (``signed``), as far as there are any: a total is never negative, and with ``two_sided`` never more than one
+per step so far. So a total is what it would be had all the charge come evenly:
+
+=====================  =====================================================================================
+up to ``burst`` times  while ``u >= V_th``, and ``n(t) < t`` if two-sided: ``u <- u - V_th``, ``s <- s + 1``
+likewise, if signed    while ``u < 0`` and ``n(t) > 0``: ``u <- u + V_th``, ``s <- s - 1``
+=====================  =====================================================================================
+
+Bursts: Li & Zeng, "Efficient and accurate conversion of spiking neural network with burst spikes", IJCAI 2022. Signed
+spikes with a memory of what was fired: Wang et al., "Signed neuron with memory: towards simple, accurate and
+high-efficient ANN-SNN conversion", IJCAI 2022.
+
 :mod:`snnfl.neurons.kernels` and :mod:`snnfl.neurons.unrolled` run many steps at once, and compute what
 :meth:`Neuron.step` does.
 """
@@ -46,11 +59,15 @@ class NeuronState(NamedTuple):
         potential: Membrane potentials.
         adaptation: What adaptive neurons add to their thresholds, before its scale; ``None`` for others.
         spikes: Of the last step, which recurrent neurons receive; ``None`` for others.
+        total: Spikes so far less those taken back, int32, of neurons that count them; ``None`` for others.
+        time: Steps so far, which only two-sided neurons look at.
     """
 
     potential: Tensor
     adaptation: Tensor | None = None
     spikes: Tensor | None = None
+    total: Tensor | None = None
+    time: int = 0
 
 
 class Adaptation(NamedTuple):
@@ -115,6 +132,9 @@ class Neuron:
         recurrent: What a layer's spikes, ``[N, C, *space]``, add to its own current at the next step.
         store: What the membrane keeps of a charged potential before the neuron fires or doesn't, such as the nearest of
             a few levels; ``None``: all of it.
+        signed: Whether a neuron whose potential is negative takes back a spike, if it has fired any.
+        burst: How many spikes a neuron may fire, or take back, in one step.
+        two_sided: Whether a neuron has never fired more spikes than there were steps.
     """
 
     threshold: Tensor
@@ -127,6 +147,9 @@ class Neuron:
     adaptation: Adaptation | None = None
     recurrent: Callable[[Tensor], Tensor] | None = None
     store: Store | None = None
+    signed: bool = False
+    burst: int = 1
+    two_sided: bool = False
 
     def at_rest(self, like: Tensor) -> NeuronState:
         """Return the state before the first step: nothing charged, nothing fired.
@@ -136,8 +159,15 @@ class Neuron:
         """
         zero = torch.zeros_like(like)
         return NeuronState(
-            zero, None if self.adaptation is None else zero, None if self.recurrent is None else zero.clone()
+            zero,
+            None if self.adaptation is None else zero,
+            None if self.recurrent is None else zero.clone(),
+            self.no_spikes(zero),
         )
+
+    def no_spikes(self, potential: Tensor) -> Tensor | None:
+        """Return the count of neurons with these potentials that haven't fired yet; ``None`` if they count none."""
+        return torch.zeros_like(potential, dtype=torch.int32) if self.counts else None
 
     def step(self, state: NeuronState, current: Tensor) -> tuple[NeuronState, Tensor]:
         """Take one time step, without changing what is given.
@@ -154,6 +184,8 @@ class Neuron:
 
     def advance(self, state: NeuronState, current: Tensor) -> tuple[NeuronState, Tensor, Tensor]:
         """Take one time step as :meth:`step`, and return the charged potentials, too: those that fired or didn't."""
+        if self.counts:
+            return self._advance_counting(state, current)
         threshold = broadcast(self.threshold, current.shape)
         level = threshold
         if self.adaptation is not None and state.adaptation is not None:
@@ -173,6 +205,28 @@ class Neuron:
         after = NeuronState(potential, adaptation, None if self.recurrent is None else fired)
         return after, fired.to(charged.dtype) if self.unit_spikes else fired * threshold, charged
 
+    def _advance_counting(self, state: NeuronState, current: Tensor) -> tuple[NeuronState, Tensor, Tensor]:
+        """Take one time step of neurons that fire several times, or take spikes back; what is counted has no gradient.
+
+        The tests are ``u >= V_th`` and ``not u + V_th >= V_th``, so that one spike function serves for both.
+        """
+        threshold = broadcast(self.threshold, current.shape)
+        charged = potential = state.potential + current
+        count = torch.zeros_like(potential, dtype=torch.int32) if state.total is None else state.total
+        spikes = torch.zeros_like(potential)
+        for _ in range(self.burst):
+            fired = self.spike(potential, threshold).to(potential.dtype)
+            if self.two_sided:
+                fired = fired * (count + spikes.detach() < state.time + 1)
+            spikes, potential = spikes + fired, potential - fired * threshold
+        for _ in range(self.burst if self.signed else 0):
+            back = (1 - self.spike(potential + threshold, threshold).to(potential.dtype)) * (
+                count + spikes.detach() > 0
+            )
+            spikes, potential = spikes - back, torch.where(back != 0, potential + back * threshold, potential)
+        after = NeuronState(potential, total=count + spikes.detach().to(torch.int32), time=state.time + 1)
+        return after, spikes * threshold, charged
+
     def _charge(self, before: Tensor, current: Tensor, threshold: Tensor, level: Tensor) -> Tensor:
         if not self.delayed or self.reset is without_reset:
             return current + (before if self.leak is None else self.leak * before)
@@ -186,7 +240,18 @@ class Neuron:
     def integrates_and_fires(self) -> bool:
         """Whether it is the neuron of converted networks, which all of :mod:`snnfl.neurons.kernels` compute."""
         plain = self.leak is None and self.spike is at_threshold and self.reset is by_subtraction
-        return plain and not (self.delayed or self.unit_spikes or self.adaptation or self.recurrent or self.store)
+        special = self.delayed or self.unit_spikes or self.adaptation or self.recurrent or self.store
+        return plain and not (special or self.counts)
+
+    @property
+    def counts(self) -> bool:
+        """Whether its spikes in a step are any number, and it counts them."""
+        return self.signed or self.burst > 1
+
+    @property
+    def integrates_and_counts(self) -> bool:
+        """Whether it is a neuron of converted networks for few steps, which the kernels compute, too."""
+        return self.counts and self.spike is at_threshold
 
 
 def broadcast(per_channel: Tensor, shape: torch.Size) -> Tensor:

@@ -62,6 +62,65 @@ def scan(
 
 
 @compiled
+def scan_counts(
+    threshold: Reals,
+    current: Reals,
+    potential: Reals,
+    count: NDArray[np.int32],
+    spikes: NDArray[np.generic],
+    inner: int,
+    how: tuple[bool, int, int],
+    worth: bool,
+) -> None:
+    """Run neurons that may fire several spikes in a step, and take them back; all states are written in place.
+
+    Args:
+        threshold: Shape ``[1]`` or ``[C]``.
+        current: Shape ``[T, N, neurons]``, or ``[1, N, neurons]`` if it is constant in time.
+        potential: Shape ``[N, neurons]``.
+        count: Spikes so far, likewise.
+        spikes: Shape ``[T, N, neurons]``: numbers of spikes, or what they are worth.
+        inner: Neurons of one channel that lie side by side.
+        how: Whether spikes are taken back, how many there may be in a step, and how many steps there were so far;
+            negative where totals aren't bounded by it.
+        worth: Whether spikes are written as what they are worth.
+    """
+    signed, burst, time = how
+    steps, images, neurons = spikes.shape
+    level = _spread(threshold, inner, neurons)
+    for image in range(images):
+        for start in range(0, neurons, BLOCK):
+            stop = min(start + BLOCK, neurons)
+            v, n, th = potential[image, start:stop], count[image, start:stop], level[start:stop]
+            for step in range(steps):
+                drive = current[min(step, len(current) - 1), image, start:stop]
+                out = spikes[step, image, start:stop]
+                most = np.int32(time + step + 1 if time >= 0 else 2**31 - 1)
+                for j in range(stop - start):
+                    v[j], fired = advance_counting(v[j] + drive[j], th[j], n[j], most, signed, burst)
+                    n[j] += fired
+                    out[j] = fired * th[j] if worth else fired
+
+
+@compiled
+def advance_counting(
+    charged: np.floating, threshold: np.floating, count: np.int32, most: np.int32, signed: bool, burst: int
+) -> tuple[np.floating, np.int32]:
+    """Take one neuron's step, as :meth:`snnfl.neurons.Neuron.step`; return its potential and how often it fired."""
+    fired = np.int32(0)
+    while fired < burst and charged >= threshold and count + fired < most:
+        charged -= threshold
+        fired += np.int32(1)
+    if signed:
+        taken = 0
+        while taken < burst and count + fired > 0 and charged + threshold < threshold:
+            charged += threshold
+            fired -= np.int32(1)
+            taken += 1
+    return charged, fired
+
+
+@compiled
 def scan_to_bits(
     threshold: Reals, drive: Reals, current: Reals, potential: Reals, bits: NDArray[np.uint8], first: int
 ) -> None:

@@ -171,6 +171,13 @@ def relu6(call: Call) -> Spike:
     return Spike(name=call.name, inputs=call.inputs, ceiling=6.0)
 
 
+def qcfs(call: Call) -> Spike:
+    """Make neurons of a quantised activation, which bring their threshold along."""
+    if call.owner != call.name:
+        raise Refusal("is called twice; give each call a layer of its own, which learns its threshold")
+    return Spike(name=call.name, inputs=call.inputs, levels=call.options["levels"])
+
+
 def hardtanh(call: Call) -> Spike:
     """Make neurons of what clips to an interval, if that begins at zero."""
     low, high = call.options.get("min_val", -1.0), call.options.get("max_val", 1.0)

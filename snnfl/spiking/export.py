@@ -32,6 +32,25 @@ def optional_library(name: str, requirement: str) -> ModuleType:
         raise ExportError(f"{name} cannot be imported ({error}); type: pip install '{requirement}'") from None
 
 
+def check_single_spikes(network: SpikingNetwork, reader: str) -> None:
+    """Check that neurons fire once a step and take nothing back, and that nothing comes before a simulation.
+
+    Raises:
+        ExportError: Naming the option and the way out.
+    """
+    for option, is_set in (
+        ("signed", network.signed),
+        ("burst", network.burst > 1),
+        ("correction", network.correction != "none"),
+    ):
+        if is_set:
+            value = str(getattr(network, option)).lower()
+            raise ExportError(
+                f"{option}={value}: {reader} neurons that fire at most once a step, take no spike back and start alike "
+                "for all images; convert without it, for more steps, such as ConversionConfig.fast(steps=32)"
+            )
+
+
 def unit_spikes(network: SpikingNetwork) -> tuple[SpikingGraph, dict[str, Tensor]]:
     """Rewrite a network for neurons whose spikes are worth 1: equal currents, equal spikes.
 

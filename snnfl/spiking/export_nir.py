@@ -17,7 +17,8 @@ What NIR leaves open, and what is written here:
 * **Thresholds per channel.** Most tools refuse thresholds that differ within a layer. Then the current is divided by
   them (``<layer>.current``) and they are 1, which rounds.
 
-NIR has no maximum, no current that varies with time, no padding that an average leaves out.
+NIR has no maximum, no current that varies with time, no padding that an average leaves out, no neuron that fires
+several times a step or takes a spike back, and nothing that comes before a simulation.
 
 How others read it (November 2026): spikingjelly 2.0 resets to ``v_reset``; with ``v_reset=None`` set on its neurons
 after reading, spikes are equal. snnTorch 1.0 reads ``IF`` as a leaky neuron and loses its state (its issue 416); with
@@ -42,7 +43,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.files import write_bytes
-from snnfl.spiking.export import ExportError, optional_library, unit_spikes
+from snnfl.spiking.export import ExportError, check_single_spikes, optional_library, unit_spikes
 from snnfl.spiking.graph import Affine, GraphNode, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.spiking.node_operations import AFFINE_OPS
@@ -65,6 +66,7 @@ def to_nir(network: SpikingNetwork, input_shape: Sequence[int], path: str | Path
     Raises:
         ExportError: Naming the node that NIR cannot express, or the package ``nir`` if it isn't installed.
     """
+    check_single_spikes(network, "NIR has")
     nir = optional_library("nir", "snnfl[export]")
     for neurons in network.graph.spikes:
         if f"{neurons.name}.time_bias" in network.parameters:

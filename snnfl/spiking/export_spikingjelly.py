@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx, nn
 
 from snnfl.neurons import broadcast
-from snnfl.spiking.export import ExportError, optional_library, unit_spikes
+from snnfl.spiking.export import ExportError, check_single_spikes, optional_library, unit_spikes
 from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Spike
 from snnfl.spiking.network import SpikingNetwork
 from snnfl.torchvision_guard import guard
@@ -31,8 +31,10 @@ def to_spikingjelly(network: SpikingNetwork) -> fx.GraphModule:
         is what :meth:`SpikingNetwork.simulate` returns. It shares no memory with the network.
 
     Raises:
-        ExportError: If spikingjelly is not installed, or neurons get a current that varies with time or its length.
+        ExportError: If spikingjelly is not installed, neurons get a current that varies with time or its length,
+            or they fire several times a step, take spikes back or are corrected.
     """
+    check_single_spikes(network, "spikingjelly has")
     guard()
     library = optional_library("spikingjelly.activation_based.neuron", "spikingjelly>=2.0")
     from snnfl.spiking.spikingjelly_modules import Maximum, Start

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch.nn.functional as F
 from torch import Tensor
 
+from snnfl.quantisation import clip_floor_shift
 from snnfl.spiking.linear_maps import LINEAR_OPS
 from snnfl.spiking.node_operations import AFFINE_OPS, MAX_OPS, Form, swap_channels
 
@@ -93,12 +94,16 @@ class Spike(Node):
     Attributes:
         ceiling: Of a clipped ReLU, such as 6 of ReLU6: no activation exceeds it, so neither does a threshold found
             from activations, and a rate code is clipped at its threshold.
+        levels: Of an activation that is quantised in training, whose threshold is learned; ``None`` is a ReLU.
     """
 
     ceiling: float | None = None
+    levels: int | None = None
 
-    def analog(self, value: Tensor) -> Tensor:
-        """Compute the ReLU that the neurons stand for."""
+    def analog(self, value: Tensor, parameters: Parameters) -> Tensor:
+        """Compute the ReLU, or the quantised activation, that the neurons stand for."""
+        if self.levels is not None:
+            return clip_floor_shift(value, self.levels, parameters[f"{self.name}.threshold"])
         return F.relu(value) if self.ceiling is None else value.clamp(0, self.ceiling)
 
 
@@ -160,6 +165,11 @@ class SpikingGraph:
     def spikes(self) -> tuple[Spike, ...]:
         """Spiking layers, in order."""
         return tuple(node for node in self.nodes if isinstance(node, Spike))
+
+    @cached_property
+    def learned_thresholds(self) -> tuple[str, ...]:
+        """Names of the thresholds that the ANN has learned, which a conversion takes as they are."""
+        return tuple(f"{node.name}.threshold" for node in self.spikes if node.levels is not None)
 
     @cached_property
     def maxima(self) -> tuple[MaxPool, ...]:

@@ -69,12 +69,15 @@ _FIELDS: dict[str, Check] = {
     "epsilon": lambda value: value == 0 or is_positive(value),
     "has_bias": is_flag,
     "ceiling": lambda value: value is None or is_positive(value),
+    "levels": lambda value: value is None or is_size(value, 1),
 }
 
 
 def _encode(node: GraphNode) -> dict[str, Any]:
     kind = next(kind for kind, (made, _) in _KINDS.items() if type(node) is made)
     written = {field.name: getattr(node, field.name) for field in fields(node)}
+    if isinstance(node, Spike) and node.levels is None:
+        del written["levels"]  # as files had it before there was any
     if not isinstance(node, Spike):
         tagged = {key: {"tuple": value} if isinstance(value, tuple) else value for key, value in node.arguments.items()}
         written["arguments"] = tagged
@@ -88,6 +91,8 @@ def _decode(written: Any) -> GraphNode:
     made, operations = _KINDS[kind]
     name = show(written.get("name"))
     values = {key: value for key, value in written.items() if key != "kind"}
+    if made is Spike:
+        values.setdefault("levels", None)
     expected = {field.name for field in fields(made)}
     if values.keys() != expected:
         raise ValueError(f"node {name} has the fields {show(sorted(values))}, expected {sorted(expected)}")

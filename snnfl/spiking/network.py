@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from snnfl.neurons import Neuron, NeuronState, broadcast, scan
+from snnfl.neurons import Neuron, NeuronState, scan
+from snnfl.spiking.correction import corrected_start
 from snnfl.spiking.events import EventLayer, event_layers
-from snnfl.spiking.graph import MaxPool, Parameters, Spike, SpikingGraph
+from snnfl.spiking.graph import MaxPool, Parameters, Spike
 from snnfl.spiking.in_time import (
     accumulating,
     add_drive,
@@ -23,9 +22,9 @@ from snnfl.spiking.in_time import (
     readout,
 )
 from snnfl.spiking.maximum import gated_maximum
+from snnfl.spiking.network_neurons import NetworkNeurons, lengths
 from snnfl.spiking.recording import MAX_RECORDING, Fire, Probe, Recording, chosen_layers, run_neurons
 from snnfl.spiking.state import State, Step
-from snnfl.spiking.summary import summary
 from snnfl.spiking.values import analog_value, check_images, check_size, value_bytes, value_shadows
 
 CHUNK_BYTES = 2 * 2**20
@@ -40,49 +39,17 @@ CHUNK_STEPS = 8
 
 
 @dataclass(frozen=True, repr=False)
-class SpikingNetwork:
-    """A spiking graph with its folded weights, biases and thresholds.
+class SpikingNetwork(NetworkNeurons):
+    """A spiking graph with its folded weights, biases and thresholds; attributes are those of :class:`NetworkNeurons`.
 
     ``network(images)`` returns logits, :meth:`simulate` those of several lengths, :meth:`record` the spikes and
     membrane potentials behind them; :meth:`step` takes one time step of a state that the caller holds.
-
-    Attributes:
-        graph: The structure.
-        parameters: ``<layer>.weight`` and ``<layer>.bias`` of every affine layer, ``<layer>.threshold`` (shape
-            ``[1]`` or ``[C]``, positive) of every spiking one. A spiking layer may also have a ``<layer>.potential``
-            (``[C]``), which is added to its membrane potential at t=0, and a ``<layer>.time_bias`` (``[T, C]``), whose
-            row ``t`` is added to its current at step ``t``.
-        initial_potential: Membrane potential at t=0: zero, or half a threshold, which centres the conversion error
-            (Deng & Gu 2020). ``"drip"`` spreads that half evenly over a simulation, as the code of Li et al. (2021)
-            does: each step adds ``V_th / 2T`` to the current, T being the ``steps`` that are asked for.
-        readout: Which steps the logits are the mean of: all T, or the last ``T - T // 2``. In the first ones a deep
-            layer fires on rates that have yet to settle.
-        steps: Simulation length T that the network was converted for: how long it runs where nothing else is said.
     """
-
-    graph: SpikingGraph
-    parameters: Parameters
-    initial_potential: Literal["zero", "half", "drip"] = "zero"
-    readout: Literal["all", "second_half"] = "all"
-    steps: int | None = None
 
     def __call__(self, images: Tensor, *, steps: int | None = None) -> Tensor:
         """Return logits ``[N, classes]`` after ``steps`` time steps, or as many as the network was converted for."""
         length = self._length(steps)
         return self.simulate(images, steps=length)[length]
-
-    def __repr__(self) -> str:
-        options = {"steps": self.steps, "initial_potential": self.initial_potential, "readout": self.readout}
-        return summary(self.graph, self.parameters, options)
-
-    @property
-    def thresholds(self) -> dict[str, Tensor]:
-        """Firing thresholds by spiking layer."""
-        return {node.name: self.parameters[f"{node.name}.threshold"] for node in self.graph.spikes}
-
-    def neuron(self, layer: str) -> Neuron:
-        """Return the parameters of a layer's neurons."""
-        return Neuron(threshold=self.parameters[f"{layer}.threshold"])
 
     @torch.inference_mode()
     def simulate(self, images: Tensor, *, steps: int, curve: Sequence[int] = ()) -> dict[int, Tensor]:
@@ -107,7 +74,7 @@ class SpikingNetwork:
                 time, or the images are no tensor, empty, not finite, of another type or device than the network, or
                 don't fit.
         """
-        return self._simulate(images, _lengths(steps, curve), steps)
+        return self._simulate(images, lengths(steps, curve), steps)
 
     @torch.inference_mode()
     def record(
@@ -136,7 +103,7 @@ class SpikingNetwork:
         check_images(images, next(iter(self.parameters.values())))
         sizes = value_shadows(self.graph, self.parameters, images)
         wanted = chosen_layers([node.name for node in self.graph.spikes], layers)
-        probe = Probe.of({name: sizes[name] for name in wanted}, len(images), length, max_bytes)
+        probe = Probe.of({name: sizes[name] for name in wanted}, len(images), length, max_bytes, counts=self.counts)
         (logits,) = self._simulate(images, [length], length, probe).values()
         thresholds = {name: self.thresholds[name] for name in wanted}
         return Recording(spikes=probe.spikes, potentials=probe.potentials, thresholds=thresholds, logits=logits)
@@ -146,20 +113,25 @@ class SpikingNetwork:
         """Return the state before the first time step.
 
         Args:
-            images: Of the shape that every step will get, ``[N, ...]``; their values don't matter.
+            images: Of the shape that every step will get, ``[N, ...]``; their values matter to a correction alone, in
+                whose rehearsal they are shown.
             steps: Length of the whole simulation, which only a drip depends on; by default as many as the network was
                 converted for.
 
         Raises:
             ValueError: If the images don't fit, or a drip's length isn't known.
         """
-        given = steps is not None or self.initial_potential == "drip"
+        given = steps is not None or self.initial_potential == "drip" or self.correction != "none"
         length = self._length(steps) if given else self.steps
+        if length is not None and self.correction != "none":
+            check_images(images, next(iter(self.parameters.values())))
+            constants = constant_values(self.graph, self.parameters, in_fast_layout(images))
+            return replace(self._rehearsed(constants, length, {}), steps=length, images=images.shape)
         shadows = value_shadows(self.graph, self.parameters, images)
         currents = {node.name: shadows[node.inputs[0]] for node in self.graph.spikes}
         likes = {name: value.new_empty(len(images), *value.shape[1:]) for name, value in currents.items()}
         potentials = {name: self.rest(name, in_fast_layout(like)) for name, like in likes.items()}
-        return State(potentials, steps=length, images=images.shape)
+        return State(potentials, self._no_spikes(potentials), steps=length, images=images.shape)
 
     @torch.no_grad()
     def step(self, state: State, images: Tensor) -> tuple[State, Step]:
@@ -222,76 +194,11 @@ class SpikingNetwork:
                 del values[name]
         return values[self.graph.output]
 
-    def to(self, device: torch.device | str | None = None, *, dtype: torch.dtype | None = None) -> SpikingNetwork:
-        """Return the network on another device or in another precision; it takes images of the same.
-
-        In ``torch.bfloat16`` a simulation is an approximation, meant for GPUs: weights, currents and spikes have 8
-        significant bits, so that some neurons fire at another step or not at all. Membrane potentials and sums over
-        time stay float32. Measured: see docs/performance.md.
-        """
-        return replace(self, parameters={name: array.to(device, dtype) for name, array in self.parameters.items()})
-
-    def rest(self, layer: str, like: Tensor) -> Tensor:
-        """Return a layer's membrane potential before the first step, of the shape and layout of its current."""
-        potential = broadcast(self.resting_potential(layer), like.shape)
-        return torch.empty_like(like, dtype=accumulating(like)).copy_(potential)
-
-    def resting_potential(self, layer: str) -> Tensor:
-        """Return a layer's membrane potential before the first step, ``[1]`` or ``[C]``."""
-        potential = self.parameters[f"{layer}.threshold"] * (0.5 if self.initial_potential == "half" else 0.0)
-        calibrated = self.parameters.get(f"{layer}.potential")
-        return potential if calibrated is None else potential + calibrated
-
-    def drive(self, layer: str, start: int, stop: int, steps: int) -> Tensor | None:
-        """Return what flows into a layer beside its input: drip and biases in time.
-
-        Args:
-            layer: A spiking layer.
-            start: First time step.
-            stop: Time step after the last.
-            steps: Length of the whole simulation.
-
-        Returns:
-            Shape ``[1 or stop - start, 1 or C]``, or ``None`` for nothing.
-        """
-        bias = self.parameters.get(f"{layer}.time_bias")
-        rows = None if bias is None else bias[start:stop]
-        if self.initial_potential != "drip":
-            return rows
-        drip = self.parameters[f"{layer}.threshold"][None] * (0.5 / steps)
-        return drip if rows is None else rows + drip
-
-    def first_read(self, steps: int) -> int:
-        """Return the first of ``steps`` steps that the logits are the mean of."""
-        return steps // 2 if self.readout == "second_half" else 0
-
-    def _length(self, steps: int | None) -> int:
-        """Return how many steps to simulate."""
-        length = self.steps if steps is None else steps
-        if length is None:
-            raise ValueError("steps=None, and the network wasn't converted for a length: say one, such as steps=32")
-        return _lengths(length, ())[0]
-
-    def _check_steps(self, last: int, steps: int | None) -> None:
-        """Check that the ``last`` step is defined, in a simulation of ``steps``."""
-        if self.initial_potential == "drip" and steps is not None and last > steps:
-            raise ValueError(
-                f"{last} time steps: a drip spreads half a threshold over the steps={steps} of the simulation; give "
-                f"steps={last}"
-            )
-        for node in self.graph.spikes:
-            bias = self.parameters.get(f"{node.name}.time_bias")
-            if bias is not None and len(bias) < last:
-                raise ValueError(
-                    f"{last} time steps: {node.name} has biases for {len(bias)}; simulate at most as many, or convert "
-                    f"with calibration_steps={last}"
-                )
-
     def _simulate_block(
         self, images: Tensor, wanted: Sequence[int], steps: int, layers: Mapping[str, EventLayer], fire: Fire
     ) -> dict[int, Tensor]:
         constants = constant_values(self.graph, self.parameters, images)
-        state = State()
+        state = State() if self.correction == "none" else self._rehearsed(constants, steps, layers)
         sums: dict[str, Tensor] = {}
         starts = {self.first_read(point) for point in wanted}
         results, before, done = dict[int, Tensor](), dict[int, dict[str, Tensor]](), 0
@@ -310,6 +217,18 @@ class SpikingNetwork:
                 results[point] = readout(self.graph, self.parameters, {**constants, **means})
         return results
 
+    def _rehearsed(self, constants: Parameters, steps: int, layers: Mapping[str, EventLayer]) -> State:
+        """Simulate before the simulation of ``steps``; return the state that this starts from, corrected."""
+        before, length = State(), self.rehearsal(steps)
+        for start in range(0, length, CHUNK_STEPS):
+            stop = min(start + CHUNK_STEPS, length)
+            self._advance(constants, before, start, stop, length, layers, run_neurons)
+        potentials = {
+            name: corrected_start(self.correction, self.rest(name, after), after, self.parameters[f"{name}.threshold"])
+            for name, after in before.potentials.items()
+        }
+        return State(potentials, self._no_spikes(potentials))
+
     def _advance(
         self,
         constants: Parameters,
@@ -327,9 +246,10 @@ class SpikingNetwork:
                 current = over_time(values[node.inputs[0]], node.inputs[0] in constants, length)
                 if node.name not in state.potentials:
                     state.potentials[node.name] = self.rest(node.name, in_fast_layout(current[0]))
+                    state.counts |= self._no_spikes({node.name: state.potentials[node.name]})
                 current = add_drive(current, self.drive(node.name, start, stop, steps))
-                potential = NeuronState(state.potentials[node.name])
-                values[node.name] = fire(node.name, self.neuron(node.name), potential, current, start).flatten(0, 1)
+                now = NeuronState(state.potentials[node.name], total=state.counts.get(node.name), time=start)
+                values[node.name] = fire(node.name, self.neuron(node.name), now, current, start).flatten(0, 1)
             elif isinstance(node, MaxPool):
                 read = over_time(values[node.inputs[0]], False, length)
                 passed, state.maxima[node.name] = gated_maximum(node, read, state.maxima.get(node.name))
@@ -342,16 +262,3 @@ class SpikingNetwork:
             for name in graph.freed_after[node.name]:
                 del values[name]
         return sums
-
-
-def _lengths(steps: int, curve: Sequence[int]) -> list[int]:
-    """Sort the lengths that logits are wanted for."""
-    try:
-        points = sorted({operator.index(length) for length in (steps, *curve)})
-    except TypeError:
-        raise ValueError(f"steps={steps}, curve={curve}: give whole numbers of time steps, a curve as a list") from None
-    if steps < 1:
-        raise ValueError(f"steps={steps}: simulate at least 1 time step")
-    if points[0] < 1:
-        raise ValueError(f"curve={[*curve]}: every length must be at least 1")
-    return points

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from snnfl.quantisation import QCFS
 from snnfl.spiking import builders
 from snnfl.spiking.builders import Build
 from snnfl.spiking.calls import Options
@@ -157,6 +158,7 @@ OPERATIONS: tuple[Operation, ...] = (
         targets=(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"),
         arguments=("input", "inplace"),
     ),
+    Operation(build=builders.qcfs, targets=(QCFS,), arguments=("input", "levels", "threshold"), arrays=("threshold",)),
     Operation(build=builders.relu6, targets=(nn.ReLU6, F.relu6), arguments=("input", "inplace")),
     Operation(
         build=builders.hardtanh, targets=(nn.Hardtanh, F.hardtanh), arguments=("input", "min_val", "max_val", "inplace")

@@ -38,7 +38,8 @@ class Recording:
     """What the neurons of some layers did in a simulation of T time steps on N images.
 
     Attributes:
-        spikes: Whether each neuron fired, ``[T, N, C, *space]``, by layer. What the next layer reads: :meth:`values`.
+        spikes: Whether each neuron fired, ``[T, N, C, *space]``, by layer; of neurons that fire in bursts or take
+            spikes back, how often (int8). What the next layer reads: :meth:`values`.
         potentials: Membrane potential of each neuron after each step, what a spike is worth taken off, likewise.
         thresholds: ``[1]`` or ``[C]``, by layer.
         logits: Of the images, ``[N, classes]``.
@@ -59,8 +60,11 @@ class Recording:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Spikes per neuron and time step, by layer; 0 is a layer that never fires."""
-        return {name: float(spikes.mean(dtype=torch.float64)) for name, spikes in self.spikes.items()}
+        """Spikes per neuron and time step, by layer, those taken back, too; 0 is a layer that never fires."""
+        return {
+            name: float((spikes if spikes.dtype == torch.bool else spikes.abs()).mean(dtype=torch.float64))
+            for name, spikes in self.spikes.items()
+        }
 
     def values(self, layer: str) -> Tensor:
         """Return what the next layer reads, ``[T, N, C, *space]``: a spike is worth the threshold."""
@@ -127,7 +131,7 @@ class Probe:
     potentials: dict[str, Tensor]
 
     @staticmethod
-    def of(shadows: Mapping[str, Tensor], images: int, steps: int, max_bytes: int) -> Probe:
+    def of(shadows: Mapping[str, Tensor], images: int, steps: int, max_bytes: int, *, counts: bool = False) -> Probe:
         """Allocate a recording.
 
         Args:
@@ -135,6 +139,7 @@ class Probe:
             images: How many.
             steps: Simulation length T.
             max_bytes: Ceiling.
+            counts: Whether neurons fire in bursts or take spikes back.
 
         Raises:
             ValueError: If it doesn't fit, with the bytes and what to do.
@@ -148,7 +153,10 @@ class Probe:
             )
         shapes = {name: (steps, images, *value.shape[1:]) for name, value in shadows.items()}
         return Probe(
-            {name: shadows[name].new_zeros(shape, dtype=torch.bool) for name, shape in shapes.items()},
+            {
+                name: shadows[name].new_zeros(shape, dtype=torch.int8 if counts else torch.bool)
+                for name, shape in shapes.items()
+            },
             {name: shadows[name].new_zeros(shape, dtype=accumulating(shadows[name])) for name, shape in shapes.items()},
         )
 
@@ -166,13 +174,15 @@ class Probe:
         """
         if layer not in self.spikes:
             return scan(neuron, state, current)
-        now = NeuronState(state.potential.clone())
+        now = state._replace(potential=state.potential.clone())
         for step, flow in enumerate(current, start):
-            now, _ = neuron.step(now, flow)
+            before, (now, fired) = now.total, neuron.step(now, flow)
             self.potentials[layer][step] = now.potential
-        spikes = scan(neuron, state, current)
-        self.spikes[layer][start : start + len(current)] = spikes != 0
-        return spikes
+            if before is None or now.total is None:
+                self.spikes[layer][step] = fired != 0
+            else:
+                self.spikes[layer][step] = now.total - before
+        return scan(neuron, state, current)
 
 
 def chosen_layers(known: Sequence[str], layers: Sequence[str] | None) -> list[str]:

@@ -18,6 +18,7 @@ class State:
 
     Attributes:
         potentials: Membrane potentials by spiking layer.
+        counts: Spikes so far less those taken back, of neurons that count them.
         maxima: What max poolings remember, by name; nothing before the first step.
         time: Steps taken so far.
         steps: Length of the whole simulation, over which a drip is spread.
@@ -25,6 +26,7 @@ class State:
     """
 
     potentials: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
     maxima: dict[str, Accumulated] = field(default_factory=dict)
     time: int = 0
     steps: int | None = None
@@ -39,7 +41,8 @@ class State:
         """Return a state that shares no memory with this one."""
         potentials = {name: potential.clone() for name, potential in self.potentials.items()}
         maxima = {name: Accumulated(*(sums.clone() for sums in pool)) for name, pool in self.maxima.items()}
-        return replace(self, potentials=potentials, maxima=maxima)
+        counts = {name: count.clone() for name, count in self.counts.items()}
+        return replace(self, potentials=potentials, counts=counts, maxima=maxima)
 
 
 class Step(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,16 @@ from snnfl.spiking.node_operations import AFFINE_OPS
 SCHEMA = 1
 NATIVE_KIND = "native"
 """What a file says of itself that holds the arrays of a network which was trained as a spiking one, without a graph."""
+FEW_STEPS: dict[str, Any] = {
+    "signed": False,
+    "burst": 1,
+    "two_sided": False,
+    "correction": "none",
+    "correction_steps": None,
+}
+"""Options of networks for few steps, and what others are by default, whose files don't say it."""
+MAX_BURST = 16
+"""Spikes of a step, as ``conversion.burst`` has at most."""
 DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -40,6 +51,7 @@ def save(network: SpikingNetwork, path: str | Path) -> None:
         "initial_potential": network.initial_potential,
         "readout": network.readout,
         "steps": network.steps,
+        **{name: value for name in FEW_STEPS if (value := getattr(network, name)) != FEW_STEPS[name]},
         "graph": encode_graph(network.graph),
         # A convolution may round otherwise in another layout, even where both layouts are the same bytes.
         "channels_last": [
@@ -77,7 +89,8 @@ def load(path: str | Path) -> SpikingNetwork:
         for node in graph.spikes:
             if not bool((parameters[f"{node.name}.threshold"] > 0).all()):
                 raise ValueError(f"{show(node.name)} has a threshold that is not positive")
-        return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"], about["steps"])
+        few = {name: about[name] for name in FEW_STEPS}
+        return SpikingNetwork(graph, parameters, about["initial_potential"], about["readout"], about["steps"], **few)
     except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = reason.removesuffix(f": {path}")  # safetensors says it again
@@ -116,7 +129,16 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     about.setdefault("steps", None)  # files of earlier versions don't say it
     if about["steps"] is not None and not is_count(about["steps"]):
         raise ValueError(f"steps={show(about['steps'])} is no number of time steps")
-    for key in ("initial_potential", "readout"):
+    for key in FEW_STEPS:
+        about.setdefault(key, FEW_STEPS[key])
+    for key in ("burst", "correction_steps"):
+        most = MAX_BURST if key == "burst" else math.inf
+        if not (is_count(about[key]) and about[key] <= most) and about[key] is not FEW_STEPS[key]:
+            raise ValueError(f"{key}={show(about[key])} is no number of at least 1")
+    for key in ("signed", "two_sided"):
+        if not isinstance(about[key], bool):
+            raise ValueError(f"{key}={show(about[key])} is neither true nor false")
+    for key in ("initial_potential", "readout", "correction"):
         allowed = typing.get_args(typing.get_type_hints(SpikingNetwork)[key])
         if about.get(key) not in allowed:
             raise ValueError(f"{key}={show(about.get(key))}; known: {', '.join(allowed)}")

@@ -13,7 +13,7 @@ from snnfl.spiking.graph import Affine, GraphNode, Parameters, Spike, SpikingGra
 def analog_value(node: GraphNode, values: Mapping[str, Tensor], parameters: Parameters) -> Tensor:
     """Compute one value of the analog twin."""
     inputs = [values[name] for name in node.inputs]
-    return node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+    return node.analog(inputs[0], parameters) if isinstance(node, Spike) else node.apply(inputs, parameters)
 
 
 def hollow(shape: Sequence[int], like: Tensor) -> Tensor:

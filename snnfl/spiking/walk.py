@@ -300,7 +300,7 @@ class Walk:
 
 
 def _shadow(node: GraphNode, inputs: list[Tensor], parameters: Parameters) -> Tensor:
-    result = node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+    result = inputs[0] if isinstance(node, Spike) else node.apply(inputs, parameters)
     if result.dim() < 1 or len(result) != len(inputs[0]):
         raise ValueError("images and other dimensions are mixed")
     return result

@@ -19,6 +19,7 @@ from snnfl.updates.format import UpdateFormat
 class Converted(UpdateFormat):
     """Folded weights ``W_S``, calibrated biases ``b'``, thresholds ``V`` and batch normalisation.
 
+    Thresholds are found on the client's images, or learned with the ANN, which then has them under the same names.
     Names are ``<layer>.weight``, ``<layer>.bias``, ``<relu>.threshold``, ``.potential`` or ``.time_bias`` where those
     are calibrated, and ``<norm>.gamma``, ``.beta``, ``.mean`` and ``.var``. The server recovers
     ``W_A = W_S sigma/gamma`` by each update's own batch normalisation, and sends the ANN without the biases of layers,
@@ -64,6 +65,7 @@ class Converted(UpdateFormat):
         self.private_names = () if bias_back else tuple(name for name in biases if name in state)
         self.specs = converted_specs(graph, state, conversion)
         self.sent_specs = ann_specs({name: array for name, array in state.items() if name not in self.private_names})
+        self.sent_specs |= {name: self.specs[name] for name in graph.learned_thresholds}
         self.threshold_names = tuple(f"{node.name}.threshold" for node in graph.spikes)
         self.weight_names = tuple(f"{node.name}.weight" for node in graph.affines if node.op != "scale")
         norms = [node.norm for node in graph.affines if node.norm is not None]
@@ -128,8 +130,7 @@ class Converted(UpdateFormat):
 
     def server_network(self, parameters: Mapping[str, Tensor]) -> SpikingNetwork:
         """Return the spiking network of some parameters, as the run simulates it."""
-        how = self.conversion
-        return SpikingNetwork(self.graph, parameters, how.initial_potential, how.readout, steps=how.steps)
+        return SpikingNetwork.configured(self.graph, parameters, self.conversion)
 
 
 def converted_specs(
@@ -157,7 +158,7 @@ def converted_specs(
                 specs[f"{node.norm}.{field}"] = ArraySpec(shape=(len(weight),), values=values)
     for spike in graph.spikes:
         channels = graph.channels(spike.name, weights) if per_channel or potentials or time_biases else 1
-        shape = (channels if per_channel else 1,)
+        shape = (channels if per_channel and spike.levels is None else 1,)
         specs[f"{spike.name}.threshold"] = ArraySpec(shape=shape, values="positive")
         if potentials:
             specs[f"{spike.name}.potential"] = ArraySpec(shape=(channels,))

@@ -14,7 +14,7 @@ ATTACKS = {
     "priors", "secure_forms", "sequence_recovery", "side_channel", "uploads",
 }  # fmt: skip
 """What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
-OTHERS = {"harness", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}
+OTHERS = {"harness", "draw_accuracy", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}
 """What benchmarks share, and one that takes the whole machine for minutes: neither is part of ``make bench``."""
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - OTHERS)
 

@@ -101,6 +101,12 @@ def configs(draw):
         drawn["model"].pop("weights", None)  # a file of the server's
     if "potential" in drawn["conversion"].get("calibration", ""):
         drawn["conversion"].pop("readout", None)  # the second half of the steps, which potentials don't change
+    if drawn["conversion"].get("calibration") == "time_bias":
+        drawn["conversion"] |= {"signed": False, "burst": 1}
+    if drawn["conversion"].get("burst", 1) == 1:
+        drawn["conversion"].pop("two_sided", None)
+    if drawn["conversion"].get("correction", "none") == "none":
+        drawn["conversion"].pop("correction_steps", None)
     if drawn["conversion"].get("data") != "synthetic":
         drawn["conversion"].pop("synthesis_iterations", None)
     sections = {name: dataclasses.replace(getattr(Config(), name), **values) for name, values in drawn.items()}

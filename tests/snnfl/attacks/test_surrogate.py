@@ -29,6 +29,9 @@ surrogate_module = importlib.import_module("snnfl.attacks.surrogate")
         {"initial_potential": "drip"},
         {"calibration": "bias_potential"},
         {"calibration": "time_bias"},
+        {"signed": True, "burst": 2, "initial_potential": "half"},
+        {"correction": "offset", "correction_steps": 4, "burst": 3, "two_sided": True},
+        {"correction": "residual", "signed": True},
     ],
     ids=str,
 )

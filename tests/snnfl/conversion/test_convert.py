@@ -50,7 +50,7 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
     first = length // 2 if config.readout == "second_half" else 0
 
     def spikes(name: str, steps: int = length) -> Tensor:
-        network = SpikingNetwork(graph, parameters, config.initial_potential)
+        network = replace(SpikingNetwork.configured(graph, parameters, config), correction="none")
         return stepwise.outputs(network, images, steps, upto=name, total=length)
 
     for node in [*graph.spikes, graph.by_name[graph.output]]:
@@ -93,7 +93,7 @@ def assert_equal_to_the_literal_algorithm(network: type[nn.Module], config: Conv
         torch.testing.assert_close(spiking.parameters[name], tensor, rtol=1e-10, atol=1e-12, msg=name)
     # And the network that comes out simulates as the literal run does.
     length = config.calibration_length
-    network = SpikingNetwork(spiking.graph, expected, config.initial_potential, config.readout)
+    network = SpikingNetwork.configured(spiking.graph, expected, config)
     logits, literally = spiking.simulate(images, steps=length), stepwise.logits(network, images, length)
     torch.testing.assert_close(logits[length], literally[length], rtol=1e-9, atol=1e-11)
 
@@ -120,6 +120,39 @@ def test_what_is_read_late_equals_the_literal_algorithm(network, calibration, st
         readout="second_half",
     )
     assert_equal_to_the_literal_algorithm(network, config)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"signed": True},
+        {"signed": True, "burst": 2, "readout": "second_half"},
+        {"burst": 3, "calibration": "bias_potential"},
+        {"signed": True, "burst": 3, "two_sided": True, "calibration": "none", "initial_potential": "drip"},
+        {"correction": "residual"},
+        {"correction": "offset", "correction_steps": 3, "readout": "second_half"},
+        {"correction": "offset", "signed": True, "burst": 2},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_neurons_for_few_steps_equal_the_literal_algorithm(network, options):
+    preset = {"steps": 9, "thresholds": "channel_mmse", "initial_potential": "half"}
+    assert_equal_to_the_literal_algorithm(network, ConversionConfig(**{**preset, **options}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"two_sided": True}, "two_sided=true: without bursts"),
+        ({"signed": True, "calibration": "time_bias"}, "calibration=time_bias: is defined for neurons that fire once"),
+        ({"correction_steps": 4}, "correction_steps=4: correction=none has none"),
+        ({"burst": 17}, "burst=17"),
+    ],
+)
+def test_options_for_few_steps_without_effect_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ConversionConfig(**options)
 
 
 @pytest.mark.parametrize("calibration", ["potential", "bias_potential"])

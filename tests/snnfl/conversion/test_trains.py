@@ -51,7 +51,7 @@ def test_what_was_fired_is_replayed(compiled, seed, per_channel, length, driven,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trains, "runs_compiled", lambda neuron, value: compiled)
         for part in chunks(len(current), length):
-            train.fire(EVERYTHING, part.start, current[part], potential)
+            train.fire(EVERYTHING, part.start, current[part], NeuronState(potential))
         found = [train.replay(EVERYTHING, part.start, part.stop) for part in chunks(len(current), length)]
     assert torch.equal(torch.cat(found), expected)
     assert torch.equal(potential, expected_potential)
@@ -66,9 +66,9 @@ def test_blocks_of_images_are_apart(seed, cut):
     whole, parts = (SpikeTrain.silent(len(current), potential, layer) for _ in range(2))
     state = potential.clone()
     for part in chunks(len(current), STEPS):
-        whole.fire(EVERYTHING, part.start, current[part], potential)
+        whole.fire(EVERYTHING, part.start, current[part], NeuronState(potential))
         for images in chunks(len(state), cut):
-            parts.fire(images, part.start, current[part][:, images], state[images])
+            parts.fire(images, part.start, current[part][:, images], NeuronState(state[images]))
             replayed = whole.replay(images, part.start, part.stop)
             assert torch.equal(parts.replay(images, part.start, part.stop), replayed)
     assert torch.equal(parts.bits, whole.bits)
@@ -79,7 +79,7 @@ def test_a_constant_current_is_expanded_in_time():
     current = torch.rand(1, 3, 2, 4, 4).contiguous().expand(7, -1, -1, -1, -1)
     level, potential = torch.tensor([0.4, 0.9]), torch.zeros(3, 2, 4, 4)
     train = SpikeTrain.silent(7, potential, Layer(Neuron(threshold=level), None, potential[:1]))
-    train.fire(EVERYTHING, 0, current, potential)
+    train.fire(EVERYTHING, 0, current, NeuronState(potential))
     expected = scan(Neuron(threshold=level), NeuronState(torch.zeros(3, 2, 4, 4)), current)
     assert torch.equal(train.replay(EVERYTHING, 0, 7), expected)
 

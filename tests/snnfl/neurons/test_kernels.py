@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -91,6 +92,40 @@ RUNS: dict[str, Run] = {
     "chosen": choose,
 }
 NUMBAS = ("numba", "bits")
+COUNTING = [
+    {"signed": True},
+    {"burst": 3},
+    {"signed": True, "burst": 2},
+    {"signed": True, "burst": 3, "two_sided": True},
+]
+
+
+def assert_counts_agree(name: str, device: str = "cpu") -> None:
+    """Neurons that fire several times and take spikes back, in two chunks of time."""
+    taken_back = bounded = 0
+    for number, (plain, start, current) in enumerate(cases(device)):
+        neuron = replace(plain, **COUNTING[number % len(COUNTING)])
+        if name == "bits" or (name == "numba" and not kernels.runs_compiled(neuron, current)):
+            continue
+        current = 2 * current
+        before = NeuronState(start, total=neuron.no_spikes(start))
+        expected_state, expected = reference(neuron, before, current)
+        unbounded, _ = reference(replace(neuron, two_sided=False), before, current)
+        bounded += not torch.equal(unbounded.total, expected_state.total)
+        for binary in (False, True):
+            state, cut = NeuronState(start.clone(), total=neuron.no_spikes(start)), len(current) // 2
+            parts = [RUNS[name](neuron, state._replace(time=at), part, binary)
+                     for at, part in ((0, current[:cut]), (cut, current[cut:])) if len(part)]  # fmt: skip
+            spikes = torch.cat(parts)
+            level = neuron.threshold.view(-1, *[1] * (start.dim() - 2))
+            assert spikes.dtype == (torch.int8 if binary else current.dtype)
+            assert torch.equal((spikes * level if binary else spikes).to(current.dtype), expected.to(current.dtype))
+            assert torch.equal(state.potential, expected_state.potential)
+            assert torch.equal(state.total, expected_state.total)
+            assert int(state.total.min()) >= 0
+            taken_back += bool((spikes < 0).any())
+    assert taken_back > 30
+    assert bounded > 5
 
 
 def assert_agrees(name: str, device: str = "cpu") -> None:
@@ -131,11 +166,13 @@ def test_a_kernel_computes_what_the_reference_does(name, device):
     assert set(KERNELS) == {"loop", "numba", "triton"}, "a new kernel is compared here, too"
     assert kernel_numba.BLOCK < 2 * 3 * 40 * 40
     if device == "interpreter":  # in its own process, for Triton reads the variable when it is imported
-        code = "import test_kernels; test_kernels.assert_agrees('triton')"
+        code = "import test_kernels as t; t.assert_agrees('triton'); t.assert_counts_agree('triton')"
         environment = {**os.environ, "TRITON_INTERPRET": "1"}
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=environment, check=True)
         return
     assert_agrees(name, device)
+    if name != "bits":
+        assert_counts_agree(name, device)
     if device == "cpu":
         assert "snnfl.neurons.kernel_triton" not in sys.modules
 
@@ -163,6 +200,19 @@ def test_chunks_of_time_continue_each_other(seed, cut):
     parts = [scan(neuron, state, part) for part in (current[:cut], current[cut:]) if len(part)]
     assert torch.equal(torch.cat(parts), expected)
     assert torch.equal(state.potential, whole.potential)
+
+
+@given(seed=st.integers(0, 2**20))
+def test_a_total_is_that_of_all_charge_at_once_where_bursts_suffice(seed):
+    """Signed neurons end with ``clip(floor(charge / V_th), 0, .)`` spikes, however the charge came."""
+    plain, start, current = small_case(seed, True, torch.float64)
+    neuron = replace(plain, signed=True, burst=64)
+    state = NeuronState(start, total=neuron.no_spikes(start))
+    charge = start + current.sum(0)
+    scan(neuron, state, current)
+    level = plain.threshold.view(-1, 1)
+    away = ((charge / level) - (charge / level).round()).abs() > 1e-9
+    assert torch.equal(state.total[away], (charge / level).floor().clamp_min(0)[away].int())
 
 
 def test_charge_is_conserved():
