@@ -120,7 +120,8 @@ class ConversionConfig:
         Measured: see docs/few-steps.md. Other options may be set beside these, or in their place.
         """
         preset: dict[str, Any] = {"thresholds": "channel_mmse", "initial_potential": "half"}
-        preset |= {"signed": True, "burst": 2} if steps < FEW_STEPS else {"readout": "second_half"}
+        few = isinstance(steps, int) and steps < FEW_STEPS  # of another type, it is the mistake that is said
+        preset |= {"signed": True, "burst": 2} if few else {"readout": "second_half"}
         return cls(**{"steps": steps, **preset, **options})
 
     @classmethod
