@@ -229,16 +229,16 @@ def measure_round(steps: int, spiking: bool, options: Options) -> list[Result]:
     variant = "S-FedAvg" if spiking else "FedAvg"
     what = f"{variant}, LeNet-5, 50 clients of {steps} steps"
     over = tuple(s / p for s, p in zip(seconds[True], seconds[False], strict=True))
-    bits = Field(clients=50).bits
+    bits, values = Field(clients=50).bits, values_of(spiking, options)
     return [
         Result(name=f"{what}: unprotected round", samples=tuple(1000 * s for s in seconds[False]), unit="CPU ms"),
         Result(name=f"{what}: secure round", samples=tuple(1000 * s for s in seconds[True]), unit="CPU ms"),
         Result(name=f"{what}: secure over unprotected", samples=over, unit="x", bar=Bar(limit=1.5, at_most=True)),
         Result(
             name=f"{what}: upload over values x {bits} bits",
-            samples=(upload / (50 * values_of(spiking) * bits / 8),),
+            samples=(upload / (50 * values * bits / 8),),
             unit="x",
-            note=f"{values_of(spiking):,} values; packages of {PACKAGE_BYTES} bytes, digests and shares included",
+            note=f"{values:,} values; packages of {PACKAGE_BYTES} bytes, digests and shares included",
             bar=Bar(limit=1.1, at_most=True),
         ),
     ]
@@ -257,13 +257,11 @@ def timed_rounds(
             raise EnoughError
 
     with tempfile.TemporaryDirectory() as folder:
-        root = os.environ.get("SNNFL_DATA", "/tmp/snnfl-data")
-        data = ["data.source=digits"] if options.quick else ["data.source=cifar10", f"data.root={root}"]
         images = 10 * steps
         config = compose(
             None,
             [
-                *data, f"data.training_images={1000 if options.quick else 50 * images}", "data.clients=50",
+                *data_of(options), f"data.training_images={1000 if options.quick else 50 * images}", "data.clients=50",
                 "run.rounds=100", f"run.directory={folder}", "run.keep_checkpoints=0", "data.minimum_samples=1",
                 "training.epochs=1", "training.batch_size=10", "evaluation.images=1", "evaluation.clients=false",
                 f"strategy.spiking={str(spiking).lower()}", f"strategy.secure_aggregation={str(secure).lower()}",
@@ -274,9 +272,15 @@ def timed_rounds(
     return [b - a for a, b in pairwise(ticks)], rows[-1]
 
 
-def values_of(spiking: bool) -> int:
+def data_of(options: Options) -> list[str]:
+    """Return the options of a run's data."""
+    root = os.environ.get("SNNFL_DATA", "/tmp/snnfl-data")
+    return ["data.source=digits"] if options.quick else ["data.source=cifar10", f"data.root={root}"]
+
+
+def values_of(spiking: bool, options: Options) -> int:
     """Count the values of a client's vector for LeNet-5: parameters and statistics, and of an S-client its network."""
-    work = workspace(compose(None, ["data.clients=50", f"strategy.spiking={str(spiking).lower()}"]))
+    work = workspace(compose(None, [*data_of(options), "data.clients=50", f"strategy.spiking={str(spiking).lower()}"]))
     return summed(work.config, work.format, examples=100, follows=False).length
 
 
