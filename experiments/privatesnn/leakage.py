@@ -84,8 +84,8 @@ def copies_part(studies: Mapping[str, Sequence[Line]], told: Mapping[str, str]) 
             held.append(float(encrypted["accuracy_high"]) < float(encrypted["owner"]))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     said = (
-        f"Verdict: in {len(held) - sum(held)} of {len(held)} settings the copied ReLU network is as good as the "
-        "encrypted network or better; the paper says that attack 1 then finds nothing."
+        f"Verdict: in {len(held) - sum(held)} of {len(held)} settings the copied ReLU network isn't worse than the "
+        "encrypted network beyond its interval; the paper says that attack 1 then finds nothing."
     )
     return "\n\n".join([_where(told), table, said])
 
@@ -119,7 +119,7 @@ def verdict(some: Mapping[tuple[str, str], Line]) -> str:
     return (
         f"the ReLU network with the encrypted weights has {_percent(after['accuracy'])} % (the encrypted network "
         f"{_percent(after['owner'])} %, the original {_percent(ann['owner'])} %), "
-        f"{'less than' if held else 'no less than the interval allows beside'} {_percent(before['accuracy'])} % before "
+        f"{'less than' if held else 'not less beyond its interval than'} the {_percent(before['accuracy'])} % before "
         f"encryption; its class images are recognised in {_percent(after['recognised'])} %, before in "
         f"{_percent(before['recognised'])} %: class leakage is {'reduced' if shown or held else 'not addressed'}."
     )

@@ -51,7 +51,7 @@ class Copy(nn.Module):
             elif node.name in self._layers:
                 found[node.name] = self.get_submodule(self._layers[node.name])(*read)
             else:
-                found[node.name] = node.analog(read[0])
+                found[node.name] = replace(node, levels=None).analog(read[0], parameters)
         return found
 
     def forward(self, images: Tensor) -> Tensor:
