@@ -119,9 +119,9 @@ def configs(draw):
     for sections in (
         {"poisoning": PoisoningConfig(), "detection": DetectionConfig()},  # what fits is in test_poisoning_config.py
         {"audit": AuditConfig()},
-        {"quantization": QuantizationConfig()},  # what fits is in tests/snnfl/models/test_quantised.py
         {"evaluation": EvaluationConfig()},
         {"model": ModelConfig(), "training": TrainingConfig(), "strategy": StrategyConfig()},  # what fits: see below
+        {"quantization": QuantizationConfig()},  # what fits is in tests/snnfl/models/test_quantised.py
     ):
         if any(mistake.startswith(tuple(sections)) for mistake in mistakes(config)):
             config = dataclasses.replace(config, **sections)
