@@ -132,7 +132,8 @@ def clients_part(told: Mapping[str, str]) -> str:
 def _cell(row: Mapping[str, str]) -> str:
     share = "accuracy" in row["value"]
     numbers = [float(row[key]) * (100 if share else 1) for key in ("mean", "deviation") if row[key]]
-    return " ± ".join(f"{number:.2f}" if share else f"{number:,.4g}" for number in numbers) + (" %" if share else "")
+    form = ".2f" if share else ",.0f" if numbers[0] >= 1000 else ".1f"
+    return " ± ".join(format(number, form) for number in numbers) + (" %" if share else "")
 
 
 def parts_of() -> dict[str, str]:
