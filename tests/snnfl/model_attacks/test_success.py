@@ -45,7 +45,7 @@ def test_it_succeeds_on_a_network_that_nothing_protects(name: str) -> None:
     of_answers = name.startswith(("labels", "logits"))
     assert of_answers or recognised >= 0.4  # of 20 images; chance finds 0.3 in 1 % of all cases
     if haul.accuracy is not None:
-        assert min(haul.accuracy, haul.agreement) >= (0.5 if of_answers else 0.75)
+        assert min(haul.accuracy, haul.agreement) >= (0.4 if of_answers else 0.75)
 
 
 @pytest.mark.parametrize("name", OF_ANY)
