@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import metrics_of, orders_of, partition_of, round_of, run_workspace
+from clients.privacy_mod import NOISE_KEY
 from snnfl.checksummed import DamagedFileError, read_checksummed, round_file, round_files, write_checksummed
 from snnfl.files import make_private
 from snnfl.protocol import CONFIG, OLDEST_ROUND, RUN_TOKEN, STATE_DIRECTORY, STATE_ROUND, keeps_state
@@ -61,7 +62,11 @@ def persistent_state(message: Message, context: Context, call_next: ClientAppCal
         folder = _folder(Path(str(directory)), orders_of(message), context)
         # A client evaluates what it holds after training in the same round.
         last = server_round if kind == MessageType.EVALUATE else server_round - 1
-        context.state = _restore({n: path for n, path in round_files(folder).items() if n <= last})
+        versions = round_files(folder)
+        context.state = _restore({n: path for n, path in versions.items() if n <= last})
+        if NOISE_KEY not in context.state:  # the key is of no round: one that is repeated has the noise that it had
+            later = _restore({n: path for n, path in versions.items() if n > last})
+            context.state.update({NOISE_KEY: later[NOISE_KEY]} if NOISE_KEY in later else {})
     held = _held(context.state)
     reply = call_next(message, context)
     if kind != MessageType.TRAIN or reply.has_error():

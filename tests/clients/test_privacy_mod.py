@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,18 @@ def test_training_by_dp_sgd_moves_by_the_noise_and_reports_all_samples(
     change = torch.cat([(update[name] - array).flatten() for name, array in workspace(config).initial_state.items()])
     expected = min(config.training.batch_size, samples)
     assert change.std().item() == pytest.approx(200 * 0.01 / expected * steps**0.5, rel=0.05)
+
+
+def test_a_first_round_that_is_repeated_has_the_same_noise(
+    configure: Configure, context_of: ContextOf, ask: Ask, tmp_path: Path
+) -> None:
+    """A client's state is put back to what it was before the round, but for the key: it is no result of training."""
+    config = configure("privacy.mechanism=local", "strategy.spiking=false", "model.batch_norm=false")
+    found: list[np.ndarray] = []
+    for _ in range(2):
+        context = context_of(config)  # of a process that has begun anew
+        context.node_config["state-directory"] = str(tmp_path)
+        message = asked(ask, config, norm=1e-9, noise=1.0)
+        message.content["config"].update({"run-token": "0" * 32, "oldest-round": 0})
+        found.append(moved(config, app(message, context)))
+    np.testing.assert_array_equal(*found)
