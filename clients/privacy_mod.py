@@ -60,7 +60,8 @@ def noise_stream(message: Message, context: Context) -> Stream:
     """Return what a client draws the noise of a message from.
 
     Its key stays in ``context.state``, so that a round that is repeated after a crash has the same noise, and nobody
-    can average it away by asking again. A message that asks something else, under the same number, has other noise.
+    can average it away by asking again. A message that asks something else, under the same number, has other noise: of
+    answers that differ in the noise's deviation or in the bound, nobody can take it off.
     """
     config = run_workspace(context).config
     kept = context.state.get(NOISE_KEY)
@@ -73,7 +74,8 @@ def noise_stream(message: Message, context: Context) -> Stream:
         kept = to_record({"key": torch.frombuffer(bytearray(fresh), dtype=torch.uint8)})
         context.state[NOISE_KEY] = kept
     key = to_tensors(kept)["key"].numpy().tobytes()  # type: ignore[arg-type]
-    asked = hashlib.sha256()
-    for name, array in arrays_of(message).items():
+    orders, reference = orders_of(message), message.content.array_records.get(REFERENCE) or {}
+    asked = hashlib.sha256(repr([orders.get(NOISE_MULTIPLIER), orders.get(CLIPPING_NORM)]).encode())
+    for name, array in (*arrays_of(message).items(), *reference.items()):
         asked.update(name.encode() + array.data)
     return Stream(key, "noise", round_of(message), asked.hexdigest())

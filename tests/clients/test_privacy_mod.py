@@ -80,7 +80,8 @@ def test_a_question_that_is_asked_again_has_the_same_noise_and_another_one_has_n
     arrays = changed.content["arrays"].to_torch_state_dict()
     changed = ask("train", {name: array + 1e-4 for name, array in arrays.items()})
     changed.content["config"].update({"clipping_norm": 1e-9, "noise-multiplier": 1.0})
-    for reply in (*others, app(changed, context)):
+    less = app(asked(ask, config, norm=1e-9, noise=0.99), context)  # it would be 0.99 times what the first had
+    for reply in (*others, app(changed, context), less):
         assert np.corrcoef(moved(config, reply), first)[0, 1] < 0.1
 
 
