@@ -231,6 +231,8 @@ def build_protection(
     protection = Protection(config, format, sizes=sizes, sent=sent, known=known)
     if (reason := protection.exhausted(1)) is not None:
         raise ConfigError(f"{reason}; take more noise (privacy.noise_multiplier), or a larger budget")
+    if config.privacy.adaptive:  # of the noise that target_epsilon has found, nobody knew before
+        adaptive_noise(protection.spending.noise, protection.count_deviation)
     if config.privacy.noise_seed is not None:
         logger.warning(
             "privacy.noise_seed=%d: whoever knows it can take the noise off; leave it out to protect anybody",

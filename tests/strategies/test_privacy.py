@@ -164,6 +164,11 @@ def test_the_noise_fits_the_bound_that_updates_were_clipped_to(update_reply: Rep
     assert strategy.privacy.spending.noise == 0.3  # what is counted is both releases together
 
 
+def test_a_count_that_alone_spends_the_wanted_epsilon_is_refused_before_a_round() -> None:
+    with pytest.raises(ConfigError, match=r"twice the noise of the count .* privacy.clipped_count_stddev=0.2"):
+        guarded("privacy.target_epsilon=1", "privacy.target_clipped_quantile=0.5")
+
+
 @pytest.mark.parametrize("name", ["fedavg", "fedadam", "fedavgm"])
 def test_a_step_of_the_server_is_taken_with_the_noised_mean(name: str, update_reply: Reply, scripted: Any) -> None:
     """What a strategy makes of one reply follows from it, so it costs nothing."""
