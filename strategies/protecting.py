@@ -7,7 +7,8 @@ from flwr.app import ArrayRecord
 from torch import Tensor
 
 from snnfl import rng
-from snnfl.config import OWN
+from snnfl.config import OWN, ConfigError
+from snnfl.training import normalisation
 from snnfl.updates import Converted
 from snnfl.updates.coordinates import coordinates
 from snnfl.workspace import Workspace
@@ -26,8 +27,14 @@ def protection_of(work: Workspace, arrays: ArrayRecord) -> Protection | None:
         arrays: What the server sends first.
 
     Raises:
-        ConfigError: If no noise gives the wanted epsilon, or the budget is less than a round spends.
+        ConfigError: If no noise gives the wanted epsilon, the budget is less than a round spends, or the gradient
+            of a sample depends on others where each is to be protected.
     """
+    if work.config.privacy.mechanism == "example" and normalisation(work.initial_state):
+        raise ConfigError(
+            f"model.name={work.config.model.name}: has batch normalisation whatever model.batch_norm says, and with "
+            "privacy.mechanism=example no gradient would be one sample's; take lenet5, convnet or mlp without it"
+        )
     sizes = [] if work.config.data.source == OWN else [len(partition) for partition in work.partitions]
     sent, known = tensors_of(arrays), None
     if isinstance(work.format, Converted) and work.config.privacy.mechanism != "none":

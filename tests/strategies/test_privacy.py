@@ -340,3 +340,11 @@ def test_a_budget_that_no_round_fits_into_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"privacy.budget=0.5: round 1 would spend an epsilon of .*; take more noise"):
         play_run(tmp_path, "privacy.mechanism=central", "privacy.budget=0.5")
     assert not (tmp_path / "run").exists()
+
+
+def test_batch_normalisation_that_the_option_leaves_there_is_refused(tmp_path: Path) -> None:
+    """``model.batch_norm=false`` is of some networks alone."""
+    options = ["privacy.mechanism=example", "strategy.spiking=false", "model.name=resnet20"]
+    with pytest.raises(ConfigError, match=r"model.name=resnet20: has batch normalisation whatever model.batch_norm"):
+        play_run(tmp_path, *options)
+    assert not (tmp_path / "run").exists()
