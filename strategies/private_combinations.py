@@ -25,8 +25,11 @@ _USERS: dict[str, tuple[str, ...]] = {
 _AVERAGES = ("fedavg", "fedprox", "moon", "fedlec", "fedbn", "fedavgm", "fedadam", "fedyogi", "fedadagrad")
 """Algorithms that take one mean for all that a round tells."""
 
-_PER_SAMPLE = ("fedlec", "moon")
-"""Algorithms whose local objective is of more than one sample, or of the client's labels."""
+_PER_SAMPLE = (
+    "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg", "krum",
+    "multikrum", "bulyan",
+)  # fmt: skip
+"""Algorithms whose local objective is a mean over samples: not of their classes' numbers, nor of an earlier model."""
 
 
 def privacy_mistakes(config: Config) -> Iterator[str]:
@@ -115,10 +118,10 @@ def _example_mistakes(config: Config) -> Iterator[str]:
             "batch normalisation mixes the samples of a batch, so that no gradient is one sample's; set False",
         ),
         (
-            config.strategy.name in _PER_SAMPLE,
+            config.strategy.name not in _PER_SAMPLE,
             "strategy.name",
             config.strategy.name,
-            "its objective is of more than one sample; take fedavg or fedprox",
+            f"its objective isn't known to be a mean over samples; take one of {', '.join(_PER_SAMPLE)}",
         ),
         (
             config.training.clip_norm is not None,

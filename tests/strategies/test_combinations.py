@@ -6,6 +6,7 @@ import pytest
 from flwr.serverapp.strategy import FedAvg
 
 from snnfl.config import ConfigError, compose
+from strategies.bases import STRATEGIES
 from strategies.combinations import build_checked, minimum_replies
 
 DP = "privacy.mechanism=central"
@@ -73,7 +74,10 @@ SGD = ["privacy.mechanism=example", "strategy.spiking=false", "model.batch_norm=
         (["privacy.mechanism=local", "privacy.canaries=5"], r"privacy.canaries=5: privacy.mechanism=local doesn't use"),
         (["privacy.mechanism=example"], r"strategy.spiking=True: .*calibrated on private samples outside .*central"),
         ([*SGD, "model.batch_norm=true"], r"model.batch_norm=True: .*mixes the samples of a batch.*set False"),
-        ([*SGD, "strategy.name=fedlec"], r"strategy.name=fedlec: .*more than one sample; take fedavg or fedprox"),
+        (
+            [*SGD, "strategy.name=fedlec"],
+            r"strategy.name=fedlec: .*known to be a mean over samples; take one of",
+        ),
         ([*SGD, "training.clip_norm=1"], r"training.clip_norm=1.0: .*clipped to privacy.clipping_norm; leave it out"),
         ([*SGD, "training.micro_batch=1"], r"training.micro_batch=1: .*sample by sample; leave it out"),
         (["strategy.name=fedavgg"], r"did you mean"),
@@ -98,6 +102,16 @@ def test_what_is_doubtful_is_said(caplog: pytest.LogCaptureFixture, overrides: l
     found = [record.getMessage() for record in caplog.records if record.name == "strategies.combinations"]
     assert len(found) == len(warnings)
     assert all(text in line for text, line in zip(warnings, found, strict=True))
+
+
+@pytest.mark.parametrize("mechanism", ["central", "distributed", "example"])
+def test_what_a_plug_in_asks_of_clients_is_not_taken_for_private(
+    mechanism: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(STRATEGIES.items, "mine", STRATEGIES.items["fedavg"])
+    options = [*SGD, f"privacy.mechanism={mechanism}", "strategy.name=mine"]
+    with pytest.raises(ConfigError, match=r"strategy.name=mine.* isn't known to"):
+        build_checked(compose(None, options))
 
 
 def test_conversion_on_made_images_follows_from_what_dp_sgd_released() -> None:
