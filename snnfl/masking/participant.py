@@ -214,16 +214,19 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
 
     Args:
         secrets: Of the fourth step.
-        tokens: Of neighbours that have confirmed that this client's update is in the sum.
+        tokens: Of neighbours that have confirmed that this client's update is in the sum. False ones don't count: who
+            sends them shall not keep the others from their sum.
 
     Raises:
-        ProtocolError: If it isn't the time, a token is false, or they are too few.
+        ProtocolError: If it isn't the time, or true tokens are too few.
     """
     _expect(secrets, "confirmed")
-    for client, token in tokens.items():
-        if client not in secrets.peers or not hmac.compare_digest(token, _token(secrets, client, secrets.own)):
-            raise ProtocolError(f"client {client} hasn't confirmed that this client's update is in the sum")
-    _expect_enough(secrets, len(tokens) + 1, "confirm that it is in the sum")
+    true = [
+        c
+        for c in tokens.keys() & secrets.peers.keys()
+        if hmac.compare_digest(tokens[c], _token(secrets, c, secrets.own))
+    ]
+    _expect_enough(secrets, len(true) + 1, "confirm that it is in the sum")
     held = sorted(secrets.held)
     return Revealed(
         self_seed=secrets.self_seed,
