@@ -208,6 +208,31 @@ def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
         federation.ledger.unmask(without)
 
 
+def test_a_server_that_names_a_false_graph_singles_out_a_client():
+    """The limit that docs/provable-privacy.md states: all clients are honest, and keys are their own."""
+    victim, neighbours, helpers, others = 0, [1, 2, 3, 4], range(5, 10), range(10, 16)
+    graph = {
+        victim: neighbours,
+        **{c: [victim, *helpers] for c in neighbours},
+        **{c: [*neighbours, *others] for c in helpers},
+        **{c: [*helpers] for c in others},
+    }
+    thresholds = {client: (len(known) + 1) // 2 + 1 for client, known in graph.items()}
+    made = {c: advertise(SESSION, c, os.urandom) for c in graph}
+    secrets, public = ({c: each[part] for c, each in made.items()} for part in (0, 1))
+    shared = {c: share(secrets[c], {n: public[n] for n in graph[c]}, thresholds[c]) for c in graph}
+    vector = np.arange(LENGTH, dtype=np.uint32)
+    masked = {c: mask(shared[c][0], vector, {n: shared[n][1].packages[c] for n in graph[c]}) for c in graph}
+    said = {c: (graph[c], []) for c in graph} | {victim: (neighbours[:2], neighbours[2:])}
+    said |= {c: ([*others], neighbours) for c in helpers}
+    confirmed = {c: confirm(masked[c][0], *said[c]) for c in graph}
+    tokens = {c: {n: confirmed[n][1][c] for n in graph[c] if c in confirmed[n][1]} for c in graph}
+    ledger = Ledger(session=SESSION, threshold=thresholds[1], graph=graph, public=public)
+    ledger.shared |= {c: shared[c][1] for c in (victim, *neighbours)}
+    ledger.revealed |= {c: reveal(confirmed[c][0], tokens[c]) for c in (victim, *helpers)}
+    np.testing.assert_array_equal(ledger.unmask({victim: masked[victim][1]}), vector)
+
+
 def wire_token(federation, sender, receiver):
     """Return what a sender confirms to a receiver."""
     known = federation.secrets[sender]
