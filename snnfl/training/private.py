@@ -74,7 +74,8 @@ def sample_gradients(
         found: Tensor = torch.func.functional_call(loss, parameters, (sample, label))
         return found
 
-    differentiate = torch.func.vmap(torch.func.grad_and_value(of_one), in_dims=(None, 0, 0))
+    one = torch.func.grad_and_value(of_one)
+    differentiate = torch.func.vmap(one, in_dims=(None, 0, 0), randomness="different")  # spikes of its own
     gradients, values = differentiate(trained, inputs, labels)
     return {name.removeprefix("model."): gradient for name, gradient in gradients.items()}, values.detach()
 

@@ -9,7 +9,7 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from snnfl.config import ModelConfig, TrainingConfig
-from snnfl.models import build_model
+from snnfl.models import build_model, drawing
 from snnfl.privacy.noise import Stream, new_key
 from snnfl.training import cross_entropy, proximal
 from snnfl.training.private import GaussianGradients, private_gradient, sample_gradients, train_privately
@@ -53,6 +53,19 @@ def test_gradients_of_samples_are_those_of_each_alone(kind: str) -> None:
         for name, gradient in zip(trained, expected, strict=True):
             torch.testing.assert_close(found[name][index], gradient, rtol=1e-3, atol=1e-5, msg=name)
     assert any(gradient.abs().max() > 1e-3 for gradient in found.values())
+
+
+def test_each_sample_has_spikes_of_its_own_and_a_seed_gives_the_same() -> None:
+    config = ModelConfig(**{**LIF, "encoding": "poisson"})
+    model = build_model(config, input_shape=(1, 8, 8), classes=10, generator=torch.Generator().manual_seed(0))
+    inputs, labels = torch.full((3, 1, 8, 8), 0.5), torch.zeros(3, dtype=torch.int64)
+    found = []
+    for seed in (1, 1, 2):
+        with drawing(model, torch.Generator().manual_seed(seed)):
+            found.append(sample_gradients(model, inputs, labels, cross_entropy)[1])
+    assert len(set(found[0].tolist())) == 3
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    assert not torch.equal(found[0], found[2])
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook")
