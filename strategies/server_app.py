@@ -131,11 +131,11 @@ def run(grid: Grid, config: Config, observer: Observer = lambda row: None) -> No
 
 def _expect(strategy: Guarded, population: Population) -> None:
     """Let no node claim more samples than any has said that it holds of its own."""
-    strategy.spec = replace(
-        strategy.spec,
-        examples=max(holding.examples for holding in population.holdings),
-        test_examples=max(holding.test_examples for holding in population.holdings),
-    )
+    examples = max(holding.examples for holding in population.holdings)
+    test_examples = max(holding.test_examples for holding in population.holdings)
+    strategy.spec = replace(strategy.spec, examples=examples, test_examples=test_examples)
+    if isinstance(strategy, Secure):
+        strategy.summed.expect(examples)
 
 
 def _play(

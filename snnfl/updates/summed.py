@@ -98,6 +98,11 @@ class Summed:
         shapes = [*self.state_shapes.values(), *self.network_shapes.values()]
         self.length = 2 + len(self.metrics) + sum(map(math.prod, shapes))
 
+    def expect(self, examples: int) -> None:
+        """Weigh by so many examples at most, as soon as that is known; where all weigh alike it changes nothing."""
+        if self.examples > 1:
+            self.examples, self.most = examples, min(examples, self.field.levels)
+
     def weight(self, examples: int) -> int:
         """Return the whole number that a client weighs: its examples, or that many of :attr:`most` in proportion."""
         if self.examples == 1:

@@ -187,3 +187,15 @@ def test_what_a_node_says_of_its_data_is_checked(
     else:
         assert population.holdings == held
         assert [complaint in line for line in caplog.messages] == [True]
+
+
+def test_under_masks_updates_weigh_by_the_samples_that_nodes_hold(root: Path) -> None:
+    """Of the most that anybody could claim, 10^9, nothing would be left of a share of a few hundred but rounding."""
+    found = []
+    for secure in ("false", "true"):
+        options = ("strategy.spiking=false", "run.rounds=1", f"strategy.secure_aggregation={secure}")
+        config, rows = play(root, *options, name=secure)
+        assert rows[-1]["aggregated"]
+        found.append(load_file(run_path(config) / ANN_FILE))
+    for name, array in found[0].items():
+        assert torch.linalg.vector_norm(found[1][name] - array) <= 1e-4 * torch.linalg.vector_norm(array)
