@@ -74,7 +74,7 @@ def noise_stream(message: Message, context: Context) -> Stream:
         kept = to_record({"key": torch.frombuffer(bytearray(fresh), dtype=torch.uint8)})
         context.state[NOISE_KEY] = kept
     key = to_tensors(kept)["key"].numpy().tobytes()  # type: ignore[arg-type]
-    orders, reference = orders_of(message), message.content.array_records.get(REFERENCE) or {}
+    orders, reference = orders_of(message), message.content.array_records.get(REFERENCE) or ArrayRecord()
     asked = hashlib.sha256(repr([orders.get(NOISE_MULTIPLIER), orders.get(CLIPPING_NORM)]).encode())
     for name, array in (*arrays_of(message).items(), *reference.items()):
         asked.update(name.encode() + array.data)
