@@ -20,6 +20,9 @@ KEY_BYTES = 32
 FEW = 10.0
 """Means up to which the distribution function has less than 100 steps that double precision tells apart."""
 
+LARGEST_VARIANCE = 1e13
+"""Of Skellam numbers: beyond, double precision no longer tells the probabilities of neighbouring ones apart."""
+
 
 def new_key(seed: int | None = None) -> bytes:
     """Return a key of the system's randomness, or one that follows from a seed: for repeating an experiment alone."""
@@ -64,7 +67,12 @@ class Stream:
         """Return differences of two Poisson numbers, each of half the variance.
 
         Sums of Skellam numbers are Skellam, with the sum of the variances (Agarwal et al. 2021).
+
+        Raises:
+            ValueError: For a variance above :data:`LARGEST_VARIANCE`.
         """
+        if variance > LARGEST_VARIANCE:
+            raise ValueError(f"a variance of {variance:g}: expected at most {LARGEST_VARIANCE:g}")
         return self._poisson(count, variance / 2) - self._poisson(count, variance / 2)
 
     def _poisson(self, count: int, mean: float) -> NDArray[np.int64]:

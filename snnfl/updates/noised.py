@@ -12,7 +12,7 @@ from torch import Tensor
 from snnfl.config import Config, ConfigError, sampled_clients
 from snnfl.masking import Field, FieldError
 from snnfl.privacy.clipping import Layout
-from snnfl.privacy.noise import Stream
+from snnfl.privacy.noise import LARGEST_VARIANCE, Stream
 from snnfl.privacy.skellam import largest, share, steps_of
 from snnfl.updates.coordinates import OWN, ann_of, coordinates, update_of
 from snnfl.updates.format import UpdateFormat
@@ -33,7 +33,7 @@ class NoisySum(Summed):
         noise: Multiplier of the noise of the sum.
 
     Raises:
-        ConfigError: If a sum doesn't fit into 64 bits.
+        ConfigError: If double precision isn't enough for the noise of a share. Where it is, a sum fits into 64 bits.
     """
 
     known: dict[str, Tensor]
@@ -44,11 +44,13 @@ class NoisySum(Summed):
 
     def _fits(self, length: int) -> Field:
         """Return the smallest ring in which half is left empty by any sum."""
+        if (self.noise * steps_of(length)) ** 2 / self.shares > LARGEST_VARIANCE:
+            raise ConfigError(
+                f"privacy.noise_multiplier={self.noise:g}: a share of the noise is beyond double precision; take a "
+                "smaller one, or a larger epsilon"
+            )
         needed = 4 * largest(length, self.noise, self.field.clients, self.shares)
-        for bits in (32, 64):
-            if needed < 2**bits:
-                return Field(clients=self.field.clients, bits=bits)
-        raise ConfigError(f"privacy.noise_multiplier={self.noise:g}: the sum of a round doesn't fit into 64 bits")
+        return Field(clients=self.field.clients, bits=32 if needed < 2**32 else 64)
 
     def at(self, known: Mapping[str, Tensor]) -> NoisySum:
         """Return the layout with what everybody knows, from which the ring and the length follow."""

@@ -95,6 +95,11 @@ def test_a_mask_that_is_left_is_no_sum() -> None:
         layout.decode(mask, sent, 5)
 
 
+def test_noise_that_double_precision_cannot_draw_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"noise_multiplier=1e\+06: a share of the noise is beyond double precision"):
+        layout_of(configured("strategy.spiking=false", "privacy.noise_multiplier=1e6"))
+
+
 def test_without_masks_it_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"privacy.mechanism=distributed: without masks the server sees each update"):
         run_in_process(

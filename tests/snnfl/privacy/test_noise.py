@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from snnfl.privacy.noise import Stream, new_key
+from snnfl.privacy.noise import LARGEST_VARIANCE, Stream, new_key
 
 KEY = new_key(0)
 
@@ -35,6 +35,12 @@ def test_skellam_numbers_are_skellam(variance: float) -> None:
         counts = np.histogram(found, [-np.inf, *(edges + 0.5), np.inf])[0]
         masses = np.diff([0, *stats.skellam(variance / 2, variance / 2).cdf(edges), 1])
         assert stats.chisquare(counts, masses * len(found)).pvalue > 0.001
+
+
+def test_a_variance_beyond_double_precision_is_refused() -> None:
+    assert Stream(KEY, "largest").skellam(100_000, LARGEST_VARIANCE).var() == pytest.approx(LARGEST_VARIANCE, rel=0.02)
+    with pytest.raises(ValueError, match=r"a variance of 2e\+13: expected at most 1e\+13"):
+        Stream(KEY, "larger").skellam(1, 2 * LARGEST_VARIANCE)
 
 
 def test_sums_of_shares_have_the_whole_variance() -> None:
