@@ -31,9 +31,6 @@ class NoisySum(Summed):
         shares: Clients whose shares make up the noise: the fewest of which a sum is made.
         norm: To which a client's vector is clipped.
         noise: Multiplier of the noise of the sum.
-
-    Raises:
-        ConfigError: If double precision isn't enough for the noise of a share. Where it is, a sum fits into 64 bits.
     """
 
     known: dict[str, Tensor]
@@ -53,7 +50,11 @@ class NoisySum(Summed):
         return Field(clients=self.field.clients, bits=32 if needed < 2**32 else 64)
 
     def at(self, known: Mapping[str, Tensor]) -> NoisySum:
-        """Return the layout with what everybody knows, from which the ring and the length follow."""
+        """Return the layout with what everybody knows, from which the ring and the length follow.
+
+        Raises:
+            ConfigError: If double precision isn't enough for the noise of a share; where it is, 64 bits hold a sum.
+        """
         self.known = dict(known)
         self.field = self._fits(self._layout.size)
         self.length = 2 + self._layout.size
