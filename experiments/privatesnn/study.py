@@ -193,7 +193,8 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
                 config = resolve(base, [*assigned, *fixed], [*files, *plugins])
                 _check(config)
             except ConfigError as error:
-                raise ConfigError(f"{path}: {', '.join(f'{a}={b}' for a, b in here.items())}: {error}") from None
+                place = ", ".join(f"{a}={b}" for a, b in here.items())
+                raise ConfigError(": ".join(map(str, filter(None, (path, place, error))))) from None
             setting = Setting(
                 labels={**here, "seed": str(seed)}, config=config, private=private, path=Path(),
                 control=_flag(path, content), curve=_curve(path, content), variants=_variants(path, content, private),
@@ -201,6 +202,21 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
             )  # fmt: skip
             settings.append(replace(setting, path=_folder(name, setting)))
     return PrivateStudy(name=name, settings=settings, directory=Path(settings[0].config.run.directory) / name)
+
+
+def check_images(study: PrivateStudy) -> None:
+    """Refuse an encryption, a variant or a lock that wants more images than are made, before anything is computed.
+
+    Raises:
+        ConfigError: Naming how many there are.
+    """
+    for setting in study.settings:
+        locks = [lock.encryption for lock in setting.locks.values()]
+        most = max(each.images for each in (setting.private.encryption, *setting.variants, *locks))
+        if most > (made := setting.private.synthesis.images):
+            raise ConfigError(
+                f"encryption.images={most}: there are {made} synthetic images; lower it, or raise synthesis.images"
+            )
 
 
 def _is_private(assignment: str) -> bool:
@@ -233,6 +249,10 @@ def _check(config: Config) -> None:
         )
     if config.model.pooling == "max":
         raise ConfigError("model.pooling=max: spikes of a maximum aren't defined here; take average")
+    if config.training.activation == "qcfs":
+        raise ConfigError(
+            "training.activation=qcfs: its thresholds are learned, and PrivateSNN's follow from images; train with relu"
+        )
 
 
 def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
