@@ -146,6 +146,8 @@ def test_a_damaged_batch_of_images_is_told_of(study: Path, tmp_path: Path) -> No
             {"model.name: lenet5": "model.name: lenet5, training.activation: qcfs"},
             r"study\.yaml: training.activation=qcfs: ",
         ),
+        ({"model.name: lenet5": "model.name: lenet5, data.clients: 3"}, "data.clients=3: nobody federates here"),
+        ({"epochs: 3": "epochs: 3, surrogate: triangle"}, "encryption: .*surrogate.*; did you mean 'triangular'"),
     ],
 )
 def test_mistakes_are_one_line(study: Path, change: dict[str, str], message: str) -> None:
@@ -206,6 +208,16 @@ def test_the_network_of_a_finished_run_is_published(
         do("convert", run.path, tmp_path, *options)
     with pytest.raises(ConfigError, match=r"data\.clients=3: the options of .* stand"):
         do("run", run.path, tmp_path, "data.clients=3")
+
+
+def test_an_option_that_the_study_sets_is_refused(study: Path) -> None:
+    study.write_text(study.read_text() + "matrix: {model.batch_norm: [true, false]}\n")
+    for option, wanted in (
+        ("run.seed=4", "list seeds under the key seeds"),
+        ("model.batch_norm=false", "the matrix sets this option"),
+    ):
+        with pytest.raises(ConfigError, match=f"{option}: {wanted}"):
+            read_private_study(study, [option])
 
 
 def test_help_teaches() -> None:
