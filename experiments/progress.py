@@ -49,6 +49,7 @@ class BarsOrLines(Bars):
 
     def __init__(self, *columns: ProgressColumn, unit: str, **about: Any) -> None:
         super().__init__(*columns, **about)
+        self.live.transient |= not self.console.is_terminal  # no bar behind the last line
         self.unit = unit
         self._told = 0.0
 

@@ -9,20 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.ending import keeping
 from experiments.privatesnn.attacking import (
     Bench,
     Result,
     attack_target,
     attacks_of,
     bench_of,
+    check_spare_images,
     data_free,
     picture_rows,
     targets_of,
 )
+from experiments.privatesnn.folder import working_in
 from experiments.privatesnn.network import Network, network_of
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
-from experiments.privatesnn.study import PrivateStudy, Setting, read_private_study
+from experiments.privatesnn.study import PrivateStudy, Setting, check_images, read_private_study
 from experiments.privatesnn.thefts import (
     ROWS,
     data_lines,
@@ -34,12 +35,9 @@ from experiments.privatesnn.thefts import (
     write_tables,
 )
 from experiments.progress import BarsOrLines
-from snnfl.config import to_yaml
-from snnfl.files import write_bytes
 from snnfl.heap import keep_freed_memory
 from snnfl.model_attacks import MODEL_ATTACKS
 from strategies.figures import save_figure
-from strategies.lock import locked
 
 
 def attacks_table() -> Table:
@@ -64,19 +62,20 @@ def attack_published(
     Raises:
         ConfigError: For a mistake, or where the owner has left no images for judge and attacker.
         FolderInUseError: If another process works there.
+        RunFailedError: If training or encryption diverges.
         BrokenOffError: If the system doesn't let it go on.
     """
     study = read_private_study(path, overrides, plugins)
     keep_freed_memory()
     results, data, images, benches = list[Result](), list[Result](), 0, dict[str, Bench]()
+    check_images(study)
+    check_spare_images(study)
     for setting in study.settings:
-        setting.path.mkdir(parents=True, exist_ok=True)
-        with locked(setting.path), keeping(lambda: "what is complete is kept; the same command goes on"):
-            write_bytes(setting.path / "config.yaml", to_yaml(setting.config).encode())
+        with working_in(setting, "attack"):
             network = network_of(setting)
-            _publish(setting, network, console)
             source = repr(setting.config.data)
             bench = benches[source] if source in benches else benches.setdefault(source, bench_of(setting, network))
+            _publish(setting, network, console)
             found = _attack(setting, bench, network, console)
             results, images = [*results, *found], len(bench.labels)
             data += data_free(setting, bench)

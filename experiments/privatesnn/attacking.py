@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.privatesnn.network import Network
 from experiments.privatesnn.stages import on_device, read_converted, synthetic_images
-from experiments.privatesnn.study import Setting
+from experiments.privatesnn.study import PrivateStudy, Setting
 from snnfl import rng
 from snnfl.auditing.judge import Judge, train_judge
 from snnfl.auditing.published import Haul, Owner, classified, score
@@ -60,6 +60,19 @@ class Bench:
     std: Tensor
 
 
+def check_spare_images(study: PrivateStudy) -> None:
+    """Refuse owners who have all training images, before anything is computed.
+
+    Raises:
+        ConfigError: If one has.
+    """
+    if not all(setting.config.data.training_images for setting in study.settings):
+        raise ConfigError(
+            "data.training_images=0: the owner has all training images, and judge and attacker need others; set it to "
+            "half of them, for example"
+        )
+
+
 def bench_of(setting: Setting, network: Network) -> Bench:
     """Take training images that the owner left, and train the judge on some of them.
 
@@ -68,15 +81,10 @@ def bench_of(setting: Setting, network: Network) -> Bench:
         network: Of the setting.
 
     Raises:
-        ConfigError: If the owner has all training images, or too few are left.
+        ConfigError: If too few images are left.
     """
     data, attack, dataset = setting.config.data, setting.attack, network.work.dataset
     own, several = len(dataset.train_labels), attack.judge_images + attack.images
-    if not data.training_images:
-        raise ConfigError(
-            "data.training_images=0: the owner has all training images, and judge and attacker need others; set it to "
-            "half of them, for example"
-        )
     try:
         more = load(replace(data, training_images=own + several))
     except ConfigError as error:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.ending import RunFailedError, keeping
+from experiments.privatesnn.folder import working_in
 from experiments.privatesnn.measure import evaluations, measured
-from experiments.privatesnn.network import Network, Report, network_of, run_file, training_images
+from experiments.privatesnn.network import Network, Report, network_of, training_images
 from experiments.privatesnn.report import rich_tables, sentences, write_results
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
-from experiments.privatesnn.study import PrivateStudy, Setting, read_private_study
+from experiments.privatesnn.study import PrivateStudy, Setting, check_images, read_private_study
 from experiments.progress import BarsOrLines
-from snnfl.config import ConfigError, to_yaml
 from snnfl.files import write_bytes
 from snnfl.heap import keep_freed_memory
-from snnfl.training import TrainingDivergedError
 from snnfl.workspace import Workspace
-from strategies.lock import locked
 
 STAGES = ("synthesize", "convert", "encrypt", "run")
-SECONDS, OPTIONS = "seconds.json", "privatesnn.json"
+SECONDS = "seconds.json"
 
 
 def make_published(
@@ -57,41 +52,14 @@ def make_published(
     """
     study = read_private_study(path, overrides, plugins)
     keep_freed_memory()
+    if stage in ("encrypt", "run"):
+        check_images(study)
     for setting in study.settings:
-        setting.path.mkdir(parents=True, exist_ok=True)
-        with locked(setting.path), keeping(lambda: "what is complete is kept; the same command goes on"):
-            write_bytes(setting.path / "config.yaml", to_yaml(setting.config).encode())
-            _check_options(setting)
-            try:
-                _do(stage, setting, console)
-            except TrainingDivergedError as error:
-                raise RunFailedError(f"{setting.name}: {error}") from None
+        with working_in(setting, stage):
+            _do(stage, setting, console)
     if stage == "run":
         _show(study, console)
     return study
-
-
-def _check_options(setting: Setting) -> None:
-    """Write down which network is published and how; refuse to mix it with what was made of the same run otherwise.
-
-    Raises:
-        ConfigError: Naming the first option that differs, or that the run was played again.
-    """
-    file, asked = setting.path / OPTIONS, json.loads(json.dumps(asdict(setting.private)))
-    network = None if setting.run is None else hashlib.sha256(run_file(setting.run).read_bytes()).hexdigest()
-    if not file.exists():
-        write_bytes(file, json.dumps({**asked, "network": network}, indent=1).encode())
-        return
-    made = json.loads(file.read_text())
-    if made["network"] != network:
-        raise ConfigError(f"{setting.path}: it was made of another network, for the run was played again; delete it")
-    for section, options in asked.items():
-        for key, value in options.items():
-            if made[section][key] != value:
-                raise ConfigError(
-                    f"{section}.{key}={value}: {setting.path} was made with {made[section][key]}; give that, or delete "
-                    "the folder"
-                )
 
 
 def _do(stage: str, setting: Setting, console: Console) -> None:

@@ -169,7 +169,7 @@ def encrypt_network(
         config: Of a variant, which is written beside the published network under its own name.
 
     Raises:
-        ConfigError: If the converted network or images aren't there, or there are fewer images than asked for.
+        ConfigError: If the converted network or images aren't there.
     """
     how = setting.private.encryption if config is None else config
     target = setting.published if how == setting.private.encryption else variant_file(setting, how)
@@ -177,10 +177,6 @@ def encrypt_network(
         report(how.images * how.epochs)
         return load(target)
     images, labels = synthetic_images(setting)
-    if how.images > len(images):
-        raise ConfigError(
-            f"encryption.images={how.images}: there are {len(images)} synthetic images; raise synthesis.images"
-        )
     device = network.work.device
     images, labels = images[: how.images].to(device), labels[: how.images].to(device)
     progress = setting.path / f"{target.stem}-{PROGRESS}"

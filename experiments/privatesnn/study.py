@@ -49,6 +49,7 @@ from snnfl.config import (
     validate,
 )
 from snnfl.model_attacks import get_model_attack
+from snnfl.neurons import SURROGATES
 from snnfl.plugins import load_installed, load_listed, resolve, used
 from snnfl.threat import ModelKnowledge
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_config
@@ -61,6 +62,12 @@ KEYS = (
 VARIED = ("images", "distillation")
 ALONE = ("strategy.spiking=false", "data.clients=1")
 """Of a network that is trained here: nobody federates."""
+OWN = {
+    "run.seed": "list seeds under the key seeds",
+    "strategy.spiking": "nobody federates here; give the folder of a finished run",
+    "data.clients": "nobody federates here; give the folder of a finished run",
+}
+"""Options that every setting has from the study, and where to say what is meant."""
 
 OF_A_RUN = "privatesnn"
 """Folder of what is made of a run's network, within the run's."""
@@ -181,6 +188,7 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
     name, axes = name_of(path, content), _axes(path, content)
     base = None if content.get("base") is None else path.parent / str(content["base"])
     assigned = [*assignments_of(path, "options", content.get("options", {})), *others]
+    _check_own(path, assigned, others, axes)
     settings = []
     for seed in _seeds(path, content):
         for choice in itertools.product(*axes.values()):
@@ -193,7 +201,8 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
                 config = resolve(base, [*assigned, *fixed], [*files, *plugins])
                 _check(config)
             except ConfigError as error:
-                raise ConfigError(f"{path}: {', '.join(f'{a}={b}' for a, b in here.items())}: {error}") from None
+                place = ", ".join(f"{a}={b}" for a, b in here.items())
+                raise ConfigError(": ".join(map(str, filter(None, (path, place, error))))) from None
             setting = Setting(
                 labels={**here, "seed": str(seed)}, config=config, private=private, path=Path(),
                 control=_flag(path, content), curve=_curve(path, content), variants=_variants(path, content, private),
@@ -203,9 +212,37 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
     return PrivateStudy(name=name, settings=settings, directory=Path(settings[0].config.run.directory) / name)
 
 
+def check_images(study: PrivateStudy) -> None:
+    """Refuse an encryption, a variant or a lock that wants more images than are made, before anything is computed.
+
+    Raises:
+        ConfigError: Naming how many there are.
+    """
+    for setting in study.settings:
+        locks = [lock.encryption for lock in setting.locks.values()]
+        most = max(each.images for each in (setting.private.encryption, *setting.variants, *locks))
+        if most > (made := setting.private.synthesis.images):
+            raise ConfigError(
+                f"encryption.images={most}: there are {made} synthetic images; lower it, or raise synthesis.images"
+            )
+
+
 def _is_private(assignment: str) -> bool:
     """Tell whether ``key=value`` is of one of the :data:`SECTIONS`, or of an attack."""
     return assignment.partition(".")[0] in (*SECTIONS, ATTACK)
+
+
+def _check_own(
+    path: Path, assigned: Sequence[str], overrides: Sequence[str], axes: Mapping[str, Mapping[str, list[str]]]
+) -> None:
+    """Refuse options that would be replaced without a word."""
+    for assignment in assigned:
+        if (key := assignment.partition("=")[0]) in OWN:
+            raise ConfigError(f"{path}: {assignment}: {OWN[key]}")
+    varied = {each.partition("=")[0] for axis in axes.values() for given in axis.values() for each in given}
+    for override in overrides:
+        if override.partition("=")[0] in varied:
+            raise ConfigError(f"{path}: {override}: the matrix sets this option; change it there")
 
 
 def _of_run(path: Path, own: Sequence[str], others: Sequence[str]) -> PrivateStudy:
@@ -233,6 +270,10 @@ def _check(config: Config) -> None:
         )
     if config.model.pooling == "max":
         raise ConfigError("model.pooling=max: spikes of a maximum aren't defined here; take average")
+    if config.training.activation == "qcfs":
+        raise ConfigError(
+            "training.activation=qcfs: its thresholds are learned, and PrivateSNN's follow from images; train with relu"
+        )
 
 
 def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
@@ -289,6 +330,8 @@ def _section(name: str, listed: Any, given: Any) -> Any:
         str(key): tuple(value) if isinstance(value, list) else value for key, value in {**listed, **given}.items()
     }
     try:
+        if "surrogate" in values:
+            SURROGATES.find(str(values["surrogate"]))
         return {**SECTIONS, ATTACK: ModelAttackConfig}[name](**values)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None

@@ -8,8 +8,8 @@
 =====================  ==========================================================================================
 
 The first two leave weights as they are, and break the network; training with spikes then mends it, by weights that are
-right for these neurons. A spiking network of few steps is ``conversion.steps``, and one leak for all
-``conversion.leak``. How much each is worth: ``docs/private-snn.md``.
+right for these neurons. A spiking network of few steps is ``publishing.steps``, and one leak for all
+``publishing.leak``. How much each is worth: ``docs/private-snn.md``.
 """
 
 from __future__ import annotations

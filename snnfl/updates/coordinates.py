@@ -36,9 +36,8 @@ def coordinates(format: UpdateFormat, received: Mapping[str, Tensor], sent: Mapp
     found = {name: _flat(format, name, array) for name, array in format.decode(received, sent).items()}
     if not isinstance(format, Converted):
         return found
-    weights = {f"{node.name}.weight" for node in format.graph.affines}
     unexplained = unexplained_biases(format.graph, received, biases=format.bias_back)
-    rest = {name: received[name] for name in format.network_names if name not in weights} | unexplained
+    rest = {name: received[name] for name in _own_names(format)} | unexplained
     return found | {f"{OWN}{name}": _flat(format, name, array) for name, array in rest.items()}
 
 
@@ -70,9 +69,13 @@ def origin(format: UpdateFormat, sent: Mapping[str, Tensor]) -> dict[str, Tensor
     found = {name: _flat(format, name, array) for name, array in sent.items()}
     if not isinstance(format, Converted):
         return found
-    weights = {f"{node.name}.weight" for node in format.graph.affines}
-    own = {name: format.specs[name].shape for name in format.network_names if name not in weights}
-    return found | {f"{OWN}{name}": torch.zeros(shape) for name, shape in own.items()}
+    return found | {f"{OWN}{name}": torch.zeros(format.specs[name].shape) for name in _own_names(format)}
+
+
+def _own_names(format: Converted) -> list[str]:
+    """Return the arrays of the spiking network that the ANN doesn't have: not its weights, nor learned thresholds."""
+    known = {f"{node.name}.weight" for node in format.graph.affines} | {*format.graph.learned_thresholds}
+    return [name for name in format.network_names if name not in known]
 
 
 def _flat(format: UpdateFormat, name: str, array: Tensor) -> Tensor:

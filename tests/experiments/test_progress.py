@@ -55,7 +55,7 @@ def test_in_a_log_progress_is_lines_at_a_pace(monkeypatch: pytest.MonkeyPatch, p
     monkeypatch.setattr("experiments.progress.PACE", pace)
     target, times = console(), itertools.count()
     columns, about = (TextColumn("{task.description}"),), {"console": target, "get_time": lambda: next(times)}
-    with BarsOrLines(*columns, unit="attacks", transient=True, **about) as bars:
+    with BarsOrLines(*columns, unit="attacks", **about) as bars:
         task = bars.add_task("watched", total=3)
         for _ in range(3):
             bars.advance(task)

@@ -80,6 +80,7 @@ def test_an_owner_who_leaves_no_images_is_told_so(study: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=wanted):
             attack(study, f"data.training_images={option}", "training.epochs=1")
+        assert not [*study.parent.rglob("published.safetensors")]  # it is told so before that is made
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import experiments.privatesnn.stages as stages
 import snnfl
 from experiments.cli import app
 from experiments.ending import RunFailedError
+from experiments.privatesnn.attack import attack_published
 from experiments.privatesnn.command import make_published
 from experiments.privatesnn.network import network_of
 from experiments.privatesnn.report import as_csv, from_csv, rows_of
@@ -141,6 +142,12 @@ def test_a_damaged_batch_of_images_is_told_of(study: Path, tmp_path: Path) -> No
         ({"curve: [4]": "control: 7"}, "control=7: expected true or false"),
         ({"model.name: lenet5": "model.name: lenet5, model.neuron: lif"}, "model.neuron=lif: PrivateSNN converts"),
         ({"model.name: lenet5": "model.name: lenet5, model.pooling: max"}, "model.pooling=max: .* take average"),
+        (
+            {"model.name: lenet5": "model.name: lenet5, training.activation: qcfs"},
+            r"study\.yaml: training.activation=qcfs: ",
+        ),
+        ({"model.name: lenet5": "model.name: lenet5, data.clients: 3"}, "data.clients=3: nobody federates here"),
+        ({"epochs: 3": "epochs: 3, surrogate: triangle"}, "encryption: .*surrogate.*; did you mean 'triangular'"),
     ],
 )
 def test_mistakes_are_one_line(study: Path, change: dict[str, str], message: str) -> None:
@@ -155,14 +162,18 @@ def test_mistakes_are_one_line(study: Path, change: dict[str, str], message: str
 
 
 def test_more_images_than_there_are(study: Path, tmp_path: Path) -> None:
-    for stage in ("synthesize", "convert"):
-        do(stage, study, tmp_path, "encryption.images=31")
-    with pytest.raises(ConfigError, match=r"encryption\.images=31: there are 30 synthetic images"):
-        do("encrypt", study, tmp_path, "encryption.images=31")
+    for stage in ("encrypt", "run"):
+        with pytest.raises(
+            ConfigError, match=r"encryption\.images=31: there are 30 synthetic images; lower it, or raise"
+        ):
+            do(stage, study, tmp_path, "encryption.images=31")
+    assert not (tmp_path / "runs").exists()  # nothing was computed for it
 
 
 @pytest.mark.parametrize("spiking", [True, False])
-def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: bool) -> None:
+def test_the_network_of_a_finished_run_is_published(
+    tmp_path: Path, spiking: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = snnfl.run(
         {"data": {"clients": 2, "source": "digits"}, "training": {"epochs": 1}, "conversion": {"steps": 8}},
         run={"rounds": 1, "directory": str(tmp_path), "name": "watched"},
@@ -171,6 +182,9 @@ def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: boo
     )
     options = ["synthesis.images=20", "synthesis.iterations=5", "publishing.steps=6", "publishing.images=20"]
     options += ["encryption.images=20", "encryption.epochs=1"]
+    with pytest.raises(ConfigError, match="there are 20 synthetic images"):
+        do("run", run.path, tmp_path, *options[:-2])
+    do("synthesize", run.path, tmp_path, *options[:2])  # what later stages ask for may still be said
     setting = do("run", run.path, tmp_path, *options)
     assert setting.path == run.path / "privatesnn"
     converted, published = load(setting.converted), load(setting.published)
@@ -185,12 +199,25 @@ def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: boo
     assert "real" not in json.loads(setting.results.read_text())["curves"]
     with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
         do("convert", run.path, tmp_path, *options, "publishing.steps=7")
+    monkeypatch.setattr("experiments.privatesnn.attack.check_spare_images", lambda study: None)
+    with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
+        attack_published(run.path, [*options, "publishing.steps=7"], console=Console(quiet=True))
     file = run.path / ("final_snn.safetensors" if spiking else "final_ann.safetensors")
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(ConfigError, match=r"privatesnn: it was made of another network, .* delete it"):
         do("convert", run.path, tmp_path, *options)
     with pytest.raises(ConfigError, match=r"data\.clients=3: the options of .* stand"):
         do("run", run.path, tmp_path, "data.clients=3")
+
+
+def test_an_option_that_the_study_sets_is_refused(study: Path) -> None:
+    study.write_text(study.read_text() + "matrix: {model.batch_norm: [true, false]}\n")
+    for option, wanted in (
+        ("run.seed=4", "list seeds under the key seeds"),
+        ("model.batch_norm=false", "the matrix sets this option"),
+    ):
+        with pytest.raises(ConfigError, match=f"{option}: {wanted}"):
+            read_private_study(study, [option])
 
 
 def test_help_teaches() -> None:

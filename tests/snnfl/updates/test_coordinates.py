@@ -19,6 +19,7 @@ KINDS = {
     "biases come back": ["strategy.bias_back=true", "model.conv_bias=true"],
     "per channel": ["conversion.thresholds=channel_mmse", "conversion.calibration=bias_potential"],
     "biases in time": ["conversion.calibration=time_bias", "conversion.thresholds=layer_max"],
+    "learned thresholds": ["training.activation=qcfs"],
 }
 
 
@@ -59,7 +60,7 @@ def test_every_array_on_the_wire_is_in_the_coordinates(kind: str) -> None:
             assert any(not torch.equal(before[key], after[key]) for key in before), (name, spec)
 
 
-@pytest.mark.parametrize("kind", ["native", "converted", "per channel"])
+@pytest.mark.parametrize("kind", ["native", "converted", "per channel", "learned thresholds"])
 def test_whatever_noise_does_to_coordinates_they_are_those_of_an_update_in_its_ranges(kind: str) -> None:
     format, sent, update = an_update(kind)
     draw = torch.Generator().manual_seed(1)
