@@ -81,7 +81,7 @@ VARIANTS = [
     [],
     ["strategy.weighting=uniform", "strategy.bias_back=true"],
     ["strategy.name=fedadam"],
-    ["privacy.clipping=client_adaptive", "privacy.clipping_norm=0.2", "privacy.clipped_count_stddev=1"],
+    ["privacy.mechanism=local", "privacy.noise_multiplier=0", "privacy.clipping_norm=0.2"],
 ]
 LONGER = [
     ["strategy.name=fedprox", "strategy.spiking=false"],
@@ -91,7 +91,6 @@ LONGER = [
     ["strategy.name=fedadagrad"],
     ["strategy.name=fedbn", "strategy.spiking=false"],
     ["strategy.spiking=false", "model.neuron=lif", "model.time_steps=2", "model.learn_beta=true"],
-    ["privacy.mechanism=local", "privacy.noise_multiplier=0", "privacy.clipping_norm=0.2"],
     ["conversion.calibration=time_bias", "conversion.thresholds=channel_mmse"],
 ]
 """What `make test-deployment` plays, too."""
