@@ -33,7 +33,8 @@ def activation(graph: SpikingGraph, parameters: Parameters, images: Tensor, upto
     values = {graph.input: images}
     for node in graph.nodes:
         inputs = [values[name] for name in node.inputs]
-        values[node.name] = node.analog(inputs[0]) if isinstance(node, Spike) else node.apply(inputs, parameters)
+        spikes = isinstance(node, Spike)
+        values[node.name] = node.analog(inputs[0], parameters) if spikes else node.apply(inputs, parameters)
     return values[upto]
 
 
