@@ -51,7 +51,7 @@ def _check_options(setting: Setting, stage: str) -> None:
     """
     file, every = setting.path / OPTIONS, json.loads(json.dumps(asdict(setting.private)))
     network = None if setting.run is None else hashlib.sha256(run_file(setting.run).read_bytes()).hexdigest()
-    made = json.loads(file.read_text()) if file.exists() else {"network": network}
+    made: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"network": network}
     if made["network"] != network:
         raise ConfigError(f"{setting.path}: it was made of another network, for the run was played again; delete it")
     asked = {section: every[section] for section in DECIDES.get(stage, tuple(SECTIONS))}

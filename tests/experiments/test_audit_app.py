@@ -104,7 +104,7 @@ def test_an_attack_on_other_updates_is_named(audit):
     options = ("--model", "task:Net", "--input-shape", "1,8,8", *NORMALISED, "--attack", "snn_naive")
     status, told, _ = audit(*options)
     assert status == 2
-    assert "snn_naive attacks converted updates, those of another app are plain" in told
+    assert "snn_naive attacks converted updates, those of this run are plain ones" in told
 
 
 def test_from_python_it_is_the_same(app, tmp_path):
