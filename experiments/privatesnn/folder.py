@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 from experiments.ending import RunFailedError, keeping
 from experiments.privatesnn.network import run_file
