@@ -135,7 +135,6 @@ def _with_training(function):
             client_app.poisoning_mod,
             client_app.spiking_mod,
             client_app.scaling_mod,
-            client_app.clipping_mod,
         ]
     )
     made.train()(function)
