@@ -49,9 +49,10 @@ def test_names_of_attacks_stay_within_the_figure_and_apart(number: int) -> None:
 
 @pytest.mark.parametrize("clients", [3, 12, 250])
 def test_numbers_of_clients_stay_apart(clients: int) -> None:
+    draw = torch.Generator().manual_seed(0)
     verdict = Verdict(
-        detector="thresholds", scores=torch.rand(clients), flagged=torch.zeros(clients, dtype=torch.bool),
-        points=torch.rand(clients, 2),
+        detector="thresholds", scores=torch.rand(clients, generator=draw),
+        flagged=torch.zeros(clients, dtype=torch.bool), points=torch.rand(clients, 2, generator=draw),
     )  # fmt: skip
     partitions = range(12000, 12000 + clients)
     whole, ticks, _ = boxes(threshold_scatter(partitions, verdict, {12001}))
