@@ -14,6 +14,7 @@ from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reco
 from snnfl.config import UpdateKind
 from snnfl.registry import Registry, summary_of
 from snnfl.threat import FACTS, ServerView, ThreatModelError
+from snnfl.threat.granting import named_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +162,9 @@ class Attack:
                 raise ThreatModelError(f"{self.name}: victims with different knowledge; attack them one by one")
             if (reason := self.refusal(view)) is not None:
                 raise ThreatModelError(reason)
-        try:
-            found = check_reconstructions(self.invert(views, budget, generator), views)
-        except ThreatModelError as error:
-            raise ThreatModelError(f"{self.name}: {error}") from None
-        except AttackError as error:
-            raise AttackError(f"{self.name}: {error}") from None
-        except Exception as error:  # of code that anybody may have written
-            raise AttackError(f"{self.name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        found = named_errors(
+            self.name, AttackError, lambda: check_reconstructions(self.invert(views, budget, generator), views)
+        )
         return [
             AttackResult(
                 attack=self.name,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snnfl.registry import Registry, summary_of
 from snnfl.threat import MEMBERSHIP_FACTS, MembershipView, ThreatModelError
+from snnfl.threat.granting import Evidence, lacking, named_errors
 
 Score: TypeAlias = Callable[[MembershipView, torch.Generator], Tensor]
 """``(view, generator) -> scores [N]``: the larger, the likelier a member. Every random draw is from the generator."""
@@ -56,12 +57,7 @@ class MembershipAttack:
 
     def refusal(self, view: MembershipView) -> str | None:
         """Return why it cannot run on a view, or ``None`` if it may."""
-        if denied := sorted(self.needs - view.knowledge.facts):
-            return f"{self.name}: needs {', '.join(denied)}, which the threat model denies"
-        for fact, (lacks, there) in _EVIDENCE.items():
-            if fact in self.needs and not there(view):
-                return f"{self.name}: {lacks}"
-        reason = self.requires(view)
+        reason = lacking(self.needs, view.knowledge.facts, _EVIDENCE, view) or self.requires(view)
         return None if reason is None else f"{self.name}: {reason}"
 
     def run(self, view: MembershipView, generator: torch.Generator) -> Tensor:
@@ -100,14 +96,7 @@ def checked_scores(name: str, attack: Callable[[], Tensor], count: int) -> Tenso
         ThreatModelError: If the attack notices that it lacks something.
         MembershipError: If it fails, or returns what are no scores.
     """
-    try:
-        found = attack()
-    except ThreatModelError as error:
-        raise ThreatModelError(f"{name}: {error}") from None
-    except MembershipError as error:
-        raise MembershipError(f"{name}: {error}") from None
-    except Exception as error:  # of code that anybody may have written
-        raise MembershipError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    found = named_errors(name, MembershipError, attack)
     if not isinstance(found, Tensor) or found.shape != (count,):
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise MembershipError(f"{name}: returned {shape}; expected a score for each of {count}")
@@ -117,7 +106,7 @@ def checked_scores(name: str, attack: Callable[[], Tensor], count: int) -> Tenso
     return scores
 
 
-_EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
+_EVIDENCE: Evidence[MembershipView] = {
     "labels": ("nobody tells the labels of the samples", lambda view: view.labels is not None),
     "query": ("nobody tells what the target answers", lambda view: view.target is not None),
     "perturbed": (
@@ -136,7 +125,6 @@ _EVIDENCE: dict[str, tuple[str, Callable[[MembershipView], bool]]] = {
     ),
     "overlap": ("no shadow was trained on the target's own members", lambda view: view.overlap is not None),
 }
-"""How the absence of what a fact brings reads, and whether a view has it: a granted fact may bring nothing."""
 
 MEMBERSHIP_ATTACKS = Registry[MembershipAttack]("membership attack")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnfl.registry import Registry, summary_of
 from snnfl.threat import MODEL_FACTS, ModelView, ThreatModelError
+from snnfl.threat.granting import Evidence, lacking, named_errors
 
 
 class ModelAttackError(ValueError):
@@ -92,12 +93,7 @@ class ModelAttack:
 
     def refusal(self, view: ModelView) -> str | None:
         """Return why it cannot run on a view, or ``None`` if it may."""
-        if denied := sorted(self.needs - view.knowledge.facts):
-            return f"{self.name}: needs {', '.join(denied)}, which the threat model denies"
-        for fact, (lacks, there) in _EVIDENCE.items():
-            if fact in self.needs and not there(view):
-                return f"{self.name}: {lacks}"
-        reason = self.requires(view)
+        reason = lacking(self.needs, view.knowledge.facts, _EVIDENCE, view) or self.requires(view)
         return None if reason is None else f"{self.name}: {reason}"
 
     def run(self, view: ModelView, *, budget: ModelBudget, generator: torch.Generator) -> Theft:
@@ -119,13 +115,7 @@ class ModelAttack:
         """
         if (reason := self.refusal(view)) is not None:
             raise ThreatModelError(reason)
-        try:
-            found = self.steal(view.only(self.needs), budget, generator)
-        except (ThreatModelError, ModelAttackError) as error:
-            raise type(error)(f"{self.name}: {error}") from None
-        except Exception as error:  # of code that anybody may have written
-            text = " ".join(str(error).split())
-            raise ModelAttackError(f"{self.name}: {type(error).__name__}: {text}") from error
+        found = named_errors(self.name, ModelAttackError, lambda: self.steal(view.only(self.needs), budget, generator))
         return self._checked(found, (view.classes, budget.starts, *view.input_shape))
 
     def _checked(self, found: object, shape: tuple[int, ...]) -> Theft:
@@ -140,7 +130,7 @@ class ModelAttack:
         return Theft(images=found.images.detach(), network=found.network)
 
 
-_EVIDENCE: dict[str, tuple[str, Callable[[ModelView], bool]]] = {
+_EVIDENCE: Evidence[ModelView] = {
     "weights": ("nobody tells the network's weights", lambda view: view.weights is not None),
     "architecture": ("nobody tells the network's layers", lambda view: view.graph is not None),
     "logits": ("nobody answers for the network", lambda view: view.logits is not None),
@@ -152,7 +142,6 @@ _EVIDENCE: dict[str, tuple[str, Callable[[ModelView], bool]]] = {
     "public_images": ("there are no public images", lambda view: view.public is not None),
     "synthetic_images": ("the owner's synthetic images aren't there", lambda view: view.synthetic is not None),
 }
-"""How the absence of what a fact brings reads, and whether a view has it: a granted fact may bring nothing."""
 
 MODEL_ATTACKS = Registry[ModelAttack]("model attack")
 

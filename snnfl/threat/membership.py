@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from snnfl.registry import Registry
+from snnfl.threat.granting import Granting
 from snnfl.threat.knowledge import ThreatModelError
 
 MEMBERSHIP_FACTS = Registry[str]("fact", closed=True)
@@ -31,7 +32,7 @@ _fact("overlap", "80 % of the target's own members, and all of its non-members: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class MembershipKnowledge:
+class MembershipKnowledge(Granting):
     """The threat model: which of :data:`MEMBERSHIP_FACTS` the attacker has. All, unless somebody says otherwise."""
 
     labels: bool = True
@@ -44,22 +45,7 @@ class MembershipKnowledge:
     disjoint: bool = True
     overlap: bool = True
 
-    @property
-    def facts(self) -> frozenset[str]:
-        """Names of the facts that are granted."""
-        return frozenset(item.name for item in fields(self) if getattr(self, item.name))
-
-    def without(self, denied: Iterable[str]) -> MembershipKnowledge:
-        """Return the threat model without some facts.
-
-        Raises:
-            ConfigError: For a name that is no fact.
-        """
-        refused = list(denied)
-        for name in refused:
-            MEMBERSHIP_FACTS.find(name)
-        changes: dict[str, Any] = dict.fromkeys(refused, False)
-        return replace(self, **changes)
+    table = MEMBERSHIP_FACTS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

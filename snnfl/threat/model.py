@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from snnfl.private_snn import PublishedNetwork
 from snnfl.private_snn.conversion import affine_parameters
 from snnfl.registry import Registry
 from snnfl.spiking.graph import SpikingGraph
+from snnfl.threat.granting import Granting
 from snnfl.threat.knowledge import ThreatModelError
 from snnfl.threat.view import PublicImages
 
@@ -43,7 +44,7 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelKnowledge:
+class ModelKnowledge(Granting):
     """The threat model: which of :data:`MODEL_FACTS` the attacker has. All, unless somebody says otherwise.
 
     Whoever has a device with the network on it can read its memory and run it: that is all but the two kinds of images.
@@ -59,22 +60,7 @@ class ModelKnowledge:
     public_images: bool = True
     synthetic_images: bool = True
 
-    @property
-    def facts(self) -> frozenset[str]:
-        """Names of the facts that are granted."""
-        return frozenset(item.name for item in fields(self) if getattr(self, item.name))
-
-    def without(self, denied: Iterable[str]) -> ModelKnowledge:
-        """Return the threat model without some facts.
-
-        Raises:
-            ConfigError: For a name that is no fact.
-        """
-        refused = list(denied)
-        for name in refused:
-            MODEL_FACTS.find(name)
-        changes: dict[str, Any] = dict.fromkeys(refused, False)
-        return replace(self, **changes)
+    table = MODEL_FACTS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
