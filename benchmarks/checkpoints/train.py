@@ -7,6 +7,7 @@ schedule; pictures are cropped and mirrored at random.
 from __future__ import annotations
 
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,15 @@ from snnfl.data.augmentation import augment
 from snnfl.models import build_model
 from snnfl.training import exchangeable
 
-EPOCHS, BATCH, RATE = 20, 128, 0.2
+BATCH = 128
 
 
-def train(model: nn.Module, data: Dataset, draw: torch.Generator, steps: int) -> None:
-    """Train in place for some steps of the schedule of all epochs."""
+def train(model: nn.Module, data: Dataset, draw: torch.Generator, *, epochs: int, rate: float, warming: float) -> None:
+    """Train in place; the rate rises over a part ``warming`` of the steps and falls over the others."""
     per_epoch = len(data.train_images) // BATCH
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * per_epoch, pct_start=0.25)
+    steps = epochs * per_epoch
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=warming)
     model.train()
     order = torch.empty(0)
     for step in range(steps):
@@ -41,7 +43,8 @@ def train(model: nn.Module, data: Dataset, draw: torch.Generator, steps: int) ->
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
-            sys.stdout.write(f"step {step}: loss {loss.item():.3f}\n")
+            sys.stdout.write(f"step {step}: loss {loss.item():.3f}, {time.process_time():.0f} CPU-s\n")
+            sys.stdout.flush()
 
 
 def main(path: str) -> None:
@@ -50,7 +53,7 @@ def main(path: str) -> None:
     data, draw = load(DataConfig(source="cifar10")), torch.Generator().manual_seed(0)
     model = build_model(ModelConfig(name="resnet20"), input_shape=(3, 32, 32), classes=10, generator=draw)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train(model, data, draw, EPOCHS * (len(data.train_images) // BATCH))
+    train(model, data, draw, epochs=20, rate=0.2, warming=0.25)
     save_file({name: array.contiguous() for name, array in exchangeable(model).items()}, path)
 
 

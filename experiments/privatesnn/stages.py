@@ -35,8 +35,8 @@ from snnfl.private_snn import (
     synthesise,
     teacher_logits,
 )
-from snnfl.private_snn.adam import AdamState
 from snnfl.private_snn.encryption import trained_names
+from snnfl.training.optimisers import AdamState
 
 PROGRESS = "encrypting.safetensors"
 

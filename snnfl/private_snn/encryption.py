@@ -24,10 +24,10 @@ from torch.nn import functional
 
 from snnfl import rng
 from snnfl.config import EncryptionConfig
-from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.private_snn.locks import rounded, with_own_neurons, wrongness
 from snnfl.private_snn.network import PublishedNetwork, run
 from snnfl.training import TrainingDivergedError
+from snnfl.training.optimisers import AdamState, adam_step
 
 IMAGES_AT_ONCE = 256
 """Images whose logits the teacher gives at once."""

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from snnfl.config import ConversionConfig, SynthesisConfig
 from snnfl.conversion import fold
-from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.spiking.graph import Affine, Parameters, SpikingGraph
 from snnfl.spiking.in_time import in_fast_layout
 from snnfl.spiking.values import analog_value
 from snnfl.spiking.ways_out import ConversionError
+from snnfl.training.optimisers import AdamState, adam_step
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """By affine layer: mean and variance of each channel behind its batch normalisation, ``[C]`` each."""

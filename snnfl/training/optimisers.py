@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,32 +77,77 @@ class FusedSGD(Optimiser):
         )
 
 
+class AdamState(NamedTuple):
+    """Of each parameter: mean and mean square of its gradients, and the steps taken."""
+
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+
+    @classmethod
+    def of(cls, parameters: Sequence[Tensor]) -> AdamState:
+        """Return the state before the first step."""
+        means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+        return cls(
+            means, squares, [torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in parameters]
+        )
+
+
+@torch.no_grad()
+def adam_step(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    state: AdamState,
+    rate: float,
+    *,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+) -> None:
+    """Take a step of ``torch.optim.Adam`` (Kingma & Ba 2015, PyTorch's constants): parameters and state, in place.
+
+    PyTorch's fused step goes through memory, whatever the layout: a gradient in another one than its parameter's, as a
+    convolution may give, would move other weights than its own. So each is laid out as its parameter.
+
+    Args:
+        parameters: To move.
+        gradients: Of each.
+        state: From :meth:`AdamState.of`.
+        rate: Learning rate.
+        weight_decay: Of the parameters.
+        decoupled: Whether that is AdamW's (Loshchilov & Hutter 2019), beside the gradient's step.
+    """
+    adam(
+        list(parameters),
+        [_laid_out(*pair) for pair in zip(gradients, parameters, strict=True)],
+        state.means,
+        state.squares,
+        [],
+        state.steps,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=rate,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled,
+        eps=1e-8,
+        maximize=False,
+        fused=True,
+    )
+
+
+def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+
+
 class FusedAdam(Optimiser):
-    """``torch.optim.Adam`` (Kingma & Ba 2015) or ``AdamW`` (Loshchilov & Hutter 2019), with PyTorch's constants."""
+    """``torch.optim.Adam`` or ``AdamW``, by :func:`adam_step`."""
 
     def _begin(self) -> None:
-        self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
-        self._steps = [torch.zeros((), dtype=torch.float32, device=parameter.device) for parameter in self._parameters]
+        self._state = AdamState.of(self._parameters)
 
     def _move(self, gradients: list[Tensor]) -> None:
-        adam(
-            self._parameters,
-            gradients,
-            self._means,
-            self._squares,
-            [],
-            self._steps,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self._rate,
-            weight_decay=self._config.weight_decay,
-            decoupled_weight_decay=self._config.optimizer == "adamw",
-            eps=1e-8,
-            maximize=False,
-            fused=True,
-        )
+        decay, decoupled = self._config.weight_decay, self._config.optimizer == "adamw"
+        adam_step(self._parameters, gradients, self._state, self._rate, weight_decay=decay, decoupled=decoupled)
 
 
 def optimiser_of(parameters: Iterable[Tensor], rate: float, config: TrainingConfig) -> Optimiser:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from snnfl.private_snn.adam import AdamState, adam_step
 from snnfl.rng import generator
+from snnfl.training.optimisers import AdamState, adam_step
 
 
 def test_steps_equal_pytorchs_in_any_layout() -> None:
