@@ -355,8 +355,9 @@ def test_a_last_round_without_a_number_shows_none(finished, tmp_path):
 def test_every_column_of_the_metrics_can_be_shown(finished):
     row = read_metrics(read_study(finished).cells[0].path)[-1]
     shown = {*SOURCES["rounds"].values, "server_snn_accuracy_at", "detection"}
-    others = {"round", "aggregated", "learning_rate", "test_images", "asked", "faults", "absent", "firing_rates"}
-    assert set(row) - shown == others
+    counts = {"round", "aggregated", "asked", "faults", "absent", "test_images"}
+    settings = {"learning_rate", "noise_multiplier", "clipping_norm"}
+    assert set(row) - shown == {*counts, *settings, "firing_rates"}
 
 
 @pytest.mark.slow
