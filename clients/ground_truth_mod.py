@@ -25,7 +25,7 @@ def ground_truth_mod(message: Message, context: Context, call_next: ClientAppCal
 
     It is the innermost mod: what it sees of the arrays is complete with the client's own biases.
     """
-    if (place := _place(message, context)) is None:
+    if (place := place_of_truth(message, context)) is None:
         return call_next(message, context)
     work = run_workspace(context)
     before, reply = _biases(work, message), call_next(message, context)
@@ -42,7 +42,7 @@ def ground_truth_mod(message: Message, context: Context, call_next: ClientAppCal
     return reply
 
 
-def _place(message: Message, context: Context) -> tuple[Path, int, int] | None:
+def place_of_truth(message: Message, context: Context) -> tuple[Path, int, int] | None:
     """Return the folder, round and partition of the truth that a client tells; ``None`` if it tells none."""
     kind = message.metadata.message_type.partition(".")[0]
     work, directory = run_workspace(context), context.node_config.get(TRUTH_DIRECTORY)

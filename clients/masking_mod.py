@@ -16,7 +16,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
+from clients.ground_truth_mod import place_of_truth
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
+from snnfl.auditing.recording import write_vector
 from snnfl.masking import ProtocolError, PublicKeys, Secrets, wire
 from snnfl.masking import participant as steps
 from snnfl.masking.identity import read_private, read_public, sign, verify
@@ -85,7 +87,7 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
     found = wire.fields(record, session=bytes, senders=(int,), packages=(bytes,), examples=int, follows=bool)
     _expect_session(secrets, found["session"])
     (packages,) = wire.by_client(found["senders"], found["packages"])
-    sent = to_tensors(arrays_of(message))
+    sent, place = to_tensors(arrays_of(message)), place_of_truth(message, context)
     del message.content[SECURE]
     reply = call_next(message, context)
     if reply.has_error():
@@ -94,6 +96,8 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
         vector = arrays_of(reply)[NOISED].numpy()
     else:
         vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
+    if place is not None:  # what it would tell a server that it colludes with
+        write_vector(*place, vector)
     secrets, masked = steps.mask(secrets, vector, packages)
     _keep(context, secrets)
     told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}

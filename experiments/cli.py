@@ -148,6 +148,10 @@ def audit(
     deny: Annotated[
         list[str] | None, typer.Option(help="fact that the attacker lacks, such as norm_statistics", metavar="FACT")
     ] = None,
+    colluding: Annotated[
+        int,
+        typer.Option(min=0, help="with secure aggregation: clients of each round that tell the server their updates"),
+    ] = 0,
     labels: Annotated[bool, typer.Option("--labels", help="give the private labels: a diagnosis")] = False,
     iterations: Annotated[int, typer.Option(min=1, help="per start")] = 300,
     restarts: Annotated[int, typer.Option(min=1, help="random starts per victim")] = 1,
@@ -201,6 +205,7 @@ def audit(
     snnfl audit runs/watched
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
+    snnfl audit runs/masked --colluding 4                          # of a run with secure aggregation
     snnfl audit --list
 
     With --model, RUN_DIR is the recording of another Flower app (docs/how-to/audit-your-flower-app.md). What isn't said
@@ -236,6 +241,7 @@ def audit(
         labels=labels,
         denied=deny or (),
         generative_model=generative_model_of(generative_model),
+        colluding=colluding,
     )
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)

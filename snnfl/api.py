@@ -96,6 +96,7 @@ def audit(
     rounds: Iterable[int] = (),
     clients: Iterable[int] = (),
     deny: Iterable[str] = (),
+    colluding: int = 0,
     labels: bool = False,
     iterations: int = 300,
     restarts: int = 1,
@@ -115,6 +116,7 @@ def audit(
         rounds: To attack; empty for all that are recorded.
         clients: Partitions; likewise.
         deny: Facts that the attacker lacks.
+        colluding: With secure aggregation, how many clients of each round tell the server their updates.
         labels: Give the private labels: a diagnosis.
         iterations: Per start.
         restarts: Random starts per victim.
@@ -145,7 +147,12 @@ def audit(
         load_installed()
         load_listed([*plugins], None)
         scope = scope_of(
-            rounds=rounds, partitions=clients, labels=labels, denied=deny, generative_model=generative_model
+            rounds=rounds,
+            partitions=clients,
+            labels=labels,
+            denied=deny,
+            generative_model=generative_model,
+            colluding=colluding,
         )
         budget = Budget(iterations=iterations, restarts=restarts)
         place, shown = None if output is None else Path(output).expanduser(), console(progress)

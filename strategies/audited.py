@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
@@ -19,6 +20,7 @@ from snnfl.config import AuditConfig
 from snnfl.workspace import Workspace
 from strategies.arrays import tensors_of
 from strategies.population import Population
+from strategies.secure import Secure
 from strategies.update import UpdateRefused, UpdateSpec, check_update
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,50 @@ class Audited(flower.Audited):
         except UpdateRefused:
             return None  # a guarded strategy says so
         return update.received, update.metrics
+
+
+class AuditedSums(Audited):
+    """Record a run with secure aggregation: what was sent, the sum of the round, and who is in it.
+
+    Args:
+        strategy: Which aggregates by secure aggregation, or a wrapper around it.
+        folder: ``runs/NAME/audit``.
+        audit: What to record.
+        secure: The strategy itself.
+        images: How many each client has, by partition: partitions follow from the seed, and nodes with data of their
+            own say it at the opening question.
+    """
+
+    OWN = Audited.OWN | {"secure", "images"}
+
+    def __init__(
+        self, strategy: Strategy, folder: Path, audit: AuditConfig, secure: Secure, images: Mapping[int, int]
+    ) -> None:
+        super().__init__(strategy, folder, audit, secure.spec)
+        self.secure, self.images = secure, images
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Record the sum once the strategy has taken the masks out."""
+        arrays, metrics = self._own["aggregate_train"](server_round, replies)
+        self._safely(f"round {server_round}: the sum", self._summed, server_round)
+        return arrays, metrics
+
+    def _summed(self, server_round: int) -> None:
+        found, summed, privacy = self.secure.unmasked, self.secure.summed, self.secure.privacy
+        if found is None or not self.recording.wants(server_round):
+            return
+        clients = sorted(found.clients)
+        about = {
+            "clients": clients,
+            "images": [self.images[client] for client in clients],
+            "examples": summed.examples,
+            "follows": summed.follows,
+            "norm": 0.0 if privacy is None else privacy.norm,
+            "noise": 0.0 if privacy is None else privacy.spending.noise,
+        }
+        self.recording.write_sum(server_round, found.numbers, found.known, about)
 
 
 class LiveAudit:

@@ -144,7 +144,7 @@ def _secure_mistakes(config: Config) -> Iterator[str]:
     for key, value, none, reason in (
         ("quantization.uploads", config.quantization.uploads, 0, "codes with scales of their own don't add up"),
         ("detection.detectors", list(config.detection.detectors), [], "detectors judge each update"),
-        ("audit.record", config.audit.record, False, "there is no client's update to record and to attack"),
+        ("audit.clients", list(config.audit.clients), [], "no client's update is recorded by itself"),
     ):
         if value != none:
             yield f"{key}={value}: {reason}, and with {secure} the server knows their sum alone; set {none}"

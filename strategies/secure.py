@@ -7,12 +7,14 @@ import logging
 import random
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.conversion.folding import fold
@@ -32,6 +34,21 @@ from strategies.simulation import is_simulated
 from strategies.update import Update, UpdateSpec
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unmasked:
+    """What the server learned of a round.
+
+    Attributes:
+        numbers: The sum, in the ring.
+        clients: Partitions of those in it, in no order.
+        known: What everybody knew, from which noised updates differ; empty without.
+    """
+
+    numbers: NDArray[np.unsignedinteger[Any]]
+    clients: tuple[int, ...]
+    known: Mapping[str, Tensor]
 
 
 class Secure(Guarded):
@@ -60,6 +77,9 @@ class Secure(Guarded):
         update_bound: How many times the scale of the start an aggregate may change an array; ``None`` for any change.
         tolerance: As :func:`snnfl.masking.layout`.
         timeout: Seconds that each client has for each step.
+
+    Attributes:
+        unmasked: Of the last round; ``None`` if its sum stayed masked, or was none of updates.
     """
 
     def __init__(
@@ -85,6 +105,7 @@ class Secure(Guarded):
         )
         self.summed, self.tolerance, self.timeout = summed, tolerance, timeout
         self.format = summed.format
+        self.unmasked: Unmasked | None = None
         self._round: SecureRound | None = None
         self._network: dict[str, Tensor] = {}
 
@@ -96,7 +117,7 @@ class Secure(Guarded):
         if self.privacy is not None and isinstance(self.summed, NoisySum):
             self.summed.norm, self.summed.noise = self.privacy.norm, self.privacy.spending.noise
             self.summed.at(self.privacy.reference)
-        self._round = None
+        self._round = self.unmasked = None
         if not isinstance(grid, Population):
             raise TypeError(f"secure aggregation needs a Population, which knows its clients; found {type(grid)}")
         nodes = {grid.partitions[m.metadata.dst_node_id]: m.metadata.dst_node_id for m in messages}
@@ -143,7 +164,9 @@ class Secure(Guarded):
         clients = [self._partition(reply) for reply in valid]
         try:
             total = current.unmask({client: each.vector for client, each in zip(clients, masked, strict=True)})
+            known = dict(self.summed.known) if isinstance(self.summed, NoisySum) else {}
             found = self.summed.decode(total, self._sent, len(clients))
+            self.unmasked = Unmasked(numbers=total, clients=tuple(clients), known=known)
         except (ProtocolError, FieldError) as error:
             logger.warning("round %d: the sum of %d updates cannot be used: %s", server_round, len(clients), error)
             return [], []

@@ -30,7 +30,7 @@ from snnfl.updates import Converted, control_specs, scale_of, summed
 from snnfl.updates.noised import noisy_sum
 from snnfl.workspace import Workspace, workspace
 from strategies.attendance import nothing_valid, shortcomings
-from strategies.audited import Audited, LiveAudit
+from strategies.audited import Audited, AuditedSums, LiveAudit
 from strategies.bases import weighing
 from strategies.checkpoint import Checkpoint, Checkpoints, check_state, discard_newer
 from strategies.combinations import build_checked, minimum_replies, network_rule
@@ -162,7 +162,13 @@ def _play(
         played = Crafting(strategy, work, config.audit.rounds)
     live: LiveAudit | None = None
     if config.audit.record:
-        played = Audited(played, directory.path / AUDIT, config.audit, strategy.spec)
+        folder = directory.path / AUDIT
+        if isinstance(strategy, Secure):
+            told = {each.partition: each.examples for each in population.holdings}
+            images = told or dict(enumerate(map(len, work.partitions)))
+            played = AuditedSums(played, folder, config.audit, strategy, images)
+        else:
+            played = Audited(played, folder, config.audit, strategy.spec)
         live = LiveAudit(work, directory.path / AUDIT) if config.audit.attacks else None
     strategy.summary()
     keep, rounds = config.run.keep_checkpoints, config.run.rounds

@@ -23,6 +23,9 @@ from snnfl.threat import ServerView
 from snnfl.training import private_biases
 
 NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "update_statistics")
+
+ON_NETWORK = (*NEEDS, "thresholds", "individual")
+"""Of what reads a client's spiking network: the mean of several is none's."""
 """Whoever hasn't an S-update's own statistics cannot recover its weights."""
 
 
@@ -58,15 +61,13 @@ def _reconverted(
     return match(problems, labels, Matching(free_arrays=free), budget, generator)
 
 
-@register("snn_naive", source="SNFL section 5.1, attack on the SNN", needs=(*NEEDS, "thresholds"), against="converted")
+@register("snn_naive", source="SNFL section 5.1, attack on the SNN", needs=ON_NETWORK, against="converted")
 def snn_naive(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Invert the spiking network with the true derivative of its spikes, which is zero: images stay noise."""
     return _spiking(views, budget, generator, surrogate=False)
 
 
-@register(
-    "snn_surrogate", source="PrivateSNN, attack scenario 2 and eq. 5", needs=(*NEEDS, "thresholds"), against="converted"
-)
+@register("snn_surrogate", source="PrivateSNN, attack scenario 2 and eq. 5", needs=ON_NETWORK, against="converted")
 def snn_surrogate(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
     """Invert the spiking network with surrogate gradients."""
     return _spiking(views, budget, generator, surrogate=True)
@@ -182,7 +183,7 @@ def reconverted_train(views: Sequence[ServerView], budget: Budget, generator: to
 @register(
     "reconverted_statistics",
     source="adaptive: running statistics travel in the clear, and tell the brightness that batch statistics cancel",
-    needs=(*NEEDS, "norm_mode"),
+    needs=(*NEEDS, "norm_mode", "individual"),
     against="converted",
     requires=lacks_statistics,
 )
@@ -199,7 +200,7 @@ def reconverted_statistics(
 @register(
     "reconverted_calibrated",
     source="adaptive: thresholds are functions of the calibration images",
-    needs=(*NEEDS, "thresholds"),
+    needs=ON_NETWORK,
     against="converted",
     requires=lacks_thresholds,
 )
@@ -213,7 +214,7 @@ def reconverted_calibrated(
 @register(
     "thresholds_alone",
     source="control of reconverted_calibrated: no gradient is matched",
-    needs=(*NEEDS, "thresholds"),
+    needs=ON_NETWORK,
     against="converted",
     requires=lacks_thresholds,
 )

@@ -42,6 +42,8 @@ def _tells_features(view: ServerView) -> str | None:
         return f"solves one step's gradient, the client took {known.steps}"
     if known.images == 1:
         return None
+    if known.clients != 1 and normalised_layers(view.model):
+        return "makes features of one batch, and several clients have each normalised its own"
     if not isinstance(behind, nn.ReLU):
         return "tells a batch's features apart by a ReLU's zeros, and no nn.ReLU is behind the first linear layer"
     if known.images is not None and known.images > MOST_IMAGES:

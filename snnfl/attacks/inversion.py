@@ -89,7 +89,7 @@ def inverting_gradients(
 @register(
     "inverting_statistics",
     source="Geiping et al. 2020 with the regulariser of Yin et al. 2021, eq. 6, on the update's own statistics",
-    needs=(*NEEDS, "update_statistics"),
+    needs=(*NEEDS, "update_statistics", "individual"),
     against="plain",
     requires=lacks_statistics,
 )
@@ -115,7 +115,7 @@ def _in_order(view: ServerView) -> str | None:
 @register(
     "order_invariant",
     source="Dimitrov et al. 2022, section 4, with a sliced Wasserstein distance between epochs",
-    needs=(*NEEDS, "learning_rate", "optimizer"),
+    needs=(*NEEDS, "learning_rate", "optimizer", "individual"),
     against="plain",
     requires=_in_order,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class LocalTraining:
         momentum: The buffer starts at the first gradient.
         weight_decay: Times the weight, added to its gradient.
         clip_norm: Bound of the norm of each step's gradient, or ``None``.
+        clients: How many clients train, each on its own part of the images, with their mean as the update; batches are
+            those of all together.
         penalty: What is minimised beside the cross-entropy (:mod:`snnfl.attacks.penalties`).
     """
 
@@ -40,6 +42,7 @@ class LocalTraining:
     momentum: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    clients: int = 1
     penalty: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensor], Tensor] | None = None
 
 
@@ -96,6 +99,8 @@ def simulate(
         orders: Which images each epoch takes, in its order, ``[epochs, examples]``; without, each takes them as they
             stand.
     """
+    if local.clients > 1:
+        return _mean_of_clients(network, arrays, trained, inputs, targets, local, orders)
     batches = list[tuple[Tensor, Tensor]]()
     for epoch in range(local.epochs):
         pair = (inputs, targets) if orders is None else (inputs[orders[epoch]], targets[orders[epoch]])
@@ -123,6 +128,25 @@ def simulate(
         weights = {name: weights[name] - local.learning_rate * velocity[name] for name in weights}
         total = {name: total[name] + velocity[name] if total else velocity[name] for name in velocity}
     return {name: total[name] for name in trained}
+
+
+def _mean_of_clients(
+    network: Network,
+    arrays: Mapping[str, Tensor],
+    trained: tuple[str, ...],
+    inputs: Tensor,
+    targets: Tensor,
+    local: LocalTraining,
+    orders: Tensor | None,
+) -> Arrays:
+    """Train each client on its part of the images, and return the mean."""
+    size, own = len(inputs) // local.clients, replace(local, clients=1, batch_size=local.batch_size // local.clients)
+    found = []
+    for start in range(0, len(inputs), size):
+        part = slice(start, start + size)
+        order = None if orders is None else orders[:, part] - start
+        found.append(simulate(network, arrays, trained, inputs[part], targets[part], own, order))
+    return {name: torch.stack([each[name] for each in found]).mean(0) for name in trained}
 
 
 def _clipped(gradient: Arrays, bound: float) -> Arrays:

@@ -244,7 +244,7 @@ def prepare(
     variables |= {name: repeat([problem.arrays[name] for problem in problems], starts) for name in matching.free_arrays}
 
     thin = matching.distance == "cosine" and first.steps == 1
-    thin = thin and not first.local.weight_decay and first.local.penalty is None
+    thin = thin and not first.local.weight_decay and first.local.penalty is None and first.local.clients == 1
     masked = any(problem.sparse for problem in problems)
 
     def distance(images: Tensor, current: Arrays, wanted: Arrays, probabilities: Tensor, order: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snnfl.attacks.compressed import is_sparse, rounding_share, steps_between
 from snnfl.attacks.local import LocalTraining, decayed, difference
-from snnfl.attacks.networks import Arrays, Network, classes_of, network_of
+from snnfl.attacks.networks import Arrays, Network, classes_of, network_of, normalised_layers
 from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_count
 from snnfl.models import SpikingModel
@@ -188,6 +188,8 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
         momentum=known.momentum or 0.0,
         weight_decay=(known.weight_decay or 0.0) if known.scaled else 0.0,
         clip_norm=known.clip_norm if several else None,
+        # One step of several clients, each with its share of the images, is the step of one with all of them.
+        clients=(known.clients or 1) if several or (count is None and normalised_layers(view.model)) else 1,
     )
 
 

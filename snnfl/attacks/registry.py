@@ -111,8 +111,8 @@ class Attack:
     def refusal(self, view: ServerView) -> str | None:
         """Return why the threat model denies this attack, or ``None`` if it may run.
 
-        Whoever needs ``images``, ``batch_size`` and ``epochs`` simulates local training: where these make several
-        steps, it needs ``learning_rate`` and ``optimizer``, too.
+        Whoever needs ``images``, ``batch_size`` and ``epochs`` simulates local training, and needs to know of how many
+        ``clients``: where these make several steps, it needs ``learning_rate`` and ``optimizer``, too.
         """
         if (kind := view.format.kind) not in self.against:
             return f"{self.name}: attacks {' and '.join(sorted(self.against))} updates, this is a {kind} one"
@@ -120,10 +120,12 @@ class Attack:
             options = ", ".join(view.beyond)
             return f"{self.name}: repeats plain SGD, and the clients train with {options}"
         known, needs = view.knowledge, set(self.needs)
-        if {"images", "batch_size", "epochs"} <= needs and known.steps not in (None, 1):
-            needs |= {"learning_rate", "optimizer"}
+        if {"images", "batch_size", "epochs"} <= needs:
+            needs |= {"clients"} if known.steps in (None, 1) else {"clients", "learning_rate", "optimizer"}
         if denied := sorted(needs - known.facts):
-            why = "" if self.needs >= set(denied) else f"; the client took {known.steps} steps"
+            why = "" if self.needs | {"clients"} >= set(denied) else f"; the client took {known.steps} steps"
+            if "individual" in denied and known.clients is not None:
+                return f"{self.name}: needs one client's update, and this is the sum of {known.clients}"
             if "generative_model" in denied:
                 why += " (--generative-model MODULE:FACTORY brings one)"
             return f"{self.name}: needs {', '.join(denied)}, which the threat model denies{why}"

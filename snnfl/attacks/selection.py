@@ -93,10 +93,14 @@ class Rehearsal:
 
 
 def random_orders(problem: Problem, generator: torch.Generator) -> Tensor | None:
-    """Draw orders in which a client may take its images, ``[epochs, count]``; ``None`` for one step, which has none."""
+    """Draw orders in which clients may take their images, ``[epochs, count]``; one step has none (``None``)."""
     if problem.steps == 1:
         return None
-    return torch.stack([torch.randperm(problem.count, generator=generator) for _ in range(problem.local.epochs)])
+    size, epochs = problem.count // problem.local.clients, range(problem.local.epochs)
+    starts = range(0, problem.count, size)
+    return torch.stack(
+        [torch.cat([start + torch.randperm(size, generator=generator) for start in starts]) for _ in epochs]
+    )
 
 
 def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[Rehearsal]:

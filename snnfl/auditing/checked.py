@@ -43,8 +43,8 @@ def read_checked(work: Workspace, folder: Path, rounds: frozenset[int] = frozens
     received = work.format.specs if packing is None else packing.specs
     for each in read_recording(folder, rounds):
         path = client_folder(folder / RECORDING, each.server_round, each.partition)
-        _check(path.parent / SENT, each.exchange.sent, sent)
-        _check(path / RECEIVED, each.exchange.received, received)
+        check_arrays(path.parent / SENT, each.exchange.sent, sent)
+        check_arrays(path / RECEIVED, each.exchange.received, received)
         claimed = each.metrics.get(EXAMPLES) if isinstance(each.metrics, dict) else None
         most = len(work.dataset.train_labels) or MAXIMUM_VALUE  # nobody knows how many nodes have of their own
         if not isinstance(claimed, int | float) or not math.isfinite(claimed) or not 1 <= claimed <= most:
@@ -58,7 +58,7 @@ def _unpacked(packing: Packing, path: Path, exchange: Exchange) -> Exchange:
         arrays = packing.decode(exchange.received, exchange.sent)
     except ValueError as error:
         raise RecordingError(f"{path}: {CODES!r}: {error}") from None
-    _check(path, arrays, packing.format.specs)
+    check_arrays(path, arrays, packing.format.specs)
     return replace(exchange, received=arrays, rounding=packing.steps(exchange.received))
 
 
@@ -75,7 +75,9 @@ def read_checked_truth(work: Workspace, folder: Path, server_round: int, partiti
     check_truth(path, truth, work.dataset.input_shape, work.dataset.classes)
     for biases in (truth.biases, truth.trained_biases):
         if biases:
-            _check(path, biases, ann_specs({name: work.initial_state[name] for name in private_biases(work.model)}))
+            check_arrays(
+                path, biases, ann_specs({name: work.initial_state[name] for name in private_biases(work.model)})
+            )
     return truth
 
 
@@ -100,7 +102,17 @@ def check_truth(path: Path, truth: GroundTruth, shape: tuple[int, ...], classes:
         raise RecordingError(f"{path}: the images hold values beyond 0 to 1; expected pixels")
 
 
-def _check(path: Path, arrays: Mapping[str, Tensor], specs: Mapping[str, ArraySpec]) -> None:
+def check_arrays(path: Path, arrays: Mapping[str, Tensor], specs: Mapping[str, ArraySpec]) -> None:
+    """Check that arrays are those of a run.
+
+    Args:
+        path: Of the file, for the error.
+        arrays: What it holds.
+        specs: What the run has.
+
+    Raises:
+        RecordingError: Naming the file and the first array that isn't.
+    """
     if wrong := sorted(arrays.keys() ^ specs.keys()):
         what = "lacks" if wrong[0] in specs else "holds a surplus"
         raise RecordingError(f"{path}: {what} {wrong[0]!r}; it isn't of the run beside it")

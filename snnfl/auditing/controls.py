@@ -24,12 +24,14 @@ def plain_twin(victim: Victim) -> Victim | None:
     the twin is what the conversion hides. Channels that cannot be recovered count as unchanged in both.
 
     Returns:
-        A victim of a plain run, or ``None`` without consent, for a client of a plain run, and where the view lacks the
-        statistics that the weights are recovered with, as every attack on such an S-update does.
+        A victim of a plain run, or ``None`` without consent, for a client of a plain run or a sum of several, and where
+        the view lacks the statistics that the weights are recovered with, as every attack on such an S-update does.
     """
     view, truth = victim.view, victim.truth
     if not view.format.hides_biases or truth is None or {*truth.biases} != {*truth.trained_biases}:
         return None
+    if len(victim.members) > 1:
+        return None  # each client has started from biases of its own
     if normalised_layers(view.model) and "update_statistics" not in view.knowledge.facts:
         return None
     sent, received = view.exchange.sent, view.exchange.received

@@ -5,7 +5,11 @@
     audit/recording/round-000003/sent.safetensors                      ANN arrays that every client of the round got
     audit/recording/round-000003/partition-000007/received.safetensors the client's update, and its metrics
     audit/recording/round-000003/partition-000007/sent.safetensors     where that client got other arrays
+    audit/recording/round-000003/sum.safetensors                       with secure aggregation, in their place: the
+                                                                       sum of the updates, and who is in it
     audit/truth/round-000003/partition-000007/truth.safetensors        with consent alone: what scoring may know
+    audit/truth/round-000003/partition-000007/vector.safetensors       with secure aggregation: what is in the sum
+                                                                       of it, which a client that colludes tells
 
 In a run of ours a client is known by its partition, in the recording of another Flower app by its node's id.
 """
@@ -19,7 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.auditing.ground_truth import GroundTruth
@@ -32,6 +38,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = 2
 RECORDING, TRUTH = "recording", "truth"
 SENT, RECEIVED, SECRET = "sent.safetensors", "received.safetensors", "truth.safetensors"
+SUM, VECTOR = "sum.safetensors", "vector.safetensors"
+NUMBERS, KNOWN = "numbers", "known/"
 _FOLDER = re.compile(r"(round|partition)-(\d{6,})")
 
 
@@ -89,6 +97,25 @@ class Recording:
         about = {"round": server_round, "partition": partition, "metrics": dict(metrics)}
         self._write(client_folder(self.folder / RECORDING, server_round, partition) / RECEIVED, arrays, about)
 
+    def write_sum(
+        self,
+        server_round: int,
+        numbers: NDArray[np.unsignedinteger[Any]],
+        known: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+    ) -> None:
+        """Record the sum of a round's updates.
+
+        Args:
+            server_round: Counted from 1.
+            numbers: The sum, in the ring.
+            known: What everybody knew, from which noised updates differ; empty without.
+            about: Who is in it, and how it is laid out (:class:`Summands`).
+        """
+        arrays = {NUMBERS: _signed(numbers)} | {f"{KNOWN}{name}": array for name, array in known.items()}
+        path = round_folder(self.folder / RECORDING, server_round) / SUM
+        self._write(path, arrays, {**about, "round": server_round})
+
     def _write(self, path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         size = sum(array.numel() * array.element_size() for array in arrays.values())
         if self._stopped or self._size + size > self.max_bytes:
@@ -116,6 +143,9 @@ class Received:
         partition: Of the client.
         exchange: What went to it and came back.
         metrics: That came with it.
+        members: Of a sum, how many images each of its clients has, by partition; empty for a client's own update.
+            ``partition`` is the first.
+        colluding: How many further clients have told what is theirs in the sum, so that it is taken out.
         about: What else the recording says of the round; of a run of ours, whose folder says it, nothing.
     """
 
@@ -123,7 +153,34 @@ class Received:
     partition: int
     exchange: Exchange
     metrics: Mapping[str, float]
+    members: Mapping[int, int] = field(default_factory=dict)
+    colluding: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summands:
+    """A recorded sum.
+
+    Attributes:
+        server_round: Counted from 1.
+        sent: What every client of the round got.
+        numbers: The sum, as signed integers of the ring's size.
+        known: As :meth:`Recording.write_sum`.
+        clients: Partitions of those in it, ascending.
+        images: How many each of them has.
+        layout: What else says how to read it: ``examples``, ``follows``, ``norm`` and ``noise``.
+        about: What else the recording says of the round.
+    """
+
+    server_round: int
+    sent: Mapping[str, Tensor]
+    numbers: NDArray[np.signedinteger[Any]]
+    known: Mapping[str, Tensor]
+    clients: tuple[int, ...]
+    images: tuple[int, ...]
+    layout: Mapping[str, Any]
+    about: Mapping[str, Any]
 
 
 def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterator[Received]:
@@ -154,6 +211,59 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
                 metrics=of_update.get("metrics", {}),
                 about={name: value for name, value in about.items() if name not in ("schema", "round")},
             )
+
+
+def read_summands(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterator[Summands]:
+    """Read the sums of a recording, in the order of rounds; a round whose sum stayed masked has none.
+
+    Args:
+        folder: ``runs/NAME/audit``.
+        rounds: Those to read; empty for all.
+
+    Raises:
+        RecordingError: If there is none, or a file is missing or damaged.
+    """
+    check_rounds(folder, rounds)
+    for server_round, path in _numbered(folder / RECORDING, "round").items():
+        if (rounds and server_round not in rounds) or not (path / SUM).exists():
+            continue
+        sent, about = _placed(path / SENT, server_round, None)
+        arrays, said = _placed(path / SUM, server_round, None)
+        clients, images = (_whole(path / SUM, said.get(name)) for name in ("clients", "images"))
+        if clients != sorted({*clients}) or len(clients) != len(images) or NUMBERS not in arrays:
+            raise RecordingError(f"{path / SUM}: expected a sum of clients that are each in it once")
+        yield Summands(
+            server_round=server_round,
+            sent=sent,
+            numbers=arrays[NUMBERS].numpy(),
+            known={name.removeprefix(KNOWN): array for name, array in arrays.items() if name.startswith(KNOWN)},
+            clients=tuple(clients),
+            images=tuple(images),
+            layout=said,
+            about={name: value for name, value in about.items() if name not in ("schema", "round")},
+        )
+
+
+def write_vector(folder: Path, server_round: int, partition: int, numbers: NDArray[np.unsignedinteger[Any]]) -> None:
+    """Write what a client has put into a round's sum, on its own disk, in the folder of all truths."""
+    path = client_folder(folder, server_round, partition) / VECTOR
+    make_private(path.parent)
+    _write(path, {NUMBERS: _signed(numbers)}, {"round": server_round, "partition": partition})
+
+
+def read_vector(folder: Path, server_round: int, partition: int) -> NDArray[np.signedinteger[Any]] | None:
+    """Read what a client has put into a round's sum; ``None`` if it told nothing.
+
+    Raises:
+        RecordingError: If the file is damaged.
+    """
+    path = client_folder(folder, server_round, partition) / VECTOR
+    if not path.exists():
+        return None
+    arrays, _ = _placed(path, server_round, partition)
+    if NUMBERS not in arrays:
+        raise RecordingError(f"{path}: holds no numbers; record the run again")
+    return arrays[NUMBERS].numpy()
 
 
 def check_rounds(folder: Path, rounds: frozenset[int]) -> None:
@@ -235,6 +345,18 @@ def truth_path(folder: Path, server_round: int, partition: int) -> Path:
 def _numbered(folder: Path, kind: str) -> dict[int, Path]:
     matches = ((_FOLDER.fullmatch(path.name), path) for path in folder.glob(f"{kind}-*"))
     return dict(sorted((int(match[2]), path) for match, path in matches if match))
+
+
+def _whole(path: Path, values: object) -> list[int]:
+    """Return a list of whole numbers that a file says."""
+    if not isinstance(values, list) or not values or not all(type(n) is int and n >= 0 for n in values):
+        raise RecordingError(f"{path}: says {values!r} of its clients; expected whole numbers")
+    return values
+
+
+def _signed(numbers: NDArray[np.unsignedinteger[Any]]) -> Tensor:
+    """Return elements of a ring as torch knows integers."""
+    return torch.from_numpy(np.ascontiguousarray(numbers).view(f"<i{numbers.itemsize}"))
 
 
 def _write(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

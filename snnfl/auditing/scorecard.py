@@ -23,6 +23,7 @@ from snnfl.auditing.verdicts import interval, judge, judge_labels, reason
 from snnfl.config import counted
 from snnfl.files import write_bytes
 from snnfl.metrics.images import success_rate, wilson
+from snnfl.threat import Knowledge
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -143,7 +144,7 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "source": outcome.source,
         "kind": outcome.kind,
         "threat_model": {
-            "who": MALICIOUS if knowledge.crafted_weights else WHO,
+            "who": who(knowledge),
             **{name: getattr(knowledge, name) for name in knowledge.__dataclass_fields__},
             "facts": sorted(knowledge.facts),
         },
@@ -171,6 +172,19 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "curve": _curve(outcome, measures.metrics[0]),
     }
     return entry | {"verdict_text": _text(entry, measures)}
+
+
+def who(knowledge: Knowledge) -> str:
+    """Say who attacks, and what it sees of whom."""
+    if knowledge.crafted_weights:
+        return MALICIOUS
+    if not knowledge.colluding and knowledge.clients in (None, 1):
+        return WHO
+    has = "what is left of a sum, one client's update"
+    if knowledge.clients != 1:
+        has = f"the sum of {knowledge.clients or 'an unknown number of'} clients' updates"
+    colluding = f", which colludes with {knowledge.colluding} others" if knowledge.colluding else ""
+    return f"{WHO} with secure aggregation{colluding}: it has {has}"
 
 
 def value_of(score: Score, name: str) -> float | None:

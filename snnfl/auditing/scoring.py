@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -123,6 +123,39 @@ class Scorer:
             true=true,
         )
 
+    def scores(
+        self, result: AttackResult, truth: GroundTruth, sizes: Sequence[int], arrays: Mapping[str, Tensor]
+    ) -> list[Score]:
+        """Score what an attack found of several clients together, client by client.
+
+        Reconstructions are matched to the samples of all, and each client is scored by those of its own. Of a label
+        that is found less often than it is there, each sample that has it counts as found in part.
+
+        Args:
+            result: Of the attack.
+            truth: The clients' secrets, one after the other.
+            sizes: How many samples each has, in this order.
+            arrays: As for :meth:`score`.
+        """
+        if len(sizes) == 1:
+            return [self.score(result, truth, arrays)]
+        ordered = replace(
+            result,
+            images=self._in_order(result.images, truth.images),
+            trail=tuple(self._in_order(images, truth.images) for images in result.trail),
+        )
+        even = torch.arange(len(truth.labels)) % self.setting.dataset.classes
+        right, floor = (_shares_found(labels, truth.labels) for labels in (result.labels, even))
+        scores, start = list[Score](), 0
+        for size in sizes:
+            own = slice(start, start + size)
+            part = replace(ordered, images=ordered.images[own], trail=tuple(images[own] for images in ordered.trail))
+            score = self.score(part, GroundTruth(images=truth.images[own], labels=truth.labels[own]), arrays)
+            found, guessed = float(right[own].mean()), float(floor[own].mean())
+            scores.append(replace(score, label_accuracy=found, label_floor=guessed))
+            start += size
+        return scores
+
     def guesses(self, true: Tensor) -> Mapping[str, Tensor]:
         """Return the guesses of some samples that need no update, by the floor's name."""
         return self.measures.floors(true, self.public)
@@ -179,3 +212,9 @@ class Scorer:
             return caught[0].flatten(1)
 
         return features
+
+
+def _shares_found(found: Tensor, true: Tensor) -> Tensor:
+    """Return of each true label which part of it was found, ``[N]``: their mean is the accuracy of the labels."""
+    counts = torch.stack([(found == label).sum() / (true == label).sum() for label in true])
+    return counts.clamp(max=1.0) * min(1.0, len(true) / len(found))

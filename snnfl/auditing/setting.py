@@ -54,6 +54,7 @@ class Setting:
         orders: The order of a client's images in each epoch (:class:`~snnfl.threat.ServerView`), where the server can
             tell it.
         labelled: Whether the labels of the public images are theirs, not made up.
+        sums: Whether the server sees sums of its clients' updates alone.
         twins: Whether its updates are plain twins of an S-run's clients (:func:`snnfl.auditing.controls.plain_twin`).
         freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
     """
@@ -72,9 +73,10 @@ class Setting:
     orders: Callable[[Received], Tensor | None] = lambda received: None
     freedom: Freedom | None = None
     labelled: bool = True
+    sums: bool = False
     twins: bool = False
 
     @property
     def updates(self) -> str:
         """What its clients send, in reports."""
-        return PLAIN_TWIN if self.twins else UPDATES[self.format.kind]
+        return PLAIN_TWIN if self.twins else f"{UPDATES[self.format.kind]}{' sum' if self.sums else ''}"

@@ -34,7 +34,7 @@ class Finding:
     """What one attack found of one victim.
 
     Attributes:
-        victim: Who was attacked.
+        victim: Who was attacked; of a sum, under the partition of one of its clients, with the others' truth, too.
         result: The reconstruction; its trail is scored and dropped.
         score: ``None`` where nobody consented to tell the truth.
     """
@@ -54,7 +54,7 @@ class Outcome:
         server_round: Counted from 1.
         kind: Of the data.
         knowledge: The threat model; of several clients the first one's, the number of images may differ.
-        findings: One per victim that could be attacked.
+        findings: One per client whose update could be attacked, or a sum that it is in.
         passed_over: Partitions of the others, each with the reason.
         failed: Whether the attack itself failed on one of them: a mistake of its code, not a refusal.
     """
@@ -140,7 +140,8 @@ def _attack_round(
                 continue
             reasons[batch[0].partition], failed = str(error), True
         else:
-            findings += [_finding(scorer, *pair) for pair in zip(batch, results, strict=True)]
+            for pair in zip(batch, results, strict=True):
+                findings += _findings(scorer, *pair)
     return Outcome(
         attack=attack.name,
         source=attack.source,
@@ -177,9 +178,16 @@ def _batches(victims: list[Victim]) -> Iterator[list[Victim]]:
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def _finding(scorer: Scorer, victim: Victim, result: AttackResult) -> Finding:
-    truth, score = victim.truth, None
-    if truth is not None and len(truth.images) == len(truth.labels):
-        state = {**scorer.setting.initial_state, **victim.view.exchange.sent}
-        score = scorer.score(result, truth, state)
-    return Finding(victim=victim, result=replace(result, trail=()), score=score)
+def _findings(scorer: Scorer, victim: Victim, result: AttackResult) -> list[Finding]:
+    """Score what was found of a victim; of a sum what was found of each of its clients."""
+    truth, bare = victim.truth, replace(result, trail=())
+    if truth is None or len(truth.images) != len(truth.labels):
+        return [Finding(victim=victim, result=bare, score=None)]
+    state = {**scorer.setting.initial_state, **victim.view.exchange.sent}
+    sizes = list(victim.members.values()) or [len(truth.labels)]
+    scores = scorer.scores(result, truth, sizes, state)
+    clients = list(victim.members) or [victim.partition]
+    return [
+        Finding(victim=replace(victim, partition=client), result=bare, score=score)
+        for client, score in zip(clients, scores, strict=True)
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Setting
+from snnfl.auditing.sums import joined_orders, read_sums
 from snnfl.config import OWN, ConfigError, prefixed
 from snnfl.data import Dataset, epoch_orders
 from snnfl.metrics.augmented import Freedom
@@ -50,13 +51,16 @@ class Victim:
         server_round: Counted from 1.
         partition: Of the client.
         view: All that an attack gets.
-        truth: What its result is scored against; ``None`` where nobody consented.
+        truth: What its result is scored against; ``None`` where nobody consented. Of a sum that of all its clients, one
+            after the other.
+        members: Of a sum, how many images each of its clients has, by partition; empty for a client's own update.
     """
 
     server_round: int
     partition: int
     view: ServerView
     truth: GroundTruth | None
+    members: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ class Scope:
         labels: Whether the attacker is given the private labels, which makes its results a diagnosis.
         denied: What the attacker is not to know.
         generative_model: What the attacker has trained on images of the same kind.
+        colluding: Of how many clients of each sum the attacker knows the updates, too.
     """
 
     rounds: frozenset[int] = frozenset()
@@ -76,11 +81,17 @@ class Scope:
     labels: bool = False
     denied: frozenset[str] = frozenset()
     generative_model: nn.Module | None = None
+    colluding: int = 0
 
     def __contains__(self, received: Received) -> bool:
-        """Tell whether an update is attacked."""
+        """Tell whether an update is attacked; a sum is if one of its clients is asked for."""
         chosen = not self.rounds or received.server_round in self.rounds
-        return chosen and (not self.partitions or received.partition in self.partitions)
+        return chosen and (not self.partitions or bool(self.partitions & _senders(received)))
+
+
+def _senders(received: Received) -> frozenset[int]:
+    """Return whose update it is, or the sum of whose."""
+    return frozenset(received.members or {received.partition})
 
 
 def scope_of(
@@ -90,21 +101,27 @@ def scope_of(
     labels: bool,
     denied: Iterable[str],
     generative_model: nn.Module | None = None,
+    colluding: int = 0,
 ) -> Scope:
     """Check and collect what a person asked for; empty means all.
 
     Raises:
-        ConfigError: For a fact that no threat model knows.
+        ConfigError: For a fact that no threat model knows, or colluding clients whose updates are denied.
     """
     facts = frozenset(denied)
     for name in sorted(facts):
         FACTS.find(name)
+    if colluding and "other_clients" in facts:
+        raise ConfigError(
+            f"--colluding {colluding}: tells updates of other_clients, which --deny takes away; leave one"
+        )
     return Scope(
         rounds=frozenset(rounds),
         partitions=frozenset(partitions),
         labels=labels,
         denied=facts,
         generative_model=generative_model,
+        colluding=colluding,
     )
 
 
@@ -135,9 +152,23 @@ def check_generative_model(model: nn.Module, input_shape: tuple[int, ...]) -> No
         )
 
 
-def setting_of(work: Workspace) -> Setting:
-    """Return what an audit must know of a run of ours: its configuration tells everything."""
+def setting_of(work: Workspace, colluding: int = 0) -> Setting:
+    """Return what an audit must know of a run of ours: its configuration tells everything.
+
+    Args:
+        work: Of the run.
+        colluding: How many clients of each sum tell the server their updates (:mod:`snnfl.auditing.sums`).
+
+    Raises:
+        ConfigError: For clients that collude where the server sees each update.
+    """
     config = work.config
+    secure = config.strategy.secure_aggregation
+    if colluding and not secure:
+        raise ConfigError(
+            f"--colluding {colluding}: the server of {config.run.name} sees each client's update, there is no sum to "
+            "take any out of; leave it out"
+        )
     unlike = unrepeated(config, normalises=bool(work.format.statistic_names))
     return Setting(
         name=config.run.name,
@@ -148,12 +179,28 @@ def setting_of(work: Workspace) -> Setting:
         format=work.format,
         initial_state=work.initial_state,
         knowledge=partial(knowledge_of, work),
-        beyond=lambda received: (*unlike, *unrepeated_orders(received)),
-        recorded=partial(read_checked, work),
+        beyond=lambda received: (*unlike, *unrepeated_orders(received), *_unlike_each_other(work, received)),
+        recorded=partial(read_sums, work, colluding) if secure else partial(read_checked, work),
         told=partial(read_checked_truth, work),
         orders=partial(_orders, work),
         freedom=_freedom(work),
+        sums=secure,
     )
+
+
+def _unlike_each_other(work: Workspace, received: Received) -> tuple[str, ...]:
+    """Say why the mean of several clients' updates isn't what attacks make of as many alike."""
+    sizes, strategy = {*received.members.values()}, work.config.strategy
+    if len(received.members) < 2:
+        return ()
+    found = []
+    if strategy.name == "moon":
+        found.append("models of their own that MOON compares with, of which a sum tells none")
+    one_step = knowledge_of(work, received, False, ()).steps == 1 and not work.format.statistic_names
+    weighs = strategy.weighting == "examples" and work.config.privacy.mechanism != "distributed"
+    if len(sizes) > 1 and not (one_step and weighs):
+        found.append(f"{min(sizes)} to {max(sizes)} images each, of which only the mean is seen")
+    return tuple(found)
 
 
 def _held_by_the_server(work: Workspace) -> Dataset:
@@ -183,6 +230,9 @@ def _orders(work: Workspace, received: Received) -> Tensor | None:
     Of clients that claim more examples than anybody attacks there is none.
     """
     config, count = work.config, int(received.metrics[EXAMPLES])
+    if received.members:
+        alone = [replace(received, partition=c, metrics={EXAMPLES: n}, members={}) for c, n in received.members.items()]
+        return joined_orders([_orders(work, each) for each in alone])
     if count * config.training.epochs > MOST_ORDERED:
         return None
     draw = work.batch_draw(received.server_round, received.partition)
@@ -205,18 +255,18 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
     """
     if scope.generative_model is not None:
         check_generative_model(scope.generative_model, setting.dataset.input_shape)
-    earlier: dict[int, list[Exchange]] = {}
+    earlier: dict[frozenset[int], list[Exchange]] = {}
     victims: list[Victim] = []
     seen: set[int] = set()
     check_rounds(folder, scope.rounds)
     for received in setting.recorded(folder, frozenset()):
         if scope.rounds and received.server_round > max(scope.rounds):
             break  # what came later, no attacker of these rounds has
-        before = earlier.setdefault(received.partition, [])
+        before = earlier.setdefault(_senders(received), [])
         if not scope.rounds or received.server_round in scope.rounds:
-            seen.add(received.partition)
+            seen |= _senders(received)
         if received in scope:
-            truth = setting.told(folder, received.server_round, received.partition)
+            truth = _truth(setting, folder, received)
             if scope.labels and truth is None:
                 raise ThreatModelError("the labels cannot be given: the run has no ground truth (audit.ground_truth)")
             labels = truth.labels if truth is not None and scope.labels else None
@@ -226,6 +276,7 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
                     partition=received.partition,
                     view=server_view(setting, received, tuple(before), scope, labels),
                     truth=truth,
+                    members=received.members,
                 )
             )
         before.append(received.exchange)
@@ -234,6 +285,20 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
     if not victims:
         raise RecordingError(f"{folder}: no recorded update is among the rounds and clients that are asked for")
     return victims
+
+
+def _truth(setting: Setting, folder: Path, received: Received) -> GroundTruth | None:
+    """Return what the senders of an update told; ``None`` if one of them didn't."""
+    clients = sorted(_senders(received))
+    told = [setting.told(folder, received.server_round, client) for client in clients]
+    known = [each for each in told if each is not None]
+    if len(known) < len(told):
+        return None
+    if len(known) == 1:
+        return known[0]
+    whole = all(len(each.images) == len(each.labels) for each in known)
+    images = [each.images if whole else each.images[:0] for each in known]
+    return GroundTruth(images=torch.cat(images), labels=torch.cat([each.labels for each in known]))
 
 
 def server_view(
@@ -273,21 +338,25 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
     that is denied, the batch size is the configured one, be there as few images as may.
     """
     training, images = work.config.training, int(received.metrics[EXAMPLES])
+    sizes = list(received.members.values()) or [images]
     known = Knowledge(
         labels=labels,
         images=images,
-        batch_size=training.batch_size if "images" in denied else min(training.batch_size, images),
+        batch_size=sum(training.batch_size if "images" in denied else min(training.batch_size, n) for n in sizes),
         epochs=training.epochs,
         learning_rate=learning_rate(training, received.server_round),
         momentum=training.momentum,
         weight_decay=training.weight_decay,
         clip_norm=training.clip_norm,
         upload_bits=work.config.quantization.uploads or None,
+        clients=len(sizes),
+        colluding=received.colluding,
         biases=not work.format.hides_biases,
         thresholds=bool(work.format.threshold_names),
         crafted_weights=work.config.audit.crafted != "none" and received.server_round in work.config.audit.rounds,
     )
-    flags = flags_of(received, whole=not work.format.hides_biases and not work.format.private_names)
+    alone = len(sizes) == 1 and work.config.privacy.mechanism != "distributed"  # nor does noise tell who was clipped
+    flags = flags_of(received, whole=alone and not work.format.hides_biases and not work.format.private_names)
     if training.clip_norm is not None and known.steps == 1:
         flags["clipped"] = True
     return replace(known, **flags).without(denied)

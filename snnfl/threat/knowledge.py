@@ -31,8 +31,8 @@ class Knowledge:
         clipped: Whether the client may have shortened its update: then a gradient is known up to a factor, be the
             learning rate what it may.
         labels: The private labels. No server has them: results are diagnostic.
-        images: How many images the client trained on; ``num-examples`` of a reply says so.
-        batch_size: Images per step.
+        images: How many images the client trained on; ``num-examples`` of a reply says so. Of a sum those of all.
+        batch_size: Images per step. Of a sum those of all clients.
         epochs: Passes over the images.
         learning_rate: Of this round.
         momentum: Of SGD, whose buffer starts anew each round.
@@ -49,6 +49,9 @@ class Knowledge:
         earlier_rounds: Earlier updates of the same client.
         batch_order: In which order the client went through its images in each epoch, by their numbers: where clients
             draw it from the run's seed, the server can draw it, too.
+        clients: Of how many clients an update is the weighted mean, each with as many images: one, unless the server
+            learns sums alone.
+        colluding: How many further clients of such a sum have told the server their updates, which it has taken out.
         other_clients: Updates of the other clients of a round.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
         generative_model: A model that draws images of the kind that clients have, which whoever audits brings along.
@@ -79,6 +82,8 @@ class Knowledge:
     initial_weights: bool = True
     earlier_rounds: bool = True
     batch_order: bool = True
+    clients: int | None = 1
+    colluding: int = 0
     other_clients: bool = True
     public_images: bool = True
     generative_model: bool = False
@@ -90,7 +95,7 @@ class Knowledge:
         Raises:
             ThreatModelError: Naming the flag and its value.
         """
-        for name in ("images", "batch_size", "epochs"):
+        for name in ("images", "batch_size", "epochs", "clients"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ThreatModelError(f"{name}={value}: expected at least 1, or None for unknown")
@@ -202,6 +207,8 @@ _fact("surrogate", "the surrogate gradient of networks trained as spiking ones",
 _fact("initial_weights", "what a client that never trained starts from", initial_weights=False)
 _fact("earlier_rounds", "earlier updates of the same client", earlier_rounds=False)
 _fact("batch_order", "the order of the client's images in each epoch, from the run's seed", batch_order=False)
+_fact("clients", "of how many clients' updates a sum is", clients=None)
+_fact("individual", "that an update is one client's alone", lambda known: known.clients == 1, clients=None)
 _fact("other_clients", "updates of the other clients of a round", other_clients=False)
 _fact("public_images", "labelled images of the same kind that no client has", public_images=False)
 _fact("generative_model", "a model that draws images of the same kind, which the auditor names", generative_model=False)

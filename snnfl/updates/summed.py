@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl.config import Config, sampled_clients
-from snnfl.conversion.folding import unexplained_biases
+from snnfl.conversion.folding import fold, unexplained_biases
 from snnfl.masking import Field, FieldError
 from snnfl.protocol import summed_metrics
 from snnfl.updates.converted import Converted
@@ -176,6 +176,21 @@ class Summed:
             network[name] = arrays[start : start + size].view(shape).float()
             start += size
         return Sum(state=state, network=network, metrics=metrics, weight=share, clipped=clipped)
+
+    def as_update(self, found: Sum) -> dict[str, Tensor]:
+        """Return the update of one client of which the sum is the same.
+
+        Of a single client it is its own, to the error of rounding. Of several its ANN and thresholds are their means;
+        folded weights are those of the mean ANN, and so are of no client.
+        """
+        if not isinstance(self.format, Converted):
+            return found.state
+        graph, state = self.format.graph, found.state
+        rest = dict(found.network) | {own: state[ours] for own, ours in self.format.norm_arrays.items()}
+        if self.follows:
+            own = {n: a for n, a in fold(graph, state).items() if n.endswith(".bias")}
+            rest |= {name: rest[name] + bias for name, bias in own.items()}
+        return self.format.rebuilt(rest, state)
 
     def error(self, share: float, clients: int, *, stochastic: bool = False) -> float:
         """Return the bound on the error of each value of :meth:`decode`'s means, but for float32.

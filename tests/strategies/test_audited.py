@@ -49,10 +49,14 @@ def run(tmp_path, name, *options):
 
 
 @pytest.mark.parametrize(
-    ("spiking", "name"), [("true", "fedavg"), ("false", "fedavg"), ("true", "moon"), ("false", "fedadam")]
-)
-def test_an_audit_changes_no_bit(tmp_path, spiking, name):
-    of_both = [f"strategy.spiking={spiking}", f"strategy.name={name}"]
+    ("spiking", "name", "secure"),
+    [
+        ("true", "fedavg", "false"), ("false", "fedavg", "false"), ("true", "moon", "false"),
+        ("false", "fedadam", "false"), ("false", "fedavg", "true"),
+    ],
+)  # fmt: skip
+def test_an_audit_changes_no_bit(tmp_path, spiking, name, secure):
+    of_both = [f"strategy.spiking={spiking}", f"strategy.name={name}", f"strategy.secure_aggregation={secure}"]
     _, plain = run(tmp_path, "plain", *of_both)
     attack = "snn_naive" if spiking == "true" else "inverting_gradients"
     options = [*of_both, *FULL, f"audit.attacks=[{attack}]", "audit.iterations=2"]

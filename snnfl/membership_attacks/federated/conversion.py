@@ -12,7 +12,7 @@ from snnfl.membership_attacks.federated.registry import register
 from snnfl.spiking import SpikingNetwork
 from snnfl.threat import FederationView, ServerView, ThreatModelError
 
-NEEDS = ("architecture", "thresholds", "update_statistics")
+NEEDS = ("architecture", "thresholds", "update_statistics", "individual")
 OURS = "SNFL section 4.2, read by its server"
 
 

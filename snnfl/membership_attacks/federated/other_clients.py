@@ -23,7 +23,7 @@ from snnfl.threat import FederationView, ThreatModelError
 FEDMIA = "FedMIA (Zhu et al. 2024), section 3"
 
 
-@register("fedmia_loss", source=f"{FEDMIA}, FedMIA-I", needs=(*losses.NEEDS, "other_clients"))
+@register("fedmia_loss", source=f"{FEDMIA}, FedMIA-I", needs=(*losses.NEEDS, "other_clients", "individual"))
 def fedmia_loss(view: FederationView, generator: torch.Generator) -> Tensor:
     """How improbable the client's confidence of a sample is, by that of the other clients' networks."""
     of_rounds = [
@@ -33,7 +33,7 @@ def fedmia_loss(view: FederationView, generator: torch.Generator) -> Tensor:
     return _improbable(of_rounds)
 
 
-@register("fedmia_cosine", source=f"{FEDMIA}, FedMIA-II", needs=(*gradients.NEEDS, "other_clients"))
+@register("fedmia_cosine", source=f"{FEDMIA}, FedMIA-II", needs=(*gradients.NEEDS, "other_clients", "individual"))
 def fedmia_cosine(view: FederationView, generator: torch.Generator) -> Tensor:
     """How improbable the cosine of its gradient and the client's update is, by those of the other clients' updates."""
     return _improbable([(each.cosines[0], list(each.cosines[1:])) for each in gradients_of(view)])

@@ -53,6 +53,8 @@ class FederatedAttack:
         if (kind := view.last.format.kind) not in self.against:
             return f"{self.name}: attacks {' and '.join(sorted(self.against))} updates, this is a {kind} one"
         if denied := sorted(self.needs - view.knowledge.facts):
+            if "individual" in denied and view.knowledge.clients is not None:
+                return f"{self.name}: needs one client's update, and this is the sum of {view.knowledge.clients}"
             return f"{self.name}: needs {', '.join(denied)}, which the threat model denies"
         if "other_clients" in self.needs and not any(len(each.others) > 1 for each in view.rounds):
             return f"{self.name}: needs two other clients in a round"

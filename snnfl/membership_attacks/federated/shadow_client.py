@@ -42,7 +42,7 @@ OUTPUTS = 3
     source="Nasr et al., S&P 2019, section III, on summaries",
     needs=(
         *("architecture", "loss", "norm_statistics", "update_statistics", "images", "batch_size", "epochs"),
-        *("learning_rate", "optimizer", "public_images"),
+        *("learning_rate", "optimizer", "public_images", "individual"),
     ),
 )
 def shadow_client(view: FederationView, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
 from snnfl.attacks.networks import network_of, soft_cross_entropy
 from snnfl.attacks.problem import problem_of
+from snnfl.auditing.sums import joined_orders
 from snnfl.config import ConversionConfig, TrainingConfig
 from snnfl.metrics.images import label_accuracy
 from snnfl.threat import Exchange, Knowledge, ThreatModelError
@@ -41,6 +42,31 @@ def test_simulation_gives_the_update_of_the_clients_own_loop(norm, training):
     found = simulate(
         problem.network, problem.arrays, tuple(problem.target), inputs, one_hot(victim.truth.labels), problem.local
     )
+    for name, array in problem.target.items():
+        torch.testing.assert_close(found[name], array, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_several_clients_are_the_mean_of_what_each_does_alone(norm):
+    """In batches and orders of its own, with its own batch statistics: no client of all their images does that."""
+    training = TrainingConfig(epochs=2, batch_size=2, learning_rate=0.05, momentum=0.9, weight_decay=0.01)
+    orders = [torch.tensor(each) for each in ([[2, 0, 1, 3], [3, 1, 0, 2]], [[0, 3, 2, 1], [1, 2, 3, 0]])]
+    model = small_cnn(norm=norm)
+    alone = [attacked(model, images=4, start=4 * n, training=training, orders=order) for n, order in enumerate(orders)]
+    returned = [victim.view.exchange.received for victim in alone]
+    view = alone[0].view
+    view = replace(
+        view,
+        exchange=replace(view.exchange, received={n: (a + returned[1][n]) / 2 for n, a in returned[0].items()}),
+        knowledge=replace(view.knowledge, images=8, batch_size=4, clients=2),
+        orders=joined_orders(orders),
+    )
+    problem = problem_of(view)
+    images, labels = (torch.cat([getattr(v.truth, name) for v in alone]) for name in ("images", "labels"))
+    found = simulate(
+        problem.network, problem.arrays, tuple(problem.target), view.inputs(images), one_hot(labels), problem.local,
+        problem.orders,
+    )  # fmt: skip
     for name, array in problem.target.items():
         torch.testing.assert_close(found[name], array, rtol=1e-3, atol=2e-5)
 

@@ -225,6 +225,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("inverting_gradients", "architecture", False, "architecture"),
         ("inverting_gradients", "norm_mode", None, "norm_mode"),
         ("inverting_gradients", "biases", False, "biases"),
+        ("inverting_gradients", "clients", None, "clients"),
         ("inverting_statistics", "norm_statistics", "estimated", "update_statistics"),
         ("huang", "norm_statistics", "unknown", "norm_statistics"),
         ("closed_form", "epochs", None, "epochs"),
@@ -270,8 +271,9 @@ def test_every_attack_is_refused_something_above():
     # Labels are never granted by default, so no attack needs them. Nor public images, which every attack takes where
     # they are there, nor the surrogate, for which the default one stands in, nor the order of batches, without which
     # there is another attack. Other clients' updates are for membership
-    # (tests/snnfl/membership_attacks/test_federated.py). Any other fact is some attack's.
-    unneeded = {"labels", "public_images", "surrogate", "batch_order", "other_clients"}
+    # (tests/snnfl/membership_attacks/test_federated.py). That an update is one client's alone says the number of
+    # clients (tests/snnfl/auditing/test_sums.py). Any other fact is some attack's.
+    unneeded = {"labels", "public_images", "surrogate", "batch_order", "other_clients", "individual"}
     assert {case[3] for case in cases} == set(FACTS.names()) - unneeded
 
 
