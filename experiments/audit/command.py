@@ -17,6 +17,7 @@ from experiments.audit.choice import Choice, check_names, choose
 from experiments.audit.data import data_files
 from experiments.audit.found import Audit
 from experiments.audit.membership import membership_line, side_channel_line
+from experiments.audit.proof import proof_in_terminal
 from experiments.audit.report import write_report
 from experiments.audit.scores import guess
 from experiments.audit.summary import summary
@@ -108,7 +109,7 @@ def audit_prepared(
         console.print(f"{audit.path.name}:", highlight=False, markup=False)
         for word, text in summary(audit):
             console.print(f"  [bold]{word}[/bold] {escape(text)}", highlight=False)
-    for table in _tables(found):
+    for table in (*_tables(found), *filter(None, [proof_in_terminal(audits)])):
         console.print(table)
     for said in (line(audit) for audit in audits for line in (membership_line, side_channel_line)):
         if said is not None:

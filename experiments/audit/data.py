@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from experiments.audit.found import Audit
 from experiments.audit.membership import membership_as_csv
+from experiments.audit.proof import proof_as_csv
 from snnfl.auditing.scorecard import Entry, csv_text, curves_as_csv, kinds_of
 from snnfl.auditing.side_channel import SideChannel
 
@@ -15,6 +16,7 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
     """Return the contents of the files beside ``scorecard.csv``, by name; a kind that nobody has is a header alone."""
     return {
         "best.csv": _best(audits),
+        "proof.csv": proof_as_csv(audits),
         "curves.csv": curves_as_csv([entry for audit in audits for entry in audit.entries]),
         "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),

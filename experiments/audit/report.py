@@ -15,6 +15,7 @@ from experiments.audit.found import Audit
 from experiments.audit.glossary import terms
 from experiments.audit.membership import membership_section
 from experiments.audit.pictures import leading_samples, shown
+from experiments.audit.proof import proof_table
 from experiments.audit.scores import with_interval
 from experiments.audit.summary import summary
 from experiments.html import Section, drawing, glossary, listed, page, paragraph, preformatted, table
@@ -38,7 +39,7 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
     several = len(audits) > 1
     sections = [
         Section(title="What leaked", body=Markup("").join(_first(audit, headed=several) for audit in audits)),
-        Section(title="Verdicts", body=scores.verdicts(audits) + scores.best(audits)),
+        Section(title="Verdicts", body=proof_table(audits) + scores.verdicts(audits) + scores.best(audits)),
         Section(title="Words and symbols", body=glossary(terms(audits, budget))),
         *[Section(title=f"Reconstructions: {audit.path.name}", body=reconstructions(audit)) for audit in audits],
         Section(title="Convergence", body=Markup("").join(_convergence(audit) for audit in audits)),

@@ -63,11 +63,15 @@ WHOSE = {
 }
 """Whom an epsilon protects from whom, by its mechanism."""
 
+SUMMED = "That a server which keeps the protocol learns nothing but the sum; of what the sum tells, nothing."
+
 
 def proven(config: Config | None, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Say beside the attacks what is proven of a run with differential privacy, and what canaries refute."""
-    if config is None or config.privacy.mechanism == "none" or not rows:
+    """Say beside the attacks what is proven of a run's masks and of its noise, and what canaries refute."""
+    if config is None or not rows:
         return []
+    if config.privacy.mechanism == "none":
+        return [("What is proven.", SUMMED)] if config.strategy.secure_aggregation else []
     last, delta, whose = rows[-1], config.privacy.delta, WHOSE[config.privacy.mechanism]
     if last.get("epsilon") is None:
         return [("What is proven.", "Nothing: updates are clipped, and no noise is added.")]
@@ -149,10 +153,18 @@ def _measured(found: Entry, directions: Sequence[str]) -> str:
 
 def _to_whom(found: Entry) -> str:
     who, facts = found["threat_model"]["who"], len(found["threat_model"]["facts"])
+    clients, colluding = (found["threat_model"][name] for name in ("clients", "colluding"))
     if found["setting"] == "diagnostic":
         return f"Nobody, as it stands: this attacker was given what no server has ({'; '.join(found['reasons'])})."
     if who == MALICIOUS:
         return "A malicious server, which sends weights of its own making instead of keeping the protocol."
+    if colluding or clients not in (None, 1):
+        others = f" and {counted(colluding, 'client')} that collude{'s' if colluding == 1 else ''} with it"
+        has = f"the sum of {clients} clients' updates" if clients != 1 else "what is left of a sum, one client's update"
+        return (
+            f"The server{others if colluding else ''}: it keeps the protocol of secure aggregation, and has {has} and "
+            f"{counted(facts, 'fact')} of the training (in the report: Threat models)."
+        )
     return (
         "The server, and whoever reads what it receives: it keeps the protocol, and knows nothing but the updates and "
         f"{counted(facts, 'fact')} of the training (in the report: Threat models)."

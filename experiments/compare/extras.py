@@ -24,6 +24,8 @@ class AuditPlan:
         restarts: Random starts per victim.
         labels: Whether the private labels are given, a diagnosis.
         deny: Facts that the attacker lacks.
+        colluding: Of how many clients of each round the attacker knows the updates, in cells with secure aggregation:
+            each attack runs once with each of these numbers.
     """
 
     attacks: tuple[str, ...] = ()
@@ -33,11 +35,17 @@ class AuditPlan:
     restarts: int = 1
     labels: bool = False
     deny: tuple[str, ...] = ()
+    colluding: tuple[int, ...] = (0,)
 
-    @property
-    def scope(self) -> Scope:
-        """Who is attacked, by whom."""
-        return scope_of(rounds=self.rounds, partitions=self.clients, labels=self.labels, denied=self.deny)
+    def scope(self, colluding: int) -> Scope:
+        """Return who is attacked, by whom, of these numbers of colluding clients."""
+        return scope_of(
+            rounds=self.rounds, partitions=self.clients, labels=self.labels, denied=self.deny, colluding=colluding
+        )
+
+    def of(self, config: Config) -> AuditPlan:
+        """Return what applies to a cell."""
+        return self if config.strategy.secure_aggregation else replace(self, colluding=(0,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ class Extras:
         return replace(
             self,
             energy_images=self.energy_images if update_kind(config) in ("converted", "native") else 0,
-            audit=self.audit if config.audit.record else None,
+            audit=self.audit.of(config) if self.audit is not None and config.audit.record else None,
         )
 
     @property
@@ -68,8 +76,11 @@ class Extras:
         return f"extras-{hashlib.sha256(self.to_json().encode()).hexdigest()[:10]}.json"
 
     def to_json(self) -> str:
-        """Write as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Write as JSON; without colluding clients as it was before there were any, for what is measured already."""
+        content = asdict(self)
+        if self.audit is not None and self.audit.colluding == (0,):
+            del content["audit"]["colluding"]
+        return json.dumps(content, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Extras:
@@ -106,15 +117,15 @@ def _read_plan(given: Any) -> AuditPlan:
         several = isinstance(defaults[key], tuple)
         parts = value if isinstance(value, list) and several else [value]
         kind = str if key in ("attacks", "deny") else bool if key == "labels" else int
-        low = 0 if key == "clients" else 1
+        low = 0 if key in ("clients", "colluding") else 1
         if not all(type(part) is kind and (not isinstance(part, int) or part >= low or kind is bool) for part in parts):
             raise ConfigError(f"audit.{key}={value}: expected {_KINDS[kind]}{', or a list of them' if several else ''}")
     plan = _plan(
         {key: [v] if isinstance(defaults[key], tuple) and not isinstance(v, list) else v for key, v in given.items()}
     )
     check_names(plan.attacks)
-    _ = plan.scope  # knows the facts
-    return replace(plan, iterations=tuple(sorted(set(plan.iterations))))
+    _ = [plan.scope(colluding) for colluding in plan.colluding]  # knows the facts
+    return replace(plan, iterations=tuple(sorted({*plan.iterations})), colluding=tuple(sorted({*plan.colluding})))
 
 
 def _plan(values: dict[str, Any]) -> AuditPlan:

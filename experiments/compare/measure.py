@@ -90,20 +90,33 @@ def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str
 
 def _audited_alone(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     records, audits = list[Record](), list[Audit]()
-    prepared = prepare(folder, plan.attacks, plan.scope, controls=False)
-    for iterations in plan.iterations:
-        budget = Budget(iterations=iterations, restarts=plan.restarts)
-        with attack_progress(Console(quiet=True)) as progress:
-            audit = audit_run(prepared, budget, progress)
-        audits.append(audit)
-        records += attack_records(audit, iterations)
+    for colluding in plan.colluding:
+        prepared = prepare(folder, plan.attacks, plan.scope(colluding), controls=False)
+        for iterations in plan.iterations:
+            budget = Budget(iterations=iterations, restarts=plan.restarts)
+            with attack_progress(Console(quiet=True)) as progress:
+                audit = audit_run(prepared, budget, progress)
+            audits.append(audit)
+            who = {"iterations": str(iterations), "colluding": str(colluding)}
+            records += [record | who for record in (*attack_records(audit), *best_records(audit))]
     last = audits[-1]
     write_audits(folder / AUDIT, [last], budget)
     records += [*bias_records(last), *threshold_records(last)]
     return records, {"reconstructions": str(reconstructions(last)), "detectors": str(detection(last))}
 
 
-def attack_records(audit: Audit, iterations: int) -> Iterator[Record]:
+def best_records(audit: Audit) -> Iterator[Record]:
+    """Yield what the best attack of each round reached, chosen for each client on the others."""
+    for best in audit.best:
+        yield {
+            "source": "best attacks",
+            "round": str(best.server_round),
+            "best_attack": best.value,
+            "best_attack_gain": best.over_floor.value,
+        }
+
+
+def attack_records(audit: Audit) -> Iterator[Record]:
     """Yield what each attack reached; what was refused or could not be scored has no number."""
     for entry in audit.entries:
         if entry["value"] is None:
@@ -114,7 +127,6 @@ def attack_records(audit: Audit, iterations: int) -> Iterator[Record]:
             "source": "attacks",
             "round": str(entry["round"]),
             "attack": entry["attack"],
-            "iterations": str(iterations),
             **{name: summary["value"] for name, summary in entry["metrics"].items()},
             **{f"floor_{name}": floor[name] for name in judged},
             f"{first.name}_gain": first.gain(entry["value"], floor[first.name]),

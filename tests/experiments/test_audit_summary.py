@@ -23,7 +23,8 @@ def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -
         "attack": attack, "kind": "images", "updates": "S-update", "round": 1, "verdict": verdict, "victims": 4,
         "label_verdict": labels, "value": 9.0, "metrics": metrics, "floor": {name: 10.0 for name in metrics},
         "against_floor": {metric.name: direction for metric in judged_metrics("images")},
-        "setting": "realistic", "reasons": [], "threat_model": {"who": WHO, "facts": []}, **others,
+        "setting": "realistic", "reasons": [],
+        "threat_model": {"who": WHO, "facts": [], "clients": 1, "colluding": 0}, **others,
     }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_a_study_shows_what_an_audit_of_its_cells_found(tmp_path):
     expected = sorted(float(arrays[name].mean()) for name in arrays if name.endswith(".threshold"))
     assert sorted(entry.mean for entry in thresholds) == expected
     found = {entry.row: entry.mean for entry in biases}
-    victims = victims_of(setting_of(Workspace(cell.config)), cell.path / AUDIT, AuditPlan().scope)
+    victims = victims_of(setting_of(Workspace(cell.config)), cell.path / AUDIT, AuditPlan().scope(0))
     for guess, mean in found.items():
         errors = [error.distance for error in bias_errors(victims) if error.source == guess]
         assert mean == pytest.approx(sum(errors) / len(errors))
