@@ -1,14 +1,17 @@
-"""The three sentences above an audit's report."""
+"""The three sentences above an audit's report, and proof beside attack."""
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from experiments.audit.found import Audit
-from experiments.audit.summary import proven, summary
+from experiments.audit.proof import proof_as_csv, proof_table
+from experiments.audit.summary import SUMMED, proven, summary
 from snnfl.auditing.scorecard import WHO
 from snnfl.auditing.verdicts import judged_metrics
 from snnfl.config import compose
@@ -73,3 +76,42 @@ def test_a_proof_stands_beside_the_attacks(mechanism: str, row: dict[str, Any], 
     assert title == "What is proven."
     assert said in text
     assert proven(compose(None), [{"round": 2, **row}]) == []
+
+
+def protected(**threat: Any) -> Audit:
+    """Return an audit of a run with masks and noise."""
+    config = compose(None, ["strategy.secure_aggregation=true", "privacy.mechanism=distributed"])
+    row = {"round": 1, "epsilon": 2.998, "epsilon_empirical": None}
+    model = {"who": WHO, "facts": [], "clients": 5, "colluding": 0, **threat}
+    found = [entry("matching", "unclear", "unclear", 0.1, threat_model=model, updates="plain update sum")]
+    made = SimpleNamespace(
+        entries=found, best=[], config=config, metrics=[row], path=Path("run"), setting=SimpleNamespace(sums=True)
+    )
+    return cast(Audit, made)
+
+
+@pytest.mark.parametrize(
+    ("threat", "seen", "to_whom"),
+    [
+        ({}, "a sum of 5", "The server: it keeps the protocol of secure aggregation, and has the sum of 5 clients'"),
+        (
+            {"clients": 1, "colluding": 4},
+            "one client, out of a sum; 4 colluding",
+            "The server and 4 clients that collude with it: it keeps the protocol of secure aggregation, and has what "
+            "is left of a sum, one client's update",
+        ),
+    ],
+)
+def test_what_a_server_of_sums_sees_stands_beside_both_epsilons_and_the_best_attack(
+    threat: dict[str, Any], seen: str, to_whom: str
+) -> None:
+    audit = protected(**threat)
+    (row,) = csv.DictReader(proof_as_csv([audit]).splitlines())
+    assert row == {
+        "run": "run", "server_sees": seen, "noise": "distributed", "proven_epsilon": "3.00", "refuted_epsilon": "–",
+        "best_attack": "matching", "finds": "PSNR in dB 9.0", "best_guess": "10.0", "verdict": "unclear",
+    }  # fmt: skip
+    assert seen in proof_table([audit])
+    assert dict(summary(audit))["To whom."].startswith(to_whom)
+    alone = proven(compose(None, ["strategy.secure_aggregation=true"]), [{"round": 1}])
+    assert alone == [("What is proven.", SUMMED)]

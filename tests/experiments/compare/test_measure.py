@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from experiments.compare.study import read_study
 from snnfl.auditing.bias_errors import bias_errors
 from snnfl.auditing.recording import read_recording
 from snnfl.auditing.victims import setting_of, victims_of
-from snnfl.config import to_yaml
+from snnfl.config import compose, to_yaml
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT
 
@@ -66,4 +67,10 @@ def test_a_study_shows_what_an_audit_of_its_cells_found(tmp_path):
 def test_what_is_asked_survives_its_file():
     asked = Extras(energy_images=3, audit=AuditPlan(attacks=("dlg",), rounds=(1,), iterations=(5, 9), labels=True))
     assert Extras.from_json(asked.to_json()) == asked
+    assert "colluding" not in asked.to_json()  # what was measured before there were any is found again
+    colluding = replace(asked, audit=replace(asked.audit, colluding=(0, 4)))
+    assert Extras.from_json(colluding.to_json()) == colluding
+    assert colluding.of(compose(None, ["audit.record=true"])).audit == asked.audit
+    secure = compose(None, ["audit.record=true", "strategy.secure_aggregation=true"])
+    assert colluding.of(secure).audit == colluding.audit
     assert asked.file != Extras(energy_images=4, audit=asked.audit).file

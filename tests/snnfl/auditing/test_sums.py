@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from clients.client_app import app as client_app
+from experiments import cli
 from experiments.engines.in_process import run_in_process
 from snnfl.attacks import Budget, get_attack
 from snnfl.auditing.recording import RECORDING, SUM, TRUTH, RecordingError, client_folder, round_folder
+from snnfl.auditing.scoring import Scorer
 from snnfl.auditing.suite import attack_all
 from snnfl.auditing.sums import read_sums
 from snnfl.auditing.victims import Scope, setting_of, victims_of
@@ -158,6 +162,39 @@ def test_each_client_of_a_sum_is_scored(play):
         assert finding.score.label_accuracy == 1
         assert len(finding.score.true) == victims[0].members[finding.victim.partition]
     assert refused.refusal == "order_invariant: needs one client's update, and this is the sum of 4"
+
+
+def test_clients_are_scored_by_what_is_found_of_all_of_them(play):
+    """Of equally large clients the means are those of one that has all; a label that lacks counts in part."""
+    setting, (victim,) = seen(play, SECURE, rounds=[1])
+    result = get_attack("closed_form").run(
+        victim.view, budget=Budget(iterations=1), generator=torch.Generator().manual_seed(0)
+    )
+    truth = victim.truth
+    result = replace(result, labels=truth.labels.roll(1).index_fill(0, torch.tensor([0]), int(truth.labels[0])))
+    scorer, arrays = Scorer(setting), {**setting.initial_state, **victim.view.exchange.sent}
+    whole, parts = scorer.score(result, truth, arrays), scorer.scores(result, truth, [5, 5], arrays)
+    for name in ("psnr", "ssim"):
+        assert sum(part.values[name] for part in parts) / 2 == pytest.approx(whole.values[name])
+    assert sum(part.label_accuracy for part in parts) / 2 == pytest.approx(whole.label_accuracy)
+    assert sum(part.label_floor for part in parts) / 2 == pytest.approx(whole.label_floor)
+    assert [len(part.found) for part in parts] == [5, 5]
+
+
+def test_the_command_says_who_colludes(play):
+    path = play(SECURE)[1]
+    options = ["--round", "1", "--attack", "closed_form", "--iterations", "1", "--no-controls", "--colluding", "2"]
+    done = CliRunner().invoke(cli.app, ["audit", str(path.parent), *options])
+    assert done.exit_code == 0, done.output
+    (entry,) = json.loads((path / "scorecard.json").read_text())
+    who = (
+        "honest-but-curious server with secure aggregation, which colludes with 2 others: it has the sum of 2 clients'"
+    )
+    assert entry["threat_model"]["who"].startswith(who)
+    assert (entry["victims"], entry["updates"], entry["verdict"]) == (4, "plain update sum", "leaks")
+    assert "The server and 2 clients that collude with it" in " ".join(done.output.split())
+    assert "a sum of 2; 2 colluding" in (path / "proof.csv").read_text()
+    assert "Proof and attack" in (path / "report.html").read_text()
 
 
 def test_membership_in_a_sum_is_asked_and_what_needs_a_client_says_so(play):
