@@ -1,7 +1,7 @@
 """Trains the checkpoint of few steps: ``resnet20_cifar10.safetensors`` goes on with QCFS activations of eight levels.
 
-``python benchmarks/checkpoints/train_qcfs.py OUTPUT.safetensors`` with CIFAR-10 in ``SNNFL_DATA``: 6 epochs, half an hour
-on one core. Named ``resnet20_qcfs8_cifar10.safetensors`` beside the other, ``benchmarks/accuracy.py`` measures
+``python benchmarks/checkpoints/train_qcfs.py OUTPUT.safetensors`` with CIFAR-10 in ``SNNFL_DATA``: 6 epochs, some 15
+minutes on one core. Named ``resnet20_qcfs8_cifar10.safetensors`` beside the other, ``benchmarks/accuracy.py`` measures
 it. Thresholds start where quantised activations come nearest to the ReLU network's on 128 training images.
 """
 
