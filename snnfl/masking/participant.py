@@ -42,7 +42,7 @@ class Secrets:
         channel: The private key by which others send it shares.
         threshold: Of the round.
         agreed: What it has agreed on by that key with each neighbour.
-        peers: Public keys of the neighbours; from :func:`mask` on of those that have shared.
+        peers: By which the neighbours agree on masks; from :func:`mask` on of those that have shared.
         held: Shares of their two seeds that neighbours have sealed for this client.
         alive: Neighbours that it has confirmed to be in the sum.
     """
@@ -55,7 +55,7 @@ class Secrets:
     channel: bytes
     threshold: int = 0
     agreed: Mapping[int, bytes] = field(default_factory=dict)
-    peers: Mapping[int, PublicKeys] = field(default_factory=dict)
+    peers: Mapping[int, bytes] = field(default_factory=dict)
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
     alive: tuple[int, ...] = ()
 
@@ -139,7 +139,8 @@ def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> 
         packages[holder] = seal(keys.derive(agreed[holder], session, b"shares", own, holder), pair, session)
         digests[holder] = share_digests(session, own, holder, pair)
     commitment = digest(session, b"self seed", secrets.self_seed, own)
-    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=dict(peers), threshold=threshold)
+    masks = {holder: peers[holder].mask for holder in holders}
+    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=masks, threshold=threshold)
     return after, Shared(packages=packages, digests=digests, commitment=commitment)
 
 
@@ -172,7 +173,7 @@ def mask(
         with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and shall cost nobody its update
             key = keys.derive(secrets.agreed[sender], session, b"shares", sender, own)
             held[sender] = unseal(key, package, session)
-        pair = keys.pair_key(private, secrets.peers[sender].mask, session, own, sender)
+        pair = keys.pair_key(private, secrets.peers[sender], session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
     after = replace(secrets, step="masked", key_seed=b"", peers=peers, held=held)
