@@ -77,7 +77,8 @@ def test_a_node_that_requires_masks_takes_part_in_no_run_without(
     assert node_policy(ask(kind, {}, 1), context, answer).has_content()
     for each in (context, masked):
         each.node_config["require-secure-aggregation"] = True
-    with pytest.raises(NodePolicyError, match=r"strategy\.secure_aggregation=false asks .* require-secure-aggregation="):
+    refused = r"strategy\.secure_aggregation=false asks .* require-secure-aggregation="
+    with pytest.raises(NodePolicyError, match=refused):
         node_policy(ask(kind, {}, 1), context, answer)
     assert node_policy(ask(kind, {}, 1), masked, answer).has_content()
 
