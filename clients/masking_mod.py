@@ -17,6 +17,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
+from clients.taken_steps import advance, begin
 from snnfl.masking import ProtocolError, PublicKeys, Secrets, wire
 from snnfl.masking import participant as steps
 from snnfl.masking.identity import read_private, read_public, sign, verify
@@ -34,6 +35,7 @@ def advertised_keys(message: Message, context: Context) -> Message:
     secrets, public = steps.advertise(session, _own(context), os.urandom)
     path = context.node_config.get(IDENTITY_KEY)
     signature = b"" if path is None else sign(read_private(Path(str(path))), session, secrets.own, public)
+    begin(context, secrets)
     _keep(context, secrets)
     return _answer(message, wire.advertised(public, signature))
 
@@ -46,8 +48,9 @@ def shared_seeds(message: Message, context: Context) -> Message:
     if (folder := context.node_config.get(IDENTITIES)) is not None:
         _expect_identities(Path(str(folder)), session, known)
     peers = {client: public for client, (public, _) in known.items()}
-    secrets, made = steps.share(secrets, peers, threshold)
-    _keep(context, secrets)
+    after, made = steps.share(secrets, peers, threshold)
+    advance(context, secrets, after)
+    _keep(context, after)
     return _answer(message, wire.shared(made))
 
 
@@ -56,8 +59,9 @@ def confirmed_survivors(message: Message, context: Context) -> Message:
     secrets = _taken(context)
     found = wire.fields(_record(message), session=bytes, survivors=(int,), dropped=(int,))
     _expect_session(secrets, found["session"])
-    secrets, tokens = steps.confirm(secrets, found["survivors"], found["dropped"])
-    _keep(context, secrets)
+    after, tokens = steps.confirm(secrets, found["survivors"], found["dropped"])
+    advance(context, secrets, after)
+    _keep(context, after)
     return _answer(message, wire.tokens(tokens))
 
 
@@ -66,7 +70,9 @@ def unmasking_shares(message: Message, context: Context) -> Message:
     secrets = _taken(context)
     record = dict(_record(message))
     _expect_session(secrets, record.pop("session", b""))
-    return _answer(message, wire.revealed(steps.reveal(secrets, wire.read_tokens(record))))
+    told = steps.reveal(secrets, wire.read_tokens(record))
+    advance(context, secrets, None)
+    return _answer(message, wire.revealed(told))
 
 
 def masking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -94,8 +100,9 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
         vector = arrays_of(reply)[NOISED].numpy()
     else:
         vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
-    secrets, masked = steps.mask(secrets, vector, packages)
-    _keep(context, secrets)
+    after, masked = steps.mask(secrets, vector, packages)
+    advance(context, secrets, after)
+    _keep(context, after)
     told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}
     content = RecordDict({ARRAYS: ArrayRecord({MASKED: Array(masked)}), METRICS: MetricRecord(told)})
     return Message(content, reply_to=message)
@@ -148,7 +155,7 @@ def _keep(context: Context, secrets: Secrets) -> None:
 def _taken(context: Context) -> Secrets:
     """Take the secrets out of the state: each step puts back what the next one needs, and the last nothing.
 
-    Of a step that raises Flower forgets the new state, but such a step has told nothing.
+    Of a step that raises Flower may put the old state back, but such a step has told nothing.
     """
     record = context.state.pop(SECRETS, None)
     if not isinstance(record, ConfigRecord):

@@ -123,11 +123,16 @@ def nodes(tmp_path):
 
 def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tmp_path):
     context.node_config |= {"identity-key": str(tmp_path / "own"), "identities": str(tmp_path / "known")}
+    context.node_config["state-directory"] = str(tmp_path / "state")
     reply = app(asked("secure_keys", {"session": SESSION}), context)
     public, signature = wire.read_advertised(reply.content["secure"])
     nodes[0].public_key().verify(signature, _statement(0, public), _algorithm())
     known = {n: (keys, sign(nodes[n], SESSION, n, keys)) for n, (keys, _) in neighbours().items()}
+    before = context.state["secure-aggregation"]
     app(asked("secure_shares", wire.peers(SESSION, 3, known)), context)
+    context.state["secure-aggregation"] = before  # as a SuperNode's second process finds it
+    with pytest.raises(ProtocolError, match="asks twice for the step after 'advertised'"):
+        app(asked("secure_shares", wire.peers(SESSION, 3, known)), context)
     stranger, unsigned = ec.generate_private_key(ec.SECP384R1()), b""
     twice = sign(nodes[1], SESSION, 2, known[2][0])
     for signature, reason in (

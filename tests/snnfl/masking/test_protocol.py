@@ -21,6 +21,7 @@ from snnfl.masking import (
     check_keys,
     confirm,
     draw_graph,
+    keys,
     layout,
     mask,
     reveal,
@@ -231,6 +232,30 @@ def test_a_server_that_names_a_false_graph_singles_out_a_client():
     ledger.shared |= {c: shared[c][1] for c in (victim, *neighbours)}
     ledger.revealed |= {c: reveal(confirmed[c][0], tokens[c]) for c in (victim, *helpers)}
     np.testing.assert_array_equal(ledger.unmask({victim: masked[victim][1]}), vector)
+
+
+def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update():
+    """A server replays what all but the victim advertised in a session of this name, in which they then dropped out."""
+    old, victim = Federation(5), 0
+    others = [client for client in range(5) if client != victim]
+    seeds = {client: old.secrets[client].key_seed for client in others}
+    secrets, public = advertise(SESSION, victim, os.urandom)
+    secrets, _ = share(secrets, {client: old.ledger.public[client] for client in others}, 3)
+    secrets, upload = mask(secrets, old.vectors[victim], dict.fromkeys(others, bytes(48)))
+    privates = {client: keys.mask_key(seeds[client], SESSION) for client in others}
+    for client in others:
+        pair = keys.pair_key(privates[client], public.mask, SESSION, victim, client)
+        keys.add_mask(upload, pair, subtract=client > victim)
+    assert (upload != old.vectors[victim]).all()
+    keys.add_mask(upload, keys.derive(secrets.self_seed, SESSION, b"self mask", victim), subtract=True)
+    assert (upload == old.vectors[victim]).all()
+    secrets, _ = confirm(secrets, others, [])
+    tokens = {
+        client: keys.derive(keys.agree(private, public.channel), SESSION, b"in the sum", client, victim)
+        for client, private in privates.items()
+    }
+    with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm"):
+        reveal(secrets, tokens)
 
 
 def wire_token(federation, sender, receiver):
