@@ -111,10 +111,17 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
 
 
 def _write_identities(folder: Path, public: list[Path]) -> None:
-    """Copy the nodes' public keys; a node that was given another key has that."""
-    folder.mkdir(exist_ok=True)
+    """Copy the nodes' public keys; a node that was given another key has that.
+
+    Containers read them, whoever they run as; nobody else writes there, for who adds a key of his own is a node.
+    """
+    if not folder.exists():
+        folder.mkdir(0o700)
+        folder.chmod(0o755)
     for file in public:
-        (folder / file.name).write_bytes(file.read_bytes())
+        copy = folder / file.name
+        copy.write_bytes(file.read_bytes())
+        copy.chmod(0o644)
 
 
 def _node_key(keys: Path, name: str) -> str:
