@@ -18,7 +18,8 @@ from flwr.clientapp.typing import ClientAppCallable
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from clients.taken_steps import advance, begin
-from snnfl.masking import ProtocolError, PublicKeys, Secrets, wire
+from snnfl.config import Config, secure_tolerance
+from snnfl.masking import FEWEST_CLIENTS, ProtocolError, PublicKeys, Secrets, layout, wire
 from snnfl.masking import participant as steps
 from snnfl.masking.identity import read_private, read_public, sign, verify
 from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, NOISED, SECURE, STATE_ROUND
@@ -43,8 +44,9 @@ def advertised_keys(message: Message, context: Context) -> Message:
 def shared_seeds(message: Message, context: Context) -> Message:
     """Share the seeds among those whom the server names as neighbours, if this node knows who they are."""
     secrets = _taken(context)
-    session, threshold, known = wire.read_peers(_record(message))
+    session, threshold, count, known = wire.read_peers(_record(message))
     _expect_session(secrets, session)
+    _expect_rule(run_workspace(context).config, threshold, count, len(known))
     if (folder := context.node_config.get(IDENTITIES)) is not None:
         _expect_identities(Path(str(folder)), session, known)
     peers = {client: public for client, (public, _) in known.items()}
@@ -120,6 +122,25 @@ def _vector(
     if strategy.secure_rounding == "stochastic":
         draw = np.random.default_rng(derive_seed(seed, "rounding under masks", server_round, _own(context)))
     return layout.encode(to_tensors(arrays_of(reply)), sent, metrics, int(metrics[EXAMPLES]), draw)
+
+
+def _expect_rule(config: Config, threshold: int, count: int, neighbours: int) -> None:
+    """Refuse a threshold and a number of neighbours that aren't those of a round of so many clients.
+
+    Who neighbours whom, and whether as many are there, a client can't see.
+
+    Raises:
+        ProtocolError: If they aren't, or the run has no rounds of so few or so many clients.
+    """
+    fewest, most = max(FEWEST_CLIENTS, config.strategy.minimum_replies), config.data.clients
+    if not fewest <= count <= most:
+        raise ProtocolError(f"the server names a round of {count} clients, and this run's have {fewest} to {most}")
+    rule = layout(count, secure_tolerance(config))
+    if (neighbours, threshold) != (rule.neighbours, rule.threshold):
+        raise ProtocolError(
+            f"the server names {neighbours} neighbours and a threshold of {threshold}, and {count} clients have "
+            f"{rule.neighbours} and {rule.threshold}"
+        )
 
 
 def _expect_identities(folder: Path, session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]]) -> None:

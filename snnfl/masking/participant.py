@@ -4,7 +4,7 @@ Five steps (Bonawitz et al. 2017, figure 4; Bell et al. 2020, algorithm 2): :fun
 seeds of the masks among the neighbours, :func:`mask` a vector, :func:`confirm` who is in the sum, :func:`reveal` what
 takes the masks out of it. The server is taken for an enemy that carries the messages: each step checks what it got, and
 none can be taken twice, for one mask on two vectors tells their difference, and both seeds of a client tell its vector.
-What no client can check is who its neighbours' neighbours are: the graph and the threshold are the server's word.
+What no client can check is who its neighbours' neighbours are: the graph is the server's word.
 """
 
 from __future__ import annotations

@@ -66,12 +66,13 @@ def read_advertised(record: Mapping[str, Any]) -> tuple[PublicKeys, bytes]:
     return PublicKeys(mask=found["mask"], channel=found["channel"]), found["signature"]
 
 
-def peers(session: bytes, threshold: int, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
-    """Lay out what the server tells a client of its neighbours: keys and signatures."""
+def peers(session: bytes, threshold: int, count: int, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
+    """Lay out what the server tells a client: how many are in the round, and of its neighbours keys and signatures."""
     clients = sorted(known)
     return {
         "session": session,
         "threshold": threshold,
+        "count": count,
         "clients": clients,
         "mask": [known[client][0].mask for client in clients],
         "channel": [known[client][0].channel for client in clients],
@@ -79,14 +80,13 @@ def peers(session: bytes, threshold: int, known: Mapping[int, tuple[PublicKeys, 
     }
 
 
-def read_peers(record: Mapping[str, Any]) -> tuple[bytes, int, dict[int, tuple[PublicKeys, bytes]]]:
-    """Read it: session, threshold, and neighbours."""
-    found = fields(
-        record, session=bytes, threshold=int, clients=(int,), mask=(bytes,), channel=(bytes,), signatures=(bytes,)
-    )
+def read_peers(record: Mapping[str, Any]) -> tuple[bytes, int, int, dict[int, tuple[PublicKeys, bytes]]]:
+    """Read it: session, threshold, number of clients, and neighbours."""
+    of_each = {"clients": (int,), "mask": (bytes,), "channel": (bytes,), "signatures": (bytes,)}
+    found = fields(record, session=bytes, threshold=int, count=int, **of_each)
     masks, channels, signatures = by_client(found["clients"], found["mask"], found["channel"], found["signatures"])
     known = {n: (PublicKeys(mask=masks[n], channel=channels[n]), signatures[n]) for n in masks}
-    return found["session"], found["threshold"], known
+    return found["session"], found["threshold"], found["count"], known
 
 
 def shared(made: Shared) -> Record:

@@ -19,7 +19,7 @@ values = st.one_of(
 )  # fmt: skip
 READERS = {
     wire.read_advertised: ("mask", "channel", "signature"),
-    wire.read_peers: ("session", "threshold", "clients", "mask", "channel", "signatures"),
+    wire.read_peers: ("session", "threshold", "count", "clients", "mask", "channel", "signatures"),
     wire.read_shared: ("clients", "packages", "self-digests", "key-digests", "commitment"),
     wire.read_tokens: ("clients", "tokens"),
     wire.read_revealed: ("seed", "survivors", "self-shares", "dropped", "key-shares"),
