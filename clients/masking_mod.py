@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
+from clients.flower_internals import filled, whole_numbers
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
 from clients.taken_steps import advance, begin
 from snnfl.config import Config, secure_tolerance
@@ -106,7 +107,7 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
     advance(context, secrets, after)
     _keep(context, after)
     told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}
-    content = RecordDict({ARRAYS: ArrayRecord({MASKED: Array(masked)}), METRICS: MetricRecord(told)})
+    content = RecordDict({ARRAYS: filled([(MASKED, whole_numbers(masked))]), METRICS: MetricRecord(told)})
     return Message(content, reply_to=message)
 
 
