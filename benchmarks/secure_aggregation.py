@@ -92,7 +92,7 @@ def our_client(clients: int, threshold: int, vector: np.ndarray[Any, Any]) -> fl
         agreed = agree(channel, public.channel)
         key = derive(agreed, SESSION, b"shares", client, 0)
         packages[client] = seal(key, (bytes(SEED_BYTES), bytes(SEED_BYTES)), SESSION)
-        tokens[client] = derive(agreed, SESSION, b"in the sum", client, 0)
+        tokens[client] = derive(agreed, SESSION, b"in the sum", client, 0, threshold)
     with clock:
         secrets, _ = mask(secrets, field.encode(vector, limit=64.0, weight=0.5), packages)
         secrets, _ = confirm(secrets, others[:-1], others[-1:])

@@ -246,9 +246,9 @@ def share_digests(session: bytes, owner: int, holder: int, shares: tuple[bytes, 
 
 
 def _token(secrets: Secrets, sender: int, receiver: int) -> bytes:
-    """Return what one client, and of all others only the receiver, can make."""
+    """Return what one client, and of all others only the receiver, can make, if both were told one threshold."""
     other = receiver if sender == secrets.own else sender
-    return keys.derive(secrets.agreed[other], secrets.session, b"in the sum", sender, receiver)
+    return keys.derive(secrets.agreed[other], secrets.session, b"in the sum", sender, receiver, secrets.threshold)
 
 
 def _expect(secrets: Secrets, step: Step) -> None:
