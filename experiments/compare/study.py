@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,15 +138,37 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     content = {**content, "name": name_of(path, content)}
-    study = Study(
-        name=content["name"],
-        cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
-        tables=tables,
-        figures=figures,
-    )
+    with _each_line_once():
+        cells = tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins]))
+    study = Study(name=content["name"], cells=cells, tables=tables, figures=figures)
     _check_different(path, study.cells)
     _check_views(path, study, content)
     return study
+
+
+class _Once(logging.Handler):
+    """Hands each line on once: what a run warns of, all cells of a study would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (line := record.getMessage()) not in self.said:
+            self.said.add(line)
+            logging.getLogger().callHandlers(record)
+
+
+@contextmanager
+def _each_line_once() -> Iterator[None]:
+    logger, once = logging.getLogger("strategies"), _Once()
+    logger.addHandler(once)
+    propagated, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagated
+        logger.removeHandler(once)
 
 
 def name_of(path: Path, content: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from snnfl.config.private_snn import (
     SynthesisConfig,
 )
 from snnfl.config.quantization import QuantizationConfig
-from snnfl.config.selection import exactly, part_of, sampled_clients
+from snnfl.config.selection import exactly, part_of, sampled_clients, secure_tolerance
 
 __all__ = [
     "OWN",
@@ -70,6 +70,7 @@ __all__ = [
     "part_of",
     "prefixed",
     "sampled_clients",
+    "secure_tolerance",
     "spikes_natively",
     "to_yaml",
     "unflatten",
