@@ -138,7 +138,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     content = {**content, "name": name_of(path, content)}
     study = Study(
         name=content["name"],
-        cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
+        cells=tuple(_cells(path, content, axes, seeds_of(path, content), extras, overrides, [*own, *plugins])),
         tables=tables,
         figures=figures,
     )
@@ -157,6 +157,19 @@ def name_of(path: Path, content: Mapping[str, Any]) -> str:
     if not re.fullmatch(r"[^/\\\x00]+", str(name or "")) or str(name) in (".", ".."):
         raise ConfigError(f"{path}: name={name}: expected a plain folder name, without '/'")
     return str(name)
+
+
+def seeds_of(path: Path, content: Mapping[str, Any]) -> list[int]:
+    """Return the seeds of a study, each once.
+
+    Raises:
+        ConfigError: If they are no list of whole numbers, or one is given twice.
+    """
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers, such as [0, 1, 2]")
+    _check_unique(path, "seeds", [str(seed) for seed in seeds])
+    return seeds
 
 
 def _cells(
@@ -219,14 +232,6 @@ def _placed(study: str, config: Config, extras: Extras, labels: Mapping[str, str
     validate(config)
     build_strategy(Workspace(config))  # what only the data and the model can tell
     return config
-
-
-def _seeds(path: Path, content: Mapping[str, Any]) -> list[int]:
-    seeds = content.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers, such as [0, 1, 2]")
-    _check_unique(path, "seeds", [str(seed) for seed in seeds])
-    return seeds
 
 
 def _check_different(path: Path, cells: Sequence[Cell]) -> None:

@@ -15,15 +15,16 @@ from experiments.privatesnn.attacking import (
     attack_target,
     attacks_of,
     bench_of,
-    check_spare_images,
     data_free,
     picture_rows,
     targets_of,
 )
+from experiments.privatesnn.checking import check_attacks, check_images, check_networks
 from experiments.privatesnn.folder import working_in
 from experiments.privatesnn.network import Network, network_of
+from experiments.privatesnn.setting import PrivateStudy, Setting, slug
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
-from experiments.privatesnn.study import PrivateStudy, Setting, check_images, read_private_study
+from experiments.privatesnn.study import read_private_study
 from experiments.privatesnn.thefts import (
     ROWS,
     data_lines,
@@ -68,10 +69,11 @@ def attack_published(
     study = read_private_study(path, overrides, plugins)
     keep_freed_memory()
     results, data, images, benches = list[Result](), list[Result](), 0, dict[str, Bench]()
+    check_networks(study)
     check_images(study)
-    check_spare_images(study)
+    check_attacks(study)
     for setting in study.settings:
-        with working_in(setting, "attack"):
+        with working_in(setting):
             network = network_of(setting)
             source = repr(setting.config.data)
             bench = benches[source] if source in benches else benches.setdefault(source, bench_of(setting, network))
@@ -81,7 +83,8 @@ def attack_published(
             data += data_free(setting, bench)
             rows = picture_rows(setting, bench, ROWS, found)
             for suffix in ("svg", "png"):
-                save_figure(picture(rows, bench.dataset.class_names), setting.path / f"class_images.{suffix}")
+                name = f"class_images-{slug(place_of(found[0]))}-{setting.config.run.seed}.{suffix}"
+                save_figure(picture(rows, bench.dataset.class_names), study.directory / name)
     _show(study, results, data, images, console)
     return study
 
@@ -99,7 +102,7 @@ def _publish(setting: Setting, network: Network, console: Console) -> None:
 
 
 def _attack(setting: Setting, bench: Bench, network: Network, console: Console) -> list[Result]:
-    targets, found = list(targets_of(setting)), list[Result]()
+    targets, found = list(targets_of(setting, network)), list[Result]()
     with _bar(console, "attacks") as progress:
         task = progress.add_task(f"{setting.name}: attacking", total=len(targets) * len(attacks_of(setting)))
         for target in targets:

@@ -28,8 +28,8 @@ TABLE_4 = {
 
 def copy_pictures(runs: Path, folder: Path) -> None:
     """Copy the pictures of each setting's first seed, and the frontiers, of finished studies."""
-    for picture in sorted(runs.glob("privatesnn_attacks/*-0-*/class_images.png")):
-        shutil.copyfile(picture, folder / f"class_images-{picture.parent.name.rpartition('-0-')[0]}.png")
+    for picture in sorted(runs.glob("privatesnn_attacks/class_images-*-0.png")):
+        shutil.copyfile(picture, folder / f"{picture.stem.removesuffix('-0')}.png")
     for picture in sorted(runs.glob("privatesnn_locks/*-frontier.png")):
         shutil.copyfile(picture, folder / "frontier.png")
 
