@@ -27,6 +27,7 @@ from experiments.privatesnn.stages import convert_network, encrypt_network, synt
 from experiments.privatesnn.study import read_private_study
 from experiments.privatesnn.thefts import (
     ROWS,
+    Line,
     data_lines,
     frontier_of,
     lines_of,
@@ -51,8 +52,11 @@ def attacks_table() -> Table:
 
 def attack_published(
     path: Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = (), *, console: Console
-) -> PrivateStudy:
+) -> tuple[PrivateStudy, Sequence[Line]]:
     """Attack the networks of a study; what it lacks of them is made first, and what is there is kept.
+
+    Returns:
+        The study, and the lines of ``attacks.csv``.
 
     Args:
         path: YAML file of a study, or the folder of a finished run.
@@ -85,8 +89,9 @@ def attack_published(
             for suffix in ("svg", "png"):
                 name = f"class_images-{slug(place_of(found[0]))}-{setting.config.run.seed}.{suffix}"
                 save_figure(picture(rows, bench.dataset.class_names), study.directory / name)
-    _show(study, results, data, images, console)
-    return study
+    lines = lines_of(results, images)
+    _show(study, results, lines, data_lines(data), console)
+    return study, lines
 
 
 def _publish(setting: Setting, network: Network, console: Console) -> None:
@@ -116,9 +121,8 @@ def _bar(console: Console, unit: str) -> BarsOrLines:
 
 
 def _show(
-    study: PrivateStudy, results: Sequence[Result], data: Sequence[Result], images: int, console: Console
+    study: PrivateStudy, results: Sequence[Result], lines: Sequence[Line], near: Sequence[Line], console: Console
 ) -> None:
-    lines, near = lines_of(results, images), data_lines(data)
     write_tables(study.directory, lines, near)
     for table in rich_tables(lines):
         console.print(table)

@@ -15,7 +15,7 @@ from experiments.privatesnn.checking import check_images, check_networks
 from experiments.privatesnn.folder import seconds_of, working_in
 from experiments.privatesnn.measure import evaluations, measured
 from experiments.privatesnn.network import Network, Report, network_of, training_images
-from experiments.privatesnn.report import rich_tables, sentences, write_results
+from experiments.privatesnn.report import rich_tables, rows_of, sentences, write_results
 from experiments.privatesnn.setting import PrivateStudy, Setting
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
 from experiments.privatesnn.study import read_private_study
@@ -131,3 +131,18 @@ def results_of(setting: Setting) -> dict[str, Any]:
     """Read what was measured of a setting, under its labels: a setting of the same options has others."""
     found: dict[str, Any] = json.loads(setting.results.read_text())
     return {**found, "labels": dict(setting.labels)}
+
+
+def accuracies_of(setting: Setting) -> list[dict[str, Any]]:
+    """Return each accuracy of a setting: of the ANN without a number of steps, of spiking networks at each length."""
+    return [
+        {
+            "setting": row.setting,
+            "seed": row.seed,
+            "network": row.network,
+            "steps": int(row.at[2:]) if row.at else None,
+            "accuracy": row.value,
+        }
+        for row in rows_of(results_of(setting))
+        if row.quantity == "accuracy" and not row.at.startswith("images=")
+    ]

@@ -40,9 +40,10 @@ def study(tmp_path: Path) -> Path:
 
 def attack(path: Path, *overrides: str) -> list[dict[str, str]]:
     given = [f"run.directory={path.parent / 'runs'}", *overrides]
-    folder = attack_published(path, given, console=Console(quiet=True)).directory
-    with (folder / "attacks.csv").open() as file:
-        return list(csv.DictReader(file))
+    study, lines = attack_published(path, given, console=Console(quiet=True))
+    with (study.directory / "attacks.csv").open() as file:
+        assert lines == list(csv.DictReader(file))
+    return [*lines]
 
 
 def test_what_it_writes_and_that_it_keeps_it(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
