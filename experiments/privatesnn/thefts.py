@@ -30,8 +30,11 @@ FIELDS = (
 Line = Mapping[str, Any]
 """Of a table: a text by column."""
 
-COPIES = ("scenario_1", "scenario_1_thresholds", "scenario_1_scales", "priors", "mean_rates")
+COPIES = ("scenario_1", "scenario_1_thresholds", "priors", "mean_rates")
 """Attacks that make a network of what is published alone, without a question to it."""
+
+ASKED = ("logits_public", "logits_synthetic", "labels_public", "labels_synthetic")
+"""Attacks of somebody who holds none of the network's values, and only asks it."""
 
 ROWS = (
     ("ann", "scenario_1"), ("converted", "scenario_1"), ("encrypted", "scenario_1"), ("converted", "scenario_2"),
@@ -173,6 +176,8 @@ FRONTIER_FIELDS = (
     "copy_by",
     "best_thief",
     "thief_by",
+    "best_asked",
+    "asked_by",
     "most_recognised",
     "seen_by",
 )
@@ -180,7 +185,7 @@ FRONTIER_FIELDS = (
 
 
 def frontier_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Return for each encryption the owner's accuracy beside that of the best copy, and of the best thief of all."""
+    """Return for each encryption the owner's accuracy beside those of the best copy, thief, and thief who only asks."""
     found = []
     for place, lock in dict.fromkeys((line["setting"], line["network"]) for line in lines):
         some = [line for line in lines if (line["setting"], line["network"]) == (place, lock) and line["recognised"]]
@@ -188,14 +193,20 @@ def frontier_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
         copies = [line for line in able if line["attack"] in COPIES]
         if lock in ("ann", "random") or not copies:
             continue
-        copy, thief = (max(each, key=lambda line: float(line["accuracy"])) for each in (copies, able))
+        copy, thief = (max(each, key=_accuracy) for each in (copies, able))
+        asked = max((line for line in able if line["attack"] in ASKED), key=_accuracy, default=None)
         seen = max(some, key=lambda line: float(line["recognised"]))
         found.append({
             "setting": place, "lock": lock, "owner": copy["owner"], "best_copy": copy["accuracy"],
             "copy_by": copy["attack"], "best_thief": thief["accuracy"], "thief_by": thief["attack"],
+            "best_asked": asked["accuracy"] if asked else "", "asked_by": asked["attack"] if asked else "",
             "most_recognised": seen["recognised"], "seen_by": seen["attack"],
         })  # fmt: skip
     return found
+
+
+def _accuracy(line: Line) -> float:
+    return float(line["accuracy"])
 
 
 def frontier(points: Sequence[Line]) -> Figure:
@@ -205,8 +216,9 @@ def frontier(points: Sequence[Line]) -> Figure:
     for kind, marker, label in (
         ("best_thief", "o", "best of all attacks"),
         ("best_copy", "x", "best without questions"),
+        ("best_asked", "+", "best of questions alone"),
     ):
-        across, up = ([100 * float(point[key]) for point in points] for key in ("owner", kind))
+        across, up = ([100 * float(point[key]) for point in points if point[kind]] for key in ("owner", kind))
         axes.plot(across, up, marker, label=label)
     for point in points:
         axes.annotate(
