@@ -279,14 +279,14 @@ def read_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
-    """Return an axis as assignments by label."""
+def labelled(path: Path, axis: str, values: Any, own: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return an axis as assignments by label; ``own`` are options beside those of a run."""
     where = f"matrix.{axis}"
     if isinstance(values, dict) and values and all(isinstance(options, dict) for options in values.values()):
         _check_unique(path, where, [str(label) for label in values])
         return {str(label): assignments_of(path, f"{where}.{label}", options) for label, options in values.items()}
     if isinstance(values, list) and values:
-        known = [name for name, _, _ in options()]
+        known = [*own, *(name for name, _, _ in options())]
         if axis not in known:
             hint = nearest(axis, known, listing=False)
             way = f"options by label, such as {axis}: {{{values[0]}: {{strategy.name: fedavg}}}}"

@@ -53,9 +53,9 @@ def check_attacks(study: PrivateStudy) -> None:
     """
     for setting in study.settings:
         if not setting.config.data.training_images:
+            way = "set it to half of them, for example" if setting.run is None else "take a run that has set it"
             raise ConfigError(
-                "data.training_images=0: the owner has all training images, and judge and attacker need others; set it "
-                "to half of them, for example"
+                f"data.training_images=0: the owner has all training images, and judge and attacker need others; {way}"
             )
         data = spare_data(setting)
         try:

@@ -26,11 +26,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from experiments.compare.study import assignments_of, labelled, name_of, read_file, seeds_of
 from experiments.privatesnn.setting import (
@@ -49,6 +47,7 @@ from snnfl.config import (
     PrivateSNNConfig,
     PublishingConfig,
     SynthesisConfig,
+    assigned,
     nearest,
     spikes_natively,
     validate,
@@ -127,7 +126,7 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
 
 def _is_private(assignment: str) -> bool:
     """Tell whether ``key=value`` is of one of the :data:`SECTIONS`, or of an attack."""
-    return assignment.partition(".")[0] in (*SECTIONS, ATTACK)
+    return assignment.replace("=", ".").partition(".")[0] in (*SECTIONS, ATTACK)
 
 
 def _check_own(
@@ -178,13 +177,14 @@ def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[st
     matrix = content.get("matrix", {})
     if not isinstance(matrix, dict):
         raise ConfigError(f"{path}: matrix={matrix}: expected axes, such as data.source: [fashion_mnist, cifar10]")
-    return {str(axis): labelled(path, str(axis), values) for axis, values in matrix.items()}
+    own = [f"{name}.{option.name}" for name, section in SECTIONS.items() for option in fields(section)]
+    return {str(axis): labelled(path, str(axis), values, own) for axis, values in matrix.items()}
 
 
 def _private(path: Path | str, content: Mapping[str, Any], overrides: Sequence[str]) -> PrivateSNNConfig:
     """Build the three sections from the file and from ``section.key=value``."""
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        given = _given(overrides)
         return PrivateSNNConfig(
             **{name: _section(name, content.get(name, {}), given.get(name, {})) for name in SECTIONS}
         )
@@ -192,15 +192,30 @@ def _private(path: Path | str, content: Mapping[str, Any], overrides: Sequence[s
         raise ConfigError(f"{path}: {error}") from None
 
 
+def _given(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read ``section.key=value``, of which the last one of a key holds."""
+    found: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        for section, options in assigned(override).items():
+            if not isinstance(options, dict):
+                raise ConfigError(f"{override}: expected an option of {section}, such as {section}.images=1000")
+            found.setdefault(section, {}).update(options)
+    return found
+
+
 def _attack(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> ModelAttackConfig:
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        given = _given(overrides)
         found: ModelAttackConfig = _section(ATTACK, content.get(ATTACK, {}), given.get(ATTACK, {}))
         for name in found.attacks:
             get_model_attack(name)
         ModelKnowledge().without(found.deny)
+        for key, names in (("attacks", found.attacks), ("networks", found.networks)):
+            if len({*names}) < len(names):
+                raise ConfigError(f"{ATTACK}: {key}={[*names]}: a name is given twice; each counts once")
         if found.judge not in MODELS:
-            raise ConfigError(f"{ATTACK}: judge={found.judge}: unknown model{nearest(found.judge, MODELS.names())}")
+            hint = nearest(str(found.judge), MODELS.names())
+            raise ConfigError(f"{ATTACK}: judge={found.judge}: unknown model{hint}")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return found

@@ -268,8 +268,8 @@ def walk(
 
 def _largest(node: MaxPool, value: Tensor, potentials: dict[str, Tensor]) -> Tensor:
     """Run a maximum over some steps, ``[steps, N, ...]``; what it remembers is kept beside the potentials."""
-    names = Accumulated(f"{node.name}.total", f"{node.name}.largest")
-    before = Accumulated(*(potentials[name] for name in names)) if names.total in potentials else None
+    names = [f"{node.name}.{kind}" for kind in Accumulated._fields]
+    before = Accumulated(*(potentials[name] for name in names)) if names[0] in potentials else None
     passed, after = gate(node, value, before)
     potentials.update(zip(names, after, strict=True))
     return passed

@@ -94,6 +94,11 @@ def test_what_attacks_lack_is_told_before_anything_is_made(study: Path, option: 
         ("attack.attacks=[scenaro_1]", "did you mean 'scenario_1'"),
         ("attack.deny=[query]", "query"),
         ("attack.networks=[anns]", "networks=anns: expected ann, converted, encrypted, random"),
+        ("attack.attacks=scenario_1", "attack: attacks='scenario_1': expected a list of names"),
+        ("attack.attacks=[scenario_1", r"override 'attack.attacks=\[scenario_1': not a YAML value"),
+        ("attack.attacks=[priors, priors]", r"attack: attacks=\['priors', 'priors'\]: a name is given twice"),
+        ("attack=8", "attack=8: expected an option of attack"),
+        ("encryption.milestones=0.5", "encryption: milestones=0.5: expected a list of numbers"),
         ("attack.startz=1", "unknown option 'startz'; did you mean 'starts'"),
     ],
 )

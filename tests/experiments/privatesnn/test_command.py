@@ -304,6 +304,8 @@ def test_an_axis_of_the_matrix_may_vary_how_images_are_made(study: Path) -> None
     assert {setting.private.synthesis.iterations for setting in settings} == {7}
     assert settings[0].ann == settings[1].ann  # one network
     assert settings[0].synthetic != settings[1].synthetic
+    study.write_text(STUDY + "matrix: {publishing.steps: [4, 8]}\n")
+    assert [each.private.publishing.steps for each in read_private_study(study).settings] == [4, 8]
 
 
 def test_a_rate_at_which_training_diverges_is_one_line(study: Path, tmp_path: Path) -> None:
