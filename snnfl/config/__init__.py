@@ -5,7 +5,7 @@ from snnfl.config.checks import mistakes, validate
 from snnfl.config.conversion import ConversionConfig, ConversionSearch
 from snnfl.config.declaration import ConfigError, FlatValue, counted, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, spikes_natively, update_kind
-from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
+from snnfl.config.merging import assigned, assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.options import (
     OWN,
@@ -57,6 +57,7 @@ __all__ = [
     "SynthesisConfig",
     "TrainingConfig",
     "UpdateKind",
+    "assigned",
     "assignments",
     "compose",
     "converts",
