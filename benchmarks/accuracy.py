@@ -1,8 +1,8 @@
 """Accuracy that a trained network loses by conversion over few time steps, on CIFAR-10's test images.
 
 The networks are He's ResNet-20 as ``benchmarks/checkpoints/train.py`` trains it, with ReLU, and as
-``checkpoints/train_qcfs.py`` goes on with it, with quantised activations, in ten minutes. Without the file that this
-writes, ``checkpoints/resnet20_qcfs8_cifar10.safetensors``, its rows are left out.
+``checkpoints/train_qcfs.py`` goes on with it, with quantised activations, in a quarter of an hour. Without the file
+that this writes, ``checkpoints/resnet20_qcfs8_cifar10.safetensors``, its rows are left out.
 
 Differences are paired: both networks see the same images, so an interval comes from the images that only one of them
 gets right. Steps before a simulation, of corrections, are written behind those of the simulation: ``T=8 (+8)``.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from flwr.common.constant import SType
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnfl import compatibility, npy
@@ -33,8 +35,15 @@ def serialised(tensor: Tensor) -> Array:
     """
     if tensor.dtype == torch.uint8:
         return Array(tensor.numpy(force=True))
+    return _made("float32", tuple(tensor.shape), npy.dumps(tensor))
+
+
+def whole_numbers(values: NDArray[np.unsignedinteger[Any]]) -> Array:
+    """Serialise a vector for or from the masks likewise."""
+    return _made(values.dtype.name, values.shape, npy.dumped(values))
+
+
+def _made(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
     array = Array.__new__(Array)
-    array.__dict__.update(
-        dtype="float32", shape=tuple(tensor.shape), stype=SType.NUMPY, data=npy.dumps(tensor), _is_dirty=True
-    )
+    array.__dict__.update(dtype=dtype, shape=shape, stype=SType.NUMPY, data=data, _is_dirty=True)
     return array

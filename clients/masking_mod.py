@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
+from clients.flower_internals import filled, whole_numbers
 from clients.ground_truth_mod import place_of_truth
 from clients.participant import arrays_of, metrics_of, partition_of, round_of, run_workspace
+from clients.taken_steps import advance, begin
 from snnfl.auditing.recording import write_vector
-from snnfl.masking import ProtocolError, PublicKeys, Secrets, wire
+from snnfl.config import Config, secure_tolerance
+from snnfl.masking import FEWEST_CLIENTS, ProtocolError, PublicKeys, Secrets, layout, wire
 from snnfl.masking import participant as steps
 from snnfl.masking.identity import read_private, read_public, sign, verify
 from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, NOISED, SECURE, STATE_ROUND
@@ -36,6 +39,7 @@ def advertised_keys(message: Message, context: Context) -> Message:
     secrets, public = steps.advertise(session, _own(context), os.urandom)
     path = context.node_config.get(IDENTITY_KEY)
     signature = b"" if path is None else sign(read_private(Path(str(path))), session, secrets.own, public)
+    begin(context, secrets)
     _keep(context, secrets)
     return _answer(message, wire.advertised(public, signature))
 
@@ -43,13 +47,15 @@ def advertised_keys(message: Message, context: Context) -> Message:
 def shared_seeds(message: Message, context: Context) -> Message:
     """Share the seeds among those whom the server names as neighbours, if this node knows who they are."""
     secrets = _taken(context)
-    session, threshold, known = wire.read_peers(_record(message))
+    session, threshold, count, known = wire.read_peers(_record(message))
     _expect_session(secrets, session)
+    _expect_rule(run_workspace(context).config, threshold, count, len(known))
     if (folder := context.node_config.get(IDENTITIES)) is not None:
         _expect_identities(Path(str(folder)), session, known)
     peers = {client: public for client, (public, _) in known.items()}
-    secrets, made = steps.share(secrets, peers, threshold)
-    _keep(context, secrets)
+    after, made = steps.share(secrets, peers, threshold)
+    advance(context, secrets, after)
+    _keep(context, after)
     return _answer(message, wire.shared(made))
 
 
@@ -58,8 +64,9 @@ def confirmed_survivors(message: Message, context: Context) -> Message:
     secrets = _taken(context)
     found = wire.fields(_record(message), session=bytes, survivors=(int,), dropped=(int,))
     _expect_session(secrets, found["session"])
-    secrets, tokens = steps.confirm(secrets, found["survivors"], found["dropped"])
-    _keep(context, secrets)
+    after, tokens = steps.confirm(secrets, found["survivors"], found["dropped"])
+    advance(context, secrets, after)
+    _keep(context, after)
     return _answer(message, wire.tokens(tokens))
 
 
@@ -68,7 +75,9 @@ def unmasking_shares(message: Message, context: Context) -> Message:
     secrets = _taken(context)
     record = dict(_record(message))
     _expect_session(secrets, record.pop("session", b""))
-    return _answer(message, wire.revealed(steps.reveal(secrets, wire.read_tokens(record))))
+    told = steps.reveal(secrets, wire.read_tokens(record))
+    advance(context, secrets, None)
+    return _answer(message, wire.revealed(told))
 
 
 def masking_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -98,10 +107,11 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
         vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
     if place is not None:  # what it would tell a server that it colludes with
         write_vector(*place, vector)
-    secrets, masked = steps.mask(secrets, vector, packages)
-    _keep(context, secrets)
+    after, masked = steps.mask(secrets, vector, packages)
+    advance(context, secrets, after)
+    _keep(context, after)
     told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}
-    content = RecordDict({ARRAYS: ArrayRecord({MASKED: Array(masked)}), METRICS: MetricRecord(told)})
+    content = RecordDict({ARRAYS: filled([(MASKED, whole_numbers(masked))]), METRICS: MetricRecord(told)})
     return Message(content, reply_to=message)
 
 
@@ -117,6 +127,25 @@ def _vector(
     if strategy.secure_rounding == "stochastic":
         draw = np.random.default_rng(derive_seed(seed, "rounding under masks", server_round, _own(context)))
     return layout.encode(to_tensors(arrays_of(reply)), sent, metrics, int(metrics[EXAMPLES]), draw)
+
+
+def _expect_rule(config: Config, threshold: int, count: int, neighbours: int) -> None:
+    """Refuse a threshold and a number of neighbours that aren't those of a round of so many clients.
+
+    Who neighbours whom, and whether as many are there, a client can't see.
+
+    Raises:
+        ProtocolError: If they aren't, or the run has no rounds of so few or so many clients.
+    """
+    fewest, most = max(FEWEST_CLIENTS, config.strategy.minimum_replies), config.data.clients
+    if not fewest <= count <= most:
+        raise ProtocolError(f"the server names a round of {count} clients, and this run's have {fewest} to {most}")
+    rule = layout(count, secure_tolerance(config))
+    if (neighbours, threshold) != (rule.neighbours, rule.threshold):
+        raise ProtocolError(
+            f"the server names {neighbours} neighbours and a threshold of {threshold}, and {count} clients have "
+            f"{rule.neighbours} and {rule.threshold}"
+        )
 
 
 def _expect_identities(folder: Path, session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]]) -> None:
@@ -152,7 +181,7 @@ def _keep(context: Context, secrets: Secrets) -> None:
 def _taken(context: Context) -> Secrets:
     """Take the secrets out of the state: each step puts back what the next one needs, and the last nothing.
 
-    Of a step that raises Flower forgets the new state, but such a step has told nothing.
+    Of a step that raises Flower may put the old state back, but such a step has told nothing.
     """
     record = context.state.pop(SECRETS, None)
     if not isinstance(record, ConfigRecord):

@@ -14,7 +14,7 @@ from clients.participant import arrays_of, run_workspace
 from snnfl.config import ConfigError, update_kind
 from snnfl.conversion import exposed_biases
 from snnfl.detection.crafted import crafted
-from snnfl.protocol import REFUSE_CRAFTED, REQUIRE_SPIKING, sends_control
+from snnfl.protocol import REFUSE_CRAFTED, REQUIRE_SECURE, REQUIRE_SPIKING, sends_control
 from snnfl.workspace import Workspace
 
 
@@ -26,8 +26,8 @@ def node_policy(message: Message, context: Context, call_next: ClientAppCallable
     """Refuse every message of a run that would upload what this node keeps to itself, the opening question included.
 
     Raises:
-        NodePolicyError: If the node requires spiking updates, and the run asks for others; or if it refuses crafted
-            weights, and is to train such.
+        NodePolicyError: If the node requires spiking updates or masked ones, and the run asks for others; or if it
+            refuses crafted weights, and is to train such.
         ConfigError: If its configuration says neither yes nor no.
     """
     if (
@@ -38,6 +38,9 @@ def node_policy(message: Message, context: Context, call_next: ClientAppCallable
         raise NodePolicyError(f"the received weights look crafted: {found}, and this node has {REFUSE_CRAFTED}=true")
     if _wanted(context, REQUIRE_SPIKING) and (asked := unprotected(run_workspace(context))) is not None:
         raise NodePolicyError(f"the run's {asked}, but this node is configured with {REQUIRE_SPIKING}=true")
+    if _wanted(context, REQUIRE_SECURE) and not run_workspace(context).config.strategy.secure_aggregation:
+        asked = "strategy.secure_aggregation=false asks for updates without masks"
+        raise NodePolicyError(f"the run's {asked}, but this node is configured with {REQUIRE_SECURE}=true")
     return call_next(message, context)
 
 

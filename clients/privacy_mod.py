@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, MessageType
+from flwr.app import ArrayRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_record, to_tensors
+from clients.flower_internals import filled, whole_numbers
 from clients.participant import arrays_of, orders_of, partition_of, round_of, run_workspace
 from snnfl.poisoning import attacks_in
 from snnfl.privacy.clipping import Layout, clipped
@@ -46,7 +47,7 @@ def privacy_mod(message: Message, context: Context, call_next: ClientAppCallable
     if mechanism == "distributed":
         sums = noisy_sum(work.config, work.format)
         sums.norm, sums.noise = norm, noise
-        reply.content[ARRAYS] = ArrayRecord({NOISED: Array(sums.at(known).noised(update, sent, stream))})
+        reply.content[ARRAYS] = filled([(NOISED, whole_numbers(sums.at(known).noised(update, sent, stream)))])
         return reply
     layout = Layout({name: tuple(array.shape) for name, array in known.items()})
     start = layout.vector(known)

@@ -1,8 +1,8 @@
 """``python -m experiments.study_readme [--collect] [FOLDER ...]``: the generated parts of the READMEs of studies.
 
-Each folder, as ``snfl/table1_iid``, holds ``paper.yaml``, whose published numbers are the README's first table, and
-``laptop.csv`` with what its ``laptop.yaml`` measured, every seed's value, which the others are made from; beside it may
-be ``search.csv``, of the ``search.yaml`` that chose learning rates. ``--collect`` first copies these files from the
+Each folder, as ``snfl/table1_iid``, holds ``laptop.csv`` with what its ``laptop.yaml`` measured, every seed's value,
+which the README's tables are made from; beside it may be ``paper.yaml``, whose published numbers are the first table,
+and ``search.csv``, of the ``search.yaml`` that chose learning rates. ``--collect`` first copies these files from the
 finished studies in ``runs/``, and notes beside them (``laptop.json``) when, where and with which versions they ran.
 """
 
@@ -36,7 +36,7 @@ FOLDERS = (
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
     "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
-    "gradient_leakage/sound",
+    "gradient_leakage/sound", "few_steps",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -59,10 +59,11 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "series": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
     "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
+    "few_steps": [("4", "256"), ("8", "256"), ("16", "256"), ("32", "256")],
 }  # fmt: skip
 """Rows whose differences are shown, beside each ``S-X`` with its ``X``."""
 
-NOT_COMPARED = ("bytes", "energy", "operations", "floor")
+NOT_COMPARED = ("bytes", "energy", "operations", "floor", "seconds")
 """How the values begin that say enough without a difference."""
 
 
@@ -85,7 +86,7 @@ def measured_part(folder: Path) -> str:
     said = (
         f"Measured on {facts['date']}: {facts['cells']} cells, seeds {facts['seeds']}, one thread on {facts['cores']} "
         f"cores shared with other work ({versions}; commits: [laptop.json](laptop.json)).\n"
-        f"Command: `snnfl compare experiments/{folder.parent.name}/{folder.name}/laptop.yaml`. Every seed's value: "
+        f"Command: `snnfl compare {_named(folder / 'laptop.yaml')}`. Every seed's value: "
         "[laptop.csv](laptop.csv)."
     )
     tables = list(_filled(folder, "laptop"))
@@ -97,9 +98,14 @@ def search_part(folder: Path) -> str:
     """Lay out what the learning rates were chosen by."""
     seeds = OmegaConf.load(folder / "search.yaml").seeds
     return (
-        f"Seed {_joined(seeds)}, which isn't among those above. Command: `snnfl compare experiments/"
-        f"{folder.parent.name}/{folder.name}/search.yaml`.\n\n{as_markdown(_filled(folder, 'search')).strip()}"
+        f"Seed {_joined(seeds)}, which isn't among those above. Command: `snnfl compare "
+        f"{_named(folder / 'search.yaml')}`.\n\n{as_markdown(_filled(folder, 'search')).strip()}"
     )
+
+
+def _named(study: Path) -> Path:
+    """Name a study's file as somebody in the repository's folder types it."""
+    return study.relative_to(HERE.parent)
 
 
 def write_readme(folder: Path) -> None:
@@ -128,7 +134,7 @@ def fill(document: Path, parts: Mapping[str, str]) -> None:
 
 def parts_of(folder: Path) -> dict[str, str]:
     """Return what a folder's README holds between its markers, by name."""
-    made = {"paper": paper_part(folder)}
+    made = {"paper": paper_part(folder)} if (folder / "paper.yaml").exists() else {}
     if (folder / "laptop.csv").exists():
         made["measured"] = measured_part(folder)
     if (folder / "search.csv").exists():

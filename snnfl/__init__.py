@@ -5,6 +5,7 @@
 - ``compare(study)`` runs the cells of a study, and returns a ``Study``.
 - ``convert(model, images)`` makes a spiking network of a trained one.
 - ``membership(networks, inputs, labels, members)`` asks of trained networks who was in, and returns a ``Membership``.
+- ``privatesnn(study)`` publishes networks that are converted without data, and returns a ``Published``.
 - ``Config`` holds the options of a run, ``ConversionConfig`` those of a conversion; mistakes are a ``ConfigError``.
 
 >>> import snnfl
@@ -21,9 +22,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from snnfl.api import audit, compare, convert, load_run, membership, run
+    from snnfl.api import audit, compare, convert, load_run, membership, privatesnn, run
     from snnfl.config import Config, ConfigError, ConversionConfig
-    from snnfl.results import Audit, Membership, Run, Study
+    from snnfl.results import Audit, Membership, Published, Run, Study
 
 __all__ = [
     "Audit",
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "ConversionConfig",
     "Membership",
+    "Published",
     "Run",
     "Study",
     "audit",
@@ -38,6 +40,7 @@ __all__ = [
     "convert",
     "load_run",
     "membership",
+    "privatesnn",
     "run",
 ]
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Run, read, audit and compare federations from Python, convert networks and ask who was in: ``import snnfl``.
+"""Run, read, audit and compare federations from Python, convert and publish networks, ask who was in: ``import snnfl``.
 
 Every function takes what the command of the same name takes, and returns what that command writes. A mistake raises
 what the command prints: a :class:`~snnfl.config.ConfigError`, or the error that is named below, of one line. Ctrl-C
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from snnfl.config import Config, ConfigError, ConversionConfig, ConversionSearch, assignments
 from snnfl.launch import use_app
 from snnfl.plugins import load_installed, load_listed, resolve
-from snnfl.results import Audit, Membership, Run, Study
+from snnfl.results import Audit, Membership, Published, Run, Study
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -297,6 +297,45 @@ def membership(
         write_report(folder, [found])
     return Membership(
         entries=found["entries"], gap=found["gaps"]["gap"], blind=found["blind"], told=sentence(found), path=folder
+    )
+
+
+def privatesnn(
+    study: Run | str | Path,
+    *,
+    attacks: bool = False,
+    plugins: Iterable[str | Path] = (),
+    progress: bool = True,
+    **overrides: Any,
+) -> Published:
+    """Publish networks without data, and measure them, as ``snnfl privatesnn run``; what is finished is kept.
+
+    Args:
+        study: Its YAML file (docs/private-snn.md), or a finished run, whose server's network is published.
+        attacks: Whether what is published is attacked, too, as by ``snnfl privatesnn attack``.
+        plugins: As for :func:`run`.
+        progress: Whether to show bars and tables.
+        overrides: Options, by section: ``publishing={"steps": 16}``; of a run those of ``synthesis``, ``publishing``,
+            ``encryption`` and ``attack`` alone.
+
+    Raises:
+        ConfigError: For a mistake, before anything is computed.
+        RunFileError: If a folder holds no run.
+        RunFailedError: If training or encryption diverges.
+    """
+    place, given = study.path if isinstance(study, Run) else Path(study).expanduser(), assignments(overrides)
+    with _called() as console:
+        from experiments.privatesnn.attack import attack_published
+        from experiments.privatesnn.command import accuracies_of, make_published
+        from experiments.privatesnn.thefts import with_numbers
+
+        made = make_published("run", place, given, [*plugins], console=console(progress))
+        lines = attack_published(place, given, [*plugins], console=console(progress))[1] if attacks else []
+    return Published(
+        path=made.directory,
+        networks={setting.name: setting.published for setting in made.settings},
+        accuracies=[row for setting in made.settings for row in accuracies_of(setting)],
+        attacks=[*map(with_numbers, lines)],
     )
 
 

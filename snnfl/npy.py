@@ -1,4 +1,4 @@
-"""Arrays as messages carry them: in NumPy's file format, float32 ones written and read without parsing.
+"""Arrays as messages carry them: in NumPy's file format, those of known types written and read without parsing.
 
 Flower serialises with ``numpy.save``, which writes its header as Python source, and ``numpy.load`` compiles that source
 for each array: longer than a small layer's training step. Where the shape is known, the header is known too, so a
@@ -23,10 +23,10 @@ HEADER_BYTES = 512
 
 
 @lru_cache(maxsize=1024)
-def header(shape: tuple[int, ...]) -> bytes:
-    """Return what ``numpy.save`` writes in front of a float32 array in C order."""
+def header(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    """Return what ``numpy.save`` writes in front of an array in C order; ``kind`` as ``numpy.dtype.str``."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
@@ -38,19 +38,34 @@ def dumps(tensor: Tensor) -> bytes:
     """
     if tensor.dtype != torch.float32:
         raise TypeError(f"expected a float32 tensor, found {tensor.dtype}; convert it first")
-    return b"".join((header(tuple(tensor.shape)), np.ascontiguousarray(tensor.numpy(force=True)).data))
+    return dumped(np.asarray(tensor.numpy(force=True), order="C"))
+
+
+def dumped(values: NDArray[Any]) -> bytes:
+    """Serialise an array in C order as ``numpy.save`` would."""
+    return b"".join((header(values.shape, values.dtype.str), values.data))
 
 
 def loads(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """Read a float32 array of a known shape.
 
     Returns:
-        A read-only view of ``data``. ``None`` if that is anything but the array that :func:`dumps` writes, to the byte.
+        As :func:`loaded`.
     """
-    start = header(shape)
-    if len(data) != len(start) + 4 * math.prod(shape) or not data.startswith(start):
+    return loaded(data, shape, np.dtype("<f4"))
+
+
+def loaded(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Read an array of a known shape and type.
+
+    Returns:
+        A read-only view of ``data``. ``None`` if that is anything but the array that :func:`dumped` writes, to the
+        byte.
+    """
+    start = header(shape, dtype.str)
+    if len(data) != len(start) + dtype.itemsize * math.prod(shape) or not data.startswith(start):
         return None
-    return np.frombuffer(data, np.float32, offset=len(start)).reshape(shape)
+    return np.frombuffer(data, dtype, offset=len(start)).reshape(shape)
 
 
 def parse(data: bytes) -> NDArray[Any]:

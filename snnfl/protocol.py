@@ -77,6 +77,9 @@ SIMULATED = "simulated"
 REQUIRE_SPIKING = "require-spiking"
 """There: ``true`` if its client uploads nothing but calibrated spiking networks, whatever the run asks."""
 
+REQUIRE_SECURE = "require-secure-aggregation"
+"""There: ``true`` if its client takes part in no run that would have its update without masks."""
+
 REFUSE_CRAFTED = "refuse-crafted"
 """There: ``true`` if its client trains no weights that look made to be told by its update."""
 

@@ -1,4 +1,4 @@
-"""What the functions of :mod:`snnfl.api` return: a run, an audit, a study, and what membership attacks found."""
+"""What the functions of :mod:`snnfl.api` return: a run, an audit, a study, published networks, who was in."""
 
 from __future__ import annotations
 
@@ -157,3 +157,27 @@ class Membership:
     def __repr__(self) -> str:
         """Say what was found."""
         return f"<Membership: {self.told}>"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Published:
+    """Networks that were published without data, and what was measured of them.
+
+    Attributes:
+        path: Folder of tables and figures.
+        networks: The file of each published network, by its setting, such as ``"data.source=mnist, seed=0"``;
+            :func:`snnfl.private_snn.load` reads it.
+        accuracies: One dictionary per number: setting, seed, network, ``steps`` (``None`` of the ANN) and ``accuracy``.
+        attacks: One dictionary per attack on a network of a setting, over seeds: the columns of ``attacks.csv``, with
+            ``None`` where there is no number; empty if nobody attacked.
+    """
+
+    path: Path
+    networks: dict[str, Path]
+    accuracies: list[dict[str, Any]]
+    attacks: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        """Name the folder and count."""
+        found = f", {counted(len(self.attacks), 'result')} of attacks" if self.attacks else ""
+        return f"<Published {self.path}: {counted(len(self.networks), 'network')}{found}>"

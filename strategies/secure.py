@@ -134,6 +134,7 @@ class Secure(Guarded):
             grid=grid,
             nodes=nodes,
             tolerance=self.tolerance,
+            minimum=self.minimum_replies,
             draw=self._draw(server_round, grid),
             timeout=self.timeout,
             complain=complain,

@@ -62,6 +62,7 @@ class SecureRound:
         grid: Of the run.
         nodes: Of the clients that are asked, by partition.
         tolerance: As :func:`snnfl.masking.layout`.
+        minimum: Clients below which nothing is begun; fewer than three hide nothing.
         draw: Of the graph.
         timeout: Seconds for each answer.
         complain: Told of each reply that is of no use.
@@ -73,6 +74,7 @@ class SecureRound:
     grid: Grid
     nodes: Mapping[int, int]
     tolerance: float
+    minimum: int
     draw: random.Random
     timeout: float | None
     complain: Complaint
@@ -83,7 +85,7 @@ class SecureRound:
         """Have the clients advertise their keys and share their seeds.
 
         Raises:
-            ProtocolError: If fewer than three do.
+            ProtocolError: If too few do.
         """
         seen = set[bytes]()
 
@@ -105,7 +107,7 @@ class SecureRound:
             public={client: public for client, (public, _) in advertised.items()},
         )
         known = {
-            client: wire.peers(self.session, plan.threshold, {n: advertised[n] for n in neighbours})
+            client: wire.peers(self.session, plan.threshold, len(advertised), {n: advertised[n] for n in neighbours})
             for client, neighbours in ledger.graph.items()
         }
         self._ask(SECURE_SHARES, known, wire.read_shared, ledger.accept)
@@ -179,6 +181,8 @@ class SecureRound:
     def _enough(self, clients: Mapping[int, PublicKeys | Shared | tuple[PublicKeys, bytes]]) -> None:
         if len(clients) < FEWEST_CLIENTS:
             raise ProtocolError(f"{len(clients)} clients are left, a sum hides nothing of fewer than {FEWEST_CLIENTS}")
+        if len(clients) < self.minimum:
+            raise ProtocolError(f"{len(clients)} clients are left, {self.minimum} are needed")
 
 
 def check_masked(message: Message, length: int, dtype: str, metrics: Iterable[str]) -> Masked:

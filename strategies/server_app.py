@@ -19,7 +19,7 @@ from flwr.supercore import log
 
 from snnfl.batching import batch_count
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import OWN, Config, ConfigError, counted, spikes_natively, unflatten
+from snnfl.config import OWN, Config, ConfigError, counted, secure_tolerance, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.models import deployed, mute_potentials
 from snnfl.poisoning import check_poisoning
@@ -317,7 +317,7 @@ def secured(base: Strategy, spec: UpdateSpec, work: Workspace) -> Secure:
         minimum_replies=minimum_replies(work.config),
         participation=strategy.participation,
         update_bound=strategy.update_bound,
-        tolerance=0.1 if strategy.secure_tolerance is None else strategy.secure_tolerance,
+        tolerance=secure_tolerance(work.config),
         timeout=strategy.timeout,
     )
 

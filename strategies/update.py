@@ -197,8 +197,8 @@ def read_array(array: Array, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
     Raises:
         Exception: Whatever a crafted header makes NumPy raise.
     """
-    if (array.dtype, array.shape, array.stype) == (kind, shape, SType.NUMPY) and kind == "float32":
-        values = npy.loads(array.data, shape)
+    if (array.dtype, array.shape, array.stype) == (kind, shape, SType.NUMPY):
+        values = npy.loaded(array.data, shape, np.dtype(kind))
         if values is not None:
             return values
     stream = io.BytesIO(array.data)

@@ -44,6 +44,18 @@ NATIVE = [
 """Clients that train spiking networks, by which random draws and learned leaks travel."""
 
 
+NOISED = [
+    "privacy.mechanism=distributed",
+    "privacy.noise_multiplier=0.3",
+    "privacy.noise_seed=4",
+    "data.partition=iid",
+    "evaluation.clients=false",
+    "model.batch_norm=false",
+    "strategy.minimum_replies=3",
+]
+"""Clients that add shares of the noise themselves."""
+
+
 def played_in_process(folder: Path, *more: str) -> Path:
     """Play a run in this process; return its folder."""
     config = compose(None, [*OVERRIDES, *more, f"run.directory={folder}"])
@@ -198,10 +210,14 @@ def test_control_variates_travel_and_stay_on_every_engine(tmp_path: Path, engine
         pytest.param(["engine.name=deployment", "engine.connection=local"], marks=pytest.mark.flwr, id="deployment"),
     ],
 )
+@pytest.mark.parametrize("privacy", [[], NOISED], ids=["masks", "noise"])
 @needs_proc
-def test_masks_leave_the_same_sum_on_every_engine(tmp_path: Path, engine: list[str]) -> None:
-    """Keys differ from run to run and nowhere agree; what is left of them in a sum is nothing, to the bit."""
-    secure = ["strategy.secure_aggregation=true", "strategy.fraction_train=1", "strategy.participation=1"]
+def test_masks_leave_the_same_sum_on_every_engine(tmp_path: Path, engine: list[str], privacy: list[str]) -> None:
+    """Keys differ from run to run and nowhere agree; what is left of them in a sum is nothing, to the bit.
+
+    So it is with noise that clients add inside of the masks, of one seed.
+    """
+    secure = ["strategy.secure_aggregation=true", "strategy.fraction_train=1", "strategy.participation=1", *privacy]
     config = compose(None, [*OVERRIDES, *secure, f"run.directory={tmp_path}", "run.name=expected"])
     run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
     home = tmp_path / "flwr-home"

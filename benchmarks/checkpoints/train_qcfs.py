@@ -1,6 +1,6 @@
 """Trains the checkpoint of few steps: ``resnet20_cifar10.safetensors`` goes on with QCFS activations of eight levels.
 
-``python benchmarks/checkpoints/train_qcfs.py OUTPUT.safetensors`` with CIFAR-10 in ``SNNFL_DATA``: 2 epochs, about 10
+``python benchmarks/checkpoints/train_qcfs.py OUTPUT.safetensors`` with CIFAR-10 in ``SNNFL_DATA``: 6 epochs, some 15
 minutes on one core. Named ``resnet20_qcfs8_cifar10.safetensors`` beside the other, ``benchmarks/accuracy.py`` measures
 it. Thresholds start where quantised activations come nearest to the ReLU network's on 128 training images.
 """
@@ -33,7 +33,7 @@ def main(path: str) -> None:
     images = data.normalise(data.train_images[:128])
     with_qcfs(model, LEVELS, fitting_thresholds(model, images, LEVELS))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train(model, data, draw, epochs=2, rate=0.05, warming=0.1)
+    train(model, data, draw, epochs=6, rate=0.1, warming=0.1)
     save_file({name: array.contiguous() for name, array in exchangeable(model).items()}, path)
 
 

@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,15 +138,37 @@ def read_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str 
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     content = {**content, "name": name_of(path, content)}
-    study = Study(
-        name=content["name"],
-        cells=tuple(_cells(path, content, axes, _seeds(path, content), extras, overrides, [*own, *plugins])),
-        tables=tables,
-        figures=figures,
-    )
+    with _each_line_once():
+        cells = tuple(_cells(path, content, axes, seeds_of(path, content), extras, overrides, [*own, *plugins]))
+    study = Study(name=content["name"], cells=cells, tables=tables, figures=figures)
     _check_different(path, study.cells)
     _check_views(path, study, content)
     return study
+
+
+class _Once(logging.Handler):
+    """Hands each line on once: what a run warns of, all cells of a study would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (line := record.getMessage()) not in self.said:
+            self.said.add(line)
+            logging.getLogger().callHandlers(record)
+
+
+@contextmanager
+def _each_line_once() -> Iterator[None]:
+    logger, once = logging.getLogger("strategies"), _Once()
+    logger.addHandler(once)
+    propagated, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagated
+        logger.removeHandler(once)
 
 
 def name_of(path: Path, content: Mapping[str, Any]) -> str:
@@ -157,6 +181,19 @@ def name_of(path: Path, content: Mapping[str, Any]) -> str:
     if not re.fullmatch(r"[^/\\\x00]+", str(name or "")) or str(name) in (".", ".."):
         raise ConfigError(f"{path}: name={name}: expected a plain folder name, without '/'")
     return str(name)
+
+
+def seeds_of(path: Path, content: Mapping[str, Any]) -> list[int]:
+    """Return the seeds of a study, each once.
+
+    Raises:
+        ConfigError: If they are no list of whole numbers, or one is given twice.
+    """
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers, such as [0, 1, 2]")
+    _check_unique(path, "seeds", [str(seed) for seed in seeds])
+    return seeds
 
 
 def _cells(
@@ -221,14 +258,6 @@ def _placed(study: str, config: Config, extras: Extras, labels: Mapping[str, str
     return config
 
 
-def _seeds(path: Path, content: Mapping[str, Any]) -> list[int]:
-    seeds = content.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers, such as [0, 1, 2]")
-    _check_unique(path, "seeds", [str(seed) for seed in seeds])
-    return seeds
-
-
 def _check_different(path: Path, cells: Sequence[Cell]) -> None:
     """Refuse two settings that have the same options."""
     earlier: dict[Config, Cell] = {}
@@ -274,14 +303,14 @@ def read_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def labelled(path: Path, axis: str, values: Any) -> dict[str, list[str]]:
-    """Return an axis as assignments by label."""
+def labelled(path: Path, axis: str, values: Any, own: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return an axis as assignments by label; ``own`` are options beside those of a run."""
     where = f"matrix.{axis}"
     if isinstance(values, dict) and values and all(isinstance(options, dict) for options in values.values()):
         _check_unique(path, where, [str(label) for label in values])
         return {str(label): assignments_of(path, f"{where}.{label}", options) for label, options in values.items()}
     if isinstance(values, list) and values:
-        known = [name for name, _, _ in options()]
+        known = [*own, *(name for name, _, _ in options())]
         if axis not in known:
             hint = nearest(axis, known, listing=False)
             way = f"options by label, such as {axis}: {{{values[0]}: {{strategy.name: fedavg}}}}"

@@ -41,6 +41,7 @@ def init(
     typer.echo(f"{folder}: certificates of {made.address} and keys of {counted(nodes, 'node')}")
     if made.guarded:
         typer.echo(f"the SuperLink listens on {made.control}; nginx with {folder}/guard.conf lets nodes alone to it")
+    typer.echo(f"each node gets {folder}/identities, by which they know each other in secure aggregation")
     typer.echo(f"keep {folder}/certificates/ca.key to yourself; what goes where: docs/deployment.md")
 
 

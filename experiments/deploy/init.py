@@ -45,6 +45,9 @@ DATA_PATH=/snnfl/data
 GUARD_FILE = "guard.conf"
 """Configuration of the nginx that lets nodes alone through."""
 
+IDENTITIES_FOLDER = "identities"
+"""Public keys of all nodes, by which they know each other in secure aggregation."""
+
 MOST = 65535
 """The largest port."""
 
@@ -53,6 +56,8 @@ GITIGNORE = "# Private keys lie here.\n*\n"
 
 def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False) -> Deployment:
     """Make a deployment's certificates, keys, list of nodes, ``.env`` and, unless all is on one machine, its guard.
+
+    Each node gets the public keys of all: the folder of :data:`IDENTITIES_FOLDER`, which holds nothing private.
 
     Args:
         path: Folder to make.
@@ -91,6 +96,7 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
         control = (host, port) if is_loopback(host) else (BEHIND, behind)
         deployment = Deployment(path, host, port, made, *control)
         deployment.write()
+        _write_identities(path / IDENTITIES_FOLDER, [deployment.public_key(node) for node in made])
         written = {".env": ENVIRONMENT.format(host=host, port=port, nodes=nodes, control_port=behind)}
         if deployment.guarded:
             listen = f"[::]:{port}" if ":" in host else str(port)
@@ -102,6 +108,20 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
     except OSError as error:
         raise DeployError(f"{error.filename or path}: cannot be written ({error.strerror})") from None
     return deployment
+
+
+def _write_identities(folder: Path, public: list[Path]) -> None:
+    """Copy the nodes' public keys; a node that was given another key has that.
+
+    Containers read them, whoever they run as; nobody else writes there, for who adds a key of his own is a node.
+    """
+    if not folder.exists():
+        folder.mkdir(0o700)
+        folder.chmod(0o755)
+    for file in public:
+        copy = folder / file.name
+        copy.write_bytes(file.read_bytes())
+        copy.chmod(0o644)
 
 
 def _node_key(keys: Path, name: str) -> str:

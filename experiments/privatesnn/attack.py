@@ -15,17 +15,19 @@ from experiments.privatesnn.attacking import (
     attack_target,
     attacks_of,
     bench_of,
-    check_spare_images,
     data_free,
     picture_rows,
     targets_of,
 )
+from experiments.privatesnn.checking import check_attacks, check_images, check_networks
 from experiments.privatesnn.folder import working_in
 from experiments.privatesnn.network import Network, network_of
+from experiments.privatesnn.setting import PrivateStudy, Setting, slug
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
-from experiments.privatesnn.study import PrivateStudy, Setting, check_images, read_private_study
+from experiments.privatesnn.study import read_private_study
 from experiments.privatesnn.thefts import (
     ROWS,
+    Line,
     data_lines,
     frontier_of,
     lines_of,
@@ -50,8 +52,11 @@ def attacks_table() -> Table:
 
 def attack_published(
     path: Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = (), *, console: Console
-) -> PrivateStudy:
+) -> tuple[PrivateStudy, Sequence[Line]]:
     """Attack the networks of a study; what it lacks of them is made first, and what is there is kept.
+
+    Returns:
+        The study, and the lines of ``attacks.csv``.
 
     Args:
         path: YAML file of a study, or the folder of a finished run.
@@ -68,10 +73,11 @@ def attack_published(
     study = read_private_study(path, overrides, plugins)
     keep_freed_memory()
     results, data, images, benches = list[Result](), list[Result](), 0, dict[str, Bench]()
+    check_networks(study)
     check_images(study)
-    check_spare_images(study)
+    check_attacks(study)
     for setting in study.settings:
-        with working_in(setting, "attack"):
+        with working_in(setting):
             network = network_of(setting)
             source = repr(setting.config.data)
             bench = benches[source] if source in benches else benches.setdefault(source, bench_of(setting, network))
@@ -81,9 +87,11 @@ def attack_published(
             data += data_free(setting, bench)
             rows = picture_rows(setting, bench, ROWS, found)
             for suffix in ("svg", "png"):
-                save_figure(picture(rows, bench.dataset.class_names), setting.path / f"class_images.{suffix}")
-    _show(study, results, data, images, console)
-    return study
+                name = f"class_images-{slug(place_of(found[0]))}-{setting.config.run.seed}.{suffix}"
+                save_figure(picture(rows, bench.dataset.class_names), study.directory / name)
+    lines = lines_of(results, images)
+    _show(study, results, lines, data_lines(data), console)
+    return study, lines
 
 
 def _publish(setting: Setting, network: Network, console: Console) -> None:
@@ -99,7 +107,7 @@ def _publish(setting: Setting, network: Network, console: Console) -> None:
 
 
 def _attack(setting: Setting, bench: Bench, network: Network, console: Console) -> list[Result]:
-    targets, found = list(targets_of(setting)), list[Result]()
+    targets, found = list(targets_of(setting, network)), list[Result]()
     with _bar(console, "attacks") as progress:
         task = progress.add_task(f"{setting.name}: attacking", total=len(targets) * len(attacks_of(setting)))
         for target in targets:
@@ -113,9 +121,8 @@ def _bar(console: Console, unit: str) -> BarsOrLines:
 
 
 def _show(
-    study: PrivateStudy, results: Sequence[Result], data: Sequence[Result], images: int, console: Console
+    study: PrivateStudy, results: Sequence[Result], lines: Sequence[Line], near: Sequence[Line], console: Console
 ) -> None:
-    lines, near = lines_of(results, images), data_lines(data)
     write_tables(study.directory, lines, near)
     for table in rich_tables(lines):
         console.print(table)

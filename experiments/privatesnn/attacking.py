@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.privatesnn.checking import spare_data
 from experiments.privatesnn.network import Network
+from experiments.privatesnn.setting import Setting
 from experiments.privatesnn.stages import on_device, read_converted, synthetic_images
-from experiments.privatesnn.study import PrivateStudy, Setting
 from snnfl import rng
 from snnfl.auditing.judge import Judge, train_judge
 from snnfl.auditing.published import Haul, Owner, classified, score
 from snnfl.auditing.synthetic import nearness
 from snnfl.checksummed import write_checksummed
 from snnfl.config import ConfigError
-from snnfl.data import Dataset, load
+from snnfl.data import Dataset
 from snnfl.files import write_bytes
 from snnfl.model_attacks import MODEL_ATTACKS, ModelAttack, ModelAttackError, ModelBudget, get_model_attack
 from snnfl.private_snn import PublishedNetwork, affine_parameters
@@ -60,19 +61,6 @@ class Bench:
     std: Tensor
 
 
-def check_spare_images(study: PrivateStudy) -> None:
-    """Refuse owners who have all training images, before anything is computed.
-
-    Raises:
-        ConfigError: If one has.
-    """
-    if not all(setting.config.data.training_images for setting in study.settings):
-        raise ConfigError(
-            "data.training_images=0: the owner has all training images, and judge and attacker need others; set it to "
-            "half of them, for example"
-        )
-
-
 def bench_of(setting: Setting, network: Network) -> Bench:
     """Take training images that the owner left, and train the judge on some of them.
 
@@ -83,15 +71,8 @@ def bench_of(setting: Setting, network: Network) -> Bench:
     Raises:
         ConfigError: If too few images are left.
     """
-    data, attack, dataset = setting.config.data, setting.attack, network.work.dataset
-    own, several = len(dataset.train_labels), attack.judge_images + attack.images
-    try:
-        more = load(replace(data, training_images=own + several))
-    except ConfigError as error:
-        raise ConfigError(
-            f"attack.judge_images={attack.judge_images}, attack.images={attack.images}: {several} images that the "
-            f"owner of {own} doesn't have ({error})"
-        ) from None
+    attack, dataset, more = setting.attack, network.work.dataset, spare_data(setting)
+    own = len(dataset.train_labels)
     real, labels = dataset.normalise(dataset.test_images), dataset.test_labels
     judged = torch.arange(own, own + attack.judge_images)
     judge = train_judge(more, judged, (real, labels), seed=JUDGE_SEED, model=attack.judge, epochs=attack.judge_epochs)
@@ -131,15 +112,21 @@ class Target:
         return lambda images: self.network(images, draws)
 
 
-def targets_of(setting: Setting) -> Iterator[Target]:
+def targets_of(setting: Setting, network: Network) -> Iterator[Target]:
     """Yield the networks of a setting that are to be attacked.
+
+    Args:
+        setting: Which.
+        network: The ANN.
 
     Raises:
         ConfigError: If one isn't there yet.
     """
-    converted, published = (on_device(each, torch.device("cpu")) for each in _networks(setting))
+    device = torch.device("cpu")
+    converted, published = (on_device(each, device) for each in _networks(setting))
+    plain = on_device(converted.holding({**converted.parameters, **network.parameters}), device)  # nothing calibrated
     made = {
-        "ann": lambda: Target(name="ann", network=converted, fires=False),
+        "ann": lambda: Target(name="ann", network=plain, fires=False),
         "converted": lambda: Target(name="converted", network=converted),
         "encrypted": lambda: Target(name="encrypted", network=published),
         "random": lambda: Target(name="random", network=shuffled(published, setting.config.run.seed)),
@@ -223,16 +210,16 @@ def attack_target(
 def _tried(
     setting: Setting, target: Target, bench: Bench, view: ModelView, owner: Owner, attack: ModelAttack
 ) -> Result:
-    file = setting.stolen(target.name.replace(" ", "_"), attack.name)
+    file, place = setting.stolen(target.name, attack.name), {"labels": dict(setting.labels), "target": target.name}
     if (kept := file.with_suffix(".json")).exists():
         read: Result = json.loads(kept.read_text())
-        return read
+        return {**read, **place}  # another setting of the same options may have other labels
     file.parent.mkdir(exist_ok=True)
     options, seed = setting.attack, setting.config.run.seed
     budget = ModelBudget(
         starts=options.starts, iterations=options.iterations, epochs=options.epochs, images=options.images
     )
-    found: Result = {"labels": dict(setting.labels), "target": target.name, "attack": attack.name}
+    found: Result = {**place, "attack": attack.name}
     found |= {"owner": owner.accuracy, "judge": bench.judge.name, "judge_accuracy": bench.judge.accuracy}
     begun = time.process_time()
     try:
@@ -288,6 +275,6 @@ def picture_rows(
     ran = {(result["target"], result["attack"]) for result in results if "refused" not in result}
     for target, attack in shown:
         if (target, attack) in ran:
-            file = setting.stolen(target.replace(" ", "_"), attack).with_suffix(".safetensors")
+            file = setting.stolen(target, attack).with_suffix(".safetensors")
             rows.append((f"{attack}, {target}", torch.from_numpy(read_checksummed(file)[0]["pixels"])[:, 0]))
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,19 +11,20 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.privatesnn.folder import working_in
+from experiments.privatesnn.checking import check_images, check_networks
+from experiments.privatesnn.folder import seconds_of, working_in
 from experiments.privatesnn.measure import evaluations, measured
 from experiments.privatesnn.network import Network, Report, network_of, training_images
-from experiments.privatesnn.report import rich_tables, sentences, write_results
+from experiments.privatesnn.report import rich_tables, rows_of, sentences, write_results
+from experiments.privatesnn.setting import PrivateStudy, Setting
 from experiments.privatesnn.stages import convert_network, encrypt_network, synthesise_images
-from experiments.privatesnn.study import PrivateStudy, Setting, check_images, read_private_study
+from experiments.privatesnn.study import read_private_study
 from experiments.progress import BarsOrLines
 from snnfl.files import write_bytes
 from snnfl.heap import keep_freed_memory
 from snnfl.workspace import Workspace
 
 STAGES = ("synthesize", "convert", "encrypt", "run")
-SECONDS = "seconds.json"
 
 
 def make_published(
@@ -51,11 +51,12 @@ def make_published(
         BrokenOffError: If the system doesn't let it go on.
     """
     study = read_private_study(path, overrides, plugins)
-    keep_freed_memory()
+    check_networks(study)
     if stage in ("encrypt", "run"):
         check_images(study)
+    keep_freed_memory()
     for setting in study.settings:
-        with working_in(setting, stage):
+        with working_in(setting):
             _do(stage, setting, console)
     if stage == "run":
         _show(study, console)
@@ -73,22 +74,22 @@ def _do(stage: str, setting: Setting, console: Console) -> None:
     }
     for name, work in todo.items():
         if stage in (name, "run"):
-            with _timed(setting, name):
-                work()
+            work()
     if stage == "run":
         with _bar(console, f"{setting.name}: measuring", evaluations(setting), "simulations") as report:
             found = measured(setting, network, report)
-        found["stages"] = _seconds(setting)
+        found["stages"] = seconds_of(setting)
         write_bytes(setting.results, json.dumps(found, indent=1).encode())
     else:
-        console.print(f"{setting.path}/", highlight=False, soft_wrap=True)
+        made = {"synthesize": setting.synthetic, "convert": setting.converted, "encrypt": setting.published}[stage]
+        console.print(str(made), highlight=False, soft_wrap=True)
 
 
 def _network(setting: Setting, console: Console) -> Network:
     if setting.run is not None or setting.ann.exists():
         return network_of(setting)
     total = training_images(Workspace(setting.config))
-    with _timed(setting, "train"), _bar(console, f"{setting.name}: training", total, "images") as report:
+    with _bar(console, f"{setting.name}: training", total, "images") as report:
         return network_of(setting, report)
 
 
@@ -114,33 +115,34 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Report
         yield lambda done: progress.advance(task, done)
 
 
-@contextmanager
-def _timed(setting: Setting, stage: str) -> Iterator[None]:
-    """Add up the seconds of a stage, over all the times that it was called."""
-    start, begun = time.perf_counter(), time.process_time()
-    try:
-        yield
-    finally:
-        found = _seconds(setting)
-        before = found.get(stage, {"seconds": 0.0, "processor": 0.0})
-        found[stage] = {
-            "seconds": before["seconds"] + time.perf_counter() - start,
-            "processor": before["processor"] + time.process_time() - begun,
-        }
-        write_bytes(setting.path / SECONDS, json.dumps(found).encode())
-
-
-def _seconds(setting: Setting) -> dict[str, dict[str, float]]:
-    file = setting.path / SECONDS
-    found: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
-    return found
-
-
 def _show(study: PrivateStudy, console: Console) -> None:
-    results: list[dict[str, Any]] = [json.loads(setting.results.read_text()) for setting in study.settings]
+    results = [results_of(setting) for setting in study.settings]
     write_results(study.directory, study.name, results)
     for table in rich_tables(results):
         console.print(table)
     for sentence in sentences(results):
         console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(f"results: {study.directory}/ (results.csv, tables.md, figures)", highlight=False)
+    for setting in study.settings:
+        console.print(f"{setting.name}: published as {setting.published}", highlight=False, soft_wrap=True)
+    console.print(f"results: {study.directory}/ (results.csv, tables.md, figures)", highlight=False, soft_wrap=True)
+
+
+def results_of(setting: Setting) -> dict[str, Any]:
+    """Read what was measured of a setting, under its labels: a setting of the same options has others."""
+    found: dict[str, Any] = json.loads(setting.results.read_text())
+    return {**found, "labels": dict(setting.labels)}
+
+
+def accuracies_of(setting: Setting) -> list[dict[str, Any]]:
+    """Return each accuracy of a setting: of the ANN without a number of steps, of spiking networks at each length."""
+    return [
+        {
+            "setting": row.setting,
+            "seed": row.seed,
+            "network": row.network,
+            "steps": int(row.at[2:]) if row.at else None,
+            "accuracy": row.value,
+        }
+        for row in rows_of(results_of(setting))
+        if row.quantity == "accuracy" and not row.at.startswith("images=")
+    ]

@@ -1,33 +1,30 @@
-"""The folder of what is made of a network: one process at a time, and never of two networks or in two ways."""
+"""The folder of what is made of a network: one process at a time, and a record of how each file in it was made."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from experiments.ending import RunFailedError, keeping
-from experiments.privatesnn.network import run_file
-from experiments.privatesnn.study import SECTIONS, Setting
-from snnfl.config import ConfigError, to_yaml
+from experiments.privatesnn.setting import Setting
+from snnfl.config import to_yaml
 from snnfl.files import write_bytes
 from snnfl.training import TrainingDivergedError
 from strategies.lock import locked
 
-OPTIONS = "privatesnn.json"
-DECIDES = {"synthesize": ("synthesis",), "convert": ("synthesis", "publishing")}
-"""Sections that decide what a stage makes; all of them, of the others."""
+RECORD = "made.json"
+"""Of each file, or folder of images: the options that decide it, and the seconds that it took."""
 
 
 @contextmanager
-def working_in(setting: Setting, stage: str) -> Iterator[None]:
-    """Hold a setting's folder while a stage goes on there.
+def working_in(setting: Setting) -> Iterator[None]:
+    """Hold the folder of a setting's network while something is made there.
 
     Raises:
-        ConfigError: If the folder holds what was made of another network, or in another way.
         FolderInUseError: If another process works there.
         RunFailedError: If training or encryption diverges.
         BrokenOffError: If the system doesn't let it go on.
@@ -35,31 +32,52 @@ def working_in(setting: Setting, stage: str) -> Iterator[None]:
     setting.path.mkdir(parents=True, exist_ok=True)
     with locked(setting.path), keeping(lambda: "what is complete is kept; the same command goes on"):
         write_bytes(setting.path / "config.yaml", to_yaml(setting.config).encode())
-        _check_options(setting, stage)
         try:
             yield
         except TrainingDivergedError as error:
             raise RunFailedError(f"{setting.name}: {error}") from None
 
 
-def _check_options(setting: Setting, stage: str) -> None:
-    """Write down which network is published and how; refuse to mix it with what was made of the same run otherwise.
+@contextmanager
+def making(file: Path, options: Mapping[str, Any]) -> Iterator[None]:
+    """Record how a file is made, and for how long, over all the times that somebody has gone on with it.
 
-    A stage looks at the options that decide what it makes, so those of later ones may still change.
-
-    Raises:
-        ConfigError: Naming the first option that differs, or that the run was played again.
+    Args:
+        file: A file, or the folder of synthetic images.
+        options: That decide it, and the names of files that it is made of.
     """
-    file, every = setting.path / OPTIONS, json.loads(json.dumps(asdict(setting.private)))
-    network = None if setting.run is None else hashlib.sha256(run_file(setting.run).read_bytes()).hexdigest()
-    made: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"network": network}
-    if made["network"] != network:
-        raise ConfigError(f"{setting.path}: it was made of another network, for the run was played again; delete it")
-    asked = {section: every[section] for section in DECIDES.get(stage, tuple(SECTIONS))}
-    for section, options in asked.items():
-        for key, value in options.items():
-            if (before := made.get(section, options)[key]) != value:
-                raise ConfigError(
-                    f"{section}.{key}={value}: {setting.path} was made with {before}; give that, or delete the folder"
-                )
-    write_bytes(file, json.dumps({**made, **asked}, indent=1).encode())
+    start, begun = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        found = _record(file.parent)
+        before = found.get(file.name, {"seconds": 0.0, "processor": 0.0})
+        found[file.name] = {
+            **options,
+            "seconds": before["seconds"] + time.perf_counter() - start,
+            "processor": before["processor"] + time.process_time() - begun,
+        }
+        write_bytes(file.parent / RECORD, json.dumps(found, indent=1).encode())
+
+
+def seconds_of(setting: Setting) -> dict[str, dict[str, float]]:
+    """Return the seconds that each stage of a setting took, and those of its processors; of those that were timed."""
+    found = _record(setting.path)
+    stages = {
+        "train": [setting.ann],
+        "synthesize": [setting.synthetic],
+        "convert": [setting.converted],
+        "encrypt": list(dict.fromkeys([setting.published, *map(setting.encrypted, setting.variants)])),
+    }
+    times = {stage: [found[file.name] for file in files if file.name in found] for stage, files in stages.items()}
+    return {
+        stage: {key: sum(each[key] for each in some) for key in ("seconds", "processor")}
+        for stage, some in times.items()
+        if some
+    }
+
+
+def _record(folder: Path) -> dict[str, dict[str, Any]]:
+    file = folder / RECORD
+    found: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    return found

@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-Line = Mapping[str, str]
+from experiments.privatesnn.thefts import Line, as_markdown
 
 FILES = {
     "attacks": "privatesnn_attacks/attacks.csv",
+    "more_attacks": "privatesnn_more_attacks/attacks.csv",
     "data_free": "privatesnn_attacks/data_free.csv",
     "copies": "privatesnn_copies/attacks.csv",
     "copies_of_laptop": "privatesnn_laptop/attacks.csv",
@@ -28,8 +29,8 @@ TABLE_4 = {
 
 def copy_pictures(runs: Path, folder: Path) -> None:
     """Copy the pictures of each setting's first seed, and the frontiers, of finished studies."""
-    for picture in sorted(runs.glob("privatesnn_attacks/*-0-*/class_images.png")):
-        shutil.copyfile(picture, folder / f"class_images-{picture.parent.name.rpartition('-0-')[0]}.png")
+    for picture in sorted(runs.glob("privatesnn_attacks/class_images-*-0.png")):
+        shutil.copyfile(picture, folder / f"{picture.stem.removesuffix('-0')}.png")
     for picture in sorted(runs.glob("privatesnn_locks/*-frontier.png")):
         shutil.copyfile(picture, folder / "frontier.png")
 
@@ -134,12 +135,27 @@ def _nearness(line: Line) -> str:
     )
 
 
+def more_part(lines: Sequence[Line], told: Mapping[str, str]) -> str:
+    """Lay out the attacks of ``more_attacks.yaml``, with the best of them on the encrypted network."""
+    some = [line for line in lines if line["network"] == "encrypted" and line["recognised"]]
+    thief = max((line for line in some if line["accuracy"]), key=lambda line: float(line["accuracy"]))
+    seen = max(some, key=lambda line: float(line["recognised"]))
+    said = (
+        f"Verdict: of the encrypted network, which has {_percent(thief['owner'])} %, the best copy of these has "
+        f"{_interval(thief, 'accuracy')} % ({thief['attack']}), and at most {_interval(seen, 'recognised')} % of class "
+        f"images are recognised ({seen['attack']})."
+    )
+    return "\n\n".join([_where(told), as_markdown(lines).strip(), said])
+
+
 def locks_part(points: Sequence[Line], told: Mapping[str, str]) -> str:
     """Lay out each lock: the owner's accuracy beside those of thieves, and whether it holds."""
-    rows = [["lock", "owner, %", "best copy, %", "by", "best thief, %", "by"], ["---"] * 6]
+    head = ["lock", "owner, %", "best copy, %", "by", "best of questions alone, %", "by", "best thief, %", "by"]
+    rows = [head, ["---"] * len(head)]
     for point in points:
         rows.append([
             point["lock"], _percent(point["owner"]), _percent(point["best_copy"]), point["copy_by"],
+            _percent(point["best_asked"]) if point["best_asked"] else "–", point["asked_by"],
             _percent(point["best_thief"]), point["thief_by"],
         ])  # fmt: skip
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)

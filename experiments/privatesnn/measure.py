@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.privatesnn.network import Network, Report
+from experiments.privatesnn.setting import Setting
 from experiments.privatesnn.stages import (
     convert_on,
     encrypt_network,
@@ -19,7 +20,6 @@ from experiments.privatesnn.stages import (
     real_images,
     synthetic_images,
 )
-from experiments.privatesnn.study import Setting
 from snnfl import rng
 from snnfl.data import test_batches
 from snnfl.private_snn import PublishedNetwork, affine_parameters, energy_ratios, load

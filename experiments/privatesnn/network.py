@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from experiments.privatesnn.study import Setting
+from experiments.privatesnn.folder import making
+from experiments.privatesnn.setting import Setting, run_file
 from snnfl import rng
 from snnfl.conversion import fold
 from snnfl.data import batches
@@ -20,7 +20,7 @@ from snnfl.private_snn.synthesis import Statistics
 from snnfl.spiking import SpikingGraph, load
 from snnfl.training import Batch, load_arrays, train_locally
 from snnfl.workspace import Workspace
-from strategies.run_directory import ANN_FILE, SNN_FILE
+from strategies.run_directory import SNN_FILE
 
 Report = Callable[[int], None]
 
@@ -67,9 +67,10 @@ def network_of(setting: Setting, report: Report = lambda images: None) -> Networ
         converted = load(run_file(setting.run)).to(work.device)
         return _network(work, converted.graph, affine_parameters(converted.graph, converted.parameters), {})
     if setting.run is None and not setting.ann.exists():
-        _train(work, report)
-        arrays = {name: array.detach().contiguous().cpu() for name, array in work.arrays.items()}
-        write_bytes(setting.ann, save(arrays))
+        with making(setting.ann, {}):
+            _train(work, report)
+            arrays = {name: array.detach().contiguous().cpu() for name, array in work.arrays.items()}
+            write_bytes(setting.ann, save(arrays))
     file = setting.ann if setting.run is None else run_file(setting.run)
     load_arrays(work.model, load_file(file))
     state = {name: array.detach() for name, array in work.arrays.items()}
@@ -79,11 +80,6 @@ def network_of(setting: Setting, report: Report = lambda images: None) -> Networ
 def _network(work: Workspace, graph: SpikingGraph, parameters: dict[str, Tensor], statistics: Statistics) -> Network:
     bounds, shape = bounds_of(work.dataset), work.dataset.input_shape
     return Network(graph=graph, parameters=parameters, statistics=statistics, bounds=bounds, shape=shape, work=work)
-
-
-def run_file(folder: Path) -> Path:
-    """Return the file of a run's network: of an S-run its spiking one, whose biases its ANN lacks."""
-    return folder / (SNN_FILE if (folder / SNN_FILE).exists() else ANN_FILE)
 
 
 def training_images(work: Workspace) -> int:

@@ -152,6 +152,8 @@ def parts_of() -> dict[str, str]:
         parts["attacks"] = leakage.leakage_part(attacks, near, told["attacks"])
     if copies := {name: csv_rows(HERE / f"{name}.csv") for name in leakage.COPIES if name in told}:
         parts["copies"] = leakage.copies_part(copies, told[next(iter(copies))])
+    if "more_attacks" in told:
+        parts["more_attacks"] = leakage.more_part(csv_rows(HERE / "more_attacks.csv"), told["more_attacks"])
     if "locks" in told:
         parts["locks"] = leakage.locks_part(csv_rows(HERE / "locks.csv"), told["locks"])
     return parts

@@ -6,8 +6,6 @@ random follows from the seed and the number of the batch or epoch, so what was i
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -15,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from experiments.privatesnn.folder import making
 from experiments.privatesnn.network import Network, Report
-from experiments.privatesnn.study import Setting
+from experiments.privatesnn.setting import Setting
 from snnfl import rng
 from snnfl.checksummed import DamagedFileError, read_checksummed, write_checksummed
 from snnfl.config import ConfigError, EncryptionConfig, SynthesisConfig, counted
@@ -66,19 +65,20 @@ def synthesise_images(setting: Setting, network: Network, report: Report) -> Non
         if part_file(setting, number).exists():
             report((stop - start) * config.iterations)
             continue
-        images = synthesise(
-            network.graph,
-            network.parameters,
-            labels[start:stop],
-            network.shape,
-            network.bounds,
-            config,
-            rng.generator(seed, "synthetic images", number),
-            statistics=network.statistics,
-            report=lambda iteration, size=stop - start: report(size),  # type: ignore[misc]
-        )
-        arrays = {"images": images.cpu().contiguous().numpy(), "labels": labels[start:stop].numpy()}
-        write_checksummed(part_file(setting, number), arrays, {"synthesis": asdict(config)})
+        with making(setting.synthetic, {"synthesis": asdict(config)}):
+            images = synthesise(
+                network.graph,
+                network.parameters,
+                labels[start:stop],
+                network.shape,
+                network.bounds,
+                config,
+                rng.generator(seed, "synthetic images", number),
+                statistics=network.statistics,
+                report=lambda iteration, size=stop - start: report(size),  # type: ignore[misc]
+            )
+            arrays = {"images": images.cpu().contiguous().numpy(), "labels": labels[start:stop].numpy()}
+            write_checksummed(part_file(setting, number), arrays, {"synthesis": asdict(config)})
 
 
 def all_labels(setting: Setting, network: Network) -> Tensor:
@@ -143,7 +143,10 @@ def convert_network(setting: Setting, network: Network) -> None:
     """
     if not setting.converted.exists():
         images, _ = synthetic_images(setting)
-        save(convert_on(setting, network, images), setting.converted)
+        with making(
+            setting.converted, {"on": setting.synthetic.name, "publishing": asdict(setting.private.publishing)}
+        ):
+            save(convert_on(setting, network, images), setting.converted)
 
 
 def read_converted(setting: Setting) -> PublishedNetwork:
@@ -166,13 +169,13 @@ def encrypt_network(
         setting: Which network.
         network: The ANN, which teaches.
         report: Told how many images of how many epochs are done.
-        config: Of a variant, which is written beside the published network under its own name.
+        config: Of a variant; ``None``: the setting's.
 
     Raises:
         ConfigError: If the converted network or images aren't there.
     """
     how = setting.private.encryption if config is None else config
-    target = setting.published if how == setting.private.encryption else variant_file(setting, how)
+    target = setting.encrypted(how)
     if target.exists():
         report(how.images * how.epochs)
         return load(target)
@@ -180,22 +183,17 @@ def encrypt_network(
     device = network.work.device
     images, labels = images[: how.images].to(device), labels[: how.images].to(device)
     progress = setting.path / f"{target.stem}-{PROGRESS}"
-    state = _resumed(setting, progress, how, device) or begin(on_device(read_converted(setting), device))
-    report(state.epochs * how.images)
-    taught = teacher_logits(network, images)
-    while state.epochs < how.epochs:
-        seed = setting.config.run.seed
-        state = encrypt_epoch(state, images, labels, taught, how, seed=seed, report=report)
-        _keep(progress, state, how)
-    save(state.network, target)
+    with making(target, {"of": setting.converted.name, "encryption": asdict(how)}):
+        state = _resumed(setting, progress, device) or begin(on_device(read_converted(setting), device))
+        report(state.epochs * how.images)
+        taught = teacher_logits(network, images)
+        while state.epochs < how.epochs:
+            seed = setting.config.run.seed
+            state = encrypt_epoch(state, images, labels, taught, how, seed=seed, report=report)
+            _keep(progress, state)
+        save(state.network, target)
     progress.unlink(missing_ok=True)
     return load(target)
-
-
-def variant_file(setting: Setting, config: EncryptionConfig) -> Path:
-    """Return the file of another encryption, whose name follows from its options."""
-    digest = hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()[:10]
-    return setting.path / f"variant-{digest}.safetensors"
 
 
 def on_device(network: PublishedNetwork, device: torch.device) -> PublishedNetwork:
@@ -203,25 +201,23 @@ def on_device(network: PublishedNetwork, device: torch.device) -> PublishedNetwo
     return network.holding({name: array.to(device) for name, array in network.parameters.items()})
 
 
-def _keep(file: Path, state: Encryption, config: EncryptionConfig) -> None:
+def _keep(file: Path, state: Encryption) -> None:
     arrays = {f"network/{name}": array for name, array in state.network.parameters.items()}
     for kind, several in zip(AdamState._fields, state.adam, strict=True):
         pairs = zip(trained_names(state.network), several, strict=True)
         arrays |= {f"{kind}/{name}": array for name, array in pairs}
-    about = {"epochs": state.epochs, "losses": state.losses, "options": asdict(config)}
+    about = {"epochs": state.epochs, "losses": state.losses}
     plain = {name: array.detach().cpu().contiguous().numpy() for name, array in arrays.items()}
     write_checksummed(file, plain, about)
 
 
-def _resumed(setting: Setting, file: Path, config: EncryptionConfig, device: torch.device) -> Encryption | None:
-    """Read how far an encryption is; ``None`` if there is none that goes on, or it was with other options."""
+def _resumed(setting: Setting, file: Path, device: torch.device) -> Encryption | None:
+    """Read how far an encryption is; ``None`` if there is none that goes on."""
     if not file.exists():
         return None
     try:
         arrays, about = read_checksummed(file)
     except DamagedFileError:
-        return None
-    if about["options"] != json.loads(json.dumps(asdict(config))):
         return None
     network = read_converted(setting)
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}

@@ -24,18 +24,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from experiments.compare.study import assignments_of, labelled, name_of, read_file
+from experiments.compare.study import assignments_of, labelled, name_of, read_file, seeds_of
+from experiments.privatesnn.setting import (
+    OF_A_RUN,
+    PrivateStudy,
+    Setting,
+    folder_of,
+    network_of_run,
+    trained_network,
+)
 from snnfl.config import (
     Config,
     ConfigError,
@@ -44,13 +47,17 @@ from snnfl.config import (
     PrivateSNNConfig,
     PublishingConfig,
     SynthesisConfig,
+    assigned,
+    nearest,
     spikes_natively,
-    to_yaml,
     validate,
 )
+from snnfl.config.private_snn import NETWORKS
+from snnfl.data import check_source
 from snnfl.model_attacks import get_model_attack
+from snnfl.models import MODELS
 from snnfl.neurons import SURROGATES
-from snnfl.plugins import load_installed, load_listed, resolve, used
+from snnfl.plugins import load_installed, load_listed, resolve
 from snnfl.threat import ModelKnowledge
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_config
 
@@ -68,102 +75,6 @@ OWN = {
     "data.clients": "nobody federates here; give the folder of a finished run",
 }
 """Options that every setting has from the study, and where to say what is meant."""
-
-OF_A_RUN = "privatesnn"
-"""Folder of what is made of a run's network, within the run's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One network that is published.
-
-    Attributes:
-        labels: Its place in the matrix: label by axis.
-        config: Data, network, training and seed.
-        private: How images are made, and how it is converted and encrypted on them.
-        path: Its folder: all that is made of the network.
-        run: Folder of the finished run whose network it is; ``None``: the network is trained here.
-        control: Whether it is converted on training images, too.
-        curve: Lengths at which accuracy is measured.
-        variants: Other encryptions.
-        attack: How it is attacked.
-        locks: Other ways to convert and encrypt it that are attacked, by their name.
-        lock: Which of them this is; empty: none.
-    """
-
-    labels: Mapping[str, str]
-    config: Config
-    private: PrivateSNNConfig
-    path: Path
-    run: Path | None = None
-    control: bool = True
-    curve: tuple[int, ...] = ()
-    variants: tuple[EncryptionConfig, ...] = ()
-    attack: ModelAttackConfig = field(default_factory=ModelAttackConfig)
-    locks: Mapping[str, PrivateSNNConfig] = field(default_factory=dict)
-    lock: str = ""
-
-    def locked(self, lock: str) -> Setting:
-        """Return the setting of a lock: the same network and images, otherwise converted and encrypted."""
-        return replace(self, private=self.locks[lock], lock=lock, variants=(), locks={})
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return ", ".join(f"{axis}={label}" for axis, label in self.labels.items())
-
-    @property
-    def synthetic(self) -> Path:
-        """Folder of the synthetic images."""
-        return self.path / "synthetic"
-
-    @property
-    def ann(self) -> Path:
-        """Weights of the network that is trained here."""
-        return self.path / "ann.safetensors"
-
-    @property
-    def converted(self) -> Path:
-        """The converted network, before encryption; on a thief's view of it attacks are controls."""
-        return self.path / f"{self._prefix}converted.safetensors"
-
-    @property
-    def published(self) -> Path:
-        """The encrypted network: what is published."""
-        return self.path / f"{self._prefix}published.safetensors"
-
-    @property
-    def _prefix(self) -> str:
-        """Of a lock's files: its name, and a hash of what it is."""
-        digest = hashlib.sha256(json.dumps(asdict(self.private)).encode()).hexdigest()[:10]
-        return f"lock-{_slug(self.lock)}-{digest}-" if self.lock else ""
-
-    def stolen(self, target: str, attack: str) -> Path:
-        """What an attack got out of a network, without its suffix."""
-        listed = ("attacks", "networks")  # which others are tried changes nothing
-        asked = json.dumps({key: value for key, value in asdict(self.attack).items() if key not in listed})
-        digest = hashlib.sha256(asked.encode()).hexdigest()[:10]
-        return self.path / "attacks" / f"{self._prefix}{target}-{attack}-{digest}"
-
-    @property
-    def results(self) -> Path:
-        """What was measured."""
-        return self.path / "results.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrivateStudy:
-    """A checked study.
-
-    Attributes:
-        name: Of its folder.
-        settings: The whole matrix of the first seed, then of the next.
-        directory: Its folder.
-    """
-
-    name: str
-    settings: Sequence[Setting]
-    directory: Path
 
 
 def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Sequence[str | Path] = ()) -> PrivateStudy:
@@ -190,7 +101,7 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
     assigned = [*assignments_of(path, "options", content.get("options", {})), *others]
     _check_own(path, assigned, others, axes)
     settings = []
-    for seed in _seeds(path, content):
+    for seed in seeds_of(path, content):
         for choice in itertools.product(*axes.values()):
             here = dict(zip(axes, choice, strict=True))
             chosen = [assignment for axis, label in here.items() for assignment in axes[axis][label]]
@@ -203,33 +114,19 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
             except ConfigError as error:
                 place = ", ".join(f"{a}={b}" for a, b in here.items())
                 raise ConfigError(": ".join(map(str, filter(None, (path, place, error))))) from None
-            setting = Setting(
-                labels={**here, "seed": str(seed)}, config=config, private=private, path=Path(),
+            network = trained_network(config)
+            settings.append(Setting(
+                labels={**here, "seed": str(seed)}, config=config, private=private, network=network,
+                path=folder_of(Path(config.run.directory) / name, config, network),
                 control=_flag(path, content), curve=_curve(path, content), variants=_variants(path, content, private),
                 attack=_attack(path, content, mine), locks=_locks(path, content, mine),
-            )  # fmt: skip
-            settings.append(replace(setting, path=_folder(name, setting)))
+            ))  # fmt: skip
     return PrivateStudy(name=name, settings=settings, directory=Path(settings[0].config.run.directory) / name)
-
-
-def check_images(study: PrivateStudy) -> None:
-    """Refuse an encryption, a variant or a lock that wants more images than are made, before anything is computed.
-
-    Raises:
-        ConfigError: Naming how many there are.
-    """
-    for setting in study.settings:
-        locks = [lock.encryption for lock in setting.locks.values()]
-        most = max(each.images for each in (setting.private.encryption, *setting.variants, *locks))
-        if most > (made := setting.private.synthesis.images):
-            raise ConfigError(
-                f"encryption.images={most}: there are {made} synthetic images; lower it, or raise synthesis.images"
-            )
 
 
 def _is_private(assignment: str) -> bool:
     """Tell whether ``key=value`` is of one of the :data:`SECTIONS`, or of an attack."""
-    return assignment.partition(".")[0] in (*SECTIONS, ATTACK)
+    return assignment.replace("=", ".").partition(".")[0] in (*SECTIONS, ATTACK)
 
 
 def _check_own(
@@ -257,19 +154,19 @@ def _of_run(path: Path, own: Sequence[str], others: Sequence[str]) -> PrivateStu
         raise ConfigError(f"{path}: the run has left no network yet; finish it: snnfl run … --resume")
     setting = Setting(
         labels={"run": path.name, "seed": str(config.run.seed)}, config=config, private=_private(path, {}, own),
-        path=path / OF_A_RUN, run=path, control=False, attack=_attack(path, {}, own),
+        network=network_of_run(path), path=path / OF_A_RUN, run=path, control=False, attack=_attack(path, {}, own),
     )  # fmt: skip
     return PrivateStudy(name=path.name, settings=[setting], directory=path / OF_A_RUN)
 
 
 def _check(config: Config) -> None:
     validate(config)
+    check_source(config.data.source)
+    MODELS.find(config.model.name)
     if spikes_natively(config):
         raise ConfigError(
             f"model.neuron={config.model.neuron}: PrivateSNN converts an ordinary network; leave model.neuron out"
         )
-    if config.model.pooling == "max":
-        raise ConfigError("model.pooling=max: spikes of a maximum aren't defined here; take average")
     if config.training.activation == "qcfs":
         raise ConfigError(
             "training.activation=qcfs: its thresholds are learned, and PrivateSNN's follow from images; train with relu"
@@ -280,13 +177,14 @@ def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[st
     matrix = content.get("matrix", {})
     if not isinstance(matrix, dict):
         raise ConfigError(f"{path}: matrix={matrix}: expected axes, such as data.source: [fashion_mnist, cifar10]")
-    return {str(axis): labelled(path, str(axis), values) for axis, values in matrix.items()}
+    own = [f"{name}.{option.name}" for name, section in SECTIONS.items() for option in fields(section)]
+    return {str(axis): labelled(path, str(axis), values, own) for axis, values in matrix.items()}
 
 
-def _private(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> PrivateSNNConfig:
+def _private(path: Path | str, content: Mapping[str, Any], overrides: Sequence[str]) -> PrivateSNNConfig:
     """Build the three sections from the file and from ``section.key=value``."""
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        given = _given(overrides)
         return PrivateSNNConfig(
             **{name: _section(name, content.get(name, {}), given.get(name, {})) for name in SECTIONS}
         )
@@ -294,13 +192,30 @@ def _private(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -
         raise ConfigError(f"{path}: {error}") from None
 
 
+def _given(overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read ``section.key=value``, of which the last one of a key holds."""
+    found: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        for section, options in assigned(override).items():
+            if not isinstance(options, dict):
+                raise ConfigError(f"{override}: expected an option of {section}, such as {section}.images=1000")
+            found.setdefault(section, {}).update(options)
+    return found
+
+
 def _attack(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> ModelAttackConfig:
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        given = _given(overrides)
         found: ModelAttackConfig = _section(ATTACK, content.get(ATTACK, {}), given.get(ATTACK, {}))
         for name in found.attacks:
             get_model_attack(name)
         ModelKnowledge().without(found.deny)
+        for key, names in (("attacks", found.attacks), ("networks", found.networks)):
+            if len({*names}) < len(names):
+                raise ConfigError(f"{ATTACK}: {key}={[*names]}: a name is given twice; each counts once")
+        if found.judge not in MODELS:
+            hint = nearest(str(found.judge), MODELS.names())
+            raise ConfigError(f"{ATTACK}: judge={found.judge}: unknown model{hint}")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return found
@@ -315,10 +230,13 @@ def _locks(path: Path, content: Mapping[str, Any], overrides: Sequence[str]) -> 
         )
     found = dict[str, PrivateSNNConfig]()
     for name, options in listed.items():
-        if strange := [key for key in options if key.partition(".")[0] not in ("publishing", "encryption")]:
-            raise ConfigError(f"{path}: locks: {name}: {strange[0]}: expected options of publishing and encryption")
-        changes = [f"{key}={value}" for key, value in options.items()]
-        found[str(name)] = _private(path, content, [*overrides, *changes])
+        where = f"{path}: locks: {name}"
+        if name in NETWORKS:
+            raise ConfigError(f"{where}: a network that is attacked anyway has this name; give the lock another")
+        if strange := [key for key in options if str(key).partition(".")[0] not in ("publishing", "encryption")]:
+            raise ConfigError(f"{where}: {strange[0]}: expected options of publishing and encryption")
+        changes = assignments_of(path, f"locks.{name}", options)
+        found[str(name)] = _private(where, content, [*overrides, *changes])
     return found
 
 
@@ -348,13 +266,6 @@ def _variants(path: Path, content: Mapping[str, Any], private: PrivateSNNConfig)
         raise ConfigError(f"{path}: variants: {error}") from None
 
 
-def _seeds(path: Path, content: Mapping[str, Any]) -> list[int]:
-    seeds = content.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise ConfigError(f"{path}: seeds={seeds}: expected a list of whole numbers, such as [0, 1, 2]")
-    return seeds
-
-
 def _curve(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
     curve = content.get("curve", [])
     if not isinstance(curve, list) or not all(isinstance(length, int) and length > 0 for length in curve):
@@ -367,17 +278,3 @@ def _flag(path: Path, content: Mapping[str, Any]) -> bool:
     if not isinstance(control, bool):
         raise ConfigError(f"{path}: control={control}: expected true or false")
     return control
-
-
-def _folder(study: str, setting: Setting) -> Path:
-    """Name a setting's folder after its labels and a hash of all that decides what is made."""
-    config = setting.config
-    plain = replace(config, run=replace(config.run, name="network", directory="runs", tracking=None))
-    decides = to_yaml(plain) + json.dumps(asdict(setting.private))
-    decides += "".join(f"{plugin.name} {plugin.version}\n" for plugin in used(plain))
-    digest = hashlib.sha256(decides.encode()).hexdigest()[:10]
-    return Path(config.run.directory) / study / f"{_slug('-'.join(setting.labels.values()))}-{digest}"
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", text)

@@ -27,8 +27,14 @@ FIELDS = (
 )  # fmt: skip
 """Columns of ``attacks.csv``: an attack on a network of one setting a line, over all seeds."""
 
-COPIES = ("scenario_1", "scenario_1_thresholds", "scenario_1_scales", "priors", "mean_rates")
+Line = Mapping[str, Any]
+"""Of a table: a text by column."""
+
+COPIES = ("scenario_1", "scenario_1_thresholds", "priors", "mean_rates")
 """Attacks that make a network of what is published alone, without a question to it."""
+
+ASKED = ("logits_public", "logits_synthetic", "labels_public", "labels_synthetic")
+"""Attacks of somebody who holds none of the network's values, and only asks it."""
 
 ROWS = (
     ("ann", "scenario_1"), ("converted", "scenario_1"), ("encrypted", "scenario_1"), ("converted", "scenario_2"),
@@ -80,11 +86,20 @@ def lines_of(results: Sequence[Result], images: int) -> list[dict[str, Any]]:
     return lines
 
 
+WORDS = ("setting", "seeds", "network", "attack", "extractor", "refused")
+"""Columns of :data:`FIELDS` that are no numbers."""
+
+
+def with_numbers(line: Line) -> dict[str, Any]:
+    """Return a line whose numbers are numbers, and ``None`` where there is none."""
+    return {key: value if key in WORDS else float(value) if value else None for key, value in line.items()}
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def as_csv(lines: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str:
+def as_csv(lines: Sequence[Line], fields: Sequence[str]) -> str:
     """Write lines with a head."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fields, lineterminator="\n")
@@ -93,7 +108,7 @@ def as_csv(lines: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str:
     return stream.getvalue()
 
 
-def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
+def as_markdown(lines: Sequence[Line]) -> str:
     """Lay out a table for each setting: attacks by networks, recognition and the copy's accuracy in per cent."""
     parts = []
     for place in dict.fromkeys(line["setting"] for line in lines):
@@ -103,7 +118,7 @@ def as_markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def rich_tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
+def rich_tables(lines: Sequence[Line]) -> list[Table]:
     """Lay the same tables out for the terminal."""
     tables = []
     for place in dict.fromkeys(line["setting"] for line in lines):
@@ -115,7 +130,7 @@ def rich_tables(lines: Sequence[Mapping[str, Any]]) -> list[Table]:
     return tables
 
 
-def _table(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def _table(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     targets = list(dict.fromkeys(line["network"] for line in lines))
     by_place = {(line["attack"], line["network"]): line for line in lines}
     owners = {line["network"]: line["owner"] for line in lines}
@@ -125,7 +140,7 @@ def _table(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str
     return ["attack", *targets], body
 
 
-def _cell(line: Mapping[str, Any] | None) -> str:
+def _cell(line: Line | None) -> str:
     if line is None or line["refused"]:
         return "–"
     low, high = _percent(line["recognised_low"]), _percent(line["recognised_high"])
@@ -161,14 +176,16 @@ FRONTIER_FIELDS = (
     "copy_by",
     "best_thief",
     "thief_by",
+    "best_asked",
+    "asked_by",
     "most_recognised",
     "seen_by",
 )
 """Columns of ``frontier.csv``: a lock a line."""
 
 
-def frontier_of(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each encryption the owner's accuracy beside that of the best copy, and of the best thief of all."""
+def frontier_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return for each encryption the owner's accuracy beside those of the best copy, thief, and thief who only asks."""
     found = []
     for place, lock in dict.fromkeys((line["setting"], line["network"]) for line in lines):
         some = [line for line in lines if (line["setting"], line["network"]) == (place, lock) and line["recognised"]]
@@ -176,25 +193,32 @@ def frontier_of(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         copies = [line for line in able if line["attack"] in COPIES]
         if lock in ("ann", "random") or not copies:
             continue
-        copy, thief = (max(each, key=lambda line: float(line["accuracy"])) for each in (copies, able))
+        copy, thief = (max(each, key=_accuracy) for each in (copies, able))
+        asked = max((line for line in able if line["attack"] in ASKED), key=_accuracy, default=None)
         seen = max(some, key=lambda line: float(line["recognised"]))
         found.append({
             "setting": place, "lock": lock, "owner": copy["owner"], "best_copy": copy["accuracy"],
             "copy_by": copy["attack"], "best_thief": thief["accuracy"], "thief_by": thief["attack"],
+            "best_asked": asked["accuracy"] if asked else "", "asked_by": asked["attack"] if asked else "",
             "most_recognised": seen["recognised"], "seen_by": seen["attack"],
         })  # fmt: skip
     return found
 
 
-def frontier(points: Sequence[Mapping[str, Any]]) -> Figure:
+def _accuracy(line: Line) -> float:
+    return float(line["accuracy"])
+
+
+def frontier(points: Sequence[Line]) -> Figure:
     """Draw the owner's accuracy against the best thief's: a lock that holds lies low and right."""
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     axes = figure.add_subplot(xlabel="accuracy of the owner's network (%)", ylabel="accuracy of the thief's (%)")
     for kind, marker, label in (
         ("best_thief", "o", "best of all attacks"),
         ("best_copy", "x", "best without questions"),
+        ("best_asked", "+", "best of questions alone"),
     ):
-        across, up = ([100 * float(point[key]) for point in points] for key in ("owner", kind))
+        across, up = ([100 * float(point[key]) for point in points if point[kind]] for key in ("owner", kind))
         axes.plot(across, up, marker, label=label)
     for point in points:
         axes.annotate(
@@ -237,7 +261,7 @@ def _over(values: Sequence[Mapping[str, float]]) -> Estimate:
     return Estimate(value=mean.value, low=max(0.0, mean.value - half), high=min(1.0, mean.value + half))
 
 
-def write_tables(folder: Path, lines: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, Any]]) -> None:
+def write_tables(folder: Path, lines: Sequence[Line], data: Sequence[Line]) -> None:
     """Write ``attacks.csv``, ``attacks.md``, ``data_free.csv``, and of locks ``frontier.csv`` and its figures."""
     write_bytes(folder / "attacks.csv", as_csv(lines, FIELDS).encode())
     write_bytes(folder / "attacks.md", as_markdown(lines).encode())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from snnfl.config import ModelConfig, TrainingConfig
+from snnfl.config import ConfigError, ModelConfig, TrainingConfig
 from snnfl.data import Dataset, batches
 from snnfl.models import build_model
 from snnfl.rng import generator
@@ -59,6 +59,29 @@ class Judge:
         return torch.cat([self.network(piece) for piece in torch.split(images, PIECE)]).argmax(1)
 
 
+def judge_network(model: str, input_shape: tuple[int, ...], classes: int, *, seed: int) -> nn.Sequential:
+    """Build a judge that hasn't learned yet.
+
+    Args:
+        model: Name of its structure, whose last layer is linear.
+        input_shape: Of an image.
+        classes: How many.
+        seed: Of its weights.
+
+    Raises:
+        ConfigError: If there is no such structure, or its last layer isn't linear.
+    """
+    network = build_model(
+        ModelConfig(name=model, batch_norm=False),
+        input_shape=input_shape,
+        classes=classes,
+        generator=generator(seed, "judge's weights"),
+    )
+    if not isinstance(network, nn.Sequential) or not isinstance(network[-1], nn.Linear):
+        raise ConfigError(f"model={model}: a judge's last layer must be linear; take cnn, lenet5 or mlp")
+    return network
+
+
 def train_judge(
     dataset: Dataset, indices: Tensor, real: tuple[Tensor, Tensor], *, seed: int, model: str = "cnn", epochs: int = 3
 ) -> Judge:
@@ -73,16 +96,9 @@ def train_judge(
         epochs: Passes over its images.
 
     Raises:
-        ValueError: If the structure has no linear last layer.
+        ConfigError: If there is no such structure, or its last layer isn't linear.
     """
-    network = build_model(
-        ModelConfig(name=model, batch_norm=False),
-        input_shape=tuple(real[0].shape[1:]),
-        classes=len(dataset.class_names),
-        generator=generator(seed, "judge's weights"),
-    )
-    if not isinstance(network, nn.Sequential) or not isinstance(network[-1], nn.Linear):
-        raise ValueError(f"model={model}: a judge's last layer must be linear; take cnn, lenet5 or mlp")
+    network = judge_network(model, tuple(real[0].shape[1:]), len(dataset.class_names), seed=seed)
     training = TrainingConfig(optimizer="adam", learning_rate=1e-3)
     orders = (generator(seed, "judge's batches", epoch) for epoch in range(epochs))
     passes = (batches(dataset, indices, 64, generator=order, augment=False) for order in orders)

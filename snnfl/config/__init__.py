@@ -5,7 +5,7 @@ from snnfl.config.checks import mistakes, validate
 from snnfl.config.conversion import ConversionConfig, ConversionSearch
 from snnfl.config.declaration import ConfigError, FlatValue, counted, nearest
 from snnfl.config.kinds import UpdateKind, converts, keeps_biases, prefixed, spikes_natively, update_kind
-from snnfl.config.merging import assignments, compose, flatten, to_yaml, unflatten
+from snnfl.config.merging import assigned, assignments, compose, flatten, to_yaml, unflatten
 from snnfl.config.modelling import ModelConfig, TrainingConfig
 from snnfl.config.options import (
     OWN,
@@ -29,7 +29,7 @@ from snnfl.config.private_snn import (
     SynthesisConfig,
 )
 from snnfl.config.quantization import QuantizationConfig
-from snnfl.config.selection import exactly, part_of, sampled_clients
+from snnfl.config.selection import exactly, part_of, sampled_clients, secure_tolerance
 
 __all__ = [
     "OWN",
@@ -57,6 +57,7 @@ __all__ = [
     "SynthesisConfig",
     "TrainingConfig",
     "UpdateKind",
+    "assigned",
     "assignments",
     "compose",
     "converts",
@@ -70,6 +71,7 @@ __all__ = [
     "part_of",
     "prefixed",
     "sampled_clients",
+    "secure_tolerance",
     "spikes_natively",
     "to_yaml",
     "unflatten",

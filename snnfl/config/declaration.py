@@ -127,11 +127,15 @@ def choices(kind: Any) -> tuple[Any, ...]:
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """Tell whether a value is of an annotation; other than numbers and choices pass, which OmegaConf has checked."""
+    """Tell whether a value is of an annotation; other than numbers, choices and lists pass, which OmegaConf checks."""
     if value is None and type(None) in typing.get_args(kind):
         return True
     if choices(kind):
         return value in choices(kind)
+    if typing.get_origin(kind) is tuple and Ellipsis in (inner := typing.get_args(kind)):
+        if not isinstance(value, list | tuple):
+            return False
+        return all(isinstance(each, str) if inner[0] is str else _has_type(each, inner[0]) for each in value)
     number = next((wanted for wanted in (int, float) if kind in (wanted, wanted | None)), None)
     if number is None:
         return True

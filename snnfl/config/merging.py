@@ -41,18 +41,28 @@ def compose(
     layers = [] if base is None else [_layer(base)]
     if isinstance(overrides, Mapping):
         return _merge([*layers, _nested(overrides)])
-    for item in overrides:
-        key, separator, value = item.partition("=")
-        if not separator or not key:
-            more = "; one file is enough" if item.endswith((".yaml", ".yml")) else ""
-            raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5{more}")
-        if not value.strip():  # as of a shell variable that isn't set; YAML would take it for null
-            raise ConfigError(f"override {item!r}: nothing after the equals sign; {key}=null means none")
-        try:
-            layers.append(_raw(OmegaConf.from_dotlist([item])))
-        except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises
-            raise ConfigError(f"override {item!r}: not a YAML value ({_first_line(error)})") from None
-    return _merge(layers)
+    return _merge([*layers, *map(assigned, overrides)])
+
+
+def assigned(item: str) -> dict[str, Any]:
+    """Read ``section.name=value`` of a command line as a mapping by section.
+
+    Raises:
+        ConfigError: If it isn't of this form, or its value isn't YAML.
+
+    >>> assigned("training.milestones=[10, 20]")
+    {'training': {'milestones': [10, 20]}}
+    """
+    key, separator, value = item.partition("=")
+    if not separator or not key:
+        more = "; one file is enough" if item.endswith((".yaml", ".yml")) else ""
+        raise ConfigError(f"override {item!r}: expected key=value, for example data.clients=5{more}")
+    if not value.strip():  # as of a shell variable that isn't set; YAML would take it for null
+        raise ConfigError(f"override {item!r}: nothing after the equals sign; {key}=null means none")
+    try:
+        return _raw(OmegaConf.from_dotlist([item]))
+    except Exception as error:  # OmegaConf passes on whatever its YAML grammar raises
+        raise ConfigError(f"override {item!r}: not a YAML value ({_first_line(error)})") from None
 
 
 def _layer(base: Config | Mapping[str, Any] | str | Path) -> dict[str, Any]:

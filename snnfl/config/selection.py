@@ -28,3 +28,8 @@ def exactly(fraction: float) -> float:
 def sampled_clients(config: Config) -> int:
     """Return how many clients are selected per round while all are connected."""
     return part_of(config.data.clients, config.strategy.fraction_train)
+
+
+def secure_tolerance(config: Config) -> float:
+    """Return which part of a round's clients may drop out, and which may collude, under secure aggregation."""
+    return 0.1 if config.strategy.secure_tolerance is None else config.strategy.secure_tolerance

@@ -56,6 +56,10 @@ class Field:
         return np.dtype(f"<u{self.bits // 8}")
 
     @property
+    def _signed(self) -> np.dtype[Any]:
+        return np.dtype(f"<i{self.bits // 8}")
+
+    @property
     def levels(self) -> int:
         """Largest magnitude of a client's element, ``L``."""
         return (1 << self.bits - 2) // self.clients
@@ -85,7 +89,7 @@ class Field:
         """
         if not 0 <= weight <= 1:
             raise FieldError(f"weight={weight:g}: expected 0 to 1")
-        scaled = np.asarray(values, dtype=np.float64) / limit
+        scaled = np.divide(values, limit, dtype=np.float64)
         largest = max(float(scaled.max(initial=0.0)), -float(scaled.min(initial=0.0)))  # NaN if any is
         if not np.isfinite(largest):
             raise FieldError("expected finite values, found NaN or infinity")
@@ -98,7 +102,8 @@ class Field:
             scaled += draw.random(scaled.shape)
             np.floor(scaled, out=scaled)
             np.clip(scaled, -self.levels, self.levels, out=scaled)
-        return scaled.astype(np.int64).astype(self.dtype)
+        encoded: NDArray[np.unsignedinteger[Any]] = scaled.astype(self._signed).view(self.dtype)
+        return encoded
 
     def signed(self, total: NDArray[np.unsignedinteger[Any]], most: int) -> NDArray[np.signedinteger[Any]]:
         """Read sums as signed integers.
@@ -110,7 +115,7 @@ class Field:
         Raises:
             FieldError: If one is larger: somebody's element was none of the field, or a mask is left in the sum.
         """
-        found = total.view(np.dtype(f"<i{self.bits // 8}"))
+        found = total.view(self._signed)
         # Minus the smallest number is itself: compared without an absolute value.
         beyond = (found > most) | (found < -most)
         if beyond.any():

@@ -26,6 +26,9 @@ _ZEROS = bytes(_CHUNK)
 _NONCE = bytes(16)
 """Each key makes one stream, so that the nonce needn't differ."""
 
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
+"""A key of nobody: what agrees with it on a secret agrees with any."""
+
 
 class ProtocolError(ValueError):
     """What another participant has sent breaks the protocol; says in one line how."""
@@ -87,9 +90,8 @@ def check_keys(public: PublicKeys) -> None:
     Raises:
         ProtocolError: If one is of low order.
     """
-    probe = X25519PrivateKey.from_private_bytes(bytes(range(KEY_BYTES)))
     for key in (public.mask, public.channel):
-        agree(probe, key)
+        agree(_PROBE, key)
 
 
 def pair_key(own: X25519PrivateKey, other: bytes, session: bytes, first: int, second: int) -> bytes:

@@ -4,7 +4,7 @@ Five steps (Bonawitz et al. 2017, figure 4; Bell et al. 2020, algorithm 2): :fun
 seeds of the masks among the neighbours, :func:`mask` a vector, :func:`confirm` who is in the sum, :func:`reveal` what
 takes the masks out of it. The server is taken for an enemy that carries the messages: each step checks what it got, and
 none can be taken twice, for one mask on two vectors tells their difference, and both seeds of a client tell its vector.
-What no client can check is who its neighbours' neighbours are: the graph and the threshold are the server's word.
+What no client can check is who its neighbours' neighbours are: the graph is the server's word.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Secrets:
         channel: The private key by which others send it shares.
         threshold: Of the round.
         agreed: What it has agreed on by that key with each neighbour.
-        peers: Public keys of the neighbours; from :func:`mask` on of those that have shared.
+        peers: By which the neighbours agree on masks; from :func:`mask` on of those that have shared.
         held: Shares of their two seeds that neighbours have sealed for this client.
         alive: Neighbours that it has confirmed to be in the sum.
     """
@@ -55,7 +55,7 @@ class Secrets:
     channel: bytes
     threshold: int = 0
     agreed: Mapping[int, bytes] = field(default_factory=dict)
-    peers: Mapping[int, PublicKeys] = field(default_factory=dict)
+    peers: Mapping[int, bytes] = field(default_factory=dict)
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
     alive: tuple[int, ...] = ()
 
@@ -139,7 +139,8 @@ def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> 
         packages[holder] = seal(keys.derive(agreed[holder], session, b"shares", own, holder), pair, session)
         digests[holder] = share_digests(session, own, holder, pair)
     commitment = digest(session, b"self seed", secrets.self_seed, own)
-    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=dict(peers), threshold=threshold)
+    masks = {holder: peers[holder].mask for holder in holders}
+    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=masks, threshold=threshold)
     return after, Shared(packages=packages, digests=digests, commitment=commitment)
 
 
@@ -172,7 +173,7 @@ def mask(
         with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and shall cost nobody its update
             key = keys.derive(secrets.agreed[sender], session, b"shares", sender, own)
             held[sender] = unseal(key, package, session)
-        pair = keys.pair_key(private, secrets.peers[sender].mask, session, own, sender)
+        pair = keys.pair_key(private, secrets.peers[sender], session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
     after = replace(secrets, step="masked", key_seed=b"", peers=peers, held=held)
@@ -245,9 +246,9 @@ def share_digests(session: bytes, owner: int, holder: int, shares: tuple[bytes, 
 
 
 def _token(secrets: Secrets, sender: int, receiver: int) -> bytes:
-    """Return what one client, and of all others only the receiver, can make."""
+    """Return what one client, and of all others only the receiver, can make, if both were told one threshold."""
     other = receiver if sender == secrets.own else sender
-    return keys.derive(secrets.agreed[other], secrets.session, b"in the sum", sender, receiver)
+    return keys.derive(secrets.agreed[other], secrets.session, b"in the sum", sender, receiver, secrets.threshold)
 
 
 def _expect(secrets: Secrets, step: Step) -> None:

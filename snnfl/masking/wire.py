@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-from snnfl.masking.keys import ProtocolError, PublicKeys
+from snnfl.masking.keys import KEY_BYTES, SEED_BYTES, ProtocolError, PublicKeys
 from snnfl.masking.participant import Revealed, Secrets, Shared, Step
 
 Record: TypeAlias = dict[str, bytes | int | bool | str | list[bytes] | list[int]]
@@ -66,12 +66,13 @@ def read_advertised(record: Mapping[str, Any]) -> tuple[PublicKeys, bytes]:
     return PublicKeys(mask=found["mask"], channel=found["channel"]), found["signature"]
 
 
-def peers(session: bytes, threshold: int, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
-    """Lay out what the server tells a client of its neighbours: keys and signatures."""
+def peers(session: bytes, threshold: int, count: int, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
+    """Lay out what the server tells a client: how many are in the round, and of its neighbours keys and signatures."""
     clients = sorted(known)
     return {
         "session": session,
         "threshold": threshold,
+        "count": count,
         "clients": clients,
         "mask": [known[client][0].mask for client in clients],
         "channel": [known[client][0].channel for client in clients],
@@ -79,14 +80,13 @@ def peers(session: bytes, threshold: int, known: Mapping[int, tuple[PublicKeys, 
     }
 
 
-def read_peers(record: Mapping[str, Any]) -> tuple[bytes, int, dict[int, tuple[PublicKeys, bytes]]]:
-    """Read it: session, threshold, and neighbours."""
-    found = fields(
-        record, session=bytes, threshold=int, clients=(int,), mask=(bytes,), channel=(bytes,), signatures=(bytes,)
-    )
+def read_peers(record: Mapping[str, Any]) -> tuple[bytes, int, int, dict[int, tuple[PublicKeys, bytes]]]:
+    """Read it: session, threshold, number of clients, and neighbours."""
+    of_each = {"clients": (int,), "mask": (bytes,), "channel": (bytes,), "signatures": (bytes,)}
+    found = fields(record, session=bytes, threshold=int, count=int, **of_each)
     masks, channels, signatures = by_client(found["clients"], found["mask"], found["channel"], found["signatures"])
     known = {n: (PublicKeys(mask=masks[n], channel=channels[n]), signatures[n]) for n in masks}
-    return found["session"], found["threshold"], known
+    return found["session"], found["threshold"], found["count"], known
 
 
 def shared(made: Shared) -> Record:
@@ -145,7 +145,11 @@ def read_revealed(record: Mapping[str, Any]) -> Revealed:
 
 
 def secret(known: Secrets) -> Record:
-    """Lay out what a client keeps from step to step, in its memory and nowhere else."""
+    """Lay out what a client keeps from step to step, in its memory and nowhere else.
+
+    It does so for each message: what there is of each neighbour stands in one field, for Flower checks each item of a
+    list.
+    """
     clients, held = sorted(known.peers), sorted(known.held)
     return {
         "session": known.session,
@@ -157,19 +161,16 @@ def secret(known: Secrets) -> Record:
         "threshold": known.threshold,
         "alive": list(known.alive),
         "clients": clients,
-        "mask": [known.peers[client].mask for client in clients],
-        "channels": [known.peers[client].channel for client in clients],
-        "agreed": [known.agreed[client] for client in clients if client in known.agreed],
+        "masks": b"".join(known.peers[client] for client in clients),
+        "agreed": b"".join(known.agreed[client] for client in clients),
         "held": held,
-        "self-shares": [known.held[client][0] for client in held],
-        "key-shares": [known.held[client][1] for client in held],
+        "shares": b"".join(share for client in held for share in known.held[client]),
     }
 
 
 def read_secret(record: Mapping[str, Any]) -> Secrets:
     """Read it."""
-    (masks, channels) = by_client(record["clients"], record["mask"], record["channels"])
-    (first, second) = by_client(record["held"], record["self-shares"], record["key-shares"])
+    clients, shares = record["clients"], _cut(record["shares"], SEED_BYTES)
     return Secrets(
         session=record["session"],
         own=record["own"],
@@ -178,8 +179,12 @@ def read_secret(record: Mapping[str, Any]) -> Secrets:
         key_seed=record["key-seed"],
         channel=record["channel"],
         threshold=record["threshold"],
-        agreed=dict(zip(masks, record["agreed"], strict=False)),
-        peers={client: PublicKeys(mask=masks[client], channel=channels[client]) for client in masks},
+        agreed=dict(zip(clients, _cut(record["agreed"], KEY_BYTES), strict=True)),
+        peers=dict(zip(clients, _cut(record["masks"], KEY_BYTES), strict=True)),
         alive=tuple(record["alive"]),
-        held={client: (first[client], second[client]) for client in first},
+        held=dict(zip(record["held"], zip(shares[::2], shares[1::2], strict=True), strict=True)),
     )
+
+
+def _cut(text: bytes, size: int) -> list[bytes]:
+    return [text[start : start + size] for start in range(0, len(text), size)]

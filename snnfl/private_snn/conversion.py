@@ -13,7 +13,7 @@ from snnfl.config import ConversionConfig, PublishingConfig
 from snnfl.conversion import convert_state
 from snnfl.private_snn.network import CHUNK_STEPS, PublishedNetwork, encoded, walk
 from snnfl.private_snn.synthesis import Bounds
-from snnfl.spiking.graph import Affine, Parameters, Spike, SpikingGraph
+from snnfl.spiking.graph import Affine, LinearMap, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.in_time import in_fast_layout
 from snnfl.spiking.values import value_shadows
 
@@ -44,7 +44,6 @@ def convert(
         The network, with parameters of its own.
 
     Raises:
-        ConversionError: If the network has max pooling.
         ValueError: If images don't fit.
     """
     chosen = images[: config.images]
@@ -133,16 +132,18 @@ def spike_counts(
 ) -> tuple[dict[str, Tensor], dict[str, torch.Size]]:
     """Count the spikes of each neuron in all steps, mean over images; of ``poisson`` those of the input, too.
 
+    So are those that a maximum over spikes lets pass.
+
     Args:
         network: The network.
         images: Shape ``[N, *input_shape]``.
         generator: Draws spikes.
 
     Returns:
-        Counts by layer, ``[1, C, *space]``, float64, and the shape of every value of one image.
+        Counts by value, ``[1, C, *space]``, float64, and the shape of every value of one image.
     """
     totals: dict[str, Tensor] = {}
-    counted = {node.name for node in network.graph.spikes}
+    counted = _trains(network.graph)
     if network.encoding == "poisson":
         counted.add(network.graph.input)
     for part in torch.split(images, IMAGES_AT_ONCE):
@@ -157,3 +158,13 @@ def spike_counts(
                     totals[name] = totals[name] + count if name in totals else count
     shadows: Mapping[str, Tensor] = value_shadows(network.graph, network.parameters, images[:1])
     return {name: total / len(images) for name, total in totals.items()}, {k: v.shape for k, v in shadows.items()}
+
+
+def _trains(graph: SpikingGraph) -> set[str]:
+    """Return the values that are spikes of one neuron each: those of neurons, joined ones, and what maxima let pass."""
+    found = set[str]()
+    for node in graph.nodes:
+        passes = isinstance(node, MaxPool) or (isinstance(node, LinearMap) and node.op == "concatenate")
+        if isinstance(node, Spike) or (passes and found.issuperset(node.inputs)):
+            found.add(node.name)
+    return found

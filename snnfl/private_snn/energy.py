@@ -77,7 +77,8 @@ def _paper(network: PublishedNetwork, spikes: dict[str, Tensor], count: SpikeCou
     ann = snn = 0.0
     behind = network.graph.trains_behind
     for node in network.graph.affines:
-        sources = behind[node.inputs[0]] or {network.graph.input}
+        source = node.inputs[0]
+        sources = {source} if source in spikes else behind[source] or {network.graph.input}
         read = [spikes[name].mean().item() for name in sources if name in spikes]
         ann += MAC_PICOJOULES * macs[node.name]
         per_input = AC_PICOJOULES * sum(read) / len(read) if read else MAC_PICOJOULES  # a constant image: once

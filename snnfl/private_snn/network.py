@@ -8,6 +8,7 @@ charge    ``u(t) = leak v(t-1) + W o(t) + b``
 fire      ``s(t) = 1`` where ``u(t) >= V_th``, else 0; the layer's output is ``V_th s(t)``
 reset     ``v(t) = u(t) - V_th s(t)``
 readout   the last layer's potential after ``T`` steps, which neither leaks nor fires, divided by ``T``
+maximum   of a window, the growth of its largest sum so far (:mod:`snnfl.spiking.maximum`); the paper has none
 ========  ==============================================================================================
 
 Spikes are worth their threshold, as those of all converted networks here. The paper's are worth 1, and its thresholds
@@ -29,9 +30,9 @@ from torch.utils.checkpoint import checkpoint
 from snnfl.neurons import ENCODINGS, Neuron, by_subtraction, surrogate_spike, unroll
 from snnfl.spiking.graph import GraphNode, MaxPool, Parameters, Spike, SpikingGraph
 from snnfl.spiking.in_time import in_fast_layout, readout
+from snnfl.spiking.maximum import Accumulated, gate
 from snnfl.spiking.summary import summary
 from snnfl.spiking.values import analog_value, check_images, value_shadows
-from snnfl.spiking.ways_out import ConversionError
 
 CHUNK_STEPS = 8
 """Time steps that are computed at once where nobody differentiates."""
@@ -64,18 +65,6 @@ class PublishedNetwork:
     input_shape: tuple[int, ...]
     encoding: Literal["poisson", "direct"] = "poisson"
     input_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse a maximum over spikes.
-
-        Raises:
-            ConversionError: If there is one.
-        """
-        if any(isinstance(node, MaxPool) for node in self.graph.nodes):
-            raise ConversionError(
-                "the network has max pooling, whose spikes this method doesn't define; train it with "
-                "model.pooling=average"
-            )
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return logits ``[N, classes]`` after all steps, without gradients.
@@ -223,7 +212,8 @@ def advance(
         network: Structure and parameters.
         current: What flows in, ``[steps, N, *input_shape]``, or ``[1, ...]`` if it is constant.
         steps: How many.
-        potentials: Before the first of them, by layer of neurons, ``[N, C, *space]``; empty: at rest.
+        potentials: Before the first of them, by layer of neurons, ``[N, C, *space]``, and the sums that maxima have
+            seen; empty: at rest.
         surrogate: Name of the surrogate gradient.
 
     Returns:
@@ -264,6 +254,8 @@ def walk(
             values[node.name], potentials[node.name] = fire(
                 network.parameters, node.name, read[0], steps, before, surrogate
             )
+        elif isinstance(node, MaxPool):
+            values[node.name] = _largest(node, read[0].expand(steps, *read[0].shape[1:]), potentials)
         else:
             length = max(map(len, read))
             flat = [value.expand(length, *value.shape[1:]).flatten(0, 1) for value in read]
@@ -272,6 +264,15 @@ def walk(
         yield node.name, values[node.name]
         for name in network.graph.freed_after[node.name]:
             del values[name]
+
+
+def _largest(node: MaxPool, value: Tensor, potentials: dict[str, Tensor]) -> Tensor:
+    """Run a maximum over some steps, ``[steps, N, ...]``; what it remembers is kept beside the potentials."""
+    names = [f"{node.name}.{kind}" for kind in Accumulated._fields]
+    before = Accumulated(*(potentials[name] for name in names)) if names[0] in potentials else None
+    passed, after = gate(node, value, before)
+    potentials.update(zip(names, after, strict=True))
+    return passed
 
 
 def fire(

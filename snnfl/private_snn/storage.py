@@ -16,7 +16,7 @@ from snnfl.private_snn.network import PublishedNetwork
 from snnfl.spiking.checks import is_count, is_positive
 from snnfl.spiking.graph_json import decode_graph, encode_graph, show
 from snnfl.spiking.storage import NetworkFileError, check_arrays, write_arrays
-from snnfl.spiking.ways_out import ConversionError
+from snnfl.spiking.values import value_shadows
 
 SCHEMA = 1
 KIND = "published"
@@ -57,7 +57,7 @@ def load(path: str | Path) -> PublishedNetwork:
         )
         _check(network, slices)
         return network
-    except (ValueError, SafetensorError, OSError, ConversionError) as error:
+    except (ValueError, SafetensorError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, SafetensorError):
             reason = f"it is no file of safetensors ({reason})"
@@ -104,8 +104,20 @@ def _check(network: PublishedNetwork, slices: Mapping[str, Any]) -> None:
             raise ValueError(f"{show(node.name)} has a threshold that is not positive")
         if leak.dim() != 1 or leak.dtype != threshold.dtype or not _share(leak):
             raise ValueError(f"{show(node.name)} has a leak that is no list of numbers from 0 to 1")
-    image = torch.zeros(1, *network.input_shape, dtype=next(iter(network.parameters.values())).dtype)
-    network.check(image)
+    _check_shapes(network)
+
+
+def _check_shapes(network: PublishedNetwork) -> None:
+    """Follow an image's shape through the network, on the device of shapes alone: a file may name any.
+
+    A :func:`~snnfl.spiking.values.hollow` image has no memory either, but what a convolution makes of it does.
+    """
+    parameters = {name: array.to("meta") for name, array in network.parameters.items()}
+    try:
+        image = next(iter(parameters.values())).new_empty((1, *network.input_shape))
+    except RuntimeError:
+        raise ValueError(f"input_shape={show([*network.input_shape])} is not valid") from None
+    value_shadows(network.graph, parameters, image)
 
 
 def _share(values: Tensor) -> bool:

@@ -69,6 +69,20 @@ def test_a_node_that_requires_spiking_refuses_networks_that_are_sent_as_they_wer
     assert called("train", *NATIVE, "strategy.name=solo")
 
 
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
+def test_a_node_that_requires_masks_takes_part_in_no_run_without(
+    configure: Configure, context_of: ContextOf, ask: Callable[..., Message], kind: str
+) -> None:
+    context, masked = context_of(configure()), context_of(configure("strategy.secure_aggregation=true"))
+    assert node_policy(ask(kind, {}, 1), context, answer).has_content()
+    for each in (context, masked):
+        each.node_config["require-secure-aggregation"] = True
+    refused = r"strategy\.secure_aggregation=false asks .* require-secure-aggregation="
+    with pytest.raises(NodePolicyError, match=refused):
+        node_policy(ask(kind, {}, 1), context, answer)
+    assert node_policy(ask(kind, {}, 1), masked, answer).has_content()
+
+
 @pytest.mark.parametrize("option", ["strategy.name=moon", "conversion.calibration=bias_potential"])
 def test_it_takes_part_in_a_spiking_run(called: Callable[..., bool], option: str) -> None:
     assert called("train", option)

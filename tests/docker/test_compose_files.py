@@ -13,10 +13,11 @@ from flwr_local import BINARIES
 
 from experiments.deploy.guard import CONFIG, IN_COMPOSE
 from experiments.deploy.init import init_deployment
+from snnfl.masking.identity import read_public
 
 DOCKER = Path(__file__).parents[2] / "docker"
 FILES = ("compose.yaml", "compose.server.yaml", "compose.client.yaml")
-DATA = "${DATA:-./data}:/snnfl/data:ro"
+DATA, IDENTITIES = "${DATA:-./data}:/snnfl/data:ro", "./identities:/snnfl/identities:ro"
 VARIABLE = re.compile(r"\$\{(\w+)(?::[?-]([^}]*))?\}")
 
 
@@ -81,6 +82,8 @@ def test_whatever_is_written_lies_in_a_volume(file: str) -> None:
     for service in services(file).values():
         named = [volume for volume in service["volumes"] if volume.partition(":")[0] in declared]
         read = {"./compose.guard.conf:/etc/nginx/nginx.conf:ro"} if "entrypoint" in service else {DATA}
+        if service["command"][0] == "flower-supernode":
+            read.add(IDENTITIES)
         assert set(service["volumes"]) - set(named) == read
         used += [volume.partition(":")[0] for volume in named]
     assert sorted(used) == sorted(declared)  # no two services share one
@@ -118,6 +121,11 @@ def test_files_and_variables_are_those_of_a_deployment(file: str, tmp_path: Path
     filled = yaml.safe_load(VARIABLE.sub(lambda match: environment[match[1]], text))
     for secret in filled["secrets"].values():
         assert (tmp_path / secret["file"]).is_file()
+    for service in filled["services"].values():
+        if service["command"][0] == "flower-supernode":  # whose keys sign, and who knows them
+            (options,) = [part for part in service["command"] if part.startswith("--node-config=")]
+            assert 'identity-key="/run/secrets/node.key" identities="/snnfl/identities"' in options
+            assert len(read_public(tmp_path / IDENTITIES.partition(":")[0])) == 3
     assert not any(secret["file"].endswith("ca.key") for secret in filled["secrets"].values())
 
 

@@ -29,6 +29,16 @@ def test_bytes_are_those_of_numpy(array):
     assert found.shape == array.shape
 
 
+@given(arrays.arrays(st.sampled_from([np.uint8, np.uint32, np.uint64]), SHAPES))
+def test_whole_numbers_are_written_and_read_likewise(array):
+    data = npy.dumped(array)
+    assert data == saved(array)
+    found = npy.loaded(data, array.shape, array.dtype)
+    assert found.dtype == array.dtype
+    assert found.tobytes() == array.tobytes()
+    assert npy.loaded(data, array.shape, np.dtype("<f8")) is None
+
+
 def test_a_memory_format_does_not_show():
     tensor = torch.arange(120, dtype=torch.float32).reshape(2, 3, 4, 5)
     assert npy.dumps(tensor.contiguous(memory_format=torch.channels_last)) == npy.dumps(tensor)

@@ -188,6 +188,15 @@ def test_beyond_the_threshold_nothing_is_learnt_and_the_old_weights_stay(stage, 
         assert not [kind for _, kind, _, _ in app.seen if kind == "train"]
 
 
+def test_with_fewer_than_are_needed_nothing_is_begun(tmp_path, caplog):
+    """Clients would refuse: they count on so many."""
+    faults = {(0, STAGES[0]): raises}
+    with caplog.at_level(logging.WARNING, logger="strategies"):
+        _, app = play(tmp_path, SECURE, f"strategy.minimum_replies={CLIENTS}", faults=faults)
+    assert any(f"{CLIENTS - 1} clients are left, {CLIENTS} are needed" in line for line in caplog.messages)
+    assert {kind for _, kind, _, _ in app.seen} == {STAGES[0]}
+
+
 def spoiled(change: Callable[[np.ndarray], np.ndarray]) -> Fault:
     def fault(question: Message, answer: Message) -> Message:
         record = answer.content["arrays"]

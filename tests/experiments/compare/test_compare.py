@@ -97,6 +97,17 @@ def test_cells_are_every_combination_with_every_seed(tmp_path):
     assert study.cells[-1].config.run.seed == 8
 
 
+def test_what_every_cell_warns_of_is_said_once(tmp_path, caplog):
+    private = ["privacy.mechanism=central", "model.batch_norm=false", "data.partition=iid"]
+    study = read_study(written(tmp_path, seeds="[3, 5]"), private)
+    assert len(study.cells) == 4
+    said = [line for line in caplog.messages if line.startswith("privacy.mechanism=central: epsilon is of")]
+    assert len(said) == 1
+    caplog.clear()
+    read_study(written(tmp_path), private)  # and by the next study again
+    assert said[0] in caplog.messages
+
+
 @settings(max_examples=5, deadline=None)
 @given(seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True), rounds=st.integers(1, 9))
 def test_a_cells_folder_follows_from_what_decides_its_result(tmp_path_factory, seeds, rounds):

@@ -19,6 +19,10 @@ from experiments.deploy import DeployError
 from experiments.deploy.certificates import fingerprint, read_certificate
 from experiments.deploy.folder import parse_server, read_deployment
 from experiments.deploy.init import init_deployment
+from snnfl.masking import ProtocolError, PublicKeys
+from snnfl.masking.identity import read_private, read_public, sign, verify
+
+SESSION = bytes(32)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,20 @@ def test_private_files_are_their_owners_alone(made: Path) -> None:
         mode = stat.S_IMODE(file.stat().st_mode)
         assert (mode == 0o600) == (file in private), file
     assert (made / ".gitignore").read_text().endswith("\n*\n")
+
+
+def test_nodes_know_each_other_by_a_folder_without_secrets(made: Path, tmp_path: Path) -> None:
+    """What one node's key signs, another takes for a node's by the folder, and what a stranger's signs it doesn't."""
+    known, public = read_public(made / "identities"), PublicKeys(mask=bytes(32), channel=bytes(32))
+    for index in range(2):
+        signature = sign(read_private(made / f"keys/node-{index}"), SESSION, index, public)
+        assert verify(known, SESSION, index, public, signature).key_size == 384
+    init_deployment(tmp_path, "localhost", 1)
+    with pytest.raises(ProtocolError, match="signed by nobody whom this node knows"):
+        verify(known, SESSION, 0, public, sign(read_private(tmp_path / "keys/node-0"), SESSION, 0, public))
+    init_deployment(tmp_path, "localhost", 3, renew=True)
+    assert len(read_public(tmp_path / "identities")) == 3
+    assert not [file for file in (tmp_path / "identities").iterdir() if b"PRIVATE" in file.read_bytes()]
 
 
 def test_the_folder_is_read_back(made: Path) -> None:

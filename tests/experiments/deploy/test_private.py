@@ -33,9 +33,9 @@ def test_a_deployments_folders_are_private_from_the_first_on(tmp_path: Path) -> 
         flower_home(made)
     finally:
         os.umask(before)
-    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
-    assert {path.name for path in folders} == {"deep", "fleet", "certificates", "keys", "flwr"}
-    assert {mode(path) for path in folders} == {0o700}
+    folders = {path.name: mode(path) for path in tmp_path.rglob("*") if path.is_dir()}
+    assert folders == dict.fromkeys(("deep", "fleet", "certificates", "keys", "flwr"), 0o700) | {"identities": 0o755}
+    assert {mode(path) for path in (made.path / "identities").iterdir()} == {0o644}  # for containers to read
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -42,13 +41,9 @@ class Gone(ClientApp):
 def test_a_node_that_is_killed_between_sharing_and_unmasking_costs_its_own_update(tmp_path: Path) -> None:
     with fleet_of(tmp_path / "fleet", 3) as fleet:
         assert fleet.snnfl("register")[1] is None
-        keys = fleet.deployment.path / "keys"
-        known = tmp_path / "known"
-        known.mkdir()
-        for public in keys.glob("*.pub"):
-            shutil.copy(public, known)
+        made = fleet.deployment.path
         for index in range(3):
-            fleet.start_node(index, identity_key=f"'{keys}/node-{index}'", identities=f"'{known}'")
+            fleet.start_node(index, identity_key=f"'{made}/keys/node-{index}'", identities=f"'{made}/identities'")
         # Training for as long as it takes to be killed in it.
         fleet.submit(*OPTIONS, "training.epochs=60", "run.name=secure")
         trains = f"node-{KILLED}"

@@ -15,11 +15,11 @@ import experiments.privatesnn.stages as stages
 import snnfl
 from experiments.cli import app
 from experiments.ending import RunFailedError
-from experiments.privatesnn.attack import attack_published
 from experiments.privatesnn.command import make_published
 from experiments.privatesnn.network import network_of
 from experiments.privatesnn.report import as_csv, from_csv, rows_of
-from experiments.privatesnn.study import Setting, read_private_study
+from experiments.privatesnn.setting import Setting
+from experiments.privatesnn.study import read_private_study
 from snnfl.config import ConfigError
 from snnfl.private_snn import PublishedNetwork, affine_parameters, load
 
@@ -73,6 +73,58 @@ def test_all_at_once_is_one_after_the_other(study: Path, tmp_path: Path) -> None
         apart = do(stage, study, other)
     assert same(load(apart.published), load(setting.published))
     assert not same(load(apart.converted), load(apart.published))
+
+
+STAGES = ("ann", "synthetic", "converted", "published", "results")
+
+
+@pytest.mark.parametrize(
+    ("option", "first"),
+    [
+        ("training.epochs=5", "ann"),
+        ("data.training_images=399", "ann"),
+        ("model.batch_norm=false", "ann"),
+        ("synthesis.blur=1", "synthetic"),
+        ("publishing.steps=9", "converted"),
+        ("encryption.distillation=0.5", "published"),
+        ("data.test_images=99", "results"),
+        ("encryption.chunk=2", None),
+        ("attack.starts=1", None),
+        ("run.threads=2", None),
+        ("evaluation.images=50", None),
+    ],
+)
+def test_an_option_decides_what_follows_from_it_and_no_more(study: Path, option: str, first: str | None) -> None:
+    before, after = (read_private_study(study, options).settings[0] for options in ([], [option]))
+    changed = [stage for stage in STAGES if getattr(before, stage) != getattr(after, stage)]
+    assert changed == ([] if first is None else list(STAGES[STAGES.index(first) :]))
+
+
+def test_what_an_attack_got_follows_from_the_attacked_network(study: Path) -> None:
+    study.write_text(study.read_text() + "locks: {few steps: {publishing.steps: 2}}\n")
+    networks = ("ann", "converted", "encrypted", "random", "few steps")
+
+    def changed(option: str) -> set[str]:
+        before, after = (read_private_study(study, options).settings[0] for options in ([], [option]))
+        return {each for each in networks if before.stolen(each, "priors") != after.stolen(each, "priors")}
+
+    assert changed("attack.attacks=[priors]") == set()
+    assert changed("encryption.decay=0.5") == {"encrypted", "random", "few steps"}
+    assert changed("publishing.steps=9") == {"converted", "encrypted", "random"}
+    assert changed("attack.starts=1") == changed("data.test_images=99") == set(networks)
+
+
+def test_other_steps_train_no_other_network(study: Path, tmp_path: Path) -> None:
+    do("synthesize", study, tmp_path)
+    setting = do("convert", study, tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in setting.path.rglob("*.safetensors")}
+    other = do("convert", study, tmp_path, "publishing.steps=2")
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert {*setting.path.rglob("*.safetensors")} == {*before, other.converted}
+    assert (load(setting.converted).steps, load(other.converted).steps) == (8, 2)
+    made = json.loads((setting.path / "made.json").read_text())
+    assert made[other.converted.name]["publishing"]["steps"] == 2
+    assert made[other.converted.name]["on"] == setting.synthetic.name in made
 
 
 class Killed(Exception):
@@ -141,13 +193,26 @@ def test_a_damaged_batch_of_images_is_told_of(study: Path, tmp_path: Path) -> No
         ({"seeds:": "sedes:"}, "unknown key 'sedes'; did you mean 'seeds'"),
         ({"curve: [4]": "control: 7"}, "control=7: expected true or false"),
         ({"model.name: lenet5": "model.name: lenet5, model.neuron: lif"}, "model.neuron=lif: PrivateSNN converts"),
-        ({"model.name: lenet5": "model.name: lenet5, model.pooling: max"}, "model.pooling=max: .* take average"),
         (
             {"model.name: lenet5": "model.name: lenet5, training.activation: qcfs"},
             r"study\.yaml: training.activation=qcfs: ",
         ),
         ({"model.name: lenet5": "model.name: lenet5, data.clients: 3"}, "data.clients=3: nobody federates here"),
         ({"epochs: 3": "epochs: 3, surrogate: triangle"}, "encryption: .*surrogate.*; did you mean 'triangular'"),
+        ({"seeds: [3]": "seeds: [3, 3]"}, "seeds: 3 is given twice"),
+        ({"name: lenet5": "name: lenett"}, r"study\.yaml: model\.name=lenett: unknown model; did you mean 'lenet5'"),
+        (
+            {"seeds: [3]": "seeds: [3]\nmatrix: {data.source: [digits, digit]}", "data.source: digits, ": ""},
+            r"study\.yaml: data\.source=digit: data\.source=digit: unknown data set; did you mean 'digits'",
+        ),
+        ({"curve: [4]": "attack: {judge: lenett}"}, "attack: judge=lenett: unknown model; did you mean 'lenet5'"),
+        (
+            {"curve: [4]": "locks: {few: {publishing.stepz: 2}}"},
+            r"yaml: locks: few: publishing: .*did you mean 'steps'",
+        ),
+        ({"curve: [4]": "locks: {few: {publishing.steps: 0}}"}, "locks: few: publishing: steps=0: expected at least 1"),
+        ({"curve: [4]": "locks: {few: {encryption.surrogate: triangle}}"}, "locks: few: .*did you mean 'triangular'"),
+        ({"curve: [4]": "locks: {ann: {publishing.steps: 2}}"}, "locks: ann: a network that is attacked anyway"),
     ],
 )
 def test_mistakes_are_one_line(study: Path, change: dict[str, str], message: str) -> None:
@@ -171,9 +236,7 @@ def test_more_images_than_there_are(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spiking", [True, False])
-def test_the_network_of_a_finished_run_is_published(
-    tmp_path: Path, spiking: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_network_of_a_finished_run_is_published(tmp_path: Path, spiking: bool) -> None:
     run = snnfl.run(
         {"data": {"clients": 2, "source": "digits"}, "training": {"epochs": 1}, "conversion": {"steps": 8}},
         run={"rounds": 1, "directory": str(tmp_path), "name": "watched"},
@@ -197,17 +260,20 @@ def test_the_network_of_a_finished_run_is_published(
         torch.testing.assert_close(converted.analog(images), run.ann()(images), rtol=1e-4, atol=1e-4)
     assert not same(converted, published)
     assert "real" not in json.loads(setting.results.read_text())["curves"]
-    with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
-        do("convert", run.path, tmp_path, *options, "publishing.steps=7")
-    monkeypatch.setattr("experiments.privatesnn.attack.check_spare_images", lambda study: None)
-    with pytest.raises(ConfigError, match=r"publishing\.steps=7: .*privatesnn was made with 6; give that, or delete"):
-        attack_published(run.path, [*options, "publishing.steps=7"], console=Console(quiet=True))
     file = run.path / ("final_snn.safetensors" if spiking else "final_ann.safetensors")
-    file.write_bytes(file.read_bytes() + b" ")
-    with pytest.raises(ConfigError, match=r"privatesnn: it was made of another network, .* delete it"):
-        do("convert", run.path, tmp_path, *options)
+    file.write_bytes(file.read_bytes() + b" ")  # as if the run were played again: nothing of its old network is used
+    again = read_private_study(run.path, options).settings[0]
+    assert (again.path, again.synthetic.exists(), again.published.exists()) == (setting.path, False, False)
     with pytest.raises(ConfigError, match=r"data\.clients=3: the options of .* stand"):
         do("run", run.path, tmp_path, "data.clients=3")
+
+
+def test_a_network_that_cannot_be_is_told_of_before_another_is_trained(study: Path, tmp_path: Path) -> None:
+    text = study.read_text().replace("data.source: digits, data.training_images: 400, data.test_images: 100,", "")
+    study.write_text(text + "matrix: {data.source: [digits, iris]}\n")
+    with pytest.raises(ConfigError, match=r"data\.source=iris, seed=3: .*lenet5"):
+        do("run", study, tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_option_that_the_study_sets_is_refused(study: Path) -> None:
@@ -236,7 +302,10 @@ def test_an_axis_of_the_matrix_may_vary_how_images_are_made(study: Path) -> None
     assert [setting.labels["images"] for setting in settings] == ["noise", "blurred"]
     assert [setting.private.synthesis.blur for setting in settings] == [0, 4]
     assert {setting.private.synthesis.iterations for setting in settings} == {7}
-    assert settings[0].path != settings[1].path
+    assert settings[0].ann == settings[1].ann  # one network
+    assert settings[0].synthetic != settings[1].synthetic
+    study.write_text(STUDY + "matrix: {publishing.steps: [4, 8]}\n")
+    assert [each.private.publishing.steps for each in read_private_study(study).settings] == [4, 8]
 
 
 def test_a_rate_at_which_training_diverges_is_one_line(study: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from experiments.privatesnn.leakage import copies_part, locks_verdict, verdict
+from experiments.privatesnn.leakage import copies_part, locks_part, locks_verdict, more_part, verdict
+from experiments.privatesnn.thefts import frontier_of
 
 TOLD = {"collected": "2026-11-29", "python": "3.11", "torch": "2.13"}
 
@@ -38,3 +39,19 @@ def test_a_lock_holds_if_the_best_thief_is_worse() -> None:
     assert "none of these holds" in locks_verdict([point])
     assert "against copies without a question penalty did" in locks_verdict([point])
     assert "penalty kept the best" in locks_verdict([{**point, "best_thief": "0.5"}])
+
+
+def test_the_best_of_each_kind_of_thief_is_told_of() -> None:
+    thieves = [("scenario_1", 0.7), ("fine_tuning_public", 0.95), ("logits_public", 0.9), ("labels_public", 0.85)]
+    some = [{**line("penalty", 0.8, value, 0.5), "attack": name} for name, value in thieves]
+    (point,) = frontier_of(some)
+    assert (point["best_copy"], point["best_thief"], point["best_asked"]) == ("0.7", "0.95", "0.9")
+    assert point["asked_by"] == "logits_public"
+    (point,) = frontier_of(some[:2])
+    assert "| penalty | 80.0 | 70.0 | scenario_1 | – |  | 95.0 | fine_tuning_public |" in locks_part([point], TOLD)
+
+
+def test_the_best_of_more_attacks_is_told_of() -> None:
+    some = [{**each, "judge_on_real": "1", "refused": ""} for each in lines(0.6, 0.9)]
+    some += [{**some[-1], "attack": "logits_public", "accuracy": "0.7"}]
+    assert "the best copy of these has 70.0 [58.0, 62.0] % (logits_public)" in more_part(some, TOLD)

@@ -14,20 +14,29 @@ from experiments.privatesnn.report import FIELDS, Row, accuracy_rows, as_csv, en
 from experiments.privatesnn.study import read_private_study
 from experiments.study_readme import markers
 from snnfl.config import compose
+from snnfl.model_attacks import MODEL_ATTACKS
 
 HERE = Path(readme.__file__).parent
 
 
-@pytest.mark.parametrize("name", ["laptop", "paper", "synthesis"])
+@pytest.mark.parametrize("name", ["laptop", "paper", "synthesis", "attacks", "more_attacks", "copies", "locks"])
 def test_a_study_is_valid(name: str) -> None:
     study = read_private_study(HERE / f"{name}.yaml")
     assert study.name == f"privatesnn_{name}"
-    assert len({setting.path for setting in study.settings}) == len(study.settings)
+    assert len({setting.published for setting in study.settings}) == len(study.settings)
     for setting in study.settings:
         private = setting.private
         most = max(each.images for each in (private.encryption, *setting.variants))
         assert most <= private.synthesis.images
         assert not setting.variants or private.encryption in setting.variants  # so it is trained once
+
+
+def test_every_attack_is_measured() -> None:
+    studies = [read_private_study(HERE / f"{name}.yaml").settings[0] for name in ("attacks", "more_attacks")]
+    measured = [name for setting in studies for name in setting.attack.attacks]
+    ours = [name for name, home in MODEL_ATTACKS.homes.items() if home.startswith("snnfl.")]
+    assert sorted(measured) == sorted(ours)
+    assert studies[0].published.name == studies[1].published.name  # of the same network
 
 
 def test_the_study_of_clients_is_valid() -> None:

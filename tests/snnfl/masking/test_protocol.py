@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from dataclasses import replace
@@ -21,6 +22,7 @@ from snnfl.masking import (
     check_keys,
     confirm,
     draw_graph,
+    keys,
     layout,
     mask,
     reveal,
@@ -209,28 +211,68 @@ def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
 
 
 def test_a_server_that_names_a_false_graph_singles_out_a_client():
-    """The limit that docs/provable-privacy.md states: all clients are honest, and keys are their own."""
-    victim, neighbours, helpers, others = 0, [1, 2, 3, 4], range(5, 10), range(10, 16)
+    """The limit that docs/provable-privacy.md states: all clients are honest, and keys are their own.
+
+    All are told one threshold, and have as many neighbours. Each neighbour of the victim has three helpers of its own.
+    """
+    victim, neighbours, others, threshold = 0, [1, 2, 3, 4], [11, 12, 13], 3
+    helped = dict(zip(range(5, 11), itertools.combinations(neighbours, 2), strict=True))
     graph = {
         victim: neighbours,
-        **{c: [victim, *helpers] for c in neighbours},
-        **{c: [*neighbours, *others] for c in helpers},
-        **{c: [*helpers] for c in others},
+        **{c: [victim, *(h for h, pair in helped.items() if c in pair)] for c in neighbours},
+        **{h: [*pair, *(o for o in others if (h - o) % 3)] for h, pair in helped.items()},
+        **{o: [h for h in helped if (h - o) % 3] for o in others},
     }
-    thresholds = {client: (len(known) + 1) // 2 + 1 for client, known in graph.items()}
+    assert {len(known) for known in graph.values()} == {4}
     made = {c: advertise(SESSION, c, os.urandom) for c in graph}
     secrets, public = ({c: each[part] for c, each in made.items()} for part in (0, 1))
-    shared = {c: share(secrets[c], {n: public[n] for n in graph[c]}, thresholds[c]) for c in graph}
+    shared = {c: share(secrets[c], {n: public[n] for n in graph[c]}, threshold) for c in graph}
     vector = np.arange(LENGTH, dtype=np.uint32)
     masked = {c: mask(shared[c][0], vector, {n: shared[n][1].packages[c] for n in graph[c]}) for c in graph}
     said = {c: (graph[c], []) for c in graph} | {victim: (neighbours[:2], neighbours[2:])}
-    said |= {c: ([*others], neighbours) for c in helpers}
+    said |= {h: ([c for c in graph[h] if c in others], pair) for h, pair in helped.items()}
     confirmed = {c: confirm(masked[c][0], *said[c]) for c in graph}
     tokens = {c: {n: confirmed[n][1][c] for n in graph[c] if c in confirmed[n][1]} for c in graph}
-    ledger = Ledger(session=SESSION, threshold=thresholds[1], graph=graph, public=public)
+    ledger = Ledger(session=SESSION, threshold=threshold, graph=graph, public=public)
     ledger.shared |= {c: shared[c][1] for c in (victim, *neighbours)}
-    ledger.revealed |= {c: reveal(confirmed[c][0], tokens[c]) for c in (victim, *helpers)}
+    ledger.revealed |= {c: reveal(confirmed[c][0], tokens[c]) for c in (victim, *helped)}
     np.testing.assert_array_equal(ledger.unmask({victim: masked[victim][1]}), vector)
+
+
+def test_who_was_told_another_threshold_confirms_nothing():
+    """A server cannot have a client count those on whom a rule of its own making is binding."""
+    federation = Federation(5, Layout(neighbours=4, threshold=3))
+    federation.share(range(5))
+    federation.mask(range(5))
+    federation.secrets |= {c: replace(federation.secrets[c], threshold=4) for c in range(1, 5)}
+    federation.confirm(range(5))
+    with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm"):
+        federation.reveal([0])
+    federation.reveal(range(2, 5))
+
+
+def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update():
+    """A server replays what all but the victim advertised in a session of this name, in which they then dropped out."""
+    old, victim = Federation(5), 0
+    others = [client for client in range(5) if client != victim]
+    seeds = {client: old.secrets[client].key_seed for client in others}
+    secrets, public = advertise(SESSION, victim, os.urandom)
+    secrets, _ = share(secrets, {client: old.ledger.public[client] for client in others}, 3)
+    secrets, upload = mask(secrets, old.vectors[victim], dict.fromkeys(others, bytes(48)))
+    privates = {client: keys.mask_key(seeds[client], SESSION) for client in others}
+    for client in others:
+        pair = keys.pair_key(privates[client], public.mask, SESSION, victim, client)
+        keys.add_mask(upload, pair, subtract=client > victim)
+    assert (upload != old.vectors[victim]).all()
+    keys.add_mask(upload, keys.derive(secrets.self_seed, SESSION, b"self mask", victim), subtract=True)
+    assert (upload == old.vectors[victim]).all()
+    secrets, _ = confirm(secrets, others, [])
+    tokens = {
+        client: keys.derive(keys.agree(private, public.channel), SESSION, b"in the sum", client, victim, 3)
+        for client, private in privates.items()
+    }
+    with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm"):
+        reveal(secrets, tokens)
 
 
 def wire_token(federation, sender, receiver):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnfl.masking import ProtocolError, advertise, wire
+from snnfl.masking import ProtocolError, advertise, mask, share, wire
 
 SESSION = bytes(32)
 values = st.one_of(
@@ -18,7 +19,7 @@ values = st.one_of(
 )  # fmt: skip
 READERS = {
     wire.read_advertised: ("mask", "channel", "signature"),
-    wire.read_peers: ("session", "threshold", "clients", "mask", "channel", "signatures"),
+    wire.read_peers: ("session", "threshold", "count", "clients", "mask", "channel", "signatures"),
     wire.read_shared: ("clients", "packages", "self-digests", "key-digests", "commitment"),
     wire.read_tokens: ("clients", "tokens"),
     wire.read_revealed: ("seed", "survivors", "self-shares", "dropped", "key-shares"),
@@ -37,6 +38,17 @@ def test_any_record_is_read_or_refused(read, data):
 
 def test_what_a_client_keeps_is_read_back():
     secrets, public = advertise(SESSION, 3, os.urandom)
+    assert wire.read_secret(wire.secret(secrets)) == secrets
+    pairs = {client: advertise(SESSION, client, os.urandom) for client in (1, 2, 4, 5)}
+    peers = {client: keys for client, (_, keys) in pairs.items()}
+    secrets, _ = share(secrets, peers, 3)
+    assert wire.read_secret(wire.secret(secrets)) == secrets
+    packages = {}
+    for client, (own, _) in pairs.items():
+        others = {n: k for n, k in peers.items() if n != client} | {3: public}
+        packages[client] = share(own, others, 3)[1].packages[3]
+    secrets, _ = mask(secrets, np.zeros(1, "<u4"), packages)
+    assert len(secrets.held) == 4
     assert wire.read_secret(wire.secret(secrets)) == secrets
     assert wire.read_advertised(wire.advertised(public, b"signed")) == (public, b"signed")
     tokens = {4: bytes(32), 1: bytes(31) + b"1"}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import networks
 import pytest
 import torch
 from torch import nn
 
 from snnfl.conversion import fold, trace
+from snnfl.metrics.energy import count_spikes
 from snnfl.private_snn import PublishedNetwork
 from snnfl.private_snn.energy import energy_ratios
 from snnfl.rng import generator
+from snnfl.spiking import SpikingNetwork
 
 
 def network(encoding: str = "poisson") -> PublishedNetwork:
@@ -38,3 +41,18 @@ def test_a_constant_image_is_multiplied_once() -> None:
     ann = 4.6 * (6 + 12)
     assert found.paper == pytest.approx(ann / (4.6 * 6 + 0.9 * 12 * 5))
     assert found.compute == pytest.approx(found.paper)
+
+
+def test_maxima_over_spikes_are_counted_as_in_the_converted_network() -> None:
+    module = networks.trained(networks.Gated)
+    graph = trace(module)
+    parameters = dict(fold(graph, module.state_dict()))
+    parameters |= {f"{node.name}.threshold": torch.full((1,), 0.6).double() for node in graph.spikes}
+    leaks = {f"{node.name}.leak": torch.ones(1).double() for node in graph.spikes}
+    published = PublishedNetwork(
+        graph=graph, parameters={**parameters, **leaks}, steps=9, input_shape=(2, 6, 6), encoding="direct"
+    )
+    found = energy_ratios(published, networks.images(), None)
+    expected = count_spikes(SpikingNetwork(graph, parameters, "zero"), networks.images(), steps=9)
+    assert found.compute == pytest.approx(expected.ann_energy.compute / expected.energy.compute)
+    assert found.total == pytest.approx(expected.ann_energy.total / expected.energy.total)

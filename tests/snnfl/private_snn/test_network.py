@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import networks
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import mutate
 from references.private_snn import poisson_step, spiking_logits
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -15,7 +21,7 @@ from snnfl.conversion import fold, trace
 from snnfl.models import initialise
 from snnfl.private_snn import PublishedNetwork, load, run, save
 from snnfl.rng import generator
-from snnfl.spiking import ConversionError, NetworkFileError, SpikingNetwork
+from snnfl.spiking import NetworkFileError, SpikingNetwork
 
 STEPS = 13
 LEAKS = (0.9, 1.0)
@@ -94,7 +100,7 @@ def test_a_curve_is_one_simulation() -> None:
     assert sorted(curve) == [3, STEPS, 20]
     for length, logits in curve.items():
         torch.testing.assert_close(logits, literal(network, dict(network.parameters), images(), length))
-    assert torch.equal(network(images(), generator(2, "spikes")), curve[STEPS])
+    torch.testing.assert_close(network(images(), generator(2, "spikes")), curve[STEPS], rtol=1e-12, atol=1e-12)
 
 
 def test_without_leak_and_with_direct_input_it_is_the_converted_network() -> None:
@@ -144,10 +150,39 @@ def test_images_of_another_size_are_told_of() -> None:
         published()(images()[:, :, :4, :4], generator(0, "spikes"))
 
 
-def test_max_pooling_is_refused() -> None:
-    graph = trace(networks.MaxPooled())
-    with pytest.raises(ConversionError, match=r"model\.pooling=average"):
-        PublishedNetwork(graph=graph, parameters={}, steps=1, input_shape=(2, 8, 8))
+def pooled(model: type[networks.Gated] | type[networks.MaxPooled], **options: Any) -> PublishedNetwork:
+    """Publish a network with maxima, in front of neurons and behind them."""
+    module = networks.trained(model)
+    graph = trace(module)
+    parameters = dict(fold(graph, module.state_dict()))
+    for node in graph.spikes:
+        parameters |= {
+            f"{node.name}.threshold": torch.full((1,), 0.6).double(),
+            f"{node.name}.leak": torch.ones(1).double(),
+        }
+    return PublishedNetwork(graph=graph, parameters=parameters, steps=STEPS, input_shape=(2, 6, 6), **options)
+
+
+@pytest.mark.parametrize("model", [networks.Gated, networks.MaxPooled])
+def test_maxima_are_those_of_the_converted_network(model: type[networks.Gated]) -> None:
+    network = pooled(model, encoding="direct")
+    plain = {name: array for name, array in network.parameters.items() if not name.endswith("leak")}
+    expected = SpikingNetwork(network.graph, plain, "zero")(images(), steps=STEPS)
+    torch.testing.assert_close(network(images()), expected)
+
+
+def test_maxima_go_on_from_chunk_to_chunk_with_their_gradients() -> None:
+    network, results = pooled(networks.Gated), []
+    for chunk in (1, 4, STEPS):
+        parameters = {name: array.clone().requires_grad_() for name, array in network.parameters.items()}
+        ((_, logits),) = run(
+            network.holding(parameters), images(), generator(2, "spikes"), lengths=[STEPS], chunk=chunk
+        )
+        logits.square().sum().backward()
+        results.append((logits, parameters["left.weight"].grad, parameters["mix.weight"].grad))
+    assert all(gradient.abs().sum() > 0 for gradient in results[0][1:])
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-9, atol=1e-12)
 
 
 def test_a_file_holds_the_network(tmp_path) -> None:
@@ -176,6 +211,8 @@ def test_a_file_holds_the_network(tmp_path) -> None:
         (lambda arrays, about: about.update(input_scale=0), "input_scale=0 is not valid"),
         (lambda arrays, about: about.update(input_shape=[2, 5, 5]), "do not fit the model"),
         (lambda arrays, about: about.update(input_shape=[]), "input_shape=.* is not valid"),
+        (lambda arrays, about: about.update(input_shape=[2, 10**6, 10**6]), "do not fit the model"),
+        (lambda arrays, about: about.update(input_shape=[2, 10**18, 10**18]), "input_shape=.* is not valid"),
         (lambda arrays, about: about.update(schema=9), "reads schema 1"),
         (lambda arrays, about: about.update(kind="snn"), "holds no published network"),
         (lambda arrays, about: about["graph"]["nodes"].pop(), "has surplus array .head"),
@@ -191,6 +228,39 @@ def test_a_file_that_somebody_changed_is_refused(tmp_path, change, message: str)
         load(path)
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(path))
+
+
+def test_shapes_are_followed_without_the_memory_of_their_values(tmp_path) -> None:
+    path = tmp_path / "published.safetensors"
+    network = pooled(networks.Gated)  # which takes images of any size
+    save(replace(network, input_shape=(2, 2_000_000, 2_000_000)), path)  # 64 terabytes, and more behind a convolution
+    assert load(path).input_shape == (2, 2_000_000, 2_000_000)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory) -> tuple[Path, dict[str, Tensor], str]:
+    """A file, its arrays and what it says about itself."""
+    path = tmp_path_factory.mktemp("published") / "published.safetensors"
+    save(pooled(networks.Gated), path)
+    return path, load_file(path), metadata_of(path)
+
+
+@given(data=st.data())
+def test_a_mutated_description_is_read_or_refused(described, data: st.DataObject) -> None:
+    path, arrays, text = described
+    about = json.loads(text)
+    mutate(data.draw(st.sampled_from([about, about["input_shape"]])), data)  # whose numbers are few among all places
+    save_file(arrays, path, {"snnfl": json.dumps(about)})
+    network, message = None, ""
+    try:
+        network = load(path)
+    except NetworkFileError as error:
+        message = str(error)
+    if network is None:
+        assert message.startswith(f"{path}: ")
+        assert "\n" not in message
+    else:
+        assert all(type(size) is int and size > 0 for size in (*network.input_shape, network.steps))
 
 
 def test_another_file_is_refused(tmp_path) -> None:

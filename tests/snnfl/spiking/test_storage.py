@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import mutate
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -331,33 +332,6 @@ def test_files_of_other_kinds_are_refused(tmp_path):
     for length in (4, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         refused(path)
-
-
-JUNK = st.sampled_from(
-    [
-        *(None, True, False, 0, 1, -1, 2**40, 10**400, 1.5, float("inf"), "", "x", "\ud800\n", [], {}, [[]], ["conv1"]),
-        *("input", "conv1", "add", "spike", "affine", "linear_map", "max_pool", "conv2d", "flatten", "scale", "mean"),
-        *("slice", "pad", "permute", "interpolate", "conv_transpose2d", "max_pool2d", "squeeze", "image_shape"),
-        *({"tuple": [1, 1]}, {"tuple": 1}, [1, 2], [[0, 1, None]], [0, 2, 1, 3], -1, 2),
-    ]
-)
-
-
-def mutate(value: Any, data: st.DataObject) -> Any:
-    """Change one place of a JSON value: another value there, one entry less, or two entries swapped."""
-    if not isinstance(value, dict | list) or not value or data.draw(st.integers(0, 9)) == 0:
-        return data.draw(JUNK)
-    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
-    key = data.draw(st.sampled_from(keys))
-    action = data.draw(st.sampled_from(["descend", "descend", "descend", "descend", "delete", "swap"]))
-    if action == "delete":
-        del value[key]
-    elif action == "swap":
-        other = data.draw(st.sampled_from(keys))
-        value[key], value[other] = value[other], value[key]
-    else:
-        value[key] = mutate(value[key], data)
-    return value
 
 
 ABOUT, ARRAYS = parts(converted(networks.Residual))
