@@ -323,14 +323,19 @@ def privatesnn(
         RunFileError: If a folder holds no run.
         RunFailedError: If training or encryption diverges.
     """
-    place, given = study.path if isinstance(study, Run) else Path(study).expanduser(), assignments(overrides)
+    place = study.path if isinstance(study, Run) else Path(study).expanduser()
+    given, own = assignments(overrides), [*plugins]
     with _called() as console:
         from experiments.privatesnn.attack import attack_published
+        from experiments.privatesnn.checking import check_attacks
         from experiments.privatesnn.command import accuracies_of, make_published
+        from experiments.privatesnn.study import read_private_study
         from experiments.privatesnn.thefts import with_numbers
 
-        made = make_published("run", place, given, [*plugins], console=console(progress))
-        lines = attack_published(place, given, [*plugins], console=console(progress))[1] if attacks else []
+        if attacks:  # what they lack is told before networks are made
+            check_attacks(read_private_study(place, given, own))
+        made = make_published("run", place, given, own, console=console(progress))
+        lines = attack_published(place, given, own, console=console(progress))[1] if attacks else []
     return Published(
         path=made.directory,
         networks={setting.name: setting.published for setting in made.settings},

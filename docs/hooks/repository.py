@@ -16,7 +16,7 @@ COUNTERPARTS = {"README.md": "index.md", "snnfl/config/options.py": "configurati
 
 STUDIES = (
     "experiments/snfl", "experiments/federated_snn", "experiments/gradient_leakage", "experiments/membership",
-    "experiments/privatesnn", "experiments/provable_privacy",
+    "experiments/privatesnn", "experiments/provable_privacy", "experiments/few_steps",
 )  # fmt: skip
 """Folders of studies, each with a README of its own and one in each folder below it."""
 

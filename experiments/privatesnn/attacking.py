@@ -197,7 +197,8 @@ def attack_target(
         network: The ANN, whose statistics it is.
         report: Called after each attack.
     """
-    view = view_of(setting, target, bench, network.statistics)
+    known = {layer: (mean.cpu(), variance.cpu()) for layer, (mean, variance) in network.statistics.items()}
+    view = view_of(setting, target, bench, known)
     answers = classified(target.ask(setting.config.run.seed + 1), bench.real)
     owner = Owner(answers=answers, real=bench.real, labels=bench.labels)
     results = []

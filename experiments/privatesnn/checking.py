@@ -46,12 +46,14 @@ def check_images(study: PrivateStudy) -> None:
 
 
 def check_attacks(study: PrivateStudy) -> None:
-    """Refuse an owner who leaves too few images for judge and attacker, and a judge that cannot be.
+    """Refuse an owner who leaves too few images for judge and attacker, a judge that cannot be, and nothing to attack.
 
     Raises:
         ConfigError: Saying how many there must be, or what the judge lacks.
     """
     for setting in study.settings:
+        if not setting.attack.networks and not setting.locks:
+            raise ConfigError("attack.networks=[]: nothing to attack; name some, such as [encrypted], or give locks")
         if not setting.config.data.training_images:
             way = "set it to half of them, for example" if setting.run is None else "take a run that has set it"
             raise ConfigError(

@@ -11,7 +11,7 @@ from experiments.arguments import OverridesArgument, PluginOption
 
 privatesnn_app = typer.Typer(
     help="Convert a network without data, encrypt it by training with spikes, and publish it (PrivateSNN).",
-    epilog="The four take the same file and options, and go on where one was interrupted. docs/private-snn.md",
+    epilog="All take the same file and options, and go on where one was interrupted. docs/private-snn.md",
     no_args_is_help=True,
     rich_markup_mode=None,
     suggest_commands=False,
@@ -43,7 +43,7 @@ def synthesize(study: StudyArgument, overrides: OverridesArgument = None, plugin
 
 @privatesnn_app.command()
 def convert(study: StudyArgument, overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
-    """Convert the network to a spiking one on the synthetic images: converted.safetensors.
+    """Convert the network to a spiking one on the synthetic images: converted-….safetensors.
 
     \b
     snnfl privatesnn convert experiments/privatesnn/laptop.yaml
@@ -53,7 +53,7 @@ def convert(study: StudyArgument, overrides: OverridesArgument = None, plugin: P
 
 @privatesnn_app.command()
 def encrypt(study: StudyArgument, overrides: OverridesArgument = None, plugin: PluginOption = None) -> None:
-    """Train the converted network with spikes on the synthetic images: published.safetensors.
+    """Train the converted network with spikes on the synthetic images: published-….safetensors.
 
     \b
     snnfl privatesnn encrypt experiments/privatesnn/laptop.yaml
@@ -94,7 +94,7 @@ def attack(
     snnfl privatesnn attack --list
 
     What the study lacks is made first. attacks.csv tells how many class images an independent network recognises, and
-    how good the thief's copy is; class_images.png shows them, frontier.csv compares locks.
+    how good the thief's copy is; class_images-*.png show them, frontier.csv compares locks.
     """  # noqa: D301
     from experiments.privatesnn.attack import attack_published, attacks_table
     from experiments.running import console_of

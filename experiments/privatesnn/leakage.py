@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from experiments.privatesnn.setting import slug
 from experiments.privatesnn.thefts import Line, as_markdown
 
 FILES = {
@@ -48,7 +49,7 @@ def leakage_part(lines: Sequence[Line], near: Sequence[Line], told: Mapping[str,
         parts.append(_table(some))
         parts.append(f"Verdict: {verdict(some)}")
         parts += [_nearness(line) for line in near if line["setting"] == place]
-        parts.append(f"![class images of {place}](class_images-{place}.png)")
+        parts.append(f"![class images of {place}](class_images-{slug(place)}.png)")
     return "\n\n".join(parts)
 
 

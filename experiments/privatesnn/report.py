@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from experiments.privatesnn.setting import slug
 from snnfl.files import write_bytes
 from strategies.figures import save_figure
 
@@ -81,7 +82,7 @@ def write_results(folder: Path, name: str, results: Sequence[Mapping[str, Any]])
         for kind, figure in (("steps", steps_figure(some)), ("images", images_figure(some))):
             if figure is not None:
                 for suffix in ("svg", "png"):
-                    save_figure(figure, folder / f"{setting.replace(', ', '-')}-{kind}.{suffix}")
+                    save_figure(figure, folder / f"{slug(setting.replace(', ', '-'))}-{kind}.{suffix}")
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -99,7 +99,7 @@ def read_private_study(path: Path, overrides: Sequence[str] = (), plugins: Seque
     name, axes = name_of(path, content), _axes(path, content)
     base = None if content.get("base") is None else path.parent / str(content["base"])
     assigned = [*assignments_of(path, "options", content.get("options", {})), *others]
-    _check_own(path, assigned, others, axes)
+    _check_own(path, assigned, overrides, axes)
     settings = []
     for seed in seeds_of(path, content):
         for choice in itertools.product(*axes.values()):
@@ -138,7 +138,8 @@ def _check_own(
             raise ConfigError(f"{path}: {assignment}: {OWN[key]}")
     varied = {each.partition("=")[0] for axis in axes.values() for given in axis.values() for each in given}
     for override in overrides:
-        if override.partition("=")[0] in varied:
+        key = override.partition("=")[0]
+        if any(option == key or option.startswith(f"{key}.") for option in varied):
             raise ConfigError(f"{path}: {override}: the matrix sets this option; change it there")
 
 
@@ -268,7 +269,7 @@ def _variants(path: Path, content: Mapping[str, Any], private: PrivateSNNConfig)
 
 def _curve(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
     curve = content.get("curve", [])
-    if not isinstance(curve, list) or not all(isinstance(length, int) and length > 0 for length in curve):
+    if not isinstance(curve, list) or not all(type(length) is int and length > 0 for length in curve):
         raise ConfigError(f"{path}: curve={curve}: expected lengths in time steps, such as [16, 32, 64]")
     return tuple(sorted(set(curve)))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.privatesnn.attacking import Result, haul_of
+from experiments.privatesnn.setting import slug
 from snnfl.auditing.published import recognition, shares
 from snnfl.files import write_bytes
 from snnfl.metrics.roc import Estimate, mean_of
@@ -271,4 +272,4 @@ def write_tables(folder: Path, lines: Sequence[Line], data: Sequence[Line]) -> N
     for place in dict.fromkeys(point["setting"] for point in points):
         some = [point for point in points if point["setting"] == place]
         for suffix in ("svg", "png") if len(some) > 2 else ():
-            save_figure(frontier(some), folder / f"{place.replace(', ', '-')}-frontier.{suffix}")
+            save_figure(frontier(some), folder / f"{slug(place.replace(', ', '-'))}-frontier.{suffix}")

@@ -37,7 +37,7 @@ def save(network: PublishedNetwork, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> PublishedNetwork:
-    """Read a published network, such as ``published.safetensors``, without pickle.
+    """Read a published network, such as ``published-….safetensors`` of ``snnfl privatesnn``, without pickle.
 
     Raises:
         NetworkFileError: If the file is missing, damaged, of another schema, or holds anything but such a network.
@@ -71,7 +71,7 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError(f"the metadata {METADATA_KEY!r} are not JSON") from None
     if not isinstance(about, dict) or about.get("kind") != KIND:
-        raise ValueError("it holds no published network, as snnfl privatesnn writes it (published.safetensors)")
+        raise ValueError("it holds no published network, as snnfl privatesnn writes it (published-….safetensors)")
     if about.get("schema") != SCHEMA:
         raise ValueError(f"schema {show(about.get('schema'))}, but this version of snnfl reads schema {SCHEMA}")
     shape = about.get("input_shape")

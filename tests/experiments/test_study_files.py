@@ -37,7 +37,6 @@ SCALES = [
     for scale in ("laptop", "search", "paper")
     if (HERE / folder / f"{scale}.yaml").exists()
 ]
-SCALES.append(("few_steps", "laptop"))
 SMALL = {"resnet20": "lenet5", "vgg16": "lenet5", "resnet20_snfl": "lenet5"}
 """What stands in for networks that take long to build."""
 

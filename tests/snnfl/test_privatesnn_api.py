@@ -49,3 +49,11 @@ def test_a_mistake_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(snnfl.ConfigError, match=r"publishing: .*unknown option 'stepz'; did you mean 'steps'") as error:
         snnfl.privatesnn(tmp_path / "mine.yaml", publishing={"stepz": 3})
     assert "\n" not in str(error.value)
+
+
+def test_what_attacks_lack_is_told_before_networks_are_made(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    runs = {"directory": str(tmp_path / "runs")}
+    with pytest.raises(snnfl.ConfigError, match="the owner has all training images"):
+        snnfl.privatesnn(tmp_path / "mine.yaml", attacks=True, run=runs, data={"training_images": 0})
+    assert not (tmp_path / "runs").exists()

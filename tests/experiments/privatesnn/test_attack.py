@@ -80,9 +80,11 @@ def test_what_it_writes_and_that_it_keeps_it(study: Path, monkeypatch: pytest.Mo
         ("data.training_images=0", "the owner has all training images"),
         ("data.training_images=1400", "images that the owner of 1400 doesn't"),
         ("attack.judge=vgg16", "attack.judge=vgg16: model.name=vgg16"),
+        ("attack.networks=[]", r"attack.networks=\[\]: nothing to attack"),
     ],
 )
 def test_what_attacks_lack_is_told_before_anything_is_made(study: Path, option: str, wanted: str) -> None:
+    study.write_text(STUDY.replace("locks: {few steps: {publishing.steps: 2}}", ""))
     with pytest.raises(ConfigError, match=wanted):
         attack(study, option)
     assert not (study.parent / "runs").exists()

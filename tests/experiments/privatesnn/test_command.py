@@ -284,6 +284,10 @@ def test_an_option_that_the_study_sets_is_refused(study: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=f"{option}: {wanted}"):
             read_private_study(study, [option])
+    study.write_text(STUDY + "matrix: {images: {few: {synthesis.images: 20}, many: {synthesis.images: 30}}}\n")
+    for option in ("synthesis.images=25", "synthesis={images: 25}"):  # both labels would name one and the same
+        with pytest.raises(ConfigError, match=f"{option}: the matrix sets this option"):
+            read_private_study(study, [option])
 
 
 def test_help_teaches() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from experiments.privatesnn.leakage import copies_part, locks_part, locks_verdict, more_part, verdict
-from experiments.privatesnn.thefts import frontier_of
+from experiments.privatesnn.thefts import FIELDS, frontier_of, write_tables
 
 TOLD = {"collected": "2026-11-29", "python": "3.11", "torch": "2.13"}
 
@@ -49,6 +51,13 @@ def test_the_best_of_each_kind_of_thief_is_told_of() -> None:
     assert point["asked_by"] == "logits_public"
     (point,) = frontier_of(some[:2])
     assert "| penalty | 80.0 | 70.0 | scenario_1 | – |  | 95.0 | fine_tuning_public |" in locks_part([point], TOLD)
+
+
+def test_whatever_a_setting_is_called_its_figure_is_a_file_of_the_folder(tmp_path: Path) -> None:
+    some = [dict.fromkeys(FIELDS, "") | line(lock, 0.9, 0.8, 0.5) for lock in ("encrypted", "few", "more")]
+    write_tables(tmp_path, [{**each, "setting": "mnist, 4/8 bits"} for each in some], [])
+    figures = {file.name for file in tmp_path.glob("*frontier.*g")}
+    assert figures == {"mnist-4_8_bits-frontier.png", "mnist-4_8_bits-frontier.svg"}
 
 
 def test_the_best_of_more_attacks_is_told_of() -> None:
