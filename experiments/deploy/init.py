@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from experiments.deploy import DeployError
@@ -81,6 +82,11 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
             f"{there[0]} exists, and no key is replaced: name another folder, move this one away, or add --renew, "
             "which keeps the authority and the nodes' keys and issues a new server certificate"
         )
+    identities = path / IDENTITIES_FOLDER
+    if identities.exists() and not os.access(identities, os.W_OK):
+        raise DeployError(
+            f"{identities} cannot be written: Docker makes what it doesn't find, as root; type: sudo rmdir {identities}"
+        )
     if renew and not all(file.exists() for file in authority):
         raise DeployError(f"--renew: {authority[1]} is missing; only the folder that signed the first can sign another")
     try:
@@ -96,7 +102,7 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
         control = (host, port) if is_loopback(host) else (BEHIND, behind)
         deployment = Deployment(path, host, port, made, *control)
         deployment.write()
-        _write_identities(path / IDENTITIES_FOLDER, [deployment.public_key(node) for node in made])
+        _write_identities(identities, [deployment.public_key(node) for node in made])
         written = {".env": ENVIRONMENT.format(host=host, port=port, nodes=nodes, control_port=behind)}
         if deployment.guarded:
             listen = f"[::]:{port}" if ":" in host else str(port)
@@ -111,13 +117,14 @@ def init_deployment(path: Path, server: str, nodes: int, *, renew: bool = False)
 
 
 def _write_identities(folder: Path, public: list[Path]) -> None:
-    """Copy the nodes' public keys; a node that was given another key has that.
+    """Copy the nodes' public keys, and no others'; a node that was given another key has that.
 
     Containers read them, whoever they run as; nobody else writes there, for who adds a key of his own is a node.
     """
-    if not folder.exists():
-        folder.mkdir(0o700)
-        folder.chmod(0o755)
+    folder.mkdir(0o700, exist_ok=True)
+    folder.chmod(0o755)
+    for gone in {file.name for file in folder.glob("node-*.pub")} - {file.name for file in public}:
+        (folder / gone).unlink()
     for file in public:
         copy = folder / file.name
         copy.write_bytes(file.read_bytes())

@@ -64,7 +64,7 @@ def make_published(
 
 
 def _do(stage: str, setting: Setting, console: Console) -> None:
-    if stage == "run" and setting.results.exists():
+    if stage == "run" and setting.results.exists() and setting.published.exists():
         return
     network = _network(setting, console)
     todo: dict[str, Callable[[], None]] = {

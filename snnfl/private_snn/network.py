@@ -40,6 +40,9 @@ CHUNK_STEPS = 8
 SURROGATE = "triangular_damped"
 """Of encryption: the triangle of eq. 5, with the factor 0.3 of the authors' code."""
 
+BESIDE = "/"
+"""Between a maximum's name and what it remembers; no neuron's name has one."""
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PublishedNetwork:
@@ -268,7 +271,7 @@ def walk(
 
 def _largest(node: MaxPool, value: Tensor, potentials: dict[str, Tensor]) -> Tensor:
     """Run a maximum over some steps, ``[steps, N, ...]``; what it remembers is kept beside the potentials."""
-    names = [f"{node.name}.{kind}" for kind in Accumulated._fields]
+    names = [f"{node.name}{BESIDE}{kind}" for kind in Accumulated._fields]
     before = Accumulated(*(potentials[name] for name in names)) if names[0] in potentials else None
     passed, after = gate(node, value, before)
     potentials.update(zip(names, after, strict=True))

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from snnfl.files import METADATA_KEY
-from snnfl.private_snn.network import PublishedNetwork
+from snnfl.private_snn.network import BESIDE, PublishedNetwork
 from snnfl.spiking.checks import is_count, is_positive
 from snnfl.spiking.graph_json import decode_graph, encode_graph, show
 from snnfl.spiking.storage import NetworkFileError, check_arrays, write_arrays
@@ -89,6 +89,8 @@ def _description(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 def _check(network: PublishedNetwork, slices: Mapping[str, Any]) -> None:
     """Compare arrays with the structure, and their values with what neurons can have."""
+    if crossing := [node.name for node in network.graph.spikes if BESIDE in node.name]:
+        raise ValueError(f"{show(crossing[0])} is not a name of neurons")
     leaks = {f"{node.name}.leak" for node in network.graph.spikes}
     if lacking := leaks - slices.keys():
         raise ValueError(f"lacks array {show(min(lacking))}")

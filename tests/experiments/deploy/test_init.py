@@ -102,6 +102,8 @@ def test_nodes_know_each_other_by_a_folder_without_secrets(made: Path, tmp_path:
     init_deployment(tmp_path, "localhost", 3, renew=True)
     assert len(read_public(tmp_path / "identities")) == 3
     assert not [file for file in (tmp_path / "identities").iterdir() if b"PRIVATE" in file.read_bytes()]
+    init_deployment(tmp_path, "localhost", 2, renew=True)
+    assert len(read_public(tmp_path / "identities")) == 2
 
 
 def test_the_folder_is_read_back(made: Path) -> None:

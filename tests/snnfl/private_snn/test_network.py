@@ -230,6 +230,16 @@ def test_a_file_that_somebody_changed_is_refused(tmp_path, change, message: str)
     assert str(error.value).startswith(str(path))
 
 
+def test_neurons_are_not_named_as_what_a_maximum_remembers(tmp_path) -> None:
+    path = tmp_path / "published.safetensors"
+    save(published(), path)
+    arrays, about = load_file(path), json.loads(metadata_of(path).replace('"relu"', '"pool/total"'))
+    arrays = {name.replace("relu.", "pool/total."): array for name, array in arrays.items()}
+    save_file(arrays, path, {"snnfl": json.dumps(about)})
+    with pytest.raises(NetworkFileError, match="'pool/total' is not a name of neurons"):
+        load(path)
+
+
 def test_shapes_are_followed_without_the_memory_of_their_values(tmp_path) -> None:
     path = tmp_path / "published.safetensors"
     network = pooled(networks.Gated)  # which takes images of any size
