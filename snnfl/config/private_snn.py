@@ -149,7 +149,7 @@ class ModelAttackConfig:
     networks: tuple[str, ...] = option(NETWORKS, doc=f"what is attacked: {', '.join(NETWORKS)}")
     starts: int = option(4, low=1, doc="class images of each class")
     iterations: int = option(200, low=1, doc="steps of gradient ascent for each of them")
-    epochs: int = option(10, low=1, doc="of training a copy on what the network answers")
+    epochs: int = option(50, low=1, doc="of training a copy on what the network answers")
     images: int = option(2000, low=1, doc="public images that the attacker has, and most that it asks about")
     judge: str = option("cnn", doc="structure of the network that judges class images")
     judge_images: int = option(6000, low=10, doc="training images that it learns from, and the owner doesn't have")

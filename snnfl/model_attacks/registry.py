@@ -32,7 +32,7 @@ class ModelBudget:
 
     starts: int = 4
     iterations: int = 200
-    epochs: int = 10
+    epochs: int = 50
     batch: int = 64
     images: int = 2000
 

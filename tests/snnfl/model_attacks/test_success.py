@@ -48,6 +48,13 @@ def test_it_succeeds_on_a_network_that_nothing_protects(name: str) -> None:
         assert min(haul.accuracy, haul.agreement) >= (0.4 if of_answers else 0.75)
 
 
+def test_who_has_logits_learns_no_less_than_who_has_classes_alone() -> None:
+    view = thefts.view(thefts.published(), fires=False)
+    budget = ModelBudget(starts=1, iterations=1, epochs=30, images=237)
+    with_logits, with_classes = (got(f"{name}_public", view, budget).accuracy for name in ("logits", "labels"))
+    assert with_logits > with_classes - 0.05
+
+
 @pytest.mark.parametrize("name", OF_ANY)
 def test_it_fails_on_random_weights(name: str) -> None:
     random = thefts.shuffled(thefts.published())
