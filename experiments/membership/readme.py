@@ -28,7 +28,7 @@ from snnfl.config import ConfigError
 from snnfl.files import write_bytes
 
 HERE = Path(__file__).parent
-FOLDERS = ("attacks", "table2_weights", "table3_surrogates", "fig3_activations")
+FOLDERS = ("attacks", "kinds", "table2_weights", "table3_surrogates", "fig3_activations")
 
 
 SCALES = {"laptop": "measured", "pictures": "pictures"}

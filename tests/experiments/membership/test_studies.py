@@ -19,6 +19,7 @@ SHAPES = {
     "cifar10": ((3, 32, 32), 10),
     "fashion_mnist": ((1, 28, 28), 10),
     "mnist": ((1, 28, 28), 10),
+    "nmnist": ((10, 2, 34, 34), 10),
     "iris": ((4,), 3),
     "breast_cancer": ((30,), 2),
 }
@@ -32,8 +33,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     def stand_in(source: Source, config: DataConfig, root: Path) -> Dataset:
         shape, classes = SHAPES[config.source]
         labels = torch.randint(classes, (4000,), generator=rng.generator(0, config.source))
-        mean = torch.zeros(shape[0])
-        samples = torch.zeros(4000, *shape, dtype=torch.uint8)
+        mean = torch.zeros(shape[-3] if len(shape) > 1 else shape[0])
+        samples = torch.zeros((1, *shape), dtype=torch.uint8).expand(4000, *shape)
         return Dataset(
             name=config.source, train_images=samples, train_labels=labels, test_images=samples, test_labels=labels,
             class_names=tuple(map(str, range(classes))), mean=mean, std=mean + 1,
