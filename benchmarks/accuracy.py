@@ -37,7 +37,7 @@ CALIBRATION = 128
 BATCH = 250
 """Images at once."""
 FEW = 1000
-"""Images of what takes long, or no bar belongs to."""
+"""Images of what takes long."""
 QCFS_CHECKPOINT = Path(__file__).parent / "checkpoints/resnet20_qcfs8_cifar10.safetensors"
 LEVELS = 8
 """Of that network."""
@@ -65,7 +65,7 @@ PUBLISHED = (
 
 
 def measure(options: Options) -> list[Result]:
-    """Measure the preset and the network trained for few steps on all images, and the other ways on fewer."""
+    """Measure each way to convert on all images, and what takes long on fewer."""
     relu, *trained = (model.to(options.device) for model in networks())
     calibration, images, labels = (x.to(options.device) for x in _pictures(options))
     lengths = (2, 4) if options.quick else (4, 8, 16)
@@ -84,8 +84,8 @@ def measure(options: Options) -> list[Result]:
             rows.append(loss(f"QCFS, T={steps}", own, found, _bar(QCFS_BARS, steps)))
     for name, config in METHODS.items():
         for steps in lengths:
-            found = hits(simulated(relu, calibration, config(steps)), images[few], labels[few])
-            rows.append(loss(f"{name}, T={steps}{_before(config(steps))}", right[few], found))
+            found = hits(simulated(relu, calibration, config(steps)), images, labels)
+            rows.append(loss(f"{name}, T={steps}{_before(config(steps))}", right, found))
     rows[0] = replace(rows[0], note=f"{rows[0].note}; {PUBLISHED}")
     rows += _long(options, relu, calibration, images[few], labels[few], right[few])
     return rows
