@@ -4,19 +4,20 @@
 #   PIP_INSTALL_ARGS=…     more arguments for pip, for example the index of CPU-only torch builds (0.2 GB instead of several):
 #                          make install PIP_INSTALL_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST_ARGS=…          more arguments for pytest, for example PYTEST_ARGS="-k partitions -x"
-#   WORKERS=…              files of tests that run at a time, 2 by default; each may take 2 GB
+#   WORKERS=…              files of tests that run at a time; each may take 2 GB. By default 2, and 3 of those that start
+#                          processes and mostly wait for them
 #   BENCH_ARGS=…           arguments for each benchmark: --quick, --device cuda, --json FILE, --markdown docs/performance.md
 
 PYTHON ?= python3
 PIP_INSTALL_ARGS ?=
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?=
 BENCH_ARGS ?=
 
 BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round snn_training snn_accuracy private_snn inversion scale secure_aggregation
 # Markers of the tests that start processes of Flower, Ray or snnfl; `make test` runs one of them for each engine.
 PROCESSES := ray or flwr or slow
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest --dist loadfile --numprocesses
 # Pytest's status 5 says that it chose no test, which is right where PYTEST_ARGS chose none of these.
 NONE_CHOSEN := $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 VENV := .venv
@@ -63,11 +64,11 @@ lint: $(STAMP) ## ruff check, ruff format --check, mypy --strict
 
 .PHONY: test
 test: lint ## lint, then every test and doctest that starts no processes, and a run on each engine
-	@$(PYTEST) -m 'engine or not ($(PROCESSES))' $(PYTEST_ARGS) $(NONE_CHOSEN)
+	@$(PYTEST) $(or $(WORKERS),2) -m 'engine or not ($(PROCESSES))' $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 .PHONY: test-deployment
 test-deployment: $(STAMP) ## the other tests: deployments, clusters, kills, studies, benchmarks, documentation, containers
-	@$(PYTEST) -m '($(PROCESSES)) and not engine' $(PYTEST_ARGS) $(NONE_CHOSEN)
+	@$(PYTEST) $(or $(WORKERS),3) -m '($(PROCESSES)) and not engine' $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down
