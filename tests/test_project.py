@@ -162,7 +162,7 @@ def test_every_test_is_run_by_one_of_the_two_commands() -> None:
     """Together the two choices of markers leave out none and choose none twice."""
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     (processes,) = re.findall(r"^PROCESSES := (.+)$", text, re.MULTILINE)
-    chosen = [choice.replace("$(PROCESSES)", processes) for choice in re.findall(r"\$\(PYTEST\) -m '(.+?)'", text)]
+    chosen = [choice.replace("$(PROCESSES)", processes) for choice in re.findall(r"\$\(PYTEST\) .+ -m '(.+?)'", text)]
     markers = sorted({"engine", *processes.split(" or ")})
     for present in itertools.product([True, False], repeat=len(markers)):
         names = dict(zip(markers, present, strict=True))
