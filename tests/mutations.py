@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
+
+from snnfl.spiking.storage import NetworkFileError
+
+Network = TypeVar("Network")
 
 JUNK = st.sampled_from(
     [
@@ -14,6 +20,17 @@ JUNK = st.sampled_from(
         *({"tuple": [1, 1]}, {"tuple": 1}, [1, 2], [[0, 1, None]], [0, 2, 1, 3], -1, 2),
     ]
 )
+
+
+def read_if_whole(load: Callable[[Path], Network], path: Path) -> Network | None:
+    """Read a network's file; ``None`` if it is refused, which takes a :class:`NetworkFileError` of one line."""
+    try:
+        return load(path)
+    except NetworkFileError as error:
+        refusal = str(error)
+    assert refusal.startswith(f"{path}: ")
+    assert "\n" not in refusal
+    return None
 
 
 def mutate(value: Any, data: st.DataObject) -> Any:

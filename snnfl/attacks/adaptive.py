@@ -23,10 +23,10 @@ from snnfl.threat import ServerView
 from snnfl.training import private_biases
 
 NEEDS = ("architecture", "loss", "images", "batch_size", "epochs", "update_statistics")
+"""Whoever hasn't an S-update's own statistics cannot recover its weights."""
 
 ON_NETWORK = (*NEEDS, "thresholds", "individual")
 """Of what reads a client's spiking network: the mean of several is none's."""
-"""Whoever hasn't an S-update's own statistics cannot recover its weights."""
 
 
 def _no_private_bias(view: ServerView) -> str | None:

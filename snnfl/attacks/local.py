@@ -100,7 +100,14 @@ def simulate(
             stand.
     """
     if local.clients > 1:
-        return _mean_of_clients(network, arrays, trained, inputs, targets, local, orders)
+        size = len(inputs) // local.clients
+        alone = replace(local, clients=1, batch_size=local.batch_size // local.clients)
+        found = []
+        for start in range(0, len(inputs), size):
+            part = slice(start, start + size)
+            order = None if orders is None else orders[:, part] - start
+            found.append(simulate(network, arrays, trained, inputs[part], targets[part], alone, order))
+        return {name: torch.stack([each[name] for each in found]).mean(0) for name in trained}
     batches = list[tuple[Tensor, Tensor]]()
     for epoch in range(local.epochs):
         pair = (inputs, targets) if orders is None else (inputs[orders[epoch]], targets[orders[epoch]])
@@ -128,25 +135,6 @@ def simulate(
         weights = {name: weights[name] - local.learning_rate * velocity[name] for name in weights}
         total = {name: total[name] + velocity[name] if total else velocity[name] for name in velocity}
     return {name: total[name] for name in trained}
-
-
-def _mean_of_clients(
-    network: Network,
-    arrays: Mapping[str, Tensor],
-    trained: tuple[str, ...],
-    inputs: Tensor,
-    targets: Tensor,
-    local: LocalTraining,
-    orders: Tensor | None,
-) -> Arrays:
-    """Train each client on its part of the images, and return the mean."""
-    size, own = len(inputs) // local.clients, replace(local, clients=1, batch_size=local.batch_size // local.clients)
-    found = []
-    for start in range(0, len(inputs), size):
-        part = slice(start, start + size)
-        order = None if orders is None else orders[:, part] - start
-        found.append(simulate(network, arrays, trained, inputs[part], targets[part], own, order))
-    return {name: torch.stack([each[name] for each in found]).mean(0) for name in trained}
 
 
 def _clipped(gradient: Arrays, bound: float) -> Arrays:

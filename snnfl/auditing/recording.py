@@ -193,11 +193,7 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
     Raises:
         RecordingError: If there is none, or a file is missing or damaged.
     """
-    check_rounds(folder, rounds)
-    found = _numbered(folder / RECORDING, "round")
-    for server_round, path in found.items():
-        if rounds and server_round not in rounds:
-            continue
+    for server_round, path in _rounds(folder, rounds):
         of_all, about = _placed(path / SENT, server_round, None)
         for partition, client in _numbered(path, "partition").items():
             if not (client / RECEIVED).exists() and (client / SENT).exists():
@@ -209,7 +205,7 @@ def read_recording(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterat
                 partition=partition,
                 exchange=Exchange(server_round=server_round, sent=sent, received=received),
                 metrics=of_update.get("metrics", {}),
-                about={name: value for name, value in about.items() if name not in ("schema", "round")},
+                about=_further(about),
             )
 
 
@@ -223,9 +219,8 @@ def read_summands(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterato
     Raises:
         RecordingError: If there is none, or a file is missing or damaged.
     """
-    check_rounds(folder, rounds)
-    for server_round, path in _numbered(folder / RECORDING, "round").items():
-        if (rounds and server_round not in rounds) or not (path / SUM).exists():
+    for server_round, path in _rounds(folder, rounds):
+        if not (path / SUM).exists():
             continue
         sent, about = _placed(path / SENT, server_round, None)
         arrays, said = _placed(path / SUM, server_round, None)
@@ -240,8 +235,21 @@ def read_summands(folder: Path, rounds: frozenset[int] = frozenset()) -> Iterato
             clients=tuple(clients),
             images=tuple(images),
             layout=said,
-            about={name: value for name, value in about.items() if name not in ("schema", "round")},
+            about=_further(about),
         )
+
+
+def _rounds(folder: Path, rounds: frozenset[int]) -> Iterator[tuple[int, Path]]:
+    """Yield the recorded rounds that are asked for, in their order, with their folders."""
+    check_rounds(folder, rounds)
+    for server_round, path in _numbered(folder / RECORDING, "round").items():
+        if not rounds or server_round in rounds:
+            yield server_round, path
+
+
+def _further(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a recording says of a round beyond what its folder does."""
+    return {name: value for name, value in about.items() if name not in ("schema", "round")}
 
 
 def write_vector(folder: Path, server_round: int, partition: int, numbers: NDArray[np.unsignedinteger[Any]]) -> None:
