@@ -152,6 +152,13 @@ def audit(
         int,
         typer.Option(min=0, help="with secure aggregation: clients of each round that tell the server their updates"),
     ] = 0,
+    differences: Annotated[
+        bool,
+        typer.Option(
+            "--differences",
+            help="with secure aggregation: tell clients apart by the sums of rounds with others in them",
+        ),
+    ] = False,
     labels: Annotated[bool, typer.Option("--labels", help="give the private labels: a diagnosis")] = False,
     iterations: Annotated[int, typer.Option(min=1, help="per start")] = 300,
     restarts: Annotated[int, typer.Option(min=1, help="random starts per victim")] = 1,
@@ -206,6 +213,7 @@ def audit(
     snnfl audit runs/s_fedavg runs/fedavg --iterations 1000        # an S-run beside its plain control
     snnfl audit runs/watched --attack reconverted_train --deny norm_statistics
     snnfl audit runs/masked --colluding 4                          # of a run with secure aggregation
+    snnfl audit runs/masked --differences                          # not everybody took part in each of its rounds
     snnfl audit --list
 
     With --model, RUN_DIR is the recording of another Flower app (docs/how-to/audit-your-flower-app.md). What isn't said
@@ -242,6 +250,7 @@ def audit(
         denied=deny or (),
         generative_model=generative_model_of(generative_model),
         colluding=colluding,
+        differences=differences,
     )
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)

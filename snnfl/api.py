@@ -97,6 +97,7 @@ def audit(
     clients: Iterable[int] = (),
     deny: Iterable[str] = (),
     colluding: int = 0,
+    differences: bool = False,
     labels: bool = False,
     iterations: int = 300,
     restarts: int = 1,
@@ -117,6 +118,8 @@ def audit(
         clients: Partitions; likewise.
         deny: Facts that the attacker lacks.
         colluding: With secure aggregation, how many clients of each round tell the server their updates.
+        differences: With secure aggregation, whether the server tells clients apart by the sums of rounds in which not
+            everybody took part.
         labels: Give the private labels: a diagnosis.
         iterations: Per start.
         restarts: Random starts per victim.
@@ -153,6 +156,7 @@ def audit(
             denied=deny,
             generative_model=generative_model,
             colluding=colluding,
+            differences=differences,
         )
         budget = Budget(iterations=iterations, restarts=restarts)
         place, shown = None if output is None else Path(output).expanduser(), console(progress)

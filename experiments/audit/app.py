@@ -129,15 +129,14 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
     """Read and check all that an audit of another app needs, before anything is attacked.
 
     Raises:
-        ConfigError: For an unknown attack, colluding clients, or a model that attacks cannot repeat.
+        ConfigError: For an unknown attack, colluding clients or differences, or a model that attacks cannot repeat.
         RecordingError: If the folder holds no recording, or something of it is damaged or of another model.
         ThreatModelError: If labels are granted that no node told.
     """
     check_names(attacks)
-    if scope.colluding:
-        raise ConfigError(
-            f"--colluding {scope.colluding}: is of runs of ours with secure aggregation; leave it out with --model"
-        )
+    if scope.colluding or scope.differences:
+        asked = "--differences" if scope.differences else f"--colluding {scope.colluding}"
+        raise ConfigError(f"{asked}: is of runs of ours with secure aggregation; leave it out with --model")
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
     victims = victims_of(setting, folder, scope)

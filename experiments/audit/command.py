@@ -210,7 +210,9 @@ def prepare(
     if (missing := check_same(environment.get("plugins"), loaded(), versions=False)) is not None:
         raise ConfigError(f"{path}: {missing}")
     work = Workspace(config)
-    setting = setting_of(work, scope.colluding)  # its initial state is taken before anybody loads other weights
+    setting = setting_of(
+        work, scope.colluding, differences=scope.differences
+    )  # its initial state is taken before anybody loads other weights
     kind = setting.format.kind
     victims = victims_of(setting, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]

@@ -70,6 +70,8 @@ def _seen(audit: Audit) -> str:
     if known["clients"] is None:
         return "a sum of unknown size"
     seen = f"a sum of {known['clients']}" if known["clients"] > 1 else "one client, out of a sum"
+    if known["rounds"] > 1:
+        return f"{seen}, by {known['rounds']} rounds"
     return f"{seen}; {known['colluding']} colluding" if known["colluding"] else seen
 
 

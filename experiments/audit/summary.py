@@ -153,14 +153,16 @@ def _measured(found: Entry, directions: Sequence[str]) -> str:
 
 def _to_whom(found: Entry) -> str:
     who, facts = found["threat_model"]["who"], len(found["threat_model"]["facts"])
-    clients, colluding = (found["threat_model"][name] for name in ("clients", "colluding"))
+    clients, colluding, rounds = (found["threat_model"][name] for name in ("clients", "colluding", "rounds"))
     if found["setting"] == "diagnostic":
         return f"Nobody, as it stands: this attacker was given what no server has ({'; '.join(found['reasons'])})."
     if who == MALICIOUS:
         return "A malicious server, which sends weights of its own making instead of keeping the protocol."
-    if colluding or clients not in (None, 1):
+    if colluding or rounds > 1 or clients not in (None, 1):
         others = f" and {counted(colluding, 'client')} that collude{'s' if colluding == 1 else ''} with it"
         has = f"the sum of {clients} clients' updates" if clients != 1 else "what is left of a sum, one client's update"
+        if rounds > 1:
+            has += f", by comparing the sums of {rounds} rounds,"
         return (
             f"The server{others if colluding else ''}: it keeps the protocol of secure aggregation, and has {has} and "
             f"{counted(facts, 'fact')} of the training (in the report: Threat models)."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from experiments.audit.choice import check_names
@@ -26,6 +27,7 @@ class AuditPlan:
         deny: Facts that the attacker lacks.
         colluding: Of how many clients of each round the attacker knows the updates, in cells with secure aggregation:
             each attack runs once with each of these numbers.
+        differences: There, whether each attack runs once more on what the sums of several rounds tell of one client.
     """
 
     attacks: tuple[str, ...] = ()
@@ -36,16 +38,18 @@ class AuditPlan:
     labels: bool = False
     deny: tuple[str, ...] = ()
     colluding: tuple[int, ...] = (0,)
+    differences: bool = False
 
-    def scope(self, colluding: int) -> Scope:
-        """Return who is attacked, by whom, of these numbers of colluding clients."""
-        return scope_of(
-            rounds=self.rounds, partitions=self.clients, labels=self.labels, denied=self.deny, colluding=colluding
-        )
+    @property
+    def scopes(self) -> list[Scope]:
+        """Who is attacked, by each attacker: of each number of colluding clients, and the one that compares rounds."""
+        asked = partial(scope_of, rounds=self.rounds, partitions=self.clients, labels=self.labels, denied=self.deny)
+        found = [asked(colluding=colluding) for colluding in self.colluding]
+        return [*found, asked(differences=True)] if self.differences else found
 
     def of(self, config: Config) -> AuditPlan:
         """Return what applies to a cell."""
-        return self if config.strategy.secure_aggregation else replace(self, colluding=(0,))
+        return self if config.strategy.secure_aggregation else replace(self, colluding=(0,), differences=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +80,12 @@ class Extras:
         return f"extras-{hashlib.sha256(self.to_json().encode()).hexdigest()[:10]}.json"
 
     def to_json(self) -> str:
-        """Write as JSON; without colluding clients as it was before there were any, for what is measured already."""
+        """Write as JSON; what isn't asked for stands there as before it could be, for what is measured already."""
         content = asdict(self)
         if self.audit is not None and self.audit.colluding == (0,):
             del content["audit"]["colluding"]
+        if self.audit is not None and not self.audit.differences:
+            del content["audit"]["differences"]
         return json.dumps(content, sort_keys=True)
 
     @classmethod
@@ -116,7 +122,7 @@ def _read_plan(given: Any) -> AuditPlan:
             raise ConfigError(f"audit: unknown key {key!r}{nearest(str(key), list(defaults))}")
         several = isinstance(defaults[key], tuple)
         parts = value if isinstance(value, list) and several else [value]
-        kind = str if key in ("attacks", "deny") else bool if key == "labels" else int
+        kind = str if key in ("attacks", "deny") else bool if key in ("labels", "differences") else int
         low = 0 if key in ("clients", "colluding") else 1
         if not all(type(part) is kind and (not isinstance(part, int) or part >= low or kind is bool) for part in parts):
             raise ConfigError(f"audit.{key}={value}: expected {_KINDS[kind]}{', or a list of them' if several else ''}")
@@ -124,7 +130,7 @@ def _read_plan(given: Any) -> AuditPlan:
         {key: [v] if isinstance(defaults[key], tuple) and not isinstance(v, list) else v for key, v in given.items()}
     )
     check_names(plan.attacks)
-    _ = [plan.scope(colluding) for colluding in plan.colluding]  # knows the facts
+    _ = plan.scopes  # knows the facts
     return replace(plan, iterations=tuple(sorted({*plan.iterations})), colluding=tuple(sorted({*plan.colluding})))
 
 

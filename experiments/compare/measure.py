@@ -90,14 +90,18 @@ def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str
 
 def _audited_alone(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     records, audits = list[Record](), list[Audit]()
-    for colluding in plan.colluding:
-        prepared = prepare(folder, plan.attacks, plan.scope(colluding), controls=False)
+    for scope in plan.scopes:
+        prepared = prepare(folder, plan.attacks, scope, controls=False)
         for iterations in plan.iterations:
             budget = Budget(iterations=iterations, restarts=plan.restarts)
             with attack_progress(Console(quiet=True)) as progress:
                 audit = audit_run(prepared, budget, progress)
             audits.append(audit)
-            who = {"iterations": str(iterations), "colluding": str(colluding)}
+            who = {
+                "iterations": str(iterations),
+                "colluding": str(scope.colluding),
+                "differences": str(int(scope.differences)),
+            }
             records += [record | who for record in (*attack_records(audit), *best_records(audit))]
     last = audits[-1]
     write_audits(folder / AUDIT, [last], budget)

@@ -71,7 +71,7 @@ def shown_records(view: View, cell: Cell) -> Iterator[Record]:
 def _records(cell: Cell, source: str) -> list[Record]:
     if source in ("energy", "attacks", "best attacks", "biases", "thresholds"):
         found = [record for record in extras_of(cell)["records"] if record["source"] == source]
-        return [{"colluding": "0", **record} for record in found] if "attacks" in source else found
+        return [{"colluding": "0", "differences": "0", **record} for record in found] if "attacks" in source else found
     rows = read_metrics(cell.path)
     if source == "rounds":
         return _round_records(rows)

@@ -64,7 +64,7 @@ SOURCES: Mapping[str, Source] = {
         axes=("network",), values=("energy", "energy_with_memory", "operations"), needs="the key energy"
     ),
     "attacks": Source(
-        axes=("round", "attack", "iterations", "colluding"),
+        axes=("round", "attack", "iterations", "colluding", "differences"),
         values=(
             *(metric.name for metric in AUDITED), *(metric.name for metric in COMMON),
             *(f"floor_{metric.name}" for metric in AUDITED if metric.judged),
@@ -73,7 +73,7 @@ SOURCES: Mapping[str, Source] = {
         needs="the key audit",
     ),
     "best attacks": Source(
-        axes=("round", "iterations", "colluding"),
+        axes=("round", "iterations", "colluding", "differences"),
         values=("best_attack", "best_attack_gain"),
         needs="the key audit",
     ),
@@ -94,7 +94,7 @@ SOURCES: Mapping[str, Source] = {
 }  # fmt: skip
 """``accuracy`` is that of what the server holds: in an S-run its spiking network, else its ANN; of SOLO its clients."""
 
-LAST, AVERAGED = ("round", "iterations", "colluding"), ("client", "role", "layer")
+LAST, AVERAGED = ("round", "iterations", "colluding", "differences"), ("client", "role", "layer")
 """Axes of a run that a view needn't name: of these the last label counts, over those a run is averaged."""
 
 _HIGH = ("accuracy", "accuracy_at_T", "server_snn_accuracy", "server_ann_accuracy", "client_ann_accuracy_mean",

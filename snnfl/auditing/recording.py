@@ -146,6 +146,7 @@ class Received:
         members: Of a sum, how many images each of its clients has, by partition; empty for a client's own update.
             ``partition`` is the first.
         colluding: How many further clients have told what is theirs in the sum, so that it is taken out.
+        rounds: Of how many rounds' sums it is an estimate (:mod:`snnfl.auditing.differences`); 1 if it was received.
         about: What else the recording says of the round; of a run of ours, whose folder says it, nothing.
     """
 
@@ -155,6 +156,7 @@ class Received:
     metrics: Mapping[str, float]
     members: Mapping[int, int] = field(default_factory=dict)
     colluding: int = 0
+    rounds: int = 1
     about: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -178,13 +178,15 @@ def who(knowledge: Knowledge) -> str:
     """Say who attacks, and what it sees of whom."""
     if knowledge.crafted_weights:
         return MALICIOUS
-    if not knowledge.colluding and knowledge.clients in (None, 1):
+    if not knowledge.colluding and knowledge.rounds == 1 and knowledge.clients in (None, 1):
         return WHO
     has = "what is left of a sum, one client's update"
     if knowledge.clients != 1:
         has = f"the sum of {knowledge.clients or 'an unknown number of'} clients' updates"
-    colluding = f", which colludes with {knowledge.colluding} others" if knowledge.colluding else ""
-    return f"{WHO} with secure aggregation{colluding}: it has {has}"
+    does = f", which colludes with {knowledge.colluding} others" if knowledge.colluding else ""
+    if knowledge.rounds > 1:
+        does = f", which compares the sums of {knowledge.rounds} rounds"
+    return f"{WHO} with secure aggregation{does}: it has {has}"
 
 
 def value_of(score: Score, name: str) -> float | None:

@@ -34,7 +34,7 @@ from snnfl.masking import FieldError
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import Exchange
 from snnfl.training.local import MAXIMUM_VALUE
-from snnfl.updates import Summed, summed
+from snnfl.updates import Sum, Summed, summed
 from snnfl.updates.coordinates import origin
 from snnfl.updates.noised import NoisySum, noisy_sum
 from snnfl.workspace import Workspace
@@ -61,25 +61,20 @@ def read_sums(
         RecordingError: Naming the file and what is wrong in it, or whom it lacks.
     """
     for found in read_summands(folder, rounds):
-        where = round_folder(folder / RECORDING, found.server_round)
-        check_arrays(where / SENT, found.sent, work.format.sent_specs)
         if colluding >= (count := len(found.clients)):
             raise ConfigError(
                 f"--colluding {colluding}: round {found.server_round} has {count} clients, and one at least is to be "
                 "attacked; take fewer"
             )
-        layout = _layout(work, found, where / SUM)
+        layout = checked_layout(work, found, folder)
         vectors = _vectors(found, folder, layout) if colluding else {}
         for group in groups(found.clients, count - colluding):
             rest = found.numbers.view(layout.field.dtype)
             for client in vectors.keys() - {*group}:
                 rest = rest - vectors[client]
-            try:
-                update = _at(layout, found.known).decode(rest, found.sent, len(group))
-            except FieldError as error:
-                raise RecordingError(f"{where / SUM}: {error}; it isn't of the run beside it") from None
+            update = decoded(layout, found, rest, folder, clients=len(group))
             arrays = layout.as_update(update)
-            check_arrays(where / SUM, arrays, work.format.specs)
+            check_arrays(sum_path(folder, found.server_round), arrays, work.format.specs)
             members = {c: n for c, n in zip(found.clients, found.images, strict=True) if c in group}
             yield Received(
                 server_round=found.server_round,
@@ -101,8 +96,19 @@ def groups(clients: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(clients[start : start + size]) for start in range(0, len(clients) - size + 1, size)]
 
 
-def _layout(work: Workspace, found: Summands, path: Path) -> Summed:
-    """Return how the numbers of a sum stand, checked against the run."""
+def sum_path(folder: Path, server_round: int) -> Path:
+    """Return the file of a round's sum, in the folder of an audit."""
+    return round_folder(folder / RECORDING, server_round) / SUM
+
+
+def checked_layout(work: Workspace, found: Summands, folder: Path) -> Summed:
+    """Return how the numbers of a sum stand; they, and what was sent, are checked against the run.
+
+    Raises:
+        RecordingError: Naming the file and what is wrong in it.
+    """
+    path = sum_path(folder, found.server_round)
+    check_arrays(path.parent / SENT, found.sent, work.format.sent_specs)
     most = len(work.dataset.train_labels) or MAXIMUM_VALUE
     if not all(1 <= count <= most for count in found.images):
         raise RecordingError(f"{path}: says that its clients have {list(found.images)} images; expected 1 to {most:g}")
@@ -129,6 +135,33 @@ def _layout(work: Workspace, found: Summands, path: Path) -> Summed:
     if len(found.clients) > most_clients or found.clients[-1] >= work.config.data.clients:
         raise RecordingError(f"{path}: is of clients {list(found.clients)}, of which the run has none or not as many")
     return layout
+
+
+def decoded(
+    layout: Summed,
+    found: Summands,
+    numbers: NDArray[np.unsignedinteger[Any]],
+    folder: Path,
+    *,
+    clients: int | None = None,
+) -> Sum:
+    """Read a sum, or what is left of it.
+
+    Args:
+        layout: Of :func:`checked_layout`.
+        found: The recorded sum.
+        numbers: What is to be read, elements of the ring.
+        folder: ``runs/NAME/audit``.
+        clients: Of how many it is; ``None`` for all.
+
+    Raises:
+        RecordingError: If it is the sum of none.
+    """
+    try:
+        return _at(layout, found.known).decode(numbers, found.sent, clients or len(found.clients))
+    except FieldError as error:
+        path = sum_path(folder, found.server_round)
+        raise RecordingError(f"{path}: {error}; it isn't of the run beside it") from None
 
 
 def _at(layout: Summed, known: Mapping[str, Tensor]) -> Summed:

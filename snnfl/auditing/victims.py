@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from snnfl import rng
 from snnfl.auditing.checked import read_checked, read_checked_truth
+from snnfl.auditing.differences import read_differences
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
-from snnfl.auditing.setting import Setting
+from snnfl.auditing.setting import Recorded, Setting
 from snnfl.auditing.sums import joined_orders, read_sums
 from snnfl.config import OWN, ConfigError, prefixed
 from snnfl.data import Dataset, epoch_orders
@@ -74,6 +75,7 @@ class Scope:
         denied: What the attacker is not to know.
         generative_model: What the attacker has trained on images of the same kind.
         colluding: Of how many clients of each sum the attacker knows the updates, too.
+        differences: Whether the attacker tells clients apart by the sums of all recorded rounds.
     """
 
     rounds: frozenset[int] = frozenset()
@@ -82,6 +84,7 @@ class Scope:
     denied: frozenset[str] = frozenset()
     generative_model: nn.Module | None = None
     colluding: int = 0
+    differences: bool = False
 
     def __contains__(self, received: Received) -> bool:
         """Tell whether an update is attacked; a sum is if one of its clients is asked for."""
@@ -102,11 +105,12 @@ def scope_of(
     denied: Iterable[str],
     generative_model: nn.Module | None = None,
     colluding: int = 0,
+    differences: bool = False,
 ) -> Scope:
     """Check and collect what a person asked for; empty means all.
 
     Raises:
-        ConfigError: For a fact that no threat model knows, or colluding clients whose updates are denied.
+        ConfigError: For a fact that no threat model knows, or one that is denied and asked for.
     """
     facts = frozenset(denied)
     for name in sorted(facts):
@@ -115,6 +119,10 @@ def scope_of(
         raise ConfigError(
             f"--colluding {colluding}: tells updates of other_clients, which --deny takes away; leave one"
         )
+    if differences and "earlier_rounds" in facts:
+        raise ConfigError("--differences: are of several rounds, and --deny takes earlier_rounds away; leave one")
+    if differences and colluding:
+        raise ConfigError(f"--differences and --colluding {colluding}: are two attackers; audit one after the other")
     return Scope(
         rounds=frozenset(rounds),
         partitions=frozenset(partitions),
@@ -122,6 +130,7 @@ def scope_of(
         denied=facts,
         generative_model=generative_model,
         colluding=colluding,
+        differences=differences,
     )
 
 
@@ -152,15 +161,16 @@ def check_generative_model(model: nn.Module, input_shape: tuple[int, ...]) -> No
         )
 
 
-def setting_of(work: Workspace, colluding: int = 0) -> Setting:
+def setting_of(work: Workspace, colluding: int = 0, *, differences: bool = False) -> Setting:
     """Return what an audit must know of a run of ours: its configuration tells everything.
 
     Args:
         work: Of the run.
         colluding: How many clients of each sum tell the server their updates (:mod:`snnfl.auditing.sums`).
+        differences: Whether sums of several rounds are compared (:mod:`snnfl.auditing.differences`).
 
     Raises:
-        ConfigError: For clients that collude where the server sees each update.
+        ConfigError: For clients that collude, or differences, where the server sees each update.
     """
     config = work.config
     secure = config.strategy.secure_aggregation
@@ -169,6 +179,14 @@ def setting_of(work: Workspace, colluding: int = 0) -> Setting:
             f"--colluding {colluding}: the server of {config.run.name} sees each client's update, there is no sum to "
             "take any out of; leave it out"
         )
+    if differences and not secure:
+        raise ConfigError(
+            f"--differences: the server of {config.run.name} sees each client's update, there are no sums to compare; "
+            "leave it out"
+        )
+    recorded: Recorded = partial(read_checked, work)
+    if secure:
+        recorded = partial(read_differences, work) if differences else partial(read_sums, work, colluding)
     unlike = unrepeated(config, normalises=bool(work.format.statistic_names))
     return Setting(
         name=config.run.name,
@@ -180,7 +198,7 @@ def setting_of(work: Workspace, colluding: int = 0) -> Setting:
         initial_state=work.initial_state,
         knowledge=partial(knowledge_of, work),
         beyond=lambda received: (*unlike, *unrepeated_orders(received), *_unlike_each_other(work, received)),
-        recorded=partial(read_sums, work, colluding) if secure else partial(read_checked, work),
+        recorded=recorded,
         told=partial(read_checked_truth, work),
         orders=partial(_orders, work),
         freedom=_freedom(work),
@@ -351,11 +369,12 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
         upload_bits=work.config.quantization.uploads or None,
         clients=len(sizes),
         colluding=received.colluding,
+        rounds=received.rounds,
         biases=not work.format.hides_biases,
-        thresholds=bool(work.format.threshold_names),
+        thresholds=bool(work.format.threshold_names) and received.rounds == 1,
         crafted_weights=work.config.audit.crafted != "none" and received.server_round in work.config.audit.rounds,
     )
-    alone = len(sizes) == 1 and work.config.privacy.mechanism != "distributed"  # nor does noise tell who was clipped
+    alone = len(sizes) == received.rounds == 1 and work.config.privacy.mechanism != "distributed"  # noise tells neither
     flags = flags_of(received, whole=alone and not work.format.hides_biases and not work.format.private_names)
     if training.clip_norm is not None and known.steps == 1:
         flags["clipped"] = True

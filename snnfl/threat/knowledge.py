@@ -52,6 +52,7 @@ class Knowledge:
         clients: Of how many clients an update is the weighted mean, each with as many images: one, unless the server
             learns sums alone.
         colluding: How many further clients of such a sum have told the server their updates, which it has taken out.
+        rounds: From how many rounds' sums an update is estimated; 1 if it was received.
         other_clients: Updates of the other clients of a round.
         public_images: Labelled images of the same kind as the client's, none of them any client's.
         generative_model: A model that draws images of the kind that clients have, which whoever audits brings along.
@@ -84,6 +85,7 @@ class Knowledge:
     batch_order: bool = True
     clients: int | None = 1
     colluding: int = 0
+    rounds: int = 1
     other_clients: bool = True
     public_images: bool = True
     generative_model: bool = False

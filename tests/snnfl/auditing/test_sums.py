@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,61 +17,22 @@ from snnfl.auditing.recording import RECORDING, SUM, TRUTH, RecordingError, clie
 from snnfl.auditing.scoring import Scorer
 from snnfl.auditing.suite import attack_all
 from snnfl.auditing.sums import read_sums
-from snnfl.auditing.victims import Scope, setting_of, victims_of
+from snnfl.auditing.victims import setting_of
 from snnfl.checksummed import read_checksummed, write_checksummed
-from snnfl.config import Config, ConfigError, compose, flatten
+from snnfl.config import ConfigError, compose, flatten
 from snnfl.membership_attacks.federated import get_federated_attack
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import FederationView, RoundView
 from snnfl.workspace import Workspace
 from strategies.run_directory import node_folders, run_path
 from strategies.server_app import server_app
-
-CLIENTS = 4
-SMALL = [
-    f"data.clients={CLIENTS}", "data.partition=iid", "data.training_images=10", "data.minimum_samples=1",
-    "model.name=mlp", "model.batch_norm=false", "strategy.spiking=false", "run.rounds=2", "training.epochs=1",
-    "training.batch_size=4", "training.momentum=0", "training.weight_decay=0", "training.learning_rate=0.1",
-    "conversion.steps=4", "evaluation.clients=false", "evaluation.images=20", "audit.record=true",
-    "audit.ground_truth=true",
-]  # fmt: skip
-SECURE = "strategy.secure_aggregation=true"
-NOISED = (
-    "privacy.mechanism=distributed", "privacy.noise_multiplier=0.5", "privacy.noise_seed=0",
-    "strategy.minimum_replies=4",
-)  # fmt: skip
+from tests.masked_runs import CLIENTS, NOISED, SECURE, SMALL, player, seen
 
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory):
     """Play a run of four clients with two or three images each, once for all tests that ask for it."""
-    made: dict[tuple[str, ...], tuple[Config, Path]] = {}
-
-    def run(*options):
-        if options not in made:
-            folder = tmp_path_factory.mktemp("runs")
-            config = compose(overrides=[*SMALL, f"run.directory={folder}", *options])
-            path = run_path(config)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("strategies.server_app.plot_accuracy", lambda *arguments: None)
-                run_in_process(
-                    server_app(),
-                    client_app,
-                    run_config=flatten(config),
-                    clients=CLIENTS,
-                    node_config=node_folders(path),
-                )
-            made[options] = config, path / "audit"
-        return made[options]
-
-    return run
-
-
-def seen(play, *options, colluding=0, rounds=(), **scope):
-    """Lay out the victims of a run."""
-    config, folder = play(*options)
-    setting = setting_of(Workspace(config), colluding)
-    return setting, victims_of(setting, folder, Scope(rounds=frozenset(rounds), colluding=colluding, **scope))
+    return player(lambda: tmp_path_factory.mktemp("runs"))
 
 
 def assert_near(found, expected, tolerance):

@@ -1,0 +1,177 @@
+"""What the sums of rounds with different clients tell of one client, against what that client has sent."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from typer.testing import CliRunner
+
+from experiments import cli
+from snnfl.attacks import Budget
+from snnfl.auditing.differences import KNOWN, Disaggregation, read_differences
+from snnfl.auditing.suite import attack_all
+from snnfl.auditing.victims import scope_of, setting_of
+from snnfl.config import ConfigError
+from snnfl.workspace import Workspace
+from tests.masked_runs import NOISED, SECURE, player, seen
+
+CHANGING = (
+    "strategy.fraction_train=0.75", "strategy.minimum_replies=3", "run.rounds=8", "training.learning_rate=0.01",
+)  # fmt: skip
+"""Three of the four clients take part in each round, and move little."""
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory):
+    """Play a run of four clients, once for all tests that ask for it."""
+    return player(lambda: tmp_path_factory.mktemp("runs"))
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.cosine_similarity(one, other, dim=0))
+
+
+def change(victim):
+    exchange = victim.view.exchange
+    return torch.cat([(exchange.received[name] - array).flatten() for name, array in exchange.sent.items()])
+
+
+def assert_sees(found, expected, bound):
+    """Compare estimates with what the same clients have sent without masks."""
+    sent = {(victim.server_round, victim.partition): change(victim) for victim in expected}
+    assert len(found) == len({(victim.server_round, victim.partition) for victim in found})
+    assert all(tuple(victim.members) == (victim.partition,) for victim in found)
+    alike = [cosine(change(victim), sent[victim.server_round, victim.partition]) for victim in found]
+    assert sum(alike) / len(alike) > bound
+    return alike
+
+
+cohorts_of_rounds = st.lists(st.sets(st.integers(0, 4), min_size=1), min_size=2, max_size=9)
+
+
+@settings(max_examples=80)
+@given(cohorts_of_rounds, st.integers(0, 2**32 - 1))
+def test_clients_that_stand_still_are_told_wherever_the_equations_can(cohorts, seed):
+    draw = np.random.default_rng(seed)
+    updates = draw.standard_normal((5, 300))
+    by_round = {number: sorted(cohort) for number, cohort in enumerate(cohorts, 1)}
+    sums = np.stack([updates[cohort].sum(0) for cohort in by_round.values()])
+    process = Disaggregation(by_round, sums)
+    takes_part = np.array([[client in cohort for client in range(5)] for cohort in cohorts], dtype=float)
+    solvable = np.abs(takes_part.T @ np.linalg.pinv(takes_part.T) - np.eye(5)).max(axis=0) < 1e-9
+    assume(np.linalg.matrix_rank(takes_part) > 1)
+    for number, cohort in by_round.items():
+        found = {each.clients: each for each in process.estimates(number)}
+        for client in cohort:
+            if solvable[client] and len(cohort) > 1 and process.time == 1024:
+                made = np.array([*found[(client,)].coefficients.values()]) @ sums
+                assert np.linalg.norm(made - updates[client]) < 0.2 * np.linalg.norm(updates[client])
+
+
+@pytest.mark.parametrize("time", [8, 32])
+def test_how_much_is_told_is_said_without_the_truth(time):
+    """The parts of variance that estimates say they explain are those that they do, on average."""
+    draw = np.random.default_rng(time)
+    clients, rounds, size, kept = 6, 25, 2000, np.exp(-1 / time)
+    updates = [draw.standard_normal((clients, size))]
+    for _ in range(rounds - 1):
+        updates.append(kept * updates[-1] + np.sqrt(1 - kept**2) * draw.standard_normal((clients, size)))
+    cohorts = {number: sorted(draw.choice(clients, 4, replace=False).tolist()) for number in range(1, rounds + 1)}
+    sums = np.stack([each[cohorts[number]].sum(0) for number, each in enumerate(updates, 1)])
+    process = Disaggregation(cohorts, sums)
+    assert (process.time, process.common) == (time, 0)
+    said, true = [], []
+    for number, each in enumerate(updates, 1):
+        for estimate in process.estimates(number):
+            made = np.array([*estimate.coefficients.values()]) @ sums
+            (client,) = estimate.clients
+            said.append(estimate.explained)
+            true.append(1 - np.mean((made - each[client]) ** 2) / np.mean(each[client] ** 2))
+    assert len(said) > 20
+    assert min(said) > KNOWN
+    assert np.mean(said) == pytest.approx(np.mean(true), abs=0.05)
+
+
+def test_a_round_between_two_tells_who_joined_and_no_more():
+    draw = np.random.default_rng(0)
+    updates = draw.standard_normal((3, 500))
+    cohorts = {1: [0, 1], 2: [0, 1, 2], 3: [0, 1]}
+    process = Disaggregation(cohorts, np.stack([updates[cohort].sum(0) for cohort in cohorts.values()]))
+    found = list(process.estimates(2))
+    assert [estimate.clients for estimate in found] == [(0, 1), (2,)]  # those two are always together
+    assert list(process.estimates(1)) == []  # and are the sum of that round, no less
+
+
+@pytest.mark.parametrize("variant", [(), ("strategy.spiking=true",)], ids=["plain", "spiking"])
+def test_single_clients_are_told_from_the_sums_of_rounds(play, variant):
+    _, plain = seen(play, *CHANGING, *variant)
+    _, sums = seen(play, *CHANGING, *variant, SECURE)
+    setting, found = seen(play, *CHANGING, *variant, SECURE, differences=True)
+    assert len(found) > 12
+    alike = assert_sees(found, plain, 0.9)
+    of_sums = {victim.server_round: change(victim) for victim in sums}
+    sent = {(victim.server_round, victim.partition): change(victim) for victim in plain}
+    before = [cosine(of_sums[server_round], each) for (server_round, _), each in sent.items()]
+    assert sum(alike) / len(alike) > sum(before) / len(before) + 0.2
+    known = found[0].view.knowledge
+    assert (known.clients, known.rounds, known.thresholds, known.colluding) == (1, 8, False, 0)
+    assert "individual" in known.facts
+    assert setting.updates.endswith("update sum")
+    for victim in found:
+        assert victim.view.knowledge.images == len(victim.truth.labels)
+
+
+def test_noise_within_the_masks_hides_single_clients(play):
+    noised = (*CHANGING, SECURE, *NOISED[:-1])
+    with pytest.raises(ConfigError, match="no client of the recorded rounds can be told from the others"):
+        seen(play, *noised, differences=True)
+
+
+def test_an_attack_finds_more_of_a_difference_than_of_the_sum(play):
+    quick = Budget(iterations=60)
+    (setting, (whole,)), (_, apart) = (
+        seen(play, *CHANGING, SECURE, differences=differences, rounds=[4]) for differences in (False, True)
+    )
+    (of_sum,) = attack_all(setting, [whole], ["inverting_gradients"], quick)
+    (of_difference,) = attack_all(setting, apart, ["inverting_gradients"], quick)
+    scores = [[finding.score.values["psnr"] for finding in outcome.findings] for outcome in (of_sum, of_difference)]
+    assert sum(scores[1]) / len(scores[1]) > sum(scores[0]) / len(scores[0])
+
+
+def test_nothing_but_sums_is_read(play, tmp_path):
+    config, folder = play(*CHANGING, SECURE)
+    (tmp_path / "recording").symlink_to(folder / "recording")  # and no truth beside it
+    found = list(read_differences(Workspace(config), tmp_path, frozenset({3})))
+    assert {each.server_round for each in found} == {3}
+
+
+def test_the_command_says_that_rounds_are_compared(play):
+    _, folder = play(*CHANGING, SECURE)
+    options = ["--round", "4", "--attack", "inverting_gradients", "--iterations", "2", "--no-controls", "--differences"]
+    done = CliRunner().invoke(cli.app, ["audit", str(folder.parent), *options])
+    assert done.exit_code == 0, done.output
+    (entry,) = json.loads((folder / "scorecard.json").read_text())
+    assert "which compares the sums of 8 rounds" in entry["threat_model"]["who"]
+    assert "by comparing the sums of 8 rounds" in re.sub(r"\s+", " ", done.output)
+    assert "one client, out of a sum, by 8 rounds" in (folder / "proof.csv").read_text()
+
+
+def test_what_cannot_be_compared_is_said_in_one_line(play):
+    with pytest.raises(
+        ConfigError, match="by the sums of 2 rounds; leave it out, and the sums themselves are attacked"
+    ):
+        seen(play, SECURE, differences=True)
+    with pytest.raises(ConfigError, match="sees each client's update, there are no sums to compare"):
+        setting_of(Workspace(play()[0]), differences=True)
+    asked = {"rounds": (), "partitions": (), "labels": False, "differences": True}
+    with pytest.raises(ConfigError, match="--deny takes earlier_rounds away"):
+        scope_of(**asked, denied=["earlier_rounds"])
+    with pytest.raises(ConfigError, match="--differences and --colluding 2: are two attackers"):
+        scope_of(**asked, denied=[], colluding=2)
