@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from Crypto.Protocol.SecretSharing import Shamir
+import shamirs
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from flwr.common import ndarrays_to_parameters
@@ -34,7 +34,7 @@ from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
 from snnfl.masking import Field, Layout, Ledger, advertise, confirm, draw_graph, layout, mask, reveal, share
-from snnfl.masking.keys import SEED_BYTES, add_mask, agree, derive
+from snnfl.masking.keys import PRIME, SEED_BYTES, add_mask, agree, derive
 from snnfl.masking.shares import PACKAGE_BYTES, seal
 from snnfl.updates import summed
 from snnfl.workspace import workspace
@@ -262,7 +262,7 @@ def library_seconds(values: int, clients: int) -> float:
     with clock:
         for _ in range(clients):
             for _ in range(2):
-                Shamir.split(plan.threshold, plan.neighbours, bytes(SEED_BYTES), ssss=False)
+                shamirs.shares(0, quantity=plan.neighbours, modulus=PRIME, threshold=plan.threshold)
             for _ in range(2 * plan.neighbours):
                 key.exchange(other)
             for _ in range(plan.neighbours + 1):

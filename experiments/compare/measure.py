@@ -16,6 +16,7 @@ from experiments.audit.found import Audit
 from experiments.audit.report import detection, reconstructions
 from experiments.compare.extras import AuditPlan, Extras
 from snnfl.attacks import Budget
+from snnfl.auditing.differences import AlikeRoundsError
 from snnfl.auditing.measures import MEASURES
 from snnfl.config import Config
 from snnfl.data import test_batches
@@ -91,7 +92,10 @@ def _audited(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str
 def _audited_alone(plan: AuditPlan, folder: Path) -> tuple[list[Record], dict[str, str]]:
     records, audits = list[Record](), list[Audit]()
     for scope in plan.scopes:
-        prepared = prepare(folder, plan.attacks, scope, controls=False)
+        try:
+            prepared = prepare(folder, plan.attacks, scope, controls=False)
+        except AlikeRoundsError:
+            continue  # there is nobody to attack, which is what the study asks
         for iterations in plan.iterations:
             budget = Budget(iterations=iterations, restarts=plan.restarts)
             with attack_progress(Console(quiet=True)) as progress:

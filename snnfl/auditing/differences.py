@@ -45,6 +45,10 @@ VARIANCE_LEFT = 0.1
 Array = NDArray[np.float64]
 
 
+class AlikeRoundsError(ConfigError):
+    """No client can be told from the others by the sums of the recorded rounds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """How some of a round's clients are told apart from the others.
@@ -138,7 +142,7 @@ def read_differences(work: Workspace, folder: Path, rounds: frozenset[int] = fro
         rounds: Those to read; empty for all. Sums of all rounds are compared in any case.
 
     Raises:
-        ConfigError: If the recorded rounds tell no clients apart.
+        AlikeRoundsError: If the recorded rounds tell no clients apart.
         RecordingError: Naming the file and what is wrong in it.
     """
     recorded, layouts, means = dict[int, Summands](), dict[int, Summed](), dict[int, Sum]()
@@ -147,7 +151,7 @@ def read_differences(work: Workspace, folder: Path, rounds: frozenset[int] = fro
         recorded[number], layouts[number] = found, checked_layout(work, found, folder)
         means[number] = decoded(layouts[number], found, found.numbers.view(layouts[number].field.dtype), folder)
     if not recorded:
-        raise ConfigError("--differences: no sum is recorded, there is nothing to compare; leave it out")
+        raise AlikeRoundsError("--differences: no sum is recorded, there is nothing to compare; leave it out")
     names = list(work.format.sent_specs)
     sums = torch.stack(
         [
@@ -179,7 +183,7 @@ def read_differences(work: Workspace, folder: Path, rounds: frozenset[int] = fro
                 about=found.about,
             )
     if not told:
-        raise ConfigError(
+        raise AlikeRoundsError(
             f"--differences: no client of {'these' if rounds else 'the recorded'} rounds can be told from the others "
             f"by the sums of {len(cohorts)} rounds; leave it out, and the sums themselves are attacked"
         )

@@ -7,8 +7,9 @@ All of it is the library ``cryptography``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -19,7 +20,13 @@ from numpy.typing import NDArray
 
 PROTOCOL = b"snnfl secure aggregation 1"
 SEED_BYTES, KEY_BYTES = 16, 32
-"""A seed is what Shamir's scheme shares: 128 bits, the size of its field in pycryptodome."""
+"""Of a seed, which Shamir's scheme shares, and of a key."""
+
+PRIME = 2**128 - 159
+"""The largest prime of 128 bits: shares are numbers modulo it, and so are seeds (:func:`draw_seed`)."""
+
+Randomness: TypeAlias = Callable[[int], bytes]
+"""``count -> bytes``: :func:`os.urandom` wherever something is to stay secret."""
 
 _CHUNK = 2**18
 _ZEROS = bytes(_CHUNK)
@@ -47,6 +54,13 @@ class PublicKeys:
     def __post_init__(self) -> None:
         if len(self.mask) != KEY_BYTES or len(self.channel) != KEY_BYTES:
             raise ProtocolError(f"expected public keys of {KEY_BYTES} bytes")
+
+
+def draw_seed(randomness: Randomness) -> bytes:
+    """Return a uniform seed below :data:`PRIME`; the 159 numbers of 128 bits that aren't are drawn anew."""
+    while int.from_bytes(seed := randomness(SEED_BYTES)) >= PRIME:
+        pass
+    return seed
 
 
 def derive(secret: bytes, session: bytes, purpose: bytes, *coordinates: int) -> bytes:

@@ -10,7 +10,7 @@ What no client can check is who its neighbours' neighbours are: the graph is the
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -20,11 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from snnfl.masking import keys
-from snnfl.masking.keys import KEY_BYTES, SEED_BYTES, ProtocolError, PublicKeys
+from snnfl.masking.keys import KEY_BYTES, ProtocolError, PublicKeys, Randomness
 from snnfl.masking.shares import digest, seal, split, unseal
-
-Randomness: TypeAlias = Callable[[int], bytes]
-"""``count -> bytes``: :func:`os.urandom` wherever something is to stay secret."""
 
 Step: TypeAlias = Literal["advertised", "shared", "masked", "confirmed"]
 
@@ -102,8 +99,8 @@ def advertise(session: bytes, own: int, randomness: Randomness) -> tuple[Secrets
         session=session,
         own=own,
         step="advertised",
-        self_seed=randomness(SEED_BYTES),
-        key_seed=randomness(SEED_BYTES),
+        self_seed=keys.draw_seed(randomness),
+        key_seed=keys.draw_seed(randomness),
         channel=randomness(KEY_BYTES),
     )
     channel = X25519PrivateKey.from_private_bytes(secrets.channel)

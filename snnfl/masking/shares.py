@@ -1,8 +1,9 @@
 """Shares of a seed: any ``threshold`` of them give it, fewer tell nothing (Shamir 1979), and how they travel.
 
-The scheme is pycryptodome's, over GF(2^128). A share travels from its owner to its holder sealed with AES-256-GCM under
-a key of the two; the server, which carries it, knows a digest of each, so that it can tell a share from a lie
-(what the papers leave out; a digest of 128 random bits tells nothing of them).
+The scheme is that of the library ``shamirs``, over the integers modulo :data:`~snnfl.masking.keys.PRIME`. A share
+travels from its owner to its holder sealed with AES-256-GCM under a key of the two; the server, which carries it, knows
+a digest of each, so that it can tell a share from a lie (what the papers leave out; a digest of 128 random bits tells
+nothing of them).
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from Crypto.Protocol.SecretSharing import Shamir
+import shamirs
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from snnfl.masking.keys import PROTOCOL, SEED_BYTES, ProtocolError
+from snnfl.masking.keys import PRIME, PROTOCOL, SEED_BYTES, ProtocolError
 
 _NONCE = bytes(12)
 """Each key seals one package: it is derived for a session and an ordered pair."""
@@ -28,13 +29,14 @@ def split(seed: bytes, threshold: int, holders: int) -> list[bytes]:
     """Share a seed among holders, in their order.
 
     Raises:
-        ValueError: If it hasn't 16 bytes, or there are fewer holders than the threshold.
+        ValueError: If it hasn't 16 bytes, isn't below the prime, or there are fewer holders than the threshold.
     """
     if len(seed) != SEED_BYTES or not 1 <= threshold <= holders:
         raise ValueError(f"cannot share {len(seed)} bytes among {holders} holders, {threshold} of whom are needed")
     if threshold == 1:  # the scheme of one: everybody holds the seed
         return [seed] * holders
-    return [bytes(share) for _, share in Shamir.split(threshold, holders, seed, ssss=False)]
+    shares = shamirs.shares(int.from_bytes(seed), quantity=holders, modulus=PRIME, threshold=threshold)
+    return [share.value.to_bytes(SEED_BYTES) for share in shares]
 
 
 def combine(shares: Iterable[tuple[int, bytes]], threshold: int) -> bytes:
@@ -52,7 +54,8 @@ def combine(shares: Iterable[tuple[int, bytes]], threshold: int) -> bytes:
         raise ProtocolError(f"{len(known)} shares, {threshold} are needed")
     if threshold == 1:
         return known[0][1]
-    return bytes(Shamir.combine([(place + 1, share) for place, share in known], ssss=False))
+    points = [shamirs.share(place + 1, int.from_bytes(share) % PRIME, PRIME) for place, share in known]
+    return int(shamirs.interpolate(points)).to_bytes(SEED_BYTES)
 
 
 def digest(session: bytes, purpose: bytes, secret: bytes, *coordinates: int) -> bytes:

@@ -88,7 +88,7 @@ def foreseen(monkeypatch) -> Callable[[], None]:
     def fix() -> None:
         draw = fixed_draws()
         monkeypatch.setattr("clients.masking_mod.os.urandom", draw)
-        monkeypatch.setattr("Crypto.Protocol.SecretSharing.rng", draw)
+        monkeypatch.setattr("shamirs.shamirs.secrets.randbelow", lambda limit: int.from_bytes(draw(16)) % limit)
         monkeypatch.setattr("strategies.secure_round.secrets.token_bytes", draw)
 
     return fix
