@@ -16,6 +16,11 @@ class ModelConfig:
     name: str = option("lenet5", doc="lenet5, convnet, cnn, resnet20, resnet20_snfl, vgg16, mlp or fcnet")
     conv_bias: bool = option(False, doc="whether convolutions followed by batch normalisation have a bias")
     batch_norm: bool = option(True, doc="batch normalisation behind the convolutions of lenet5 and convnet, and in mlp")
+    group_norm: int = option(
+        0,
+        low=0,
+        doc="groups of channels that lenet5 and convnet normalise, each sample by itself, with batch_norm=false",
+    )
     weights: str | None = option(
         None, doc="file of a trained ANN to start from, as a plain run's final_ann.safetensors; null: drawn by run.seed"
     )

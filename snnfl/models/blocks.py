@@ -6,13 +6,22 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from snnfl.config import ModelConfig
+from snnfl.config import ConfigError, ModelConfig
 
 
 def convolution_block(
-    index: int, inputs: int, outputs: int, *, kernel: int = 3, padding: int = 1, stride: int = 1, norm: bool, bias: bool
+    index: int,
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int = 3,
+    padding: int = 1,
+    stride: int = 1,
+    norm: bool,
+    bias: bool,
+    groups: int = 0,
 ) -> dict[str, nn.Module]:
-    """Return convolution, batch normalisation and ReLU, under the names ``conv1``, ``norm1`` and ``relu1``.
+    """Return convolution, normalisation and ReLU, under the names ``conv1``, ``norm1`` and ``relu1``.
 
     Args:
         index: Number in the names.
@@ -23,11 +32,19 @@ def convolution_block(
         stride: Step of the convolution.
         norm: Whether batch normalisation follows the convolution.
         bias: Whether a convolution that batch normalisation follows has a bias; one without always has.
+        groups: Of channels that group normalisation (Wu and He 2018) takes together in its place; 0 for none.
+
+    Raises:
+        ConfigError: If groups don't divide the channels.
     """
+    if groups and outputs % groups:
+        raise ConfigError(f"model.group_norm={groups}: doesn't divide the {outputs} channels of conv{index}")
     convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=bias or not norm)
     block: dict[str, nn.Module] = {f"conv{index}": convolution}
     if norm:
         block[f"norm{index}"] = nn.BatchNorm2d(outputs)
+    elif groups:
+        block[f"norm{index}"] = nn.GroupNorm(groups, outputs)
     block[f"relu{index}"] = nn.ReLU()
     return block
 

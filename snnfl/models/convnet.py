@@ -23,12 +23,12 @@ def convnet(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> 
     gradients and quantization levels", Table I.
     """
     channels, height, width = image_shape(config, input_shape, smallest=4)
-    norm, bias = config.batch_norm, config.conv_bias
+    norm, bias, groups = config.batch_norm, config.conv_bias, config.group_norm
     return nn.Sequential(
         OrderedDict[str, nn.Module](
-            **convolution_block(1, channels, 32, norm=norm, bias=bias),
+            **convolution_block(1, channels, 32, norm=norm, bias=bias, groups=groups),
             pool1=pool(config, 2),
-            **convolution_block(2, 32, 64, norm=norm, bias=bias),
+            **convolution_block(2, 32, 64, norm=norm, bias=bias, groups=groups),
             pool2=pool(config, 2),
             flatten=nn.Flatten(),
             **linear_block(3, 64 * (height // 4) * (width // 4), 1000),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 _DRAWN = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
-_NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+_NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.SyncBatchNorm)
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
@@ -16,7 +16,7 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
 
     Convolution and linear weights and biases are ``U(-1/sqrt(fan_in), 1/sqrt(fan_in))``: that is Kaiming's uniform
     distribution with ``a = sqrt(5)`` (He et al. 2015, with PyTorch's constant, and what PyTorch takes for the fan-in of
-    a transposed convolution). Batch normalisation starts as the
+    a transposed convolution). Batch and group normalisation start as the
     identity: gamma 1, beta 0, mean 0, variance 1. What is frozen (``requires_grad=False``) is a constant of the
     architecture and stays as it is.
 

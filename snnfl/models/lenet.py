@@ -30,12 +30,12 @@ def lenet5(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> n
         pooled = (length + 2 * first - kernel + 1) // 2
         return (pooled + 2 * second - kernel + 1) // 2
 
-    norm, bias = config.batch_norm, config.conv_bias
+    norm, bias, groups = config.batch_norm, config.conv_bias, config.group_norm
     return nn.Sequential(
         OrderedDict[str, nn.Module](
-            **convolution_block(1, channels, 6, kernel=kernel, padding=first, norm=norm, bias=bias),
+            **convolution_block(1, channels, 6, kernel=kernel, padding=first, norm=norm, bias=bias, groups=groups),
             pool1=pool(config, 2),
-            **convolution_block(2, 6, 16, kernel=kernel, padding=second, norm=norm, bias=bias),
+            **convolution_block(2, 6, 16, kernel=kernel, padding=second, norm=norm, bias=bias, groups=groups),
             pool2=pool(config, 2),
             flatten=nn.Flatten(),
             **linear_block(3, 16 * left(height) * left(width), 120),

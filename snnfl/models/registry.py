@@ -83,6 +83,8 @@ def build_model(
     step_shape = input_shape[1:] if sequence and config.neuron != "relu" else input_shape
     with torch.device("meta"):
         model = MODELS.made(config.name, lambda: builder(config, step_shape, classes), nn.Module)
+        if config.group_norm:
+            _check_group_norm(config, model)
         if config.projection_head:
             model = with_projection_head(model, config.name)
     materialise(model, generator)
@@ -115,3 +117,16 @@ def image_shape(config: ModelConfig, input_shape: tuple[int, ...], *, smallest: 
             f"have {height}x{width}; use larger images, or a model that takes these, such as model.name=resnet20 or mlp"
         )
     return channels, height, width
+
+
+def _check_group_norm(config: ModelConfig, model: nn.Module) -> None:
+    """Refuse group normalisation where a model has none, or batch normalisation as well."""
+    if config.batch_norm:
+        raise ConfigError(
+            f"model.group_norm={config.group_norm}: is in place of batch normalisation; set model.batch_norm=false"
+        )
+    if not any(isinstance(module, nn.GroupNorm) for module in model.modules()):
+        raise ConfigError(
+            f"model.group_norm={config.group_norm}: model.name={config.name} has none; take lenet5 or convnet, "
+            "or leave it at 0"
+        )

@@ -134,3 +134,27 @@ def test_a_name_is_registered_once():
     with pytest.raises(ValueError, match=r"'lenet5' is already registered by snnfl.models.lenet"):
         register("lenet5")(lambda config, input_shape, classes: nn.Identity())
     check_model("lenet5")
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("lenet5", 61_706 + 2 * 22), ("convnet", 3_165_826 + 2 * 96)])
+def test_group_normalisation_looks_at_each_sample_alone(name, parameters):
+    model = build(name, (1, 28, 28), batch_norm=False, group_norm=2)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    images = torch.randn(3, 1, 28, 28, generator=generator(3, "images"))
+    torch.testing.assert_close(model(images), torch.cat([model(image[None]) for image in images]))
+    seen = []
+    model.relu1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].unflatten(1, (2, -1))))
+    model(images)
+    assert seen[0].mean((2, 3, 4)).abs().max() < 1e-5
+    torch.testing.assert_close(seen[0].var((2, 3, 4), correction=0), torch.ones(3, 2), rtol=1e-3, atol=0)
+    spiking = build(name, (1, 28, 28), batch_norm=False, group_norm=2, neuron="lif", time_steps=3)
+    assert spiking(images).shape == (3, 10)
+
+
+def test_group_normalisation_that_cannot_be_is_said_in_one_line():
+    with pytest.raises(ConfigError, match=r"model.group_norm=4: doesn't divide the 6 channels of conv1"):
+        build("lenet5", (1, 28, 28), batch_norm=False, group_norm=4)
+    with pytest.raises(ConfigError, match=r"model.name=mlp has none; take lenet5 or convnet"):
+        build("mlp", (1, 28, 28), batch_norm=False, group_norm=2)
+    with pytest.raises(ConfigError, match=r"in place of batch normalisation; set model.batch_norm=false"):
+        build("lenet5", (1, 28, 28), group_norm=2)
