@@ -17,7 +17,7 @@ BENCH_ARGS ?=
 BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round snn_training snn_accuracy private_snn inversion scale secure_aggregation
 # Markers of the tests that start processes of Flower, Ray or snnfl; `make test` runs one of them for each engine.
 PROCESSES := ray or flwr or slow
-PYTEST = $(BIN)/python -m pytest --dist loadfile --numprocesses
+PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
 # Pytest's status 5 says that it chose no test, which is right where PYTEST_ARGS chose none of these.
 NONE_CHOSEN := $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 VENV := .venv

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,20 @@ def pytest_configure() -> None:
         "snnfl", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI"))
     )
     hypothesis.settings.load_profile("snnfl")
+
+
+LONGEST = (
+    "test_documentation.py", "test_outages.py", "test_installed.py", "test_termination.py", "test_endings.py",
+    "test_engines_agree.py", "test_interrupt.py",
+)  # fmt: skip
+"""Files whose few tests take minutes: a worker that is given one last keeps all others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest; after those that are known with those of most tests."""
+    tests = Counter(item.path for item in items)
+    known = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (known.get(item.path.name, len(known)), -tests[item.path]))
 
 
 @pytest.hookimpl(wrapper=True)
