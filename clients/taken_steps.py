@@ -10,6 +10,7 @@ It is for nodes that know each other's keys. Where a server hands the keys over,
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import Context
@@ -27,18 +28,21 @@ def begin(context: Context, secrets: Secrets) -> None:
     """Note the first step of a session, whose secrets have just been drawn; an earlier session can't go on.
 
     Raises:
-        ConfigError: If the node knows the others' keys, but names no folder of its own.
+        ConfigError: If the node knows the others' keys, but names no folder of its own, or one that can't be written.
     """
     if (folder := _folder(context, secrets)) is None:
         return
-    make_private(folder)
-    for other in folder.iterdir():
-        other.unlink(missing_ok=True)
-    _file(folder, secrets).touch()
+    try:
+        make_private(folder)
+        for other in folder.iterdir():
+            other.unlink(missing_ok=True)
+        _file(folder, secrets).touch()
+    except OSError as error:
+        raise _unwritable(context, error) from None
 
 
 def advance(context: Context, before: Secrets, after: Secrets | None) -> None:
-    """Note the next step of a session; ``None`` for its end.
+    """Note the next step of a session; ``None`` for its end, which leaves nothing.
 
     Raises:
         ProtocolError: If it isn't at the step before, for it has been taken, or another session has begun.
@@ -49,12 +53,24 @@ def advance(context: Context, before: Secrets, after: Secrets | None) -> None:
     try:
         if after is None:
             _file(folder, before).unlink()
+            with suppress(OSError):  # another session has begun
+                folder.rmdir()
         else:
             _file(folder, before).rename(_file(folder, after))
     except FileNotFoundError:
         raise ProtocolError(
             f"the server asks twice for the step after {before.step!r}, or for one of an earlier session; refused"
         ) from None
+    except OSError as error:
+        raise _unwritable(context, error) from None
+
+
+def _unwritable(context: Context, error: OSError) -> ConfigError:
+    reason = error.strerror or type(error).__name__
+    return ConfigError(
+        f"node config {STATE_DIRECTORY}={context.node_config[STATE_DIRECTORY]}: cannot be written ({reason}); this "
+        "node notes there which masks it has used; name another folder, or free it"
+    )
 
 
 def _folder(context: Context, secrets: Secrets) -> Path | None:

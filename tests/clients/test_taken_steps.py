@@ -82,3 +82,27 @@ def test_a_node_that_knows_the_others_has_a_folder_of_its_own(context: Context) 
     del context.node_config["identities"]  # a server that hands the keys over reads along anyway
     begin(context, secrets)
     assert takes(context, secrets, None)
+
+
+def test_a_session_that_has_ended_leaves_nothing(context: Context, tmp_path: Path) -> None:
+    secrets, _ = advertise(SESSION, 0, os.urandom)
+    begin(context, secrets)
+    assert takes(context, secrets, None)
+    assert list((tmp_path / "state" / "secure-aggregation").iterdir()) == []
+    begin(context, secrets)
+    assert takes(context, secrets, replace(secrets, step="shared"))
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(context: Context, tmp_path: Path) -> None:
+    secrets, _ = advertise(SESSION, 0, os.urandom)
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(
+        ConfigError, match=r"state-directory=.*/state: cannot be written \(Not a directory\); this node"
+    ):
+        begin(context, secrets)
+    (tmp_path / "state").unlink()
+    begin(context, secrets)
+    file = next(path for path in tmp_path.rglob("*") if path.is_file())
+    file.with_suffix(".shared").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written \(Is a directory\)"):
+        advance(context, secrets, replace(secrets, step="shared"))
