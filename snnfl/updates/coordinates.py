@@ -72,6 +72,14 @@ def origin(format: UpdateFormat, sent: Mapping[str, Tensor]) -> dict[str, Tensor
     return found | {f"{OWN}{name}": torch.zeros(format.specs[name].shape) for name in _own_names(format)}
 
 
+def in_order(format: UpdateFormat, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return coordinates in the order in which all sides lay them out as a vector, whatever file they came from."""
+    names = [*format.sent_specs]
+    if isinstance(format, Converted):
+        names += [f"{OWN}{name}" for name in _own_names(format)]
+    return {name: found[name] for name in names if name in found} | dict(found)
+
+
 def _own_names(format: Converted) -> list[str]:
     """Return the arrays of the spiking network that the ANN doesn't have: not its weights, nor learned thresholds."""
     known = {f"{node.name}.weight" for node in format.graph.affines} | {*format.graph.learned_thresholds}

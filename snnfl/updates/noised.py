@@ -14,7 +14,7 @@ from snnfl.masking import Field, FieldError
 from snnfl.privacy.clipping import Layout
 from snnfl.privacy.noise import LARGEST_VARIANCE, Stream
 from snnfl.privacy.skellam import largest, share, steps_of
-from snnfl.updates.coordinates import OWN, ann_of, coordinates, update_of
+from snnfl.updates.coordinates import OWN, ann_of, coordinates, in_order, update_of
 from snnfl.updates.format import UpdateFormat
 from snnfl.updates.summed import Sum, Summed
 
@@ -55,7 +55,7 @@ class NoisySum(Summed):
         Raises:
             ConfigError: If double precision isn't enough for the noise of a share; where it is, 64 bits hold a sum.
         """
-        self.known = dict(known)
+        self.known = in_order(self.format, known)
         self.field = self._fits(self._layout.size)
         self.length = 2 + self._layout.size
         return self

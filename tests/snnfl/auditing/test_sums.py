@@ -241,3 +241,16 @@ def test_a_client_that_told_nothing_cannot_collude(play, tmp_path):
     assert not client_folder(tmp_path / TRUTH, 1, 0).exists()
     with pytest.raises(RecordingError, match=r"client 0 hasn't told what it put into the sum of round 1; run with"):
         list(read_sums(Workspace(config), 1, tmp_path))
+
+
+@pytest.mark.parametrize("variant", [(), ("strategy.spiking=true",)], ids=["plain", "spiking"])
+def test_a_sum_with_next_to_no_noise_is_the_sum(play, variant):
+    """What a file of its round gives in the order of names is read in that of the vector."""
+    little = ("privacy.mechanism=distributed", "privacy.noise_multiplier=1e-6", "privacy.clipping_norm=10",
+              "privacy.noise_seed=0", "strategy.minimum_replies=4")  # fmt: skip
+    options = (*variant, SECURE, "data.training_images=12", "strategy.weighting=uniform")
+    _, (whole,) = seen(play, *options, rounds=[1])
+    _, (noised,) = seen(play, *options, *little, rounds=[1])
+    for name, array in whole.view.exchange.received.items():
+        if not name.endswith("threshold"):  # of these the mean is of logarithms
+            torch.testing.assert_close(noised.view.exchange.received[name], array, rtol=1e-2, atol=1e-3)
