@@ -229,13 +229,21 @@ def prepare(
         twins=twins,
         choice=choice,
         controls=controls,
-        notes=choice.notes,
+        notes=[*choice.notes, *_untold(scope, victims)],
         biases=bias_errors(victims),
         labels=label_counts(victims, config.run.seed),
         side=side_channels(victims, config.run.seed) if side_channel else [],
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
     )
+
+
+def _untold(scope: Scope, victims: Sequence[Victim]) -> list[str]:
+    """Say who isn't attacked though asked for: whom differences of rounds don't tell from the others."""
+    told = {client for victim in victims for client in (victim.members or {victim.partition})}
+    if not scope.differences or not (untold := sorted(scope.partitions - told)):
+        return []
+    return [f"--differences: not told from the others, so not attacked: {', '.join(f'client {c}' for c in untold)}"]
 
 
 def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Sequence[float] = MULTIPLIERS) -> Audit:

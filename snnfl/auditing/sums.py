@@ -123,14 +123,15 @@ def checked_layout(work: Workspace, found: Summands, folder: Path) -> Summed:
         layout = noisy_sum(work.config, work.format)
         layout.norm, layout.noise = given["norm"], given["noise"]
         expected = {name: tuple(array.shape) for name, array in origin(work.format, found.sent).items()}
-        if {name: tuple(array.shape) for name, array in found.known.items()} != expected:
+        sound = all(array.is_floating_point() and bool(array.isfinite().all()) for array in found.known.values())
+        if not sound or {name: tuple(array.shape) for name, array in found.known.items()} != expected:
             raise RecordingError(f"{path}: what everybody knew isn't of the run beside it")
     else:
         examples, follows = max(1, int(given["examples"])), bool(said.get("follows"))
         layout = summed(work.config, work.format, examples=examples, follows=follows)
     layout = _at(layout, found.known)
     most_clients = sampled_clients(work.config)
-    if found.numbers.dtype.itemsize != layout.field.dtype.itemsize or found.numbers.shape != (layout.length,):
+    if found.numbers.dtype != f"i{layout.field.dtype.itemsize}" or found.numbers.shape != (layout.length,):
         raise RecordingError(f"{path}: holds no sum of the run beside it, which has {layout.length} numbers")
     if len(found.clients) > most_clients or found.clients[-1] >= work.config.data.clients:
         raise RecordingError(f"{path}: is of clients {list(found.clients)}, of which the run has none or not as many")

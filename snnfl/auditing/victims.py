@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnfl import rng
 from snnfl.auditing.checked import read_checked, read_checked_truth
-from snnfl.auditing.differences import read_differences
+from snnfl.auditing.differences import AlikeRoundsError, read_differences
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
@@ -208,10 +208,9 @@ def setting_of(work: Workspace, colluding: int = 0, *, differences: bool = False
 
 def _unlike_each_other(work: Workspace, received: Received) -> tuple[str, ...]:
     """Say why the mean of several clients' updates isn't what attacks make of as many alike."""
-    sizes, strategy = {*received.members.values()}, work.config.strategy
+    sizes, strategy, found = {*received.members.values()}, work.config.strategy, list[str]()
     if len(received.members) < 2:
         return ()
-    found = []
     if strategy.name == "moon":
         found.append("models of their own that MOON compares with, of which a sum tells none")
     one_step = knowledge_of(work, received, False, ()).steps == 1 and not work.format.statistic_names
@@ -267,17 +266,16 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
         scope: Rounds, clients and threat model.
 
     Raises:
-        ConfigError: For a generative model that draws no such images.
+        ConfigError: For a generative model that draws no such images, or if differences tell nobody of whom is asked.
         RecordingError: If the recording isn't there, is damaged or doesn't hold what is to be attacked.
         ThreatModelError: If labels are granted that no client told.
     """
     if scope.generative_model is not None:
         check_generative_model(scope.generative_model, setting.dataset.input_shape)
     earlier: dict[frozenset[int], list[Exchange]] = {}
-    victims: list[Victim] = []
-    seen: set[int] = set()
+    victims, seen = list[Victim](), set[int]()
     check_rounds(folder, scope.rounds)
-    for received in setting.recorded(folder, frozenset()):
+    for received in setting.recorded(folder, scope.rounds if scope.differences else frozenset()):
         if scope.rounds and received.server_round > max(scope.rounds):
             break  # what came later, no attacker of these rounds has
         before = earlier.setdefault(_senders(received), [])
@@ -298,7 +296,9 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
                 )
             )
         before.append(received.exchange)
-    if missing := sorted(scope.partitions - seen):
+    if scope.differences and not victims:
+        raise AlikeRoundsError(f"--differences: none of clients {sorted(scope.partitions)} can be told from the others")
+    if not scope.differences and (missing := sorted(scope.partitions - seen)):
         raise RecordingError(f"{folder}: client {missing[0]} is not recorded in these rounds, only {sorted(seen)}")
     if not victims:
         raise RecordingError(f"{folder}: no recorded update is among the rounds and clients that are asked for")
