@@ -231,6 +231,29 @@ def test_forecast_learns_from_what_cells_took(finished: MembershipStudy, tmp_pat
     assert Forecast(cells_of(finished)).left(2) == 0
 
 
+def test_forecast_corrects_a_setting_by_its_own_networks_and_attacks_by_attacks(tmp_path: Path) -> None:
+    """One setting is slower than expected, the others aren't; attacks are as slow as networks until one has run."""
+    study = read(tmp_path)
+    cells = cells_of(study)
+    forecast = Forecast(cells)
+    forecast.expected = {cell.name: 10.0 for cell in cells}
+    slow, fast = ([cell for cell in cells if cell.setting is study.settings[n] and cell.network] for n in (0, 1))
+    for cell, taken in ((slow[0], 90), (fast[0], 10)):
+        assert cell.network is not None
+        cell.file.parent.mkdir(parents=True)
+        cell.file.write_text("")
+        (folder_of(cell.setting, cell.network) / "seconds.json").write_text(json.dumps({"train": taken}))
+    assert forecast.look() == 2
+    others = len(cells) - len(slow) - len(fast)
+    assert forecast.left(1) == pytest.approx(90 * (len(slow) - 1) + 10 * (len(fast) - 1) + 50 * others)
+    study.settings[2].results.parent.mkdir(parents=True)
+    study.settings[2].results.write_text('{"seconds": 20}')
+    forecast.look()
+    networks = others - len(study.settings)
+    expected = 90 * (len(slow) - 1) + 10 * (len(fast) - 1) + 50 * networks + 20 * (len(study.settings) - 1)
+    assert forecast.left(1) == pytest.approx(expected)
+
+
 def test_networks_are_compared_at_equal_gaps() -> None:
     def result(source: str, network: str, epochs: int, gap: float, value: float) -> dict[str, Any]:
         labels = {"data.source": source, "network": network, "training.epochs": str(epochs)}
