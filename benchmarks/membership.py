@@ -5,8 +5,9 @@ One line per kind of network: ``python benchmarks/membership.py --networks 8``. 
 what all attacks without a classifier of their own then take for each pair of sample and network, both in processor time
 over that of a plain forward pass in batches of 256; medians of ``--turns`` turns.
 
-``--shadow`` trains one shadow in their place: the ConvNet with LIF neurons everywhere (T=25) on 2,500 images of MNIST
-in batches of 32, for ``--epochs`` epochs, and asks it about 5,000; a line says what 16 of them take on two cores.
+``--shadow`` times a shadow in their place: the ConvNet with LIF neurons everywhere (T=25), 2,500 images of MNIST in
+batches of 32. It takes ``--steps`` steps, asks about ``--asked`` samples, and a line says what 16 shadows of ten epochs
+take on two cores, each asked about 5,000 samples.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 
 from snnfl import rng
 from snnfl.auditing.membership import Trained, Trials, drawn_members, run_attacks
-from snnfl.config import Config, DataConfig, ModelConfig, StrategyConfig, TrainingConfig, counted
+from snnfl.config import Config, DataConfig, ModelConfig, StrategyConfig, TrainingConfig
 from snnfl.data import batches, load
 from snnfl.heap import keep_freed_memory
 from snnfl.membership_attacks.signals import BATCH, measure
@@ -32,8 +33,8 @@ from snnfl.workspace import Workspace
 
 ATTACKS = ("loss", "attack_p", "attack_r", "lira_online", "lira_offline", "rmia", "rmia_online")
 
-SHADOW = 2500
-"""Samples that a shadow is trained on, and as many others that it is asked about."""
+SHADOW, EPOCHS, SHADOWS, CORES = 2500, 10, 16, 2
+"""Samples that a shadow is trained on, as many others being asked about; how often; shadows, and cores for them."""
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -56,26 +57,27 @@ def fresh(signals: Signals) -> Signals:
     return Signals(logits=signals.logits.clone(), potentials=potentials)
 
 
-def shadow(epochs: int, root: str | None) -> None:
-    """Train and ask a shadow of the paper's ConvNet; print what it takes."""
+def shadow(steps: int, asked: int, root: str | None) -> None:
+    """Time the first steps of a shadow of the paper's ConvNet, and some questions; print what many take."""
     model = ModelConfig(name="convnet", batch_norm=False, pooling="max", neuron="lif", readout="final_potential")
     data = DataConfig(source="mnist", root=root, training_images=2 * SHADOW, test_images=1)
-    training = TrainingConfig(optimizer="adam", learning_rate=0.001, weight_decay=0.0, batch_size=32, epochs=epochs)
+    training = TrainingConfig(optimizer="adam", learning_rate=0.001, weight_decay=0.0, batch_size=32)
     work = Workspace(Config(data=data, model=model, training=training, strategy=StrategyConfig(spiking=False)))
     dataset, draw = work.dataset, rng.generator(0, "batches")
     members = torch.nonzero(drawn_members(0, len(dataset.train_labels), 0)).flatten()
-    inputs = dataset.normalise(dataset.train_images)
+    inputs = dataset.normalise(dataset.train_images[:asked])
+    epoch = list(batches(dataset, members, training.batch_size, generator=draw, augment=False))
 
-    def train() -> None:
-        each = (batches(dataset, members, training.batch_size, generator=draw, augment=False) for _ in range(epochs))
-        train_locally(work.model, each, training, server_round=1)
+    def train(count: int) -> None:
+        train_locally(work.model, [epoch[:count]], training, server_round=1)
 
-    trained, asked = seconds(train), seconds(lambda: measure(work.model, inputs))
-    right = (measure(work.model, inputs[members]).logits.argmax(1) == dataset.train_labels[members]).float().mean()
+    train(1)  # compiles the scan
+    trained, questions = seconds(lambda: train(steps)), seconds(lambda: measure(work.model, inputs))
+    whole = EPOCHS * len(epoch) * trained / steps + 2 * SHADOW * questions / asked
     print(
-        f"ConvNet, LIF, {len(members)} samples, {counted(epochs, 'epoch')}: trained in {trained:.0f} s, asked "
-        f"in {asked:.0f} s of processor time; right about {right:.1%} of its members; 16 shadows on two cores: "
-        f"{16 * (trained + asked) / 2 / 60:.0f} minutes",
+        f"ConvNet, LIF: {trained / steps:.2f} s of processor time for a step, {1000 * questions / asked:.1f} ms for a "
+        f"sample; {SHADOWS} shadows of {SHADOW} samples, {EPOCHS} epochs, on {CORES} cores: "
+        f"{SHADOWS * whole / CORES / 60:.0f} minutes (from {steps} of {EPOCHS * len(epoch)} steps)",
         flush=True,
     )
 
@@ -87,13 +89,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--root", help="folder of data sets; default: SNNFL_DATA")
-    parser.add_argument("--shadow", action="store_true", help="train a shadow of the ConvNet instead")
-    parser.add_argument("--epochs", type=int, default=1, help="of the shadow")
+    parser.add_argument("--shadow", action="store_true", help="time a shadow of the ConvNet instead")
+    parser.add_argument("--steps", type=int, default=20, help="of the shadow's training that are timed")
+    parser.add_argument("--asked", type=int, default=512, help="samples that the shadow is asked about")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.shadow:
         keep_freed_memory()
-        shadow(given.epochs, given.root)
+        shadow(given.steps, given.asked, given.root)
         return
     data = load(DataConfig(source="fashion_mnist", root=given.root, training_images=given.samples))
     inputs = data.normalise(data.train_images)
