@@ -65,8 +65,11 @@ def shadow(steps: int, asked: int, root: str | None) -> None:
     work = Workspace(Config(data=data, model=model, training=training, strategy=StrategyConfig(spiking=False)))
     dataset, draw = work.dataset, rng.generator(0, "batches")
     members = torch.nonzero(drawn_members(0, len(dataset.train_labels), 0)).flatten()
-    inputs = dataset.normalise(dataset.train_images[:asked])
-    epoch = list(batches(dataset, members, training.batch_size, generator=draw, augment=False))
+    inputs = dataset.normalise(dataset.train_images[:asked]).to(memory_format=work.layout)
+    epoch = [
+        (images.to(memory_format=work.layout), labels)
+        for images, labels in batches(dataset, members, training.batch_size, generator=draw, augment=False)
+    ]
 
     def train(count: int) -> None:
         train_locally(work.model, [epoch[:count]], training, server_round=1)

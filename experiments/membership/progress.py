@@ -15,6 +15,9 @@ from snnfl.auditing.membership import OVERLAP
 from snnfl.membership_attacks.signals import REPETITIONS
 from snnfl.workspace import Workspace
 
+SECONDS_OF_FIGURES = 2.2
+"""Of drawing what was found in a setting, and its part of the report: by one process, when all cells are finished."""
+
 SECONDS_PER_SCORE = 2e-5
 """Of attacks, for a target's candidate: before any setting is attacked."""
 
@@ -51,7 +54,19 @@ class Forecast:
         """
         rest, corrected = [cell for cell in self.cells if not cell.finished], self._corrections()
         seconds = [self.expected[cell.name] * corrected(cell) for cell in rest]
-        return max(0.0, max(math.fsum(seconds) / jobs, max(seconds, default=0.0)) - busy / jobs)
+        work = max(0.0, max(math.fsum(seconds) / jobs, max(seconds, default=0.0)) - busy / jobs)
+        return work + (self._figures() if rest else 0.0)
+
+    def _figures(self) -> float:
+        """Return the seconds of drawing all settings, also those that were attacked before."""
+        settings = sum(cell.network is None for cell in self.cells)
+        return settings * SECONDS_OF_FIGURES * self._usual()
+
+    def _usual(self) -> float:
+        """Return what finished networks took over what was expected of them: how busy the machine is."""
+        known = [cell.name for cell in self.cells if cell.network is not None and cell.name in self.taken]
+        expected = math.fsum(self.expected[name] for name in known)
+        return math.fsum(self.taken[name] for name in known) / expected if expected else 1.0
 
     def _corrections(self) -> Callable[[Cell], float]:
         """Return what finished cells took, over what was expected of them: of the cell's own setting, if it has any.
@@ -66,7 +81,7 @@ class Forecast:
                 for key in ((cell.setting.name, attacks), ("", attacks)):
                     pairs.setdefault(key, []).append(pair)
         ratios = {key: math.fsum(t for t, _ in of) / math.fsum(e for _, e in of) for key, of in pairs.items()}
-        usual = ratios.get(("", False), 1.0)  # how busy the machine is, attacks feel as well
+        usual = self._usual()  # attacks feel it as well
 
         def of(cell: Cell) -> float:
             attacks = cell.network is None
