@@ -159,7 +159,7 @@ def audit(
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="compile attacks: long ones are twice as fast; needs a C++ compiler; default: where it pays",
+            help="compile attacks: very long ones are faster; needs a C++ compiler; default: where it pays",
         ),
     ] = None,
     controls: Annotated[

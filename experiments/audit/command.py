@@ -243,17 +243,18 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     choice = run.choice
     curve = multipliers if plain and (choice.on_run or choice.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
-    task = progress.add_task(run.path.name, total=rounds * (len(choice.on_run) + len(choice.on_twins) + len(curve)))
+    total = rounds * (len(choice.on_run) + len(choice.on_twins) + bool(curve))
+    task = progress.add_task(run.path.name, total=total)
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
         return attack_all(run.setting, some, names, budget, done=lambda outcome: progress.advance(task))
 
     outcomes, on_control = attack(run.victims, choice.on_run), attack(run.twins, choice.on_twins)
-    points: list[tuple[float, Entry]] = []
     of_plain = plain_twins(run.setting) if kind == "converted" else run.setting
-    for z in curve:
-        found = attack(noised(plain, z, run.setting.seed), [NOISE_ATTACK])
-        points += [(z, entry) for entry in entries(of_plain, found)]
+    noisy = {z: noised(plain, z, run.setting.seed) for z in curve}
+    together = sorted((victim for each in noisy.values() for victim in each), key=lambda victim: victim.server_round)
+    found = attack(together, [NOISE_ATTACK]) if together else []  # at once, for one choice of the prior serves all
+    points = [(z, entry) for z, each in noisy.items() for entry in entries(of_plain, outcomes_of(each, found))]
     asking = progress.add_task(f"{run.path.name}, members", total=tries(run.setting, run.victims, choice.members))
     members = federated_membership(run.setting, run.victims, choice.members, done=lambda: progress.advance(asking))
     return Audit(
@@ -274,6 +275,16 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         judged=run.judged,
         thresholds=run.thresholds,
     )
+
+
+def outcomes_of(victims: Sequence[Victim], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return outcomes with what was found of some of their victims alone."""
+    views, parts = {id(victim.view) for victim in victims}, list[Outcome]()
+    for outcome in outcomes:
+        own = tuple(finding for finding in outcome.findings if id(finding.victim.view) in views)
+        known = own[0].victim.view.knowledge if own else outcome.knowledge
+        parts.append(replace(outcome, findings=own, knowledge=known))
+    return parts
 
 
 def plain_twins(setting: Setting) -> Setting:

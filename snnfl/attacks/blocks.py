@@ -48,13 +48,28 @@ class _Stage(nn.Module):
         padded = F.pad(inputs, self.frame) if any(self.frame) else inputs
         if any(length % 2 for length in padded.shape[-2:]):
             return F.avg_pool2d(F.relu(F.conv2d(padded, self.weight, self.bias)), 2)
-        shifts = [(right, 1 - right, low, 1 - low) for low in (0, 1) for right in (0, 1)]
-        filters = F.pixel_unshuffle(torch.cat([F.pad(self.weight, shift) for shift in shifts]), 2)
-        bias = None if self.bias is None else self.bias.repeat(4)
+        outputs, channels = self.weight.shape[:2]
+        filters = (self.weight.flatten(1) @ _places(self.weight)).view(4 * outputs, 4 * channels, *self._blocks())
+        bias = None if self.bias is None else self.bias.repeat_interleave(4)
         blocks = F.relu(F.conv2d(F.pixel_unshuffle(padded, 2), filters, bias)).movedim(1, -1)
         # A product, for its derivative is one, too: what torch.compile writes for a mean's runs number by number.
-        mean = torch.eye(len(self.weight), dtype=inputs.dtype, device=inputs.device).repeat(4, 1) / 4
+        mean = torch.eye(outputs, dtype=inputs.dtype, device=inputs.device).repeat_interleave(4, dim=0) / 4
         return (blocks.reshape(-1, len(mean)) @ mean).view(*blocks.shape[:-1], -1).movedim(-1, 1)
+
+    def _blocks(self) -> tuple[int, ...]:
+        """Return the height and width of a kernel in blocks."""
+        return tuple((length + 1) // 2 for length in self.weight.shape[2:])
+
+
+def _places(weight: Tensor) -> Tensor:
+    """Return where a filter's numbers stand in its four filters of blocks, ``[C h w, 4 * 4C * blocks]``.
+
+    A matrix of zeros and ones: the product puts the numbers there, and the transposed one collects their slopes, where
+    padding and cutting takes an operation for each of the four.
+    """
+    each = torch.eye(weight[0].numel(), dtype=weight.dtype, device=weight.device).view(-1, *weight.shape[1:])
+    shifts = [(right, 1 - right, low, 1 - low) for low in (0, 1) for right in (0, 1)]
+    return torch.stack([F.pixel_unshuffle(F.pad(each, shift), 2) for shift in shifts], dim=1).flatten(1)
 
 
 def _narrow(module: nn.Module) -> TypeGuard[nn.Conv2d]:

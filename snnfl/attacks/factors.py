@@ -78,16 +78,6 @@ def factored_gradient(
     return found
 
 
-def inner(found: Tensor | Factors, other: Tensor) -> Tensor:
-    """Return ``<found, other>``."""
-    return found.inner(other) if isinstance(found, Factors) else (found * other).sum()
-
-
-def square(found: Tensor | Factors) -> Tensor:
-    """Return ``||found||^2``."""
-    return found.square() if isinstance(found, Factors) else found.square().sum()
-
-
 class _Taps(TorchFunctionMode):
     """Notes what linear layers are given and return, and adds a tap to each output: the slope by it is the output's.
 

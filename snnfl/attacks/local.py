@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from snnfl.attacks.factors import Factors, inner, square
+from snnfl.attacks.factors import Factors
 from snnfl.attacks.networks import Arrays, Network, soft_cross_entropy
 from snnfl.batching import batch_sizes
 
@@ -151,9 +151,20 @@ def l2_distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Te
 
 def cosine_distance(found: Mapping[str, Tensor | Factors], wanted: Mapping[str, Tensor]) -> Tensor:
     """Return ``1 - <g', g> / (||g'|| ||g||)`` over all arrays together (Geiping et al. 2020, eq. 4)."""
-    product = torch.stack([inner(found[name], array) for name, array in wanted.items()]).sum()
-    squares = [torch.stack([square(side[name]) for name in wanted]).sum() for side in (found, wanted)]
-    return 1 - product / (squares[0] * squares[1]).clamp_min(1e-30).sqrt()
+    products, squares, dense = list[Tensor](), list[Tensor](), dict[str, Tensor]()
+    for name in wanted:
+        if isinstance(array := found[name], Factors):
+            products.append(array.inner(wanted[name]))
+            squares.append(array.square())
+        else:
+            dense[name] = array
+    if dense:  # as one array: of a small network, what each further operation costs is the call
+        one, other = (torch.cat([arrays[name].flatten() for name in dense]) for arrays in (dense, wanted))
+        products.append((one * other).sum())
+        squares.append((one * one).sum())
+    product, square = (sum(terms[1:], terms[0]) for terms in (products, squares))
+    wanted_square = torch.stack([array.square().sum() for array in wanted.values()]).sum()
+    return 1 - product / (square * wanted_square).clamp_min(1e-30).sqrt()
 
 
 def total_variation(images: Tensor) -> Tensor:

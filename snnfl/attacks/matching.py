@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_map
 
 from snnfl.attacks.calibration import CALIBRATION_WEIGHTS, thresholds_distance
 from snnfl.attacks.compressed import sent_alone
@@ -101,7 +102,7 @@ class PreparedMatching:
             {"params": [images], "lr": 1.0},
             {"params": free, "lr": matching.free_learning_rate},
         ]
-        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]], fused=True)
         milestones = [iterations * eighths // 8 for eighths in (3, 5, 7)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
         best, least = images.clone(), images.new_full((len(images),), torch.inf)
@@ -281,7 +282,8 @@ def prepare(
             return value
         return value + matching.statistics * statistics_distance(first.statistics, current, images, first.local, noted)
 
-    stepwise = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0, 0, 0, 0))
+    stepwise = grad_and_value(objective)
+    stepwise = _alone(stepwise) if len(targets) == 1 else vmap(stepwise, in_dims=(0, in_dims, 0, 0, 0, 0, 0, 0))
     fixed = (arrays, target, targets, seen, told, weights, taken)
     return PreparedMatching(
         slope=_slope(stepwise, variables, fixed, budget),
@@ -294,6 +296,17 @@ def prepare(
     )
 
 
+def _alone(function: Callable[..., tuple[Arrays, Tensor]]) -> Callable[..., tuple[Arrays, Tensor]]:
+    """Return for a single lane what ``vmap`` makes of a function, but without an axis in each operation's way."""
+
+    def alone(found: Arrays, arrays: list[Arrays], *others: Any) -> tuple[Arrays, Tensor]:
+        own, rest = tree_map(lambda stacked: stacked[0], (found, others))  # of arrays, nothing differs between lanes
+        gradient, value = function(own, arrays, *rest)
+        return {name: slope.unsqueeze(0) for name, slope in gradient.items()}, value.unsqueeze(0)
+
+    return alone
+
+
 def _slope(
     stepwise: Callable[..., tuple[Arrays, Tensor]], variables: Arrays, fixed: Sequence[Any], budget: Budget
 ) -> Callable[[Arrays], tuple[Arrays, Tensor]]:
@@ -303,13 +316,13 @@ def _slope(
     """
     if budget.iterations < TRACED and not budget.compiled:
         return lambda current: stepwise(current, *fixed)
-    lanes = len(variables[IMAGES])
+    images = variables[IMAGES].shape[:2].numel()  # of all lanes
     return specialised(
         make_fx(stepwise, decomposition_table=DECOMPOSITIONS)(variables, *fixed),
         variables,
         fixed,
         compiled=budget.compiled,
-        iterations=budget.iterations * lanes,
+        iterations=budget.iterations * images,
     )
 
 

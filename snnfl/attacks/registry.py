@@ -25,7 +25,7 @@ class Budget:
         iterations: Evaluations of the objective's gradient per start; of DLG, steps of L-BFGS.
         restarts: Random starts per victim; the one with the smallest objective counts.
         points: Points of the recorded curve, at most.
-        compiled: Whether ``torch.compile`` makes gradient matching about twice as fast, which needs a C++ compiler;
+        compiled: Whether ``torch.compile`` makes gradient matching faster, which takes a minute and a C++ compiler;
             ``None`` for where it pays (:mod:`snnfl.attacks.flat`). Attacks through a spiking network run without.
     """
 

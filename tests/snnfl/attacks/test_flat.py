@@ -53,6 +53,48 @@ def test_what_never_changes_is_computed_once(monkeypatch):
     assert len(after) < 0.8 * len(before)
 
 
+def test_zeros_are_not_added_and_need_no_tensor_to_have_their_shape(monkeypatch):
+    lean = []
+    make = flat._with_constants
+    monkeypatch.setattr(flat, "_with_constants", lambda *given: lean.append(make(*given)) or lean[0])
+
+    def function(given):
+        found = given["x"]
+        return (torch.zeros_like(found) + found.sin()) * torch.ones_like(found) + torch.zeros_like(found).cos()
+
+    first = {"x": torch.ones(3)}
+    run = flat.specialised(make_fx(function)(first), first, (), compiled=False, iterations=1)
+    torch.testing.assert_close(run({"x": torch.arange(3.0)}), torch.arange(3.0).sin() + 1)
+    called = [node.name for node in lean[0].graph.nodes if node.op == "call_function"]
+    assert [name.partition("_")[0] for name in called] == ["sin", "mul", "add"]
+
+
+SAMPLE = torch.linspace(-1, 2, 12).view(3, 4)
+ARGUMENTS = {
+    "view": ([4, 3],), "_unsafe_view": ([2, 6],), "expand": ([2, 3, 4],), "rsub": (1.0,), "pow": (2,),
+    "mm": (SAMPLE.T,), "bmm": (SAMPLE.T[None],), "addmm": (SAMPLE[:, :3], SAMPLE), "transpose": (0, 1),
+    "permute": ([1, 0],), "select": (1, 2), "unsqueeze": (0,), "constant_pad_nd": ([1, -1, 0, 2], 0.5), "t": (),
+    "neg": (), "relu": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", flat.DIRECT, ids=str)
+def test_functions_that_are_called_directly_give_what_the_kernels_give(kernel):
+    name, overload = kernel.__name__.split(".")
+    if name == "sum":
+        calls = [((SAMPLE, [0], True), {}), ((SAMPLE, [0, 1]), {})] if overload == "dim_IntList" else [((SAMPLE,), {})]
+    elif name == "stack":
+        calls = [(([SAMPLE, SAMPLE + 1],), {}), (([SAMPLE, SAMPLE + 1], 1), {})]
+    elif name == "bmm":
+        calls = [((SAMPLE[None], *ARGUMENTS[name]), {})]
+    else:
+        other = SAMPLE.exp() if overload == "Tensor" else 3
+        calls = [((SAMPLE, *ARGUMENTS.get(name, (other,))), {})]
+        calls += [((SAMPLE, other), {"alpha": 2})] if name in ("add", "sub") else []
+    for given, options in calls:
+        torch.testing.assert_close(flat.DIRECT[kernel](*given, **options), kernel(*given, **options), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("compiler", "kept", "iterations", "pays"),
     [("c++", False, flat.NEW, True), ("c++", False, flat.NEW - 1, False), ("c++", True, flat.KEPT, True),
