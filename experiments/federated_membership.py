@@ -1,4 +1,4 @@
-"""What a federation's server tells of who was in, for several kinds of clients: the table of ``docs/membership.md``.
+"""What a federation's server tells of who was in, for several kinds of clients: ``experiments/membership/federated``.
 
 ``python -m experiments.federated_membership`` plays and attacks what ``experiments/membership/federated/laptop.csv``
 lacks, a kind and a seed at a time; killed, it goes on with what is missing. ``--only SNN`` makes part of it.
@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,14 +28,15 @@ from snnfl.auditing.scorecard import csv_rows, csv_text
 from snnfl.auditing.victims import Scope, setting_of, victims_of
 from snnfl.config import Config, ConfigError, compose
 from snnfl.files import write_bytes
+from snnfl.membership_attacks.federated import get_federated_attack
 from snnfl.workspace import Workspace
 from strategies.run_directory import AUDIT, read_metrics, run_path
 
 STUDY = Path(__file__).parent / "membership/federated/laptop.yaml"
-KEYS = ("name", "options", "kinds", "seeds", "rounds")
+KEYS = ("name", "options", "kinds", "seeds", "rounds", "attacks")
 HEAD = (
-    *("kind", "seed", "round", "attack", "verdict", "clients", "members", "auc", "auc_low", "auc_high"),
-    *("tpr_at_1", "tpr_at_1_low", "tpr_at_1_high", "reason", "test_accuracy", "cpu_s"),
+    *("kind", "seed", "round", "epsilon", "test_accuracy", "gap", "attack", "verdict", "clients", "members"),
+    *("auc", "auc_low", "auc_high", "tpr_at_1", "tpr_at_1_low", "tpr_at_1_high", "reason", "cpu_s"),
 )
 WEIGHTS = "final_ann.safetensors"
 """Written last by a run."""
@@ -50,6 +52,7 @@ class Study:
         kinds: Options by label.
         seeds: Of the runs.
         rounds: That are attacked.
+        attacks: Names; empty for all.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Study:
     kinds: Mapping[str, Sequence[str]]
     seeds: Sequence[int]
     rounds: Sequence[int]
+    attacks: Sequence[str]
 
 
 def read_study(path: Path) -> Study:
@@ -72,6 +76,7 @@ def read_study(path: Path) -> Study:
         kinds=labelled(path, "kinds", content.get("kinds")),
         seeds=[int(seed) for seed in content.get("seeds", [0])],
         rounds=[int(number) for number in content.get("rounds", [1])],
+        attacks=[get_federated_attack(str(name)).name for name in content.get("attacks", [])],
     )
 
 
@@ -85,7 +90,13 @@ def configuration(study: Study, kind: str, seed: int, runs: Path) -> Config:
     slug = "".join(character if character.isalnum() else "_" for character in kind)
     own = (f"run.seed={seed}", f"run.name={study.name}_{slug}_{seed}", f"run.directory={runs}", "run.overwrite=true")
     place = (f"data.root={root}",) if root else ()
-    return compose(None, [*study.options, *study.kinds[kind], *own, *place])
+    noise = (f"privacy.noise_seed={seed}",) if private(study, kind) else ()  # so that the table can be repeated
+    return compose(None, [*study.options, *study.kinds[kind], *own, *place, *noise])
+
+
+def private(study: Study, kind: str) -> bool:
+    """Tell whether a kind of clients has differential privacy."""
+    return any(option.startswith("privacy.") for option in study.kinds[kind])
 
 
 def attacked(study: Study, kind: str, seed: int, runs: Path, console: Console) -> list[list[object]]:
@@ -94,24 +105,30 @@ def attacked(study: Study, kind: str, seed: int, runs: Path, console: Console) -
     folder = run_path(config)
     if not (folder / WEIGHTS).exists():
         run_and_show(config, console)
-    last = read_metrics(folder)[-1]
-    accuracy = last["server_ann_accuracy"] if last["server_ann_accuracy"] is not None else last["server_snn_accuracy"]
+    measured = {row["round"]: row for row in read_metrics(folder)}
     setting, rows = setting_of(Workspace(config)), list[list[object]]()
     victims = victims_of(setting, folder / AUDIT, Scope())
-    for server_round in study.rounds:
+    for server_round in study.rounds[-1:] if private(study, kind) else study.rounds:
         start = time.process_time()
         until = [each for each in victims if each.server_round <= server_round]
-        found = federated_membership(setting, until, choose([], kind, setting.format.kind).members)
+        if not any(each.server_round == server_round for each in until):
+            console.print(f"{kind}, seed {seed}, round {server_round}: no update was recorded", highlight=False)
+            continue
+        names = choose([], kind, setting.format.kind).members
+        tried = [name for name in names if not study.attacks or name in study.attacks]
+        found = federated_membership(setting, until, tried)
         spent = time.process_time() - start
-        rows += [_row(kind, seed, each, accuracy, spent) for each in found]
+        rows += [_row(kind, seed, each, measured[server_round], spent) for each in found]
         console.print(f"{kind}, seed {seed}, round {server_round}: {spent:.0f} CPU-s", highlight=False)
     return rows
 
 
-def _row(kind: str, seed: int, found: MembershipRow, accuracy: float | None, spent: float) -> list[object]:
+def _row(kind: str, seed: int, found: MembershipRow, measured: Mapping[str, Any], spent: float) -> list[object]:
     area, rate = (None, None) if found.scored is None else (found.scored.auc, found.scored.tpr[0.01])
-    about = [kind, seed, found.server_round, found.attack, found.verdict, found.clients, found.members]
-    return [*about, *told(area), *told(rate), found.reason, accuracy, spent]
+    ann, snn = measured["server_ann_accuracy"], measured["server_snn_accuracy"]
+    about = [kind, seed, found.server_round, measured.get("epsilon"), snn if ann is None else ann, found.gap]
+    about += [found.attack, found.verdict, found.clients, found.members]
+    return [*about, *told(area), *told(rate), found.reason, spent]
 
 
 def make(study: Study, kinds: Sequence[str], runs: Path, data: Path, console: Console) -> None:

@@ -68,7 +68,7 @@ def membership_section(audits: Sequence[Audit]) -> Markup:
             last = audit.membership[0]
             caption = (
                 f"{audit.path.name}, round {last.server_round}, with what the server has of "
-                f"{counted(last.rounds, 'round')}: who was in the clients' data (95 %)."
+                f"{counted(last.rounds, 'round')}: who was in the clients' data (95 %).{_overfitting(last)}"
             )
             parts.append(
                 table(["attack", "verdict", "clients", "members", "AUC", "TPR at 1 % FPR", ""], rows, caption=caption)
@@ -78,14 +78,20 @@ def membership_section(audits: Sequence[Audit]) -> Markup:
 
 def membership_as_csv(audits: Sequence[Audit]) -> str:
     """Write a row per run and attack."""
-    head = ["run", "round", "attack", "rounds", "clients", "members", "verdict"]
+    head = ["run", "round", "attack", "rounds", "clients", "members", "gap", "verdict"]
     head += [f"{name}{end}" for name in ("auc", "tpr_at_1", "balanced_accuracy") for end in ("", "_low", "_high")]
     rows = [
-        [audit.path.name, row.server_round, row.attack, row.rounds, row.clients, row.members, row.verdict,
+        [audit.path.name, row.server_round, row.attack, row.rounds, row.clients, row.members, row.gap, row.verdict,
          *_figures(row), row.reason]
         for audit in audits for row in audit.membership
     ]  # fmt: skip
     return csv_text([*head, "reason"], rows)
+
+
+def _overfitting(row: MembershipRow) -> str:
+    if row.gap is None:
+        return ""
+    return f" The clients' networks are right about {100 * row.gap:.1f} points more of the members than of the others."
 
 
 def _figures(row: MembershipRow) -> Iterator[float | None]:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ class Cell:
         """For people."""
         return f"{self.setting.name}, {'attacks' if self.network is None else self.network.name}"
 
-    @property
+    @cached_property
     def file(self) -> Path:
         """What is there when it is finished."""
         return self.setting.results if self.network is None else answers_file(self.setting, self.network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from experiments.compare.cost import pace_of
@@ -14,6 +14,9 @@ from experiments.membership.networks import folder_of, seconds_of
 from snnfl.auditing.membership import OVERLAP
 from snnfl.membership_attacks.signals import REPETITIONS
 from snnfl.workspace import Workspace
+
+SECONDS_OF_FIGURES = 2.2
+"""Of drawing what was found in a setting, and its part of the report: by one process, when all cells are finished."""
 
 SECONDS_PER_SCORE = 2e-5
 """Of attacks, for a target's candidate: before any setting is attacked."""
@@ -49,16 +52,42 @@ class Forecast:
             jobs: Processes.
             busy: Seconds that they have spent on cells that aren't finished.
         """
-        correction = {kind: self._correction(kind) for kind in (True, False)}
-        rest = [cell for cell in self.cells if not cell.finished]
-        seconds = [self.expected[cell.name] * correction[cell.network is None] for cell in rest]
-        return max(0.0, max(math.fsum(seconds) / jobs, max(seconds, default=0.0)) - busy / jobs)
+        rest, corrected = [cell for cell in self.cells if not cell.finished], self._corrections()
+        seconds = [self.expected[cell.name] * corrected(cell) for cell in rest]
+        work = max(0.0, max(math.fsum(seconds) / jobs, max(seconds, default=0.0)) - busy / jobs)
+        return work + (self._figures() if rest else 0.0)
 
-    def _correction(self, attacks: bool) -> float:
-        """Return what finished cells took, over what was expected of them."""
-        names = [cell.name for cell in self.cells if cell.name in self.taken and (cell.network is None) == attacks]
-        expected = math.fsum(self.expected[name] for name in names)
-        return math.fsum(self.taken[name] for name in names) / expected if expected else 1.0
+    def _figures(self) -> float:
+        """Return the seconds of drawing all settings, also those that were attacked before."""
+        settings = sum(cell.network is None for cell in self.cells)
+        return settings * SECONDS_OF_FIGURES * self._usual()
+
+    def _usual(self) -> float:
+        """Return what finished networks took over what was expected of them: how busy the machine is."""
+        known = [cell.name for cell in self.cells if cell.network is not None and cell.name in self.taken]
+        expected = math.fsum(self.expected[name] for name in known)
+        return math.fsum(self.taken[name] for name in known) / expected if expected else 1.0
+
+    def _corrections(self) -> Callable[[Cell], float]:
+        """Return what finished cells took, over what was expected of them: of the cell's own setting, if it has any.
+
+        Settings differ in how wrong what was timed is: in what a step costs beside the arithmetic, most of all.
+        """
+        pairs: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+        for cell in self.cells:
+            if (taken := self.taken.get(cell.name)) is not None:
+                pair = (taken, self.expected[cell.name])
+                attacks = cell.network is None
+                for key in ((cell.setting.name, attacks), ("", attacks)):
+                    pairs.setdefault(key, []).append(pair)
+        ratios = {key: math.fsum(t for t, _ in of) / math.fsum(e for _, e in of) for key, of in pairs.items()}
+        usual = self._usual()  # attacks feel it as well
+
+        def of(cell: Cell) -> float:
+            attacks = cell.network is None
+            return ratios.get((cell.setting.name, attacks), ratios.get(("", attacks), usual))
+
+        return of
 
 
 def _expected(cell: Cell) -> float:

@@ -2,7 +2,8 @@
 
 These are the paper's numbers, which ``paper.yaml`` cites, and what was measured, from ``laptop.csv``, and of some from
 ``pictures.csv``. ``--collect`` first copies these files from finished studies in ``runs/``, and what they say of equal
-gaps and of each setting, with the versions that they ran with, into ``laptop.json`` and ``pictures.json``.
+gaps and of each setting, with the versions that they ran with, into ``laptop.json`` and ``pictures.json``. What
+federations tell, ``python -m experiments.federated_membership`` writes into its folder itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from omegaconf import OmegaConf
 
 from experiments.compare.best import Entry
 from experiments.compare.tables import as_markdown
+from experiments.membership.differences import differences_part
+from experiments.membership.federations import federated_part
 from experiments.membership.report import equal_gap_rows, sentences
 from experiments.membership.study import tables_of
 from experiments.study_readme import fill
@@ -28,8 +31,8 @@ from snnfl.config import ConfigError
 from snnfl.files import write_bytes
 
 HERE = Path(__file__).parent
-FOLDERS = ("attacks", "kinds", "table2_weights", "table3_surrogates", "fig3_activations")
-
+FEDERATED = "federated"
+FOLDERS = ("attacks", "kinds", "table2_weights", "table3_surrogates", "fig3_activations", FEDERATED)
 
 SCALES = {"laptop": "measured", "pictures": "pictures"}
 """Studies that are measured, and the names of their parts."""
@@ -74,12 +77,15 @@ def measured_part(folder: Path, scale: str) -> str:
     rows = csv_rows(folder / f"{scale}.csv")
     where = f"Measured on {told['collected']}, Python {told['python']}, torch {told['torch']}"
     parts = [f"{where}; {told['processor_seconds'] / 60:.0f} min of processor time."]
-    parts.append(as_markdown([(view, _entries(view.title, rows)) for view in tables_of(folder / f"{scale}.yaml")]))
+    tables = [(view, _entries(view.title, rows)) for view in tables_of(folder / f"{scale}.yaml")]
+    parts.append(as_markdown(tables))
+    by_title = {view.title: {(entry.row, entry.column): entry.values for entry in of} for view, of in tables}
+    parts.append(differences_part(folder.name, by_title))
     if equal := told["equal_gaps"]:
         head = ["networks", "train less test accuracy", "AUC of the best attack"]
         lines = [head, ["---"] * 3, *equal]
         parts.append("**At equal gaps**\n\n" + "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines))
-    return "\n\n".join(part.strip() for part in parts)
+    return "\n\n".join(part.strip() for part in parts if part)
 
 
 def _entries(title: str, rows: Sequence[Mapping[str, str]]) -> list[Entry]:
@@ -111,6 +117,8 @@ def paper_part(folder: Path) -> str:
 
 def parts_of(folder: Path) -> dict[str, str]:
     """Return the generated parts by name."""
+    if folder.name == FEDERATED:
+        return {SCALES["laptop"]: federated_part(folder / "laptop.csv")}
     parts = {"paper": paper_part(folder)}
     for scale, name in SCALES.items():
         if (folder / f"{scale}.csv").exists():
@@ -125,7 +133,7 @@ def main() -> None:
     parser.add_argument("--collect", action="store_true", help="take the results from runs/ first")
     arguments = parser.parse_args()
     for name in arguments.folders:
-        if arguments.collect:
+        if arguments.collect and name != FEDERATED:
             collect(HERE / name, Path("runs"))
         fill(HERE / name / "README.md", parts_of(HERE / name))
 

@@ -22,6 +22,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -103,9 +104,14 @@ class Setting:
 
     def needs(self, fact: str) -> bool:
         """Tell whether some attack that may run needs a fact."""
-        return any(fact in attack.needs for attack in self.needed)
+        return fact in self._facts
 
-    @property
+    @cached_property
+    def _facts(self) -> frozenset[str]:
+        """What the attacks that may run need, together."""
+        return frozenset[str]().union(*(attack.needs for attack in self.needed))
+
+    @cached_property
     def cells(self) -> list[Network]:
         """Every network that the attacks need, those that several share once."""
         found = [Network(kind="network", number=number) for number in range(self.networks)]
@@ -115,7 +121,7 @@ class Setting:
             found.append(Network(kind="disjoint", number=0))
         return found
 
-    @property
+    @cached_property
     def results(self) -> Path:
         """File of what the attacks found, whose name follows from what was asked."""
         asked = f"{self.networks} {sorted(self.attacks)} {sorted(self.knowledge.facts)}"

@@ -19,6 +19,7 @@ from snnfl.auditing.setting import Setting
 from snnfl.auditing.victims import PUBLIC_IMAGES, Victim
 from snnfl.membership_attacks import MembershipError
 from snnfl.membership_attacks.federated import FederatedAttack, get_federated_attack
+from snnfl.membership_attacks.federated.networks import answers_of
 from snnfl.metrics.roc import Estimate, Scored, auc, score
 from snnfl.threat import FederationView, PublicImages, ThreatModelError, over_rounds
 
@@ -74,6 +75,8 @@ class MembershipRow:
             seen``, ``refused`` or ``failed``.
         reason: Why; of the best attack, which one it mostly was.
         aucs: By partition.
+        gap: By how much more often the clients' networks, as far as the server knows them, are right about members than
+            about the others, which have the same labels: a mean over all clients that were asked about.
     """
 
     server_round: int
@@ -85,6 +88,7 @@ class MembershipRow:
     verdict: str
     reason: str
     aucs: dict[int, float]
+    gap: float | None = None
 
 
 def federated_membership(
@@ -112,6 +116,7 @@ def federated_membership(
     if not asked:
         return []
     scores, reasons = {attack.name: dict[int, Tensor]() for attack in chosen}, dict[str, tuple[str, str]]()
+    gaps = list[float]()
     for each in asked:
         for attack in chosen:
             draw = rng.generator(
@@ -124,10 +129,18 @@ def federated_membership(
             except MembershipError as error:
                 reasons[attack.name] = "failed", str(error)
             done()
+        gaps.append(_gap(each))
+    gap = math.fsum(gaps) / len(gaps)
     ran = sum(bool(found) for found in scores.values())
     rows = [_row(asked, attack, scores[attack.name], ran, reasons.get(attack.name)) for attack in chosen]
     best = _best(asked, scores)
-    return rows if best is None else [*rows, best]
+    return [replace(row, gap=gap) for row in [*rows, *([] if best is None else [best])]]
+
+
+def _gap(each: Candidates) -> float:
+    """Return the part of a client's members that its network is right about, less that of the others."""
+    right = answers_of(each.view)[-1].after.argmax(1) == each.view.labels
+    return float(right[each.members].float().mean() - right[~each.members].float().mean())
 
 
 def tries(setting: Setting, victims: Sequence[Victim], attacks: Sequence[str]) -> int:

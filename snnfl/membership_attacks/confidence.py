@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from snnfl.threat import MembershipView, Shadow, Signals
+
+_KEPT: MutableMapping[Tensor, dict[str, tuple[Tensor, Tensor]]] = WeakIdKeyDictionary()
+"""By logits and kind of confidence: for which labels, and the values."""
 
 
 def log_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -23,9 +27,7 @@ def log_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     >>> log_confidence(torch.zeros(1, 4), torch.tensor([2])).exp()
     tensor([0.2500], dtype=torch.float64)
     """
-    every = logits.double().log_softmax(-1)
-    index = labels.expand(every.shape[:-1]).unsqueeze(-1)
-    return every.gather(-1, index).squeeze(-1)
+    return _kept(_log_confidence, logits, labels)
 
 
 def logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -37,10 +39,28 @@ def logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     >>> logit_confidence(torch.tensor([[0.0, 100.0]]), torch.tensor([1]))
     tensor([100.], dtype=torch.float64)
     """
+    return _kept(_logit_confidence, logits, labels)
+
+
+def _log_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    every = logits.double().log_softmax(-1)
+    index = labels.expand(every.shape[:-1]).unsqueeze(-1)
+    return every.gather(-1, index).squeeze(-1)
+
+
+def _logit_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     values = logits.double()
     index = labels.expand(values.shape[:-1]).unsqueeze(-1)
     others = values.scatter(-1, index, -torch.inf).logsumexp(-1)
     return values.gather(-1, index).squeeze(-1) - others
+
+
+def _kept(confidence: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute a confidence once for as long as the logits exist: each attack asks for each target's shadows anew."""
+    known, kind = _KEPT.setdefault(logits, {}), confidence.__name__
+    if kind not in known or known[kind][0] is not labels:
+        known[kind] = labels, confidence(logits, labels)
+    return known[kind][1].clone()  # an attack may change what it is given
 
 
 def target_of(view: MembershipView) -> Signals:

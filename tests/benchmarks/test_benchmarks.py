@@ -11,7 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ATTACKS = {
     "epochs", "event_recovery", "exact_batches", "imprint", "labels", "legacy_masks", "membership", "native_matching",
-    "priors", "secure_forms", "sequence_recovery", "side_channel", "uploads",
+    "priors", "secure_forms", "sequence_recovery", "side_channel", "time_left", "uploads",
 }  # fmt: skip
 """What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
 OTHERS = {"harness", "draw_accuracy", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}
@@ -79,3 +79,14 @@ def test_a_document_without_markers_is_an_error_that_says_what_to_write(tmp_path
     assert done.returncode == 1
     assert "begin accuracy.py" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_announced_time_left_is_compared_with_what_was_left(monkeypatch):
+    """Timing settings takes 2 s, then 8 are needed: after 2, 4 and 6 of these."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    told = importlib.import_module("time_left").lines([(2.0, 9.0), (4.0, 3.0), (5.0, 6.0), (8.0, 4.0)], 10.0)
+    assert told == [
+        "after 25%: 3 s announced, 6 s were left: 0.50",
+        "after 50%: 6 s announced, 5 s were left: 1.20",
+        "after 75%: 4 s announced, 2 s were left: 2.00",
+    ]

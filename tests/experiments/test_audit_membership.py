@@ -18,7 +18,7 @@ from experiments.audit.membership import (
     membership_section,
     side_channel_line,
 )
-from experiments.federated_membership import STUDY, configuration, read_study
+from experiments.federated_membership import STUDY, configuration, private, read_study
 from snnfl import rng
 from snnfl.auditing.federated_membership import BEST, MembershipRow
 from snnfl.config import ConfigError
@@ -32,7 +32,7 @@ def row(attack: str, shift: float, *, clients: int = 5, each: int = 200, reason:
     return MembershipRow(
         server_round=4, attack=attack, rounds=3, clients=clients, members=clients * each,
         scored=score(values, [members] * clients), verdict="leaks" if shift else "unclear", reason=reason,
-        aucs={number: auc(each_of, members) for number, each_of in enumerate(values)},
+        aucs={number: auc(each_of, members) for number, each_of in enumerate(values)}, gap=0.123,
     )  # fmt: skip
 
 
@@ -79,10 +79,11 @@ def test_the_table_and_the_file_have_a_row_of_every_attack():
     assert f"{given.membership[0].scored.auc.value:.3f}" in scored
     assert "%" in scored
     assert "&lt;no&gt; thresholds" in refused
+    assert "right about 12.3 points more of the members" in page
     first, second = csv.DictReader(io.StringIO(membership_as_csv([given])))
     assert float(first["auc"]) == pytest.approx(given.membership[0].scored.auc.value, abs=1e-4)
     assert float(first["tpr_at_1_low"]) < float(first["tpr_at_1"]) < float(first["tpr_at_1_high"])
-    assert (first["run"], first["round"], first["members"]) == ("one", "4", "1000")
+    assert (first["run"], first["round"], first["members"], first["gap"]) == ("one", "4", "1000", "0.123")
     assert (second["auc"], second["verdict"], second["reason"]) == ("", "refused", "fingerprint: <no> thresholds")
 
 
@@ -95,5 +96,12 @@ def test_the_study_is_of_consenting_clients_and_trains_as_attacks_repeat_it(tmp_
         assert config.audit.ground_truth
         assert config.training.optimizer == "sgd"
         assert max(study.rounds) == config.run.rounds
+        assert config.privacy.noise_seed == (0 if private(study, kind) else None)
+    assert any(private(study, kind) for kind in study.kinds)
+    assert len(study.seeds) >= 3
+    wrong = tmp_path / "study.yaml"
+    wrong.write_text(STUDY.read_text().replace("round_loss", "round_los"))
+    with pytest.raises(ConfigError, match="did you mean 'round_loss'"):
+        read_study(wrong)
     with pytest.raises(ConfigError, match="no such file"):
         read_study(tmp_path / "none.yaml")

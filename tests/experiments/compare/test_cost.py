@@ -62,8 +62,15 @@ def test_a_round_is_the_sum_of_its_pieces(options, seconds):
 
 @pytest.mark.parametrize(
     ("option", "shared"),
-    [("data.time_bins=5", False), ("data.resolution=17", False), ("data.partition=dirichlet", True)],
+    [
+        *[("data.time_bins=5", False), ("data.resolution=17", False), ("data.partition=dirichlet", True)],
+        *[
+            ("quantization.weights=4 quantization.per_channel=true", False),
+            ("quantization.uploads=4", True),
+            ("training.epochs=3", True),
+        ],
+    ],
 )
-def test_cells_share_a_pace_unless_their_data_are_read_otherwise(option, shared):
-    one, other = (_essential(compose(None, ["data.source=nmnist", *options])) for options in ([], [option]))
+def test_cells_share_a_pace_unless_their_data_or_networks_differ(option, shared):
+    one, other = (_essential(compose(None, ["data.source=nmnist", *options])) for options in ([], option.split()))
     assert (one == other) == shared

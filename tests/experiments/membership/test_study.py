@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from experiments.membership.cell import Cell, cells_of, work_through
 from experiments.membership.command import study_members, write_results
 from experiments.membership.networks import LOCK, WEIGHTS, answers_file, folder_of, trials_of
-from experiments.membership.progress import Forecast
+from experiments.membership.progress import SECONDS_OF_FIGURES, Forecast
 from experiments.membership.report import equal_gap_rows, filled_tables, membership_page, sentence
 from experiments.membership.study import MembershipStudy, Network, read_membership_study
 from snnfl.config import ConfigError
@@ -229,6 +229,29 @@ def test_forecast_learns_from_what_cells_took(finished: MembershipStudy, tmp_pat
     assert forecast.look() == 1
     assert forecast.left(1) == pytest.approx(20 * (len(cells) - 1))
     assert Forecast(cells_of(finished)).left(2) == 0
+
+
+def test_forecast_corrects_a_setting_by_its_own_networks_and_attacks_by_attacks(tmp_path: Path) -> None:
+    """One setting is slower than expected, the others aren't; attacks are as slow as networks until one has run."""
+    study = read(tmp_path)
+    cells = cells_of(study)
+    forecast = Forecast(cells)
+    forecast.expected = {cell.name: 10.0 for cell in cells}
+    slow, fast = ([cell for cell in cells if cell.setting is study.settings[n] and cell.network] for n in (0, 1))
+    for cell, taken in ((slow[0], 90), (fast[0], 10)):
+        assert cell.network is not None
+        cell.file.parent.mkdir(parents=True)
+        cell.file.write_text("")
+        (folder_of(cell.setting, cell.network) / "seconds.json").write_text(json.dumps({"train": taken}))
+    assert forecast.look() == 2
+    others, figures = len(cells) - len(slow) - len(fast), len(study.settings) * SECONDS_OF_FIGURES * 5
+    assert forecast.left(1) == pytest.approx(90 * (len(slow) - 1) + 10 * (len(fast) - 1) + 50 * others + figures)
+    study.settings[2].results.parent.mkdir(parents=True)
+    study.settings[2].results.write_text('{"seconds": 20}')
+    forecast.look()
+    networks = others - len(study.settings)
+    expected = 90 * (len(slow) - 1) + 10 * (len(fast) - 1) + 50 * networks + 20 * (len(study.settings) - 1)
+    assert forecast.left(1) == pytest.approx(expected + figures)
 
 
 def test_networks_are_compared_at_equal_gaps() -> None:

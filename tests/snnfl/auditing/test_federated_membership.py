@@ -9,6 +9,7 @@ import torch
 from federations import CLIENTS, IMAGES, federation, setting_of_digits
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.func import functional_call
 
 from snnfl import rng
 from snnfl.auditing import federated_membership as asked
@@ -31,6 +32,19 @@ def test_clients_that_memorise_leak_and_the_best_attack_is_chosen_on_the_others(
     assert best.reason.startswith("of 3, mostly ")
     assert rows["round_loss"].aucs.keys() == {*range(CLIENTS)}
     assert rows["round_loss"].scored.auc.value == pytest.approx(sum(rows["round_loss"].aucs.values()) / CLIENTS)
+
+
+def test_each_row_has_the_gap_of_the_networks_that_clients_return():
+    victims = federation()
+    setting = setting_of_digits(victims)
+    right = []
+    for each in candidates_of(setting, victims):
+        last = each.view.last
+        hit = functional_call(last.model.eval(), last.exchange.received, each.view.inputs).argmax(1) == each.view.labels
+        right.append(float(hit[each.members].float().mean() - hit[~each.members].float().mean()))
+    rows = federated_membership(setting, victims, ("round_loss", "fingerprint"))
+    assert sum(right) / len(right) > 0.05
+    assert [row.gap for row in rows] == [pytest.approx(sum(right) / len(right))] * 3
 
 
 def test_members_and_others_have_the_same_labels_and_no_attack_is_shown_the_others_as_public():

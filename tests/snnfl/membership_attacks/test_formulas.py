@@ -169,6 +169,19 @@ def test_a_sure_network_keeps_its_order() -> None:
     assert torch.equal(log_confidence(logits, torch.ones(3, dtype=torch.int64)), -found)
 
 
+def test_a_confidence_is_of_its_labels_and_what_an_attack_does_to_it_nobody_else_sees() -> None:
+    """Confidences are kept with their logits: other labels, other kinds and what was returned must not be mixed up."""
+    logits = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 5.0]])
+    zeros, twos = torch.zeros(2, dtype=torch.int64), torch.full((2,), 2)
+    expected = {0: logits.double().log_softmax(1)[:, 0], 2: logits.double().log_softmax(1)[:, 2]}
+    first = log_confidence(logits, zeros)
+    assert torch.equal(log_confidence(logits, twos), expected[2])
+    assert not torch.equal(logit_confidence(logits, zeros), first)
+    first.zero_()
+    for _ in range(2):
+        assert torch.equal(log_confidence(logits, zeros), expected[0])
+
+
 def test_ties_are_broken_within_half_a_step() -> None:
     shares, by = torch.tensor([0.0, 0.25, 0.25, 0.5]).double(), torch.tensor([1e9, -1e9, 1e9, 0.0]).double()
     found = without_ties(shares, 0.25, by)
