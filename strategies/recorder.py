@@ -154,7 +154,8 @@ class Recorder:
         """Return what is wrong with a layer's firing rate, or ``None``."""
         if mute_potentials(self.work.config.quantization):
             return None  # the ServerApp has said so, and what to set; nothing that warning_of names would help
-        return warning_of(layer, rate, batch_norm=self.work.config.model.batch_norm)
+        model = self.work.config.model
+        return warning_of(layer, rate, normalised=model.batch_norm or model.group_norm > 0)
 
     def _attack_success(self, server_round: int, arrays: ArrayRecord) -> Accuracies:
         """Return which part of the triggered test images of other labels either network takes for the target."""

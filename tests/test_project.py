@@ -167,3 +167,9 @@ def test_every_test_is_run_by_one_of_the_two_commands() -> None:
     for present in itertools.product([True, False], repeat=len(markers)):
         names = dict(zip(markers, present, strict=True))
         assert sum(eval(choice, {}, names) for choice in chosen) == 1, names
+
+
+def test_the_files_that_begin_are_there() -> None:
+    from conftest import LONGEST
+
+    assert {path.name for path in (ROOT / "tests").rglob("test_*.py")} >= set(LONGEST)

@@ -19,7 +19,8 @@ class ModelConfig:
     group_norm: int = option(
         0,
         low=0,
-        doc="groups of channels that lenet5 and convnet normalise, each sample by itself, with batch_norm=false",
+        doc="groups of channels that lenet5 and convnet normalise, each sample by itself, with batch_norm=false; such "
+        "networks don't convert, and of spiking ones the energy isn't counted",
     )
     weights: str | None = option(
         None, doc="file of a trained ANN to start from, as a plain run's final_ann.safetensors; null: drawn by run.seed"

@@ -151,18 +151,18 @@ def _recurrence(name: str, neurons: SpikingNeurons, spikes: Tensor) -> LayerCoun
     return LayerCount(layer=f"{name}.recurrent", acs=acs, words=acs)
 
 
-def warning_of(layer: str, rate: float, *, batch_norm: bool) -> str | None:
+def warning_of(layer: str, rate: float, *, normalised: bool) -> str | None:
     """Say what is wrong with a layer's firing rate and what to do, or return ``None``.
 
     Args:
         layer: Its name.
         rate: Spikes per neuron and time step.
-        batch_norm: ``model.batch_norm``; where it is set already it is no remedy.
+        normalised: Whether the model has normalisation; batch normalisation is no remedy then.
 
-    >>> warning_of("relu2", 0.2, batch_norm=True) is None
+    >>> warning_of("relu2", 0.2, normalised=True) is None
     True
     """
-    norm = "" if batch_norm else ", or set model.batch_norm=true"
+    norm = "" if normalised else ", or set model.batch_norm=true"
     if rate < SILENT:
         often = "hardly ever" if rate else "never"
         return (

@@ -124,18 +124,18 @@ def test_a_maximum_of_spikes_is_a_spike():
 
 @pytest.mark.parametrize(("rate", "words"), [(0.0, "lower model.threshold"), (0.99, "raise model.threshold")])
 def test_layers_that_tell_nothing_are_named_with_a_remedy(rate, words):
-    line = warning_of("relu3", rate, batch_norm=False)
+    line = warning_of("relu3", rate, normalised=False)
     assert line.startswith("relu3 ")
     assert words in line
     assert "\n" not in line
     assert line.endswith(", or set model.batch_norm=true")
-    assert "batch_norm" not in warning_of("relu3", rate, batch_norm=True)  # what is set already is no remedy
+    assert "batch_norm" not in warning_of("relu3", rate, normalised=True)  # what is set already is no remedy
 
 
 def test_a_layer_that_fires_now_and_then_is_not_said_never_to():
-    assert warning_of("relu3", 9.8e-5, batch_norm=True).startswith("relu3 hardly ever fires (firing rate 0.0098 %)")
-    assert warning_of("relu3", 0.0, batch_norm=True).startswith("relu3 never fires (firing rate 0 %)")
+    assert warning_of("relu3", 9.8e-5, normalised=True).startswith("relu3 hardly ever fires (firing rate 0.0098 %)")
+    assert warning_of("relu3", 0.0, normalised=True).startswith("relu3 never fires (firing rate 0 %)")
 
 
 def test_ordinary_rates_are_no_reason_to_warn():
-    assert [warning_of("relu", rate, batch_norm=True) for rate in (1e-4, 0.5, 0.95)] == [None] * 3
+    assert [warning_of("relu", rate, normalised=True) for rate in (1e-4, 0.5, 0.95)] == [None] * 3
