@@ -71,7 +71,7 @@ def _seen(audit: Audit) -> str:
         return "a sum of unknown size"
     seen = f"a sum of {known['clients']}" if known["clients"] > 1 else "one client, out of a sum"
     if known["rounds"] > 1:
-        return f"{seen}, by {known['rounds']} rounds"
+        return f"sums of {known['rounds']} rounds"
     return f"{seen}; {known['colluding']} colluding" if known["colluding"] else seen
 
 

@@ -9,7 +9,6 @@ from experiments.audit.found import Audit
 from snnfl.auditing.best import Best
 from snnfl.auditing.measures import IDENTIFIED, MEASURES, Metric
 from snnfl.auditing.scorecard import MALICIOUS, Entry
-from snnfl.auditing.scoring import CANDIDATES
 from snnfl.auditing.selection import Compared
 from snnfl.auditing.setting import PLAIN_TWIN
 from snnfl.auditing.verdicts import judged_metrics
@@ -143,7 +142,9 @@ def _measured(found: Entry, directions: Sequence[str]) -> str:
         if found["against_floor"][metric.name] in directions:
             value, floor = found["metrics"][metric.name]["value"], found["floor"][metric.name]
             if metric.name == IDENTIFIED:
-                parts.append(f"{value:.0%} can be told from {CANDIDATES:,} others (IIP; a guess: {floor:.2%})")
+                parts.append(
+                    f"{value:.0%} can be told from {round(1 / floor) - 1:,} others (IIP; a guess: {floor:.2%})"
+                )
             else:
                 name, form = metric.title.removesuffix(" in dB"), metric.form
                 unit = " dB" if name != metric.title else ""
@@ -162,7 +163,8 @@ def _to_whom(found: Entry) -> str:
         others = f" and {counted(colluding, 'client')} that collude{'s' if colluding == 1 else ''} with it"
         has = f"the sum of {clients} clients' updates" if clients != 1 else "what is left of a sum, one client's update"
         if rounds > 1:
-            has += f", by comparing the sums of {rounds} rounds,"
+            whose = "one client's update" if clients == 1 else has
+            has = f"an estimate of {whose}, made by comparing the sums of {rounds} rounds, later ones too,"
         return (
             f"The server{others if colluding else ''}: it keeps the protocol of secure aggregation, and has {has} and "
             f"{counted(facts, 'fact')} of the training (in the report: Threat models)."

@@ -180,13 +180,17 @@ def who(knowledge: Knowledge) -> str:
         return MALICIOUS
     if not knowledge.colluding and knowledge.rounds == 1 and knowledge.clients in (None, 1):
         return WHO
-    has = "what is left of a sum, one client's update"
-    if knowledge.clients != 1:
-        has = f"the sum of {knowledge.clients or 'an unknown number of'} clients' updates"
+    has = "what is left of a sum, one client's update" if knowledge.clients == 1 else _whose(knowledge)
     does = f", which colludes with {knowledge.colluding} others" if knowledge.colluding else ""
     if knowledge.rounds > 1:
-        does = f", which compares the sums of {knowledge.rounds} rounds"
+        does, has = f", which compares the sums of {knowledge.rounds} rounds", f"an estimate of {_whose(knowledge)}"
     return f"{WHO} with secure aggregation{does}: it has {has}"
+
+
+def _whose(knowledge: Knowledge) -> str:
+    if knowledge.clients == 1:
+        return "one client's update"
+    return f"the sum of {knowledge.clients or 'an unknown number of'} clients' updates"
 
 
 def value_of(score: Score, name: str) -> float | None:

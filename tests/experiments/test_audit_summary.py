@@ -27,7 +27,7 @@ def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -
         "label_verdict": labels, "value": 9.0, "metrics": metrics, "floor": {name: 10.0 for name in metrics},
         "against_floor": {metric.name: direction for metric in judged_metrics("images")},
         "setting": "realistic", "reasons": [],
-        "threat_model": {"who": WHO, "facts": [], "clients": 1, "colluding": 0}, **others,
+        "threat_model": {"who": WHO, "facts": [], "clients": 1, "colluding": 0, "rounds": 1}, **others,
     }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def protected(**threat: Any) -> Audit:
     """Return an audit of a run with masks and noise."""
     config = compose(None, ["strategy.secure_aggregation=true", "privacy.mechanism=distributed"])
     row = {"round": 1, "epsilon": 2.998, "epsilon_empirical": None}
-    model = {"who": WHO, "facts": [], "clients": 5, "colluding": 0, **threat}
+    model = {"who": WHO, "facts": [], "clients": 5, "colluding": 0, "rounds": 1, **threat}
     found = [entry("matching", "unclear", "unclear", 0.1, threat_model=model, updates="plain update sum")]
     made = SimpleNamespace(
         entries=found, best=[], config=config, metrics=[row], path=Path("run"), setting=SimpleNamespace(sums=True)

@@ -231,8 +231,10 @@ def test_the_command_says_that_rounds_are_compared(play):
     assert done.exit_code == 0, done.output
     (entry,) = json.loads((folder / "scorecard.json").read_text())
     assert "which compares the sums of 8 rounds" in entry["threat_model"]["who"]
-    assert "by comparing the sums of 8 rounds" in re.sub(r"\s+", " ", done.output)
-    assert "one client, out of a sum, by 8 rounds" in (folder / "proof.csv").read_text()
+    assert "an estimate of one client's update, made by comparing the sums of 8 rounds" in re.sub(
+        r"\s+", " ", done.output
+    )
+    assert "sums of 8 rounds" in (folder / "proof.csv").read_text()
 
 
 def test_what_cannot_be_compared_is_said_in_one_line(play):
