@@ -98,8 +98,8 @@ class Disaggregation:
         self._own = np.array([float((each**2).sum()) for each in weights])  # variance of what is theirs alone
         self._total = np.array([float(each.sum()) for each in weights])
         self._counts = self._columns @ self._total
-        gram = np.asarray(sums, dtype=np.float64)
-        gram = gram @ gram.T
+        exact = np.asarray(sums, dtype=np.float64)
+        gram = exact @ exact.T
         shared = (self._columns * self._own) @ self._columns.T
         outer = np.outer(self._counts, self._counts)
         best = -np.inf
@@ -201,9 +201,11 @@ def read_differences(work: Workspace, folder: Path, rounds: frozenset[int] = fro
                 about=found.about,
             )
     if not told:
+        same = len({found.clients for found in recorded.values()}) == 1
+        why = "the same clients are in all of them" if same else "updates move too much from round to round"
         raise AlikeRoundsError(
             f"--differences: no client of {'these' if rounds else 'the recorded'} rounds can be told from the others "
-            f"by the sums of {len(recorded)} rounds; leave it out, and the sums themselves are attacked"
+            f"by the sums of {len(recorded)} rounds, for {why}; leave it out, and the sums themselves are attacked"
         )
 
 
