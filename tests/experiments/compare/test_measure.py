@@ -54,7 +54,7 @@ def test_a_study_shows_what_an_audit_of_its_cells_found(tmp_path):
     expected = sorted(float(arrays[name].mean()) for name in arrays if name.endswith(".threshold"))
     assert sorted(entry.mean for entry in thresholds) == expected
     found = {entry.row: entry.mean for entry in biases}
-    victims = victims_of(setting_of(Workspace(cell.config)), cell.path / AUDIT, AuditPlan().scope(0))
+    victims = victims_of(setting_of(Workspace(cell.config)), cell.path / AUDIT, AuditPlan().scopes[0])
     for guess, mean in found.items():
         errors = [error.distance for error in bias_errors(victims) if error.source == guess]
         assert mean == pytest.approx(sum(errors) / len(errors))
@@ -73,4 +73,9 @@ def test_what_is_asked_survives_its_file():
     assert colluding.of(compose(None, ["audit.record=true"])).audit == asked.audit
     secure = compose(None, ["audit.record=true", "strategy.secure_aggregation=true"])
     assert colluding.of(secure).audit == colluding.audit
+    assert "differences" not in colluding.to_json()
+    compared = replace(asked, audit=replace(asked.audit, differences=True))
+    assert Extras.from_json(compared.to_json()) == compared
+    assert compared.of(compose(None, ["audit.record=true"])).audit == asked.audit
+    assert [scope.differences for scope in compared.of(secure).audit.scopes] == [False, True]
     assert asked.file != Extras(energy_images=4, audit=asked.audit).file
