@@ -28,8 +28,7 @@ def convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
+    *_: Any,
 ) -> Tensor:
     """Convolve as ``aten.convolution``, without dilation and groups; a transposed one has no bias."""
     inputs, weight, kernel = inputs.contiguous(), weight.contiguous(), weight.shape[2:]
@@ -49,15 +48,14 @@ def convolution_backward(
     bias_sizes: Sequence[int] | None,
     stride: Sequence[int],
     padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    wanted: Sequence[bool],
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate as ``aten.convolution_backward``, without dilation, groups and of none that is transposed."""
+    """Differentiate as ``aten.convolution_backward``, without dilation, groups and of none that is transposed.
+
+    Which slopes are wanted is its last argument.
+    """
     gradient, inputs, weight = gradient.contiguous(), inputs.contiguous(), weight.contiguous()
-    return _backward(gradient, inputs, weight, weight.shape[2:], stride, padding, wanted)
+    return _backward(gradient, inputs, weight, weight.shape[2:], stride, padding, others[-1])
 
 
 _backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = ATEN._slow_conv2d_backward.output_mask
