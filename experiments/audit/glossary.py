@@ -62,8 +62,11 @@ def terms(audits: Sequence[Audit], budget: Budget) -> list[tuple[str, str]]:
         ("labels", "Part of the labels that were found; judged against labels spread evenly over the classes."),
     ]  # fmt: skip
     if any(audit.setting.differences for audit in audits):
-        found.append(("estimated update", "What the sums of several rounds, with others in each, tell of one client's update. It is "
-            "no update that the server has seen: of thresholds and the like each round's mean stands in it."))  # fmt: skip
+        text = (
+            "What the sums of several rounds, with others in each, tell of one client's update, which it hasn't "
+            "seen. Of thresholds and the like each round's mean stands in it."
+        )
+        found.append(("estimated update", text))
     if any(audit.controls for audit in audits):
         found += [
             (PLAIN_TWIN, "The same client's trained network with its own biases, as a plain run would have sent it: "
