@@ -120,7 +120,7 @@ def _scan_counts(
                 v = tl.where(back, v + level, v)
                 n = tl.where(back, n - 1, n)
         if WORTH:
-            tl.store(target, (n - before).to(level.dtype) * level, mask=inside)
+            tl.store(target, (n - before).to(tl.float32) * level, mask=inside)  # in the wider of both types
         else:
             tl.store(target, (n - before).to(tl.int8), mask=inside)
         source += stride

@@ -20,8 +20,8 @@ BLOCK = 256
 
 
 def forward(
-    leak: float,
-    threshold: float,
+    leak: Tensor,
+    threshold: Tensor,
     reset: int,
     delayed: bool,
     strict: bool,
@@ -33,8 +33,9 @@ def forward(
     """Run neurons as :func:`snnfl.neurons.kernel_training.forward`.
 
     Args:
-        leak: Part of the potential that is left after a step.
-        threshold: ``V_th``.
+        leak: Part of the potential that is left after a step; shape ``[]``, on the device, as the next: to read them
+            the processor would wait for the GPU at each layer.
+        threshold: ``V_th``; shape ``[]``.
         reset: One of the kinds.
         delayed: Whether it comes with the next step.
         strict: Whether neurons fire above the threshold alone.
@@ -50,7 +51,7 @@ def forward(
             spikes if before is None else before,
             spikes,
             spikes if potentials is None else potentials,
-            _constants(current, leak, threshold),
+            torch.stack((leak, threshold)),
             steps,
             neurons if len(current) > 1 else 0,
             neurons,
@@ -65,8 +66,8 @@ def forward(
 
 
 def backward(
-    leak: float,
-    threshold: float,
+    leak: Tensor,
+    threshold: Tensor,
     reset: int,
     delayed: bool,
     detached: bool,
@@ -117,7 +118,7 @@ def backward(
             of_current,
             potentials if of_before is None else of_before,
             sums,
-            _constants(current, leak, threshold, slope),
+            torch.stack((leak, threshold, torch.full_like(leak, slope))),
             steps,
             neurons,
             RESET=reset,
@@ -133,11 +134,6 @@ def backward(
             BLOCK=BLOCK,
         )
     return sums.sum(0)
-
-
-def _constants(like: Tensor, *values: float) -> Tensor:
-    """Bring numbers to the device in the type of the potentials; Triton would take them as float32."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 def _device_of(value: Tensor) -> Any:

@@ -141,7 +141,7 @@ def _fuses(neuron: Neuron, current: Tensor) -> bool:
 def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.reshape(()).to(like)
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 class _Fused(torch.autograd.Function):
@@ -160,8 +160,8 @@ class _Fused(torch.autograd.Function):
             from snnfl.neurons import kernel_triton_training  # Triton isn't everywhere
 
             kernel_triton_training.forward(
-                leak.item(),
-                threshold.item(),
+                leak,
+                threshold,
                 RESETS[how.neuron.reset],
                 how.neuron.delayed,
                 _spike(how).strict,
@@ -243,8 +243,8 @@ class _FusedBackward(torch.autograd.Function):
             from snnfl.neurons import kernel_triton_training  # Triton isn't everywhere
 
             of_leak, of_threshold = kernel_triton_training.backward(
-                leak.item(),
-                threshold.item(),
+                leak,
+                threshold,
                 RESETS[how.neuron.reset],
                 how.neuron.delayed,
                 how.neuron.detached,

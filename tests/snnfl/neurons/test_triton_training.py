@@ -59,15 +59,16 @@ def compare(on_gpu, device, reset, derivative, delayed, detached, strict, consta
     )  # fmt: skip
 
     moved = [None if each is None else each.to(device) for each in (current, before, *gradients)]
+    constants = [torch.tensor(each, dtype=dtype, device=device) for each in (leak, threshold)]
     found_spikes, found_potentials = (torch.empty(steps, neurons, dtype=dtype, device=device) for _ in range(2))
-    on_gpu.forward(leak, threshold, reset, delayed, strict, *moved[:2], found_spikes, found_potentials)
+    on_gpu.forward(*constants, reset, delayed, strict, *moved[:2], found_spikes, found_potentials)
     assert found_spikes.any()
     assert torch.equal(found_spikes.cpu(), torch.from_numpy(spikes[:, 0]))
     assert torch.equal(found_potentials.cpu(), torch.from_numpy(potentials[:, 0]))
     found = torch.empty_like(moved[0])
     found_before = None if before is None else torch.empty_like(moved[1])
     sums = on_gpu.backward(
-        leak, threshold, reset, delayed, detached, strict, derivative, slope, steps, *moved, found, found_before
+        *constants, reset, delayed, detached, strict, derivative, slope, steps, *moved, found, found_before
     )
     close = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(found.cpu(), torch.from_numpy(of_current[:, 0]), **close)
