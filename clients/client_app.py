@@ -34,7 +34,7 @@ from clients.private_training import train_on_private_samples
 from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
 from snnfl import protocol
-from snnfl.config import OWN, ConfigError
+from snnfl.config import OWN, ConfigError, client_side
 from snnfl.data import batches, test_batches, training_batches
 from snnfl.training import (
     Batch,
@@ -102,7 +102,7 @@ def train(message: Message, context: Context) -> Message:
     if protocol.CONTRASTIVE_MU in orders_of(message):
         keep_own_model(context, arrays)
     content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)})
-    if protocol.sends_control(config):
+    if client_side(config).control_variates:
         content[protocol.CONTROL] = renewed(message, context, work, result.steps)
     return Message(content, reply_to=message)
 
@@ -180,7 +180,7 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
     decides.
     """
     asked: Mapping[str, Any] = orders_of(message)
-    if protocol.sends_control(work.config):
+    if client_side(work.config).control_variates:
         return controlled(work.model, correction(message, context, work))
     if protocol.OBJECTIVE in asked:
         return OBJECTIVES.find(str(asked[protocol.OBJECTIVE]))(work.model, asked)
@@ -203,7 +203,7 @@ def _objective(message: Message, context: Context, work: Workspace) -> Objective
 
 def _received_loss(work: Workspace, data: ClientData) -> dict[str, int | float | list[int] | list[float]]:
     """Measure the received model's loss on the client's data, which weighs the client in q-FedAvg."""
-    if work.config.strategy.name != "qfedavg":
+    if not client_side(work.config).received_loss:
         return {}
     pairs = training_batches(data.dataset, data.indices, work.config.evaluation.batch_size)
     with work.drawing(EVALUATION):

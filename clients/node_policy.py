@@ -11,10 +11,10 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
 from clients.participant import arrays_of, run_workspace
-from snnfl.config import ConfigError, update_kind
+from snnfl.config import ConfigError, client_side, update_kind
 from snnfl.conversion import exposed_biases
 from snnfl.detection.crafted import crafted
-from snnfl.protocol import REFUSE_CRAFTED, REQUIRE_SECURE, REQUIRE_SPIKING, sends_control
+from snnfl.protocol import REFUSE_CRAFTED, REQUIRE_SECURE, REQUIRE_SPIKING
 from snnfl.workspace import Workspace
 
 
@@ -63,7 +63,7 @@ def unprotected(work: Workspace) -> str | None:
         return f"model.neuron={config.model.neuron} uploads spiking networks as they were trained, biases included"
     if kind == "plain":
         return "strategy.spiking=false uploads ordinary networks"
-    if sends_control(config):
+    if client_side(config).control_variates:
         return "strategy.name=scaffold uploads control variates beside the spiking network"
     if config.strategy.bias_back:
         return "strategy.bias_back=true gives the server the biases that clients train with"

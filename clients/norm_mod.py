@@ -12,6 +12,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from clients.participant import arrays_of, run_workspace
 from clients.private_state import completed
+from snnfl.config import client_side
 from snnfl.protocol import ARRAYS
 
 PRIVATE_NORMS = "private-norms"
@@ -21,7 +22,7 @@ def norm_mod(message: Message, context: Context, call_next: ClientAppCallable) -
     """Train and evaluate with the client's own batch normalisation, and keep it; other runs pass through."""
     work = run_workspace(context)
     kind, own = message.metadata.message_type.partition(".")[0], work.format.private_names
-    if work.config.strategy.name != "fedbn" or kind == MessageType.QUERY:
+    if not client_side(work.config).own_normalisation or kind == MessageType.QUERY:
         return call_next(message, context)
     message.content[ARRAYS] = completed(arrays_of(message), context, work, PRIVATE_NORMS)
     reply = call_next(message, context)

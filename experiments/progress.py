@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from snnfl.config import Config, counted, prefixed, sampled_clients
+from snnfl.config import Config, client_side, counted, prefixed, sampled_clients
 from strategies.bases import find
 
 PACE = 10.0
@@ -129,7 +129,7 @@ class RoundProgress:
             parts.append(f"epsilon {row['epsilon']:.2f}")
         if row["refused"] or row["failed"]:
             parts.append(f"[red]{row['refused']} refused, {row['failed']} failed[/red]")
-        if not row["aggregated"] and self.config.strategy.name != "solo":  # which aggregates nothing
+        if not row["aggregated"] and client_side(self.config).uploads:
             parts.append("[red]old weights kept[/red]")
         parts.append(f"{row['seconds_round']:.1f} s")
         self.progress.console.print("  ".join(parts), highlight=False)

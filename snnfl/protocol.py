@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snnfl.config import Config, converts, keeps_biases, spikes_natively, update_kind
+from snnfl.config import Config, client_side, converts, keeps_biases, spikes_natively, update_kind
 
 ARRAYS = "arrays"
 METRICS = "metrics"
@@ -118,18 +118,14 @@ EVALUATE_METRICS = frozenset({EXAMPLES, ACCURACY, LOSS})
 
 def keeps_state(config: Config) -> bool:
     """Tell whether clients keep something private from round to round."""
-    kept = keeps_biases(config) or sends_control(config) or bool(config.quantization.uploads) or adds_noise(config)
-    return kept or config.strategy.name in ("moon", "solo", "fedbn")
+    side = client_side(config)
+    kept = keeps_biases(config) or bool(config.quantization.uploads) or adds_noise(config)
+    return kept or side.own_model or side.own_normalisation or side.control_variates
 
 
 def adds_noise(config: Config) -> bool:
     """Tell whether clients add noise of their own, whose key they keep."""
     return config.privacy.mechanism in ("distributed", "example", "local")
-
-
-def sends_control(config: Config) -> bool:
-    """Tell whether control variates travel beside the arrays, in either direction."""
-    return config.strategy.name == "scaffold"
 
 
 def own_accuracy(config: Config) -> str:
@@ -146,9 +142,9 @@ def train_metrics(config: Config) -> frozenset[str]:
         names |= {SECONDS_CONVERT}
     if keeps_state(config):
         names |= {STATE_ROUND}
-    if config.strategy.name == "qfedavg":
+    if client_side(config).received_loss:
         names |= {RECEIVED_LOSS}
-    if config.strategy.name == "fednova":
+    if client_side(config).local_steps:
         names |= {LOCAL_STEPS}
     if update_kind(config) == "none" and converts(config) and config.evaluation.clients:
         names |= {SNN_ACCURACY}

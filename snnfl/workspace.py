@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from snnfl import rng
-from snnfl.config import OWN, Config, ConfigError, converts, nearest, spikes_natively, update_kind
+from snnfl.config import OWN, Config, ConfigError, client_side, converts, nearest, spikes_natively, update_kind
 from snnfl.config.checks import SPIKING
 from snnfl.config.declaration import show
 from snnfl.conversion import fold
@@ -272,12 +272,12 @@ class Workspace:
 
     def _private_norms(self) -> tuple[str, ...]:
         """Return the arrays of batch normalisation, where they stay on the clients."""
-        if self.config.strategy.name != "fedbn":
+        if not client_side(self.config).own_normalisation:
             return ()
         if not (names := normalisation(self.initial_state)):
             raise ConfigError(
-                f"strategy.name=fedbn: model.name={self.config.model.name} has no batch normalisation that clients "
-                "could keep; take a model with it, or fedavg"
+                f"strategy.name={self.config.strategy.name}: model.name={self.config.model.name} has no batch "
+                "normalisation that clients could keep; take a model with it, or fedavg"
             )
         return names
 

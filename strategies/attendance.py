@@ -7,13 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from snnfl.config import Config
+from snnfl.config import Config, client_side
 from snnfl.protocol import STATE_ROUND, keeps_state
 
 logger = logging.getLogger(__name__)
-
-UNAGGREGATED = ("solo",)
-"""Algorithms whose server holds no weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +112,7 @@ def shortcomings(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]
         return ["no round was played"]
     last = rows[-1]
     found = []
-    if not last.get("replies") or not (last.get("aggregated") or config.strategy.name in UNAGGREGATED):
+    if not last.get("replies") or not (last.get("aggregated") or not client_side(config).uploads):
         asked = len(last.get("asked", {}).get("train", ()))
         valid = f"{last.get('replies', 0)} of {asked} replies were valid"
         kept = f"round {last['round']}, the last, kept the old weights; {valid}"

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from flwr.serverapp.strategy import Bulyan, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum, Strategy
 
-from snnfl.config import Config, ConfigError, exactly, sampled_clients
-from snnfl.protocol import RECEIVED_LOSS, sends_control
+from snnfl.config import Config, ConfigError, client_side, exactly, sampled_clients
+from snnfl.protocol import RECEIVED_LOSS
 from snnfl.registry import Registry
 from strategies.fednova import FedNova
 from strategies.optimisers import FairAvg, ServerAdagrad, ServerAdam, ServerMomentum, ServerYogi
@@ -147,9 +147,9 @@ def weighing(config: Config) -> Weighing:
         ConfigError: As :func:`parameters`.
     """
     values = parameters(config)
-    if sends_control(config):  # the average is that of the control variates
+    if client_side(config).control_variates:  # the average is that of the control variates
         return uniform
-    return by_loss(values["q"]) if config.strategy.name == "qfedavg" else WEIGHINGS[config.strategy.weighting]
+    return by_loss(values["q"]) if client_side(config).received_loss else WEIGHINGS[config.strategy.weighting]
 
 
 def build_base(config: Config) -> Strategy:

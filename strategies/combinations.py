@@ -9,7 +9,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from snnfl.config import OWN, Config, ConfigError, converts, keeps_biases, sampled_clients
+from snnfl.config import OWN, Config, ConfigError, client_side, converts, keeps_biases, sampled_clients
 from snnfl.masking import FEWEST_CLIENTS
 from strategies.bases import build_base, find, parameters, quorum
 from strategies.private_combinations import privacy_mistakes
@@ -61,7 +61,7 @@ def minimum_replies(config: Config) -> int:
 
 def _solo_mistakes(config: Config) -> Iterator[str]:
     strategy = config.strategy
-    if strategy.name != "solo":
+    if client_side(config).uploads:
         return
     for key, wanted, reason in (
         ("fraction_train", 1.0, "no server selects among clients that train alone"),
@@ -74,7 +74,7 @@ def _solo_mistakes(config: Config) -> Iterator[str]:
 
 
 def _norm_mistakes(config: Config) -> Iterator[str]:
-    if config.strategy.name != "fedbn":
+    if not client_side(config).own_normalisation:
         return
     if converts(config):
         yield (
@@ -89,7 +89,7 @@ def _norm_mistakes(config: Config) -> Iterator[str]:
 
 
 def _control_mistakes(config: Config) -> Iterator[str]:
-    if config.strategy.name != "scaffold":
+    if not client_side(config).control_variates:
         return
     if converts(config) and config.strategy.bias_back:
         yield (
@@ -153,7 +153,7 @@ def _secure_mistakes(config: Config) -> Iterator[str]:
             f"privacy.mechanism=central: the server cannot clip updates that {secure} hides from it; set distributed, "
             "where clients clip and add their shares of the noise"
         )
-    if strategy.fraction_evaluate and (keeps_biases(config) or strategy.name == "fedbn"):
+    if strategy.fraction_evaluate and (keeps_biases(config) or client_side(config).own_normalisation):
         yield (
             f"strategy.fraction_evaluate={strategy.fraction_evaluate}: a client's answer depends on arrays that never "
             f"leave it, and nobody masks it with {secure}; set 0"

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from snnfl.protocol import ARRAYS, LOCAL_STEPS, METRICS
 from snnfl.training import gradient_weight, is_statistic
 from strategies.arrays import known, tensor_of
+from strategies.flower_internals import filled
 from strategies.own import FedAvg, shares, weighted_sum
 
 
@@ -61,5 +62,5 @@ class FedNova(FedAvg):
                 made[name] = weighted_sum(arrays, parts)
             else:  # the factors needn't sum to 1: what is left is what was sent
                 made[name] = weighted_sum(arrays, factors) + (1 - sum(factors)) * tensor_of(sent[name]).numpy()
-        record = ArrayRecord({name: known(torch.from_numpy(values)) for name, values in made.items()})
+        record = filled((name, known(torch.from_numpy(values))) for name, values in made.items())
         return record, self.train_metrics_aggr_fn(contents, self.weighted_by_key)

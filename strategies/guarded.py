@@ -22,6 +22,7 @@ from strategies.arrays import array_of, tensor_of, tensors_of, with_tensors
 from strategies.attendance import Fault
 from strategies.bounds import changes, farthest, limits
 from strategies.detecting import Detecting, Screening
+from strategies.flower_internals import filled
 from strategies.population import Population, failure, seeded_draws
 from strategies.privacy import Drawn, Protection
 from strategies.state import remember
@@ -296,7 +297,7 @@ class Guarded(Strategy):
         if negative:
             found = ", ".join(f"{count} of {name}" for name, count in negative.items())
             logger.warning("round %d: negative variances of the aggregate were set to 0: %s", server_round, found)
-        return ArrayRecord(sound) if self._moderate(server_round, tensors) else None
+        return filled(sound.items()) if self._moderate(server_round, tensors) else None
 
     def _moderate(self, server_round: int, arrays: Mapping[str, Tensor]) -> bool:
         """Tell whether an aggregate is within the bounds of its round."""

@@ -23,6 +23,7 @@ from snnfl.protocol import (
     TEMPERATURE,
 )
 from strategies.arrays import known, tensor_of
+from strategies.flower_internals import filled
 
 
 class FedAvg(serverapp.strategy.FedAvg):
@@ -42,7 +43,7 @@ class FedAvg(serverapp.strategy.FedAvg):
         records: list[Any] = [content[ARRAYS] for content in contents]
         factors = shares(contents, self.weighted_by_key)
         average = {name: weighted_sum([each[name] for each in records], factors) for name in records[0]}
-        record = ArrayRecord({name: known(torch.from_numpy(values)) for name, values in average.items()})
+        record = filled((name, known(torch.from_numpy(values))) for name, values in average.items())
         return record, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 

@@ -20,6 +20,7 @@ from snnfl.protocol import ARRAYS, CLIPPING_NORM, EXAMPLES, METRICS, NOISE_MULTI
 from snnfl.updates import UpdateFormat
 from snnfl.updates.coordinates import OWN, ann_of, coordinates, origin
 from strategies.arrays import known, tensors_of
+from strategies.flower_internals import filled
 from strategies.population import Population
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class Protection:
             self._adapt(server_round, short, len(updates))
         content = RecordDict(
             {
-                ARRAYS: ArrayRecord({name: known(a) for name, a in ann_of(self.format, self.reference).items()}),
+                ARRAYS: filled((name, known(a)) for name, a in ann_of(self.format, self.reference).items()),
                 METRICS: MetricRecord({EXAMPLES: 1}),
             }
         )

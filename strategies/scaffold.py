@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from snnfl.protocol import ARRAYS, CONTROL
 from snnfl.training import is_statistic
 from strategies.arrays import array_of, known, tensor_of
+from strategies.flower_internals import filled
 from strategies.own import FedAvg, weighted_sum
 
 
@@ -68,7 +69,7 @@ class Scaffold(FedAvg):
             for name, array in self.control.items()
         }
         self.control = ArrayRecord({name: array_of(values) for name, values in control.items()})
-        record = ArrayRecord({name: known(values) for name, values in made.items()})
+        record = filled((name, known(values)) for name, values in made.items())
         return record, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 

@@ -19,11 +19,11 @@ from flwr.supercore import log
 
 from snnfl.batching import batch_count
 from snnfl.compatibility import IncompatibleLibraryError
-from snnfl.config import OWN, Config, ConfigError, counted, secure_tolerance, spikes_natively, unflatten
+from snnfl.config import OWN, Config, ConfigError, client_side, counted, secure_tolerance, spikes_natively, unflatten
 from snnfl.conversion import ConversionError, exposed_biases
 from snnfl.models import deployed, mute_potentials
 from snnfl.poisoning import check_poisoning
-from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, sends_control, train_metrics
+from snnfl.protocol import FAILED, NOT_AS_CONFIGURED, OLDEST_ROUND, REFUSED, RUN_TOKEN, train_metrics
 from snnfl.spiking import save
 from snnfl.spiking.storage import NATIVE_KIND, write_arrays
 from snnfl.updates import Converted, control_specs, scale_of, summed
@@ -266,7 +266,7 @@ def build_strategy(work: Workspace) -> tuple[Guarded, ArrayRecord]:
         "examples": MAXIMUM_EXAMPLES if own_data else max(map(len, work.partitions)),
         "test_examples": MAXIMUM_EXAMPLES if own_data else len(work.dataset.test_labels),
         "steps": partial(local_steps, config),
-        "control": control_specs(format.sent_specs) if sends_control(config) else {},
+        "control": control_specs(format.sent_specs) if client_side(config).control_variates else {},
         "packing": work.packing,
     }
     options: dict[str, Any] = {
@@ -325,7 +325,7 @@ def secured(base: Strategy, spec: UpdateSpec, work: Workspace) -> Secure:
 def _tested(work: Workspace) -> Config:
     """Return the configuration, in which all nodes test what they receive if nobody else has anything to test it on."""
     config = work.config
-    if len(work.server_data.test_labels) or config.strategy.fraction_evaluate or config.strategy.name == "solo":
+    if len(work.server_data.test_labels) or config.strategy.fraction_evaluate or not client_side(config).uploads:
         return config
     logger.warning("this server has no data of its own (data.root): every node tests the network that it receives")
     return replace(config, strategy=replace(config.strategy, fraction_evaluate=1.0))

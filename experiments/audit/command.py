@@ -38,7 +38,7 @@ from snnfl.auditing.side_channel import SideChannel, side_channels
 from snnfl.auditing.suite import Outcome, attack_all
 from snnfl.auditing.verdicts import judged_metrics
 from snnfl.auditing.victims import Scope, Victim, setting_of, victims_of
-from snnfl.config import Config, ConfigError
+from snnfl.config import Config, ConfigError, client_side
 from snnfl.files import make_private, write_bytes
 from snnfl.plugins import check_same, loaded
 from snnfl.workspace import Workspace
@@ -213,7 +213,7 @@ def prepare(
         raise RecordingError(f"{path}: holds the recording of another Flower app; say what it trains, by --model")
     check_run(path)
     config = read_config(path)
-    if config.strategy.name == "solo":
+    if not client_side(config).uploads:
         raise ConfigError(f"{path}: in a SOLO run no weight leaves a client, so there is nothing to attack")
     if not config.audit.record and not (path / AUDIT / RECORDING).exists():
         again = f"snnfl run {path / CONFIG_FILE} run.name=NEW audit.record=true"

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from experiments.compare.study import Cell
 from snnfl import rng
-from snnfl.config import OWN, READING, Config, converts, part_of, sampled_clients, update_kind
+from snnfl.config import OWN, READING, Config, client_side, converts, part_of, sampled_clients, update_kind
 from snnfl.conversion import convert_state
 from snnfl.data import batches, calibration_batch
 from snnfl.private_snn import client_images
@@ -71,10 +71,7 @@ def seconds_of_round(config: Config, pace: Pace) -> float:
         for whole in (len(work.client(0).dataset.test_labels), len(work.server_data.test_labels))
     )
     epoch = math.ceil(images / config.training.batch_size) * pace.step
-    if strategy.name == "moon":
-        epoch += 2 * images * pace.forward
-    if strategy.name == "fedlec":
-        epoch += images * pace.forward
+    epoch += client_side(config).extra_passes * images * pace.forward
     client = config.training.epochs * epoch + pace.conversion
     client += at_client * pace.forward if config.evaluation.clients else 0
     fraction = strategy.fraction_evaluate if at_server else 1.0

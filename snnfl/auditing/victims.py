@@ -19,7 +19,7 @@ from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Recorded, Setting
 from snnfl.auditing.sums import joined_orders, read_sums
-from snnfl.config import OWN, ConfigError, prefixed
+from snnfl.config import OWN, ConfigError, client_side, prefixed
 from snnfl.data import Dataset, epoch_orders
 from snnfl.metrics.augmented import Freedom
 from snnfl.protocol import EXAMPLES
@@ -187,8 +187,8 @@ def _unlike_each_other(work: Workspace, received: Received) -> tuple[str, ...]:
     sizes, strategy, found = {*received.members.values()}, work.config.strategy, list[str]()
     if len(received.members) < 2:
         return ()
-    if strategy.name == "moon":
-        found.append("models of their own that MOON compares with, of which a sum tells none")
+    if client_side(work.config).own_model:
+        found.append("models of their own that they compare with, of which a sum tells none")
     one_step = knowledge_of(work, received, False, ()).steps == 1 and not work.format.statistic_names
     weighs = strategy.weighting == "examples" and work.config.privacy.mechanism != "distributed"
     if len(sizes) > 1 and not (one_step and weighs):

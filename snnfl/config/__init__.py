@@ -1,5 +1,6 @@
 """The configuration of a run: frozen dataclasses, and how YAML, command line and Flower's run config become them."""
 
+from snnfl.config.algorithms import ClientSide, client_side
 from snnfl.config.auditing import AuditConfig
 from snnfl.config.checks import mistakes, validate
 from snnfl.config.conversion import ConversionConfig, ConversionSearch
@@ -35,6 +36,7 @@ __all__ = [
     "OWN",
     "READING",
     "AuditConfig",
+    "ClientSide",
     "Config",
     "ConfigError",
     "ConversionConfig",
@@ -59,6 +61,7 @@ __all__ = [
     "UpdateKind",
     "assigned",
     "assignments",
+    "client_side",
     "compose",
     "converts",
     "counted",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from snnfl.config.algorithms import client_side
 from snnfl.config.declaration import ConfigError, check_option
 from snnfl.config.kinds import converts, spikes_natively
 from snnfl.config.modelling import TrainingConfig
@@ -172,8 +173,8 @@ def _quantization_mistakes(config: Config) -> Iterator[str]:
             "is; leave it out"
         )
     uploads = f"quantization.uploads={quantization.uploads}"
-    if quantization.uploads and config.strategy.name == "solo":
-        yield f"{uploads}: strategy.name=solo uploads nothing; set 0"
+    if quantization.uploads and not client_side(config).uploads:
+        yield f"{uploads}: strategy.name={config.strategy.name} uploads nothing; set 0"
     if quantization.uploads and config.privacy.mechanism in ("local", "distributed"):
         yield (
             f"{uploads}: error feedback adds to a clipped update what earlier ones left out, so that its norm is no "
@@ -241,8 +242,8 @@ def _poisoning_mistakes(config: Config) -> Iterator[str]:
             yield f"poisoning.{item.name}={value}: only {named} uses it, and poisoning.attack={attack}; leave it out"
     if attack == "none":
         return
-    if config.strategy.name == "solo":
-        yield f"poisoning.attack={attack}: strategy.name=solo sends no update to poison; set none"
+    if not client_side(config).uploads:
+        yield f"poisoning.attack={attack}: strategy.name={config.strategy.name} sends no update to poison; set none"
     if poisoning.attackers > config.data.clients:
         yield f"poisoning.attackers={poisoning.attackers}: expected at most data.clients={config.data.clients}"
     if poisoning.first_round > config.run.rounds:
@@ -267,5 +268,6 @@ def _detection_mistakes(config: Config) -> Iterator[str]:
             f"detection.exclude={exclude}: whether one client's update counts would depend on the others', for which "
             f"privacy.mechanism={config.privacy.mechanism} has no noise; set null"
         )
-    if detectors and config.strategy.name == "solo":
-        yield f"detection.detectors={list(detectors)}: strategy.name=solo sends no update to judge; set []"
+    if detectors and not client_side(config).uploads:
+        name = config.strategy.name
+        yield f"detection.detectors={list(detectors)}: strategy.name={name} sends no update to judge; set []"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from snnfl.config.algorithms import client_side
 from snnfl.config.options import Config
 
 UpdateKind: TypeAlias = Literal["plain", "native", "converted", "none"]
@@ -23,7 +24,7 @@ def converts(config: Config) -> bool:
 
 def update_kind(config: Config) -> UpdateKind:
     """Return the kind of a client's update."""
-    if config.strategy.name == "solo":
+    if not client_side(config).uploads:
         return "none"
     if spikes_natively(config):
         return "native"

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 
-from snnfl.config import Config, ConfigError, compose, sampled_clients
+from snnfl.config import Config, ConfigError, algorithms, compose, sampled_clients
 from snnfl.config.options import StrategyConfig
 from strategies import bases
 from strategies.combinations import build_checked
@@ -123,6 +123,10 @@ def test_a_name_gives_the_class_and_its_parameters(name: str) -> None:
     partial = bases.build_base(configured(name, "strategy.fraction_train=0.6", "strategy.fraction_evaluate=0.2"))
     assert (partial.fraction_train, partial.fraction_evaluate) == pytest.approx((0.6, 0.2), rel=1e-14)
     assert partial.min_evaluate_nodes == 1
+
+
+def test_what_is_known_of_the_clients_side_is_of_algorithms_that_there_are() -> None:
+    assert algorithms._SIDES.keys() <= set(bases.names())
 
 
 def test_the_names_are_those_of_the_options_documentation() -> None:

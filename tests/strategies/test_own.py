@@ -30,11 +30,17 @@ def replies(examples: list[int], *, known: bool, dtypes: tuple[str, ...] = ("flo
     return found
 
 
+def sent(record: ArrayRecord | None) -> list[tuple[str, str, tuple[int, ...], str, bytes]]:
+    """Return what would travel of a record."""
+    assert record is not None
+    return [(name, a.dtype, tuple(a.shape), a.stype, a.data) for name, a in record.items()]
+
+
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=6), st.booleans())
 def test_equals_flowers_average_to_the_bit(examples: list[int], known: bool) -> None:
     arrays, metrics = FedAvg().aggregate_train(1, replies(examples, known=known))
     expected, expected_metrics = serverapp.strategy.FedAvg().aggregate_train(1, replies(examples, known=known))
-    assert arrays == expected
+    assert sent(arrays) == sent(expected)
     assert metrics == expected_metrics
 
 
@@ -43,7 +49,7 @@ def test_updates_of_another_type_are_averaged_as_flower_does() -> None:
     for dtypes in (("float64",), ("float64", "float32"), ("float32", "float64")):
         updates = replies([3, 1, 2], known=False, dtypes=dtypes)
         arrays, _ = FedAvg().aggregate_train(1, updates)
-        assert arrays == serverapp.strategy.FedAvg().aggregate_train(1, updates)[0]
+        assert sent(arrays) == sent(serverapp.strategy.FedAvg().aggregate_train(1, updates)[0])
 
 
 def test_leaves_the_updates_as_they_are() -> None:
