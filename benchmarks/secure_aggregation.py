@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import random
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from harness import Bar, Options, Result, find_data, main, ratios, take_turns
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
 from snnfl.config import compose, flatten
-from snnfl.masking import Field, Layout, Ledger, advertise, confirm, draw_graph, layout, mask, reveal, share
+from snnfl.masking import Field, Layout, Ledger, Roster, advertise, confirm, layout, mask, reveal, share
 from snnfl.masking.keys import PRIME, SEED_BYTES, add_mask, agree, derive
 from snnfl.masking.shares import PACKAGE_BYTES, seal
 from snnfl.updates import summed
@@ -82,17 +81,18 @@ def our_client(clients: int, threshold: int, vector: np.ndarray[Any, Any]) -> fl
     field, others = Field(clients=clients), list(range(1, clients))
     made = {client: advertise(SESSION, client, os.urandom) for client in others}
     peers = {client: public for client, (_, public) in made.items()}
+    rule = Layout(neighbours=clients - 1, threshold=threshold)
     clock = Stopwatch()
     with clock:
         secrets, public = advertise(SESSION, 0, os.urandom)
-        secrets, _ = share(secrets, peers, threshold)
+        secrets, _ = share(secrets, Roster(session=SESSION, public={0: public, **peers}, rule=rule))
     packages, tokens = {}, {}
     for client in others:
         channel = X25519PrivateKey.from_private_bytes(made[client][0].channel)
         agreed = agree(channel, public.channel)
-        key = derive(agreed, SESSION, b"shares", client, 0)
-        packages[client] = seal(key, (bytes(SEED_BYTES), bytes(SEED_BYTES)), SESSION)
-        tokens[client] = derive(agreed, SESSION, b"in the sum", client, 0, threshold)
+        key = derive(agreed, secrets.roster, b"shares", client, 0)
+        packages[client] = seal(key, (bytes(SEED_BYTES), bytes(SEED_BYTES)), secrets.roster)
+        tokens[client] = derive(agreed, secrets.roster, b"in the sum", client, 0)
     with clock:
         secrets, _ = mask(secrets, field.encode(vector, limit=64.0, weight=0.5), packages)
         secrets, _ = confirm(secrets, others[:-1], others[-1:])
@@ -194,12 +194,12 @@ def measure_server(clients: int, options: Options) -> list[Result]:
 def played(clients: int, plan: Layout, uploading: Any, telling: Any) -> tuple[Ledger, dict[int, Any], dict[int, Any]]:
     """Play a round up to what clients tell in its last step."""
     pairs = {client: advertise(SESSION, client, os.urandom) for client in range(clients)}
-    graph = draw_graph(range(clients), plan.neighbours, random.Random(0))
     public = {client: keys for client, (_, keys) in pairs.items()}
-    ledger = Ledger(session=SESSION, threshold=plan.threshold, graph=graph, public=public)
+    roster = Roster(session=SESSION, public=public, rule=plan)
+    ledger = Ledger(session=SESSION, threshold=plan.threshold, graph=roster.graph, public=public)
     secrets = {client: made for client, (made, _) in pairs.items()}
     for client in range(clients):
-        secrets[client], shared = share(secrets[client], ledger.peers(client), plan.threshold)
+        secrets[client], shared = share(secrets[client], roster)
         ledger.accept(client, shared)
     vector, uploads = np.zeros(PARAMETERS, "<u4"), dict[int, Any]()
     for client in uploading:

@@ -22,7 +22,7 @@ from clients.participant import arrays_of, metrics_of, partition_of, round_of, r
 from clients.taken_steps import advance, begin
 from snnfl.auditing.recording import write_vector
 from snnfl.config import Config, secure_tolerance
-from snnfl.masking import FEWEST_CLIENTS, ProtocolError, PublicKeys, Secrets, layout, wire
+from snnfl.masking import FEWEST_CLIENTS, Layout, ProtocolError, Roster, Secrets, layout, wire
 from snnfl.masking import participant as steps
 from snnfl.masking.identity import read_private, read_public, sign, verify
 from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, NOISED, SECURE, STATE_ROUND
@@ -45,15 +45,17 @@ def advertised_keys(message: Message, context: Context) -> Message:
 
 
 def shared_seeds(message: Message, context: Context) -> Message:
-    """Share the seeds among those whom the server names as neighbours, if this node knows who they are."""
+    """Share the seeds among the neighbours that follow from who is in the round, if this node knows who they are."""
     secrets = _taken(context)
-    session, threshold, count, known = wire.read_peers(_record(message))
+    session, known = wire.read_roster(_record(message))
     _expect_session(secrets, session)
-    _expect_rule(run_workspace(context).config, threshold, count, len(known))
+    rule = _rule(run_workspace(context).config, len(known))
+    roster = Roster(session=session, public={client: public for client, (public, _) in known.items()}, rule=rule)
     if (folder := context.node_config.get(IDENTITIES)) is not None:
-        _expect_identities(Path(str(folder)), session, known)
-    peers = {client: public for client, (public, _) in known.items()}
-    after, made = steps.share(secrets, peers, threshold)
+        nodes = read_public(Path(str(folder)))
+        for client in roster.peers(secrets.own):
+            verify(nodes, session, client, *known[client])
+    after, made = steps.share(secrets, roster)
     advance(context, secrets, after)
     _keep(context, after)
     return _answer(message, wire.shared(made))
@@ -129,38 +131,16 @@ def _vector(
     return layout.encode(to_tensors(arrays_of(reply)), sent, metrics, int(metrics[EXAMPLES]), draw)
 
 
-def _expect_rule(config: Config, threshold: int, count: int, neighbours: int) -> None:
-    """Refuse a threshold and a number of neighbours that aren't those of a round of so many clients.
-
-    Who neighbours whom, and whether as many are there, a client can't see.
+def _rule(config: Config, count: int) -> Layout:
+    """Return the rule of a round of so many clients, which a client doesn't have from the server.
 
     Raises:
-        ProtocolError: If they aren't, or the run has no rounds of so few or so many clients.
+        ProtocolError: If the run has no rounds of so few or so many clients.
     """
     fewest, most = max(FEWEST_CLIENTS, config.strategy.minimum_replies), config.data.clients
     if not fewest <= count <= most:
         raise ProtocolError(f"the server names a round of {count} clients, and this run's have {fewest} to {most}")
-    rule = layout(count, secure_tolerance(config))
-    if (neighbours, threshold) != (rule.neighbours, rule.threshold):
-        raise ProtocolError(
-            f"the server names {neighbours} neighbours and a threshold of {threshold}, and {count} clients have "
-            f"{rule.neighbours} and {rule.threshold}"
-        )
-
-
-def _expect_identities(folder: Path, session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]]) -> None:
-    """Refuse neighbours that aren't nodes whose keys lie in a folder, each another one.
-
-    Raises:
-        ProtocolError: Naming the first.
-        IdentityError: If the folder holds no keys.
-    """
-    trusted, seen = read_public(folder), set[tuple[int, int]]()
-    for client, (public, signature) in known.items():
-        numbers = verify(trusted, session, client, public, signature).public_numbers()
-        if (numbers.x, numbers.y) in seen:
-            raise ProtocolError(f"client {client} is a node that is another neighbour, too")
-        seen.add((numbers.x, numbers.y))
+    return layout(count, secure_tolerance(config))
 
 
 def _own(context: Context) -> int:

@@ -224,7 +224,7 @@ def audit(
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
     from experiments.audit.app import app_of_options, audit_app, generative_model_of
-    from experiments.audit.choice import attacks_table
+    from experiments.audit.choice import show_attacks
     from experiments.audit.command import audit_runs, check_attacks
     from snnfl.attacks import Budget
     from snnfl.auditing.victims import scope_of
@@ -235,7 +235,7 @@ def audit(
     load_installed()
     load_listed(plugin or [], None)
     if list_attacks:
-        console_of(verbose=False).print(attacks_table())
+        show_attacks(console_of(verbose=False))
         return
     if not runs:
         raise ConfigError("RUN_DIR: give the folder of a run, or --list for the attacks")

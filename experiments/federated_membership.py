@@ -114,7 +114,7 @@ def attacked(study: Study, kind: str, seed: int, runs: Path, console: Console) -
         if not any(each.server_round == server_round for each in until):
             console.print(f"{kind}, seed {seed}, round {server_round}: no update was recorded", highlight=False)
             continue
-        names = choose([], kind, setting.format.kind).members
+        names = choose([], setting.format.kind).members
         tried = [name for name in names if not study.attacks or name in study.attacks]
         found = federated_membership(setting, until, tried)
         spent = time.process_time() - start

@@ -132,16 +132,20 @@ its plug-in: --plugin FILE, or plugins: [FILE])
             raise ConfigError(f"{what}: it returned {type(found).__name__}, expected {expected}")
         return found
 
-    def find(self, name: str) -> T:
+    def find(self, name: str, *, said: str | None = None) -> T:
         """Return a thing by its name.
+
+        Args:
+            name: Of the thing.
+            said: How the user has named it, for the error, where that isn't by the registry's option.
 
         Raises:
             ConfigError: If nothing has it, with the nearest known name and how a plug-in's comes to be known.
         """
         if name not in self.items:
             what = f"{self.kind} {name!r} is unknown"
-            if self.option is not None:
-                what = f"{self.option}={name}: unknown {self.kind}"
+            if said is not None or self.option is not None:
+                what = f"{said or f'{self.option}={name}'}: unknown {self.kind}"
             own = "" if self.closed else " (one of your own needs its plug-in: --plugin FILE, or plugins: [FILE])"
             raise ConfigError(what + nearest(name, self.names()) + own)
         return self.items[name]

@@ -115,7 +115,8 @@ def _example_mistakes(config: Config) -> Iterator[str]:
             config.model.batch_norm,
             "model.batch_norm",
             True,
-            "batch normalisation mixes the samples of a batch, so that no gradient is one sample's; set False",
+            "batch normalisation mixes the samples of a batch, so that no gradient is one sample's; set False, "
+            "and in lenet5 and convnet of clients that don't convert model.group_norm=2 if you miss it",
         ),
         (
             config.strategy.name not in _PER_SAMPLE,

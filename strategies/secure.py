@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +18,6 @@ from torch import Tensor
 from snnfl.conversion.folding import fold
 from snnfl.masking import FieldError, ProtocolError
 from snnfl.protocol import ARRAYS, EXAMPLES, METRICS, SECURE_CONFIRM, SECURE_UNMASK, STATE_ROUND
-from snnfl.rng import derive_seed
 from snnfl.spiking import SpikingNetwork
 from snnfl.updates import Converted, Sum, Summed
 from snnfl.updates.noised import NoisySum
@@ -30,7 +27,6 @@ from strategies.flower_internals import filled
 from strategies.guarded import Guarded
 from strategies.population import Population
 from strategies.secure_round import Masked, SecureRound, Verdict, check_masked, with_order
-from strategies.simulation import is_simulated
 from strategies.update import Update, UpdateSpec
 
 logger = logging.getLogger(__name__)
@@ -56,9 +52,9 @@ class Secure(Guarded):
 
     Each round has five steps (Bonawitz et al. 2017; Bell et al. 2020). Two stand before training, in
     :meth:`configure_train`: clients advertise keys, and share the seeds of their masks among their neighbours in a
-    random graph. With the train message comes what neighbours have sealed for a client, and what it sends back is
-    masked. In :meth:`aggregate_train` those whose masked updates have arrived confirm to each other that they are in
-    the sum, and tell what takes the masks out of it.
+    graph that follows from these. With the train message comes what neighbours have sealed for a client, and what it
+    sends back is masked. In :meth:`aggregate_train` those whose masked updates have arrived confirm to each other that
+    they are in the sum, and tell what takes the masks out of it.
     Whoever fails at a step is one line in the log, and the others go on as long as the graph allows.
 
     The base strategy gets the mean of the updates, as often as there are updates. So it may be any to which that is
@@ -135,7 +131,6 @@ class Secure(Guarded):
             nodes=nodes,
             tolerance=self.tolerance,
             minimum=self.minimum_replies,
-            draw=self._draw(server_round, grid),
             timeout=self.timeout,
             complain=complain,
         )
@@ -224,9 +219,3 @@ class Secure(Guarded):
     def _partition(self, reply: Message) -> int:
         partition = self._sender(reply)[1]
         return -1 if partition is None else partition
-
-    def _draw(self, server_round: int, grid: Population) -> random.Random:
-        """Return what places clients in the graph: the seed of a simulation, and elsewhere nobody's to foresee."""
-        if is_simulated(grid.grid) or hasattr(grid.grid, "partition_by_node"):
-            return random.Random(derive_seed(self.seed, "neighbours", server_round))
-        return secrets.SystemRandom()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ from snnfl.masking import (
     ProtocolError,
     PublicKeys,
     Revealed,
+    Roster,
     Shared,
     check_keys,
-    draw_graph,
     layout,
     wire,
 )
@@ -63,7 +62,6 @@ class SecureRound:
         nodes: Of the clients that are asked, by partition.
         tolerance: As :func:`snnfl.masking.layout`.
         minimum: Clients below which nothing is begun; fewer than three hide nothing.
-        draw: Of the graph.
         timeout: Seconds for each answer.
         complain: Told of each reply that is of no use.
 
@@ -75,7 +73,6 @@ class SecureRound:
     nodes: Mapping[int, int]
     tolerance: float
     minimum: int
-    draw: random.Random
     timeout: float | None
     complain: Complaint
     session: bytes = field(default_factory=lambda: secrets.token_bytes(KEY_BYTES))
@@ -99,18 +96,11 @@ class SecureRound:
         questions = {client: {"session": self.session} for client in self.nodes}
         advertised: dict[int, tuple[PublicKeys, bytes]] = self._ask(SECURE_KEYS, questions, wire.read_advertised, check)
         self._enough(advertised)
-        plan = layout(len(advertised), self.tolerance)
-        ledger = Ledger(
-            session=self.session,
-            threshold=plan.threshold,
-            graph=draw_graph(list(advertised), plan.neighbours, self.draw),
-            public={client: public for client, (public, _) in advertised.items()},
-        )
-        known = {
-            client: wire.peers(self.session, plan.threshold, len(advertised), {n: advertised[n] for n in neighbours})
-            for client, neighbours in ledger.graph.items()
-        }
-        self._ask(SECURE_SHARES, known, wire.read_shared, ledger.accept)
+        public = {client: keys for client, (keys, _) in advertised.items()}
+        roster = Roster(session=self.session, public=public, rule=layout(len(public), self.tolerance))
+        ledger = Ledger(session=self.session, threshold=roster.rule.threshold, graph=roster.graph, public=roster.public)
+        told = wire.roster(self.session, advertised)
+        self._ask(SECURE_SHARES, dict.fromkeys(public, told), wire.read_shared, ledger.accept)
         self._enough(ledger.shared)
         self.ledger = ledger
 

@@ -22,7 +22,9 @@ from snnfl.auditing.recording import check_rounds, read_recording
 from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
 from snnfl.config import ConfigError, DataConfig
-from snnfl.data import Dataset, load
+from snnfl.data import Dataset, check_source, load
+
+NO_TEST_SAMPLES = "needs test samples, and the recording of another app has none"
 
 LOSSES = ("cross_entropy",)
 """What attacks differentiate."""
@@ -140,7 +142,8 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
     victims = victims_of(setting, folder, scope)
-    choice = choose(attacks, folder.name, setting.format.kind)
+    choice = choose(attacks, setting.format.kind)
+    named = choice.members if attacks else ()
     return Prepared(
         path=folder,
         folder=folder,
@@ -150,9 +153,9 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         environment={},
         victims=victims,
         twins=(),
-        choice=replace(choice, members=()),
+        choice=replace(choice, members=(), left={**choice.left, **dict.fromkeys(named, NO_TEST_SAMPLES)}),
         controls=False,
-        notes=[*choice.notes, *_notes(folder, app, choice.members if attacks else ())],
+        notes=_notes(folder, app),
         biases=(),
         labels=label_counts(victims, setting.seed),
         side=(),
@@ -161,11 +164,10 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
     )
 
 
-def _notes(folder: Path, app: App, members: Sequence[str]) -> list[str]:
-    """Say what the attacker doesn't know, what the messages told it, and that nobody is asked for members."""
+def _notes(folder: Path, app: App) -> list[str]:
+    """Say what the attacker doesn't know, and what the messages told it."""
     first = next(read_recording(folder))
-    without = "needs test samples, and the recording of another app has none"
-    lines = [f"{folder.name}: {name} {without}" for name in members]
+    lines = list[str]()
     told = {name: sent_fact(first, name) for name in SENT_NAMES if getattr(app, name) is None}
     if known := [f"{name}={value:g}" for name, value in told.items() if value is not None]:
         lines.append(f"as the server told its clients: {', '.join(known)}")
@@ -184,6 +186,7 @@ def _public(data: str | None) -> tuple[Dataset | None, Tensor | None]:
     if data is None:
         return None, None
     if ":" not in data:
+        check_source(data, said=f"--data {data}")
         dataset = load(DataConfig(source=data))
         if dataset.kind != "images":
             raise ConfigError(f"--data {data}: holds {dataset.kind}, and of another app images alone are reconstructed")

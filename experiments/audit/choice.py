@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.running import UNLIMITED
 from snnfl.attacks import Attack, get_attack, names
 from snnfl.auditing.suite import applicable
 from snnfl.config import UpdateKind
@@ -20,6 +22,10 @@ Of ``joint_rounds`` there is none: a twin has no earlier rounds.
 """
 
 
+LISTED = 100
+"""Columns of the list of attacks where it is written to no terminal."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """The attacks of an audit, by name.
@@ -28,13 +34,15 @@ class Choice:
         on_run: On the clients' updates.
         on_twins: On the plain twins of an S-run's clients.
         members: Those that ask who was in the clients' data.
-        notes: A line for each named attack that doesn't apply.
+        left: Why a named attack doesn't apply, by its name.
+        named: Whether attacks were named: of these none that cannot run is passed over in silence.
     """
 
     on_run: Sequence[str]
     on_twins: Sequence[str]
     members: Sequence[str]
-    notes: Sequence[str]
+    left: Mapping[str, str]
+    named: bool
 
     @property
     def some(self) -> bool:
@@ -53,7 +61,7 @@ def check_names(attacks: Sequence[str]) -> None:
             get_attack(name)
 
 
-def choose(attacks: Sequence[str], run: str, kind: UpdateKind, *, crafted: bool = False, twins: bool = True) -> Choice:
+def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False, twins: bool = True) -> Choice:
     """Choose what attacks a run.
 
     Named attacks mean these and no others, wherever they apply. Attacks on S-updates are compared with
@@ -61,8 +69,7 @@ def choose(attacks: Sequence[str], run: str, kind: UpdateKind, *, crafted: bool 
 
     Args:
         attacks: Names; empty for all that apply.
-        run: Its name, for the notes.
-        kind: Of its updates.
+        kind: Of the run's updates.
         crafted: Whether the server sent crafted weights.
         twins: Whether an S-run's clients have plain twins.
     """
@@ -75,29 +82,31 @@ def choose(attacks: Sequence[str], run: str, kind: UpdateKind, *, crafted: bool 
     asked = [each for each in FEDERATED_ATTACKS if not attacks or each.name in attacks]
     members = [each.name for each in asked if kind in each.against]
     left = [name for name in attacks if name not in of_run and name not in members]
-    notes = [_note(run, name, kind, name in on_twins) for name in left]
-    return Choice(on_run=of_run, on_twins=on_twins, members=members, notes=notes)
+    reasons = {name: _unlike(name, kind, name in on_twins) for name in left}
+    return Choice(on_run=of_run, on_twins=on_twins, members=members, left=reasons, named=bool(attacks))
 
 
-def _note(run: str, name: str, kind: UpdateKind, on_twins: bool) -> str:
-    """Say that a named attack doesn't apply to a run."""
+def _unlike(name: str, kind: UpdateKind, on_twins: bool) -> str:
+    """Say why a named attack doesn't apply to updates of a kind."""
     kinds = " and ".join(sorted(_named(name).against))
     instead = "; it attacks the plain twins of its clients" if on_twins else ""
-    return f"{run}: {name} attacks {kinds} updates, those of this run are {kind} ones{instead}"
+    return f"attacks {kinds} updates, those of this run are {kind} ones{instead}"
 
 
 def _named(name: str) -> Attack | FederatedAttack:
     return FEDERATED_ATTACKS.find(name) if name in FEDERATED_ATTACKS else get_attack(name)
 
 
-def attacks_table() -> Table:
+def show_attacks(console: Console) -> None:
     """List the attacks: what each does, which updates it attacks, and what it must know."""
     table = Table(caption="--deny FACT takes a fact away; an attack that needs it is refused.", show_lines=True)
-    for name in ("attack", "what it does", "updates", "needs"):
-        table.add_column(name, no_wrap=name == "attack", overflow="fold")
+    table.add_column("attack", no_wrap=True)
+    table.add_column("what it does", overflow="fold", min_width=20)
+    table.add_column("updates", overflow="fold", max_width=10)
+    table.add_column("needs", overflow="fold", max_width=30)
     for part in (names(), FEDERATED_ATTACKS.names()):
         for attack in map(_named, part):
             cells = (attack.name, attack.summary, ", ".join(sorted(attack.against)), ", ".join(sorted(attack.needs)))
             table.add_row(*map(escape, cells))
         table.add_section()
-    return table
+    console.print(table, width=LISTED if console.width == UNLIMITED else None)

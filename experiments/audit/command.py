@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.audit.attendance import attendance_lines, in_sums
 from experiments.audit.choice import Choice, check_names, choose
 from experiments.audit.data import data_files
-from experiments.audit.found import Audit
-from experiments.audit.membership import membership_line, side_channel_line
+from experiments.audit.found import Audit, InSum
+from experiments.audit.membership import membership_line, refused_by_name, side_channel_line
 from experiments.audit.proof import proof_in_terminal
 from experiments.audit.report import write_report
 from experiments.audit.scores import guess
@@ -28,7 +29,7 @@ from snnfl.auditing.best import best_attacks
 from snnfl.auditing.bias_errors import BiasError, bias_errors
 from snnfl.auditing.controls import MULTIPLIERS, noised, plain_twin
 from snnfl.auditing.detecting import Judged, Threshold, judge_recording, recorded_thresholds
-from snnfl.auditing.federated_membership import federated_membership, tries
+from snnfl.auditing.federated_membership import federated_membership, tries, unasked
 from snnfl.auditing.label_counts import LabelCounts, label_counts
 from snnfl.auditing.recording import RECORDING, RecordingError
 from snnfl.auditing.scorecard import Entry, as_csv, entries, write_json
@@ -94,7 +95,7 @@ def audit_prepared(
         ConfigError: For named attacks of which none applies.
         FolderInUseError: If another process writes its report there.
     """
-    for line in (line for each in prepared for line in each.notes):
+    for line in (line for each in prepared for line in (*each.choice_notes, *each.notes)):
         console.print(line, highlight=False, markup=False)
     if not any(each.choice.some for each in prepared):
         named = f"--attack {', '.join(attacks)}" if attacks else "no attack is against their kind of update"
@@ -109,11 +110,16 @@ def audit_prepared(
         console.print(f"{audit.path.name}:", highlight=False, markup=False)
         for word, text in summary(audit):
             console.print(f"  [bold]{word}[/bold] {escape(text)}", highlight=False)
+        for line in attendance_lines(audit):
+            console.print(f"  {line}", highlight=False, markup=False)
     for table in (*_tables(found), *filter(None, [proof_in_terminal(audits)])):
         console.print(table)
     for said in (line(audit) for audit in audits for line in (membership_line, side_channel_line)):
         if said is not None:
             console.print(said, highlight=False, markup=False)
+    for each, audit in zip(prepared, audits, strict=True):
+        for line in refused_by_name(audit) if each.choice.named else ():
+            console.print(line, highlight=False, markup=False)
     console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
     return folder, found
 
@@ -156,12 +162,13 @@ class Prepared:
         twins: Plain twins of an S-run's clients.
         choice: The attacks.
         controls: Whether plain updates with noise are attacked, too.
-        notes: What the command says before it attacks.
+        notes: What the command says before it attacks, beside which named attacks don't apply.
         biases: How far guesses of private biases are off.
         labels: How well labels are counted.
         side: What thresholds tell beside the weights.
         judged: What detectors say.
         thresholds: Of spiking layers.
+        sums: Who is in each sum.
     """
 
     path: Path
@@ -180,6 +187,12 @@ class Prepared:
     side: Sequence[SideChannel]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
+    sums: Sequence[InSum] = ()
+
+    @property
+    def choice_notes(self) -> list[str]:
+        """A line for each named attack that doesn't apply."""
+        return [f"{self.path.name}: {name} {reason}" for name, reason in self.choice.left.items()]
 
 
 def prepare(
@@ -217,7 +230,7 @@ def prepare(
     victims = victims_of(setting, path / AUDIT, scope)
     twins = [twin for victim in victims if controls and (twin := plain_twin(victim)) is not None]
     crafted = config.audit.crafted != "none"
-    choice = choose(attacks, path.name, kind, crafted=crafted, twins=bool(twins))
+    choice = choose(attacks, kind, crafted=crafted, twins=bool(twins))
     return Prepared(
         path=path,
         folder=path / AUDIT,
@@ -229,12 +242,13 @@ def prepare(
         twins=twins,
         choice=choice,
         controls=controls,
-        notes=[*choice.notes, *_untold(scope, victims)],
+        notes=_untold(scope, victims),
         biases=bias_errors(victims),
         labels=label_counts(victims, config.run.seed),
         side=side_channels(victims, config.run.seed) if side_channel else [],
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
+        sums=in_sums(setting, path / AUDIT, scope, victims),
     )
 
 
@@ -254,10 +268,13 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     curve = multipliers if plain and (choice.on_run or choice.on_twins) else ()
     rounds = len({victim.server_round for victim in run.victims})
     total = rounds * (len(choice.on_run) + len(choice.on_twins) + bool(curve))
-    task = progress.add_task(run.path.name, total=total)
+    task = progress.add_task(run.path.name, total=total, doing="")
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
-        return attack_all(run.setting, some, names, budget, done=lambda outcome: progress.advance(task))
+        def begun(name: str, server_round: int) -> None:
+            progress.update(task, doing=f"{name}, round {server_round}")
+
+        return attack_all(run.setting, some, names, budget, begun=begun, done=lambda outcome: progress.advance(task))
 
     outcomes, on_control = attack(run.victims, choice.on_run), attack(run.twins, choice.on_twins)
     of_plain = plain_twins(run.setting) if kind == "converted" else run.setting
@@ -265,7 +282,9 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     together = sorted((victim for each in noisy.values() for victim in each), key=lambda victim: victim.server_round)
     found = attack(together, [NOISE_ATTACK]) if together else []  # at once, for one choice of the prior serves all
     points = [(z, entry) for z, each in noisy.items() for entry in entries(of_plain, outcomes_of(each, found))]
-    asking = progress.add_task(f"{run.path.name}, members", total=tries(run.setting, run.victims, choice.members))
+    progress.update(task, doing="")
+    asked = tries(run.setting, run.victims, choice.members)
+    asking = progress.add_task(f"{run.path.name}, members", total=asked, doing="")
     members = federated_membership(run.setting, run.victims, choice.members, done=lambda: progress.advance(asking))
     return Audit(
         path=run.path,
@@ -284,6 +303,9 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         side=run.side,
         judged=run.judged,
         thresholds=run.thresholds,
+        sums=run.sums,
+        left=choice.left,
+        unasked=unasked(run.setting, run.victims, choice.members) if choice.named and not members else {},
     )
 
 
@@ -309,6 +331,7 @@ def attack_progress(console: Console) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} attacks and controls"),
+        TextColumn("{task.fields[doing]}"),
     )
     return BarsOrLines(
         *columns,

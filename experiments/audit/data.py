@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
+from experiments.audit.attendance import attendance_as_csv
 from experiments.audit.found import Audit
 from experiments.audit.membership import membership_as_csv
 from experiments.audit.proof import proof_as_csv
@@ -17,6 +18,7 @@ def data_files(audits: Sequence[Audit]) -> Mapping[str, str]:
     return {
         "best.csv": _best(audits),
         "proof.csv": proof_as_csv(audits),
+        "sums.csv": attendance_as_csv(audits),
         "curves.csv": curves_as_csv([entry for audit in audits for entry in audit.entries]),
         "noise.csv": noise_as_csv([point for audit in audits for point in audit.noise]),
         "biases.csv": _biases(audits),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,25 @@ from snnfl.auditing.side_channel import SideChannel
 from snnfl.auditing.suite import Outcome
 from snnfl.config import Config
 from snnfl.poisoning.roles import attacks_in
+
+
+@dataclass(frozen=True)
+class InSum:
+    """A recorded sum, and what was attacked of it.
+
+    Attributes:
+        server_round: Counted from 1.
+        clients: Partitions of those in it.
+        absent: Partitions of the federation's other clients.
+        attacked: Whose updates were attacked, each those that were attacked together.
+        untold: Who was to be attacked by the sums of several rounds, and isn't told from the others.
+    """
+
+    server_round: int
+    clients: tuple[int, ...]
+    absent: tuple[int, ...]
+    attacked: Sequence[tuple[int, ...]]
+    untold: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +60,9 @@ class Audit:
         side: What thresholds tell of each client's images.
         judged: What the detectors of poisoned clients say.
         thresholds: Of the recorded clients of an S-run.
+        sums: Who is in each sum; nothing where the server sees each update.
+        left: Why a named attack isn't one on updates of this kind, by its name.
+        unasked: Why a named attack asked nobody who was in the data, by its name.
     """
 
     path: Path
@@ -59,6 +81,9 @@ class Audit:
     side: Sequence[SideChannel]
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
+    sums: Sequence[InSum] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+    unasked: Mapping[str, str] = field(default_factory=dict)
 
     def attackers(self, server_round: int) -> tuple[int, ...]:
         """Return the partitions of the clients that are known to poison in a round."""

@@ -61,6 +61,12 @@ def terms(audits: Sequence[Audit], budget: Budget) -> list[tuple[str, str]]:
         ("IIP", _identification(entries)),
         ("labels", "Part of the labels that were found; judged against labels spread evenly over the classes."),
     ]  # fmt: skip
+    if any(audit.setting.differences for audit in audits):
+        text = (
+            "What the sums of several rounds, with others in each, tell of one client's update, which it hasn't "
+            "seen. Of thresholds and the like each round's mean stands in it."
+        )
+        found.append(("estimated update", text))
     if any(audit.controls for audit in audits):
         found += [
             (PLAIN_TWIN, "The same client's trained network with its own biases, as a plain run would have sent it: "

@@ -46,6 +46,13 @@ def membership_line(audit: Audit) -> str | None:
     )
 
 
+def refused_by_name(audit: Audit) -> list[str]:
+    """Say of each named attack why it asked nobody who was in the data, though it reads such updates."""
+    refused = {row.attack: row.reason for row in audit.membership if row.scored is None}
+    lines = {**audit.unasked, **{name: reason.removeprefix(f"{name}: ") for name, reason in refused.items()}}
+    return [f"{audit.path.name}: {name}, refused: {reason}" for name, reason in lines.items()]
+
+
 def side_channel_line(audit: Audit) -> str | None:
     """Say in a sentence what thresholds tell of who calibrated; ``None`` where they weren't asked."""
     if not audit.side:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from experiments.audit import scores
+from experiments.audit.attendance import attendance_table
 from experiments.audit.figures import bias_curves, convergence, noise_curve, threshold_scatter
 from experiments.audit.found import Audit
 from experiments.audit.glossary import terms
@@ -39,7 +40,7 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
     several = len(audits) > 1
     sections = [
         Section(title="What leaked", body=Markup("").join(_first(audit, headed=several) for audit in audits)),
-        Section(title="Verdicts", body=proof_table(audits) + scores.verdicts(audits) + scores.best(audits)),
+        Section(title="Verdicts", body=_verdicts(audits)),
         Section(title="Words and symbols", body=glossary(terms(audits, budget))),
         *[Section(title=f"Reconstructions: {audit.path.name}", body=reconstructions(audit)) for audit in audits],
         Section(title="Convergence", body=Markup("").join(_convergence(audit) for audit in audits)),
@@ -58,6 +59,10 @@ def write_report(path: Path, audits: Sequence[Audit], budget: Budget) -> None:
         Section(title="Runs", body=Markup("").join(_run(audit) for audit in audits)),
     ]
     write_bytes(path, page("Audit: " + ", ".join(audit.path.name for audit in audits), sections).encode())
+
+
+def _verdicts(audits: Sequence[Audit]) -> Markup:
+    return proof_table(audits) + attendance_table(audits) + scores.verdicts(audits) + scores.best(audits)
 
 
 def _first(audit: Audit, *, headed: bool) -> Markup:

@@ -102,6 +102,11 @@ def _not_attacked(audits: Sequence[Audit]) -> Markup:
             key = (entry["run"], entry["attack"], "passed over", _reason(entry, passed["reason"]))
             reasons.setdefault(key, []).append(f"round {entry['round']}, client {passed['partition']}")
     rows = [[run, attack, what, why, "; ".join(where)] for (run, attack, what, why), where in reasons.items()]
+    rows += [
+        [audit.path.name, name, "refused", why, "–"]
+        for audit in audits
+        for name, why in {**audit.left, **audit.unasked}.items()
+    ]
     if not rows:
         return Markup("")
     return table(["run", "attack", "", "why", "where"], rows, caption="What could not be attacked.")

@@ -62,7 +62,10 @@ WHOSE = {
 }
 """Whom an epsilon protects from whom, by its mechanism."""
 
-SUMMED = "That a server which keeps the protocol learns nothing but the sum; of what the sum tells, nothing."
+SUMMED = (
+    "That a server which keeps the protocol learns of a round's updates nothing but their sum; of what that sum tells, "
+    "and sums of several rounds together, nothing."
+)
 
 
 def proven(config: Config | None, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -63,7 +63,8 @@ def check_attacks(study: PrivateStudy) -> None:
         try:
             judge_network(setting.attack.judge, data.input_shape, len(data.class_names), seed=0)
         except ConfigError as error:
-            raise ConfigError(f"attack.judge={setting.attack.judge}: {error}") from None
+            told = str(error).replace("model.name=", "attack.judge=").replace("model=", "attack.judge=")
+            raise ConfigError(told) from None
 
 
 def spare_data(setting: Setting) -> Dataset:

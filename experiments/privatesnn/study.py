@@ -250,7 +250,7 @@ def _section(name: str, listed: Any, given: Any) -> Any:
     }
     try:
         if "surrogate" in values:
-            SURROGATES.find(str(values["surrogate"]))
+            SURROGATES.find(str(values["surrogate"]), said=f"surrogate={values['surrogate']}")
         return {**SECTIONS, ATTACK: ModelAttackConfig}[name](**values)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None

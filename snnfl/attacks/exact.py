@@ -8,6 +8,7 @@ al. 2024, "SPEAR: Exact gradient inversion of batches in federated learning").
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,10 @@ MOST_IMAGES = 24
 """Of a batch: with each the sets that have to be tried double, and of more than these none is met."""
 
 TRIES = 2**14
-"""Sets of rows that are tried at once."""
+"""Sets of rows that are tried before it is asked whether they are enough, and up to which all there are are tried."""
+
+ELEMENTS = 2**21
+"""Of sets times rows that are looked at together: memory for larger arrays costs more time than what is done in it."""
 
 NEARLY = 1e-3
 """Part of a candidate's root mean square below which one of its elements counts as zero at first."""
@@ -62,7 +66,7 @@ def separate(gradient: Tensor, count: int, generator: torch.Generator) -> Separa
     chance once in ``2^(M - 1)``, and told by its further zeros. Of the candidates, those with the most zeros that are
     linearly independent are the samples': a sum of several ``d_n`` is zero only where all of them are. Sets are drawn
     until each sample is likely to have been met, and the choice hasn't improved over three times as many as it took;
-    up to a limit.
+    up to a limit. Where there are few sets, as of two samples, each is tried once.
 
     Args:
         gradient: Of the weight, ``[out, in]``, without weight decay.
@@ -118,9 +122,13 @@ def _sparsest(span: Tensor, values: Tensor, noise: float, generator: torch.Gener
     found = rows.new_empty(0, count)
     best, needed, tries = -1, 0, 0
     least, most = min(MOST_TRIES, 2 ** (count + 3)), min(MOST_TRIES, 2 ** (count + 13))
+    few = math.comb(len(rows), count - 1) <= TRIES
     while tries < most and (best < 0 or tries < max(least, 4 * needed)):
-        tries += TRIES
-        found = _chosen(torch.cat([found, _candidates(rows, noise, generator)]), rows, values, noise)
+        if few:
+            sets, tries = torch.combinations(torch.arange(len(rows)), count - 1), most
+        else:
+            sets, tries = torch.randint(len(rows), (TRIES, count - 1), generator=generator), tries + TRIES
+        found = _chosen(torch.cat([found, _candidates(rows, sets, noise, generator)]), rows, values, noise)
         zeros = int(_zeros(rows, found, noise).sum()) if len(found) == count else -1
         if zeros > best:
             best, needed = zeros, tries
@@ -131,22 +139,37 @@ def _sparsest(span: Tensor, values: Tensor, noise: float, generator: torch.Gener
     return torch.where(slopes.abs() > least, slopes, 0.0)
 
 
-def _candidates(rows: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    """Return unit vectors ``[K, M]`` that are orthogonal to more of the rows than those that they were made from."""
+def _candidates(rows: Tensor, sets: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Return unit vectors ``[K, M]`` that are orthogonal to more of the rows than those of the set they were made of.
+
+    Args:
+        rows: ``[rows, M]``.
+        sets: Numbers of rows, ``[S, M - 1]``.
+        noise: Of an element.
+        generator: Draws what the vectors are made unit by.
+    """
+    found, zeros = list[Tensor](), list[Tensor]()
+    for some in torch.split(sets, max(1, ELEMENTS // len(rows))):
+        solved = _orthogonal(rows, some, generator)
+        products = (solved @ rows.T).abs()
+        near = products < NEARLY * products.square().mean(1, keepdim=True).sqrt() + ROUNDING * noise
+        many = near.sum(1, dtype=torch.int32) >= rows.shape[1] - 1 + max(3, len(rows) // 20)
+        many[many.clone()] = _determined(rows, near[many], noise)
+        found.append(solved[many])
+        zeros.append(near[many])
+    return _distinct(torch.cat(found), torch.cat(zeros), rows, noise)
+
+
+def _orthogonal(rows: Tensor, sets: Tensor, generator: torch.Generator) -> Tensor:
+    """Return for each set of rows that determines one the unit vector that is orthogonal to all of them."""
     count = rows.shape[1]
     unit = rows / rows.norm(dim=1, keepdim=True)
-    sets = unit[torch.randint(len(unit), (TRIES, count - 1), generator=generator)]
-    anything = torch.randn(TRIES, 1, count, generator=generator, dtype=rows.dtype)
+    anything = torch.randn(len(sets), 1, count, generator=generator, dtype=rows.dtype)
     last = torch.eye(count, dtype=rows.dtype)[-1]
-    solved, failed = torch.linalg.solve_ex(torch.cat([sets, anything], dim=1), last.expand(TRIES, count))
+    solved, failed = torch.linalg.solve_ex(torch.cat([unit[sets], anything], dim=1), last.expand(len(sets), count))
     solved = solved / solved.norm(dim=1, keepdim=True)
-    solved = solved[(failed == 0) & solved.isfinite().all(1)]
-    found = (solved @ rows.T).abs()
-    near = found < NEARLY * found.square().mean(1, keepdim=True).sqrt() + ROUNDING * noise
-    enough = count - 1 + max(3, len(rows) // 20)
-    many = near.sum(1) >= enough
-    many[many.clone()] = _determined(rows, near[many], noise)
-    return _distinct(solved[many], near[many], rows, noise)
+    found: Tensor = solved[(failed == 0) & solved.isfinite().all(1)]
+    return found
 
 
 def _determined(rows: Tensor, zeros: Tensor, noise: float) -> Tensor:
@@ -166,15 +189,17 @@ def _distinct(candidates: Tensor, zeros: Tensor, rows: Tensor, noise: float) -> 
 
     Candidates whose zeros are another one's, too, are of the same slope, for these determine it.
     """
-    order = zeros.sum(1).argsort(descending=True, stable=True)
-    candidates, zeros = candidates[order], zeros[order]
-    kept = list[Tensor]()
-    while len(candidates) and len(kept) < MOST_SLOPES:
-        found, shared = _refined(rows, candidates[0], zeros[0], noise)
+    counts = zeros.sum(1, dtype=torch.int32)
+    order = counts.argsort(descending=True, stable=True)
+    candidates, counts, zeros = candidates[order], counts[order], zeros[order]
+    left, kept = torch.ones(len(order), dtype=torch.bool), list[Tensor]()
+    numbers = zeros.float()  # products of which count what two have in common, exactly
+    while bool(left.any()) and len(kept) < MOST_SLOPES:
+        first = int(left.int().argmax())
+        found, shared = _refined(rows, candidates[first], zeros[first], noise)
         kept.append(found)
-        others = (zeros & shared).sum(1) < SAME * zeros.sum(1)
-        others[0] = False
-        candidates, zeros = candidates[others], zeros[others]
+        left &= numbers @ shared.float() < SAME * counts
+        left[first] = False
     return torch.stack(kept) if kept else candidates
 
 

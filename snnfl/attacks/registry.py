@@ -13,7 +13,7 @@ from snnfl.attacks.problem import said_of_upload
 from snnfl.attacks.reconstruction import AttackError, Reconstruction, check_reconstructions
 from snnfl.config import UpdateKind
 from snnfl.registry import Registry, summary_of
-from snnfl.threat import FACTS, ServerView, ThreatModelError
+from snnfl.threat import FACTS, ServerView, ThreatModelError, hidden_by_sums
 from snnfl.threat.granting import named_errors
 
 
@@ -124,8 +124,8 @@ class Attack:
             needs |= {"clients"} if known.steps in (None, 1) else {"clients", "learning_rate", "optimizer"}
         if denied := sorted(needs - known.facts):
             why = "" if self.needs | {"clients"} >= set(denied) else f"; the client took {known.steps} steps"
-            if "individual" in denied and known.clients is not None:
-                return f"{self.name}: needs one client's update, and this is the sum of {known.clients}"
+            if (hidden := hidden_by_sums(denied, known)) is not None:
+                return f"{self.name}: {hidden}"
             if "generative_model" in denied:
                 why += " (--generative-model MODULE:FACTORY brings one)"
             return f"{self.name}: needs {', '.join(denied)}, which the threat model denies{why}"

@@ -21,7 +21,7 @@ from snnfl.membership_attacks import MembershipError
 from snnfl.membership_attacks.federated import FederatedAttack, get_federated_attack
 from snnfl.membership_attacks.federated.networks import answers_of
 from snnfl.metrics.roc import Estimate, Scored, auc, score
-from snnfl.threat import FederationView, PublicImages, ThreatModelError, over_rounds
+from snnfl.threat import FederationView, PublicImages, ThreatModelError, hidden_by_sums, over_rounds
 
 MEMBERS = 200
 """Members of a client that are asked about, at most, and as many others."""
@@ -146,6 +146,24 @@ def _gap(each: Candidates) -> float:
 def tries(setting: Setting, victims: Sequence[Victim], attacks: Sequence[str]) -> int:
     """Return how often :func:`federated_membership` attacks, at most."""
     return len(_told(victims)) * len(attacks) if setting.labelled else 0
+
+
+def unasked(setting: Setting, victims: Sequence[Victim], attacks: Sequence[str]) -> dict[str, str]:
+    """Return why :func:`federated_membership` has no rows, by attack.
+
+    Args:
+        setting: Of the run.
+        victims: Of any rounds, at least one.
+        attacks: Names.
+    """
+    last = max(victims, key=lambda victim: victim.server_round)
+    nobody = f"no client of round {last.server_round} told {FEWEST} samples whose labels test samples have, too"
+    if not setting.labelled or not len(setting.dataset.test_labels):
+        nobody = "the server has no labelled test samples, and members are compared with those"
+    known, reasons = last.view.knowledge, dict[str, str]()
+    for attack in map(get_federated_attack, attacks):
+        reasons[attack.name] = hidden_by_sums(attack.needs - known.facts, known) or nobody
+    return reasons
 
 
 def _told(victims: Sequence[Victim]) -> list[Victim]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from snnfl.auditing.cohorts import Cohort
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received
 from snnfl.config import UpdateKind
@@ -19,6 +20,9 @@ from snnfl.updates import UpdateFormat
 
 Recorded: TypeAlias = Callable[[Path, frozenset[int]], Iterator[Received]]
 """``(folder of the audit, rounds; none for all) -> updates``, each checked against the federation."""
+
+Cohorts: TypeAlias = Callable[[Path, frozenset[int]], Sequence[Cohort]]
+"""``(folder of the audit, rounds; none for all) -> who is in each recorded sum``."""
 
 Told: TypeAlias = Callable[[Path, int, int], GroundTruth | None]
 """``(folder of the audit, round, client) -> what it consented to tell``, checked likewise; ``None`` if it didn't."""
@@ -55,6 +59,8 @@ class Setting:
             tell it.
         labelled: Whether the labels of the public images are theirs, not made up.
         sums: Whether the server sees sums of its clients' updates alone.
+        differences: Whether it compares those of several rounds, for estimates of single clients' updates.
+        cohorts: Reads who is in each sum; none where there are no sums.
         twins: Whether its updates are plain twins of an S-run's clients (:func:`snnfl.auditing.controls.plain_twin`).
         freedom: What augmentation may have done to the images that clients trained on; ``None`` without any.
     """
@@ -74,9 +80,14 @@ class Setting:
     freedom: Freedom | None = None
     labelled: bool = True
     sums: bool = False
+    differences: bool = False
+    cohorts: Cohorts = lambda folder, rounds: ()
     twins: bool = False
 
     @property
     def updates(self) -> str:
-        """What its clients send, in reports."""
-        return PLAIN_TWIN if self.twins else f"{UPDATES[self.format.kind]}{' sum' if self.sums else ''}"
+        """What is attacked, in reports: what clients send, or what the server has of it."""
+        if self.twins:
+            return PLAIN_TWIN
+        of_kind = UPDATES[self.format.kind]
+        return f"estimated {of_kind}" if self.differences else f"{of_kind} sum" if self.sums else of_kind

@@ -90,6 +90,7 @@ def attack_all(
     attacks: Sequence[str],
     budget: Budget,
     *,
+    begun: Callable[[str, int], None] = lambda name, server_round: None,
     done: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """Attack every victim with every attack; one that the threat model denies, or that fails, is an outcome, too.
@@ -99,6 +100,7 @@ def attack_all(
         victims: In the order of rounds.
         attacks: Names.
         budget: Of each attack, per victim.
+        begun: Told name and round of each attack before it.
         done: Told each outcome as it comes.
 
     Raises:
@@ -109,6 +111,7 @@ def attack_all(
     for server_round, group in groupby(victims, key=lambda victim: victim.server_round):
         of_round = list(group)
         for attack in known:
+            begun(attack.name, server_round)
             outcome = _attack_round(setting, scorer, server_round, of_round, attack, budget)
             outcomes.append(outcome)
             done(outcome)

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snnfl import rng
 from snnfl.auditing.checked import read_checked, read_checked_truth
+from snnfl.auditing.cohorts import check_present, cohorts, listed
 from snnfl.auditing.differences import AlikeRoundsError, read_differences
+from snnfl.auditing.generative_model import check_generative_model
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
@@ -134,33 +135,6 @@ def scope_of(
     )
 
 
-def check_generative_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Check that a generative model draws such images.
-
-    Raises:
-        ConfigError: Saying what it draws instead.
-    """
-    name = f"--generative-model: {type(model).__name__}"
-    shape = getattr(model, "latent_shape", None)
-    if not isinstance(shape, tuple | list | torch.Size) or not all(
-        isinstance(size, int) and size > 0 for size in shape
-    ):
-        raise ConfigError(f"{name} has no latent_shape, such as (100,): the shape of what it draws an image from")
-    try:
-        with torch.no_grad():
-            drawn = model(torch.randn(2, *shape, generator=rng.generator(0, "latents")))
-    except Exception as error:  # of somebody else's code
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{name} fails on latents of shape {[2, *shape]} ({reason})") from None
-    if not isinstance(drawn, Tensor) or tuple(drawn.shape) != (2, *input_shape):
-        what = list(drawn.shape) if isinstance(drawn, Tensor) else type(drawn).__name__
-        raise ConfigError(f"{name} draws {what} from two latents; expected images {[2, *input_shape]}")
-    if not (float(drawn.min()) >= 0 and float(drawn.max()) <= 1):
-        raise ConfigError(
-            f"{name} draws values from {float(drawn.min()):g} to {float(drawn.max()):g}; expected pixels of 0..1"
-        )
-
-
 def setting_of(work: Workspace, colluding: int = 0, *, differences: bool = False) -> Setting:
     """Return what an audit must know of a run of ours: its configuration tells everything.
 
@@ -203,6 +177,8 @@ def setting_of(work: Workspace, colluding: int = 0, *, differences: bool = False
         orders=partial(_orders, work),
         freedom=_freedom(work),
         sums=secure,
+        differences=differences,
+        cohorts=partial(cohorts, config.data.clients) if secure else lambda folder, rounds: (),
     )
 
 
@@ -275,6 +251,8 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
     earlier: dict[frozenset[int], list[Exchange]] = {}
     victims, seen = list[Victim](), set[int]()
     check_rounds(folder, scope.rounds)
+    if scope.partitions:
+        check_present(setting.cohorts(folder, scope.rounds), scope.partitions)
     for received in setting.recorded(folder, scope.rounds if scope.differences else frozenset()):
         if scope.rounds and received.server_round > max(scope.rounds):
             break  # what came later, no attacker of these rounds has
@@ -297,7 +275,9 @@ def victims_of(setting: Setting, folder: Path, scope: Scope) -> list[Victim]:
             )
         before.append(received.exchange)
     if scope.differences and not victims:
-        raise AlikeRoundsError(f"--differences: none of clients {sorted(scope.partitions)} can be told from the others")
+        raise AlikeRoundsError(
+            f"--differences: {listed(scope.partitions)} cannot be told from the others; {listed(seen)} can"
+        )
     if not scope.differences and (missing := sorted(scope.partitions - seen)):
         raise RecordingError(f"{folder}: client {missing[0]} is not recorded in these rounds, only {sorted(seen)}")
     if not victims:

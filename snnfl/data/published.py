@@ -106,7 +106,7 @@ def fetch(name: str, root: Path) -> Path:
         ConfigError: If the name is unknown, or there is nothing to fetch because the source needs no download.
         DataNotFoundError: If the download or a file in the folder fails; for one that is laid by hand.
     """
-    check_source(name)
+    check_source(name, said=name)
     if name in BY_HAND:
         raise missing(name, root)
     if SOURCES.homes[name].partition(".")[0] not in OURS:

@@ -56,13 +56,17 @@ def names() -> tuple[str, ...]:
     return SOURCES.names()
 
 
-def check_source(name: str) -> None:
+def check_source(name: str, *, said: str | None = None) -> None:
     """Check that a source of this name exists, without loading it.
+
+    Args:
+        name: Of the source.
+        said: How the user has named it, where that isn't by ``data.source``.
 
     Raises:
         ConfigError: For an unknown name, with the nearest known one.
     """
-    SOURCES.find(name)
+    SOURCES.find(name, said=said)
 
 
 def data_root(root: str | None) -> Path:

@@ -7,9 +7,9 @@ with the ``k/2`` next on either side. That is Harary's graph: it stays in one pi
 
 from __future__ import annotations
 
+import hashlib
 import math
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -76,18 +76,18 @@ def layout(clients: int, tolerance: float) -> Layout:
     return Layout(neighbours=neighbours, threshold=found or max(least, neighbours - max(0, absent - 1)))
 
 
-def draw_graph(clients: Sequence[int], neighbours: int, draw: random.Random) -> dict[int, tuple[int, ...]]:
-    """Place clients in a random circle; return each one's neighbours, in increasing order.
+@lru_cache(maxsize=8)
+def graph_of(clients: tuple[int, ...], neighbours: int, seed: bytes) -> Mapping[int, tuple[int, ...]]:
+    """Place clients in a circle, in the order of hashes of a seed; return each one's neighbours, in increasing order.
 
     Args:
         clients: Their numbers, all different.
         neighbours: Of each: even, or all others.
-        draw: Of the operating system (:class:`random.SystemRandom`) where anybody could gain by knowing it.
+        seed: That nobody has chosen.
     """
-    circle = sorted(clients)
+    circle = sorted(clients, key=lambda client: hashlib.sha256(seed + client.to_bytes(8)).digest())
     if neighbours >= len(circle) - 1:
-        return {client: tuple(other for other in circle if other != client) for client in circle}
-    draw.shuffle(circle)
+        return {client: tuple(sorted({*circle} - {client})) for client in circle}
     reach, size = neighbours // 2, len(circle)
     steps = [step for step in range(-reach, reach + 1) if step]
     return {client: tuple(sorted(circle[(at + step) % size] for step in steps)) for at, client in enumerate(circle)}

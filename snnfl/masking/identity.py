@@ -7,7 +7,8 @@ section 6.2: a public key infrastructure).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -26,6 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from snnfl.masking.keys import PROTOCOL, ProtocolError, PublicKeys
+
+_NAME = re.compile(r"node-(\d{1,9})")
+"""Of a file with a node's key."""
 
 
 class IdentityError(ValueError):
@@ -49,14 +53,19 @@ def read_private(path: Path) -> EllipticCurvePrivateKey:
     return key
 
 
-def read_public(folder: Path) -> list[EllipticCurvePublicKey]:
-    """Read the keys of all nodes, a file ``*.pub`` or ``*.pem`` each.
+def read_public(folder: Path) -> dict[int, EllipticCurvePublicKey]:
+    """Read the keys of all nodes, ``node-N.pub`` or ``node-N.pem`` each, by the partition N that the node holds.
 
     Raises:
-        IdentityError: If there is none, or one cannot be read or isn't a public key of P-384.
+        IdentityError: If there is none, one is called otherwise, cannot be read or isn't a public key of P-384, or two
+            are of one node or of one key.
     """
-    found = []
+    found, seen = dict[int, EllipticCurvePublicKey](), dict[tuple[int, int], Path]()
     for path in sorted([*folder.glob("*.pub"), *folder.glob("*.pem")]):
+        if (name := _NAME.fullmatch(path.stem)) is None:
+            raise IdentityError(
+                f"{path}: say whose key it is: call it node-N{path.suffix}, N being the node's partition"
+            )
         try:
             data = path.read_bytes()
             load = load_pem_public_key if data.startswith(b"-----") else load_ssh_public_key
@@ -65,7 +74,11 @@ def read_public(folder: Path) -> list[EllipticCurvePublicKey]:
             raise IdentityError(f"{path}: {error}") from None
         if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP384R1):
             raise IdentityError(f"{path}: expected a public key of ECDSA P-384")
-        found.append(key)
+        numbers = key.public_numbers()
+        if (other := seen.setdefault((numbers.x, numbers.y), path)) != path:
+            raise IdentityError(f"{path}: holds the key of {other.name}; each node has its own")
+        if found.setdefault(int(name[1]), key) is not key:
+            raise IdentityError(f"{path}: there is another key of node {int(name[1])}; keep one")
     if not found:
         raise IdentityError(f"{folder}: holds no public key (*.pub, *.pem)")
     return found
@@ -77,20 +90,19 @@ def sign(key: EllipticCurvePrivateKey, session: bytes, client: int, public: Publ
 
 
 def verify(
-    trusted: Iterable[EllipticCurvePublicKey], session: bytes, client: int, public: PublicKeys, signature: bytes
-) -> EllipticCurvePublicKey:
-    """Return which key has signed what a client advertises.
+    known: Mapping[int, EllipticCurvePublicKey], session: bytes, client: int, public: PublicKeys, signature: bytes
+) -> None:
+    """Check that what a client advertises is signed by the node that is known to hold its partition, and no other.
 
     Raises:
-        ProtocolError: If it is none of the trusted ones.
+        ProtocolError: If it isn't, or nobody is known to.
     """
-    for key in trusted:
-        try:
-            key.verify(signature, _statement(session, client, public), ECDSA(SHA384()))
-        except InvalidSignature:
-            continue
-        return key
-    raise ProtocolError(f"the keys of client {client} are signed by nobody whom this node knows")
+    if client not in known:
+        raise ProtocolError(f"client {client} is no node whose key this node knows")
+    try:
+        known[client].verify(signature, _statement(session, client, public), ECDSA(SHA384()))
+    except InvalidSignature:
+        raise ProtocolError(f"the keys of client {client} aren't signed by the node that is known as it") from None
 
 
 def _statement(session: bytes, client: int, public: PublicKeys) -> bytes:

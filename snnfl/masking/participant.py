@@ -4,7 +4,7 @@ Five steps (Bonawitz et al. 2017, figure 4; Bell et al. 2020, algorithm 2): :fun
 seeds of the masks among the neighbours, :func:`mask` a vector, :func:`confirm` who is in the sum, :func:`reveal` what
 takes the masks out of it. The server is taken for an enemy that carries the messages: each step checks what it got, and
 none can be taken twice, for one mask on two vectors tells their difference, and both seeds of a client tell its vector.
-What no client can check is who its neighbours' neighbours are: the graph is the server's word.
+Who neighbours whom it doesn't say: that follows from who is in the session (:class:`~snnfl.masking.roster.Roster`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from snnfl.masking import keys
 from snnfl.masking.keys import KEY_BYTES, ProtocolError, PublicKeys, Randomness
+from snnfl.masking.roster import Roster
 from snnfl.masking.shares import digest, seal, split, unseal
 
 Step: TypeAlias = Literal["advertised", "shared", "masked", "confirmed"]
@@ -38,6 +39,7 @@ class Secrets:
         key_seed: Of the private key by which it agrees on masks.
         channel: The private key by which others send it shares.
         threshold: Of the round.
+        roster: Hash of who is in the session, from :func:`share` on.
         agreed: What it has agreed on by that key with each neighbour.
         peers: By which the neighbours agree on masks; from :func:`mask` on of those that have shared.
         held: Shares of their two seeds that neighbours have sealed for this client.
@@ -51,6 +53,7 @@ class Secrets:
     key_seed: bytes
     channel: bytes
     threshold: int = 0
+    roster: bytes = b""
     agreed: Mapping[int, bytes] = field(default_factory=dict)
     peers: Mapping[int, bytes] = field(default_factory=dict)
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
@@ -103,27 +106,28 @@ def advertise(session: bytes, own: int, randomness: Randomness) -> tuple[Secrets
         key_seed=keys.draw_seed(randomness),
         channel=randomness(KEY_BYTES),
     )
-    channel = X25519PrivateKey.from_private_bytes(secrets.channel)
-    mask = keys.public_bytes(keys.mask_key(secrets.key_seed, session))
-    return secrets, PublicKeys(mask=mask, channel=keys.public_bytes(channel))
+    return secrets, _public(secrets)
 
 
-def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> tuple[Secrets, Shared]:
+def share(secrets: Secrets, roster: Roster) -> tuple[Secrets, Shared]:
     """Share the two seeds among the neighbours.
 
     Args:
         secrets: Of the first step.
-        peers: Public keys of the neighbours.
-        threshold: How many of them must tell their shares.
+        roster: Who is in the session, this client with the keys that it has advertised.
 
     Raises:
-        ProtocolError: If it isn't the time, keys are the same, or the threshold is one with which a lying server could
-            get both seeds of a client even if no neighbour helped it (``2 t <= k + 1``).
+        ProtocolError: If it isn't the time, this client isn't in the session or with other keys, keys are the same, or
+            the threshold is one with which a lying server could get both seeds of a client even if no neighbour helped
+            it (``2 t <= k + 1``).
     """
     _expect(secrets, "advertised")
-    everybody = [key for peer in peers.values() for key in (peer.mask, peer.channel)]
-    if secrets.own in peers or len(set(everybody)) < len(everybody):
-        raise ProtocolError("the server names one client, or one key, twice")
+    peers, threshold = roster.peers(secrets.own), roster.rule.threshold
+    everybody = [key for known in roster.public.values() for key in (known.mask, known.channel)]
+    if len(set(everybody)) < len(everybody):
+        raise ProtocolError("the server names one key twice")
+    if roster.session != secrets.session or roster.public[secrets.own] != _public(secrets):
+        raise ProtocolError("the server names keys for this client that it hasn't advertised in this session")
     if not len(peers) + 1 < 2 * threshold <= 2 * len(peers):
         reason = "expected more than half of a client and its neighbours"
         raise ProtocolError(f"a threshold of {threshold} for {len(peers)} neighbours: {reason}")
@@ -133,11 +137,12 @@ def share(secrets: Secrets, peers: Mapping[int, PublicKeys], threshold: int) -> 
     packages, digests, agreed = dict[int, bytes](), dict[int, tuple[bytes, bytes]](), dict[int, bytes]()
     for holder, pair in zip(holders, zip(self_shares, key_shares, strict=True), strict=True):
         agreed[holder] = keys.agree(channel, peers[holder].channel)
-        packages[holder] = seal(keys.derive(agreed[holder], session, b"shares", own, holder), pair, session)
+        packages[holder] = seal(keys.derive(agreed[holder], roster.name, b"shares", own, holder), pair, roster.name)
         digests[holder] = share_digests(session, own, holder, pair)
     commitment = digest(session, b"self seed", secrets.self_seed, own)
     masks = {holder: peers[holder].mask for holder in holders}
-    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=masks, threshold=threshold)
+    after = replace(secrets, step="shared", channel=b"", agreed=agreed, peers=masks)
+    after = replace(after, threshold=threshold, roster=roster.name)
     return after, Shared(packages=packages, digests=digests, commitment=commitment)
 
 
@@ -168,8 +173,8 @@ def mask(
     keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
     for sender, package in packages.items():
         with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and shall cost nobody its update
-            key = keys.derive(secrets.agreed[sender], session, b"shares", sender, own)
-            held[sender] = unseal(key, package, session)
+            key = keys.derive(secrets.agreed[sender], secrets.roster, b"shares", sender, own)
+            held[sender] = unseal(key, package, secrets.roster)
         pair = keys.pair_key(private, secrets.peers[sender], session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
@@ -243,9 +248,15 @@ def share_digests(session: bytes, owner: int, holder: int, shares: tuple[bytes, 
 
 
 def _token(secrets: Secrets, sender: int, receiver: int) -> bytes:
-    """Return what one client, and of all others only the receiver, can make, if both were told one threshold."""
+    """Return what one client, and of all others only the receiver, can make, if both were told who is there alike."""
     other = receiver if sender == secrets.own else sender
-    return keys.derive(secrets.agreed[other], secrets.session, b"in the sum", sender, receiver, secrets.threshold)
+    return keys.derive(secrets.agreed[other], secrets.roster, b"in the sum", sender, receiver)
+
+
+def _public(secrets: Secrets) -> PublicKeys:
+    channel = X25519PrivateKey.from_private_bytes(secrets.channel)
+    mask = keys.public_bytes(keys.mask_key(secrets.key_seed, secrets.session))
+    return PublicKeys(mask=mask, channel=keys.public_bytes(channel))
 
 
 def _expect(secrets: Secrets, step: Step) -> None:

@@ -64,19 +64,19 @@ def digest(session: bytes, purpose: bytes, secret: bytes, *coordinates: int) -> 
     return hashlib.sha256(b"/".join(parts)).digest()
 
 
-def seal(key: bytes, shares: tuple[bytes, bytes], session: bytes) -> bytes:
-    """Encrypt the shares of an owner's two seeds for a holder."""
-    return AESGCM(key).encrypt(_NONCE, b"".join(shares), session)
+def seal(key: bytes, shares: tuple[bytes, bytes], roster: bytes) -> bytes:
+    """Encrypt the shares of an owner's two seeds for a holder who was told the same of who is in the session."""
+    return AESGCM(key).encrypt(_NONCE, b"".join(shares), roster)
 
 
-def unseal(key: bytes, package: bytes, session: bytes) -> tuple[bytes, bytes]:
+def unseal(key: bytes, package: bytes, roster: bytes) -> tuple[bytes, bytes]:
     """Decrypt and authenticate a package.
 
     Raises:
         ProtocolError: If it isn't what the owner has sealed for this holder in this session.
     """
     try:
-        text = AESGCM(key).decrypt(_NONCE, package, session)
+        text = AESGCM(key).decrypt(_NONCE, package, roster)
     except (InvalidTag, ValueError):
         raise ProtocolError("a package of shares isn't what its owner has sealed for this client") from None
     if len(text) != 2 * SEED_BYTES:

@@ -17,6 +17,9 @@ Record: TypeAlias = dict[str, bytes | int | bool | str | list[bytes] | list[int]
 MOST_BYTES = 10_000
 """Of a field, such as a signature: more than any honest one has."""
 
+LARGEST = 2**63
+"""Above each number of a client."""
+
 _STEPS: tuple[Step, ...] = ("advertised", "shared", "masked", "confirmed")
 
 
@@ -66,13 +69,11 @@ def read_advertised(record: Mapping[str, Any]) -> tuple[PublicKeys, bytes]:
     return PublicKeys(mask=found["mask"], channel=found["channel"]), found["signature"]
 
 
-def peers(session: bytes, threshold: int, count: int, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
-    """Lay out what the server tells a client: how many are in the round, and of its neighbours keys and signatures."""
+def roster(session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
+    """Lay out what the server tells all: who is in the session, with the keys and signature of each."""
     clients = sorted(known)
     return {
         "session": session,
-        "threshold": threshold,
-        "count": count,
         "clients": clients,
         "mask": [known[client][0].mask for client in clients],
         "channel": [known[client][0].channel for client in clients],
@@ -80,13 +81,18 @@ def peers(session: bytes, threshold: int, count: int, known: Mapping[int, tuple[
     }
 
 
-def read_peers(record: Mapping[str, Any]) -> tuple[bytes, int, int, dict[int, tuple[PublicKeys, bytes]]]:
-    """Read it: session, threshold, number of clients, and neighbours."""
+def read_roster(record: Mapping[str, Any]) -> tuple[bytes, dict[int, tuple[PublicKeys, bytes]]]:
+    """Read it.
+
+    Raises:
+        ProtocolError: If it is none, or names a client by no number from 0 on.
+    """
     of_each = {"clients": (int,), "mask": (bytes,), "channel": (bytes,), "signatures": (bytes,)}
-    found = fields(record, session=bytes, threshold=int, count=int, **of_each)
+    found = fields(record, session=bytes, **of_each)
     masks, channels, signatures = by_client(found["clients"], found["mask"], found["channel"], found["signatures"])
-    known = {n: (PublicKeys(mask=masks[n], channel=channels[n]), signatures[n]) for n in masks}
-    return found["session"], found["threshold"], found["count"], known
+    if masks and not 0 <= min(masks) <= max(masks) < LARGEST:
+        raise ProtocolError(f"clients are numbered from 0 on, below {LARGEST}")
+    return found["session"], {n: (PublicKeys(mask=masks[n], channel=channels[n]), signatures[n]) for n in masks}
 
 
 def shared(made: Shared) -> Record:
@@ -159,6 +165,7 @@ def secret(known: Secrets) -> Record:
         "key-seed": known.key_seed,
         "channel": known.channel,
         "threshold": known.threshold,
+        "roster": known.roster,
         "alive": list(known.alive),
         "clients": clients,
         "masks": b"".join(known.peers[client] for client in clients),
@@ -179,6 +186,7 @@ def read_secret(record: Mapping[str, Any]) -> Secrets:
         key_seed=record["key-seed"],
         channel=record["channel"],
         threshold=record["threshold"],
+        roster=record["roster"],
         agreed=dict(zip(clients, _cut(record["agreed"], KEY_BYTES), strict=True)),
         peers=dict(zip(clients, _cut(record["masks"], KEY_BYTES), strict=True)),
         alive=tuple(record["alive"]),

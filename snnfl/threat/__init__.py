@@ -1,7 +1,7 @@
 """What an attacker has: facts that a threat model grants or denies, and views of what a server holds."""
 
 from snnfl.threat.federation import FederationView, RoundView, over_rounds
-from snnfl.threat.knowledge import FACTS, Fact, Knowledge, ThreatModelError
+from snnfl.threat.knowledge import FACTS, Fact, Knowledge, ThreatModelError, hidden_by_sums
 from snnfl.threat.membership import (
     MEMBERSHIP_FACTS,
     MembershipKnowledge,
@@ -33,6 +33,7 @@ __all__ = [
     "Shadow",
     "Signals",
     "ThreatModelError",
+    "hidden_by_sums",
     "over_rounds",
     "unrepeated",
 ]

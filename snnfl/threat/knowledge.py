@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -164,6 +164,20 @@ class Fact:
 
 
 FACTS = Registry[Fact]("fact", closed=True)
+
+
+def hidden_by_sums(facts: Collection[str], knowledge: Knowledge) -> str | None:
+    """Say why secure aggregation hides what an attack needs; ``None`` where it is the threat model that denies it.
+
+    Args:
+        facts: That the attack needs and aren't granted.
+        knowledge: The threat model.
+    """
+    if "individual" in facts and knowledge.clients is not None:
+        return f"needs one client's update, and this is the sum of {knowledge.clients}"
+    if "thresholds" in facts and knowledge.rounds > 1:
+        return "needs one client's thresholds, and sums tell each round's mean of them alone, however many are compared"
+    return None
 
 
 def _fact(name: str, meaning: str, granted: Callable[[Knowledge], bool] | None = None, **denied: Any) -> None:

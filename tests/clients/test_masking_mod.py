@@ -33,6 +33,11 @@ def asked(question: str, record: object) -> Message:
     return message
 
 
+def with_own(public: PublicKeys, known: dict[int, tuple[PublicKeys, bytes]]) -> dict[int, tuple[PublicKeys, bytes]]:
+    """Return who is in a round, client 0 with what it has advertised."""
+    return {0: (public, b""), **known}
+
+
 def begun(context) -> PublicKeys:
     reply = app(asked("secure_keys", {"session": SESSION}), context)
     return wire.read_advertised(reply.content["secure"])[0]
@@ -73,26 +78,28 @@ def test_questions_are_checked_as_hostile_input(record, reason, context):
         app(asked("secure_keys", record), context)
 
 
-def test_neighbours_are_checked(context):
-    begun(context)
+def test_who_is_in_the_round_is_checked(context):
     known = neighbours()
-    good = wire.peers(SESSION, 3, 4, known)
     for change, reason in (
-        ({"clients": [1, 1, 2]}, "aren't in increasing order"),
-        ({"clients": [0, 1, 2]}, "names one client, or one key, twice"),
-        ({"mask": good["mask"][:2]}, "lists of different lengths"),
-        ({"mask": [good["mask"][0]] * 3}, "names one client, or one key, twice"),
-        ({"mask": [b"x", *good["mask"][1:]]}, "expected public keys of 32 bytes"),
-        ({"threshold": 1}, "names 3 neighbours and a threshold of 1, and 4 clients have 3 and 3"),
-        ({"count": 5}, "3 neighbours and a threshold of 3, and 5 clients have 4 and 4"),
-        ({"count": 2}, "a round of 2 clients, and this run's have 3 to 20"),
-        ({"count": 10**9}, "a round of 1000000000 clients"),
-        ({"threshold": True}, "'threshold' is no int"),
+        ({"clients": [0, 1, 1, 2]}, "aren't in increasing order"),
+        ({"clients": [-1, 0, 1, 2]}, "numbered from 0 on"),
+        ({"clients": [1, 2, 3, 4]}, "doesn't name client 0"),
+        ({"mask": [bytes(32)] * 2}, "lists of different lengths"),
+        ({"mask": [bytes(32)] * 4}, "names one key twice"),
+        ({"mask": [bytes(31)] * 4}, "expected public keys of 32 bytes"),
+        ({"threshold": 1}, "'threshold' is unknown"),  # nor can the server name a graph, for both follow
         ({"session": bytes(31) + b"1"}, "another session"),
     ):
+        good = wire.roster(SESSION, with_own(begun(context), known))
         with pytest.raises(ProtocolError, match=reason):
             app(asked("secure_shares", {**good, **change}), context)
-        begun(context)
+    for count in (1, 20):
+        good = wire.roster(SESSION, with_own(begun(context), neighbours(count)))
+        with pytest.raises(ProtocolError, match=f"a round of {count + 1} clients, and this run's have 3 to 20"):
+            app(asked("secure_shares", good), context)
+    begun(context)
+    with pytest.raises(ProtocolError, match="keys for this client that it hasn't advertised"):
+        app(asked("secure_shares", wire.roster(SESSION, {0: neighbours(1)[1], **known})), context)
 
 
 def test_secrets_of_a_round_never_reach_the_disk(config, context_of, ask, tmp_path):
@@ -132,26 +139,25 @@ def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tm
     nodes[0].public_key().verify(signature, _statement(0, public), _algorithm())
     known = {n: (keys, sign(nodes[n], SESSION, n, keys)) for n, (keys, _) in neighbours().items()}
     before = context.state["secure-aggregation"]
-    app(asked("secure_shares", wire.peers(SESSION, 3, 4, known)), context)
+    roster = wire.roster(SESSION, with_own(public, known))
+    app(asked("secure_shares", roster), context)
     context.state["secure-aggregation"] = before  # as a SuperNode's second process finds it
     with pytest.raises(ProtocolError, match="asks twice for the step after 'advertised'"):
-        app(asked("secure_shares", wire.peers(SESSION, 3, 4, known)), context)
+        app(asked("secure_shares", roster), context)
     stranger, unsigned = ec.generate_private_key(ec.SECP384R1()), b""
-    twice = sign(nodes[1], SESSION, 2, known[2][0])
+    in_its_name = sign(nodes[1], SESSION, 2, known[2][0])  # by a node that is known, too
     for signature, reason in (
-        (sign(stranger, SESSION, 2, known[2][0]), "client 2 are signed by nobody whom this node knows"),
-        (unsigned, "client 2 are signed by nobody"),
-        (sign(nodes[2], bytes(31) + b"1", 2, known[2][0]), "client 2 are signed by nobody"),
-        (twice, "client 2 is a node that is another neighbour, too"),
+        (sign(stranger, SESSION, 2, known[2][0]), "client 2 aren't signed by the node that is known as it"),
+        (unsigned, "client 2 aren't signed by the node"),
+        (sign(nodes[2], bytes(31) + b"1", 2, known[2][0]), "client 2 aren't signed by the node"),
+        (in_its_name, "client 2 aren't signed by the node"),
     ):
-        app(asked("secure_keys", {"session": SESSION}), context)
+        changed = with_own(begun(context), {**known, 2: (known[2][0], signature)})
         with pytest.raises(ProtocolError, match=reason):
-            app(asked("secure_shares", wire.peers(SESSION, 3, 4, {**known, 2: (known[2][0], signature)})), context)
+            app(asked("secure_shares", wire.roster(SESSION, changed)), context)
     context.node_config["identities"] = str(tmp_path)
     with pytest.raises(IdentityError, match="holds no public key"):
-        app(asked("secure_keys", {"session": SESSION}), context) and app(
-            asked("secure_shares", wire.peers(SESSION, 3, 4, known)), context
-        )
+        app(asked("secure_shares", wire.roster(SESSION, with_own(begun(context), known))), context)
 
 
 def _statement(client: int, public: PublicKeys) -> bytes:

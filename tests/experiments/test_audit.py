@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from experiments import cli
@@ -549,19 +550,21 @@ def test_a_named_attack_is_the_only_one_and_a_line_says_where_it_does_not_apply(
     ],
 )
 def test_twins_keep_their_controls_unless_plain_attacks_are_named(named, on_run, on_twins):
-    choice = choose(named, "s", "converted")
+    choice = choose(named, "converted")
     assert list(choice.on_twins) == list(on_twins)
     assert list(choice.on_run) == list(applicable("converted") if on_run is None else on_run)
-    assert not choose(["snn_naive"], "p", "plain").some
+    assert not choose(["snn_naive"], "plain").some
 
 
 def test_attacks_that_ask_for_members_are_named_like_others():
-    asked = choose(["round_loss", "spiking_loss"], "p", "plain")
+    asked = choose(["round_loss", "spiking_loss"], "plain")
     assert (list(asked.members), list(asked.on_run), list(asked.on_twins)) == (["round_loss"], [], [])
-    assert asked.notes == ["p: spiking_loss attacks converted updates, those of this run are plain ones"]
-    assert list(choose(["round_loss"], "s", "converted").on_twins) == []
-    assert not choose(["closed_form"], "p", "plain").members
-    assert {"round_loss", "fedmia_loss"} <= {*choose([], "p", "plain").members}
+    assert asked.left == {"spiking_loss": "attacks converted updates, those of this run are plain ones"}
+    assert asked.named
+    assert not choose([], "plain").named
+    assert list(choose(["round_loss"], "converted").on_twins) == []
+    assert not choose(["closed_form"], "plain").members
+    assert {"round_loss", "fedmia_loss"} <= {*choose([], "plain").members}
     check_names(["round_loss", "closed_form"])
     with pytest.raises(ConfigError, match="did you mean 'closed_form'"):
         check_names(["closed_from"])
@@ -602,6 +605,22 @@ def test_the_list_says_of_each_attack_what_it_does_and_needs(monkeypatch, capsys
     assert "Minimise 1 - cos(g', g) + a TV(x')" in said
     assert "converted" in said
     assert "update_statistics" in said
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_list_fits_a_terminal(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    status, said = invoke(monkeypatch, capsys, "audit", "--list")
+    assert status == 0, said
+    assert max(map(len, said.splitlines())) <= columns
+    assert all(name in said for name in [*names(), *FEDERATED_ATTACKS.names()])  # none is torn apart
+
+
+def test_the_list_in_a_file_has_a_line_of_facts_and_no_more_than_a_hundred_columns(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    status, said = invoke(monkeypatch, capsys, "audit", "--list")
+    assert status == 0, said
+    assert max(map(len, said.splitlines())) <= 100
 
 
 def test_an_audit_of_nothing_says_what_to_give(monkeypatch, capsys):
@@ -720,3 +739,12 @@ def test_a_plugin_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, source
     assert status == 2
     assert words in said
     assert "Traceback" not in said
+
+
+def test_the_bar_names_the_attack_that_is_running():
+    shown = io.StringIO()
+    with command.attack_progress(Console(file=shown, force_terminal=True, width=200)) as progress:
+        task = progress.add_task("r", total=1, doing="")
+        progress.update(task, doing="closed_form, round 3")
+        progress.refresh()
+    assert "closed_form, round 3" in shown.getvalue()

@@ -136,7 +136,7 @@ SHAPE = ("--input-shape", "1,8,8")
         (("--model", "task:Net", *SHAPE, "--mean", "half", "--std", "1"), "--mean half: expected numbers with commas"),
         (("--model", "task:Net", *SHAPE, *NORMALISED, "--loss", "hinge"), "--loss hinge: attacks repeat cross_entropy"),
         (("--model", "task:Net", *NORMALISED, "--input-shape", "1,9,9"), "--model fails on it"),
-        (("--model", "task:Net", *NORMALISED, "--data", "digitz"), "digits"),
+        (("--model", "task:Net", *NORMALISED, "--data", "digitz"), "--data digitz: unknown data set; did you mean"),
         (("--model", "task:Net", *NORMALISED, "--data", "task:Net"), "--data task:Net: "),
         (("--model", "task:Net", "--data", "task:public_images", "--input-shape", "3,8,8"), "shape 3,8,8: images"),
         (("--model", "task:Net", *NORMALISED, "--data", "iris"), "--data iris: holds table, and of another app"),

@@ -68,7 +68,7 @@ MISTAKES = [
     ("deploy check good.yaml", "good.yaml: it is a file; the folder of the deployment comes first"),
     ("deploy run good.yaml fleet", "good.yaml: it is a file; the folder of the deployment comes first"),
     ("deploy check runs", "runs holds no nodes.json; make a deployment with snnfl deploy init runs"),
-    ("data fetch fashion-mnist", "data.source=fashion-mnist: unknown data set; did you mean 'fashion_mnist'?"),
+    ("data fetch fashion-mnist", "fashion-mnist: unknown data set; did you mean 'fashion_mnist'?"),
     ("data plot data.clients=3 good.yaml", "data.clients=3: options come after the file"),
     ("data plot good.yaml --output runs", "runs: unknown picture format ''; use .svg or .png"),
 ]  # fmt: skip

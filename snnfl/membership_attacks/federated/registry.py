@@ -13,7 +13,7 @@ from snnfl.attacks.registry import kinds_against
 from snnfl.config import UpdateKind
 from snnfl.membership_attacks.registry import checked_scores
 from snnfl.registry import Registry, summary_of
-from snnfl.threat import FACTS, FederationView, ThreatModelError
+from snnfl.threat import FACTS, FederationView, ThreatModelError, hidden_by_sums
 
 Score: TypeAlias = Callable[[FederationView, torch.Generator], Tensor]
 """``(view, generator) -> scores [N]``: the larger, the likelier a member. Every random draw is from the generator."""
@@ -53,8 +53,8 @@ class FederatedAttack:
         if (kind := view.last.format.kind) not in self.against:
             return f"{self.name}: attacks {' and '.join(sorted(self.against))} updates, this is a {kind} one"
         if denied := sorted(self.needs - view.knowledge.facts):
-            if "individual" in denied and view.knowledge.clients is not None:
-                return f"{self.name}: needs one client's update, and this is the sum of {view.knowledge.clients}"
+            if (hidden := hidden_by_sums(denied, view.knowledge)) is not None:
+                return f"{self.name}: {hidden}"
             return f"{self.name}: needs {', '.join(denied)}, which the threat model denies"
         if "other_clients" in self.needs and not any(len(each.others) > 1 for each in view.rounds):
             return f"{self.name}: needs two other clients in a round"

@@ -95,9 +95,17 @@ def test_nodes_know_each_other_by_a_folder_without_secrets(made: Path, tmp_path:
     known, public = read_public(made / "identities"), PublicKeys(mask=bytes(32), channel=bytes(32))
     for index in range(2):
         signature = sign(read_private(made / f"keys/node-{index}"), SESSION, index, public)
-        assert verify(known, SESSION, index, public, signature).key_size == 384
+        verify(known, SESSION, index, public, signature)
+        with pytest.raises(ProtocolError, match="aren't signed by the node that is known as it"):
+            verify(
+                known,
+                SESSION,
+                1 - index,
+                public,
+                sign(read_private(made / f"keys/node-{index}"), SESSION, 1 - index, public),
+            )
     init_deployment(tmp_path, "localhost", 1)
-    with pytest.raises(ProtocolError, match="signed by nobody whom this node knows"):
+    with pytest.raises(ProtocolError, match="aren't signed by the node that is known as it"):
         verify(known, SESSION, 0, public, sign(read_private(tmp_path / "keys/node-0"), SESSION, 0, public))
     init_deployment(tmp_path, "localhost", 3, renew=True)
     assert len(read_public(tmp_path / "identities")) == 3

@@ -79,7 +79,7 @@ def test_what_it_writes_and_that_it_keeps_it(study: Path, monkeypatch: pytest.Mo
     [
         ("data.training_images=0", "the owner has all training images"),
         ("data.training_images=1400", "images that the owner of 1400 doesn't"),
-        ("attack.judge=vgg16", "attack.judge=vgg16: model.name=vgg16"),
+        ("attack.judge=vgg16", "attack.judge=vgg16: expected images of at least .* such as attack.judge=resnet20"),
         ("attack.networks=[]", r"attack.networks=\[\]: nothing to attack"),
     ],
 )

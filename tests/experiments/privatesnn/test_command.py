@@ -198,7 +198,10 @@ def test_a_damaged_batch_of_images_is_told_of(study: Path, tmp_path: Path) -> No
             r"study\.yaml: training.activation=qcfs: ",
         ),
         ({"model.name: lenet5": "model.name: lenet5, data.clients: 3"}, "data.clients=3: nobody federates here"),
-        ({"epochs: 3": "epochs: 3, surrogate: triangle"}, "encryption: .*surrogate.*; did you mean 'triangular'"),
+        (
+            {"epochs: 3": "epochs: 3, surrogate: triangle"},
+            "encryption: surrogate=triangle: unknown surrogate gradient; did you mean 'triangular'",
+        ),
         ({"seeds: [3]": "seeds: [3, 3]"}, "seeds: 3 is given twice"),
         ({"name: lenet5": "name: lenett"}, r"study\.yaml: model\.name=lenett: unknown model; did you mean 'lenet5'"),
         (

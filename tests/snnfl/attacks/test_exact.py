@@ -11,8 +11,8 @@ from torch import nn
 from victims import attacked, digits, small_cnn, small_mlp
 
 from snnfl import rng
-from snnfl.attacks import Budget, get_attack
-from snnfl.attacks.exact import separate
+from snnfl.attacks import Budget, exact, get_attack
+from snnfl.attacks.exact import ELEMENTS, TRIES, separate
 from snnfl.config import ConversionConfig, TrainingConfig
 from snnfl.metrics.images import matched, psnr
 from snnfl.models import initialise
@@ -106,6 +106,30 @@ def test_the_product_is_split_into_its_samples(count):
         nearest = torch.cosine_similarity(found.inputs, inputs[sample], dim=1).abs().argmax()
         own = torch.outer(found.slopes[:, nearest], found.inputs[nearest])
         torch.testing.assert_close(own, torch.outer(slopes[:, sample], inputs[sample]))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_few_sets_are_tried_once_each_and_many_never_at_once(monkeypatch, count):
+    """Of two samples a set is one row; estimates, whose noise is large, made every row a candidate many times over."""
+    tried, of, orthogonal = list[torch.Tensor](), set[int](), exact._orthogonal
+
+    def noted(rows, sets, generator):
+        assert len(rows) * len(sets) <= ELEMENTS
+        tried.append(sets)
+        of.add(len(rows))
+        return orthogonal(rows, sets, generator)
+
+    monkeypatch.setattr(exact, "_orthogonal", noted)
+    _, inputs, gradient = product(1000, 40, count, 0)
+    noisy = gradient + 1e-3 * torch.randn(gradient.shape, dtype=torch.float64, generator=draw(1))
+    found = separate(noisy, count, draw())
+    for sample in range(count):
+        assert float(torch.cosine_similarity(found.inputs, inputs[sample], dim=1).abs().max()) > 0.999
+    sets = torch.cat(tried)
+    if count == 2:
+        assert sorted(sets.flatten().tolist()) == list(range(of.pop()))
+    else:
+        assert len(sets) >= TRIES
 
 
 def test_nothing_is_found_where_no_slope_is_zero_or_noise_hides_it():

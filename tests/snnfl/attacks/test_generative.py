@@ -11,7 +11,7 @@ from victims import PrincipalComponents, attacked, small_cnn
 
 from experiments.audit.app import generative_model_of
 from snnfl.attacks import Budget, get_attack
-from snnfl.auditing.victims import check_generative_model
+from snnfl.auditing.generative_model import check_generative_model
 from snnfl.config import ConfigError, TrainingConfig
 from snnfl.metrics.images import matched, psnr
 from snnfl.threat import Knowledge

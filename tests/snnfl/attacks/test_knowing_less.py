@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from victims import Victim, attacked, digits, small_mlp
+from victims import Victim, attacked, digits, small_cnn, small_mlp
 
+from snnfl.attacks import get_attack, names
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.problem import problem_of
 from snnfl.config import TrainingConfig
@@ -78,3 +79,16 @@ def test_fewer_facts_never_find_more(of: str, denied: list[str], first: int) -> 
 def test_labels_are_found_at_all() -> None:
     assert all(right(of, frozenset()) > 0.6 for of in ROUNDS)
     assert right("one step", frozenset({"public_images", "learning_rate"})) > 0.3
+
+
+def test_without_the_biases_of_a_plain_run_those_attacks_are_left_that_the_page_names():
+    """docs/audit.md, Threat models: closed_form on images, feature_inversion behind convolutions, joint_rounds not."""
+    left = set[str]()
+    for model in (small_mlp(), small_cnn()):
+        view = attacked(model, knowledge=Knowledge(images=1, batch_size=1, epochs=1, learning_rate=0.1)).view
+        known = replace(view.knowledge, biases=False)
+        without = replace(view, knowledge=known, earlier=(view.exchange,))
+        left |= {name for name in names() if get_attack(name).refusal(without) is None}
+        refusal = get_attack("joint_rounds").refusal(without)
+        assert refusal == "joint_rounds: needs the biases of a plain run, which the threat model denies"
+    assert left == {"closed_form", "feature_inversion"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import time
@@ -16,11 +17,17 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from experiments import cli
+from experiments.audit.summary import SUMMED
 from snnfl.attacks import Budget, get_attack
+from snnfl.auditing.cohorts import listed
 from snnfl.auditing.differences import KNOWN, NOISES, TIMES, Disaggregation, read_differences
+from snnfl.auditing.recording import Received, RecordingError
 from snnfl.auditing.scoring import Scorer
-from snnfl.auditing.victims import scope_of, setting_of
+from snnfl.auditing.victims import Scope, scope_of, setting_of, victims_of
 from snnfl.config import ConfigError
+from snnfl.membership_attacks.federated import get_federated_attack
+from snnfl.protocol import EXAMPLES
+from snnfl.threat import Exchange, hidden_by_sums
 from snnfl.workspace import Workspace
 from tests.masked_runs import NOISED, SECURE, player, seen
 
@@ -178,7 +185,7 @@ def test_single_clients_are_told_from_the_sums_of_rounds(play, variant):
     known = found[0].view.knowledge
     assert (known.clients, known.rounds, known.thresholds, known.colluding) == (1, 8, False, 0)
     assert "individual" in known.facts
-    assert setting.updates.endswith("update sum")
+    assert setting.updates in ("estimated plain update", "estimated S-update")  # a sum is not what is attacked
     for victim in found:
         assert victim.view.knowledge.images == len(victim.truth.labels)
 
@@ -229,14 +236,86 @@ def test_nothing_but_sums_is_read(play, tmp_path):
 def test_the_command_says_that_rounds_are_compared(play):
     _, folder = play(*CHANGING, SECURE)
     options = ["--round", "4", "--attack", "inverting_gradients", "--iterations", "2", "--no-controls", "--differences"]
-    done = CliRunner().invoke(cli.app, ["audit", str(folder.parent), *options])
+    named = ["--attack", "fingerprint", "--attack", "round_loss"]
+    done = CliRunner().invoke(cli.app, ["audit", str(folder.parent), *options, *named])
     assert done.exit_code == 0, done.output
+    said, page = re.sub(r"\s+", " ", done.output), (folder / "report.html").read_text().replace("<wbr>", "")
     (entry,) = json.loads((folder / "scorecard.json").read_text())
     assert "which compares the sums of 8 rounds" in entry["threat_model"]["who"]
-    assert "an estimate of one client's update, made by comparing the sums of 8 rounds" in re.sub(
-        r"\s+", " ", done.output
-    )
+    assert "an estimate of one client's update, made by comparing the sums of 8 rounds" in said
     assert "sums of 8 rounds" in (folder / "proof.csv").read_text()
+    for text in (said, page):
+        assert "on estimated plain updates of round 4" in text
+        assert "update sum" not in text
+        assert SUMMED in text.replace("&#39;", "'")
+    (row,) = csv.DictReader((folder / "sums.csv").read_text().splitlines())
+    cohort, apart = {*range(4)} - {int(row["absent"])}, {int(client) for client in row["attacked"].split(", ")}
+    assert (row["round"], int(row["clients_in_the_sum"])) == ("4", len(cohort))
+    assert row["who"] == listed(cohort).removeprefix("clients ")
+    assert apart <= cohort
+    untold = listed(cohort - apart).partition(" ")[2] if cohort - apart else "–"
+    assert row["not_told_apart"] == untold
+    assert f"round 4: the sum of 3, {listed(cohort)}; told apart: {row['attacked']}" in said
+    assert f"absent: {row['absent']}" in said
+    assert "not told apart" in page
+    for name, reason in (
+        ("fingerprint", "attacks converted updates, those of this run are plain ones"),
+        ("round_loss", "no client of round 4 told 10 samples whose labels test samples have, too"),
+    ):
+        assert name in page
+        assert reason in page
+        assert re.search(f"{name}(, refused:)? {re.escape(reason)}", said)
+        assert said.count(reason) == 1
+
+
+def test_what_sums_hide_is_not_called_denied(play):
+    """Thresholds stay each round's mean, whatever sums of other rounds tell of the rest of an update."""
+    _, found = seen(play, *CHANGING, "strategy.spiking=true", SECURE, differences=True)
+    _, sums = seen(play, *CHANGING, "strategy.spiking=true", SECURE)
+    why = "needs one client's thresholds, and sums tell each round's mean of them alone, however many are compared"
+    fingerprint, denied = get_federated_attack("fingerprint"), {"individual", "thresholds"}
+    assert get_attack("thresholds_alone").refusal(found[0].view) == f"thresholds_alone: {why}"
+    assert fingerprint.needs & denied
+    assert hidden_by_sums(fingerprint.needs - found[0].view.knowledge.facts, found[0].view.knowledge) == why
+    assert (
+        get_attack("thresholds_alone").refusal(sums[0].view).endswith("one client's update, and this is the sum of 3")
+    )
+    _, others = seen(play, *CHANGING, "strategy.spiking=true", denied=frozenset({"thresholds"}))
+    assert (
+        get_attack("thresholds_alone")
+        .refusal(others[0].view)
+        .endswith("needs thresholds, which the threat model denies")
+    )
+
+
+def test_clients_that_are_not_there_are_named_with_those_that_are(play):
+    """One that the run doesn't have, one that is in no sum, and one that sums don't tell from the others."""
+    few = (SECURE, "strategy.fraction_train=0.75", "strategy.minimum_replies=3", "run.rounds=1")
+    _, (whole,) = seen(play, *few)
+    (absent,) = {*range(4)} - {*whole.members}
+    for differences in (True, False):
+        with pytest.raises(RecordingError, match=r"^--client 9: there is no such client; the run has clients 0 to 3$"):
+            seen(play, *few, differences=differences, partitions=frozenset({9}))
+        there = re.escape(listed(whole.members))
+        with pytest.raises(
+            RecordingError, match=f"^--client {absent}: it is in no sum of these rounds; in them are {there}$"
+        ):
+            seen(play, *few, differences=differences, partitions=frozenset({absent}))
+    (cohort,) = setting_of(Workspace(play(*few)[0])).cohorts(play(*few)[1], frozenset())
+    assert (cohort.clients, cohort.absent) == (tuple(whole.members), (absent,))
+
+
+def test_a_client_that_is_not_told_is_named_with_those_that_are(play, monkeypatch):
+    found = Received(
+        server_round=1, partition=2, exchange=Exchange(server_round=1, sent={}, received={}), metrics={EXAMPLES: 3},
+        members={2: 3}, rounds=2,
+    )  # fmt: skip
+    config, folder = play(SECURE)
+    setting = replace(setting_of(Workspace(config), differences=True), recorded=lambda folder, rounds: iter([found]))
+    with pytest.raises(
+        ConfigError, match=r"^--differences: clients 0 and 3 cannot be told from the others; client 2 can$"
+    ):
+        victims_of(setting, folder, Scope(differences=True, partitions=frozenset({0, 3})))
 
 
 def test_what_cannot_be_compared_is_said_in_one_line(play):
@@ -244,8 +323,6 @@ def test_what_cannot_be_compared_is_said_in_one_line(play):
         ConfigError, match="by the sums of 2 rounds, for the same clients are in all of them; leave it out, and"
     ):
         seen(play, SECURE, differences=True)
-    with pytest.raises(ConfigError, match=r"none of clients \[9\] can be told from the others"):
-        seen(play, *CHANGING, SECURE, differences=True, partitions=frozenset({9}))
     with pytest.raises(ConfigError, match="sees each client's update, there are no sums to compare"):
         setting_of(Workspace(play()[0]), differences=True)
     asked = {"rounds": (), "partitions": (), "labels": False, "differences": True}

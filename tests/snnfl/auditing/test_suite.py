@@ -113,3 +113,15 @@ def test_an_attack_that_fails_on_one_client_costs_neither_the_others_nor_the_oth
     assert [finding.victim.partition for finding in second.findings] == [0, 2]
     assert second.refusal is None
     assert (third.failed, len(third.findings)) == (False, 3)
+
+
+def test_whoever_waits_hears_which_attack_is_running():
+    heard = list[object]()
+    victims = [client(0), client(1)]
+    attacks = ["closed_form", "huang"]
+    attack_all(
+        SETTING, victims, attacks, Budget(iterations=1),
+        begun=lambda name, server_round: heard.append((name, server_round)),
+        done=lambda outcome: heard.append(outcome.attack),
+    )  # fmt: skip
+    assert heard == [("closed_form", 1), "closed_form", ("huang", 1), "huang"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnfl.masking import draw_graph, layout
+from snnfl.masking import graph_of, layout
 
 
 @settings(max_examples=60, deadline=None)
@@ -39,7 +38,7 @@ def test_too_few_clients_are_an_error():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(3, 30), st.integers(1, 6), st.integers(0, 99))
 def test_a_graph_is_regular_and_symmetric(clients, half, seed):
-    graph = draw_graph(range(clients), 2 * half, random.Random(seed))
+    graph = graph_of(tuple(range(clients)), 2 * half, bytes([seed]))
     assert {len(neighbours) for neighbours in graph.values()} == {min(2 * half, clients - 1)}
     for client, neighbours in graph.items():
         assert client not in neighbours
@@ -48,7 +47,7 @@ def test_a_graph_is_regular_and_symmetric(clients, half, seed):
 
 
 def test_a_graph_hangs_together_without_any_k_minus_one_clients():
-    graph = draw_graph(range(9), 4, random.Random(1))
+    graph = graph_of(tuple(range(9)), 4, bytes(1))
     for gone in itertools.combinations(range(9), 3):
         left = set(range(9)) - set(gone)
         reached = [min(left)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +16,12 @@ from snnfl.masking import (
     Ledger,
     ProtocolError,
     PublicKeys,
+    Roster,
     UnmaskingError,
     advertise,
     check_keys,
     confirm,
-    draw_graph,
+    graph_of,
     keys,
     layout,
     mask,
@@ -31,6 +31,10 @@ from snnfl.masking import (
 
 SESSION = bytes(range(32))
 LENGTH = 7
+
+
+def ledger_of(roster):
+    return Ledger(session=SESSION, threshold=roster.rule.threshold, graph=roster.graph, public=roster.public)
 
 
 class Federation:
@@ -43,14 +47,13 @@ class Federation:
         self.vectors = {n: draw.integers(0, 2**32, length, dtype=np.uint32) for n in range(count)}
         for client in range(count):
             self.secrets[client], public[client] = advertise(SESSION, client, os.urandom)
-        graph = draw_graph(range(count), self.plan.neighbours, random.Random(seed))
-        self.ledger = Ledger(session=SESSION, threshold=self.plan.threshold, graph=graph, public=public)
+        self.roster = Roster(session=SESSION, public=public, rule=self.plan)
+        self.ledger = ledger_of(self.roster)
         self.uploads = {}
 
     def share(self, clients):
         for client in clients:
-            peers = self.ledger.peers(client)
-            self.secrets[client], shared = share(self.secrets[client], peers, self.plan.threshold)
+            self.secrets[client], shared = share(self.secrets[client], self.roster)
             self.ledger.accept(client, shared)
 
     def mask(self, clients):
@@ -210,12 +213,56 @@ def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
         federation.ledger.unmask(without)
 
 
-def test_a_server_that_names_a_false_graph_singles_out_a_client():
-    """The limit that docs/provable-privacy.md states: all clients are honest, and keys are their own.
+def test_a_server_that_tells_clients_different_things_singles_out_nobody():
+    """The attack of a false graph: neighbours confirm the victim, and have helpers of their own who call them gone.
 
-    All are told one threshold, and have as many neighbours. Each neighbour of the victim has three helpers of its own.
+    All clients are honest, and keys are their own. The victim is told of four others; each of these is told of the
+    victim and of helpers that the victim doesn't know of. What they were told differently, they don't understand.
     """
-    victim, neighbours, others, threshold = 0, [1, 2, 3, 4], [11, 12, 13], 3
+    rule, victim, neighbours = Layout(neighbours=4, threshold=4), 0, [1, 2, 3, 4]
+    helpers = {neighbour: range(5 + 3 * (neighbour - 1), 8 + 3 * (neighbour - 1)) for neighbour in neighbours}
+    made = {client: advertise(SESSION, client, os.urandom) for client in range(17)}
+
+    def named(*clients):
+        return Roster(session=SESSION, public={client: made[client][1] for client in clients}, rule=rule)
+
+    told = {victim: named(victim, *neighbours)}
+    for neighbour in neighbours:
+        told |= dict.fromkeys([neighbour, *helpers[neighbour]], named(victim, neighbour, *helpers[neighbour]))
+    shared = {client: share(made[client][0], roster) for client, roster in told.items()}
+    assert len({secrets.roster for secrets, _ in shared.values()}) == 5
+    masked = {}
+    for client, roster in told.items():
+        near = [n for n in roster.graph[client] if client in shared[n][1].packages]
+        packages = {n: shared[n][1].packages[client] for n in near}
+        masked[client] = mask(shared[client][0], np.zeros(LENGTH, np.uint32), packages)[0]
+    assert masked[victim].held == {}  # neighbours' shares are sealed for who was told the same
+    assert all(victim not in masked[neighbour].held for neighbour in neighbours)
+    confirmed = {client: confirm(masked[client], sorted(masked[client].peers), []) for client in (victim, *neighbours)}
+    tokens = {neighbour: confirmed[neighbour][1][victim] for neighbour in neighbours}
+    with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm that it is in the sum, 4 are"):
+        reveal(confirmed[victim][0], tokens)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("clients", [3, 4, 6, 8, 9])
+def test_a_server_that_lies_about_who_is_there_learns_no_sum_of_few(clients, tolerance):
+    """By trying all that it may tell to whom: no group of fewer honest clients than the threshold stands by itself.
+
+    A server wants the sum of a group. Masks within it cancel; each one to somebody outside must be of a client whose
+    key as many neighbours tell as the threshold says, by calling it gone, and who tells such things is confirmed, so
+    that its own key isn't told. Each member was told of so many neighbours that have shared, and calls so many of them
+    there, that with itself they are the threshold, and so does each who calls others gone.
+    """
+    rule = layout(clients, tolerance)
+    graph = graph_of(tuple(range(clients)), rule.neighbours, bytes(1))
+    assert not smallest_groups(graph, rule, range(1, rule.threshold))
+    assert smallest_groups(graph, rule, range(rule.threshold, clients))  # what it may learn is less than the sum of all
+
+
+def test_a_server_that_chooses_neighbours_singles_out_a_client():
+    """So the search finds what there is: each neighbour of the victim has three helpers of its own to call it gone."""
+    victim, neighbours, others = 0, [1, 2, 3, 4], [11, 12, 13]
     helped = dict(zip(range(5, 11), itertools.combinations(neighbours, 2), strict=True))
     graph = {
         victim: neighbours,
@@ -224,31 +271,127 @@ def test_a_server_that_names_a_false_graph_singles_out_a_client():
         **{o: [h for h in helped if (h - o) % 3] for o in others},
     }
     assert {len(known) for known in graph.values()} == {4}
-    made = {c: advertise(SESSION, c, os.urandom) for c in graph}
-    secrets, public = ({c: each[part] for c, each in made.items()} for part in (0, 1))
-    shared = {c: share(secrets[c], {n: public[n] for n in graph[c]}, threshold) for c in graph}
-    vector = np.arange(LENGTH, dtype=np.uint32)
-    masked = {c: mask(shared[c][0], vector, {n: shared[n][1].packages[c] for n in graph[c]}) for c in graph}
-    said = {c: (graph[c], []) for c in graph} | {victim: (neighbours[:2], neighbours[2:])}
-    said |= {h: ([c for c in graph[h] if c in others], pair) for h, pair in helped.items()}
-    confirmed = {c: confirm(masked[c][0], *said[c]) for c in graph}
-    tokens = {c: {n: confirmed[n][1][c] for n in graph[c] if c in confirmed[n][1]} for c in graph}
-    ledger = Ledger(session=SESSION, threshold=threshold, graph=graph, public=public)
-    ledger.shared |= {c: shared[c][1] for c in (victim, *neighbours)}
-    ledger.revealed |= {c: reveal(confirmed[c][0], tokens[c]) for c in (victim, *helped)}
-    np.testing.assert_array_equal(ledger.unmask({victim: masked[victim][1]}), vector)
+    too_low = Layout(neighbours=4, threshold=3)  # a layout's is more than k / 2 + 1, with more than two neighbours
+    assert smallest_groups(graph, too_low, [1]) == {victim}
+    assert smallest_groups(graph_of(tuple(range(14)), 4, bytes(1)), too_low, [1])
 
 
-def test_who_was_told_another_threshold_confirms_nothing():
+def test_an_accomplice_costs_a_group_one_client_and_two_of_eleven_may_single_out_one():
+    """The limit that docs/provable-privacy.md states; with three clients one accomplice is enough."""
+    for clients in (3, 5, 7, 9):
+        rule = layout(clients, 0.1)
+        graph = graph_of(tuple(range(clients)), rule.neighbours, bytes(1))
+        assert not smallest_groups(graph, rule, range(1, rule.threshold - 1), {0})
+        assert clients > 3 or len(smallest_groups(graph, rule, [1], {0})) == 1
+    rule = layout(11, 0.1)
+    graph = graph_of(tuple(range(11)), rule.neighbours, bytes(1))
+    both = [set(pair) for pair in itertools.combinations(range(11), 2)]
+    assert any(smallest_groups(graph, rule, [1], pair) for pair in both)
+
+
+def smallest_groups(graph, rule, sizes, colluding=frozenset()):
+    """Return the first group of one of the sizes that stands by itself; nothing if none does.
+
+    Who colludes calls all neighbours there and gone, and tells its keys.
+    """
+    honest = sorted({*graph} - colluding)
+    for size in sizes:
+        for group in map(set, itertools.combinations(honest, size)):
+            outside = [client for client in honest if client not in group]
+            for others in subsets(outside):
+                tell = group | set(others)
+                known = tell | colluding
+                gone = {v for v in outside if v not in others and len(known & {*graph[v]}) >= rule.threshold}
+                if alone(graph, rule, group, tell, gone, colluding):
+                    return group
+    return set()
+
+
+def subsets(items):
+    return itertools.chain.from_iterable(itertools.combinations(items, n) for n in range(len(items) + 1))
+
+
+def alone(graph, rule, group, tell, gone, colluding):
+    """Tell whether some of those who may be gone are enough for a group, and whether so many votes are to be had."""
+    near = {client: {n for n in graph[client] if n in group | gone | colluding} for client in group}
+    if any(len(those) < rule.threshold - 1 for those in near.values()):
+        return False
+    touched = set().union(*near.values()) - group - colluding
+    return any(
+        all(len(near[c] - set(left)) >= rule.threshold - 1 for c in group)
+        and enough_votes(graph, rule, group, tell, touched - set(left), colluding)
+        for left in subsets(sorted(touched))
+    )
+
+
+def enough_votes(graph, rule, group, tell, gone, colluding):
+    """Tell whether each of those that are gone can be called so by enough, none of whom calls more gone than it may.
+
+    By augmenting paths: a bipartite matching with capacities.
+    """
+    told = {w: group | gone | colluding if w in group else {*graph} for w in tell}
+    room = {w: len({*graph[w]} & told[w]) - (rule.threshold - 1) for w in tell}
+    votes = dict[int, set[int]]()
+
+    def push(v, seen):
+        for w in graph[v]:
+            if w not in tell or w in seen or v in votes.get(w, set()):
+                continue
+            seen.add(w)
+            if len(votes.setdefault(w, set())) < room[w]:
+                votes[w].add(v)
+                return True
+            for other in sorted(votes[w]):
+                if push(other, seen):
+                    votes[w] ^= {other, v}
+                    return True
+        return False
+
+    needed = {v: max(0, rule.threshold - len(colluding & {*graph[v]})) for v in gone}
+    return all(push(v, set()) for v in sorted(gone) for _ in range(needed[v]))
+
+
+def test_who_was_told_another_rule_confirms_nothing():
     """A server cannot have a client count those on whom a rule of its own making is binding."""
     federation = Federation(5, Layout(neighbours=4, threshold=3))
-    federation.share(range(5))
+    other = replace(federation.roster, rule=Layout(neighbours=4, threshold=4))
+    federation.share([0])
+    federation.roster = other
+    federation.share(range(1, 5))
     federation.mask(range(5))
-    federation.secrets |= {c: replace(federation.secrets[c], threshold=4) for c in range(1, 5)}
+    assert federation.secrets[0].held == {}
     federation.confirm(range(5))
     with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm"):
         federation.reveal([0])
-    federation.reveal(range(2, 5))
+    federation.reveal(range(1, 5))
+
+
+def test_neighbours_follow_from_who_is_there_and_from_nothing_else():
+    """Whatever changes in what clients are told gives another graph; the same gives the same, in whatever order."""
+    federation = Federation(40)
+    roster, one = federation.roster, advertise(SESSION, 0, os.urandom)[1]
+    backwards = replace(roster, public=dict(reversed(roster.public.items())))
+    assert (backwards.name, backwards.graph) == (roster.name, roster.graph)
+    for changed in (
+        replace(roster, session=bytes(32)),
+        replace(roster, public={**roster.public, 0: one}),
+        replace(roster, public={**roster.public, 40: one}),
+        replace(roster, rule=replace(roster.rule, threshold=roster.rule.threshold + 1)),
+    ):
+        assert changed.name != roster.name
+        assert any(changed.graph[client] != roster.graph[client] for client in roster.graph)
+
+
+def test_a_client_is_in_the_round_with_its_own_keys():
+    federation = Federation(4)
+    roster = federation.roster
+    swapped = {**roster.public, 0: advertise(SESSION, 0, os.urandom)[1]}
+    without = {client: public for client, public in roster.public.items() if client != 0}
+    for public, reason in ((swapped, "that it hasn't advertised in this session"), (without, "doesn't name client 0")):
+        with pytest.raises(ProtocolError, match=reason):
+            share(federation.secrets[0], replace(roster, public=public))
+    with pytest.raises(ProtocolError, match="that it hasn't advertised in this session"):
+        share(federation.secrets[0], replace(roster, session=bytes(32)))
 
 
 def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update():
@@ -257,7 +400,8 @@ def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update():
     others = [client for client in range(5) if client != victim]
     seeds = {client: old.secrets[client].key_seed for client in others}
     secrets, public = advertise(SESSION, victim, os.urandom)
-    secrets, _ = share(secrets, {client: old.ledger.public[client] for client in others}, 3)
+    rule = Layout(neighbours=4, threshold=3)
+    secrets, _ = share(secrets, Roster(session=SESSION, public={**old.ledger.public, victim: public}, rule=rule))
     secrets, upload = mask(secrets, old.vectors[victim], dict.fromkeys(others, bytes(48)))
     privates = {client: keys.mask_key(seeds[client], SESSION) for client in others}
     for client in others:
@@ -268,7 +412,7 @@ def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update():
     assert (upload == old.vectors[victim]).all()
     secrets, _ = confirm(secrets, others, [])
     tokens = {
-        client: keys.derive(keys.agree(private, public.channel), SESSION, b"in the sum", client, victim, 3)
+        client: keys.derive(keys.agree(private, public.channel), secrets.roster, b"in the sum", client, victim)
         for client, private in privates.items()
     }
     with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm"):
@@ -318,28 +462,28 @@ def test_a_wrong_seed_of_its_own_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: {**p, 1: p[2]}, "twice"),
-        (lambda p: {0: p[1], **p}, "twice"),
+        (lambda p: {**p, 1: p[2]}, "names one key twice"),
+        (lambda p: {**p, 1: PublicKeys(mask=p[1].mask, channel=p[0].mask)}, "names one key twice"),
         (lambda p: {**p, 1: PublicKeys(mask=bytes(32), channel=p[1].channel)}, None),
     ],
 )
 def test_hostile_keys_are_refused(change, message):
     federation = Federation(4)
-    peers = change(federation.ledger.peers(0))
+    public = change(dict(federation.roster.public))
     if message is not None:
         with pytest.raises(ProtocolError, match=message):
-            share(federation.secrets[0], peers, 3)
+            share(federation.secrets[0], replace(federation.roster, public=public))
         return
     with pytest.raises(ProtocolError, match="low order"):
-        check_keys(peers[1])
-    share(federation.secrets[0], federation.ledger.peers(0), 3)
+        check_keys(public[1])
+    share(federation.secrets[0], federation.roster)
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 2, 4])
 def test_a_threshold_that_protects_nobody_is_refused(threshold):
     federation = Federation(4)
     with pytest.raises(ProtocolError, match="expected more than half of a client"):
-        share(federation.secrets[0], federation.ledger.peers(0), threshold)
+        share(federation.secrets[0], replace(federation.roster, rule=Layout(neighbours=3, threshold=threshold)))
 
 
 def test_a_package_is_for_one_client_of_one_session():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnfl.masking import ProtocolError, advertise, mask, share, wire
+from snnfl.masking import Layout, ProtocolError, Roster, advertise, mask, share, wire
 
 SESSION = bytes(32)
 values = st.one_of(
@@ -19,7 +19,7 @@ values = st.one_of(
 )  # fmt: skip
 READERS = {
     wire.read_advertised: ("mask", "channel", "signature"),
-    wire.read_peers: ("session", "threshold", "count", "clients", "mask", "channel", "signatures"),
+    wire.read_roster: ("session", "clients", "mask", "channel", "signatures"),
     wire.read_shared: ("clients", "packages", "self-digests", "key-digests", "commitment"),
     wire.read_tokens: ("clients", "tokens"),
     wire.read_revealed: ("seed", "survivors", "self-shares", "dropped", "key-shares"),
@@ -40,17 +40,22 @@ def test_what_a_client_keeps_is_read_back():
     secrets, public = advertise(SESSION, 3, os.urandom)
     assert wire.read_secret(wire.secret(secrets)) == secrets
     pairs = {client: advertise(SESSION, client, os.urandom) for client in (1, 2, 4, 5)}
-    peers = {client: keys for client, (_, keys) in pairs.items()}
-    secrets, _ = share(secrets, peers, 3)
+    known = {3: public} | {client: keys for client, (_, keys) in pairs.items()}
+    roster = Roster(session=SESSION, public=known, rule=Layout(neighbours=4, threshold=3))
+    secrets, _ = share(secrets, roster)
     assert wire.read_secret(wire.secret(secrets)) == secrets
     packages = {}
     for client, (own, _) in pairs.items():
-        others = {n: k for n, k in peers.items() if n != client} | {3: public}
-        packages[client] = share(own, others, 3)[1].packages[3]
+        packages[client] = share(own, roster)[1].packages[3]
     secrets, _ = mask(secrets, np.zeros(1, "<u4"), packages)
     assert len(secrets.held) == 4
     assert wire.read_secret(wire.secret(secrets)) == secrets
     assert wire.read_advertised(wire.advertised(public, b"signed")) == (public, b"signed")
+    signed = {client: (keys, bytes([client])) for client, keys in known.items()}
+    assert wire.read_roster(wire.roster(SESSION, signed)) == (SESSION, dict(sorted(signed.items())))
+    for client in (-1, 2**64):
+        with pytest.raises(ProtocolError, match="numbered from 0 on"):
+            wire.read_roster(wire.roster(SESSION, {client: signed[1]}))
     tokens = {4: bytes(32), 1: bytes(31) + b"1"}
     assert wire.read_tokens(wire.tokens(tokens)) == tokens
 
