@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -24,7 +25,7 @@ from snnfl.auditing.recording import write_vector
 from snnfl.config import Config, secure_tolerance
 from snnfl.masking import FEWEST_CLIENTS, Layout, ProtocolError, Roster, Secrets, layout, wire
 from snnfl.masking import participant as steps
-from snnfl.masking.identity import read_private, read_public, sign, verify
+from snnfl.masking.identity import IdentityError, read_private, read_public, sign, verify
 from snnfl.protocol import ARRAYS, EXAMPLES, IDENTITIES, IDENTITY_KEY, MASKED, METRICS, NOISED, SECURE, STATE_ROUND
 from snnfl.rng import derive_seed
 from snnfl.updates import summed
@@ -37,8 +38,8 @@ def advertised_keys(message: Message, context: Context) -> Message:
     """Draw the secrets of a session, whatever an earlier one has left; advertise keys, signed if the node has one."""
     session = wire.fields(_record(message), session=bytes)["session"]
     secrets, public = steps.advertise(session, _own(context), os.urandom)
-    path = context.node_config.get(IDENTITY_KEY)
-    signature = b"" if path is None else sign(read_private(Path(str(path))), session, secrets.own, public)
+    key = _identity(context, secrets.own)
+    signature = b"" if key is None else sign(key, session, secrets.own, public)
     begin(context, secrets)
     _keep(context, secrets)
     return _answer(message, wire.advertised(public, signature))
@@ -141,6 +142,22 @@ def _rule(config: Config, count: int) -> Layout:
     if not fewest <= count <= most:
         raise ProtocolError(f"the server names a round of {count} clients, and this run's have {fewest} to {most}")
     return layout(count, secure_tolerance(config))
+
+
+def _identity(context: Context, own: int) -> EllipticCurvePrivateKey | None:
+    """Return the key with which this node signs, if it has one: not one that would make its neighbours leave the round.
+
+    Raises:
+        IdentityError: If it cannot be read, or the node knows all nodes' keys and this isn't its own.
+    """
+    path, folder = context.node_config.get(IDENTITY_KEY), context.node_config.get(IDENTITIES)
+    key = None if path is None else read_private(Path(str(path)))
+    if folder is not None and (key is None or read_public(Path(str(folder))).get(own) != key.public_key()):
+        raise IdentityError(
+            f"node config {IDENTITY_KEY}={path}: isn't the private half of node-{own} in {IDENTITIES}={folder}, and this "
+            f"node holds partition {own}; no node that knows the others' keys would share with it"
+        )
+    return key
 
 
 def _own(context: Context) -> int:

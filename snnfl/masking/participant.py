@@ -155,26 +155,26 @@ def mask(
         secrets: Of the second step.
         vector: Elements of a ring.
         packages: Of those neighbours that have shared, sealed for this client. One that isn't what its sender has
-            sealed gives no share.
+            sealed, or whose sender was told of others in the session, gives no share and doesn't count.
 
     Returns:
         The secrets, without those that are used up, and a new vector.
 
     Raises:
-        ProtocolError: If it isn't the time, or too few neighbours have shared.
+        ProtocolError: If it isn't the time, or too few neighbours have shared with this client.
     """
     _expect(secrets, "shared")
     if unknown := packages.keys() - secrets.peers.keys():
         raise ProtocolError(f"a package of client {min(unknown)}, which is no neighbour")
-    _expect_enough(secrets, len(packages) + 1, "have shared their seeds")
-    session, own = secrets.session, secrets.own
-    private = keys.mask_key(secrets.key_seed, session)
-    masked, held = vector.copy(), dict[int, tuple[bytes, bytes]]()
-    keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
+    session, own, held = secrets.session, secrets.own, dict[int, tuple[bytes, bytes]]()
     for sender, package in packages.items():
-        with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and shall cost nobody its update
+        with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and costs others what leaving does
             key = keys.derive(secrets.agreed[sender], secrets.roster, b"shares", sender, own)
             held[sender] = unseal(key, package, secrets.roster)
+    _expect_enough(secrets, len(held) + 1, "have shared their seeds")
+    private, masked = keys.mask_key(secrets.key_seed, session), vector.copy()
+    keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
+    for sender in packages:
         pair = keys.pair_key(private, secrets.peers[sender], session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
@@ -214,7 +214,9 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
     """Tell what takes the masks out of the sum. The secrets are to be forgotten with it.
 
     A client tells its own seed, which a server may ask of none that it has declared gone to others: so it asks for
-    tokens of as many neighbours that, with itself, the threshold is reached, and those will not tell its key.
+    tokens of as many neighbours that, with itself, the threshold is reached, and those will not tell its key. Nor will
+    this client tell theirs: of one that it was told is gone, a token proves that the server lies, and doesn't count. Else
+    those who cannot confirm, for they were told of others in the session, could stand in the place of those who have.
 
     Args:
         secrets: Of the fourth step.
@@ -227,7 +229,7 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
     _expect(secrets, "confirmed")
     true = [
         c
-        for c in tokens.keys() & secrets.peers.keys()
+        for c in tokens.keys() & set(secrets.alive)
         if hmac.compare_digest(tokens[c], _token(secrets, c, secrets.own))
     ]
     _expect_enough(secrets, len(true) + 1, "confirm that it is in the sum")

@@ -160,6 +160,20 @@ def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tm
         app(asked("secure_shares", wire.roster(SESSION, with_own(begun(context), known))), context)
 
 
+@pytest.mark.parametrize("wrong", ["another node's", "none"])
+def test_a_node_with_a_wrong_key_leaves_its_neighbours_alone(wrong, context, nodes, tmp_path):
+    """Whoever signs what is of no use makes each neighbour leave the round; a node can tell that by itself."""
+    context.node_config |= {"identities": str(tmp_path / "known"), "state-directory": str(tmp_path / "state")}
+    path = None
+    if wrong != "none":
+        path = tmp_path / "other"
+        path.write_bytes(nodes[1].private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        context.node_config["identity-key"] = str(path)
+    with pytest.raises(IdentityError, match=rf"identity-key={path}: isn't the private half of node-0 in identities=.*known"):
+        begun(context)
+    assert not (tmp_path / "state").exists()
+
+
 def _statement(client: int, public: PublicKeys) -> bytes:
     from snnfl.masking import identity
 
