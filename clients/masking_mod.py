@@ -154,8 +154,8 @@ def _identity(context: Context, own: int) -> EllipticCurvePrivateKey | None:
     key = None if path is None else read_private(Path(str(path)))
     if folder is not None and (key is None or read_public(Path(str(folder))).get(own) != key.public_key()):
         raise IdentityError(
-            f"node config {IDENTITY_KEY}={path}: isn't the private half of node-{own} in {IDENTITIES}={folder}, and this "
-            f"node holds partition {own}; no node that knows the others' keys would share with it"
+            f"node config {IDENTITY_KEY}={path}: isn't the private half of node-{own} in {IDENTITIES}={folder}, and "
+            f"this node holds partition {own}; no node that knows the others' keys would share with it"
         )
     return key
 

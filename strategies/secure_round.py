@@ -99,8 +99,8 @@ class SecureRound:
         public = {client: keys for client, (keys, _) in advertised.items()}
         roster = Roster(session=self.session, public=public, rule=layout(len(public), self.tolerance))
         ledger = Ledger(session=self.session, threshold=roster.rule.threshold, graph=roster.graph, public=roster.public)
-        told = wire.roster(self.session, advertised)
-        self._ask(SECURE_SHARES, dict.fromkeys(public, told), wire.read_shared, ledger.accept)
+        told = {client: wire.roster(self.session, advertised, near) for client, near in ledger.graph.items()}
+        self._ask(SECURE_SHARES, told, wire.read_shared, ledger.accept)
         self._enough(ledger.shared)
         self.ledger = ledger
 

@@ -98,7 +98,7 @@ def verify(
         ProtocolError: If it isn't, or nobody is known to.
     """
     if client not in known:
-        raise ProtocolError(f"client {client} is no node whose key this node knows")
+        raise ProtocolError(f"client {client} is no node whose key this node knows: no node-{client} in its identities")
     try:
         known[client].verify(signature, _statement(session, client, public), ECDSA(SHA384()))
     except InvalidSignature:

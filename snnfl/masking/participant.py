@@ -168,7 +168,7 @@ def mask(
         raise ProtocolError(f"a package of client {min(unknown)}, which is no neighbour")
     session, own, held = secrets.session, secrets.own, dict[int, tuple[bytes, bytes]]()
     for sender, package in packages.items():
-        with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and costs others what leaving does
+        with suppress(ProtocolError):  # whoever seals garbage can be helped by nobody, and costs others a dropout
             key = keys.derive(secrets.agreed[sender], secrets.roster, b"shares", sender, own)
             held[sender] = unseal(key, package, secrets.roster)
     _expect_enough(secrets, len(held) + 1, "have shared their seeds")
@@ -215,8 +215,8 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
 
     A client tells its own seed, which a server may ask of none that it has declared gone to others: so it asks for
     tokens of as many neighbours that, with itself, the threshold is reached, and those will not tell its key. Nor will
-    this client tell theirs: of one that it was told is gone, a token proves that the server lies, and doesn't count. Else
-    those who cannot confirm, for they were told of others in the session, could stand in the place of those who have.
+    it tell theirs: of one that it was told is gone, a token proves that the server lies, and doesn't count. Else those
+    who cannot confirm, having been told of others in the session, could be called there in the place of those who have.
 
     Args:
         secrets: Of the fourth step.
@@ -228,9 +228,7 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
     """
     _expect(secrets, "confirmed")
     true = [
-        c
-        for c in tokens.keys() & set(secrets.alive)
-        if hmac.compare_digest(tokens[c], _token(secrets, c, secrets.own))
+        c for c in tokens.keys() & set(secrets.alive) if hmac.compare_digest(tokens[c], _token(secrets, c, secrets.own))
     ]
     _expect_enough(secrets, len(true) + 1, "confirm that it is in the sum")
     held = sorted(secrets.held)

@@ -6,7 +6,7 @@ its type, lists of one length, clients in increasing order; anything else is a :
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from snnfl.masking.keys import KEY_BYTES, SEED_BYTES, ProtocolError, PublicKeys
@@ -69,15 +69,18 @@ def read_advertised(record: Mapping[str, Any]) -> tuple[PublicKeys, bytes]:
     return PublicKeys(mask=found["mask"], channel=found["channel"]), found["signature"]
 
 
-def roster(session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]]) -> Record:
-    """Lay out what the server tells all: who is in the session, with the keys and signature of each."""
+def roster(session: bytes, known: Mapping[int, tuple[PublicKeys, bytes]], neighbours: Collection[int]) -> Record:
+    """Lay out what the server tells a client: who is in the session, with the keys of each.
+
+    Signatures are longer than keys, and a client checks its neighbours' alone: the others' stay out.
+    """
     clients = sorted(known)
     return {
         "session": session,
         "clients": clients,
         "mask": [known[client][0].mask for client in clients],
         "channel": [known[client][0].channel for client in clients],
-        "signatures": [known[client][1] for client in clients],
+        "signatures": [known[client][1] if client in neighbours else b"" for client in clients],
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ATTACKS = {
     "epochs", "event_recovery", "exact_batches", "imprint", "labels", "legacy_masks", "membership", "native_matching",
-    "priors", "secure_forms", "sequence_recovery", "side_channel", "time_left", "uploads",
+    "priors", "secure_forms", "secure_list", "sequence_recovery", "side_channel", "time_left", "uploads",
 }  # fmt: skip
 """What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
 OTHERS = {"harness", "draw_accuracy", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}

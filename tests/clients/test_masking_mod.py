@@ -43,6 +43,11 @@ def begun(context) -> PublicKeys:
     return wire.read_advertised(reply.content["secure"])[0]
 
 
+def listed(known: dict[int, tuple[PublicKeys, bytes]]) -> wire.Record:
+    """Return the list of a round that is so small that all are neighbours."""
+    return wire.roster(SESSION, known, known)
+
+
 def neighbours(count: int = 3) -> dict[int, tuple[PublicKeys, bytes]]:
     return {client: (advertise(SESSION, client, os.urandom)[1], b"") for client in range(1, 1 + count)}
 
@@ -90,16 +95,16 @@ def test_who_is_in_the_round_is_checked(context):
         ({"threshold": 1}, "'threshold' is unknown"),  # nor can the server name a graph, for both follow
         ({"session": bytes(31) + b"1"}, "another session"),
     ):
-        good = wire.roster(SESSION, with_own(begun(context), known))
+        good = listed(with_own(begun(context), known))
         with pytest.raises(ProtocolError, match=reason):
             app(asked("secure_shares", {**good, **change}), context)
     for count in (1, 20):
-        good = wire.roster(SESSION, with_own(begun(context), neighbours(count)))
+        good = listed(with_own(begun(context), neighbours(count)))
         with pytest.raises(ProtocolError, match=f"a round of {count + 1} clients, and this run's have 3 to 20"):
             app(asked("secure_shares", good), context)
     begun(context)
     with pytest.raises(ProtocolError, match="keys for this client that it hasn't advertised"):
-        app(asked("secure_shares", wire.roster(SESSION, {0: neighbours(1)[1], **known})), context)
+        app(asked("secure_shares", listed({0: neighbours(1)[1], **known})), context)
 
 
 def test_secrets_of_a_round_never_reach_the_disk(config, context_of, ask, tmp_path):
@@ -139,7 +144,7 @@ def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tm
     nodes[0].public_key().verify(signature, _statement(0, public), _algorithm())
     known = {n: (keys, sign(nodes[n], SESSION, n, keys)) for n, (keys, _) in neighbours().items()}
     before = context.state["secure-aggregation"]
-    roster = wire.roster(SESSION, with_own(public, known))
+    roster = listed(with_own(public, known))
     app(asked("secure_shares", roster), context)
     context.state["secure-aggregation"] = before  # as a SuperNode's second process finds it
     with pytest.raises(ProtocolError, match="asks twice for the step after 'advertised'"):
@@ -154,10 +159,10 @@ def test_a_node_that_knows_the_others_shares_with_nobody_else(context, nodes, tm
     ):
         changed = with_own(begun(context), {**known, 2: (known[2][0], signature)})
         with pytest.raises(ProtocolError, match=reason):
-            app(asked("secure_shares", wire.roster(SESSION, changed)), context)
+            app(asked("secure_shares", listed(changed)), context)
     context.node_config["identities"] = str(tmp_path)
     with pytest.raises(IdentityError, match="holds no public key"):
-        app(asked("secure_shares", wire.roster(SESSION, with_own(begun(context), known))), context)
+        app(asked("secure_shares", listed(with_own(begun(context), known))), context)
 
 
 @pytest.mark.parametrize("wrong", ["another node's", "none"])
@@ -169,7 +174,7 @@ def test_a_node_with_a_wrong_key_leaves_its_neighbours_alone(wrong, context, nod
         path = tmp_path / "other"
         path.write_bytes(nodes[1].private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
         context.node_config["identity-key"] = str(path)
-    with pytest.raises(IdentityError, match=rf"identity-key={path}: isn't the private half of node-0 in identities=.*known"):
+    with pytest.raises(IdentityError, match=rf"identity-key={path}: isn't the private half of node-0 in identities="):
         begun(context)
     assert not (tmp_path / "state").exists()
 

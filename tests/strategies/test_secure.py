@@ -281,6 +281,26 @@ def test_answers_to_the_questions_are_checked_as_hostile_input(stage, kind, tmp_
     assert any(f"refused: {stage.removeprefix('query.')}: field" in r.getMessage() for r in caplog.records)
 
 
+def test_a_client_is_told_all_keys_and_its_neighbours_signatures(tmp_path):
+    """Of each client longer than its keys; nobody checks the others', whose length a hostile client may choose."""
+
+    def signed(question: Message, answer: Message) -> Message:
+        record = answer.content["secure"]
+        assert isinstance(record, ConfigRecord)
+        record["signature"] = bytes(96)
+        return answer
+
+    _, app = play(tmp_path, SECURE, faults={(client, "query.secure_keys"): signed for client in range(CLIENTS)})
+    told = [question["secure"] for _, kind, question, _ in app.seen if kind == "query.secure_shares"]
+    answers = [answer["secure"] for _, kind, _, answer in app.seen if kind == "query.secure_shares"]
+    assert len(told) == CLIENTS
+    for record, answer in zip(told, answers, strict=True):
+        assert record["clients"] == list(range(CLIENTS))
+        checked = [client for client, signature in enumerate(record["signatures"]) if signature]
+        assert checked == answer["clients"]
+        assert len(checked) == 4
+
+
 REFUSED = {
     "strategy.name=fedmedian": "compares the updates with each other",
     "strategy.name=krum": "compares the updates with each other",

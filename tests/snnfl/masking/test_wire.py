@@ -52,10 +52,12 @@ def test_what_a_client_keeps_is_read_back():
     assert wire.read_secret(wire.secret(secrets)) == secrets
     assert wire.read_advertised(wire.advertised(public, b"signed")) == (public, b"signed")
     signed = {client: (keys, bytes([client])) for client, keys in known.items()}
-    assert wire.read_roster(wire.roster(SESSION, signed)) == (SESSION, dict(sorted(signed.items())))
+    assert wire.read_roster(wire.roster(SESSION, signed, signed)) == (SESSION, dict(sorted(signed.items())))
+    told = wire.read_roster(wire.roster(SESSION, signed, roster.graph[3]))[1]
+    assert told == {client: (keys, b"" if client == 3 else bytes([client])) for client, keys in known.items()}
     for client in (-1, 2**64):
         with pytest.raises(ProtocolError, match="numbered from 0 on"):
-            wire.read_roster(wire.roster(SESSION, {client: signed[1]}))
+            wire.read_roster(wire.roster(SESSION, {client: signed[1]}, ()))
     tokens = {4: bytes(32), 1: bytes(31) + b"1"}
     assert wire.read_tokens(wire.tokens(tokens)) == tokens
 
