@@ -17,6 +17,8 @@ BENCH_ARGS ?=
 BENCHMARKS := spiking_inference conversion max_pooling accuracy federated_round snn_training snn_accuracy private_snn inversion scale secure_aggregation
 # Markers of the tests that start processes of Flower, Ray or snnfl; `make test` runs one of them for each engine.
 PROCESSES := ray or flwr or slow
+# The files that have them: each worker would spend as long on collecting all others as on a test.
+FILES_OF_PROCESSES = $(shell grep -rlE --include='test_*.py' 'mark\.(ray|flwr|slow)\b' tests)
 PYTEST = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --numprocesses
 # Pytest's status 5 says that it chose no test, which is right where PYTEST_ARGS chose none of these.
 NONE_CHOSEN := $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
@@ -34,6 +36,8 @@ test test-deployment bench notebooks: export OMP_NUM_THREADS := 1
 test test-deployment bench notebooks: export FLWR_TELEMETRY_ENABLED := 0
 test test-deployment bench notebooks: export FLWR_DISABLE_UPDATE_CHECK := 1
 test test-deployment bench notebooks: export RAY_USAGE_STATS_ENABLED := 0
+# Many images say that nothing compiled is to be kept: each process that tests start would compile our modules anew.
+test test-deployment: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## list these commands
@@ -68,7 +72,7 @@ test: lint ## lint, then every test and doctest that starts no processes, and a 
 
 .PHONY: test-deployment
 test-deployment: $(STAMP) ## the other tests: deployments, clusters, kills, studies, benchmarks, documentation, containers
-	@$(PYTEST) $(or $(WORKERS),3) -m '($(PROCESSES)) and not engine' $(PYTEST_ARGS) $(NONE_CHOSEN)
+	@$(PYTEST) $(or $(WORKERS),3) -m '($(PROCESSES)) and not engine' -o testpaths='$(FILES_OF_PROCESSES)' $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down

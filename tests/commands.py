@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +109,9 @@ class Commands:
 
 
 @contextmanager
-def commands() -> Iterator[Commands]:
-    """Start the process that imports everything."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
+def commands(variables: Mapping[str, str] = os.environ) -> Iterator[Commands]:
+    """Start the process that imports everything, with these environment variables."""
+    environment = {**variables, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes)
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import hypothesis
@@ -15,6 +16,8 @@ import pytest
 import torch
 from installed import Installed, install
 from shared import Shared
+
+from snnfl.files import write_bytes
 
 
 def pytest_configure() -> None:
@@ -51,6 +54,29 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         for shared in list(Shared.alive):
             shared.spoil()
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _figures_are_rendered_once() -> Iterator[None]:
+    """Runs of this process make their figures of their own rows, but after the first all have that one's pixels.
+
+    They take two fifths of a short run, and are Matplotlib's. Runs in other processes render theirs.
+    """
+    from strategies import server_app
+
+    draw, rendered = server_app.plot_accuracy, dict[str, bytes]()
+
+    def drawn(runs: Mapping[str, Sequence[Mapping[str, Any]]], paths: Sequence[Path]) -> None:
+        if rendered:
+            draw(runs, [])
+            for path in paths:
+                write_bytes(path, rendered[path.suffix])
+        else:
+            draw(runs, paths)
+            rendered.update({path.suffix: path.read_bytes() for path in paths})
+
+    with patch.object(server_app, "plot_accuracy", drawn):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flwr_local import BINARIES, free_port, kill_processes
-from forking_superexec import write_superexec
+from forking_flower import COMMANDS, Forked, Forks, write_superexec
 from typer.testing import CliRunner
 
 from experiments.cli import app
@@ -56,15 +56,17 @@ class Fleet:
         database: Of the SuperLink.
         processes: By name; each leads a process group of its own.
         complaints: Of logs that newer ones have replaced.
-        environment: Of a user's processes; ``None`` for those of this checkout.
+        environment: Of a user's processes; ``None`` for those of this checkout, most of which are forked.
+        forks: What they are forked from.
     """
 
     folder: Path
     deployment: Deployment
     database: Path
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes] | Forked] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     environment: Mapping[str, str] | None = None
+    forks: Forks = field(default_factory=Forks)
 
     @property
     def env(self) -> dict[str, str]:
@@ -135,10 +137,13 @@ class Fleet:
         """Return a node's state directory."""
         return self.folder / f"state-{index}"
 
-    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes] | Forked:
         """Start a process whose output becomes a log."""
         path = self.folder / f"{name}.log"
         self.complaints += LIMITS.findall(self.log(name)) if path.exists() else []
+        if self.environment is None and Path(command[0]).name in COMMANDS:
+            self.processes[name] = self.forks.start(command, path, self.folder, self.env)
+            return self.processes[name]
         with path.open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 command, env=self.env, cwd=self.folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -175,7 +180,7 @@ class Fleet:
         assert done.exception is None or isinstance(done.exception, DeployError), done.exception
         return done.stdout.splitlines(), None if done.exception is None else str(done.exception)
 
-    def submit(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def submit(self, *arguments: str) -> subprocess.Popen[bytes] | Forked:
         """Start ``snnfl deploy run`` with an empty configuration file and these options; its log is ``run``."""
         command = [str(BINARIES / "snnfl"), "deploy", "run", str(self.deployment.path), "config.yaml", *arguments]
         return self.start("run", command)
@@ -248,6 +253,7 @@ def fleet_of(
         finally:
             for name in list(fleet.processes):
                 fleet.kill(name)
+            fleet.forks.close()
             kill_processes("FLWR_HOME", fleet.env["FLWR_HOME"])
 
 

@@ -42,9 +42,9 @@ def blocks(page: Path) -> Iterator[tuple[str, str | None, str]]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the code, with this environment as its ``.venv``."""
+    """A copy of the code, and of what is compiled of it, with this environment as its ``.venv``."""
     for name in ("snnfl", "clients", "strategies", "experiments"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from flwr_local import BINARIES, TIMEOUT, free_port, kill_processes, lingering_processes, needs_proc
+from commands import Commands, commands
+from flwr_local import (
+    BINARIES,
+    TIMEOUT,
+    free_port,
+    kill_processes,
+    lingering_processes,
+    local_superlink,
+    needs_proc,
+)  # fmt: skip
+from ray_clusters import Running
 from safetensors.torch import load_file
+from shared import Shared
 
 from clients.client_app import app as client_app
 from experiments.engines.in_process import run_in_process
@@ -180,39 +193,67 @@ def test_a_second_run_of_spiking_clients_is_bit_identical(native: Path, tmp_path
     assert (again / SNN_FILE).read_bytes() == (native / SNN_FILE).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [
-        pytest.param(["engine.name=ray", "engine.cpus_per_client=1"], marks=pytest.mark.ray, id="ray"),
-        pytest.param(["engine.name=deployment", "engine.connection=local"], marks=pytest.mark.flwr, id="deployment"),
+@dataclass(frozen=True)
+class Site:
+    """An engine that is there already, so that no run need start it.
+
+    Attributes:
+        snnfl: Runs commands in processes of their own.
+        options: Of a run there.
+    """
+
+    snnfl: Commands
+    options: Sequence[str]
+
+    def play(self, folder: Path, *more: str) -> Path:
+        """Play a run; return its folder."""
+        (folder / "config.yaml").write_text("{}")
+        arguments = ["config.yaml", *OVERRIDES, *more, "run.directory=here", *self.options]
+        status, out, err = self.snnfl.run(folder, "snnfl", "run", *arguments)
+        assert status == 0, out + err[-3000:]
+        return folder / "here" / "run"
+
+
+@contextmanager
+def on_ray(folder: Path) -> Iterator[Site]:
+    """Start a cluster."""
+    with Running() as cluster, commands() as snnfl:
+        yield Site(snnfl, ["engine.name=ray", "engine.cpus_per_client=1", f"engine.address={cluster.address}"])
+
+
+@contextmanager
+def on_a_superlink(folder: Path) -> Iterator[Site]:
+    """Start a SuperLink of this machine."""
+    with local_superlink(folder) as environment, commands(environment) as snnfl:
+        yield Site(snnfl, ["engine.name=deployment", "engine.connection=local"])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(on_ray, marks=pytest.mark.ray, id="ray"),
+        pytest.param(on_a_superlink, marks=pytest.mark.flwr, id="deployment"),
     ],
 )
+def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared[Site]]:
+    """An engine that tests share while they pass; how a run starts one, and ends it, is for the tests above."""
+    make = lambda: request.param(tmp_path_factory.mktemp("site"))  # noqa: E731
+    with Shared(make, lambda site: site.snnfl.process.poll() is None) as shared:
+        yield shared
+
+
 @needs_proc
-def test_control_variates_travel_and_stay_on_every_engine(tmp_path: Path, engine: list[str]) -> None:
+def test_control_variates_travel_and_stay_on_every_engine(tmp_path: Path, sites: Shared[Site]) -> None:
     """SCAFFOLD's messages have a record more, its clients a state of their own beside the biases."""
-    config = compose(None, [*OVERRIDES, "strategy.name=scaffold", f"run.directory={tmp_path}", "run.name=expected"])
+    scaffold = ["strategy.name=scaffold"]
+    config = compose(None, [*OVERRIDES, *scaffold, f"run.directory={tmp_path}", "run.name=expected"])
     run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
-    home = tmp_path / "flwr-home"
-    env = {**os.environ, "SNNFL_TEST": str(tmp_path), "FLWR_HOME": str(home)}
-    env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())
-    try:
-        done = snnfl_run(env, tmp_path, "strategy.name=scaffold", "run.directory=here", *engine)
-        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-        assert_equal_runs(tmp_path / "here" / "run", tmp_path / "expected")
-    finally:
-        kill_processes("FLWR_HOME", str(home))
+    assert_equal_runs(sites.get().play(tmp_path, *scaffold), tmp_path / "expected")
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [
-        pytest.param(["engine.name=ray", "engine.cpus_per_client=1"], marks=pytest.mark.ray, id="ray"),
-        pytest.param(["engine.name=deployment", "engine.connection=local"], marks=pytest.mark.flwr, id="deployment"),
-    ],
-)
 @pytest.mark.parametrize("privacy", [[], NOISED], ids=["masks", "noise"])
 @needs_proc
-def test_masks_leave_the_same_sum_on_every_engine(tmp_path: Path, engine: list[str], privacy: list[str]) -> None:
+def test_masks_leave_the_same_sum_on_every_engine(tmp_path: Path, sites: Shared[Site], privacy: list[str]) -> None:
     """Keys differ from run to run and nowhere agree; what is left of them in a sum is nothing, to the bit.
 
     So it is with noise that clients add inside of the masks, of one seed.
@@ -220,15 +261,7 @@ def test_masks_leave_the_same_sum_on_every_engine(tmp_path: Path, engine: list[s
     secure = ["strategy.secure_aggregation=true", "strategy.fraction_train=1", "strategy.participation=1", *privacy]
     config = compose(None, [*OVERRIDES, *secure, f"run.directory={tmp_path}", "run.name=expected"])
     run_in_process(server_app, client_app, run_config=flatten(config), clients=3)
-    home = tmp_path / "flwr-home"
-    env = {**os.environ, "SNNFL_TEST": str(tmp_path), "FLWR_HOME": str(home)}
-    env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] = str(free_port())
-    try:
-        done = snnfl_run(env, tmp_path, *secure, "run.directory=here", *engine)
-        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-        assert_equal_runs(tmp_path / "here" / "run", tmp_path / "expected")
-    finally:
-        kill_processes("FLWR_HOME", str(home))
+    assert_equal_runs(sites.get().play(tmp_path, *secure), tmp_path / "expected")
 
 
 def test_a_second_run_is_bit_identical(in_process: Path, tmp_path: Path) -> None:

@@ -169,6 +169,18 @@ def test_every_test_is_run_by_one_of_the_two_commands() -> None:
         assert sum(eval(choice, {}, names) for choice in chosen) == 1, names
 
 
+def test_only_files_that_the_command_looks_into_have_tests_of_processes() -> None:
+    """``make test-deployment`` collects none but those in which a marker of processes is written."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (processes,) = re.findall(r"^PROCESSES := (.+)$", text, re.MULTILINE)
+    (pattern,) = re.findall(r"^FILES_OF_PROCESSES = .+ --include='test_\*\.py' '(.+)' tests\)$", text, re.MULTILINE)
+    assert [bool(re.search(pattern, f"@pytest.mark.{name}\n")) for name in processes.split(" or ")] == [True] * 3
+    looked_into = {*(ROOT / "tests").rglob("test_*.py")}
+    folders = (ROOT / name for name in ("tests", "snnfl", "clients", "strategies", "experiments"))
+    others = {path for folder in folders for path in folder.rglob("*.py")} - looked_into
+    assert [path for path in others if re.search(pattern, path.read_text(encoding="utf-8"))] == []
+
+
 def test_the_files_that_begin_are_there() -> None:
     from conftest import LONGEST
 

@@ -6,6 +6,7 @@ A configuration is written in four places that must agree: the dataclasses, a YA
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import typing
@@ -146,7 +147,7 @@ def _decode(text: str, kind: Any) -> Any:
 
 def to_yaml(config: Config) -> str:
     """Write a configuration as YAML that :func:`compose` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))  # a structured one takes twice as long
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

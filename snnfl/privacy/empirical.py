@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 PARTS = (0.02, 0.05, 0.1, 0.25, 0.5)
 """Of the canaries, those with the highest scores that are guessed to be in, and as many with the lowest to be out. Each
@@ -71,6 +70,8 @@ def p_value(epsilon: float, correct: int, guesses: int, canaries: int, delta: fl
         canaries: Those that could have been guessed, ``m``.
         delta: Of the mechanism.
     """
+    from scipy import special  # as in :mod:`snnfl.privacy.noise`: what no run needs is imported by nobody's
+
     if not correct:
         return 1.0
     right = 1 / (1 + np.exp(-epsilon))
@@ -107,6 +108,8 @@ def trials_bound(with_it: ArrayLike, without: ArrayLike, *, delta: float, confid
 
 
 def _refuted(hits: NDArray[np.bool_], alarms: NDArray[np.bool_], delta: float, confidence: float) -> float:
+    from scipy import special  # as above
+
     error = (1 - confidence) / 2
     hit, alarm = int(hits.sum()), int(alarms.sum())
     least = float(special.betaincinv(hit, len(hits) - hit + 1, error)) if hit else 0.0

@@ -13,7 +13,6 @@ import secrets
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from numpy.typing import NDArray
-from scipy import special
 
 KEY_BYTES = 32
 
@@ -78,6 +77,8 @@ class Stream:
     def _poisson(self, count: int, mean: float) -> NDArray[np.int64]:
         """Return Poisson numbers: by inversion where few are likely, else by transformed rejection."""
         if mean < FEW:
+            from scipy import special  # a sixth of a second to import, in every process of a client
+
             likely = special.pdtr(np.arange(100), mean)
             return np.searchsorted(likely, self.uniform(count)).astype(np.int64)
         found, open_ = np.empty(count), np.arange(count)
@@ -89,6 +90,8 @@ class Stream:
 
     def _proposed(self, count: int, mean: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return proposals for Poisson numbers, and which are accepted (Hoermann 1993, algorithm PTRS)."""
+        from scipy import special  # as above
+
         b = 0.931 + 2.53 * math.sqrt(mean)
         a, scale = -0.059 + 0.02483 * b, 1.1239 + 1.1328 / (b - 3.4)
         u, v = self.uniform(count) - 0.5, self.uniform(count)

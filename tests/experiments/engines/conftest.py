@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import patch
 
 import pytest
-from ray._private import utils
 from ray.cluster_utils import Cluster
+from ray_clusters import Running
 from shared import Shared
 
 
 @pytest.fixture(scope="session")
 def _clusters() -> Iterator[Shared[Cluster]]:
-    class Running:
-        def __enter__(self) -> Cluster:
-            with patch.object(utils, "write_ray_address"):  # or others on this machine would join it
-                self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-            return self.cluster
-
-        def __exit__(self, *exception: object) -> None:
-            self.cluster.shutdown()
-
     with Shared(Running, lambda cluster: bool(cluster.remaining_processes_alive())) as shared:
         yield shared
 
