@@ -12,7 +12,7 @@ ConfigArgument = Annotated[
 ]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(help="options that replace the file's, such as data.clients=5", metavar="KEY=VALUE..."),
+    typer.Argument(help="options that replace the file's, such as training.batch_size=32", metavar="KEY=VALUE..."),
 ]
 PluginOption = Annotated[
     list[str] | None,

@@ -22,6 +22,7 @@ from experiments.running import (
     console_of,
     may_replace_a_demo,
     run_and_show,
+    show_list,
 )
 from snnfl.config import OWN, ConfigError, StrategyConfig, counted, to_yaml
 from snnfl.plugins import load_installed, load_listed, resolve, used
@@ -333,7 +334,7 @@ def membership(
     load_listed(plugin or [], None)
     console = console_of(verbose=False)
     if list_attacks:
-        console.print(attacks_table())
+        show_list(console, attacks_table())
         return
     if study is None:
         raise ConfigError("STUDY.yaml: give the file of a study, or --list for the attacks")

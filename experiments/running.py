@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from experiments.ending import NotAsConfiguredError, RunFailedError, keeping
 from experiments.signals import SIGPIPE
@@ -21,6 +22,9 @@ from snnfl.plugins import used
 
 UNLIMITED = 10_000
 """Columns of a file, or of a pipe."""
+
+LISTED = 100
+"""Columns of a list of attacks there."""
 
 
 def run_and_show(
@@ -164,6 +168,11 @@ def _run_deployed(config: Config, console: Console) -> list[dict[str, Any]]:
     if untouched and not config.run.resume:  # a run that was complete has nothing to write
         raise RunFailedError(f"the run completed, but left nothing in {path}; look on the machine of its ServerApp")
     return read_metrics(path)
+
+
+def show_list(console: Console, table: Table) -> None:
+    """Write a list of attacks, whose sentences are wrapped where lines are left whole otherwise."""
+    console.print(table, width=LISTED if console.width == UNLIMITED else None)
 
 
 class _Console(Console):

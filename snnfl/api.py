@@ -137,6 +137,7 @@ def audit(
         RecordingError: For a folder without a recording, or a damaged one.
         ThreatModelError: If labels are granted that nobody told.
     """
+    names, denied = _names("attacks", attacks), _names("deny", deny)
     several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     folders = [each.path if isinstance(each, Run) else Path(each).expanduser() for each in several]
     if not folders:
@@ -153,7 +154,7 @@ def audit(
             rounds=rounds,
             partitions=clients,
             labels=labels,
-            denied=deny,
+            denied=denied,
             generative_model=generative_model,
             colluding=colluding,
             differences=differences,
@@ -163,7 +164,7 @@ def audit(
         if app is None:
             folder, scorecard = audit_runs(
                 folders,
-                tuple(attacks),
+                names,
                 scope,
                 budget,
                 controls=controls,
@@ -172,7 +173,7 @@ def audit(
                 console=shown,
             )
         else:
-            folder, scorecard = audit_app(folders, app, tuple(attacks), scope, budget, output=place, console=shown)
+            folder, scorecard = audit_app(folders, app, names, scope, budget, output=place, console=shown)
     return Audit(path=folder, entries=scorecard)
 
 
@@ -288,7 +289,7 @@ def membership(
 
     load_installed()
     load_listed([*plugins], None)
-    names, knowledge = applicable(attacks), MembershipKnowledge().without(deny)
+    names, knowledge = applicable(_names("attacks", attacks)), MembershipKnowledge().without(_names("deny", deny))
     trials = trials_of_networks(
         networks, inputs, labels, members, nobody=nobody, attacks=names, knowledge=knowledge, targets=targets
     )
@@ -346,6 +347,17 @@ def privatesnn(
         accuracies=[row for setting in made.settings for row in accuracies_of(setting)],
         attacks=[*map(with_numbers, lines)],
     )
+
+
+def _names(key: str, value: Iterable[str]) -> tuple[str, ...]:
+    """Return names that are given as a list.
+
+    Raises:
+        ConfigError: If one string is given, of which each letter would be looked for.
+    """
+    if isinstance(value, str):
+        raise ConfigError(f"{key}={value}: expected a list of names, such as [{value!r}]")
+    return tuple(value)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.running import UNLIMITED
+from experiments.running import show_list
 from snnfl.attacks import Attack, get_attack, names
 from snnfl.auditing.suite import applicable
 from snnfl.config import UpdateKind
@@ -20,10 +20,6 @@ CONTROL_ATTACKS = ("closed_form", "feature_inversion", "inverting_gradients", "i
 
 Of ``joint_rounds`` there is none: a twin has no earlier rounds.
 """
-
-
-LISTED = 100
-"""Columns of the list of attacks where it is written to no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,4 +105,4 @@ def show_attacks(console: Console) -> None:
             cells = (attack.name, attack.summary, ", ".join(sorted(attack.against)), ", ".join(sorted(attack.needs)))
             table.add_row(*map(escape, cells))
         table.add_section()
-    console.print(table, width=LISTED if console.width == UNLIMITED else None)
+    show_list(console, table)

@@ -107,12 +107,13 @@ def _what(found: Entry, audit: Audit) -> str:
     )
     best = "the only attack" if tried == 1 else f"the best of {tried} attacks"
     who = f"{found['attack']}, {best} on {found['updates']}s of round {found['round']}"
-    better, rest = _measured(found, ("better",)), _measured(found, ("unclear", "worse"))
+    better, unsure, worse = (_measured(found, (each,)) for each in ("better", "unclear", "worse"))
+    rest = _measured(found, ("unclear", "worse"))
     if found["verdict"] == "leaks":
         text = (
             f"{noun.capitalize()} leaked: {who}, reconstructs more than anybody can guess without an update: {better}"
         )
-        text += f"; not in {rest}" if rest else ""
+        text += "".join(f"; {how} in {they}" for how, they in (("not surely", unsure), ("not", worse)) if they)
     elif found["verdict"] == "unclear":
         text = f"Whether {noun} leaked is unclear: {who}, isn't surely better than a guess without an update: {rest}"
     else:

@@ -54,7 +54,8 @@ class Studied:
 
 def attacks_table() -> Table:
     """List the attacks."""
-    table = Table("attack", "needs", "what it does", "source")
+    table = Table("attack", "needs", "what it does", "source", show_lines=True)
+    table.columns[0].no_wrap = True
     for attack in MEMBERSHIP_ATTACKS:
         what = attack.summary + (" A diagnosis." if attack.setting == "diagnostic" else "")
         table.add_row(attack.name, ", ".join(sorted(attack.needs)), what, attack.source)

@@ -97,11 +97,11 @@ def attack(
     how good the thief's copy is; class_images-*.png show them, frontier.csv compares locks.
     """  # noqa: D301
     from experiments.privatesnn.attack import attack_published, attacks_table
-    from experiments.running import console_of
+    from experiments.running import console_of, show_list
 
     console = console_of(verbose=False)
     if show:
-        console.print(attacks_table())
+        show_list(console, attacks_table())
         return
     if study is None:
         raise typer.BadParameter("name a study or a run, or --list", param_hint="STUDY.yaml|RUN_DIR")

@@ -121,7 +121,7 @@ def _recordings(view: ServerView) -> str | None:
     if (reason := _unreadable(view)) is not None:
         return reason
     if not view.sequence:
-        return "reconstructs event recordings, these samples have no time; take native_closed_form"
+        return "reconstructs event recordings, these samples have no time; native_closed_form may apply"
     if view.model.encoding != "direct":
         return f"reads counts of events as they are, the network encodes them ({view.model.encoding})"
     if bool((view.mean != 0).any()):

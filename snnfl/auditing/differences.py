@@ -28,7 +28,7 @@ from torch import Tensor
 from snnfl.auditing.checked import check_arrays
 from snnfl.auditing.recording import Received, Summands, read_summands
 from snnfl.auditing.sums import checked_layout, decoded, sum_path
-from snnfl.config import ConfigError
+from snnfl.config import ConfigError, counted
 from snnfl.protocol import EXAMPLES
 from snnfl.threat import Exchange
 from snnfl.updates import Sum, Summed
@@ -203,9 +203,10 @@ def read_differences(work: Workspace, folder: Path, rounds: frozenset[int] = fro
     if not told:
         same = len({found.clients for found in recorded.values()}) == 1
         why = "the same clients are in all of them" if same else "updates move too much from round to round"
+        which = f"{'these' if rounds else 'the recorded'} rounds"
         raise AlikeRoundsError(
-            f"--differences: no client of {'these' if rounds else 'the recorded'} rounds can be told from the others "
-            f"by the sums of {len(recorded)} rounds, for {why}; leave it out, and the sums themselves are attacked"
+            f"--differences: no client of {which} can be told from the others by the sums of "
+            f"{counted(len(recorded), 'round')}, for {why}; leave it out, and the sums themselves are attacked"
         )
 
 

@@ -17,6 +17,9 @@ from snnfl.threat import MembershipKnowledge
 TRAINED_BY_US = frozenset({"overlap", "disjoint"})
 """Facts for which more is needed than networks: attacks on given ones do without."""
 
+INDEPENDENT = 20
+"""From so many samples on, equal members of two networks are no accident: of halves it has a chance of 2^-20."""
+
 
 def applicable(attacks: Iterable[str]) -> tuple[str, ...]:
     """Return the attacks that are asked for, or all that need no more than networks and samples.
@@ -92,6 +95,8 @@ def _check(
             raise ConfigError(
                 f"{name}: expected a torch.Tensor, found {type(value).__name__}; torch.as_tensor makes one"
             )
+    if isinstance(networks, nn.Module | SpikingNetwork):  # a Sequential would be taken for a list of its layers
+        raise ConfigError("networks: expected a list of networks; of one alone it is [network]")
     if not networks:
         raise ConfigError("networks=[]: nothing to attack; give at least one trained network")
     for number, network in enumerate(networks):
@@ -110,10 +115,45 @@ def _check(
         if own.all() or not own.any():
             side = "every" if own.all() else "no"
             raise ConfigError(f"members[{number}]: {side} sample is a member; give samples of both kinds")
-    if nobody is not None and len(nobody[0]) != len(nobody[1]):
-        raise ConfigError(f"nobody: {len(nobody[0])} samples and {len(nobody[1])} labels; give one a sample")
+    _check_drawn(members.bool(), chosen)
     if not torch.isfinite(inputs).all():
         raise ConfigError("inputs: a value is no finite number")
+    if nobody is not None:
+        _check_nobody(inputs, *nobody)
+
+
+def _check_drawn(members: Tensor, targets: Iterable[int]) -> None:
+    """Refuse shadows whose members are the target's, or all others: to know theirs is to know who was in.
+
+    Raises:
+        ConfigError: Naming both networks.
+    """
+    if members.shape[1] < INDEPENDENT:
+        return
+    for number in targets:
+        for other in range(len(members)):
+            same = members[other] == members[number]
+            if other != number and (same.all() or not same.any()):
+                raise ConfigError(
+                    f"members[{other}] {'are' if same.all() else 'are all but'} members[{number}], so that shadows "
+                    "give the target's away; draw each network's members by itself"
+                )
+
+
+def _check_nobody(inputs: Tensor, others: Tensor, labels: Tensor) -> None:
+    """Refuse samples of nobody that networks may have been trained on.
+
+    Raises:
+        ConfigError: Saying how many.
+    """
+    if len(others) != len(labels):
+        raise ConfigError(f"nobody: {len(others)} samples and {len(labels)} labels; give one a sample")
+    asked = {hash(sample.numpy().tobytes()) for sample in inputs.detach().cpu()}
+    known = sum(hash(sample.numpy().tobytes()) in asked for sample in others.detach().cpu())
+    if 2 * known > len(others):  # a few samples are twice in many a data set
+        raise ConfigError(
+            f"nobody: {known} of its {len(others)} samples are among inputs; give some that no network was trained on"
+        )
 
 
 def _check_answers(networks: Sequence[AnyNetwork], inputs: Tensor, labels: Tensor) -> None:

@@ -616,9 +616,10 @@ def test_the_list_fits_a_terminal(monkeypatch, capsys, columns):
     assert all(name in said for name in [*names(), *FEDERATED_ATTACKS.names()])  # none is torn apart
 
 
-def test_the_list_in_a_file_has_a_line_of_facts_and_no_more_than_a_hundred_columns(monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["audit", "membership", "privatesnn attack"])
+def test_a_list_in_a_file_has_no_more_than_a_hundred_columns(monkeypatch, capsys, command):
     monkeypatch.delenv("COLUMNS", raising=False)
-    status, said = invoke(monkeypatch, capsys, "audit", "--list")
+    status, said = invoke(monkeypatch, capsys, *command.split(), "--list")
     assert status == 0, said
     assert max(map(len, said.splitlines())) <= 100
 

@@ -50,6 +50,14 @@ def test_labels_are_those_of_the_leading_attack_where_none_tells_them_for_surer(
     assert what_leaked(pictures, labels).endswith(". Labels leaked: 80% are right.")
 
 
+def test_what_is_unclear_is_not_called_hidden() -> None:
+    found = entry("matching", "leaks", "leaks", 1.0)
+    found["against_floor"] |= {"psnr": "unclear", "ssim": "worse"}
+    text = what_leaked(found)
+    assert "; not surely in pixels (PSNR 9.0 dB, the best guess 10.0)" in text
+    assert "; not in structure (" in text
+
+
 def test_labels_of_plain_twins_are_not_those_of_the_run() -> None:
     own, twin = (
         entry("matching", "unclear", "unclear", 0.1),

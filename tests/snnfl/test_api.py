@@ -148,6 +148,8 @@ def test_an_audit_returns_the_scorecard(tmp_path: Path) -> None:
     assert repr(found).startswith(f"<Audit {found.path / 'report.html'}: 1 ")
     with pytest.raises(snnfl.ConfigError, match=r"runs=\[\]: nothing to audit"):
         snnfl.audit([])
+    with pytest.raises(snnfl.ConfigError, match=r"attacks=closed_form: expected a list of names"):
+        snnfl.audit(recorded, attacks="closed_form")
 
 
 @pytest.mark.slow

@@ -84,6 +84,9 @@ def test_the_function_stays_one_when_its_room_is_imported() -> None:
         ({"targets": [5]}, "there is no network 5"),
         ({"attacks": ["rnia"]}, "did you mean 'rmia'"),
         ({"deny": ["label"]}, "did you mean 'labels'"),
+        ({"attacks": "rmia"}, r"attacks=rmia: expected a list of names, such as \['rmia'\]"),
+        ({"deny": "labels"}, r"deny=labels: expected a list of names, such as \['labels'\]"),
+        ({"networks": nn.Sequential(nn.Linear(FEATURES, CLASSES))}, "networks: expected a list of networks"),
         ({"labels": torch.full((N,), 99)}, r"labels: 99 is none of the \d+ classes that networks\[0\] has"),
         ({"inputs": torch.zeros(N, FEATURES + 1)}, r"networks\[0\] fails on inputs of shape \[2, \d+\] \(RuntimeError"),
         ({"inputs": torch.full((N, FEATURES), torch.nan)}, "no finite number"),
@@ -93,3 +96,22 @@ def test_a_mistake_is_one_line(given: dict[str, Any], change: dict[str, Tensor],
     with pytest.raises(snnfl.ConfigError, match=message) as error:
         snnfl.membership(**{**given, **change})
     assert "\n" not in str(error.value)
+
+
+def test_shadows_that_know_the_targets_members_are_refused(given: dict[str, Any]) -> None:
+    first, second = given["members"][:2]
+    with pytest.raises(snnfl.ConfigError, match=r"members\[2\] are members\[0\], so that shadows give"):
+        snnfl.membership(**{**given, "members": torch.stack([first, second, first])}, attacks=["loss"])
+    with pytest.raises(snnfl.ConfigError, match=r"members\[2\] are all but members\[0\]"):
+        snnfl.membership(**{**given, "members": torch.stack([first, second, ~first])}, attacks=["loss"])
+    beside = torch.stack([first, second, second])  # the others' are their own affair where one target is asked
+    assert snnfl.membership(**{**given, "members": beside}, attacks=["loss"], targets=[0]).entries
+
+
+def test_samples_of_nobody_that_networks_were_trained_on_are_refused(given: dict[str, Any]) -> None:
+    inputs, labels = given["inputs"], given["labels"]
+    with pytest.raises(snnfl.ConfigError, match="200 of its 200 samples are among inputs"):
+        snnfl.membership(**{**given, "nobody": (inputs, labels)}, attacks=["attack_p"])
+    others, their_labels = given["nobody"]  # one that is there twice is no mistake
+    nobody = torch.cat([others, inputs[:1]]), torch.cat([their_labels, labels[:1]])
+    assert snnfl.membership(**{**given, "nobody": nobody}, attacks=["attack_p"]).entries
