@@ -109,20 +109,25 @@ def _difference(rows: Sequence[Row], kind: str, other: str, server_round: int) -
 
 
 def _equal(rows: Sequence[Row], rounds: Sequence[int], kinds: Sequence[str]) -> list[list[str]]:
-    """Compare kinds where their gaps are equal: over rounds, each passes through larger and larger ones."""
+    """Compare the first kind with each other one where their gaps are equal: over rounds they pass through larger ones.
+
+    Of a pair that shares no gap, one of which overfits more in its first round than the other in its last, no row.
+    """
 
     def of(kind: str, figure: str) -> list[list[float]]:
         columns = [[float(row[figure]) for row in _best(rows, kind, server_round)] for server_round in rounds]
         return [list(of_seed) for of_seed in zip(*columns, strict=True)]
 
-    gap = shared_gap([of(kind, "gap") for kind in kinds])
-    if gap is None:
-        return []
-    found = {kind: at_gap(gap, of(kind, "gap"), of(kind, "auc")) for kind in kinds}
-    return [
-        [kind, f"{100 * gap:.1f} %", "not reached" if each is None else _written(each, "{:.3f}".format)]
-        for kind, each in found.items()
-    ]
+    lines = []
+    for pair in ((kinds[0], other) for other in kinds[1:]):
+        if (gap := shared_gap([of(kind, "gap") for kind in pair])) is None:
+            continue
+        found = {kind: at_gap(gap, of(kind, "gap"), of(kind, "auc")) for kind in pair}
+        lines += [
+            [kind, f"{100 * gap:.1f} %", "not reached" if each is None else _written(each, "{:.3f}".format)]
+            for kind, each in found.items()
+        ]
+    return lines
 
 
 def _distinct(rows: Sequence[Row], column: str) -> list[str]:

@@ -113,6 +113,21 @@ def test_the_tables_of_federations_are_means_over_seeds_paired_by_seed(tmp_path:
     assert "19 min of processor time" in part
 
 
+def test_who_shares_no_gap_with_fedavg_leaves_the_others_compared(tmp_path: Path) -> None:
+    data, gaps = tmp_path / "laptop.csv", {"FedAvg": 0.0, "S-FedAvg": 0.05, "SNN": 0.5}
+    rows = [
+        of_seed(kind, seed, server_round, 0.5 + gap + 0.1 * server_round, gap + 0.1 * server_round)
+        for kind, gap in gaps.items()
+        for seed in (0, 1)
+        for server_round in (1, 2)
+    ]
+    data.write_text("\n".join([HEAD, *rows]) + "\n")
+    equal = federated_part(data).partition("At equal gaps")[2]
+    assert "| FedAvg | 17.5 % | 0.675" in equal
+    assert "| S-FedAvg | 17.5 % | 0.675" in equal
+    assert "SNN" not in equal
+
+
 def test_differences_are_paired_by_target() -> None:
     table = {
         ("X, Full precision", "ANN"): [0.6, 0.8], ("X, Full precision", "SNN"): [0.5, 0.6],
