@@ -1,6 +1,6 @@
-"""What runs on a GPU does what it does on a CPU: federations, conversion, audits, membership, published networks.
+"""What runs on a GPU does what it does on a CPU: federations, conversion, an audit.
 
-Skipped where there is no CUDA device. Batches of float32 are summed in another order there, so accuracies and losses
+Skipped where there is no CUDA device. Batches of float32 are summed in another order there, so weights and verdicts
 agree to what that order changes, and spikes on one device are equal bit for bit, whichever kernel computes them.
 """
 
