@@ -20,9 +20,10 @@ def paired(file: Path, reference: str) -> list[str]:
     """Return a line for each value of a study's first table beside that of a reference in its row or column.
 
     Raises:
-        ConfigError: If the table has no such row or column.
+        ConfigError: If there is no table, or it has no such row or column.
     """
-    rows = csv_rows(file)
+    if not (rows := csv_rows(file)):
+        raise ConfigError(f"{file}: no table there; give the tables.csv of a finished study")
     first = [row for row in rows if row["table"] == rows[0]["table"]]
     values = {(row["row"], row["column"]): [float(value) for value in row["values"].split()] for row in first}
     lines = []

@@ -25,3 +25,5 @@ def test_a_reference_that_is_not_there_is_named(tmp_path: Path) -> None:
     file.write_text(f"{HEAD}\naccuracy,none,15,0.5\n")
     with pytest.raises(ConfigError, match="accuracy has no row or column 'nothing'"):
         paired(file, "nothing")
+    with pytest.raises(ConfigError, match="no table there"):
+        paired(tmp_path / "missing.csv", "none")
