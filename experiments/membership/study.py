@@ -215,7 +215,9 @@ def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[st
 
 
 def _attacks(content: Mapping[str, Any]) -> tuple[str, ...]:
-    given = content.get("attacks") or list(MEMBERSHIP_ATTACKS.items)
+    given = content.get("attacks", list(MEMBERSHIP_ATTACKS.items))
+    if not given:
+        raise ConfigError(f"attacks={given}: name attacks, or leave the key out for all that apply")
     names = given if isinstance(given, list) else [given]
     return tuple(dict.fromkeys(get_membership_attack(str(name)).name for name in names))
 

@@ -181,6 +181,7 @@ def test_a_network_that_cannot_be_trained_stops_no_other(tmp_path: Path) -> None
         ({"name": "over/there"}, "name=over/there: expected a plain folder name"),
         ({"networks": "1"}, "networks=1: expected at least 2"),
         ({"attacks": "[rnia]"}, "unknown"),
+        ({"attacks": "[]"}, "attacks=[]: name attacks, or leave the key out"),
         ({"deny": "[shadows]"}, "did you mean 'shadow_data'"),
         ({"matrix": "{}"}, "matrix is empty"),
         ({"matrix": "{training.epochs: []}"}, "matrix.training.epochs: expected a list of values"),
