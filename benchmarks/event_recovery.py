@@ -31,9 +31,9 @@ def training(batch: int) -> TrainingConfig:
     return TrainingConfig(epochs=1, batch_size=batch, learning_rate=RATE, momentum=0.0, weight_decay=0.0)
 
 
-def trained(data: Dataset, surrogate: str, epochs: int, *, batch_norm: bool) -> SpikingModel:
+def trained(data: Dataset, neuron: str, surrogate: str, epochs: int, *, batch_norm: bool) -> SpikingModel:
     """Return a spiking network after some epochs on the recordings with even indices, batches of 10."""
-    config = ModelConfig(name="mlp", neuron="lif", batch_norm=batch_norm, surrogate=surrogate)
+    config = ModelConfig(name="mlp", neuron=neuron, batch_norm=batch_norm, surrogate=surrogate)
     draw = rng.generator(0, "initial weights")
     model = build_model(config, input_shape=data.input_shape, classes=10, generator=draw, sequence=True)
     if not isinstance(model, SpikingModel):
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[0])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--recordings", type=int, default=100, help="victims, each of a batch of recordings")
+    parser.add_argument("--neuron", default="lif", help="or rlif, the recurrent ones")
     parser.add_argument("--surrogate", default="fast_sigmoid")
     parser.add_argument("--batch-norm", action="store_true", help="behind the first layer, as mlp has by default")
     parser.add_argument("--root", default="data")
@@ -84,13 +85,14 @@ def main() -> None:
         data = load(DataConfig(source="nmnist", time_bins=steps, root=given.root))
         others = torch.randperm(500, generator=torch.Generator().manual_seed(1)) * 2 + 1
         for epochs in given.epochs:
-            model, start = trained(data, given.surrogate, epochs, batch_norm=given.batch_norm), time.process_time()
+            model = trained(data, given.neuron, given.surrogate, epochs, batch_norm=given.batch_norm)
+            start = time.process_time()
             batches = torch.split(others, given.batch)[: given.recordings]
             rows = torch.tensor([attacked(data, model, chosen) for chosen in batches], dtype=torch.float64)
             exact, ordered, share = rows.mean(0).tolist()
             seconds = (time.process_time() - start) / len(rows)
             print(
-                f"T={steps} batch={given.batch} epochs={epochs} {given.surrogate}"
+                f"T={steps} batch={given.batch} epochs={epochs} {given.neuron} {given.surrogate}"
                 f"{' batch_norm' if given.batch_norm else ''}: of {len(rows)} victims exact "
                 f"{exact:.0%}, with order {ordered:.0%}; of frames {share:.1%}; {seconds:.2f} CPU-s a victim",
                 flush=True,

@@ -263,9 +263,9 @@ def audit(
     other = app_of_options(model, {name: value for name, value in said.items() if value is not None})
     with keeping(lambda: "no report is written; what was recorded is as it was, and the same command begins anew"):
         if other is not None:
-            _, found = audit_app(runs, other, attack or (), scope, budget, output=output, console=console)
+            _, audits = audit_app(runs, other, attack or (), scope, budget, output=output, console=console)
         else:
-            _, found = audit_runs(
+            _, audits = audit_runs(
                 runs,
                 attack or (),
                 scope,
@@ -275,7 +275,7 @@ def audit(
                 output=output,
                 console=console,
             )
-    check_attacks(found)
+    check_attacks(audits)
 
 
 @app.command()

@@ -162,7 +162,7 @@ def audit(
         budget = Budget(iterations=iterations, restarts=restarts)
         place, shown = None if output is None else Path(output).expanduser(), console(progress)
         if app is None:
-            folder, scorecard = audit_runs(
+            folder, audits = audit_runs(
                 folders,
                 names,
                 scope,
@@ -173,8 +173,8 @@ def audit(
                 console=shown,
             )
         else:
-            folder, scorecard = audit_app(folders, app, names, scope, budget, output=place, console=shown)
-    return Audit(path=folder, entries=scorecard)
+            folder, audits = audit_app(folders, app, names, scope, budget, output=place, console=shown)
+    return Audit(path=folder, entries=[entry for each in audits for entry in each.entries])
 
 
 def compare(

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from experiments.audit.choice import check_names, choose
 from experiments.audit.command import Prepared, audit_prepared
+from experiments.audit.found import Audit
 from snnfl.attacks import Budget
 from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unknown
 from snnfl.auditing.label_counts import label_counts
 from snnfl.auditing.recording import check_rounds, read_recording
-from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
 from snnfl.config import ConfigError, DataConfig
 from snnfl.data import Dataset, check_source, load
@@ -114,7 +114,7 @@ def audit_app(
     *,
     output: Path | None,
     console: Console,
-) -> tuple[Path, list[Entry]]:
+) -> tuple[Path, list[Audit]]:
     """Attack another app's recording and write the report, as :func:`~experiments.audit.command.audit_runs` does.
 
     Raises:

@@ -12,7 +12,7 @@ from rich.table import Table
 from experiments.running import show_list
 from snnfl.attacks import Attack, get_attack, names
 from snnfl.auditing.suite import applicable
-from snnfl.config import UpdateKind
+from snnfl.config import ConfigError, UpdateKind, nearest
 from snnfl.membership_attacks.federated import FEDERATED_ATTACKS, FederatedAttack
 
 CONTROL_ATTACKS = ("closed_form", "feature_inversion", "inverting_gradients", "inverting_statistics")
@@ -50,11 +50,13 @@ def check_names(attacks: Sequence[str]) -> None:
     """Look whether all named attacks are known.
 
     Raises:
-        ConfigError: With the nearest known name.
+        ConfigError: With the nearest known name, of attacks on updates and of those that ask for members alike.
     """
+    known = (*names(), *FEDERATED_ATTACKS.names())
     for name in attacks:
-        if name not in FEDERATED_ATTACKS:
-            get_attack(name)
+        if name not in known:
+            own = " (one of your own needs its plug-in: --plugin FILE, or plugins: [FILE])"
+            raise ConfigError(f"attack {name!r} is unknown{nearest(name, known)}{own}")
 
 
 def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False, twins: bool = True) -> Choice:

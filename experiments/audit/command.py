@@ -46,6 +46,8 @@ from strategies.lock import locked
 from strategies.resume import check_run
 from strategies.run_directory import AUDIT, CONFIG_FILE, read_config, read_environment, read_metrics
 
+REPORT = "report.html"
+
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
 
@@ -60,7 +62,7 @@ def audit_runs(
     side_channel: bool = False,
     output: Path | None,
     console: Console,
-) -> tuple[Path, list[Entry]]:
+) -> tuple[Path, list[Audit]]:
     """Attack runs and write the report; a user's mistake is found before the first attack.
 
     Args:
@@ -74,7 +76,8 @@ def audit_runs(
         console: Shows progress and the scorecard.
 
     Returns:
-        The folder of the report, and the scorecard.
+        The folder of the report, and what was found in each run. Where every attack was refused, a report that is there
+        stays, and none of this is written.
 
     Raises:
         ConfigError: For an unknown attack, or named ones of which none applies.
@@ -88,7 +91,7 @@ def audit_runs(
 
 def audit_prepared(
     prepared: Sequence[Prepared], attacks: Sequence[str], budget: Budget, *, output: Path | None, console: Console
-) -> tuple[Path, list[Entry]]:
+) -> tuple[Path, list[Audit]]:
     """Attack what was read and checked, and write the report: what :func:`audit_runs` does last.
 
     Raises:
@@ -104,7 +107,9 @@ def audit_prepared(
     make_private(folder)  # the pages show clients' images
     with locked(folder), attack_progress(console) as progress:
         audits = [audit_run(each, budget, progress) for each in prepared]
-        write_audits(folder, audits, budget)
+        kept = (folder / REPORT).exists() and all(audit.refused for audit in audits)
+        if not kept:
+            write_audits(folder, audits, budget)
     found = [entry for each in audits for entry in each.entries]
     for audit in audits:
         console.print(f"{audit.path.name}:", highlight=False, markup=False)
@@ -120,17 +125,21 @@ def audit_prepared(
     for each, audit in zip(prepared, audits, strict=True):
         for line in refused_by_name(audit) if each.choice.named else ():
             console.print(line, highlight=False, markup=False)
-    console.print(f"report: {folder / 'report.html'}; the same numbers: *.json and *.csv beside it", highlight=False)
-    return folder, found
+    written = f"{folder / REPORT}; the same numbers: *.json and *.csv beside it"
+    instead = f"{folder / REPORT} stays the earlier one, for every attack was refused; --output writes another"
+    console.print(f"report: {instead if kept else written}", highlight=False, markup=False)
+    return folder, audits
 
 
-def check_attacks(found: Sequence[Entry]) -> None:
-    """Look whether every attack of a scorecard came to its end.
+def check_attacks(audits: Sequence[Audit]) -> None:
+    """Look whether any attack ran, and each that did came to its end.
 
     Raises:
-        NotAsConfiguredError: With a line for each that didn't.
+        NotAsConfiguredError: With a line for each that didn't, or a single one where all were refused.
     """
-    failed = [entry for entry in found if entry["verdict"] == "failed"]
+    if audits and all(audit.refused for audit in audits):
+        raise NotAsConfiguredError(["no attack ran: each was refused, for the reason that stands with it"])
+    failed = [entry for audit in audits for entry in audit.entries if entry["verdict"] == "failed"]
     if failed:
         raise NotAsConfiguredError([f"{e['run']}, round {e['round']}: {e['verdict_text']}" for e in failed])
 
@@ -144,7 +153,7 @@ def write_audits(folder: Path, audits: Sequence[Audit], budget: Budget) -> None:
     write_bytes(folder / "scorecard.csv", as_csv(found).encode())
     for name, text in data_files(audits).items():
         write_bytes(folder / name, text.encode())
-    write_report(folder / "report.html", audits, budget)
+    write_report(folder / REPORT, audits, budget)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -85,6 +85,12 @@ class Audit:
     left: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def refused(self) -> bool:
+        """Whether every attack was refused, and nobody was asked for members."""
+        asked = any(row.scored is not None for row in self.membership) or bool(self.side)
+        return not asked and all(entry["verdict"] == "refused" for entry in self.entries)
+
     def attackers(self, server_round: int) -> tuple[int, ...]:
         """Return the partitions of the clients that are known to poison in a round."""
         return () if self.config is None else attacks_in(self.config, server_round)

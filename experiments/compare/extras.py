@@ -18,7 +18,8 @@ class AuditPlan:
     """The options of ``snnfl audit``.
 
     Attributes:
-        attacks: Names; those that don't apply to a cell are left out there. Empty: all that apply.
+        attacks: Names; those that don't apply to a cell are left out there. Empty, where a study names none: all that
+            apply.
         rounds: Empty for all that are recorded.
         clients: Partitions; empty for all.
         iterations: Budgets: each attack runs once with each of them.
@@ -120,6 +121,8 @@ def _read_plan(given: Any) -> AuditPlan:
     for key, value in given.items():
         if key not in defaults:
             raise ConfigError(f"audit: unknown key {key!r}{nearest(str(key), list(defaults))}")
+        if key == "attacks" and value == []:
+            raise ConfigError("audit.attacks=[]: name attacks, or leave the key out for all that apply")
         several = isinstance(defaults[key], tuple)
         parts = value if isinstance(value, list) and several else [value]
         kind = str if key in ("attacks", "deny") else bool if key in ("labels", "differences") else int

@@ -479,6 +479,8 @@ def test_below_a_table_each_reason_names_its_attacks():
     [
         (["--deny", "learning_rat"], ["learning_rat", "did you mean 'learning_rate'"]),
         (["--attack", "dgl"], ["'dgl'", "did you mean 'dlg'"]),
+        (["--attack", "round_los"], ["'round_los'", "did you mean 'round_loss'"]),
+        (["--attack", "q"], ["known: ", "closed_form", "fedmia_loss", "round_loss"]),
         (["--round", "7"], ["round 7 is not recorded, only [1, 2]"]),
         (["--round", "1", "--round", "99"], ["round 99 is not recorded, only [1, 2]"]),
         (["--round", "1", "--client", "FIRST", "--client", "999"], ["client 999 is not recorded", "only [ALL]"]),
@@ -597,6 +599,27 @@ def test_denied_facts_refuse_one_attack_and_leave_the_others(runs, tmp_path, mon
     assert (found["setting"], found["metrics"]["label_accuracy"]["value"]) == ("diagnostic", 1.0)
 
 
+def test_an_audit_that_is_refused_altogether_ends_so_and_keeps_the_earlier_report(runs, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    options = ["--attack", "closed_form", "--no-controls", "--round", "1", "--output", folder]
+    refused = ["audit", runs / "p", *options, "--deny", "architecture"]
+    status, said = invoke(monkeypatch, capsys, *refused)
+    assert (status, said.count("no attack ran: each was refused")) == (3, 1)
+    assert "needs architecture, which the threat model denies" in (folder / "report.html").read_text(), "a first one"
+    named = ["--attack", "inverting_gradients", "--iterations", "1"]
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "p", *options, *named)
+    assert status == 0, said
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    status, said = invoke(monkeypatch, capsys, *refused)
+    assert status == 3
+    assert "report.html stays the earlier one, for every attack was refused" in " ".join(said.split())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    members = ["audit", runs / "p", "--attack", "round_loss", "--no-controls", "--round", "1", "--output", folder]
+    status, said = invoke(monkeypatch, capsys, *members, "--deny", "architecture")
+    assert status == 3, said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_the_list_says_of_each_attack_what_it_does_and_needs(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     status, said = invoke(monkeypatch, capsys, "audit", "--list")
@@ -695,7 +718,7 @@ def test_a_documented_attack_is_refused_without_biases(runs, tmp_path, monkeypat
     command = ["audit", runs / "p", "--plugin", path, "--attack", name, "--iterations", "1", "--no-controls"]
     command += ["--round", "1", "--deny", "biases", "--output", tmp_path / "out"]
     status, said = invoke(monkeypatch, capsys, *command)
-    assert status == 0, said
+    assert status == 3, said
     assert "needs biases, which the threat model denies" in " ".join(said.split()), "the terminal says why"
     (entry,) = json.loads((tmp_path / "out/scorecard.json").read_text())
     assert entry["refusal"] == f"{name}: needs biases, which the threat model denies"

@@ -86,7 +86,7 @@ def test_without_public_images_the_floors_are_grey_and_colour(audit):
 
 def test_what_is_not_said_is_refused_with_the_way_out(audit):
     status, told, (entry,) = audit("--model", "task:Net", "--input-shape", "1,8,8", *NORMALISED, *ATTACK)
-    assert status == 0
+    assert status == 3
     assert "the attacker doesn't know it: --loss, --batch-size, --epochs, --momentum, --weight-decay\n" in told
     assert entry["verdict"] == "refused"
     assert "needs batch_size, epochs, loss" in entry["refusal"]

@@ -204,6 +204,7 @@ def test_an_installed_attack_counts_where_a_cell_is_audited_by_all(tmp_path, mon
         ("energy: {images: 4}", "", ["Energy: no cell measures energy; set the key energy"]),
         ("energy: {images: 4}", "energy: {images: 4}\naudit: {}", ["audit.record: true"]),
         ("energy: {images: 4}", "audit: {attacks: [dgl]}", ["attack 'dgl' is unknown", "dlg"]),
+        ("energy: {images: 4}", "audit: {attacks: []}", ["audit.attacks=[]", "leave the key out for all"]),
         ("energy: {images: 4}", "audit: {iterations: 0}", ["audit.iterations=0", "a whole number"]),
         ("run.rounds: 3", "run.keep_checkpoints: 0", ["cell algorithm=FedAvg, seed=0", "run.keep_checkpoints=0"]),
         ("seeds: [0]", "seeds: 0", ["seeds=0", "a list of whole numbers"]),

@@ -158,6 +158,23 @@ def test_an_image_of_unknown_brightness_is_refused():
     assert "has no bias" in (get_attack("native_closed_form").refusal(view) or "")
 
 
+@pytest.mark.parametrize("labels", [[4], [4, 7, 1]])
+def test_recurrent_layers_give_recordings_away(labels):
+    """A layer's spikes flow back into it behind its input weights, whose gradient is a sum over frames as ever."""
+    true = recordings(len(labels), side=20, seed=1)
+    found = run("event_recovery", spiking_victim(true, torch.tensor(labels), sequence=True, neuron="rlif"))
+    true = true / true.max()
+    assert event_f1(in_place(found.images, true), true).tolist() == [1] * len(labels)
+    assert sorted(found.labels.tolist()) == sorted(labels)
+
+
+def test_recurrent_layers_give_images_away():
+    pixels, labels, _, _ = digits(1)
+    found = run("native_closed_form", spiking_victim(pixels, labels, sequence=False, neuron="rlif"))
+    assert psnr(found.images, pixels).item() > 90
+    assert found.labels.tolist() == labels.tolist()
+
+
 def test_several_local_steps_keep_the_frames():
     true = recordings(2, side=20, seed=1)
     training = TrainingConfig(epochs=3, batch_size=1, learning_rate=0.1, momentum=0.9, weight_decay=1e-3)
@@ -166,9 +183,10 @@ def test_several_local_steps_keep_the_frames():
     assert exact_frames(*everything).item() > 0.9
 
 
-def test_noise_on_the_update_hides_recordings():
+@pytest.mark.parametrize("neuron", ["lif", "rlif"])
+def test_noise_on_the_update_hides_recordings(neuron):
     true = recordings(1)
-    victim = spiking_victim(true, torch.tensor([4]), sequence=True)
+    victim = spiking_victim(true, torch.tensor([4]), sequence=True, neuron=neuron)
     exchange, draw = victim.view.exchange, torch.Generator().manual_seed(0)
     noisy = {name: array + 1e-3 * torch.randn(array.shape, generator=draw) for name, array in exchange.received.items()}
     view = replace(victim.view, exchange=replace(exchange, received=noisy))

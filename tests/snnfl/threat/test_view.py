@@ -54,6 +54,14 @@ OPTIONAL = (
 """Files that look for other people's packages, which may be missing. None of them is attack code."""
 
 
+def test_the_page_says_of_each_fact_what_runs_without_it():
+    page = (ROOT / "docs/audit.md").read_text(encoding="utf-8")
+    rows = page.partition("| fact | without it |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert {name for row in rows for name in row.split("|")[1].replace("`", "").replace(",", " ").split()} == {
+        *FACTS.items
+    }
+
+
 def imports_of(path: Path) -> set[str]:
     """Name every module that an import statement could load, packages on the way included.
 
