@@ -132,9 +132,9 @@ def densities(options: Options) -> list[Result]:
     """Part of what layers receive that isn't zero, after some training steps."""
     results = []
     for name, source, config, steps in (
-        ("ConvNet, T=25, Fashion-MNIST", "fashion_mnist", configured("convnet", 25), 100),
-        ("ResNet-20, T=4, CIFAR-10", "cifar10", ModelConfig(name="resnet20", neuron="lif", time_steps=4), 100),
-        ("ConvNet, N-MNIST", "nmnist", ModelConfig(name="convnet", neuron="lif"), 50),
+        ("ConvNet, T=25, Fashion-MNIST", "fashion_mnist", configured("convnet", 25), 40),
+        ("ResNet-20, T=4, CIFAR-10", "cifar10", ModelConfig(name="resnet20", neuron="lif", time_steps=4), 40),
+        ("ConvNet, N-MNIST", "nmnist", ModelConfig(name="convnet", neuron="lif"), 40),
     ):
         data = None if options.quick else find_data(source)
         if data is not None:

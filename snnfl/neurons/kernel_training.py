@@ -152,7 +152,7 @@ def unpool_row(gradient: Reals, pool: int, inner: int, out: Reals) -> None:
 @compiled
 def receive(current: Reals, lanes: Reals, also: Reals, step: int, row: int, drive: Reals) -> Reals:
     """Return what flows into a row of neurons at a step; where that has to be computed, it is written to ``drive``."""
-    given = current[min(step, len(current) - 1), row]
+    given: Reals = current[min(step, len(current) - 1), row]
     if not len(lanes):
         return given
     normalise(given, lanes[0], lanes[1], lanes[2], drive)
