@@ -5,7 +5,7 @@ The inputs of the first and the last are spikes, mostly zeros. Each is computed 
 training uses, and by :class:`snnfl.spiking.events.EventLayer`, which adds up the weights of the neurons that fired. The
 gradient of the weights is the same kind of product: what fired in a batch selects rows of the gradient by the outputs.
 What a layer's events drive is laid out anew for each product, as training must, whose weights change at every step.
-Of convolutions with 16 or 32 outputs :class:`EventLayer` takes no such product, and there is no row.
+Of convolutions with 16 outputs :class:`EventLayer` takes no such product, and there is no row.
 
 Densities that networks have are those of the networks of ``snn_training.py`` after some steps.
 """
