@@ -16,6 +16,7 @@ import pytest
 import torch
 from installed import Installed, install
 from shared import Shared
+from workers import pytest_handlecrashitem, pytest_terminal_summary, pytest_xdist_make_scheduler  # noqa: F401
 
 from snnfl.files import write_bytes
 

@@ -1,0 +1,59 @@
+"""Pytest's workers: one that dies costs its test a second try, and the session neither its end nor its other tests.
+
+A worker dies with a process of Ray's that its test has joined, or when a machine has no memory left: no verdict on what
+is tested. A test whose worker dies twice has failed, and so has every test whose assertion fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
+
+PLAYED_AGAIN = "its worker died; another one runs it again"
+
+_died: set[str] = set()
+
+
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
+    """As ``--dist loadfile``, for the death of a worker, too.
+
+    After it pytest-xdist 3.8 hands all files of the dead worker out again, also those that are done: whoever is given
+    one of these has nothing to do, never asks for more, and the session waits for ever.
+    """
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Forget the files that are done, then what the library does."""
+        work = self.assigned_work[node]
+        for path in [path for path, tests in work.items() if all(tests.values())]:
+            del work[path]
+        return super().remove_node(node)  # type: ignore[no-any-return]
+
+    def schedule(self) -> None:
+        """Give a worker that comes later two files, as the others: it begins one when it knows of the next."""
+        super().schedule()
+        for node in self.nodes:
+            self._reschedule(node)
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling | None:
+    """Take the place of ``--dist loadfile``."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """Let a test whose worker has died for the first time be skipped now: the scheduler has handed it out again."""
+    if crashitem not in _died:
+        _died.add(crashitem)
+        report.outcome, report.longrepr = "skipped", (crashitem.split("::")[0], 0, PLAYED_AGAIN)
+
+
+@pytest.hookimpl
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name these tests at the end."""
+    for test in sorted(_died):
+        terminalreporter.write_line(f"{test}: {PLAYED_AGAIN}", yellow=True)
