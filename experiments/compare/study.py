@@ -294,7 +294,7 @@ def read_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: Naming the file, and the key if one is unknown.
     """
-    content = read_yaml(path, "the keys of a study, such as matrix and seeds")
+    content = read_yaml(path, f"the keys of a study, such as matrix and {'seeds' if 'seeds' in keys else 'attacks'}")
     for key in content:
         if key not in keys:
             known = {name.partition(".")[0] for name, _, _ in options()}

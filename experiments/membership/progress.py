@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,16 +35,24 @@ class Forecast:
 
     def __post_init__(self) -> None:
         """Time a step and a forward pass of each kind of network that is left to train."""
-        self.expected = {cell.name: _expected(cell) for cell in self.cells if not cell.finished}
+        self._rest = [cell for cell in self.cells if not cell.finished]
+        self.expected = {cell.name: _expected(cell) for cell in self._rest}
         self.taken: dict[str, float] = {}
+        self._looks: list[tuple[float, int, float]] = []
 
     def look(self) -> int:
         """Read what finished cells took; return how many are finished."""
-        finished = [cell for cell in self.cells if cell.finished]
-        for cell in finished:
-            if cell.name in self.expected and cell.name not in self.taken:
+        rest = []
+        for cell in self._rest:
+            if cell.finished:
                 self.taken[cell.name] = _taken(cell)
-        return len(finished)
+            else:
+                rest.append(cell)
+        if len(rest) < len(self._rest):
+            look = (time.monotonic(), len(self.taken), math.fsum(self.taken.values()))
+            self._looks = [*self._looks[:1], look]
+        self._rest = rest
+        return len(self.cells) - len(rest)
 
     def left(self, jobs: int, busy: float = 0.0) -> float:
         """Return the seconds that are left with so many processes.
@@ -52,10 +61,20 @@ class Forecast:
             jobs: Processes.
             busy: Seconds that they have spent on cells that aren't finished.
         """
-        rest, corrected = [cell for cell in self.cells if not cell.finished], self._corrections()
-        seconds = [self.expected[cell.name] * corrected(cell) for cell in rest]
+        corrected, between = self._corrections(), self._between(jobs)
+        seconds = [self.expected[cell.name] * corrected(cell) + between for cell in self._rest]
         work = max(0.0, max(math.fsum(seconds) / jobs, max(seconds, default=0.0)) - busy / jobs)
-        return work + (self._figures() if rest else 0.0)
+        return work + (self._figures() if self._rest else 0.0)
+
+    def _between(self, jobs: int) -> float:
+        """Return the seconds a cell takes beside its own: of files and locks, which is most of those of small networks.
+
+        They are counted from the first cells that are seen finished, so the start of processes isn't among them.
+        """
+        if len(self._looks) < 2:
+            return 0.0
+        (begin, before, worked), (end, after, all_worked) = self._looks
+        return max(0.0, (end - begin) * jobs - (all_worked - worked)) / (after - before)
 
     def _figures(self) -> float:
         """Return the seconds of drawing all settings, also those that were attacked before."""

@@ -215,8 +215,10 @@ def _axes(path: Path, content: Mapping[str, Any]) -> dict[str, dict[str, list[st
 
 
 def _attacks(content: Mapping[str, Any]) -> tuple[str, ...]:
-    given = content.get("attacks") or list(MEMBERSHIP_ATTACKS.items)
-    names = given if isinstance(given, list) else [given]
+    given = content.get("attacks")
+    names = [given] if isinstance(given, str) else list(MEMBERSHIP_ATTACKS.items) if given is None else given
+    if not names or not isinstance(names, list):
+        raise ConfigError(f"attacks={given}: expected a list of at least one; leave it out for all that apply")
     return tuple(dict.fromkeys(get_membership_attack(str(name)).name for name in names))
 
 

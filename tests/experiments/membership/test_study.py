@@ -181,6 +181,8 @@ def test_a_network_that_cannot_be_trained_stops_no_other(tmp_path: Path) -> None
         ({"name": "over/there"}, "name=over/there: expected a plain folder name"),
         ({"networks": "1"}, "networks=1: expected at least 2"),
         ({"attacks": "[rnia]"}, "unknown"),
+        ({"attacks": "[]"}, "attacks=[]: expected a list of at least one; leave it out for all"),
+        ({"attacks": "3"}, "attacks=3: expected a list"),
         ({"deny": "[shadows]"}, "did you mean 'shadow_data'"),
         ({"matrix": "{}"}, "matrix is empty"),
         ({"matrix": "{training.epochs: []}"}, "matrix.training.epochs: expected a list of values"),
@@ -212,6 +214,12 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
     assert str(error.value).count(str(path)) <= 1
 
 
+def test_an_empty_study_is_told_what_one_has(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ConfigError, match="it is empty; expected the keys of a study, such as matrix and attacks"):
+        read_membership_study(tmp_path / "empty.yaml")
+
+
 def test_forecast_learns_from_what_cells_took(finished: MembershipStudy, tmp_path: Path) -> None:
     """Twice as slow as expected so far: twice as much is left. What a process has spent counts."""
     study = read(tmp_path)
@@ -229,6 +237,26 @@ def test_forecast_learns_from_what_cells_took(finished: MembershipStudy, tmp_pat
     assert forecast.look() == 1
     assert forecast.left(1) == pytest.approx(20 * (len(cells) - 1))
     assert Forecast(cells_of(finished)).left(2) == 0
+
+
+def test_forecast_counts_what_cells_take_beside_their_own_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes: the first cells come late, which is of the start, and then one every two seconds."""
+    cells = [cell for cell in cells_of(read(tmp_path)) if cell.network is not None]
+    forecast = Forecast(cells)
+    forecast.expected = {cell.name: 1.0 for cell in cells}
+    for count, now in ((1, 100.0), (4, 106.0)):
+        monkeypatch.setattr("experiments.membership.progress.time.monotonic", lambda now=now: now)
+        for cell in cells[:count]:
+            assert cell.network is not None
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            cell.file.write_text("")
+            (folder_of(cell.setting, cell.network) / "seconds.json").write_text('{"train": 1}')
+        assert forecast.look() == count
+        if count == 1:
+            assert forecast.left(2) == pytest.approx((len(cells) - 1) / 2)
+    assert forecast.left(2) == pytest.approx((len(cells) - 4) * (6 * 2 / 3) / 2)
 
 
 def test_forecast_corrects_a_setting_by_its_own_networks_and_attacks_by_attacks(tmp_path: Path) -> None:
