@@ -21,7 +21,7 @@ from snnfl.config import ConfigError, ModelConfig
 from snnfl.models.blocks import BasicBlock
 from snnfl.models.initialisation import initialise
 from snnfl.models.over_time import fold_time
-from snnfl.models.spiking_layers import STEPS, SURROGATE, THRESHOLD, Readout, SpikingNeurons
+from snnfl.models.spiking_layers import FEEDS_NEURONS, STEPS, SURROGATE, THRESHOLD, Readout, SpikingNeurons
 from snnfl.neurons import ENCODINGS, Unrolled, surrogate_spike
 
 
@@ -209,6 +209,7 @@ def spiking_model(
     if config.threshold_norm:
         _normalise_to_threshold(model, config)
     _pool_at_once(model)
+    _normalise_at_once(model)
     return SpikingModel(model, config, input_shape=input_shape, sequence=sequence)
 
 
@@ -270,3 +271,18 @@ def _pool_at_once(model: nn.Module) -> None:
                 ):
                     neurons.pool = side
                     setattr(sequence, name, nn.Identity())
+
+
+def _normalise_at_once(model: nn.Module) -> None:
+    """Tell batch normalisations that neurons alone read so, in place: training may normalise in the neurons' scan."""
+    found = list[nn.Module]()
+    for module in model.modules():
+        if type(module) is nn.Sequential:
+            found += [norm for norm, after in itertools.pairwise(module) if isinstance(after, SpikingNeurons)]
+        elif type(module) is BasicBlock:
+            pairs = ((module.norm1, module.relu1), (module.norm2, module.relu2))
+            found += [norm for norm, after in pairs if isinstance(after, SpikingNeurons)]
+    names = [id(module) for _, module in model.named_modules(remove_duplicate=False)]
+    for norm in found:
+        if isinstance(norm, nn.BatchNorm2d) and names.count(id(norm)) == 1:
+            setattr(norm, FEEDS_NEURONS, True)

@@ -19,9 +19,13 @@ from snnfl.neurons import (
     unroll,
     without_reset,
 )
+from snnfl.neurons.normalised import Normalised, spikes_of
 
 STEPS, BETA, THRESHOLD, SURROGATE = 25, 0.95, 1.0, "fast_sigmoid"
 """Of neurons whose configuration doesn't say: Moshruba et al., section IV-A."""
+
+FEEDS_NEURONS = "feeds_neurons"
+"""Attribute of a batch normalisation that nothing but neurons read, which may then be given what isn't computed yet."""
 
 SMALLEST_THRESHOLD = 1e-3
 """Of learned thresholds: at zero a neuron fires whatever it receives."""
@@ -87,8 +91,11 @@ class SpikingNeurons(nn.Module):
             store=self.store,
         )
 
-    def forward(self, current: Tensor) -> Tensor:
+    def forward(self, current: Tensor | Normalised) -> Tensor:
         """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, pooled where they are to be."""
+        if isinstance(current, Normalised):
+            steps = self.steps if len(current.values) == 1 else None
+            return spikes_of(self.neuron, current, steps, pool=self.pool)
         return self.spikes(current, pool=self.pool)
 
     def over_time(self, current: Tensor) -> Unrolled:

@@ -17,9 +17,10 @@ from snnfl.neurons.dynamics import (
 from snnfl.neurons.encodings import ENCODINGS, Encoding
 from snnfl.neurons.encodings import register as register_encoding
 from snnfl.neurons.kernels import KERNELS, Kernel, scan
+from snnfl.neurons.looped import loop
 from snnfl.neurons.surrogates import SURROGATES, Surrogate, SurrogateSpike, surrogate_spike
 from snnfl.neurons.surrogates import register as register_surrogate
-from snnfl.neurons.unrolled import Unrolled, loop, unroll
+from snnfl.neurons.unrolled import Unrolled, unroll
 
 __all__ = [
     "ENCODINGS",

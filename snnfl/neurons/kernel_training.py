@@ -7,6 +7,9 @@ time, which is read once and whose gradient is one step, 1 and 1.
 
 Neurons lie in rows: ``[T, rows, width * inner]``, with ``inner`` channels side by side, where ``pool`` rows and columns
 are averaged into one. Without pooling a row is any piece of memory.
+
+Where batch normalisation gives the current, scans read what it normalises (:mod:`snnfl.neurons.kernel_normalised`), and
+a row is several times all channels.
 """
 
 from __future__ import annotations
@@ -19,9 +22,7 @@ from numpy.typing import NDArray
 
 from snnfl.neurons import surrogates
 from snnfl.neurons.compiled import compiled
-
-BLOCK = 1024
-"""Neurons of a row where nothing is pooled: their potentials stay in the first-level cache while time runs."""
+from snnfl.neurons.kernel_normalised import add_moments, flush, normalise
 
 Reals: TypeAlias = NDArray[np.floating]
 
@@ -50,24 +51,25 @@ def charge(
     threshold: np.floating,
     reset: int,
     delayed: bool,
+    out: Reals,
 ) -> None:
-    """Take neurons from one step's charged potentials and spikes to the next one's potentials, in place.
+    """Write the charged potentials that follow on one step's charged potentials and spikes.
 
     As :meth:`snnfl.neurons.Neuron.step`, bit for bit.
     """
     one = u.dtype.type(1)
     if reset == KEEP:
         for j in range(len(u)):
-            u[j] = drive[j] + leak * u[j]
+            out[j] = drive[j] + leak * u[j]
     elif reset == SUBTRACT and delayed:
         for j in range(len(u)):
-            u[j] = drive[j] + leak * u[j] - fired[j] * threshold
+            out[j] = drive[j] + leak * u[j] - fired[j] * threshold
     elif reset == SUBTRACT:
         for j in range(len(u)):
-            u[j] = drive[j] + leak * (u[j] - fired[j] * threshold)
+            out[j] = drive[j] + leak * (u[j] - fired[j] * threshold)
     else:
         for j in range(len(u)):
-            u[j] = drive[j] + leak * (u[j] * (one - fired[j]))
+            out[j] = drive[j] + leak * (u[j] * (one - fired[j]))
 
 
 @compiled
@@ -148,6 +150,20 @@ def unpool_row(gradient: Reals, pool: int, inner: int, out: Reals) -> None:
 
 
 @compiled
+def receive(current: Reals, lanes: Reals, also: Reals, step: int, row: int, drive: Reals) -> Reals:
+    """Return what flows into a row of neurons at a step; where that has to be computed, it is written to ``drive``."""
+    given: Reals = current[min(step, len(current) - 1), row]
+    if not len(lanes):
+        return given
+    normalise(given, lanes[0], lanes[1], lanes[2], drive)
+    if len(also):
+        added = also[min(step, len(also) - 1), row]
+        for j in range(len(drive)):
+            drive[j] += added[j]
+    return drive
+
+
+@compiled
 def forward(
     leak: np.floating,
     threshold: np.floating,
@@ -158,6 +174,8 @@ def forward(
     inner: int,
     height: int,
     current: Reals,
+    lanes: Reals,
+    also: Reals,
     before: Reals,
     spikes: Reals,
     potentials: Reals,
@@ -174,13 +192,15 @@ def forward(
         inner: Channels side by side.
         height: Rows of one image; those left over by the pooling have no output.
         current: Shape ``[T, rows, width * inner]``, or ``[1, ...]`` if it is constant in time.
+        lanes: Mean, scale and shift by which the current is normalised first, ``[3, width * inner]``, or ``[0, 0]``.
+        also: What is added to a normalised current, of its shape, or ``[0, 0, 0]``.
         before: Potentials before the first step, ``[rows, width * inner]``, or ``[0, 0]`` for zeros.
         spikes: Shape ``[T, pooled rows, pooled width * inner]``; written.
         potentials: Of the current's shape with ``T`` steps, or ``[0, 0, 0]``; written: those that fired or didn't.
     """
     steps = len(spikes)
     rows, width = current.shape[1:]
-    u, fired = np.empty(width, spikes.dtype), np.empty(width, spikes.dtype)
+    u, fired, drive = np.empty((2, width), spikes.dtype), np.empty(width, spikes.dtype), np.empty(width, spikes.dtype)
     kept = height // pool
     for row in range(rows):
         image, line = row // height, row % height
@@ -189,22 +209,24 @@ def forward(
         if outside and not len(potentials):
             continue
         if len(before):
-            u[:] = before[row]
-            fire(u, threshold, strict, fired)
+            u[0] = before[row]
+            fire(u[0], threshold, strict, fired)
             if not delayed:
                 fired[:] = spikes.dtype.type(0)
         else:
-            u[:] = spikes.dtype.type(0)
+            u[0] = spikes.dtype.type(0)
             fired[:] = spikes.dtype.type(0)
         for step in range(steps):
-            charge(u, fired, current[min(step, len(current) - 1), row], leak, threshold, reset, delayed)
+            here = u[(step + 1) % 2]
+            given = receive(current, lanes, also, step, row, drive)
+            charge(u[step % 2], fired, given, leak, threshold, reset, delayed, here)
             if len(potentials):
-                potentials[step, row] = u
+                potentials[step, row] = here
             if pool == 1:
-                fire(u, threshold, strict, fired)
+                fire(here, threshold, strict, fired)
                 spikes[step, row] = fired
             else:
-                fire(u, threshold, strict, fired)
+                fire(here, threshold, strict, fired)
                 if not outside:
                     pool_row(fired, line % pool, pool, inner, spikes[step, target])
 
@@ -225,12 +247,15 @@ def backward(
     height: int,
     steps: int,
     current: Reals,
+    lanes: Reals,
+    also: Reals,
     before: Reals,
     of_spikes: Reals,
     of_potentials: Reals,
     of_current: Reals,
     of_before: Reals,
     of_parameters: NDArray[np.float64],
+    sums: NDArray[np.float64],
 ) -> None:
     """Run the derivatives of :func:`forward` backwards in time.
 
@@ -253,12 +278,17 @@ def backward(
         height: Rows of one image.
         steps: ``T``.
         current: Shape ``[T or 1, rows, width * inner]``.
+        lanes: As in :func:`forward`, like ``also``.
+        also: What is added to a normalised current.
         before: Potentials before the first step, or ``[0, 0]``.
         of_spikes: Gradient by what :func:`forward` wrote as spikes, or ``[0, 0, 0]`` for none.
         of_potentials: Gradient by the potentials, or ``[0, 0, 0]`` for none.
-        of_current: Gradient by the current, of its shape: summed over time where that is constant; written.
+        of_current: Gradient by the current, of its shape: summed over time where that is constant; written. Where it is
+            normalised first, the gradient by what comes of it.
         of_before: Gradient by the potentials before the first step, or ``[0, 0]``; written.
         of_parameters: Gradients by leak and threshold, ``[2]``; written.
+        sums: Where the current is normalised first, each lane's sum of the gradients by what comes of it, and of their
+            products with the distances from the mean, ``[2, width * inner]``; written.
     """
     rows, width = current.shape[1:]
     kind = current.dtype
@@ -266,6 +296,7 @@ def backward(
     kept = height // pool
     u, fired = np.empty((steps + 1, width), kind), np.empty((steps + 1, width), kind)
     carry, slopes, given = np.empty(width, kind), np.empty(width, kind), np.empty(width, kind)
+    drive, total, moment = np.empty(width, kind), np.zeros(width, kind), np.zeros(width, kind)
     of_leak, of_threshold = 0.0, 0.0
     constant = len(current) == 1
     resets = not delayed and reset != KEEP
@@ -282,8 +313,8 @@ def backward(
         else:
             fired[0] = zero
         for step in range(steps):
-            u[step + 1] = u[step]
-            charge(u[step + 1], fired[step], current[min(step, len(current) - 1), row], leak, threshold, reset, delayed)
+            received = receive(current, lanes, also, step, row, drive)
+            charge(u[step], fired[step], received, leak, threshold, reset, delayed, u[step + 1])
             fire(u[step + 1], threshold, strict, fired[step + 1])
         carry[:] = zero
         if constant:
@@ -316,15 +347,17 @@ def backward(
                     for j in range(width):
                         of_threshold -= given[j] * slopes[j]
             if len(of_potentials):
-                also = of_potentials[step, row]
+                given[:] = of_potentials[step, row]
                 for j in range(width):
-                    carry[j] += also[j]
+                    carry[j] += given[j]
             target = of_current[0 if constant else step, row]
             if constant:
                 for j in range(width):
                     target[j] += carry[j]
             else:
                 target[:] = carry
+                if len(lanes):
+                    add_moments(carry, current[step, row], lanes[0], total, moment)
             previous, late = u[step], fired[step]
             if learned:
                 for j in range(width):
@@ -345,5 +378,10 @@ def backward(
                     carry[j] *= leak
         if len(of_before):
             of_before[row] = carry
+        if len(lanes):
+            if constant:
+                add_moments(of_current[0, row], current[0, row], lanes[0], total, moment)
+            flush(total, sums[0])
+            flush(moment, sums[1])
     of_parameters[0] = of_leak
     of_parameters[1] = of_threshold

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnfl.neurons.kernel_training import BLOCK
+from snnfl.neurons.kernel_normalised import BLOCK
 
 
 class Order:
@@ -18,9 +18,10 @@ class Order:
     Args:
         values: Shape ``[T, N, C, *space]``.
         pool: Side of the squares that are averaged.
+        channels: Whether a row has to be several times all channels, of values that lie channels last.
     """
 
-    def __init__(self, values: Tensor, pool: int) -> None:
+    def __init__(self, values: Tensor, pool: int, *, channels: bool = False) -> None:
         last = values.movedim(2, -1) if values.dim() > 3 else values
         lies_so = values.dim() > 3 and last.is_contiguous() and not values.is_contiguous()
         self._channels_last = lies_so or (pool > 1 and values.dim() > 3)
@@ -29,7 +30,7 @@ class Order:
             self.inner, (self.height, self._width) = values.shape[2], values.shape[3:]
             return
         neurons = values[0].numel()
-        self._length = _row_of(neurons)
+        self._length = row_of_channels(neurons, values.shape[2]) if channels else _row_of(neurons)
         self.inner, self.height = 1, 1
 
     def rows(self, values: Tensor, *, pooled: bool = False) -> NDArray[Any]:
@@ -61,3 +62,10 @@ class Order:
 def _row_of(neurons: int) -> int:
     """Return the longest row that the neurons fill evenly and the cache holds; all of them if there is none."""
     return next((size for size in range(BLOCK, 255, -1) if neurons % size == 0), neurons)
+
+
+@functools.cache
+def row_of_channels(neurons: int, channels: int) -> int:
+    """Return the longest row of several times all channels that the neurons fill evenly and the cache holds."""
+    longest = BLOCK - BLOCK % channels
+    return next((size for size in range(longest, channels, -channels) if neurons % size == 0), channels)

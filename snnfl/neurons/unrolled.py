@@ -17,25 +17,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from snnfl.neurons import kernel_training
-from snnfl.neurons.dynamics import Neuron, Reset, by_subtraction, to_zero, without_reset
-from snnfl.neurons.kernels import has_triton
+from snnfl.neurons.dynamics import Neuron
+from snnfl.neurons.looped import RESETS, How, fuses, kind_of, loop, pooled, scalar, spike_of
 from snnfl.neurons.order import Order
-from snnfl.neurons.surrogates import SurrogateSpike
-
-RESETS: dict[Reset, int] = {
-    by_subtraction: kernel_training.SUBTRACT,
-    to_zero: kernel_training.ZERO,
-    without_reset: kernel_training.KEEP,
-}
 
 
 class Unrolled(NamedTuple):
@@ -76,72 +67,13 @@ def unroll(
     """
     if pool > 1 and (current.device.type != "cpu" or min(current.shape[-2:]) < pool):  # PyTorch says what is wrong
         trains, found = unroll(neuron, current, steps, before=before, potentials=potentials)
-        return Unrolled(_pooled(trains, pool), found)
+        return Unrolled(pooled(trains, pool), found)
     arguments = (current, neuron.leak, neuron.threshold, before)
-    how = _How(neuron, steps, potentials, pool)
-    if not _fuses(neuron, current):
+    how = How(neuron, steps, potentials, pool)
+    if not fuses(neuron, current):
         return Unrolled(*loop(*arguments, how))
-    leak, threshold = _scalar(1.0 if neuron.leak is None else neuron.leak, current), _scalar(neuron.threshold, current)
+    leak, threshold = scalar(1.0 if neuron.leak is None else neuron.leak, current), scalar(neuron.threshold, current)
     return Unrolled(*_Fused.apply(current, leak, threshold, before, how))  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True)
-class _How:
-    """What isn't differentiated."""
-
-    neuron: Neuron
-    steps: int | None
-    potentials: bool
-    pool: int
-
-
-def loop(
-    current: Tensor, leak: Tensor | float | None, threshold: Tensor, before: Tensor | None, how: _How
-) -> tuple[Tensor, Tensor]:
-    """Return spikes and potentials by the reference, step after step."""
-    neuron = replace(how.neuron, leak=leak, threshold=threshold.reshape(-1))
-    flows = current.unbind() if how.steps is None else (current,) * how.steps
-    state = neuron.at_rest(flows[0])
-    if before is not None:
-        state = state._replace(potential=before)
-    spikes, potentials = [], []
-    for flow in flows:
-        state, fired, charged = neuron.advance(state, flow)
-        spikes.append(fired)
-        potentials.append(charged)
-    trains = torch.stack(spikes)
-    if how.pool > 1:
-        trains = _pooled(trains, how.pool)
-    return trains, torch.stack(potentials) if how.potentials else current.new_empty(0)
-
-
-def _pooled(trains: Tensor, pool: int) -> Tensor:
-    pooled = functional.avg_pool2d(trains.flatten(0, 1), pool)
-    return pooled.view(*trains.shape[:2], *pooled.shape[1:])
-
-
-def _fuses(neuron: Neuron, current: Tensor) -> bool:
-    """Tell whether the compiled scans compute these neurons on this current."""
-    spike = neuron.spike
-    return (
-        neuron.adaptation is None
-        and neuron.recurrent is None
-        and neuron.store is None
-        and neuron.unit_spikes
-        and (current.device.type == "cpu" or (current.device.type == "cuda" and has_triton()))
-        and current.dtype in (torch.float32, torch.float64)
-        and neuron.threshold.numel() == 1
-        and neuron.reset in RESETS
-        and isinstance(spike, SurrogateSpike)
-        and spike.derivative in kernel_training.DERIVATIVES
-        and (not isinstance(neuron.leak, Tensor) or neuron.leak.numel() == 1)
-    )
-
-
-def _scalar(value: Tensor | float, like: Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.reshape(()).to(like)
-    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 class _Fused(torch.autograd.Function):
@@ -149,10 +81,10 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        current: Tensor, leak: Tensor, threshold: Tensor, before: Tensor | None, how: _How
+        current: Tensor, leak: Tensor, threshold: Tensor, before: Tensor | None, how: How
     ) -> tuple[Tensor, Tensor]:
         drive = current if how.steps is None else current.unsqueeze(0)
-        order, number = Order(drive, how.pool), _number(current)
+        order, number = Order(drive, how.pool), kind_of(current)
         steps = len(current) if how.steps is None else how.steps
         spikes = order.empty(steps, drive, pooled=True)
         potentials = order.empty(steps if how.potentials else 0, drive)
@@ -164,7 +96,7 @@ class _Fused(torch.autograd.Function):
                 threshold,
                 RESETS[how.neuron.reset],
                 how.neuron.delayed,
-                _spike(how).strict,
+                spike_of(how).strict,
                 order.flat(drive),
                 None if before is None else order.flat(before.unsqueeze(0))[0],
                 order.flat(spikes),
@@ -176,11 +108,13 @@ class _Fused(torch.autograd.Function):
             number(threshold),
             RESETS[how.neuron.reset],
             how.neuron.delayed,
-            _spike(how).strict,
+            spike_of(how).strict,
             how.pool,
             order.inner,
             order.height,
             order.rows(drive),
+            np.empty((0, 0), number),
+            np.empty((0, 0, 0), number),
             np.empty((0, 0), number) if before is None else order.rows(before.unsqueeze(0))[0],
             order.rows(spikes, pooled=True),
             order.rows(potentials),
@@ -232,11 +166,11 @@ class _FusedBackward(torch.autograd.Function):
         before: Tensor | None,
         of_spikes: Tensor | None,
         of_potentials: Tensor | None,
-        how: _How,
+        how: How,
         learned: bool,
     ) -> tuple[Tensor, ...]:
         drive = current if how.steps is None else current.unsqueeze(0)
-        order, number, spike = Order(drive, how.pool), _number(current), _spike(how)
+        order, number, spike = Order(drive, how.pool), kind_of(current), spike_of(how)
         of_current = order.empty(len(drive), drive)
         of_before = order.empty(0 if before is None else 1, drive)
         if current.is_cuda:
@@ -282,12 +216,15 @@ class _FusedBackward(torch.autograd.Function):
             order.height,
             len(current) if how.steps is None else how.steps,
             order.rows(drive),
+            np.empty((0, 0), number),
+            np.empty((0, 0, 0), number),
             np.empty((0, 0), number) if before is None else order.rows(before.unsqueeze(0))[0],
             none if of_spikes is None else order.rows(of_spikes, pooled=True),
             none if of_potentials is None else order.rows(of_potentials),
             order.rows(of_current),
             np.empty((0, 0), number) if before is None else order.rows(of_before)[0],
             of_parameters,
+            np.empty((0, 0)),
         )
         of_leak, of_threshold = torch.from_numpy(of_parameters).to(leak).unbind()
         return (
@@ -329,7 +266,7 @@ for _forward in (_Fused.forward, _FusedBackward.forward):  # PyTorch asks at eac
     vars(_forward)["__signature__"] = inspect.signature(_forward)
 
 
-def _gradients_by_loop(given: list[int], how: _How) -> Callable[..., tuple[Tensor, ...]]:
+def _gradients_by_loop(given: list[int], how: How) -> Callable[..., tuple[Tensor, ...]]:
     """Return what :class:`_FusedBackward` computes, of those of its tensors that are given, as PyTorch's operations."""
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -354,16 +291,6 @@ def _gradients_by_loop(given: list[int], how: _How) -> Callable[..., tuple[Tenso
         return wanted if len(wanted) == 4 else (*wanted, wanted[0].new_empty(0))
 
     return gradients
-
-
-def _spike(how: _How) -> SurrogateSpike:
-    if not isinstance(how.neuron.spike, SurrogateSpike):
-        raise TypeError(f"{how.neuron.spike}: expected a spike function with a surrogate gradient")
-    return how.neuron.spike
-
-
-def _number(like: Tensor) -> Any:
-    return np.float32 if like.dtype == torch.float32 else np.float64
 
 
 def _folded(values: Tensor, batch: int, axis: int) -> Tensor:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from snnfl.models.over_time import over_time
+from snnfl.models.spiking_layers import FEEDS_NEURONS
 from snnfl.models.swapped import swapped
+from snnfl.neurons.normalised import Normalised, lies_channels_last, moments
 
 
 def precise_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
@@ -23,73 +24,57 @@ def precise_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
     """
     precise: dict[type[nn.Module], type[nn.Module]] = {
         nn.BatchNorm2d: _BatchNorm2d,
-        over_time(nn.BatchNorm2d): over_time(_BatchNorm2d),
+        over_time(nn.BatchNorm2d): _OverTimeBatchNorm2d,
     }
     return swapped(model, precise)
 
 
 class _BatchNorm2d(nn.BatchNorm2d):
-    """``torch.nn.BatchNorm2d``, whose channels-last batches on a CPU are normalised by :class:`_OverRows`."""
+    """``torch.nn.BatchNorm2d``, whose channels-last batches on a CPU are normalised by compiled passes over rows."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not _applies(self, input):
             return super().forward(input)
-        normalised, mean, variance = _OverRows.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
-        rows = input.numel() // input.shape[1]
+        return self.later(input).tensor()
+
+    def later(self, images: Tensor, values: Tensor | None = None) -> Normalised:
+        """Return what a batch of ``[N, C, H, W]`` becomes, not computed yet; its statistics are those of the layer.
+
+        Args:
+            images: What the layer normalises.
+            values: The same in the shape that the result should have.
+        """
+        found = moments(images)
+        rows = images.numel() // images.shape[1]
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]  # _applies has looked
-            self.running_var.lerp_(variance * (rows / (rows - 1)), self.momentum)  # type: ignore[union-attr, arg-type]
+            self.running_mean.lerp_(found.mean, self.momentum)  # type: ignore[union-attr, arg-type]  # _applies has looked
+            self.running_var.lerp_(found.variance * (rows / (rows - 1)), self.momentum)  # type: ignore[union-attr, arg-type]
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        return normalised  # type: ignore[no-any-return]
+        return Normalised(images if values is None else values, self.weight, self.bias, found, self.eps)
+
+
+_OverTime: Any = over_time(_BatchNorm2d)
+
+
+class _OverTimeBatchNorm2d(_OverTime):  # type: ignore[misc]  # a class that is made while the program runs
+    """Such a layer with a time axis: where nothing but neurons follow it, they normalise what it has received."""
+
+    def forward(self, values: Tensor) -> Tensor | Normalised:
+        images = values.flatten(0, 1)
+        if self.training and getattr(self, FEEDS_NEURONS, False) and _applies(self, images):
+            later: Normalised = self.later(images, values)
+            return later
+        normalised: Tensor = super().forward(values)
+        return normalised
 
 
 def _applies(norm: nn.BatchNorm2d, images: Tensor) -> bool:
     """Tell whether a batch lies channels last on a CPU, has something to normalise, and the layer the usual options."""
     return (
-        images.dim() == 4
-        and images.device.type == "cpu"
-        and not images.is_contiguous()
-        and images.is_contiguous(memory_format=torch.channels_last)
+        lies_channels_last(images)
         and images.shape[1] == norm.num_features
         and images.numel() > norm.num_features
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
     )
-
-
-class _OverRows(torch.autograd.Function):
-    """``y = gamma (x - mean) / sqrt(var + eps) + beta`` over the rows of ``[M, C]`` (Ioffe and Szegedy 2015, alg. 1).
-
-    PyTorch adds up rows pairwise. Returns ``y`` in the layout of the images, and the mean and the biased variance, each
-    of ``[C]``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        rows = _rows(images)
-        mean = rows.mean(0)
-        centred = rows - mean
-        variance = centred.square().mean(0)
-        inverse = (variance + eps).rsqrt()
-        ctx.save_for_backward(centred, inverse, gamma)
-        ctx.mark_non_differentiable(mean, variance)
-        return _images(torch.addcmul(beta, centred, inverse * gamma), images.shape), mean, variance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        centred, inverse, gamma = ctx.saved_tensors
-        rows = _rows(gradient)
-        beta, product = rows.sum(0), (rows * centred).sum(0)
-        wanted = torch.addcmul(rows - beta / len(rows), centred, -inverse.square() * product / len(rows))
-        return _images(wanted.mul_(gamma * inverse), gradient.shape), product * inverse, beta, None
-
-
-def _rows(images: Tensor) -> Tensor:
-    return images.movedim(1, -1).reshape(-1, images.shape[1])
-
-
-def _images(rows: Tensor, shape: torch.Size) -> Tensor:
-    count, channels, height, width = shape
-    return rows.view(count, height, width, channels).movedim(-1, 1)

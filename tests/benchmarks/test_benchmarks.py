@@ -14,8 +14,16 @@ ATTACKS = {
     "priors", "secure_forms", "secure_list", "sequence_recovery", "side_channel", "time_left", "uploads",
 }  # fmt: skip
 """What attacks find or cost, by the commands that docs/ names: no times, and no bars."""
-OTHERS = {"harness", "draw_accuracy", "pfl_research", "spiking_libraries", "deployment_load", *ATTACKS}
-"""What benchmarks share, and one that takes the whole machine for minutes: neither is part of ``make bench``."""
+OTHERS = {
+    "harness",
+    "draw_accuracy",
+    "pfl_research",
+    "spiking_libraries",
+    "deployment_load",
+    "event_training",
+    *ATTACKS,
+}
+"""What benchmarks share, one that takes the whole machine for minutes, and one without bars: not of ``make bench``."""
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - OTHERS)
 
 

@@ -97,7 +97,7 @@ def compare(surrogate, reset, delayed, detached, strict, steps, pool, shape, lay
         threshold=threshold, leak=leak, spike=spike, reset=reset, delayed=delayed, detached=detached, unit_spikes=True
     )
     found = unroll(neuron, flow, steps, before=before, potentials=True, pool=pool)
-    expected = module.loop(flow, leak, threshold, before, module._How(neuron, steps, True, pool))
+    expected = module.loop(flow, leak, threshold, before, module.How(neuron, steps, True, pool))
     assert found.spikes.any()
     torch.testing.assert_close(found.spikes, expected[0], rtol=1e-15, atol=1e-15)
     assert torch.equal(found.potentials, expected[1])
@@ -134,7 +134,7 @@ def test_float32_fires_as_the_loop_does_and_rounds_as_little():
             threshold=inputs[2], leak=inputs[1], spike=surrogate_spike("atan"), delayed=True, unit_spikes=True
         )
         spikes, potentials = unroll(neuron, inputs[0], before=inputs[3], potentials=True)
-        how = module._How(neuron, None, True, 1)
+        how = module.How(neuron, None, True, 1)
         slow = module.loop(*inputs, how)
         assert torch.equal(spikes, slow[0])
         assert torch.equal(potentials, slow[1])
