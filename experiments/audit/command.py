@@ -127,7 +127,7 @@ def audit_prepared(
             console.print(line, highlight=False, markup=False)
     written = f"{folder / REPORT}; the same numbers: *.json and *.csv beside it"
     instead = f"{folder / REPORT} stays the earlier one, for every attack was refused; --output writes another"
-    console.print(f"report: {instead if kept else written}", highlight=False, markup=False)
+    console.print(f"report: {instead if kept else written}", highlight=False, markup=False, soft_wrap=True)
     return folder, audits
 
 
