@@ -39,9 +39,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def stand_in(source: Source, config: DataConfig, root: Path) -> Dataset:
         shape, classes = SHAPES[config.source]
-        labels = torch.randint(classes, (4000,), generator=rng.generator(0, config.source))
+        labels = torch.randint(classes, (10_000,), generator=rng.generator(0, config.source))
         mean = torch.zeros(shape[-3] if len(shape) > 1 else shape[0])
-        samples = torch.zeros((1, *shape), dtype=torch.uint8).expand(4000, *shape)
+        samples = torch.zeros((1, *shape), dtype=torch.uint8).expand(10_000, *shape)
         return Dataset(
             name=config.source, train_images=samples, train_labels=labels, test_images=samples, test_labels=labels,
             class_names=tuple(map(str, range(classes))), mean=mean, std=mean + 1,
