@@ -1,7 +1,7 @@
 """Pytest's workers: one that dies costs its test a second try, and the session neither its end nor its other tests.
 
-A worker dies with a process of Ray's that its test has joined, or when a machine has no memory left: no verdict on what
-is tested. A test whose worker dies twice has failed, and so has every test whose assertion fails.
+What ends a worker once, as a machine that has no memory left, is no verdict on what is tested; nor is it forgotten: its
+test is named at the end. A test whose worker dies twice has failed, and so has every test whose assertion fails.
 """
 
 from __future__ import annotations
