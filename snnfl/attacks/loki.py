@@ -55,7 +55,7 @@ def loki_weights(
     first linear layer measures the means alone and sorts by them (:func:`~snnfl.attacks.imprint.sorting`); it is the
     same for all clients, and so is the second, whose columns are equal. The gradient of a weight between a client's map
     and a bin is that client's alone, for the others' map is zero there: in a sum each client stands in columns of its
-    own (Zhao et al., "LOKI", IEEE S&P 2024, section IV).
+    own (Zhao et al., "LOKI", IEEE S&P 2024).
 
     Over several steps of rate ``r`` on ``B`` images the layers move, and bins with them: by the change of the first
     linear layer as ``r scale^2 / B`` an image, by that of the kernels as ``r SLOPE^2 / scale^2``, by that of the biases
@@ -63,8 +63,10 @@ def loki_weights(
     is small against a bin (benchmarks/imprint.py), and without ``scale`` the first isn't. Columns that are read start
     at zero, so that float32 keeps their changes however small they are.
 
-    The paper reads the columns that also measure, and brings images to the range of pixels, for biases are summed over
-    clients. Here the change of the constant map's columns is each client's own bias gradient.
+    Published code of the attack differs: it reads the columns that also measure, brings each image to the range of
+    pixels, since biases are summed over clients, clamps units to one bin each, and has kernels of 500 at a rate of
+    1e-4. Here units are a model's own ReLUs, and the change of the constant map's columns is each client's own bias
+    gradient, which gives images without a guess.
 
     Args:
         model: Begins with :func:`layers_of`.

@@ -19,7 +19,7 @@ def conv_mlp(config: ModelConfig, input_shape: tuple[int, ...], classes: int) ->
 
     Nothing is pooled, so that the first linear layer sees each pixel of each map; it holds nearly all of the
     16,781,834 parameters for 3x32x32 and 10 classes. Source: the layers that the malicious server of Zhao et al.,
-    "LOKI", IEEE S&P 2024, section IV, sets before a network; here nothing is behind them.
+    "LOKI", IEEE S&P 2024, sets before a network; here nothing is behind them.
     """
     channels, height, width = image_shape(config, input_shape, smallest=1)
     return nn.Sequential(
