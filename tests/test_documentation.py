@@ -157,8 +157,8 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 UNSTEADY = {"accuracy_over_steps": 30.0}
-"""By how many points a notebook's accuracies may differ: at one time step and two, networks trained on two processors were
-15.5 points apart, and as far in float64, since training itself drifts apart."""
+"""By how many points a notebook's accuracies may differ: at one time step and two, networks trained on two processors
+were 15.5 points apart, and as far in float64, since training itself drifts apart."""
 
 
 @pytest.mark.slow
