@@ -12,12 +12,10 @@ from flwr.serverapp.strategy import Strategy
 from snnfl.attacks.imprint import imprinted
 from snnfl.attacks.loki import loki_weights
 from snnfl.config import ConfigError
-from snnfl.protocol import ARRAYS
 from snnfl.threat import ThreatModelError
 from snnfl.workspace import Workspace
 from strategies.arrays import tensors_of
 from strategies.guarded import Guarded
-from strategies.secure import Secure
 from strategies.state import remember
 
 logger = logging.getLogger(__name__)
@@ -29,9 +27,9 @@ PUBLIC = 1000
 class Crafting(Strategy):
     """Send crafted weights in chosen rounds, and keep the weights of before: such a round trains nothing.
 
-    Where it learns sums alone, LOKI sends each client weights of its own, in the order of messages: their updates are
-    changes of what each was sent, so the sum tells these apart. Who sees each client's update has no need to, and sends
-    all of them those of the first.
+    LOKI would send each client weights of its own, by which a sum tells them apart. Under secure aggregation no sum
+    comes out of clients that were told different things, and who sees each client's update has no need to: so all are
+    sent those of the first.
 
     What clients answer is checked, weighed and evaluated as in any round, then thrown away, and so is what a server's
     optimiser would remember of it.
@@ -71,17 +69,13 @@ class Crafting(Strategy):
         if self._kept is None:
             return self.strategy.configure_train(server_round, arrays, config, grid)
         self._forget = remember(self.strategy.base)
-        messages = list(self.strategy.configure_train(server_round, self._crafted(arrays), config, grid))
-        if self.crafted == "loki" and isinstance(self.strategy, Secure):
-            for client, message in enumerate(messages):  # each has a content of its own, with its neighbours' packages
-                message.content[ARRAYS] = self._crafted(arrays, client)
-        return messages
+        return self.strategy.configure_train(server_round, self._crafted(arrays), config, grid)
 
-    def _crafted(self, arrays: ArrayRecord, client: int = 0) -> ArrayRecord:
-        """Return what a client is sent in the place of the model."""
+    def _crafted(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what clients are sent in the place of the model."""
         model, state, seed = self.work.model, tensors_of(arrays), self.work.config.run.seed
         if self.crafted == "loki":
-            made = loki_weights(model, state, self._public, seed, client=client)
+            made = loki_weights(model, state, self._public, seed, client=0)
         else:
             made = imprinted(model, state, self._public, seed)
         return ArrayRecord({name: made[name] for name in arrays})
