@@ -63,10 +63,10 @@ def loki_weights(
     is small against a bin (benchmarks/imprint.py), and without ``scale`` the first isn't. Columns that are read start
     at zero, so that float32 keeps their changes however small they are.
 
-    A public demonstration of the attack, not known to be the authors', differs: it reads the columns that also measure, brings each image to the range of
-    pixels, since biases are summed over clients, clamps units to one bin each, and has kernels of 500 at a rate of
-    1e-4. Here units are a model's own ReLUs, and the change of the constant map's columns is each client's own bias
-    gradient, which gives images without a guess.
+    A public demonstration of the attack, not known to be the authors', differs: it reads the columns that also measure,
+    brings each image to the range of pixels, since biases are summed over clients, clamps units to one bin each, and
+    has kernels of 500 at a rate of 1e-4. Here units are a model's own ReLUs, and the change of the constant map's
+    columns is each client's own bias gradient, which gives images without a guess.
 
     Args:
         model: Begins with :func:`layers_of`.
