@@ -155,6 +155,8 @@ def main() -> None:
     parser.add_argument("--victims", type=int, default=5, help="sums that are attacked")
     parser.add_argument("--root", help="folder of data sets; default: SNNFL_DATA")
     arguments = parser.parse_args()
+    if arguments.attack == "imprint" and max(arguments.steps) > 1:
+        parser.error(f"--steps {max(arguments.steps)}: imprint reads one step; give --attack loki")
     torch.set_num_threads(1)
     data = load(DataConfig(source="cifar10", root=arguments.root))
     for clients, steps, batch, scale, noise, second in product(

@@ -102,7 +102,7 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
     (packages,) = wire.by_client(found["senders"], found["packages"])
     sent, place = to_tensors(arrays_of(message)), place_of_truth(message, context)
     del message.content[SECURE]
-    task = task_of(message.content)
+    task = task_of(message.content, {**context.run_config, "examples": found["examples"], "follows": found["follows"]})
     reply = call_next(message, context)
     if reply.has_error():
         return reply
@@ -120,9 +120,14 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
     return Message(content, reply_to=message)
 
 
-def task_of(content: RecordDict) -> bytes:
-    """Return a hash of all that a server sends: the weights, bit by bit, and the settings."""
-    found = hashlib.sha256()
+def task_of(content: RecordDict, settings: Mapping[str, Any]) -> bytes:
+    """Return a hash of all that a client is told to train: the weights, bit by bit, and every setting.
+
+    Args:
+        content: Of the train message, without the masks' record.
+        settings: The run's configuration, and what the masks' record has beside packages.
+    """
+    found = hashlib.sha256(repr(sorted(settings.items())).encode())
     for name in sorted(content):
         record = content[name]
         items = [(key, record[key]) for key in sorted(record)]

@@ -139,7 +139,7 @@ def test_an_optimiser_of_the_server_forgets_a_crafted_round(tmp_path: Path) -> N
         ("audit.rounds=[]", "name them in audit.rounds"),
         ("strategy.spiking=true", "an S-run's server doesn't send"),
         ("model.neuron=lif", "sorts by ReLU"),
-        ("audit.crafted=loki strategy.secure_aggregation=true", "secure_range=64; set 0.01 or less"),
+        ("audit.crafted=loki strategy.secure_aggregation=true", "set strategy.secure_range=0.01 or less"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change: str, reason: str) -> None:

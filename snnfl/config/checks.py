@@ -200,8 +200,8 @@ def _audit_mistakes(config: Config) -> Iterator[str]:
         limit, secure = config.strategy.secure_range, config.strategy.secure_aggregation
         if audit.crafted == "loki" and secure and (limit is None or limit > FINEST):
             yield (
-                f"{crafted}: moves weights by less than secure aggregation rounds to within "
-                f"strategy.secure_range={limit or 64}; set {FINEST} or less"
+                f"{crafted}: moves weights by less than secure aggregation rounds to within its range; set "
+                f"strategy.secure_range={FINEST} or less"
             )
     if audit.ground_truth and not audit.record:
         yield (

@@ -108,9 +108,9 @@ def check_keys(public: PublicKeys) -> None:
         agree(_PROBE, key)
 
 
-def pair_key(own: X25519PrivateKey, other: bytes, session: bytes, first: int, second: int) -> bytes:
-    """Return the key of the mask that two clients share, whichever of them asks."""
-    return derive(agree(own, other), session, b"pair mask", min(first, second), max(first, second))
+def pair_key(own: X25519PrivateKey, other: bytes, told: bytes, first: int, second: int) -> bytes:
+    """Return the key of the mask that two clients share, whichever of them asks, if both were told the same."""
+    return derive(agree(own, other), told, b"pair mask", min(first, second), max(first, second))
 
 
 def add_mask(total: NDArray[np.unsignedinteger[Any]], key: bytes, *, subtract: bool = False) -> None:

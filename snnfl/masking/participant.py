@@ -85,8 +85,10 @@ class Revealed:
         self_seed: Its own, for its masked update is in the sum.
         self_shares: Of the seeds of neighbours whose masked updates are.
         key_shares: Of the seeds of the keys of those whose aren't.
+        task: Hash of what it was told to train, without which a server that doesn't lie couldn't make the masks.
     """
 
+    task: bytes
     self_seed: bytes
     self_shares: Mapping[int, bytes]
     key_shares: Mapping[int, bytes]
@@ -158,8 +160,8 @@ def mask(
         vector: Elements of a ring.
         packages: Of those neighbours that have shared, sealed for this client. One that isn't what its sender has
             sealed, or whose sender was told of others in the session, gives no share and doesn't count.
-        task: Hash of what the vector is an answer to, 32 bytes. Neighbours that were told something else won't count
-            among those that confirm: weights of each client's own would tell their updates apart in the sum.
+        task: Hash of what the vector is an answer to, 32 bytes. Masks of pairs are made under it, so that they cancel
+            only between clients that were told the same: weights of one client's own would tell its update in the sum.
 
     Returns:
         The secrets, without those that are used up, and a new vector.
@@ -181,7 +183,7 @@ def mask(
     private, masked = keys.mask_key(secrets.key_seed, session), vector.copy()
     keys.add_mask(masked, keys.derive(secrets.self_seed, session, b"self mask", own))
     for sender in packages:
-        pair = keys.pair_key(private, secrets.peers[sender], session, own, sender)
+        pair = keys.pair_key(private, secrets.peers[sender], session + task, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
     after = replace(secrets, step="masked", key_seed=b"", peers=peers, held=held, task=task)
@@ -237,11 +239,12 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
     true = [
         c for c in tokens.keys() & set(secrets.alive) if hmac.compare_digest(tokens[c], _token(secrets, c, secrets.own))
     ]
-    false = len(tokens) - len(true)
+    false = len(tokens.keys() & set(secrets.alive)) - len(true)
     besides = f" (besides {false} that were told something else, or lie)" if false else ""
     _expect_enough(secrets, len(true) + 1, f"confirm that it is in the sum{besides}")
     held = sorted(secrets.held)
     return Revealed(
+        task=secrets.task,
         self_seed=secrets.self_seed,
         self_shares={client: secrets.held[client][0] for client in held if client in secrets.alive},
         key_shares={client: secrets.held[client][1] for client in held if client not in secrets.alive},

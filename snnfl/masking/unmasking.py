@@ -6,6 +6,7 @@ wrong isn't used, and who has told it, or sealed it, is known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +99,8 @@ class Ledger:
         told = [revealed.self_seed, *revealed.self_shares.values(), *revealed.key_shares.values()]
         if any(len(secret) != SEED_BYTES for secret in told):
             raise ProtocolError(f"expected shares of {SEED_BYTES} bytes")
+        if len(revealed.task) != KEY_BYTES:
+            raise ProtocolError(f"expected a task's hash of {KEY_BYTES} bytes")
         commitment = digest(self.session, b"self seed", revealed.self_seed, client)
         if commitment != self.shared[client].commitment:
             raise ProtocolError("its seed isn't the one that it has committed to")
@@ -125,16 +128,21 @@ class Ledger:
             total += vector
         for client in sorted(uploads):
             keys.add_mask(total, self._self_key(client), subtract=True)
+        told = self.session + self._task()
         for client in sorted(self.shared.keys() - uploads.keys()):
             partners = [neighbour for neighbour in self.graph[client] if neighbour in uploads]
             if not partners:
                 continue
             private = self._private_key(client)
             for partner in partners:
-                key = keys.pair_key(private, self.public[partner].mask, self.session, client, partner)
+                key = keys.pair_key(private, self.public[partner].mask, told, client, partner)
                 # The partner has added it if it is the smaller of the two, else subtracted.
                 keys.add_mask(total, key, subtract=partner < client)
         return total
+
+    def _task(self) -> bytes:
+        """Return the hash of what clients were told to train, as most of them say."""
+        return Counter(told.task for told in self.revealed.values()).most_common(1)[0][0] if self.revealed else b""
 
     def _self_key(self, client: int) -> bytes:
         told = self.revealed.get(client)

@@ -137,6 +137,7 @@ def read_tokens(record: Mapping[str, Any]) -> dict[int, bytes]:
 def revealed(told: Revealed) -> Record:
     """Lay out what a client tells of the masks."""
     return {
+        "task": told.task,
         "seed": told.self_seed,
         "survivors": list(told.self_shares),
         "self-shares": list(told.self_shares.values()),
@@ -147,10 +148,11 @@ def revealed(told: Revealed) -> Record:
 
 def read_revealed(record: Mapping[str, Any]) -> Revealed:
     """Read it."""
-    found = fields(record, seed=bytes, survivors=(int,), self_shares=(bytes,), dropped=(int,), key_shares=(bytes,))
+    shares = {"survivors": (int,), "self_shares": (bytes,), "dropped": (int,), "key_shares": (bytes,)}
+    found = fields(record, task=bytes, seed=bytes, **shares)
     (self_shares,) = by_client(found["survivors"], found["self_shares"])
     (key_shares,) = by_client(found["dropped"], found["key_shares"])
-    return Revealed(self_seed=found["seed"], self_shares=self_shares, key_shares=key_shares)
+    return Revealed(task=found["task"], self_seed=found["seed"], self_shares=self_shares, key_shares=key_shares)
 
 
 def secret(known: Secrets) -> Record:

@@ -196,10 +196,10 @@ def test_the_hash_of_a_task_is_of_all_that_is_told_but_the_masks(config, ask):
     state = {name: workspace(config).initial_state[name] for name in workspace(config).format.sent_specs}
     name = next(iter(state))
 
-    def hashed(change=lambda content: None, arrays=state):
+    def hashed(change=lambda content: None, arrays=state, **settings):
         content = ask("train", arrays).content
         change(content)
-        return task_of(content)
+        return task_of(content, {"examples": 80, **settings})
 
     same = hashed()
     assert hashed() == same
@@ -213,5 +213,7 @@ def test_the_hash_of_a_task_is_of_all_that_is_told_but_the_masks(config, ask):
         hashed(lambda content: content["config"].update({"more": 1})),
         hashed(lambda content: content["config"].update({"more": "1"})),
         hashed(lambda content: content.update({"more": ConfigRecord()})),
+        hashed(examples=81),
+        hashed(more=1),
     ]
     assert len({same, *told}) == 1 + len(told)

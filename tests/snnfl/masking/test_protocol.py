@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -193,25 +194,32 @@ def test_a_client_that_is_called_gone_elsewhere_doesnt_tell_its_own_seed():
     with pytest.raises(ProtocolError, match="3 of this client and its neighbours confirm that it is in the sum, 4 are"):
         reveal(federation.secrets[0], tokens)
     for false in ({3: bytes(32)}, {3: tokens[1]}, {3: b""}, {9: tokens[1]}):
-        with pytest.raises(
-            ProtocolError, match=r"3 of this .* confirm that it is in the sum \(besides [1-2] that were"
-        ):
+        with pytest.raises(ProtocolError, match=r"3 of this .* confirm that it is in the sum.*, 4 are"):
             reveal(federation.secrets[0], {**tokens, **false})
 
 
-def test_clients_that_were_told_other_weights_dont_help_to_a_sum():
-    """Weights of each client's own would tell their updates apart in the sum: so it stays masked."""
-    federation = Federation(6, Layout(neighbours=5, threshold=4))
+@pytest.mark.parametrize("others", [[0], [3], [4, 5], [1, 3, 5]], ids=str)
+@pytest.mark.parametrize("alike", [True, False], ids=["the same lie", "a lie each"])
+def test_clients_that_were_told_other_weights_are_in_no_sum(others, alike):
+    """Weights of a client's own would tell its update in the sum: so no set of uploads has one with the others."""
+    federation = Federation(6, Layout(neighbours=5, threshold=4), length=2000)
     federation.share(range(6))
     for client in range(6):
-        federation.mask([client], task=TASK if client < 4 else bytes([client] * 32))
+        lie = bytes([1 if alike else client + 1] * 32)
+        federation.mask([client], task=lie if client in others else TASK)
     federation.confirm(range(6))
-    federation.reveal(range(4))  # who stood with as many as the threshold that were told the same
-    for other in (4, 5):
-        with pytest.raises(
-            ProtocolError, match=r"1 of this client and its .*\(besides 5 that were told something else"
-        ):
-            federation.reveal([other])
+    for client in range(6):
+        with suppress(ProtocolError):  # who finds too few that were told the same
+            federation.reveal([client])
+    ledger, uploads = federation.ledger, federation.uploads
+    for size in range(1, 7):
+        for some in itertools.combinations(range(6), size):
+            try:
+                found = ledger.unmask({client: uploads[client] for client in some})
+            except UnmaskingError:
+                continue
+            left = found - federation.sum_of(some)  # masks that don't cancel
+            assert len(np.unique(left)) > 1900
 
 
 @pytest.mark.parametrize("task", [b"", bytes(31), bytes(33)])
@@ -305,9 +313,7 @@ def test_a_neighbour_of_another_list_doesnt_help_to_single_out_a_client():
     for helper, other in ((4, 5), (5, 4)):  # they are right: in what they were told one is gone, and its key is known
         assert stranger in reveal(steps[helper][0], {other: steps[other][1][helper]}).key_shares
     for client in (victim, across):
-        with pytest.raises(
-            ProtocolError, match=r"1 of this client .* is in the sum \(besides 1 that were told something else"
-        ):
+        with pytest.raises(ProtocolError, match=r"1 of this client .* is in the sum, 2 are"):
             reveal(steps[client][0], {gone: steps[gone][1][client]})
 
 
@@ -480,7 +486,7 @@ def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update(replayed):
     secrets, upload = mask(secrets, federation.vectors[victim], packages, TASK)
     for client in (*replayed, *there):  # as if those who are there had told their keys, too
         private = privates.get(client) or keys.mask_key(federation.secrets[client].key_seed, SESSION)
-        pair = keys.pair_key(private, public.mask, SESSION, victim, client)
+        pair = keys.pair_key(private, public.mask, SESSION + TASK, victim, client)
         keys.add_mask(upload, pair, subtract=client > victim)
     assert (upload != federation.vectors[victim]).all()
     keys.add_mask(upload, keys.derive(secrets.self_seed, SESSION, b"self mask", victim), subtract=True)
@@ -494,9 +500,7 @@ def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update(replayed):
         others = [c for c in there if c != client]
         tokens |= {client: confirm(federation.secrets[client], [victim, *others], [])[1][victim]}
     secrets, _ = confirm(secrets, replayed, there)
-    with pytest.raises(
-        ProtocolError, match=r"1 of this client .* is in the sum \(besides 4 that were told something else"
-    ):
+    with pytest.raises(ProtocolError, match=r"1 of this client .* is in the sum.*, 3 are"):
         reveal(secrets, tokens)
 
 
@@ -601,7 +605,8 @@ def test_packages_are_of_neighbours_and_enough():
 def test_masked_vectors_look_uniform_and_differ_from_session_to_session():
     """Zeros, masked: bits are even, and neighbouring elements, clients and sessions have nothing to do with each other.
 
-    Four standard deviations of 32 x 20,000 fair bits; a stream of 32-bit seeds would pass this, see the attack on it.
+    Six standard deviations of 32 x 20,000 fair bits, for there are 44 comparisons; a stream of 32-bit seeds would pass
+    this, see the attack on it.
     """
     federations = [Federation(4, length=20_000) for _ in range(2)]
     vectors = []
@@ -613,4 +618,4 @@ def test_masked_vectors_look_uniform_and_differ_from_session_to_session():
     for number, vector in enumerate(vectors):
         others = [vector[1:] ^ vector[:-1], *(vector ^ other for other in vectors[:number])]
         for bits in (np.unpackbits(each.view(np.uint8)) for each in (vector, *others)):
-            assert abs(bits.mean() - 0.5) < 4 * 0.5 / np.sqrt(bits.size)
+            assert abs(bits.mean() - 0.5) < 6 * 0.5 / np.sqrt(bits.size)
