@@ -158,7 +158,7 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
 
 UNSTEADY = {"accuracy_over_steps": 30.0}
 """By how many points a notebook's accuracies may differ: at one time step and two, networks trained on two processors
-were 16 points apart, with two instruction sets on one of them 18, and no nearer in float64, for training drifts apart."""
+were 16 points apart, with two instruction sets on one of them 18, and no nearer in float64: training drifts apart."""
 
 
 @pytest.mark.slow
