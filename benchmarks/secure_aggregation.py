@@ -42,7 +42,7 @@ from strategies.server_app import server_app
 legacy = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
 """By its full name: Flower's package has a function of the same one."""
 
-PARAMETERS, SESSION = 62_000, bytes(32)
+PARAMETERS, SESSION, TASK = 62_000, bytes(32), bytes(32)
 CLIENTS = (10, 50, 100)
 
 
@@ -94,7 +94,7 @@ def our_client(clients: int, threshold: int, vector: np.ndarray[Any, Any]) -> fl
         packages[client] = seal(key, (bytes(SEED_BYTES), bytes(SEED_BYTES)), secrets.roster)
         tokens[client] = derive(agreed, secrets.roster, b"in the sum", client, 0)
     with clock:
-        secrets, _ = mask(secrets, field.encode(vector, limit=64.0, weight=0.5), packages)
+        secrets, _ = mask(secrets, field.encode(vector, limit=64.0, weight=0.5), packages, TASK)
         secrets, _ = confirm(secrets, others[:-1], others[-1:])
         reveal(secrets, tokens)
     return clock.seconds
@@ -203,7 +203,7 @@ def played(clients: int, plan: Layout, uploading: Any, telling: Any) -> tuple[Le
         ledger.accept(client, shared)
     vector, uploads = np.zeros(PARAMETERS, "<u4"), dict[int, Any]()
     for client in uploading:
-        secrets[client], uploads[client] = mask(secrets[client], vector, ledger.packages(client))
+        secrets[client], uploads[client] = mask(secrets[client], vector, ledger.packages(client), TASK)
     for client in uploads:
         secrets[client], tokens = confirm(secrets[client], *ledger.asked(client, uploads))
         ledger.confirmed(client, tokens, uploads)

@@ -6,6 +6,7 @@ until the round's last step. A run with ``strategy.secure_aggregation`` sends no
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from clients.arrays import to_tensors
@@ -101,6 +102,7 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
     (packages,) = wire.by_client(found["senders"], found["packages"])
     sent, place = to_tensors(arrays_of(message)), place_of_truth(message, context)
     del message.content[SECURE]
+    task = task_of(message.content)
     reply = call_next(message, context)
     if reply.has_error():
         return reply
@@ -110,12 +112,30 @@ def masking_mod(message: Message, context: Context, call_next: ClientAppCallable
         vector = _vector(reply, context, sent, found["examples"], round_of(message), follows=found["follows"])
     if place is not None:  # what it would tell a server that it colludes with
         write_vector(*place, vector)
-    after, masked = steps.mask(secrets, vector, packages)
+    after, masked = steps.mask(secrets, vector, packages, task)
     advance(context, secrets, after)
     _keep(context, after)
     told = {name: value for name, value in metrics_of(reply).items() if name == STATE_ROUND}
     content = RecordDict({ARRAYS: filled([(MASKED, whole_numbers(masked))]), METRICS: MetricRecord(told)})
     return Message(content, reply_to=message)
+
+
+def task_of(content: RecordDict) -> bytes:
+    """Return a hash of all that a server sends: the weights, bit by bit, and the settings."""
+    found = hashlib.sha256()
+    for name in sorted(content):
+        record = content[name]
+        items = [(key, record[key]) for key in sorted(record)]
+        plain = [
+            (key, (value.dtype, value.shape, value.stype, len(value.data)) if isinstance(value, Array) else value)
+            for key, value in items
+        ]
+        line = repr((name, type(record).__name__, plain)).encode()
+        found.update(len(line).to_bytes(8) + line)
+        for _, value in items:
+            if isinstance(value, Array):
+                found.update(value.data)
+    return found.digest()
 
 
 def _vector(

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from snnfl.attacks.imprint import imprinted
+from snnfl.attacks.loki import loki_weights
 from snnfl.config import ConfigError
 from snnfl.threat import ThreatModelError
 from snnfl.workspace import Workspace
@@ -26,6 +27,10 @@ PUBLIC = 1000
 class Crafting(Strategy):
     """Send crafted weights in chosen rounds, and keep the weights of before: such a round trains nothing.
 
+    LOKI would send each client weights of its own, by which a sum tells them apart. Under secure aggregation no sum
+    comes out of clients that were told different things, and who sees each client's update has no need to: so all are
+    sent those of the first.
+
     What clients answer is checked, weighed and evaluated as in any round, then thrown away, and so is what a server's
     optimiser would remember of it.
 
@@ -40,30 +45,40 @@ class Crafting(Strategy):
 
     def __init__(self, strategy: Guarded, work: Workspace, rounds: Iterable[int]) -> None:
         self.strategy, self.work, self.rounds = strategy, work, frozenset(rounds)
+        self.crafted = work.config.audit.crafted
         self._kept: ArrayRecord | None = None
         self._forget: Callable[[], None] = lambda: None
         data = work.server_data
         if not len(data.test_images):
-            raise ConfigError("audit.crafted=imprint: needs data of the server's own, as docs/deployment.md tells")
+            reason = "needs data of the server's own, as docs/deployment.md tells"
+            raise ConfigError(f"audit.crafted={self.crafted}: {reason}")
         self._public = data.normalise(data.test_images[:PUBLIC])
         try:
-            imprinted(work.model, work.initial_state, self._public, work.config.run.seed)
+            self._crafted(ArrayRecord(dict(work.initial_state)))
         except ThreatModelError as error:
-            raise ConfigError(f"audit.crafted=imprint: {error}; model.name=mlp is such a model") from None
-        logger.warning(
-            "audit.crafted=imprint: this server is malicious, and rounds %s train nothing", sorted(self.rounds)
-        )
+            model = "conv_mlp" if self.crafted == "loki" else "mlp"
+            raise ConfigError(f"audit.crafted={self.crafted}: {error}; model.name={model} is such a model") from None
+        message = "audit.crafted=%s: this server is malicious, and rounds %s train nothing"
+        logger.warning(message, self.crafted, sorted(self.rounds))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Put crafted weights in the place of the model's."""
         self._kept = arrays if server_round in self.rounds else None
-        if self._kept is not None:
-            self._forget = remember(self.strategy.base)
-            state = imprinted(self.work.model, tensors_of(arrays), self._public, self.work.config.run.seed)
-            arrays = ArrayRecord({name: state[name] for name in arrays})
-        return self.strategy.configure_train(server_round, arrays, config, grid)
+        if self._kept is None:
+            return self.strategy.configure_train(server_round, arrays, config, grid)
+        self._forget = remember(self.strategy.base)
+        return self.strategy.configure_train(server_round, self._crafted(arrays), config, grid)
+
+    def _crafted(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return what clients are sent in the place of the model."""
+        model, state, seed = self.work.model, tensors_of(arrays), self.work.config.run.seed
+        if self.crafted == "loki":
+            made = loki_weights(model, state, self._public, seed, client=0)
+        else:
+            made = imprinted(model, state, self._public, seed)
+        return ArrayRecord({name: made[name] for name in arrays})
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snnfl import rng
 from snnfl.attacks.imprint import imprinted
+from snnfl.attacks.loki import loki_weights
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.batching import batch_sizes
 from snnfl.config import ConversionConfig, DataConfig, ModelConfig, TrainingConfig
@@ -259,5 +260,22 @@ def imprinted_victim(images: int = 2) -> Victim:
     """Return a client that a malicious server sent weights of its own making."""
     model, (pixels, _, mean, std) = small_mlp(200), digits(500, 1000)
     model.load_state_dict(imprinted(model, dict(model.state_dict()), (pixels - mean) / std, seed=0))
+    known = Knowledge(images=images, batch_size=images, epochs=1, learning_rate=0.1, crafted_weights=True)
+    return attacked(model, images=images, knowledge=known)
+
+
+def sorting_cnn(maps: int = 9, units: int = 256) -> nn.Module:
+    """Build ``conv - linear - linear`` without pooling, with maps for three of LOKI's clients."""
+    layers = OrderedDict(
+        conv1=nn.Conv2d(1, maps, 3, padding=1), relu1=nn.ReLU(),
+        flatten=nn.Flatten(), fc2=nn.Linear(maps * 64, units), relu2=nn.ReLU(), fc3=nn.Linear(units, 10),
+    )  # fmt: skip
+    return _drawn(layers)
+
+
+def loki_victim(images: int = 2) -> Victim:
+    """Return the same of the weights that LOKI's server sends the first of three clients."""
+    model, (pixels, _, mean, std) = sorting_cnn(), digits(500, 1000)
+    model.load_state_dict(loki_weights(model, dict(model.state_dict()), (pixels - mean) / std, seed=0, client=0))
     known = Knowledge(images=images, batch_size=images, epochs=1, learning_rate=0.1, crafted_weights=True)
     return attacked(model, images=images, knowledge=known)

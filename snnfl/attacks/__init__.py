@@ -7,6 +7,7 @@ from snnfl.attacks import (  # noqa: F401  (each registers its attacks)
     generative,
     imprint,
     inversion,
+    loki,
     native_exact,
     native_matching,
     native_sequences,

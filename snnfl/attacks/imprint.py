@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnfl import rng
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.networks import Arrays
-from snnfl.attacks.problem import problem_of
+from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.threat import ServerView, ThreatModelError
@@ -38,19 +38,32 @@ def imprinted(model: nn.Module, state: Mapping[str, Tensor], public: Tensor, see
         ThreatModelError: If the model has no such layers.
     """
     first, second = _layers(model, math.prod(public.shape[1:]))
-    measured = public.flatten(1).mean(1)
-    mean, deviation = measured.mean(), measured.std().clamp_min(1e-6)
     units, width = state[f"{first}.weight"].shape
-    shares = (torch.arange(units) + 0.5) / units
-    bounds = torch.quantile(((measured - mean) / deviation).double(), shares.double()).float()
-    row = torch.full((width,), float(1 / (width * deviation)))
-    outputs = torch.randn(len(state[f"{second}.weight"]), generator=rng.generator(seed, "imprint")) / units
+    slope, biases = sorting(public.flatten(1).mean(1), units)
     return {
         **state,
-        f"{first}.weight": row.expand(units, width).clone(),
-        f"{first}.bias": -bounds - float(mean / deviation),
-        f"{second}.weight": outputs[:, None].expand(-1, units).clone(),
+        f"{first}.weight": torch.full((units, width), slope / width),
+        f"{first}.bias": biases,
+        f"{second}.weight": equal_columns(state[f"{second}.weight"], seed) / units,
     }
+
+
+def sorting(brightness: Tensor, units: int) -> tuple[float, Tensor]:
+    """Return by what units multiply an image's brightness, and their biases, one for each bin's lower end.
+
+    Args:
+        brightness: Of public images, ``[M]``.
+        units: How many bins there are.
+    """
+    mean, deviation = brightness.mean(), brightness.std().clamp_min(1e-6)
+    shares = (torch.arange(units) + 0.5) / units
+    bounds = torch.quantile(((brightness - mean) / deviation).double(), shares.double()).float()
+    return float(1 / deviation), -bounds - float(mean / deviation)
+
+
+def equal_columns(weight: Tensor, seed: int) -> Tensor:
+    """Return a weight of this shape whose columns are one standard normal vector, drawn by the seed."""
+    return torch.randn(len(weight), 1, generator=rng.generator(seed, "imprint")).repeat(1, weight.shape[1])
 
 
 def _layers(model: nn.Module, inputs: int) -> tuple[str, str]:
@@ -95,15 +108,33 @@ def imprint(views: Sequence[ServerView], budget: Budget, generator: torch.Genera
 def _read(view: ServerView, generator: torch.Generator) -> Reconstruction:
     problem = problem_of(view)
     layer, _ = _layers(view.model, math.prod(view.input_shape))
-    weight, bias = (problem.gradient(f"{layer}.{kind}").double() for kind in ("weight", "bias"))
-    weight, bias = torch.cat([weight, torch.zeros_like(weight[:1])]), torch.cat([bias, torch.zeros_like(bias[:1])])
-    rows, sizes = weight.diff(dim=0), bias.diff()
+    weight, bias = (problem.gradient(f"{layer}.{kind}") for kind in ("weight", "bias"))
+    return read_apart(view, problem, apart(weight[None], bias[None], problem.count), generator)
+
+
+def apart(weight: Tensor, bias: Tensor, count: int) -> Tensor:
+    """Return what lies in the fullest bins, ``[at most count, pixels]``: means of the images that are in one together.
+
+    Args:
+        weight: Gradients of the rows of the layer that sorts, ``[layers, bins, pixels]``.
+        bias: Those of their biases, ``[layers, bins]``.
+        count: Of bins that are read, of all layers together.
+    """
+    rows, sizes = (
+        torch.cat([gradient.double(), torch.zeros_like(gradient[:, :1]).double()], dim=1).diff(dim=1).flatten(0, 1)
+        for gradient in (weight, bias)
+    )
     filled = sizes.abs() > SLACK * sizes.abs().max()
-    order = torch.where(filled, sizes.abs(), -1.0).argsort(descending=True)[: problem.count]
+    order = torch.where(filled, sizes.abs(), -1.0).argsort(descending=True)[:count]
     chosen = order[filled[order]]
-    images = (rows[chosen] / sizes[chosen, None]).float().view(-1, *view.input_shape)
+    return (rows[chosen] / sizes[chosen, None]).float()
+
+
+def read_apart(view: ServerView, problem: Problem, found: Tensor, generator: torch.Generator) -> Reconstruction:
+    """Return a reconstruction of what was read, ``[at most count, pixels]``, with grey for what wasn't."""
+    images = found.view(-1, *view.input_shape)
     grey = view.inputs(torch.full((problem.count - len(images), *view.input_shape), 0.5))
-    found = torch.cat([images, grey])
-    labels = infer_labels(view, problem, generator)
+    made = torch.cat([images, grey])
     value = float(1 - len(images) / problem.count)
-    return Reconstruction(images=found, labels=labels, objective=value, curve=((0, value),), trail=(found,))
+    labels = infer_labels(view, problem, generator)
+    return Reconstruction(images=made, labels=labels, objective=value, curve=((0, value),), trail=(made,))

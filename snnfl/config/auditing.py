@@ -26,8 +26,8 @@ class AuditConfig:
     attacks: tuple[str, ...] = option((), doc="attacks that run after each recorded round (docs/audit.md); empty: none")
     iterations: int = option(300, low=1, doc="of such an attack, per start")
     restarts: int = option(1, low=1, doc="random starts of such an attack, per victim")
-    crafted: Literal["none", "imprint"] = option(
+    crafted: Literal["none", "imprint", "loki"] = option(
         "none",
-        doc="BEYOND HONEST-BUT-CURIOUS: the server sends weights in audit.rounds that sort images apart; these rounds "
-        "train nothing",
+        doc="BEYOND HONEST-BUT-CURIOUS: the server sends weights in audit.rounds that sort images apart, loki's in "
+        "sums of clients and of steps, too; these rounds train nothing",
     )

@@ -33,6 +33,9 @@ _EVENT_TRIGGERS = ("event_moving", "event_static", "event_temporal")
 BUILT_IN = ("badnets", "blended", "distributed", *_EVENT_TRIGGERS, "label_flip", "model_replacement")
 """Poisonings whose options are known here; one of a plug-in may use any."""
 
+FINEST = 0.01
+"""Largest ``strategy.secure_range`` within which sums keep the changes of LOKI's weights."""
+
 _ATTACKS_OF = {
     "source": ("label_flip",),
     "trigger_size": ("badnets", "distributed", *_EVENT_TRIGGERS, "model_replacement"),
@@ -194,6 +197,12 @@ def _audit_mistakes(config: Config) -> Iterator[str]:
             yield f"{crafted}: sets biases, which an S-run's server doesn't send; set strategy.spiking=false"
         if spikes_natively(config):
             yield f"{crafted}: sorts by ReLU, and model.neuron={config.model.neuron} has none; set model.neuron=relu"
+        limit, secure = config.strategy.secure_range, config.strategy.secure_aggregation
+        if audit.crafted == "loki" and secure and (limit is None or limit > FINEST):
+            yield (
+                f"{crafted}: moves weights by less than secure aggregation rounds to within "
+                f"strategy.secure_range={limit or 64}; set {FINEST} or less"
+            )
     if audit.ground_truth and not audit.record:
         yield (
             "audit.ground_truth=true: without audit.record=true there is nothing to score; set it, or leave this out"

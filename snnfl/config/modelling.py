@@ -13,7 +13,7 @@ from snnfl.config.declaration import answers_nearest, option
 class ModelConfig:
     """The network that clients train."""
 
-    name: str = option("lenet5", doc="lenet5, convnet, cnn, resnet20, resnet20_snfl, vgg16, mlp or fcnet")
+    name: str = option("lenet5", doc="lenet5, convnet, cnn, conv_mlp, resnet20, resnet20_snfl, vgg16, mlp or fcnet")
     conv_bias: bool = option(False, doc="whether convolutions followed by batch normalisation have a bias")
     batch_norm: bool = option(True, doc="batch normalisation behind the convolutions of lenet5 and convnet, and in mlp")
     group_norm: int = option(

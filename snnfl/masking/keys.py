@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-PROTOCOL = b"snnfl secure aggregation 3"
+PROTOCOL = b"snnfl secure aggregation 4"
 SEED_BYTES, KEY_BYTES = 16, 32
 """Of a seed, which Shamir's scheme shares, and of a key."""
 

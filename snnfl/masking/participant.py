@@ -43,6 +43,7 @@ class Secrets:
         agreed: What it has agreed on by that key with each neighbour.
         peers: By which the neighbours agree on masks; from :func:`mask` on of those that have shared.
         held: Shares of their two seeds that neighbours have sealed for this client.
+        task: Hash of what it was told to train, from :func:`mask` on.
         alive: Neighbours that it has confirmed to be in the sum.
     """
 
@@ -57,6 +58,7 @@ class Secrets:
     agreed: Mapping[int, bytes] = field(default_factory=dict)
     peers: Mapping[int, bytes] = field(default_factory=dict)
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    task: bytes = b""
     alive: tuple[int, ...] = ()
 
 
@@ -147,7 +149,7 @@ def share(secrets: Secrets, roster: Roster) -> tuple[Secrets, Shared]:
 
 
 def mask(
-    secrets: Secrets, vector: NDArray[np.unsignedinteger[Any]], packages: Mapping[int, bytes]
+    secrets: Secrets, vector: NDArray[np.unsignedinteger[Any]], packages: Mapping[int, bytes], task: bytes
 ) -> tuple[Secrets, NDArray[np.unsignedinteger[Any]]]:
     """Mask a vector: ``y = x + m_u + sum_(v > u) m_uv - sum_(v < u) m_uv`` modulo the size of its elements.
 
@@ -156,6 +158,8 @@ def mask(
         vector: Elements of a ring.
         packages: Of those neighbours that have shared, sealed for this client. One that isn't what its sender has
             sealed, or whose sender was told of others in the session, gives no share and doesn't count.
+        task: Hash of what the vector is an answer to, 32 bytes. Neighbours that were told something else won't count
+            among those that confirm: weights of each client's own would tell their updates apart in the sum.
 
     Returns:
         The secrets, without those that are used up, and a new vector.
@@ -164,6 +168,8 @@ def mask(
         ProtocolError: If it isn't the time, or too few neighbours have shared with this client.
     """
     _expect(secrets, "shared")
+    if len(task) != KEY_BYTES:
+        raise ProtocolError(f"a task's hash of {len(task)} bytes: expected {KEY_BYTES}")
     if unknown := packages.keys() - secrets.peers.keys():
         raise ProtocolError(f"a package of client {min(unknown)}, which is no neighbour")
     session, own, held = secrets.session, secrets.own, dict[int, tuple[bytes, bytes]]()
@@ -178,7 +184,7 @@ def mask(
         pair = keys.pair_key(private, secrets.peers[sender], session, own, sender)
         keys.add_mask(masked, pair, subtract=sender < own)
     peers = {sender: secrets.peers[sender] for sender in packages}
-    after = replace(secrets, step="masked", key_seed=b"", peers=peers, held=held)
+    after = replace(secrets, step="masked", key_seed=b"", peers=peers, held=held, task=task)
     return after, masked
 
 
@@ -220,8 +226,9 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
 
     Args:
         secrets: Of the fourth step.
-        tokens: Of neighbours that have confirmed that this client's update is in the sum. False ones don't count: who
-            sends them shall not keep the others from their sum.
+        tokens: Of neighbours that have confirmed that this client's update is in the sum. False ones don't count, nor
+            do those of neighbours that were told to train something else: who sends them shall not keep the others
+            from their sum.
 
     Raises:
         ProtocolError: If it isn't the time, or true tokens are too few.
@@ -230,7 +237,9 @@ def reveal(secrets: Secrets, tokens: Mapping[int, bytes]) -> Revealed:
     true = [
         c for c in tokens.keys() & set(secrets.alive) if hmac.compare_digest(tokens[c], _token(secrets, c, secrets.own))
     ]
-    _expect_enough(secrets, len(true) + 1, "confirm that it is in the sum")
+    false = len(tokens) - len(true)
+    besides = f" (besides {false} that were told something else, or lie)" if false else ""
+    _expect_enough(secrets, len(true) + 1, f"confirm that it is in the sum{besides}")
     held = sorted(secrets.held)
     return Revealed(
         self_seed=secrets.self_seed,
@@ -248,9 +257,12 @@ def share_digests(session: bytes, owner: int, holder: int, shares: tuple[bytes, 
 
 
 def _token(secrets: Secrets, sender: int, receiver: int) -> bytes:
-    """Return what one client, and of all others only the receiver, can make, if both were told who is there alike."""
+    """Return what one client, and of all others only the receiver, can make, if both were told the same.
+
+    That is who is there, and what to train.
+    """
     other = receiver if sender == secrets.own else sender
-    return keys.derive(secrets.agreed[other], secrets.roster, b"in the sum", sender, receiver)
+    return keys.derive(secrets.agreed[other], secrets.roster + secrets.task, b"in the sum", sender, receiver)
 
 
 def _public(secrets: Secrets) -> PublicKeys:

@@ -1,6 +1,6 @@
 """The networks that clients train, by name."""
 
-from snnfl.models import cnn, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
+from snnfl.models import cnn, conv_mlp, convnet, lenet, mlp, resnet, vgg  # noqa: F401  (each registers its builders)
 from snnfl.models.initialisation import initialise
 from snnfl.models.over_time import multiply_in_bfloat16
 from snnfl.models.quantised import deployed, full_precision, learned_ranges, mute_potentials

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from clients.client_app import app
+from clients.masking_mod import task_of
 from snnfl.masking import ProtocolError, PublicKeys, advertise, wire
 from snnfl.masking.identity import IdentityError, sign
 from snnfl.workspace import workspace
@@ -189,3 +190,28 @@ def _algorithm() -> ec.ECDSA:
     from cryptography.hazmat.primitives.hashes import SHA384
 
     return ec.ECDSA(SHA384())
+
+
+def test_the_hash_of_a_task_is_of_all_that_is_told_but_the_masks(config, ask):
+    state = {name: workspace(config).initial_state[name] for name in workspace(config).format.sent_specs}
+    name = next(iter(state))
+
+    def hashed(change=lambda content: None, arrays=state):
+        content = ask("train", arrays).content
+        change(content)
+        return task_of(content)
+
+    same = hashed()
+    assert hashed() == same
+    assert len(same) == 32
+    changed = state[name].clone()
+    changed.view(-1)[0] += 1e-6
+    told = [
+        hashed(arrays={**state, name: changed}),
+        hashed(arrays={**state, name: state[name].view(-1)}),
+        hashed(arrays={f"{key}x": array for key, array in state.items()}),
+        hashed(lambda content: content["config"].update({"more": 1})),
+        hashed(lambda content: content["config"].update({"more": "1"})),
+        hashed(lambda content: content.update({"more": ConfigRecord()})),
+    ]
+    assert len({same, *told}) == 1 + len(told)

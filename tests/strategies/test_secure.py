@@ -38,17 +38,22 @@ SECURE = "strategy.secure_aggregation=true"
 Fault = Callable[[Message, Message], Message]
 """``(question, answer) -> answer``."""
 
+Lie = Callable[[int, Message], None]
+"""Changes what a client is told to train."""
+
 
 class Watched(ClientApp):
     """The real client, some of which misbehave at some messages; every message in either direction is kept."""
 
-    def __init__(self, faults: dict[tuple[int, str], Fault] | None = None) -> None:
+    def __init__(self, faults: dict[tuple[int, str], Fault] | None = None, lie: Lie | None = None) -> None:
         super().__init__()
-        self.faults = faults or {}
+        self.faults, self.lie = faults or {}, lie
         self.seen: list[tuple[int, str, RecordDict, RecordDict]] = []
 
     def __call__(self, message: Message, context: Context) -> Message:
         kind, partition = message.metadata.message_type, int(context.node_config["partition-id"])
+        if kind == "train" and self.lie is not None:
+            self.lie(partition, message)
         question = RecordDict(dict(message.content))
         reply = client_app.app(message, context)
         if (fault := self.faults.get((partition, kind))) is not None:
@@ -57,9 +62,11 @@ class Watched(ClientApp):
         return reply
 
 
-def play(folder: Path, *more: str, faults: dict[tuple[int, str], Fault] | None = None) -> tuple[Path, Watched]:
+def play(
+    folder: Path, *more: str, faults: dict[tuple[int, str], Fault] | None = None, lie: Lie | None = None
+) -> tuple[Path, Watched]:
     config = compose(None, [*SMALL, f"run.directory={folder}", *more])
-    app = Watched(faults)
+    app = Watched(faults, lie)
     run_in_process(server_app(), app, run_config=flatten(config), clients=config.data.clients)
     return folder / "run", app
 
@@ -186,6 +193,28 @@ def test_beyond_the_threshold_nothing_is_learnt_and_the_old_weights_stay(stage, 
     assert any(re.search(expected, line) for line in lines), lines
     if stage < 2:
         assert not [kind for _, kind, _, _ in app.seen if kind == "train"]
+
+
+def other_weights(partition: int, message: Message) -> None:
+    """Send each client weights of its own, by which its update would stand out of a sum."""
+    arrays = message.content["arrays"]
+    name = next(iter(arrays))
+    arrays[name] = Array((1 + partition / 100) * arrays[name].numpy())
+
+
+def other_settings(partition: int, message: Message) -> None:
+    message.content["config"]["told"] = partition
+
+
+@pytest.mark.parametrize("lie", [other_weights, other_settings])
+def test_clients_that_are_told_different_things_give_no_sum(lie, tmp_path, caplog):
+    run, app = play(tmp_path, SECURE, lie=lie)
+    (row,) = read_metrics(run)
+    assert (row["aggregated"], row["replies"]) == (False, 0)
+    assert "(besides 4 that were told something else, or lie)" in caplog.text
+    assert "the sum of 6 updates cannot be used" in caplog.text
+    told = [answer for _, kind, _, answer in app.seen if kind == "query.secure_unmask"]
+    assert not any(len(answer) for answer in told)
 
 
 def test_with_fewer_than_are_needed_nothing_is_begun(tmp_path, caplog):

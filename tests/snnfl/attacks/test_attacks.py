@@ -16,6 +16,7 @@ from victims import (
     attacked,
     digits,
     imprinted_victim,
+    loki_victim,
     recordings,
     settled_cnn,
     small_cnn,
@@ -61,6 +62,8 @@ def of(name: str) -> tuple[Victim, Budget]:
         return spiking_victims.spiking_victim(spiking_victims.spiking("mlp")), Budget(iterations=100)
     if name == "imprint":
         return imprinted_victim(), MANY
+    if name == "loki":
+        return loki_victim(), MANY
     if name == "generative":
         victim = attacked(small_cnn())
         known = replace(victim.view.knowledge, generative_model=True)

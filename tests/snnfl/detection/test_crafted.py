@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from victims import digits, small_cnn, small_mlp
+from victims import digits, small_cnn, small_mlp, sorting_cnn
 
 from snnfl import rng
 from snnfl.attacks.imprint import imprinted
+from snnfl.attacks.loki import loki_weights
 from snnfl.config import DataConfig, ModelConfig
 from snnfl.data import load
 from snnfl.detection.crafted import crafted, doubled
 from snnfl.models import build_model
 from snnfl.training import exchangeable
 
-MODELS = ("mlp", "lenet5", "convnet", "cnn", "resnet20")
+MODELS = ("mlp", "lenet5", "convnet", "cnn", "conv_mlp", "resnet20")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -30,6 +31,22 @@ def test_imprinted_weights_do_whatever_the_order_of_their_rows() -> None:
     assert "'fc1.weight' point the same way" in str(crafted(state))
     order = torch.randperm(64, generator=rng.generator(0, "order"))
     assert crafted({name: array[order] if name.startswith("fc1") else array for name, array in state.items()})
+
+
+def test_weights_of_a_sum_do_though_noise_costs_nothing_where_maps_are_zero() -> None:
+    """Rows look like nobody's then, and the columns behind them give the server away."""
+    model = sorting_cnn()
+    pixels, _, mean, std = digits(200)
+    state = loki_weights(model, dict(model.state_dict()), (pixels - mean) / std, seed=0, client=1)
+    del state["conv1.weight"]  # of grey images the only channel is the mean
+    assert "'fc2.weight' point the same way" in str(crafted(state))
+    rows = state["fc2.weight"].clone()
+    others = torch.ones(9 * 64, dtype=torch.bool)
+    others[3 * 64 : 6 * 64] = False
+    noise = torch.randn(256, int(others.sum()), generator=rng.generator(0, "noise"))
+    rows[:, others] += rows.norm(dim=1, keepdim=True) * noise / noise.shape[1] ** 0.5
+    assert doubled(rows) < 0.5
+    assert "'fc3.weight' point the same way" in str(crafted({**state, "fc2.weight": rows}))
 
 
 @pytest.mark.parametrize("noise", [0.01, 10.0])

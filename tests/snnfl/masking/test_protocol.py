@@ -31,6 +31,7 @@ from snnfl.masking import (
 
 SESSION = bytes(range(32))
 LENGTH = 7
+TASK = bytes(reversed(range(32)))
 
 
 def ledger_of(roster):
@@ -56,10 +57,12 @@ class Federation:
             self.secrets[client], shared = share(self.secrets[client], self.roster)
             self.ledger.accept(client, shared)
 
-    def mask(self, clients):
+    def mask(self, clients, task=TASK):
         for client in clients:
             packages = self.ledger.packages(client)
-            self.secrets[client], self.uploads[client] = mask(self.secrets[client], self.vectors[client], packages)
+            self.secrets[client], self.uploads[client] = mask(
+                self.secrets[client], self.vectors[client], packages, task
+            )
 
     def confirm(self, clients):
         for client in clients:
@@ -145,7 +148,7 @@ def test_a_step_is_taken_once_and_in_order():
     """One mask on two vectors would tell their difference."""
     federation = Federation(4)
     with pytest.raises(ProtocolError, match="after 'shared', and this client is at 'advertised'"):
-        mask(federation.secrets[0], federation.vectors[0], {})
+        mask(federation.secrets[0], federation.vectors[0], {}, TASK)
     federation.share(range(4))
     with pytest.raises(ProtocolError, match="after 'advertised'"):
         federation.share([0])
@@ -190,8 +193,33 @@ def test_a_client_that_is_called_gone_elsewhere_doesnt_tell_its_own_seed():
     with pytest.raises(ProtocolError, match="3 of this client and its neighbours confirm that it is in the sum, 4 are"):
         reveal(federation.secrets[0], tokens)
     for false in ({3: bytes(32)}, {3: tokens[1]}, {3: b""}, {9: tokens[1]}):
-        with pytest.raises(ProtocolError, match="3 of this client and its neighbours confirm that it is in the sum, 4"):
+        with pytest.raises(
+            ProtocolError, match=r"3 of this .* confirm that it is in the sum \(besides [1-2] that were"
+        ):
             reveal(federation.secrets[0], {**tokens, **false})
+
+
+def test_clients_that_were_told_other_weights_dont_help_to_a_sum():
+    """Weights of each client's own would tell their updates apart in the sum: so it stays masked."""
+    federation = Federation(6, Layout(neighbours=5, threshold=4))
+    federation.share(range(6))
+    for client in range(6):
+        federation.mask([client], task=TASK if client < 4 else bytes([client] * 32))
+    federation.confirm(range(6))
+    federation.reveal(range(4))  # who stood with as many as the threshold that were told the same
+    for other in (4, 5):
+        with pytest.raises(
+            ProtocolError, match=r"1 of this client and its .*\(besides 5 that were told something else"
+        ):
+            federation.reveal([other])
+
+
+@pytest.mark.parametrize("task", [b"", bytes(31), bytes(33)])
+def test_a_task_is_a_hash(task):
+    federation = Federation(4)
+    federation.share(range(4))
+    with pytest.raises(ProtocolError, match=f"a task's hash of {len(task)} bytes: expected 32"):
+        federation.mask([0], task=task)
 
 
 def test_a_server_that_lies_about_who_is_gone_gets_no_client_twice():
@@ -236,9 +264,9 @@ def test_a_server_that_tells_clients_different_things_singles_out_nobody():
         for client, roster in told.items()
     }
     with pytest.raises(ProtocolError, match="1 of this client and its neighbours have shared their seeds, 4 are"):
-        mask(shared[victim][0], np.zeros(LENGTH, np.uint32), packages[victim])
+        mask(shared[victim][0], np.zeros(LENGTH, np.uint32), packages[victim], TASK)
     for neighbour in neighbours:  # their helpers are enough for them, and of the victim they hold nothing to tell
-        after, _ = mask(shared[neighbour][0], np.zeros(LENGTH, np.uint32), packages[neighbour])
+        after, _ = mask(shared[neighbour][0], np.zeros(LENGTH, np.uint32), packages[neighbour], TASK)
         assert sorted(after.held) == sorted(helpers[neighbour])
         assert victim in after.peers
 
@@ -264,7 +292,7 @@ def test_a_neighbour_of_another_list_doesnt_help_to_single_out_a_client():
         nothing = bytes(48)  # what a stranger has sealed for nobody here
         near = [n for n in told[client].graph[client] if n in (*alive, *dropped)]
         packages = {n: shared[n][1].packages.get(client, nothing) for n in near}
-        after, upload = mask(shared[client][0], np.zeros(LENGTH, np.uint32), packages)
+        after, upload = mask(shared[client][0], np.zeros(LENGTH, np.uint32), packages, TASK)
         return (*confirm(after, alive, dropped), upload)
 
     steps = {
@@ -277,7 +305,9 @@ def test_a_neighbour_of_another_list_doesnt_help_to_single_out_a_client():
     for helper, other in ((4, 5), (5, 4)):  # they are right: in what they were told one is gone, and its key is known
         assert stranger in reveal(steps[helper][0], {other: steps[other][1][helper]}).key_shares
     for client in (victim, across):
-        with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm that it is in the sum, 2"):
+        with pytest.raises(
+            ProtocolError, match=r"1 of this client .* is in the sum \(besides 1 that were told something else"
+        ):
             reveal(steps[client][0], {gone: steps[gone][1][client]})
 
 
@@ -445,9 +475,9 @@ def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update(replayed):
     secrets, public = federation.secrets[victim], federation.roster.public[victim]
     if not there:
         with pytest.raises(ProtocolError, match="1 of this client and its neighbours have shared their seeds, 3 are"):
-            mask(secrets, federation.vectors[victim], packages)
+            mask(secrets, federation.vectors[victim], packages, TASK)
         return
-    secrets, upload = mask(secrets, federation.vectors[victim], packages)
+    secrets, upload = mask(secrets, federation.vectors[victim], packages, TASK)
     for client in (*replayed, *there):  # as if those who are there had told their keys, too
         private = privates.get(client) or keys.mask_key(federation.secrets[client].key_seed, SESSION)
         pair = keys.pair_key(private, public.mask, SESSION, victim, client)
@@ -457,14 +487,16 @@ def test_keys_of_an_old_session_tell_the_masks_of_pairs_and_no_update(replayed):
     assert (upload == federation.vectors[victim]).all()
     federation.mask(there)
     tokens = {
-        client: keys.derive(keys.agree(private, public.channel), secrets.roster, b"in the sum", client, victim)
+        client: keys.derive(keys.agree(private, public.channel), secrets.roster + TASK, b"in the sum", client, victim)
         for client, private in privates.items()
     }
     for client in there:
         others = [c for c in there if c != client]
         tokens |= {client: confirm(federation.secrets[client], [victim, *others], [])[1][victim]}
     secrets, _ = confirm(secrets, replayed, there)
-    with pytest.raises(ProtocolError, match="1 of this client and its neighbours confirm that it is in the sum, 3 are"):
+    with pytest.raises(
+        ProtocolError, match=r"1 of this client .* is in the sum \(besides 4 that were told something else"
+    ):
         reveal(secrets, tokens)
 
 
@@ -540,7 +572,7 @@ def test_a_package_is_for_one_client_of_one_session():
     federation.share(range(4))
     packages = federation.ledger.packages(0)
     for wrong in ({**packages, 1: packages[2]}, {**packages, 1: bytes(len(packages[1]))}, {**packages, 1: b""}):
-        after, _ = mask(federation.secrets[0], federation.vectors[0], wrong)
+        after, _ = mask(federation.secrets[0], federation.vectors[0], wrong, TASK)
         assert sorted(after.held) == [2, 3]
 
 
@@ -561,9 +593,9 @@ def test_packages_are_of_neighbours_and_enough():
     federation.share(range(4))
     packages = federation.ledger.packages(0)
     with pytest.raises(ProtocolError, match="no neighbour"):
-        mask(federation.secrets[0], federation.vectors[0], {**packages, 9: packages[1]})
+        mask(federation.secrets[0], federation.vectors[0], {**packages, 9: packages[1]}, TASK)
     with pytest.raises(ProtocolError, match="2 of this client and its neighbours have shared their seeds, 3"):
-        mask(federation.secrets[0], federation.vectors[0], {1: packages[1]})
+        mask(federation.secrets[0], federation.vectors[0], {1: packages[1]}, TASK)
 
 
 def test_masked_vectors_look_uniform_and_differ_from_session_to_session():

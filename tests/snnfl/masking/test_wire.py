@@ -47,7 +47,7 @@ def test_what_a_client_keeps_is_read_back():
     packages = {}
     for client, (own, _) in pairs.items():
         packages[client] = share(own, roster)[1].packages[3]
-    secrets, _ = mask(secrets, np.zeros(1, "<u4"), packages)
+    secrets, _ = mask(secrets, np.zeros(1, "<u4"), packages, bytes(32))
     assert len(secrets.held) == 4
     assert wire.read_secret(wire.secret(secrets)) == secrets
     assert wire.read_advertised(wire.advertised(public, b"signed")) == (public, b"signed")

@@ -22,7 +22,14 @@ guard()
 import snntorch  # noqa: E402  (torchvision must be guarded first)
 from snntorch import surrogate as snntorch_surrogate  # noqa: E402
 
-SHAPES = {"mlp": (1, 8, 8), "fcnet": (5,), "lenet5": (1, 12, 12), "convnet": (2, 8, 8), "cnn": (1, 8, 8)}
+SHAPES = {
+    "mlp": (1, 8, 8),
+    "fcnet": (5,),
+    "lenet5": (1, 12, 12),
+    "convnet": (2, 8, 8),
+    "cnn": (1, 8, 8),
+    "conv_mlp": (1, 8, 8),
+}
 STEPS = 4
 
 

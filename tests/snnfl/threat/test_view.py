@@ -254,6 +254,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("reconverted_calibrated", "thresholds", False, "thresholds"),
         ("thresholds_alone", "thresholds", False, "thresholds"),
         ("imprint", "crafted_weights", False, "crafted_weights"),
+        ("loki", "crafted_weights", False, "crafted_weights"),
         ("native_closed_form", "biases", False, "biases"),
         ("event_recovery", "learning_rate", None, "learning_rate"),
         ("native_features", "images", None, "images"),
