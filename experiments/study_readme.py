@@ -36,7 +36,8 @@ FOLDERS = (
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
     "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
-    "gradient_leakage/sound", "few_steps", "provable_privacy/attacks", "provable_privacy/differences",
+    "gradient_leakage/sound", "gradient_leakage/encodings", "few_steps", "provable_privacy/attacks",
+    "provable_privacy/differences",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
@@ -56,7 +57,10 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "events": [
         ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
     ],
-    "series": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
+    "series": [
+        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, sequence_recovery", "SNN, native_features"),
+        ("SNN, sequence_recovery", "ANN, closed_form"),
+    ],
     "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
     "few_steps": [("4", "256"), ("8", "256"), ("16", "256"), ("32", "256")],

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from snnfl.attacks.local import LocalTraining
-from snnfl.attacks.native_features import discounts
+from snnfl.attacks.native_features import gain
 from snnfl.attacks.networks import Arrays, last_linear
 from snnfl.attacks.problem import Problem
-from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
 DUMMIES = 64
@@ -84,20 +83,12 @@ def evidence_of(view: ServerView, problem: Problem, generator: torch.Generator) 
         later = _logits(problem, {**problem.arrays, **after}, inputs)
         expected = (expected + _by_class(later.softmax(1), labels)) / 2
     if bias in problem.target:
-        gradient = problem.gradient(bias) / gain(view)
+        gradient = problem.gradient(bias) / gain(view.model)
     else:  # behind ReLU or a sigmoid features are positive: a row of this gradient sums to the bias's times their sum
         gradient = weight.sum(1) / _sums(problem, layer, inputs).mean()
     known = view.knowledge.scaled
     scale = gradients_in(problem.local, problem.steps) if known else scale_of(gradient, expected.mean(0))
     return Evidence(gradient=gradient / scale, expected=expected)
-
-
-def gain(view: ServerView) -> float:
-    """Return by how much a logit grows with the last layer's bias: 1, or a leaky output neuron's sum over time."""
-    model = view.model
-    if not isinstance(model, SpikingModel) or not discounts(model):
-        return 1.0
-    return float(model.readout(torch.ones(model.steps, 1, 1)))
 
 
 def gradients_in(local: LocalTraining, steps: int) -> float:

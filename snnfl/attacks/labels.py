@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnfl.attacks.label_evidence import Evidence, evidence_of, gain
-from snnfl.attacks.native_features import discounts
+from snnfl.attacks.label_evidence import Evidence, evidence_of
+from snnfl.attacks.native_features import discounts, gain
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
-from snnfl.attacks.sparse_features import Head, exact_errors
+from snnfl.attacks.sparse_features import Head, Solved, solve
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
@@ -34,14 +34,32 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     if problem.count == 1:
         return single_label(problem.gradient(f"{last_linear(view.model)}.weight"))[None]
     evidence = evidence_of(view, problem, generator)
-    linear = not isinstance(view.model, SpikingModel) or discounts(view.model)
-    solvable = problem.steps == 1 and linear and problem.exact
-    errors = exact_errors(_head(view, problem), problem.count, generator) if solvable else None
-    if errors is None or not len(errors):
+    found = solved(view, problem, generator)
+    if found is None:
         return batch_labels(evidence, problem.count)
-    exact, left = errors.argmin(1), problem.count - len(errors)
-    others = batch_labels(evidence.without(errors, problem.count), left) if left else exact[:0]
-    return torch.cat([exact, others]).sort().values
+    left = problem.count - len(found.errors)
+    others = batch_labels(evidence.without(found.errors, problem.count), left) if left else found.labels[:0]
+    return torch.cat([found.labels, others]).sort().values
+
+
+def solved(view: ServerView, problem: Problem, generator: torch.Generator) -> Solved | None:
+    """Return errors and features of as many of a batch's images as the last layer's gradient tells exactly.
+
+    Features of a spiking network are what a linear readout makes of each neuron's spikes.
+
+    Args:
+        view: Of the attacked round.
+        problem: Laid out of it.
+        generator: Draws columns of the gradient.
+
+    Returns:
+        ``None`` for one image, of several steps, of an update that wasn't sent as it is, of readouts whose weights of
+        the time steps differ between classes, and where none is found.
+    """
+    linear = not isinstance(view.model, SpikingModel) or discounts(view.model)
+    if problem.count == 1 or problem.steps > 1 or not linear or not problem.exact:
+        return None
+    return solve(_head(view, problem), problem.count, generator)
 
 
 def infer_label_counts(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:
@@ -87,6 +105,6 @@ def _head(view: ServerView, problem: Problem) -> Head:
     return Head(
         weight=problem.arrays[weight],
         gradient=problem.gradient(weight),
-        bias=problem.arrays[bias] * gain(view) if told else None,
-        bias_gradient=problem.gradient(bias) / gain(view) if told else None,
+        bias=problem.arrays[bias] * gain(view.model) if told else None,
+        bias_gradient=problem.gradient(bias) / gain(view.model) if told else None,
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
+from snnfl.attacks.sparse_features import Solved
 from snnfl.attacks.spiking_operations import with_surrogate
 from snnfl.models import SpikingModel, SpikingNeurons
 from snnfl.threat import ServerView
@@ -34,8 +35,8 @@ class Told:
     """What one update tells of the spikes within the network.
 
     Attributes:
-        rates: Discounted rates of the last layer's inputs, ``[features]``; ``None`` for a batch, or where output
-            neurons fire.
+        rates: Discounted rates of the last layer's inputs, ``[M, features]``, of as many samples as it tells; ``None``
+            of none, as where output neurons fire.
         rows: The first hidden linear layer's gradient in ``k`` rows, ``[k, features]``, less its rounding and of norm
             1; ``None`` where there is no such layer.
     """
@@ -44,12 +45,18 @@ class Told:
     rows: Tensor | None
 
 
-def told(view: ServerView, problem: Problem) -> Told:
+def told(view: ServerView, problem: Problem, solved: Solved | None = None) -> Told:
     """Read the linear layers' gradients.
 
     An output neuron whose potential is read sums its inputs with fixed weights, so of one sample ``dL/dW = d h^T`` with
-    the discounted rates ``h``, and ``dL/db = d w`` with the sum ``w`` of these weights: ``h/w`` is exact. The gradient
-    of a hidden layer is ``sum_t d_t s_t^T`` of the ``T N`` inputs, so its rank is at most that.
+    the discounted rates ``h``, and ``dL/db = d w`` with the sum ``w`` of these weights: ``h/w`` is exact. Of a batch
+    the products ``d h^T`` are told apart by the zeros of ``h``. The gradient of a hidden layer is ``sum_t d_t s_t^T``
+    of the ``T N`` inputs, so its rank is at most that.
+
+    Args:
+        view: Of the attacked round.
+        problem: Laid out of it.
+        solved: Samples of a batch that :func:`~snnfl.attacks.labels.solved` found.
     """
     model = view.model
     if not isinstance(model, SpikingModel):
@@ -57,7 +64,9 @@ def told(view: ServerView, problem: Problem) -> Told:
     last, rates, rows = last_linear(model), None, None
     if problem.count == 1 and discounts(model) and f"{last}.bias" in problem.target:
         weight, bias = (problem.gradient(f"{last}.{part}").double().nan_to_num() for part in ("weight", "bias"))
-        rates = (bias @ weight / bias.square().sum().clamp_min(1e-300)).float()
+        rates = (bias @ weight / bias.square().sum().clamp_min(1e-300)).float()[None]
+    elif solved is not None and solved.checked:
+        rates = (solved.features / gain(model)).float()
     if (layer := hidden_linear(model)) is not None:
         rows = few_rows(problem.gradient(f"{layer}.weight"), model.steps * problem.count * problem.steps)
     return Told(rates=rates, rows=rows)
@@ -113,6 +122,13 @@ def hidden_linear(model: SpikingModel) -> str | None:
     own = {id(module.recurrent) for module in model.modules() if isinstance(module, SpikingNeurons)}
     linear = [name for name, it in model.named_modules() if isinstance(it, nn.Linear) and id(it) not in own]
     return linear[0] if linear[0] != last_linear(model) else None
+
+
+def gain(model: nn.Module) -> float:
+    """Return by how much a logit grows with the last layer's bias: 1, or a leaky output neuron's sum over time."""
+    if not isinstance(model, SpikingModel) or not discounts(model):
+        return 1.0
+    return float(model.readout(torch.ones(model.steps, 1, 1)))
 
 
 def discounted(model: SpikingModel, inputs: Tensor) -> Tensor:

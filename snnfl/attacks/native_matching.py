@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snnfl.attacks.labels import infer_labels
+from snnfl.attacks.labels import infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
@@ -18,6 +18,7 @@ from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.selection import SHARE, rehearsals
+from snnfl.attacks.sparse_features import Solved
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
@@ -134,7 +135,9 @@ def _by_features(
     """
     first = problems[0]
     shape = (len(views), first.count, *first.input_shape)
-    tells = [told(*pair) for pair in zip(views, problems, strict=True)]
+    found_of = [solved(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    tells = [told(*three) for three in zip(views, problems, found_of, strict=True)]
+    labels = [_in_order(own, found) for own, found in zip(labels, found_of, strict=True)]
     weights = _choose(views, problems, budget, generator)
     starts = [first.low.expand(shape), torch.zeros(shape)]
     starts += [torch.randn(shape, generator=generator) for _ in range(budget.restarts)]
@@ -177,15 +180,27 @@ def _choose(
     starts = [0.1 * torch.rand(each.images.shape, generator=generator) for each in rehearsed]
     short = replace(budget, iterations=max(1, budget.iterations // SHARE), points=1)
     reached = dict.fromkeys(CANDIDATES, 0.0)
+    solutions = [solved(view, problem, generator) for view, problem in zip(own, asked, strict=True)]
+    tells = [told(*three) for three in zip(own, asked, solutions, strict=True)]
+    labels = [_in_order(each.labels, solution) for each, solution in zip(rehearsed, solutions, strict=True)]
     for group in _alike(own, asked):
         lanes = [(i, weights) for weights in CANDIDATES for i in group]
-        some = [
-            Victim(own[i], asked[i], rehearsed[i].labels, told(own[i], asked[i]), starts[i], weights)
-            for i, weights in lanes
-        ]
+        some = [Victim(own[i], asked[i], labels[i], tells[i], starts[i], weights) for i, weights in lanes]
         for (i, weights), item in zip(lanes, _descend(some, short), strict=True):
             reached[weights] += rehearsed[i].psnr(item.images)
     return max(CANDIDATES, key=reached.__getitem__)
+
+
+def _in_order(labels: Tensor, solved: Solved | None) -> Tensor:
+    """Return a batch's labels, those of the samples that were found first, as their rates stand."""
+    if solved is None:
+        return labels
+    first = solved.labels.tolist()
+    left = labels.tolist()
+    for label in first:
+        if label in left:
+            left.remove(label)
+    return labels.new_tensor((first + left)[: len(labels)])
 
 
 def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[list[int]]:
@@ -245,19 +260,19 @@ def _descend(victims: Sequence[Victim], budget: Budget) -> list[Reconstruction]:
 def _distances(model: SpikingModel, given: Arrays, logits: Tensor, victims: Sequence[Victim]) -> Tensor:
     """Return for each victim how far the spikes within are from what its update tells, ``[victims]``.
 
-    The last layer's rates relative to their square, or of a batch its gradient; and what of the hidden layer's gradient
-    its inputs don't explain.
+    The last layer's rates relative to their square, where not all samples' are told its gradient, too; and what of the
+    hidden layer's gradient its inputs don't explain.
     """
     last, hidden, count = last_linear(model), hidden_linear(model), victims[0].problem.count
     values = []
     for index, victim in enumerate(victims):
         own = slice(index * count, (index + 1) * count)
         value = logits.new_zeros(())
-        inputs = given[last][:, own]
-        if victim.told.rates is not None:
-            wanted = victim.told.rates
-            value = value + (discounted(model, inputs)[0] - wanted).square().sum() / (wanted.square().sum() + EPSILON)
-        else:
+        inputs, wanted = given[last][:, own], victim.told.rates
+        if wanted is not None:
+            distances = (discounted(model, inputs)[: len(wanted)] - wanted).square().sum(1)
+            value = value + (distances / (wanted.square().sum(1) + EPSILON)).mean()
+        if wanted is None or len(wanted) < count:
             value = value + _last_gradient_distance(inputs, logits[own], victim)
         if victim.told.rows is not None and hidden is not None:
             value = value + victim.weights.hidden * unexplained(victim.told.rows, given[hidden][:, own].flatten(0, 1))

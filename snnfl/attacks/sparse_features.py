@@ -1,10 +1,10 @@
-"""A batch's labels out of the last layer's gradient alone, exactly: features behind ReLU are sparse.
+"""A batch's labels and last features out of the last layer's gradient alone, exactly: features are sparse.
 
 The gradient ``sum_n e_n h_n^T / N`` of the last layer's weight has the rank of the batch if that is below the number
-of classes, and each image's features ``h_n`` lie in its row space. Of all that lies there, ``h_n`` is what vanishes
-where ``h_n`` is zero: so ``N - 1`` columns, drawn at random, that happen to be zero in ``h_n`` give it up to a factor.
-That is the argument by which SPEAR (Dimitrov et al. 2024) recovers the inputs of a first linear layer. Of the last one
-it can be checked what was found, for logits, probabilities and errors follow from it.
+of classes, and each image's features ``h_n``, behind ReLU or spikes, lie in its row space. Of all that lies there,
+``h_n`` is what vanishes where ``h_n`` is zero: so ``N - 1`` columns, drawn at random, that happen to be zero in ``h_n``
+give it up to a factor. That is the argument by which SPEAR (Dimitrov et al. 2024) recovers the inputs of a first linear
+layer. Of the last one it can be checked what was found, for logits, probabilities and errors follow from it.
 """
 
 from __future__ import annotations
@@ -51,11 +51,31 @@ class Head:
     bias_gradient: Tensor | None = None
 
 
-def exact_errors(head: Head, count: int, generator: torch.Generator) -> Tensor | None:
-    """Return the errors ``p_n - [k = y_n]`` of a batch's images, as many as were found, ``[M, classes]``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solved:
+    """Images of a batch whose terms of the gradient were found.
 
-    An error's one negative element is its image's label. Without the bias's gradient an error is known up to a factor
-    and nothing can be checked, so there are all of them or ``None``.
+    Attributes:
+        errors: ``p_n - [k = y_n]``, ``[M, classes]``. The one negative element is the image's label.
+        features: ``h_n``, what the last layer was given, ``[M, features]``.
+        checked: Whether each was checked to be a term of the gradient. Else both are known up to a factor.
+    """
+
+    errors: Tensor
+    features: Tensor
+    checked: bool
+
+    @property
+    def labels(self) -> Tensor:
+        """Of the images, ``[M]``."""
+        return self.errors.argmin(1)
+
+
+def solve(head: Head, count: int, generator: torch.Generator) -> Solved | None:
+    """Return the errors and features of a batch's images, as many as were found, or ``None`` of none.
+
+    Without the bias's gradient they are known up to a factor and nothing can be checked, so there are all of them or
+    ``None``.
 
     Args:
         head: The last layer, and the gradient of one step.
@@ -69,7 +89,7 @@ def exact_errors(head: Head, count: int, generator: torch.Generator) -> Tensor |
     found, seen = _sparse_vectors(rows[:count], generator)
     found = found[seen.argsort(descending=True, stable=True)]
     if head.bias is None or count == len(whole) - 1:  # of as many images any error fits, for its elements' sum is zero
-        return _unchecked(whole.double(), found, count)
+        return _unchecked(whole.double(), found, count, head.weight.shape[1])
     inverse = rows[:count].T / sizes[:count].clamp_min(1e-300) @ columns[:, :count].T
     return _checked(head.weight.double(), head.bias.double(), columns[:, :count], inverse, found, count)
 
@@ -105,7 +125,9 @@ def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     return torch.stack(kept) if kept else rows[:0], torch.tensor(seen)
 
 
-def _checked(weight: Tensor, bias: Tensor, columns: Tensor, inverse: Tensor, found: Tensor, count: int) -> Tensor:
+def _checked(
+    weight: Tensor, bias: Tensor, columns: Tensor, inverse: Tensor, found: Tensor, count: int
+) -> Solved | None:
     """Return the errors that follow from features, of those that the gradient is made of together with their error.
 
     An error of an untrained network hardly depends on the features, so wrong ones have one that fits. But features
@@ -128,10 +150,11 @@ def _checked(weight: Tensor, bias: Tensor, columns: Tensor, inverse: Tensor, fou
     least, label = outside.min(1)
     own = errors[torch.arange(len(errors)), label]
     terms = ((found / found[:, -1:]) @ inverse * own).sum(1) / count
-    return own[(least < FITS) & ((terms - 1).abs() < TERM)][:count]
+    right = ((least < FITS) & ((terms - 1).abs() < TERM)).nonzero().flatten()[:count]
+    return Solved(errors=own[right], features=features[right], checked=True) if len(right) else None
 
 
-def _unchecked(gradient: Tensor, found: Tensor, count: int) -> Tensor | None:
+def _unchecked(gradient: Tensor, found: Tensor, count: int, width: int) -> Solved | None:
     """Return all errors up to a factor each, by the surest features; ``None`` if there are too few or one is no error.
 
     An error has one negative element.
@@ -140,4 +163,6 @@ def _unchecked(gradient: Tensor, found: Tensor, count: int) -> Tensor | None:
         return None
     errors = (gradient @ torch.linalg.pinv(found[:count])).T
     negative = (errors < -CLEAR * errors.abs().amax(1, keepdim=True)).sum(1)
-    return errors if bool((negative == 1).all()) else None
+    if not bool((negative == 1).all()):
+        return None
+    return Solved(errors=errors, features=found[:count, :width], checked=False)

@@ -13,9 +13,11 @@ from torch import nn
 from victims import Victim, digits
 
 from snnfl.attacks import Budget, get_attack, native_matching
+from snnfl.attacks.labels import solved
 from snnfl.attacks.local import simulate
 from snnfl.attacks.native_features import discounted, few_rows, relaxed, told, unexplained
 from snnfl.attacks.native_matching import Weights
+from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import problem_of
 from snnfl.metrics.images import floors, matched, psnr
 from snnfl.models import SpikingNeurons
@@ -84,7 +86,20 @@ def test_the_last_layer_tells_its_discounted_rates(readout):
     model, forward = relaxed(victim.view, "atan", 2.0)
     problem = problem_of(victim.view)
     given, _ = forward(problem.arrays, inputs_of(victim))
-    torch.testing.assert_close(told(victim.view, problem).rates, discounted(model, given["fc5"])[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(told(victim.view, problem).rates, discounted(model, given["fc5"]), atol=1e-4, rtol=0)
+
+
+def test_a_batch_tells_the_rates_of_each_image():
+    victim = spiking_victim(trained(spiking("convnet")), images=4)
+    model, forward = relaxed(victim.view, "atan", 2.0)
+    problem = problem_of(victim.view)
+    found = solved(victim.view, problem, torch.Generator().manual_seed(0))
+    given, _ = forward(problem.arrays, inputs_of(victim))
+    wanted, rates = discounted(model, given[last_linear(model)]), told(victim.view, problem, found).rates
+    order = torch.cdist(rates, wanted).argmin(1)
+    assert sorted(order.tolist()) == [0, 1, 2, 3]
+    torch.testing.assert_close(rates, wanted[order], atol=1e-3, rtol=0)
+    assert found.labels.tolist() == victim.truth.labels[order].tolist()
 
 
 def test_rates_that_differ_between_classes_are_not_told():
@@ -177,7 +192,7 @@ def test_labels_of_a_batch_are_inferred_through_the_leaky_readout():
     victim = spiking_victim(spiking(), images=4)
     draw = torch.Generator().manual_seed(0)
     found = get_attack("native_features").run(victim.view, budget=Budget(iterations=3), generator=draw)
-    assert found.labels.tolist() == sorted(victim.truth.labels.tolist())
+    assert sorted(found.labels.tolist()) == sorted(victim.truth.labels.tolist())
     assert found.images.shape == (4, 1, 8, 8)
 
 
