@@ -224,6 +224,12 @@ def test_the_site_has_no_broken_link_and_fetches_nothing(site: Path) -> None:
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text(encoding="utf-8")), style.name
 
 
+@pytest.mark.slow
+def test_a_link_whose_text_is_code_is_one_though_more_code_follows(site: Path) -> None:
+    page = (site / "provable-privacy.html").read_text(encoding="utf-8")
+    assert re.search(r'<a href="audit.html#sums"><code>snnfl audit</code>', page)
+
+
 def browsed(page: str, *options: str) -> str:
     """Return a page as a browser shows it, 1300 pixels wide."""
     if shutil.which("chromium") is None:

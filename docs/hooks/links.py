@@ -21,8 +21,12 @@ from repository import ROOT, repository_path, site_uri
 
 log = logging.getLogger("mkdocs.hooks.links")
 
-CODE = re.compile(r"(^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)[ \t]*$|`[^`\n]+`(?!\]))", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
+LINK_OR_CODE = re.compile(
+    r"(?P<code>^(?P<fence>`{3,}|~{3,}).*?^(?P=fence)[ \t]*$|`[^`\n]+`)"
+    r"|(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)",
+    re.DOTALL | re.MULTILINE,
+)
+"""Whichever begins first: so a link whose text is code is a link, and one within code is code."""
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -32,13 +36,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return markdown  # generated, with the site's own links
 
     def rewritten(match: re.Match[str]) -> str:
-        return _rewritten(match, origin, page.file.src_uri)
+        return match[0] if match["code"] else _rewritten(match, origin, page.file.src_uri)
 
-    parts = CODE.split(markdown)
-    # split() yields text, code, fence, text, code, fence, ...: only text is rewritten
-    return "".join(
-        LINK.sub(rewritten, part) if index % 3 == 0 else part for index, part in enumerate(parts) if index % 3 != 2
-    )
+    return LINK_OR_CODE.sub(rewritten, markdown)
 
 
 def _rewritten(match: re.Match[str], origin: str, source: str) -> str:
