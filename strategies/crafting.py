@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
 from snnfl.attacks.imprint import imprinted
 from snnfl.attacks.loki import loki_weights
@@ -19,6 +21,12 @@ from strategies.guarded import Guarded
 from strategies.state import remember
 
 logger = logging.getLogger(__name__)
+
+CRAFTED: Mapping[str, tuple[Callable[..., Mapping[str, Tensor]], str]] = {
+    "imprint": (imprinted, "mlp"),
+    "loki": (partial(loki_weights, client=0), "conv_mlp"),
+}
+"""By ``audit.crafted``: what makes the weights, and a model that can have them."""
 
 PUBLIC = 1000
 """Test samples whose brightness tells where the bins are."""
@@ -45,21 +53,19 @@ class Crafting(Strategy):
 
     def __init__(self, strategy: Guarded, work: Workspace, rounds: Iterable[int]) -> None:
         self.strategy, self.work, self.rounds = strategy, work, frozenset(rounds)
-        self.crafted = work.config.audit.crafted
+        crafted = f"audit.crafted={work.config.audit.crafted}"
+        self._make, model = CRAFTED[work.config.audit.crafted]
         self._kept: ArrayRecord | None = None
         self._forget: Callable[[], None] = lambda: None
         data = work.server_data
         if not len(data.test_images):
-            reason = "needs data of the server's own, as docs/deployment.md tells"
-            raise ConfigError(f"audit.crafted={self.crafted}: {reason}")
+            raise ConfigError(f"{crafted}: needs data of the server's own, as docs/deployment.md tells")
         self._public = data.normalise(data.test_images[:PUBLIC])
         try:
             self._crafted(ArrayRecord(dict(work.initial_state)))
         except ThreatModelError as error:
-            model = "conv_mlp" if self.crafted == "loki" else "mlp"
-            raise ConfigError(f"audit.crafted={self.crafted}: {error}; model.name={model} is such a model") from None
-        message = "audit.crafted=%s: this server is malicious, and rounds %s train nothing"
-        logger.warning(message, self.crafted, sorted(self.rounds))
+            raise ConfigError(f"{crafted}: {error}; model.name={model} is such a model") from None
+        logger.warning("%s: this server is malicious, and rounds %s train nothing", crafted, sorted(self.rounds))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -73,11 +79,7 @@ class Crafting(Strategy):
 
     def _crafted(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return what clients are sent in the place of the model."""
-        model, state, seed = self.work.model, tensors_of(arrays), self.work.config.run.seed
-        if self.crafted == "loki":
-            made = loki_weights(model, state, self._public, seed, client=0)
-        else:
-            made = imprinted(model, state, self._public, seed)
+        made = self._make(self.work.model, tensors_of(arrays), self._public, self.work.config.run.seed)
         return ArrayRecord({name: made[name] for name in arrays})
 
     def aggregate_train(
