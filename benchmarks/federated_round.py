@@ -140,12 +140,16 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
 
 
 def pairwise_seconds(run: Callable[[int, Clock], list[float]], rounds: int) -> list[tuple[float, float]]:
-    """Run some rounds after one that doesn't count; return CPU and wall seconds of each."""
-    walls: list[float] = []
+    """Run some rounds after one that doesn't count; return CPU and wall seconds of each, without those of looking."""
+    walls, looked = list[float](), 0.0
 
     def clock() -> float:
+        nonlocal looked
         walls.append(time.perf_counter())
-        return tree_seconds()
+        begun = time.process_time()
+        seconds = tree_seconds() - looked
+        looked += time.process_time() - begun
+        return seconds
 
     ticks = run(rounds + 1, clock)
     return [(b - a, d - c) for (a, b), (c, d) in zip(pairwise(ticks), pairwise(walls), strict=True)]

@@ -145,43 +145,22 @@ def test_the_ray_engine_gives_the_same_weights(in_process: Path, tmp_path: Path)
     assert not lingering_processes("SNNFL_TEST", str(tmp_path))
 
 
-@pytest.mark.ray
-@needs_proc
-def test_the_ray_engine_gives_spiking_clients_the_same_weights(native: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "SNNFL_TEST": str(tmp_path)}
-    done = snnfl_run(env, tmp_path, *NATIVE, "engine.name=ray", "engine.cpus_per_client=1", "run.directory=here")
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "FedAvg (LIF) round 2/2  server SNN" in done.stdout
-    assert_equal_runs(tmp_path / "here" / "run", native)
-
-
 @pytest.mark.flwr
 @pytest.mark.engine
 @needs_proc
 def test_the_deployment_engine_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
     """Where nothing is prepared: no configuration of Flower's, none of its variables, its programs not on the PATH."""
-    assert_deployed_equals(in_process, tmp_path)
-
-
-@pytest.mark.flwr
-@needs_proc
-def test_the_deployment_engine_gives_spiking_clients_the_same_weights(native: Path, tmp_path: Path) -> None:
-    assert_deployed_equals(native, tmp_path, *NATIVE)
-
-
-def assert_deployed_equals(expected: Path, tmp_path: Path, *more: str) -> None:
-    """Play the run on a SuperLink of its own, and compare it."""
     home = tmp_path / "flwr-home"
     prepared = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "PATH"}
     env = {name: value for name, value in os.environ.items() if name not in prepared}
     env |= {"FLWR_HOME": str(home), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()), "PATH": "/usr/bin:/bin"}
     try:
         options = ["engine.name=deployment", "engine.connection=local", "run.directory=here"]
-        done = snnfl_run(env, tmp_path, *more, *options)
+        done = snnfl_run(env, tmp_path, *options)
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
         assert "Successfully started run" in done.stdout
         assert "results: here/run/" in done.stdout
-        assert_equal_runs(tmp_path / "here" / "run", expected)
+        assert_equal_runs(tmp_path / "here" / "run", in_process)
         assert not lingering_processes("FLWR_HOME", str(home))
     finally:
         kill_processes("FLWR_HOME", str(home))
@@ -240,6 +219,13 @@ def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     make = lambda: request.param(tmp_path_factory.mktemp("site"))  # noqa: E731
     with Shared(make, lambda site: site.snnfl.process.poll() is None) as shared:
         yield shared
+
+
+@needs_proc
+def test_spiking_clients_get_the_same_weights_on_every_engine(
+    native: Path, tmp_path: Path, sites: Shared[Site]
+) -> None:
+    assert_equal_runs(sites.get().play(tmp_path, *NATIVE), native)
 
 
 @needs_proc

@@ -106,8 +106,9 @@ def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     live = (sizes > 1e-6 * sizes.max()).nonzero().flatten()
     if len(live) < count:
         return rows[:0], sizes[:0]
-    order = torch.rand(TRIES, len(live), generator=generator).argsort(1)[:, : count - 1]
-    drawn = rows[:, live[order]].permute(1, 2, 0)
+    drawn = torch.rand(TRIES, len(live), generator=generator).topk(count - 1, largest=False).indices
+    sets, times = torch.unique(drawn.sort(1).values, dim=0, return_counts=True)  # few of two images, nearly all of more
+    drawn = rows[:, live[sets]].permute(1, 2, 0)
     _, values, vectors = torch.linalg.svd(drawn / drawn.norm(dim=2, keepdim=True))
     told = values[:, -1] > 1e-2 * values[:, 0]  # else more than one vector vanishes there
     found = vectors[told, -1] @ rows
@@ -115,13 +116,14 @@ def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     smallest = ROUNDING * found.amax(1, keepdim=True)
     zeros = (found[:, live].abs() < smallest).sum(1)
     fine = (found >= -smallest).all(1) & (zeros > count)
-    found = torch.nn.functional.normalize(found[fine][zeros[fine].argsort(descending=True, stable=True)], dim=1)
+    order = zeros[fine].argsort(descending=True, stable=True)
+    found, times = torch.nn.functional.normalize(found[fine][order], dim=1), times[told][fine][order]
     kept, seen = list[Tensor](), list[int]()
     while len(found):
         same = found @ found[0] > 1 - 1e-4
         kept.append(found[0])
-        seen.append(int(same.sum()))
-        found = found[~same]
+        seen.append(int(times[same].sum()))
+        found, times = found[~same], times[~same]
     return torch.stack(kept) if kept else rows[:0], torch.tensor(seen)
 
 

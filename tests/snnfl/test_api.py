@@ -1,4 +1,4 @@
-"""What `import snnfl` offers (its page of the documentation is executed by tests/test_documentation.py)."""
+"""What `import snnfl` offers (its page of the documentation is executed by tests/documentation/test_pages.py)."""
 
 from __future__ import annotations
 
