@@ -58,6 +58,23 @@ def test_what_is_unclear_is_not_called_hidden() -> None:
     assert "; not in structure (" in text
 
 
+@pytest.mark.parametrize(
+    ("interval", "direction", "said"),
+    [((0.4, 3.0), "unclear", True), ((-0.4, 3.0), "unclear", False), ((0.4, 3.0), "better", False)],
+)
+def test_an_interval_that_says_more_than_the_verdict_is_explained(
+    interval: tuple[float, float], direction: str, said: bool
+) -> None:
+    found = entry("matching", "unclear", "leaks", 1.0)
+    found["against_floor"] |= {"psnr": direction}
+    metric = next(metric for metric in judged_metrics("images") if metric.name == "psnr")
+    gain = SimpleNamespace(value=1.7, interval=interval)
+    best = SimpleNamespace(server_round=1, metric=metric, over_floor=gain, over_control=None)
+    sentences = dict(summary(cast(Audit, SimpleNamespace(entries=[found], best=[best], config=None, metrics=[]))))
+    assert "1.7 dB better (95 %: " in sentences["How sure."]
+    assert ("interval is of PSNR alone; a verdict holds for all 3 metrics at once" in sentences["How sure."]) is said
+
+
 def test_labels_of_plain_twins_are_not_those_of_the_run() -> None:
     own, twin = (
         entry("matching", "unclear", "unclear", 0.1),
