@@ -140,7 +140,12 @@ def _of_labels(found: Entry, audit: Audit) -> str:
     entry, by = (other, f", by {other['attack']} in round {other['round']}") if surer else (found, "")
     told = {"leaks": "Labels leaked", "unclear": "Whether labels leaked is unclear"}
     words = told.get(entry["label_verdict"], "Labels were no better than guessed")
-    return f"{words}{by}: {right(entry):.0%} are right."
+    guess = (
+        ""
+        if entry["label_verdict"] == "leaks"
+        else f" (labels spread evenly over the classes: {entry['label_floor']:.0%})"
+    )
+    return f"{words}{by}: {right(entry):.0%} are right{guess}."
 
 
 def _measured(found: Entry, directions: Sequence[str]) -> str:
