@@ -95,7 +95,7 @@ class Dataset:
                     f"data.source={self.name}: {split}_labels are {labels.dtype}, not torch.int64: take labels.long()"
                 )
         train, test = self.input_shape, tuple(self.test_images.shape[1:])
-        if train != test:
+        if train != test and len(self.train_images) and len(self.test_images):
             raise ConfigError(
                 f"data.source={self.name}: a training image is of shape {list(train)} and a test image of {list(test)}"
             )
