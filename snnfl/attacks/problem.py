@@ -147,7 +147,7 @@ def problem_of(
     return Problem(
         network=network_of(view.model, mode),
         arrays=arrays,
-        target=observed(view, local.learning_rate),
+        target=_gradient_seen(view, local.learning_rate),
         local=local,
         count=images,
         input_shape=view.input_shape,
@@ -262,6 +262,19 @@ def said_of_upload(view: ServerView) -> str:
         return f"{_bits(view)}, of whose norm about {100 * rounding_share(wanted, steps):.0f} % are rounding"
     entries, sent = (sum(int(of(array)) for array in wanted.values()) for of in (torch.numel, torch.count_nonzero))
     return f"a sparse upload of {100 * sent / entries:.1f} % of the entries, matched on these"
+
+
+def _gradient_seen(view: ServerView, learning_rate: float) -> Arrays:
+    """Return :func:`observed`, of a clipped gradient without the weight decay that was added behind the clipping.
+
+    What is left is the gradient up to a factor.
+    """
+    seen, known = observed(view, learning_rate), view.knowledge
+    if not (known.clipped and known.clipped_gradient and known.learning_rate and known.weight_decay):
+        return seen
+    decay, unsent = known.weight_decay, sparse(view)
+    less = {name: array - decay * view.exchange.sent[name].float() for name, array in seen.items()}
+    return {name: torch.where(seen[name] != 0, array, 0.0) if unsent else array for name, array in less.items()}
 
 
 def observed(view: ServerView, learning_rate: float) -> Arrays:
