@@ -18,7 +18,7 @@ from snnfl.attacks.networks import normalised_layers
 from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.rescaling import factors_and_labels, label_of
+from snnfl.attacks.rescaling import factors_and_labels, labels_of, without
 from snnfl.threat import ServerView
 
 GRID = 64
@@ -89,7 +89,7 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
     if problem.count > 1:
-        return _solve_batch(view.model, problem, layer, labels, generator)
+        return _solve_batch(view, problem, layer, labels, generator)
     weight = problem.gradient(f"{layer}.weight").double()
     if f"{layer}.bias" in problem.target:
         bias = problem.gradient(f"{layer}.bias").double()
@@ -101,31 +101,22 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
 
 
 def _solve_batch(
-    model: nn.Module, problem: Problem, layer: str, labels: Tensor, generator: torch.Generator
+    view: ServerView, problem: Problem, layer: str, guessed: Tensor, generator: torch.Generator
 ) -> Reconstruction:
     """Separate a batch's images by the zeros of their slopes; of those that aren't found return the mean colour."""
-    exact, guessed = _exact(problem), labels
+    exact, scaled = _exact(problem), view.knowledge.scaled
     found = separate(exact.gradient(f"{layer}.weight"), problem.count, generator)
     images = torch.zeros(problem.count, *problem.input_shape, dtype=torch.float64)
     if found is None:
-        return _reconstruction(problem, images, labels)
+        return _reconstruction(problem, images, guessed)
     if f"{layer}.bias" in problem.target:
         shares = torch.linalg.lstsq(found.slopes, exact.gradient(f"{layer}.bias")[:, None]).solution[:, 0]
         factors = 1 / torch.where(shares.abs() > 0, shares, 1.0)
-        labels = torch.tensor([label_of(exact, layer, found, n, factor) for n, factor in enumerate(factors)])
+        labels = labels_of(exact, layer, found, factors, guessed, scaled=scaled)
     else:
-        factors, labels = factors_and_labels(model, exact, layer, found)
+        factors, labels = factors_and_labels(view.model, exact, layer, found, guessed, scaled=scaled)
     images[: len(factors)] = (factors[:, None] * found.inputs).view(-1, *problem.input_shape)
-    return _reconstruction(problem, images, torch.cat([labels, _without(guessed, labels)[: len(images) - len(labels)]]))
-
-
-def _without(labels: Tensor, known: Tensor) -> Tensor:
-    """Return labels without known ones, each as often as it is known, and these behind them."""
-    left = labels.tolist()
-    for label in known.tolist():
-        if label in left:
-            left.remove(label)
-    return torch.cat([labels.new_tensor(left), known])
+    return _reconstruction(problem, images, torch.cat([labels, without(guessed, labels)]))
 
 
 def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstruction:
