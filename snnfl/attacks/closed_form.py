@@ -14,7 +14,7 @@ from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, simulate
-from snnfl.attacks.networks import normalised_layers
+from snnfl.attacks.networks import normalised_layers, relu_behind
 from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
@@ -27,8 +27,8 @@ GRID = 64
 
 def _reads_images(view: ServerView) -> str | None:
     kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
-    leaves = [module for module in view.model.modules() if not list(module.children())]
-    position, first = next((index, module) for index, module in enumerate(leaves) if isinstance(module, kinds))
+    leaves = [(name, module) for name, module in view.model.named_modules() if not list(module.children())]
+    position, first = next((index, module) for index, (_, module) in enumerate(leaves) if isinstance(module, kinds))
     if not isinstance(first, nn.Linear) or first.in_features != math.prod(view.input_shape):
         return "the first layer isn't linear on the image itself"
     normalised, count = normalised_layers(view.model), view.knowledge.images
@@ -36,10 +36,11 @@ def _reads_images(view: ServerView) -> str | None:
         if normalised and not {"norm_statistics", "update_statistics"} <= view.knowledge.facts:
             return "compares gradients in evaluation mode, which takes update_statistics"
         return None
-    return _separable(view, first, leaves[position + 1 :])
+    behind = [module for _, module in leaves[position + 1 : position + 2]]
+    return _separable(view, leaves[position][0], first, bool(behind) and isinstance(behind[0], nn.ReLU))
 
 
-def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) -> str | None:
+def _separable(view: ServerView, name: str, layer: nn.Linear, defined: bool) -> str | None:
     """Say why the images of a batch cannot be told apart by the zeros of a ReLU, or return ``None``."""
     known = view.knowledge
     if normalised_layers(view.model):
@@ -47,8 +48,8 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
             "tells the images of a batch apart one by one, and batch normalisation mixes them; use "
             "inverting_statistics, or reconverted_statistics of spiking networks"
         )
-    if not behind or not isinstance(behind[0], nn.ReLU):
-        return "tells the images of a batch apart by a ReLU's zeros, and no nn.ReLU is defined behind the first layer"
+    if not defined and not relu_behind(view.model, name, view.input_shape):
+        return "tells the images of a batch apart by a ReLU's zeros, and no ReLU is behind the first layer"
     if known.steps != 1:
         return f"solves one step's gradient for a batch, the client took {known.steps}"
     if layer.bias is None:
@@ -59,6 +60,8 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
         return f"the first layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
     if known.learning_rate is None and (view.format.hides_biases or not known.biases):
         return "the factors of a batch's images take the biases or learning_rate, and the threat model denies both"
+    if not defined and (view.format.hides_biases or not known.biases):
+        return "without the biases takes an nn.ReLU that is defined behind the first layer"
     return inexact(view)
 
 

@@ -15,7 +15,7 @@ from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import total_variation
 from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
-from snnfl.attacks.networks import Arrays, Network, normalised_layers
+from snnfl.attacks.networks import Arrays, Network, normalised_layers, relu_behind
 from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
@@ -36,7 +36,7 @@ def _tells_features(view: ServerView) -> str | None:
     """Say why a view's first linear layer doesn't tell features, or return ``None``."""
     if not any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in view.model.modules()):
         return "inverts what convolutions make of an image, and the model has none; use closed_form"
-    _, layer, behind = _first_linear(view.model)
+    name, layer, behind = _first_linear(view.model)
     known = view.knowledge
     if known.steps != 1:
         return f"solves one step's gradient, the client took {known.steps}"
@@ -44,8 +44,8 @@ def _tells_features(view: ServerView) -> str | None:
         return None
     if known.clients != 1 and normalised_layers(view.model):
         return "makes features of one batch, and several clients have each normalised its own"
-    if not isinstance(behind, nn.ReLU):
-        return "tells a batch's features apart by a ReLU's zeros, and no nn.ReLU is behind the first linear layer"
+    if not isinstance(behind, nn.ReLU) and not relu_behind(view.model, name, view.input_shape):
+        return "tells a batch's features apart by a ReLU's zeros, and no ReLU is behind the first linear layer"
     if known.images is not None and known.images > MOST_IMAGES:
         return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:

@@ -257,7 +257,7 @@ def test_what_no_zeros_tell_apart_is_refused():
         (attacked(small_mlp(8), images=9).view, "has 8 outputs, too few for a batch of 9 images"),
         (attacked(small_mlp(64), images=25).view, "at most 24 images apart"),
         (attacked(small_mlp(), images=4, training=several).view, "the client took 2"),
-        (attacked(sigmoid, images=4).view, "no nn.ReLU is defined behind the first layer"),
+        (attacked(sigmoid, images=4).view, "no ReLU is behind the first layer"),
         (attacked(normed, images=4).view, "batch normalisation mixes them"),
         (attacked(unbiased, images=4).view, "take a bias in the first layer"),
     ]
@@ -274,8 +274,8 @@ def test_feature_inversion_is_refused_where_no_features_are_told():
     several = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
     cases = [
         (attacked(small_mlp()).view, "use closed_form"),
-        (attacked(small_cnn(), images=2).view, "no nn.ReLU is behind the first linear layer"),
-        (attacked(sigmoid, images=2).view, "no nn.ReLU is behind the first linear layer"),
+        (attacked(small_cnn(), images=2).view, "no ReLU is behind the first linear layer"),
+        (attacked(sigmoid, images=2).view, "no ReLU is behind the first linear layer"),
         (attacked(small_cnn(), training=several).view, "the client took 2"),
     ]
     for view, reason in cases:
