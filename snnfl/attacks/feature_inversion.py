@@ -116,14 +116,26 @@ def _descent(
 
 
 def _features(problem: Problem, layer: str, generator: torch.Generator) -> Tensor:
-    """Return the layer's inputs, ``[B, in]``, each up to a positive factor: behind ReLU they are."""
+    """Return the layer's inputs, ``[B, in]``, each up to a positive factor.
+
+    The bias's gradient is the sum of the slopes, so it tells the sign of each one, and of the input beside it. Without
+    it the sign is that of most inputs, which is right behind ReLU.
+    """
     gradient = problem.gradient(f"{layer}.weight").double()
     found = separate(gradient, problem.count, generator)
-    features = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1].expand(problem.count, -1)
-    if found is not None:
-        features = torch.cat([found.inputs, features])[: problem.count]
-    signs = torch.where(features.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    unit: Tensor = signs * features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    main = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1]
+    sides, features = main.sum(1), main[:0] if found is None else found.inputs
+    shares = features.sum(1)
+    if (bias := f"{layer}.bias") in problem.target:
+        told = problem.gradient(bias).double().nan_to_num()
+        sides = main @ (gradient.nan_to_num().T @ told)
+        if found is not None:
+            shares = torch.linalg.lstsq(found.slopes, told[:, None]).solution[:, 0]
+    missing = problem.count - len(features)
+    features = torch.cat([features, main.expand(missing, -1)])
+    signs = torch.where(torch.cat([shares, sides.expand(missing)]) < 0, -1.0, 1.0)
+    features = signs[:, None] * features
+    unit: Tensor = features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return unit.float()
 
 
