@@ -4,7 +4,7 @@
 #   PIP_INSTALL_ARGS=…     more arguments for pip, for example the index of CPU-only torch builds (0.2 GB instead of several):
 #                          make install PIP_INSTALL_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   PYTEST_ARGS=…          more arguments for pytest, for example PYTEST_ARGS="-k partitions -x"
-#   WORKERS=…              files of tests that run at a time; each may take 2 GB. By default 2, and 3 of those that start
+#   WORKERS=…              files of tests that run at a time; each may take 2 GB. By default 2, and 4 of those that start
 #                          processes and mostly wait for them
 #   BENCH_ARGS=…           arguments for each benchmark: --quick, --device cuda, --json FILE, --markdown docs/performance.md
 
@@ -72,7 +72,7 @@ test: lint ## lint, then every test and doctest that starts no processes, and a 
 
 .PHONY: test-deployment
 test-deployment: $(STAMP) ## the other tests: deployments, clusters, kills, studies, benchmarks, documentation, containers
-	@$(PYTEST) $(or $(WORKERS),3) -m '($(PROCESSES)) and not engine' -o testpaths='$(FILES_OF_PROCESSES)' $(PYTEST_ARGS) $(NONE_CHOSEN)
+	@$(PYTEST) $(or $(WORKERS),4) -m '($(PROCESSES)) and not engine' -o testpaths='$(FILES_OF_PROCESSES)' $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 .PHONY: bench
 bench: $(STAMP) ## every benchmark with its bars, one line per number; BENCH_ARGS="--markdown docs/performance.md" writes them down

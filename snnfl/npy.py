@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+FLOAT32 = np.dtype("<f4")
 HEADER_BYTES = 512
 """More than any NumPy header of an array of a few dimensions. A longer one is not parsed."""
 
@@ -52,7 +53,7 @@ def loads(data: bytes, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     Returns:
         As :func:`loaded`.
     """
-    return loaded(data, shape, np.dtype("<f4"))
+    return loaded(data, shape, FLOAT32)
 
 
 def loaded(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
@@ -62,10 +63,17 @@ def loaded(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray
         A read-only view of ``data``. ``None`` if that is anything but the array that :func:`dumped` writes, to the
         byte.
     """
-    start = header(shape, dtype.str)
-    if len(data) != len(start) + dtype.itemsize * math.prod(shape) or not data.startswith(start):
+    start, size = _expected(shape, dtype)
+    if len(data) != size or not data.startswith(start):
         return None
     return np.frombuffer(data, dtype, offset=len(start)).reshape(shape)
+
+
+@lru_cache(maxsize=1024)
+def _expected(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[bytes, int]:
+    """Return how a serialised array begins, and its length in bytes."""
+    start = header(shape, dtype.str)
+    return start, len(start) + dtype.itemsize * math.prod(shape)
 
 
 def parse(data: bytes) -> NDArray[Any]:

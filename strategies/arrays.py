@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -45,6 +46,8 @@ def with_tensors(message: Message, tensors: Mapping[str, Tensor], names: Iterabl
     """
     reply = copy.copy(message)
     arrays = filled((name, KnownArray(tensors[name])) for name in names)
-    metrics = MetricRecord({**message.content.metric_records[METRICS], EXAMPLES: weight})
+    # Flower's ``metric_records`` would check all records again to find one.
+    received: Any = message.content[METRICS]
+    metrics = MetricRecord({**received, EXAMPLES: weight})
     reply.content = RecordDict({**message.content, ARRAYS: arrays, METRICS: metrics})
     return reply
