@@ -139,7 +139,10 @@ def problem_of(
     known = {name: array.detach().float() for name, array in {**view.exchange.sent, **(guesses or {})}.items()}
     mode = norm_mode or view.knowledge.norm_mode or "train"
     penalty, others = penalty_of(view, known, mode)
-    arrays, local = {**known, **others}, replace(local_training(view, count), penalty=penalty)
+    local = local_training(view, count)
+    proximal = penalty is not None and not view.knowledge.contrastive_mu and local.clip_norm is None
+    pull = view.knowledge.proximal_mu if proximal else 0.0
+    arrays, local = {**known, **others}, replace(local, penalty=penalty, pull=pull)
     images = view.knowledge.images if count is None else count
     if images is None:
         raise ThreatModelError("needs images, which the threat model denies; use huang, which counts them")
