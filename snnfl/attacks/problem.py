@@ -139,10 +139,7 @@ def problem_of(
     known = {name: array.detach().float() for name, array in {**view.exchange.sent, **(guesses or {})}.items()}
     mode = norm_mode or view.knowledge.norm_mode or "train"
     penalty, others = penalty_of(view, known, mode)
-    local = local_training(view, count)
-    proximal = penalty is not None and not view.knowledge.contrastive_mu and local.clip_norm is None
-    pull = view.knowledge.proximal_mu if proximal else 0.0
-    arrays, local = {**known, **others}, replace(local, penalty=penalty, pull=pull)
+    arrays, local = {**known, **others}, replace(local_training(view, count), penalty=penalty)
     images = view.knowledge.images if count is None else count
     if images is None:
         raise ThreatModelError("needs images, which the threat model denies; use huang, which counts them")
@@ -150,7 +147,7 @@ def problem_of(
     return Problem(
         network=network_of(view.model, mode),
         arrays=arrays,
-        target=_gradient_seen(view, local.learning_rate),
+        target=seen_gradient(view, local.learning_rate),
         local=local,
         count=images,
         input_shape=view.input_shape,
@@ -191,6 +188,7 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
         momentum=known.momentum or 0.0,
         weight_decay=(known.weight_decay or 0.0) if known.scaled else 0.0,
         clip_norm=known.clip_norm if several else None,
+        pull=known.proximal_mu if several and not known.contrastive_mu and known.clip_norm is None else 0.0,
         # One step of several clients, each with its share of the images, is the step of one with all of them.
         clients=(known.clients or 1) if several or (count is None and normalised_layers(view.model)) else 1,
     )
@@ -267,7 +265,7 @@ def said_of_upload(view: ServerView) -> str:
     return f"a sparse upload of {100 * sent / entries:.1f} % of the entries, matched on these"
 
 
-def _gradient_seen(view: ServerView, learning_rate: float) -> Arrays:
+def seen_gradient(view: ServerView, learning_rate: float) -> Arrays:
     """Return :func:`observed`, of a clipped gradient without the weight decay that was added behind the clipping.
 
     What is left is the gradient up to a factor.
