@@ -288,16 +288,22 @@ def check_same(then: Any, plugins: Iterable[Plugin], *, versions: bool = True) -
         versions: Whether another version of one counts.
     """
     now = {plugin.name: plugin.version for plugin in plugins}
+    missing: list[str] = []  # files and modules that --plugin brings: named together, not one try after the other
     for plugin in then if isinstance(then, list) else ():
         name, version = (plugin.get(key) for key in ("name", "version")) if isinstance(plugin, dict) else (None, None)
         if name is not None and name not in now:
-            way = _install(version) or f"say --plugin {name}, in Python plugins=[{name!r}]"
-            return f"it was started with the plug-in {name}; {way}"
-        if name is not None and versions and now[name] != version:
+            if way := _install(version):
+                return f"it was started with the plug-in {name}; {way}"
+            missing.append(name)
+        elif name is not None and versions and now[name] != version:
             told = f"{_short(version)}, now {_short(now[name])}"
             way = _install(version) or "put that one back"
             return f"it was started with another version of the plug-in {name} ({told}); {way}"
-    return None
+    if not missing:
+        return None
+    said = " ".join(f"--plugin {name}" for name in missing)
+    kind = "plug-in" if len(missing) == 1 else "plug-ins"
+    return f"it was started with the {kind} {', '.join(missing)}; say {said}, in Python plugins={missing!r}"
 
 
 def _install(version: object) -> str:

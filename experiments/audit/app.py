@@ -171,8 +171,20 @@ def _notes(folder: Path, app: App) -> list[str]:
     told = {name: sent_fact(first, name) for name in SENT_NAMES if getattr(app, name) is None}
     if known := [f"{name}={value:g}" for name, value in told.items() if value is not None]:
         lines.append(f"as the server told its clients: {', '.join(known)}")
+    for name in SENT_NAMES:
+        said, sent = getattr(app, name), sent_fact(first, name)
+        if said is not None and sent is not None and said != sent:
+            option = f"--{name.replace('_', '-')}"
+            lines.append(
+                f"{option} {said:g}, but the server told its clients {sent:g}; leave {option} out to take that"
+            )
     if missing := unknown(app, first):
         lines.append(f"not given, so the attacker doesn't know it: {', '.join(missing)}")
+        if {"--momentum", "--weight-decay"} & {*missing}:
+            lines.append(
+                "attacks that need the fact optimizer, as all of several local steps, want both --momentum and "
+                "--weight-decay"
+            )
     dropout = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
     if dropped := [name for name, module in app.model.named_modules() if isinstance(module, dropout) and module.p]:
         lines.append(f"attacks leave out the dropout of {dropped[0]}, so clients may leak more than they find")

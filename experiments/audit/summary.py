@@ -94,6 +94,10 @@ def difference(found: Compared, metric: Metric) -> str:
     return f"{abs(found.value):{metric.form}}{unit} {how}{ends} than"
 
 
+def _apart(found: Compared) -> bool:
+    return found.interval is not None and not found.interval[0] <= 0 <= found.interval[1]
+
+
 def _gain(entry: Entry) -> float:
     first = MEASURES[entry["kind"]].metrics[0]
     return first.gain(entry["value"], entry["floor"][first.name])
@@ -136,7 +140,12 @@ def _of_labels(found: Entry, audit: Audit) -> str:
     entry, by = (other, f", by {other['attack']} in round {other['round']}") if surer else (found, "")
     told = {"leaks": "Labels leaked", "unclear": "Whether labels leaked is unclear"}
     words = told.get(entry["label_verdict"], "Labels were no better than guessed")
-    return f"{words}{by}: {right(entry):.0%} are right."
+    guess = (
+        ""
+        if entry["label_verdict"] == "leaks"
+        else f" (labels spread evenly over the classes: {entry['label_floor']:.0%})"
+    )
+    return f"{words}{by}: {right(entry):.0%} are right{guess}."
 
 
 def _measured(found: Entry, directions: Sequence[str]) -> str:
@@ -192,6 +201,11 @@ def _how_sure(found: Entry, best: Best | None) -> str:
             than = difference(best.over_control, best.metric)
             text += f", and {than} the best attack on what a plain run would have sent"
         text += "."
+        if found["against_floor"].get(best.metric.name) == "unclear" and _apart(best.over_floor):
+            text += (
+                f" That interval is of {best.metric.title.removesuffix(' in dB')} alone; a verdict holds for all "
+                f"{len(found['against_floor'])} metrics at once, which asks for more."
+            )
     if found["verdict"] != "leaks":
         text += " These attacks found nothing for sure; others, or more iterations, might."
     return text

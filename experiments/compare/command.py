@@ -215,7 +215,7 @@ def _doing(running: Sequence[Cell], states: Mapping[str, State]) -> str:
     ended = sum(states[cell.name].rounds == cell.config.run.rounds for cell in running)
     finished = sum(state.finished for state in states.values())
     measured = f", {ended} of them measured" if ended else ""
-    return f"{finished}/{len(states)} cells, {len(running)} run{measured}"
+    return f"{finished}/{len(states)} cells, {len(running)} running{measured}"
 
 
 def _at_a_time(study: Study, jobs: int | None) -> int:

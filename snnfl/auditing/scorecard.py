@@ -168,6 +168,7 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "against_floor": dict(judgement.against_floor),
         "reason": reason(judgement.against_floor, outcome.kind),
         "label_verdict": judge_labels(scores),
+        "label_floor": statistics.fmean(score.label_floor for score in scores) if scores else None,
         "control": _over_control(outcome, controls, measures),
         "curve": _curve(outcome, measures.metrics[0]),
     }

@@ -49,7 +49,9 @@ def judged_metrics(kind: DataKind) -> tuple[Metric, ...]:
 def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     """Compare the scores of an attack's victims with the best guess in each judged metric, victim by victim.
 
-    Since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni).
+    Since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
+    are rare events, of which an interval of a mean sees nothing unless they are many: where no guess makes more of them
+    than chance, they are also better if chance alone makes so many too seldom (:func:`_beyond_chance`).
     """
     metrics = judged_metrics(kind)
     if not scores:
@@ -62,6 +64,10 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     for metric, bar in zip(metrics, bars, strict=True):
         gains = [metric.gain(score.values[metric.name], low) for score, low in zip(scores, bar, strict=True)]
         against[metric.name] = _direction(interval(gains, 1 - 0.05 / len(metrics)))
+    guessed = statistics.fmean(bars[[metric.name for metric in metrics].index(IDENTIFIED)])
+    by_chance = guessed <= statistics.fmean(score.chance for score in scores)
+    if by_chance and _beyond_chance(scores) < 0.025 / len(metrics):
+        against[IDENTIFIED] = "better"
     return Judgement(verdict=_verdict(against.values()), floor=floor, against_floor=against)
 
 
@@ -86,6 +92,19 @@ def reason(against_floor: Mapping[str, str], kind: DataKind) -> str:
         (above := words("worse", higher=False)) and f"{above} above the floor",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _beyond_chance(scores: Sequence[Score]) -> float:
+    """Return how often chance identifies a sample of as many victims as there are, or of more.
+
+    Samples of one victim may stand or fall together, so victims are counted: each has one identified with a probability
+    of at most its number of samples times that of one.
+    """
+    from scipy.stats import binomtest  # half a second to import
+
+    identified = sum(score.values[IDENTIFIED] > 0 for score in scores)
+    most = min(1.0, max(len(score.true) * score.chance for score in scores))
+    return float(binomtest(identified, len(scores), most, alternative="greater").pvalue)
 
 
 def _direction(gain: tuple[float, float] | None) -> str:

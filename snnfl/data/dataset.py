@@ -60,8 +60,10 @@ class Dataset:
         """Refuse splits that don't fit together, which is how a damaged file can show.
 
         Raises:
-            ConfigError: If images and labels or users differ in number, or a label has no class.
+            ConfigError: If something isn't a tensor of the right kind, images and labels or users differ in number, a
+                label has no class, or ``mean`` and ``std`` don't hold a value for each channel or feature.
         """
+        self._refuse_other_types()
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if len(images) != len(labels):
@@ -75,6 +77,38 @@ class Dataset:
             raise ConfigError(
                 f"data.source={self.name}: {len(self.train_labels)} train images but {len(self.users)} users"
             )
+
+    def _refuse_other_types(self) -> None:
+        """Refuse what would otherwise fail in the first training step, far from here."""
+        names = ("train_images", "train_labels", "test_images", "test_labels", "mean", "std")
+        for name in names + (() if self.users is None else ("users",)):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor):
+                raise ConfigError(
+                    f"data.source={self.name}: {name} is a {type(value).__name__}, and must be a tensor "
+                    "(torch.tensor of numbers, torch.from_numpy of an array)"
+                )
+        for split in ("train", "test"):
+            labels = getattr(self, f"{split}_labels")
+            if labels.dtype != torch.int64:
+                raise ConfigError(
+                    f"data.source={self.name}: {split}_labels are {labels.dtype}, not torch.int64: take labels.long()"
+                )
+        train, test = self.input_shape, tuple(self.test_images.shape[1:])
+        if train != test and len(self.train_images) and len(self.test_images):
+            raise ConfigError(
+                f"data.source={self.name}: a training image is of shape {list(train)} and a test image of {list(test)}"
+            )
+        axis = 1 if self.sequence else 0
+        if len(train) <= axis:
+            return  # no channels to count; the model's own check says more
+        for name, keeps in (("mean", "zeros"), ("std", "ones")):
+            values = getattr(self, name).numel()
+            if values not in (1, train[axis]):
+                raise ConfigError(
+                    f"data.source={self.name}: {name} holds {values} values for samples of shape {list(train)}; give "
+                    f"{train[axis]}, one for each channel or feature (torch.{keeps}({train[axis]}) changes nothing)"
+                )
 
     @property
     def classes(self) -> int:

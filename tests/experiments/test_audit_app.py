@@ -88,8 +88,17 @@ def test_what_is_not_said_is_refused_with_the_way_out(audit):
     status, told, (entry,) = audit("--model", "task:Net", "--input-shape", "1,8,8", *NORMALISED, *ATTACK)
     assert status == 3
     assert "the attacker doesn't know it: --loss, --batch-size, --epochs, --momentum, --weight-decay\n" in told
+    assert "need the fact optimizer, as all of several local steps, want both --momentum and --weight-decay\n" in told
     assert entry["verdict"] == "refused"
     assert "needs batch_size, epochs, loss" in entry["refusal"]
+
+
+def test_what_the_messages_contradict_is_told(audit):
+    arguments = ("--model", "task:Net", "--input-shape", "1,8,8", *NORMALISED, *ATTACK)
+    _, told, _ = audit(*arguments, "--learning-rate", "0.2")
+    assert "--learning-rate 0.2, but the server told its clients 0.1; leave --learning-rate out to take that\n" in told
+    _, told, _ = audit(*arguments, "--learning-rate", "0.1")
+    assert "told its clients" not in told
 
 
 def test_dropout_is_told(audit, app, tmp_path):

@@ -24,7 +24,8 @@ def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -
     direction = {"leaks": "better", "nothing seen": "worse"}.get(verdict, "unclear")
     return {
         "attack": attack, "kind": "images", "updates": "S-update", "round": 1, "verdict": verdict, "victims": 4,
-        "label_verdict": labels, "value": 9.0, "metrics": metrics, "floor": {name: 10.0 for name in metrics},
+        "label_verdict": labels, "label_floor": 0.2, "value": 9.0, "metrics": metrics,
+        "floor": {name: 10.0 for name in metrics},
         "against_floor": {metric.name: direction for metric in judged_metrics("images")},
         "setting": "realistic", "reasons": [],
         "threat_model": {"who": WHO, "facts": [], "clients": 1, "colluding": 0, "rounds": 1}, **others,
@@ -42,7 +43,9 @@ def test_labels_that_another_attack_tells_are_not_called_safe() -> None:
     text = what_leaked(pictures, labels)
     assert "matching, the best of 2 attacks" in text
     assert text.endswith(". Labels leaked, by exact in round 1: 100% are right.")
-    assert what_leaked(pictures).endswith(". Labels were no better than guessed: 10% are right.")
+    assert what_leaked(pictures).endswith(
+        ". Labels were no better than guessed: 10% are right (labels spread evenly over the classes: 20%)."
+    )
 
 
 def test_labels_are_those_of_the_leading_attack_where_none_tells_them_for_surer() -> None:
@@ -58,12 +61,31 @@ def test_what_is_unclear_is_not_called_hidden() -> None:
     assert "; not in structure (" in text
 
 
+@pytest.mark.parametrize(
+    ("interval", "direction", "said"),
+    [((0.4, 3.0), "unclear", True), ((-0.4, 3.0), "unclear", False), ((0.4, 3.0), "better", False)],
+)
+def test_an_interval_that_says_more_than_the_verdict_is_explained(
+    interval: tuple[float, float], direction: str, said: bool
+) -> None:
+    found = entry("matching", "unclear", "leaks", 1.0)
+    found["against_floor"] |= {"psnr": direction}
+    metric = next(metric for metric in judged_metrics("images") if metric.name == "psnr")
+    gain = SimpleNamespace(value=1.7, interval=interval)
+    best = SimpleNamespace(server_round=1, metric=metric, over_floor=gain, over_control=None)
+    sentences = dict(summary(cast(Audit, SimpleNamespace(entries=[found], best=[best], config=None, metrics=[]))))
+    assert "1.7 dB better (95 %: " in sentences["How sure."]
+    assert ("interval is of PSNR alone; a verdict holds for all 3 metrics at once" in sentences["How sure."]) is said
+
+
 def test_labels_of_plain_twins_are_not_those_of_the_run() -> None:
     own, twin = (
         entry("matching", "unclear", "unclear", 0.1),
         entry("exact", "leaks", "leaks", 1.0, updates="plain twin"),
     )
-    assert what_leaked(own, twin).endswith(". Whether labels leaked is unclear: 10% are right.")
+    assert what_leaked(own, twin).endswith(
+        ". Whether labels leaked is unclear: 10% are right (labels spread evenly over the classes: 20%)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,11 @@ def test_what_a_run_began_with_is_compared(tmp_path: Path) -> None:
     )
     assert plugins.check_same(changed, plugins.loaded(), versions=False) is None
     assert str(plugins.check_same(then, ())).startswith("it was started with the plug-in mine.py; say --plugin mine.py")
+    both = [{"name": "model.py", "version": "1"}, {"name": "data.py", "version": "1"}]
+    assert plugins.check_same(both, ()) == (
+        "it was started with the plug-ins model.py, data.py; say --plugin model.py --plugin data.py, "
+        "in Python plugins=['model.py', 'data.py']"
+    )
     assert plugins.check_same(None, ()) is None
     assert plugins.check_same([3, {"name": None}], ()) is None
     theirs = [{"name": "their.package:setup", "version": "theirs 1.2"}]

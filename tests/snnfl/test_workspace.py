@@ -182,7 +182,9 @@ def test_batches_are_laid_out_as_the_weights_of_convolutions() -> None:
 def test_sequences_keep_their_layout_and_users_become_clients() -> None:
     digits = load(compose(None, []).data)
     images, users = digits.train_images[:, None].repeat(1, 3, 1, 1, 1), torch.arange(len(digits.train_labels)) % 4
-    register("filmed")(lambda root: replace(digits, train_images=images, sequence=True, users=users))
+    test = digits.test_images[:, None].repeat(1, 3, 1, 1, 1)
+    filmed = replace(digits, train_images=images, test_images=test, sequence=True, users=users)
+    register("filmed")(lambda root: filmed)
 
     @registry.register("frames")
     def frames(config: ModelConfig, input_shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -57,6 +57,37 @@ def entry(*scores, controls=(), **about):
     return entries(SETTING, [outcome_of(*scores, **about)], controls)[0]
 
 
+def identifying(*shares, guessed=0.0, chance=0.0005):
+    """Scores that find nothing but a share of the samples of each victim's two."""
+    pictures = torch.zeros(2, 1, 2, 2)
+    floors = {"grey": {"psnr": 10.0, "ssim": 0.3, "identified": guessed}}
+    return [
+        replace(scored(9.9 + 0.2 * (n % 2), ssim=0.3, identified=share), floors=floors, chance=chance, true=pictures)
+        for n, share in enumerate(shares)
+    ]
+
+
+def test_few_identifications_that_chance_does_not_make_are_a_leak():
+    """Three victims of seven, where two samples of 2,000 may be met by chance, come once in 30 million times."""
+    few = entry(*identifying(0.5, 0, 0, 0.5, 0, 0.5, 0))
+    assert few["against_floor"]["identified"] == "better"
+    assert few["verdict"] == "leaks"
+    assert stats.binom.sf(2, 7, 0.001) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        identifying(0.5, 0, 0, 0, 0, 0, 0, chance=0.02),
+        identifying(0.5, 0.5, 0, 0, 0, 0, 0, guessed=0.1),
+        identifying(0, 0, 0, 0, 0, 0, 0),
+    ],
+    ids=["by chance", "as a guess does", "none"],
+)
+def test_few_identifications_that_a_guess_makes_are_none(scores):
+    assert entry(*scores)["against_floor"]["identified"] != "better"
+
+
 def test_the_interval_is_students():
     values = [3.0, 5.0, 4.5, 9.0]
     expected = stats.t.interval(0.95, 3, loc=statistics.fmean(values), scale=stats.sem(values))

@@ -119,7 +119,8 @@ def test_the_mean_recording_has_as_many_events_as_one_has_on_average():
 
 def test_events_of_a_line_of_sensors_are_scored():
     data = made("events")
-    line = replace(data, train_images=data.train_images.flatten(2), test_images=data.test_images.flatten(2))
+    train, test = data.train_images.flatten(2), data.test_images.flatten(2)
+    line = replace(data, train_images=train, test_images=test, mean=torch.zeros(72), std=torch.ones(72))
     judge = Scorer(SimpleNamespace(dataset=line, model=torch.nn.Identity(), freedom=None))
     assert line.kind == "events"
     assert scored(judge, line.pixels(line.train_images[:2])).values["f1"] == 1

@@ -78,3 +78,28 @@ def test_series_are_standardised_by_feature():
 def test_each_training_example_needs_a_user():
     with pytest.raises(ConfigError, match="3 train images but 2 users"):
         make(torch.zeros(3, 2), users=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": (0.0, 0.0)}, "mean is a tuple, and must be a tensor"),
+        ({"users": [0, 1, 0]}, "users is a list, and must be a tensor"),
+        ({"train_labels": torch.tensor([0.0, 1.0, 2.0])}, r"train_labels are torch.float32.*labels.long\(\)"),
+        ({"test_images": torch.zeros(3, 6, 2, 5, 4, dtype=torch.uint8)}, r"\[6, 2, 4, 4\] and a test image of"),
+        ({"std": torch.ones(3)}, r"std holds 3 values.*give 2, one for each channel.*torch.ones\(2\)"),
+    ],
+)
+def test_what_would_fail_in_training_is_refused_when_the_data_set_is_made(change, message):
+    events = torch.zeros(3, 6, 2, 4, 4, dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2])
+    whole = {
+        "train_images": events,
+        "train_labels": labels,
+        "test_images": events,
+        "test_labels": labels,
+        "mean": torch.zeros(2),
+        "std": torch.ones(2),
+    }
+    with pytest.raises(ConfigError, match="data.source=made: .*" + message):
+        Dataset(name="made", class_names=("a", "b", "c"), sequence=True, **(whole | change))

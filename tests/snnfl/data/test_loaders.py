@@ -22,6 +22,8 @@ def numbered(count, name="numbered", **changes):
         "mean": torch.zeros(2),
         "std": torch.ones(2),
     }
+    if "train_images" in changes:
+        changes = {"test_images": changes["train_images"][:count], **changes}
     return data.Dataset(**{**fields, **changes})
 
 
