@@ -49,6 +49,8 @@ def unexplained(work: Workspace, victim: Victim) -> float:
         ["strategy.name=fedprox", "strategy.proximal_mu=3.0", "training.epochs=3", "privacy.mechanism=local",
          "privacy.clipping_norm=0.02", "privacy.noise_multiplier=0"],
         ["training.clip_norm=0.1", "training.epochs=3"],
+        ["training.clip_norm=100", "training.epochs=1", "training.weight_decay=0.05"],
+        ["training.clip_norm=0.02", "training.epochs=1", "training.weight_decay=0.05"],
     ],
 )  # fmt: skip
 def test_the_true_images_explain_the_update(tmp_path: Path, options: list[str]) -> None:
@@ -56,7 +58,16 @@ def test_the_true_images_explain_the_update(tmp_path: Path, options: list[str]) 
     assert len(victims) == 3
     for victim in victims:
         assert unexplained(work, victim) < 1e-5
-        assert victim.view.knowledge.clipped == any("mechanism=local" in option for option in options)
+        shortens = any("mechanism=local" in option or "clip_norm=0.02" in option for option in options)
+        assert victim.view.knowledge.clipped == shortens
+
+
+def test_who_is_denied_the_rate_does_not_know_that_nothing_was_clipped(tmp_path: Path) -> None:
+    work, victims = last_round(tmp_path, "training.clip_norm=100", "training.epochs=1")
+    assert not victims[0].view.knowledge.clipped
+    for fact in ("learning_rate", "optimizer"):
+        denied = victims_of(setting_of(work), tmp_path / "recorded" / "audit", Scope(denied=frozenset({fact})))
+        assert denied[0].view.knowledge.clipped
 
 
 def test_an_objective_that_no_attack_repeats_is_refused_by_name(tmp_path: Path) -> None:

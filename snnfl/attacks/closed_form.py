@@ -14,11 +14,11 @@ from snnfl.attacks.compressed import sent_alone
 from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, simulate
-from snnfl.attacks.networks import normalised_layers
+from snnfl.attacks.networks import normalised_layers, relu_behind
 from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.rescaling import factors_and_labels, label_of
+from snnfl.attacks.rescaling import factors_and_labels, labels_of, without
 from snnfl.threat import ServerView
 
 GRID = 64
@@ -27,8 +27,8 @@ GRID = 64
 
 def _reads_images(view: ServerView) -> str | None:
     kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
-    leaves = [module for module in view.model.modules() if not list(module.children())]
-    position, first = next((index, module) for index, module in enumerate(leaves) if isinstance(module, kinds))
+    leaves = [(name, module) for name, module in view.model.named_modules() if not list(module.children())]
+    position, first = next((index, module) for index, (_, module) in enumerate(leaves) if isinstance(module, kinds))
     if not isinstance(first, nn.Linear) or first.in_features != math.prod(view.input_shape):
         return "the first layer isn't linear on the image itself"
     normalised, count = normalised_layers(view.model), view.knowledge.images
@@ -36,10 +36,11 @@ def _reads_images(view: ServerView) -> str | None:
         if normalised and not {"norm_statistics", "update_statistics"} <= view.knowledge.facts:
             return "compares gradients in evaluation mode, which takes update_statistics"
         return None
-    return _separable(view, first, leaves[position + 1 :])
+    behind = [module for _, module in leaves[position + 1 : position + 2]]
+    return _separable(view, leaves[position][0], first, bool(behind) and isinstance(behind[0], nn.ReLU))
 
 
-def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) -> str | None:
+def _separable(view: ServerView, name: str, layer: nn.Linear, defined: bool) -> str | None:
     """Say why the images of a batch cannot be told apart by the zeros of a ReLU, or return ``None``."""
     known = view.knowledge
     if normalised_layers(view.model):
@@ -47,8 +48,8 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
             "tells the images of a batch apart one by one, and batch normalisation mixes them; use "
             "inverting_statistics, or reconverted_statistics of spiking networks"
         )
-    if not behind or not isinstance(behind[0], nn.ReLU):
-        return "tells the images of a batch apart by a ReLU's zeros, and no nn.ReLU is defined behind the first layer"
+    if not defined and not relu_behind(view.model, name, view.input_shape):
+        return "tells the images of a batch apart by a ReLU's zeros, and no ReLU is behind the first layer"
     if known.steps != 1:
         return f"solves one step's gradient for a batch, the client took {known.steps}"
     if layer.bias is None:
@@ -59,6 +60,8 @@ def _separable(view: ServerView, layer: nn.Linear, behind: Sequence[nn.Module]) 
         return f"the first layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
     if known.learning_rate is None and (view.format.hides_biases or not known.biases):
         return "the factors of a batch's images take the biases or learning_rate, and the threat model denies both"
+    if not defined and (view.format.hides_biases or not known.biases):
+        return "without the biases takes an nn.ReLU that is defined behind the first layer"
     return inexact(view)
 
 
@@ -89,7 +92,7 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
     labels = infer_labels(view, problem, generator)
     layer = next(name for name, module in view.model.named_modules() if isinstance(module, nn.Linear))
     if problem.count > 1:
-        return _solve_batch(view.model, problem, layer, labels, generator)
+        return _solve_batch(view, problem, layer, labels, generator)
     weight = problem.gradient(f"{layer}.weight").double()
     if f"{layer}.bias" in problem.target:
         bias = problem.gradient(f"{layer}.bias").double()
@@ -101,31 +104,22 @@ def _solve(view: ServerView, generator: torch.Generator) -> Reconstruction:
 
 
 def _solve_batch(
-    model: nn.Module, problem: Problem, layer: str, labels: Tensor, generator: torch.Generator
+    view: ServerView, problem: Problem, layer: str, guessed: Tensor, generator: torch.Generator
 ) -> Reconstruction:
     """Separate a batch's images by the zeros of their slopes; of those that aren't found return the mean colour."""
-    exact, guessed = _exact(problem), labels
+    exact, scaled = _exact(problem), view.knowledge.scaled
     found = separate(exact.gradient(f"{layer}.weight"), problem.count, generator)
     images = torch.zeros(problem.count, *problem.input_shape, dtype=torch.float64)
     if found is None:
-        return _reconstruction(problem, images, labels)
+        return _reconstruction(problem, images, guessed)
     if f"{layer}.bias" in problem.target:
         shares = torch.linalg.lstsq(found.slopes, exact.gradient(f"{layer}.bias")[:, None]).solution[:, 0]
         factors = 1 / torch.where(shares.abs() > 0, shares, 1.0)
-        labels = torch.tensor([label_of(exact, layer, found, n, factor) for n, factor in enumerate(factors)])
+        labels = labels_of(exact, layer, found, factors, guessed, scaled=scaled)
     else:
-        factors, labels = factors_and_labels(model, exact, layer, found)
+        factors, labels = factors_and_labels(view.model, exact, layer, found, guessed, scaled=scaled)
     images[: len(factors)] = (factors[:, None] * found.inputs).view(-1, *problem.input_shape)
-    return _reconstruction(problem, images, torch.cat([labels, _without(guessed, labels)[: len(images) - len(labels)]]))
-
-
-def _without(labels: Tensor, known: Tensor) -> Tensor:
-    """Return labels without known ones, each as often as it is known, and these behind them."""
-    left = labels.tolist()
-    for label in known.tolist():
-        if label in left:
-            left.remove(label)
-    return torch.cat([labels.new_tensor(left), known])
+    return _reconstruction(problem, images, torch.cat([labels, without(guessed, labels)]))
 
 
 def _scaled(problem: Problem, direction: Tensor, labels: Tensor) -> Reconstruction:

@@ -15,7 +15,7 @@ from snnfl.attacks.exact import MOST_IMAGES, separate
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import total_variation
 from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
-from snnfl.attacks.networks import Arrays, Network, normalised_layers
+from snnfl.attacks.networks import Arrays, Network, normalised_layers, relu_behind
 from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
@@ -36,7 +36,7 @@ def _tells_features(view: ServerView) -> str | None:
     """Say why a view's first linear layer doesn't tell features, or return ``None``."""
     if not any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in view.model.modules()):
         return "inverts what convolutions make of an image, and the model has none; use closed_form"
-    _, layer, behind = _first_linear(view.model)
+    name, layer, behind = _first_linear(view.model)
     known = view.knowledge
     if known.steps != 1:
         return f"solves one step's gradient, the client took {known.steps}"
@@ -44,8 +44,8 @@ def _tells_features(view: ServerView) -> str | None:
         return None
     if known.clients != 1 and normalised_layers(view.model):
         return "makes features of one batch, and several clients have each normalised its own"
-    if not isinstance(behind, nn.ReLU):
-        return "tells a batch's features apart by a ReLU's zeros, and no nn.ReLU is behind the first linear layer"
+    if not isinstance(behind, nn.ReLU) and not relu_behind(view.model, name, view.input_shape):
+        return "tells a batch's features apart by a ReLU's zeros, and no ReLU is behind the first linear layer"
     if known.images is not None and known.images > MOST_IMAGES:
         return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:
@@ -116,14 +116,26 @@ def _descent(
 
 
 def _features(problem: Problem, layer: str, generator: torch.Generator) -> Tensor:
-    """Return the layer's inputs, ``[B, in]``, each up to a positive factor: behind ReLU they are."""
+    """Return the layer's inputs, ``[B, in]``, each up to a positive factor.
+
+    The bias's gradient is the sum of the slopes, so it tells the sign of each one, and of the input beside it. Without
+    it the sign is that of most inputs, which is right behind ReLU.
+    """
     gradient = problem.gradient(f"{layer}.weight").double()
     found = separate(gradient, problem.count, generator)
-    features = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1].expand(problem.count, -1)
-    if found is not None:
-        features = torch.cat([found.inputs, features])[: problem.count]
-    signs = torch.where(features.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    unit: Tensor = signs * features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    main = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1]
+    sides, features = main.sum(1), main[:0] if found is None else found.inputs
+    shares = features.sum(1)
+    if (bias := f"{layer}.bias") in problem.target:
+        told = problem.gradient(bias).double().nan_to_num()
+        sides = main @ (gradient.nan_to_num().T @ told)
+        if found is not None:
+            shares = torch.linalg.lstsq(found.slopes, told[:, None]).solution[:, 0]
+    missing = problem.count - len(features)
+    features = torch.cat([features, main.expand(missing, -1)])
+    signs = torch.where(torch.cat([shares, sides.expand(missing)]) < 0, -1.0, 1.0)
+    features = signs[:, None] * features
+    unit: Tensor = features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return unit.float()
 
 

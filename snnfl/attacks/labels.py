@@ -13,6 +13,9 @@ from snnfl.attacks.sparse_features import Head, Solved, solve
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
+ERROR = 1e-3
+"""Part of an error's largest element that float32 may be off in each, and in their sum."""
+
 
 def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:
     """Return the labels of a victim's images: given ones where the threat model has them, else inferred.
@@ -32,7 +35,8 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     if view.labels is not None:
         return view.labels
     if problem.count == 1:
-        return single_label(problem.gradient(f"{last_linear(view.model)}.weight"))[None]
+        weight, bias = (f"{last_linear(view.model)}.{part}" for part in ("weight", "bias"))
+        return single_label(problem.gradient(weight), problem.gradient(bias) if bias in problem.target else None)[None]
     evidence = evidence_of(view, problem, generator)
     found = solved(view, problem, generator)
     if found is None:
@@ -73,15 +77,29 @@ def infer_label_counts(view: ServerView, problem: Problem, generator: torch.Gene
     return evidence_of(view, problem, generator).shares() * problem.count
 
 
-def single_label(weight_gradient: Tensor) -> Tensor:
-    """Return the label of one image: the class whose row has the most negative sum (iDLG, Zhao et al. 2020, eq. 5).
+def single_label(weight_gradient: Tensor, bias_gradient: Tensor | None = None) -> Tensor:
+    """Return the label of one image: the class whose error ``p_k - [k = y]`` is negative (iDLG, Zhao et al. 2020).
 
-    ``dL/dW_k = (p_k - [k = y]) h`` with ``h >= 0``, so only the true class's row is negative.
+    Where the last layer's bias gradient was sent, and is such an error, it tells the label whatever the features ``h``
+    are. So does ``dL/dW = (p - e_y) h^T`` of three classes or more, whose columns are that error or its negative, of
+    which one alone has a single negative element. Of what is noised or rounded neither holds, and the label is that of
+    the row with the most negative sum, which takes ``h >= 0``, as behind ReLU or spikes.
 
     Args:
         weight_gradient: Of the last layer, ``[classes, features]``.
+        bias_gradient: Likewise, ``[classes]``, if it was sent.
     """
-    return weight_gradient.sum(1).argmin()
+    if bias_gradient is not None and _is_error(bias_gradient):
+        return bias_gradient.argmin()
+    column = torch.linalg.svd(weight_gradient.double().nan_to_num(0.0, 0.0, 0.0), full_matrices=False)[0][:, 0]
+    fitting = [signed for signed in (column, -column) if _is_error(signed)]
+    return fitting[0].argmin() if len(fitting) == 1 else weight_gradient.sum(1).argmin()
+
+
+def _is_error(column: Tensor) -> bool:
+    """Tell whether a column is a multiple of the error of one image: of sum zero, with one negative element."""
+    small = ERROR * float(column.abs().max())
+    return abs(float(column.sum())) <= small and int((column < -small).sum()) == 1
 
 
 def batch_labels(evidence: Evidence, count: int) -> Tensor:

@@ -34,6 +34,8 @@ class LocalTraining:
         clients: How many clients train, each on its own part of the images, with their mean as the update; batches are
             those of all together.
         penalty: What is minimised beside the cross-entropy (:mod:`snnfl.attacks.penalties`).
+        pull: What FedProx's term in it, ``pull/2 |w - w_0|^2``, draws decayed weights back by; 0 without, and where it
+            is clipped together with the gradient.
     """
 
     batch_size: int
@@ -43,6 +45,7 @@ class LocalTraining:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     clients: int = 1
+    pull: float = 0.0
     penalty: Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Tensor], Tensor] | None = None
 
 
@@ -69,7 +72,7 @@ def decayed(local: LocalTraining, steps: int) -> float:
     """
     weight, velocity = 1.0, 0.0
     for _ in range(steps):
-        velocity = local.momentum * velocity + local.weight_decay * weight
+        velocity = local.momentum * velocity + local.weight_decay * weight - local.pull * (1.0 - weight)
         weight -= local.learning_rate * velocity
     return (1.0 - weight) / local.learning_rate
 

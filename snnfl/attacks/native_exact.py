@@ -16,7 +16,7 @@ from snnfl.attacks.label_evidence import Evidence
 from snnfl.attacks.labels import batch_labels, single_label
 from snnfl.attacks.local import decayed
 from snnfl.attacks.networks import Arrays, last_linear
-from snnfl.attacks.problem import inexact, local_training, observed
+from snnfl.attacks.problem import inexact, local_training, seen_gradient
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.models import SpikingModel
@@ -70,7 +70,8 @@ def gradients(view: ServerView) -> Arrays:
     local, steps = local_training(view), view.knowledge.steps or 1
     share = decayed(local, steps)
     return {
-        name: array - share * view.exchange.sent[name] for name, array in observed(view, local.learning_rate).items()
+        name: array - share * view.exchange.sent[name]
+        for name, array in seen_gradient(view, local.learning_rate).items()
     }
 
 

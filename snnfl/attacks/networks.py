@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from snnfl.attacks.blocks import in_blocks
 from snnfl.attacks.spiking_operations import in_operations
@@ -37,12 +40,14 @@ def network_of(model: nn.Module, norm_mode: Literal["train", "eval"]) -> Network
     if norm_mode == "train":
         template = torch.func.replace_all_batch_norm_modules_(template)
     names = frozenset(exchangeable(template))
+    attends = any(isinstance(module, nn.MultiheadAttention) for module in template.modules())
 
     def network(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         given = {name: array for name, array in arrays.items() if name in names}
         if missing := sorted(names - given.keys()):
             raise ThreatModelError(f"needs {missing[0]}, which the attacker neither has nor guesses")
-        logits: Tensor = torch.func.functional_call(template, given, (inputs,), strict=False)
+        with sdpa_kernel(SDPBackend.MATH) if attends else nullcontext():  # fused attention has one derivative alone
+            logits: Tensor = torch.func.functional_call(template, given, (inputs,), strict=False)
         return logits
 
     return network
@@ -69,6 +74,49 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def normalised_layers(model: nn.Module) -> bool:
     """Tell whether a model has batch normalisation."""
     return any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules())
+
+
+def relu_behind(model: nn.Module, layer: str, input_shape: Sequence[int]) -> bool:
+    """Tell whether what a layer returns goes into a ReLU first, be it a module or a function in ``forward``.
+
+    Args:
+        model: On the meta device: it is called once, on a batch of two that nobody computes.
+        layer: Name of a module that it calls once.
+        input_shape: Of one image.
+    """
+    template = copy.deepcopy(model).to("meta").eval()
+    with _FirstUse() as uses, torch.no_grad():
+        template.get_submodule(layer).register_forward_hook(lambda module, given, made: uses.watch(made))
+        try:
+            template(torch.zeros(2, *input_shape, device="meta"))
+        except Exception:  # of somebody else's code, on a device that it may not know
+            return False
+    return uses.calls == 1 and uses.first in RELUS
+
+
+RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+
+
+class _FirstUse(TorchFunctionMode):
+    """Notes the first function that is called with an array."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: Tensor | None = None
+        self.calls = 0
+        self.first: Callable[..., Any] | None = None
+
+    def watch(self, array: Tensor) -> None:
+        """Watch this array."""
+        self.watched, self.calls, self.first = array, self.calls + 1, None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function; note it if it is the first one with the watched array."""
+        if self.first is None and self.watched is not None and any(each is self.watched for each in args):
+            self.first = func
+        return func(*args, **(kwargs or {}))
 
 
 def last_linear(model: nn.Module) -> str:

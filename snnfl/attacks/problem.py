@@ -147,7 +147,7 @@ def problem_of(
     return Problem(
         network=network_of(view.model, mode),
         arrays=arrays,
-        target=observed(view, local.learning_rate),
+        target=seen_gradient(view, local.learning_rate),
         local=local,
         count=images,
         input_shape=view.input_shape,
@@ -188,6 +188,7 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
         momentum=known.momentum or 0.0,
         weight_decay=(known.weight_decay or 0.0) if known.scaled else 0.0,
         clip_norm=known.clip_norm if several else None,
+        pull=known.proximal_mu if several and not known.contrastive_mu and known.clip_norm is None else 0.0,
         # One step of several clients, each with its share of the images, is the step of one with all of them.
         clients=(known.clients or 1) if several or (count is None and normalised_layers(view.model)) else 1,
     )
@@ -262,6 +263,19 @@ def said_of_upload(view: ServerView) -> str:
         return f"{_bits(view)}, of whose norm about {100 * rounding_share(wanted, steps):.0f} % are rounding"
     entries, sent = (sum(int(of(array)) for array in wanted.values()) for of in (torch.numel, torch.count_nonzero))
     return f"a sparse upload of {100 * sent / entries:.1f} % of the entries, matched on these"
+
+
+def seen_gradient(view: ServerView, learning_rate: float) -> Arrays:
+    """Return :func:`observed`, of a clipped gradient without the weight decay that was added behind the clipping.
+
+    What is left is the gradient up to a factor.
+    """
+    seen, known = observed(view, learning_rate), view.knowledge
+    if not (known.clipped and known.clipped_gradient and known.learning_rate and known.weight_decay):
+        return seen
+    decay, unsent = known.weight_decay, sparse(view)
+    less = {name: array - decay * view.exchange.sent[name].float() for name, array in seen.items()}
+    return {name: torch.where(seen[name] != 0, array, 0.0) if unsent else array for name, array in less.items()}
 
 
 def observed(view: ServerView, learning_rate: float) -> Arrays:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snnfl.attacks.networks import classes_of
+from snnfl.attacks.networks import classes_of, last_linear
 from snnfl.auditing.checked import check_truth
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.orders import flags_of, unrepeated_orders
@@ -134,6 +134,8 @@ def check_model(app: App) -> None:
     for name, _ in app.model.named_buffers():
         if name not in known and not name.endswith("num_batches_tracked"):
             raise ConfigError(f"--model: attacks cannot repeat its buffer {name!r}; make it a constant of forward")
+    if len(shared := _shared(app.model)) > 1:
+        raise ConfigError(f"--model: attacks cannot repeat weights that layers share, as {' and '.join(shared)} do")
     for option in ("mean", "std"):
         if len(getattr(app, option)) not in (1, app.input_shape[0]):
             raise ConfigError(f"--{option}: {len(getattr(app, option))} values for {app.input_shape[0]} channels")
@@ -152,6 +154,58 @@ def check_model(app: App) -> None:
         raise ConfigError(
             f"--model: of two images it makes {what}; expected logits {list(outputs)} of a last linear layer"
         )
+    if not _answers(app, found):
+        name = last_linear(app.model)
+        raise ConfigError(
+            f"--model: {name!r}, its last linear layer, doesn't make its logits; define that which does behind it"
+        )
+    if not _follows_pixels(app):
+        raise ConfigError("--model: its logits have no derivative by the pixels, without which no attack finds any")
+
+
+def _shared(model: nn.Module) -> list[str]:
+    """Return the names of the first parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return next((each for each in names.values() if len(each) > 1), [])
+
+
+def _answers(app: App, logits: Tensor) -> bool:
+    """Tell whether a model's answer is that of its last linear layer: whether it is another one if that layer's is.
+
+    Of a layer that is called otherwise than once, on an image as a whole, it is taken to be.
+    """
+    layer, others = app.model.get_submodule(last_linear(app.model)), (logits.argmax(1) + 1) % logits.shape[1]
+    calls = list[Tensor]()
+
+    def answer(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
+        calls.append(made)
+        return nn.functional.one_hot(others, logits.shape[1]).to(made) * 10 if made.shape == logits.shape else made
+
+    handle = layer.register_forward_hook(answer)
+    try:
+        with torch.no_grad():
+            found: Tensor = app.model(torch.zeros(2, *app.input_shape))
+    finally:
+        handle.remove()
+    if len(calls) == 1 and calls[0].shape == logits.shape:
+        return torch.equal(found.argmax(1), others)
+    return bool(calls)
+
+
+def _follows_pixels(app: App) -> bool:
+    """Tell whether a model's logits can be differentiated by its inputs."""
+    images = torch.zeros(2, *app.input_shape, requires_grad=True)
+    with torch.enable_grad():
+        logits = app.model(images)
+        if not logits.requires_grad:
+            return False
+        try:
+            (slopes,) = torch.autograd.grad(logits.sum(), images, allow_unused=True)
+        except Exception:  # of somebody else's code
+            return False
+    return slopes is not None
 
 
 def knowledge_of_app(app: App, received: Received, labels: bool, denied: Iterable[str]) -> Knowledge:

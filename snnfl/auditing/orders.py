@@ -9,6 +9,8 @@ import torch
 
 from snnfl.auditing.recording import Received
 from snnfl.protocol import CONTRASTIVE_MU, LOGIT_CALIBRATION, OBJECTIVE, PROXIMAL_MU, TEMPERATURE
+from snnfl.threat import Knowledge
+from snnfl.training import is_statistic
 
 CLIPPING_NORM = "clipping_norm"
 """What Flower's wrappers of differential privacy tell clients: the bound of their update's norm."""
@@ -56,3 +58,16 @@ def _length(received: Received) -> float:
     exchange = received.exchange
     changes = [array - exchange.sent[name] for name, array in exchange.received.items() if name in exchange.sent]
     return float(torch.cat([change.flatten().double() for change in changes]).norm())
+
+
+def gradient_length(received: Received, known: Knowledge) -> float:
+    """Return the norm of the gradient of a client's only step, as the client had it before weight decay.
+
+    Args:
+        received: Its update, with all that it trained.
+        known: Learning rate and weight decay.
+    """
+    sent, rate, decay = received.exchange.sent, known.learning_rate or 1.0, known.weight_decay or 0.0
+    trained = {name: array for name, array in received.exchange.received.items() if not is_statistic(name)}
+    slopes = [(sent[name] - array).double() / rate - decay * sent[name] for name, array in trained.items()]
+    return float(torch.cat([slope.flatten() for slope in slopes]).norm())

@@ -15,7 +15,7 @@ from snnfl.auditing.cohorts import check_present, cohorts, listed
 from snnfl.auditing.differences import AlikeRoundsError, read_differences
 from snnfl.auditing.generative_model import check_generative_model
 from snnfl.auditing.ground_truth import GroundTruth
-from snnfl.auditing.orders import flags_of, unrepeated_orders
+from snnfl.auditing.orders import SHORT, flags_of, gradient_length, unrepeated_orders
 from snnfl.auditing.recording import Received, RecordingError, check_rounds
 from snnfl.auditing.setting import Recorded, Setting
 from snnfl.auditing.sums import joined_orders, read_sums
@@ -355,9 +355,12 @@ def knowledge_of(work: Workspace, received: Received, labels: bool, denied: Iter
         crafted_weights=work.config.audit.crafted != "none" and received.server_round in work.config.audit.rounds,
     )
     alone = len(sizes) == received.rounds == 1 and work.config.privacy.mechanism != "distributed"  # noise tells neither
-    flags = flags_of(received, whole=alone and not work.format.hides_biases and not work.format.private_names)
-    if training.clip_norm is not None and known.steps == 1:
-        flags["clipped"] = True
+    whole = alone and not work.format.hides_biases and not work.format.private_names
+    flags = flags_of(received, whole=whole)
+    if training.clip_norm is not None and known.steps == 1 and not flags.get("clipped"):
+        seen = whole and not {"learning_rate", "optimizer"} & {*denied}
+        shortened = not seen or gradient_length(received, known) > SHORT * training.clip_norm
+        flags["clipped"] = flags["clipped_gradient"] = shortened
     return replace(known, **flags).without(denied)
 
 

@@ -34,10 +34,12 @@ def doubled(weight: Tensor) -> float:
 def crafted(arrays: Mapping[str, Tensor]) -> str | None:
     """Return which weight looks crafted, and why, or ``None``.
 
-    Robbing the Fed (Fowl et al. 2022) and what follows it need a layer whose units all measure the same, at different
-    thresholds. In trained and in freshly drawn networks no two units do. An attacker who knows this check can craft
-    fewer than half of the units, at the price of bins, or disturb the rows, at the price of exactness (docs/audit.md
-    has the measure): it is a guard, not a proof.
+    Robbing the Fed (Fowl et al. 2022) and LOKI need a layer whose units all measure the same, at different thresholds.
+    In freshly drawn networks no two units do, and in trained ones few, unless weight decay is so strong that units
+    become each other's doubles: such a network is refused, honest as it is. An attacker who knows this check can craft
+    fewer than half of the units, at the price of bins, or disturb the rows, at the price of exactness. And who sets
+    biases alone, so that a unit is active for few images, pays nothing and isn't noticed (docs/audit.md has the
+    measure): it is a guard against these two attacks, not a proof.
 
     Args:
         arrays: A model's, as received.

@@ -30,6 +30,8 @@ class Knowledge:
         upload_bits: Of a quantised upload, or ``None``; the server asked for it.
         clipped: Whether the client may have shortened its update: then a gradient is known up to a factor, be the
             learning rate what it may.
+        clipped_gradient: Whether what may have shortened it was ``clip_norm`` in its only step. Weight decay is added
+            behind that, and can be taken out.
         labels: The private labels. No server has them: results are diagnostic.
         images: How many images the client trained on; ``num-examples`` of a reply says so. Of a sum those of all.
         batch_size: Images per step. Of a sum those of all clients.
@@ -68,6 +70,7 @@ class Knowledge:
     clip_norm: float | None = None
     upload_bits: int | None = None
     clipped: bool = False
+    clipped_gradient: bool = False
     labels: bool = False
     images: int | None = None
     batch_size: int | None = None

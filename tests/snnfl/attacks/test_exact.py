@@ -13,10 +13,11 @@ from victims import attacked, digits, small_cnn, small_mlp
 from snnfl import rng
 from snnfl.attacks import Budget, exact, get_attack
 from snnfl.attacks.exact import ELEMENTS, TRIES, separate
+from snnfl.attacks.rescaling import fitting_labels, without
 from snnfl.config import ConversionConfig, TrainingConfig
 from snnfl.metrics.images import matched, psnr
 from snnfl.models import initialise
-from snnfl.threat import ThreatModelError
+from snnfl.threat import Knowledge, ThreatModelError
 
 CONVERSION = ConversionConfig(steps=16)
 HIDDEN = 128
@@ -189,6 +190,30 @@ def test_one_image_that_the_network_is_sure_of_doesnt_hide_the_others(conversion
     assert labels[1:].tolist() == victim.truth.labels[1:].tolist()
 
 
+def test_a_batch_is_exact_in_an_s_update_that_the_client_shortened():
+    known = Knowledge(images=4, batch_size=4, epochs=1, learning_rate=0.1, clipped=True)
+    victim = attacked(small_mlp(HIDDEN), images=4, conversion=CONVERSION, knowledge=known, length=0.02)
+    images, labels = in_order(attack(victim), victim)
+    assert float(psnr(images, victim.truth.images).min()) > 45  # 9 as if it had its length
+    assert labels.tolist() == victim.truth.labels.tolist()
+
+
+@pytest.mark.parametrize("conversion", [None, CONVERSION])
+def test_images_that_do_not_come_apart_cost_no_label(conversion):
+    """Of 32 units too few are silent: the last layer tells the labels all the same."""
+    for start in (0, 4, 8, 24):
+        victim = attacked(small_mlp(), images=4, start=start, conversion=conversion)
+        assert sorted(attack(victim).labels.tolist()) == sorted(victim.truth.labels.tolist())
+
+
+def test_labels_that_fit_are_kept_and_others_are_taken_from_the_guessed():
+    mismatches = torch.tensor([[0.9, 1e-6, 0.8], [0.7, 0.3, 0.6], [0.2, 0.5, 0.4]])
+    assert fitting_labels(mismatches, torch.tensor([0, 1, 2, 2])).tolist() == [1, 2, 0]
+    assert fitting_labels(mismatches, torch.tensor([0, 0, 0])).tolist() == [1, 0, 0]
+    assert without(torch.tensor([0, 0, 0]), torch.tensor([1, 0])).tolist() == [0]
+    assert without(torch.tensor([0, 1, 2, 2]), torch.tensor([1, 2])).tolist() == [0, 2]
+
+
 def test_a_batch_is_exact_in_a_plain_update_without_its_biases():
     victim = attacked(small_mlp(HIDDEN), images=4)
     denied = replace(victim.view, knowledge=replace(victim.view.knowledge, biases=False))
@@ -232,7 +257,7 @@ def test_what_no_zeros_tell_apart_is_refused():
         (attacked(small_mlp(8), images=9).view, "has 8 outputs, too few for a batch of 9 images"),
         (attacked(small_mlp(64), images=25).view, "at most 24 images apart"),
         (attacked(small_mlp(), images=4, training=several).view, "the client took 2"),
-        (attacked(sigmoid, images=4).view, "no nn.ReLU is defined behind the first layer"),
+        (attacked(sigmoid, images=4).view, "no ReLU is behind the first layer"),
         (attacked(normed, images=4).view, "batch normalisation mixes them"),
         (attacked(unbiased, images=4).view, "take a bias in the first layer"),
     ]
@@ -249,8 +274,8 @@ def test_feature_inversion_is_refused_where_no_features_are_told():
     several = TrainingConfig(epochs=2, batch_size=1, learning_rate=0.1, momentum=0.0, weight_decay=0.0)
     cases = [
         (attacked(small_mlp()).view, "use closed_form"),
-        (attacked(small_cnn(), images=2).view, "no nn.ReLU is behind the first linear layer"),
-        (attacked(sigmoid, images=2).view, "no nn.ReLU is behind the first linear layer"),
+        (attacked(small_cnn(), images=2).view, "no ReLU is behind the first linear layer"),
+        (attacked(sigmoid, images=2).view, "no ReLU is behind the first linear layer"),
         (attacked(small_cnn(), training=several).view, "the client took 2"),
     ]
     for view, reason in cases:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 from victims import attacked, digits, small_cnn, small_mlp
 
@@ -31,6 +32,45 @@ def test_the_label_of_one_image_follows_from_the_weight_gradient(label, seed):
     features, logits = torch.rand(6, generator=draw) + 0.01, torch.randn(10, generator=draw)
     error = logits.softmax(0) - functional.one_hot(torch.tensor(label), 10)
     assert int(single_label(torch.outer(error, features))) == label
+
+
+@given(st.integers(0, 9), st.integers(0, 2**31), st.booleans())
+def test_of_one_image_it_follows_whatever_sign_its_features_have(label, seed, told):
+    draw = torch.Generator().manual_seed(seed)
+    features, logits = torch.randn(6, generator=draw), torch.randn(10, generator=draw)
+    error = logits.softmax(0) - functional.one_hot(torch.tensor(label), 10)
+    assert int(single_label(torch.outer(error, features), 0.3 * error if told else None)) == label
+
+
+def test_a_bias_gradient_that_no_image_makes_tells_no_label():
+    weight = torch.outer(torch.tensor([0.4, -0.9, 0.5]), torch.ones(6))
+    for bias in ([-1.0, 0.5, 0.1], [-0.5, -0.5, 1.0], [float("nan")] * 3, [0.0] * 3):
+        assert int(single_label(weight, torch.tensor(bias))) == 1
+    assert int(single_label(torch.full((3, 6), float("nan")), torch.tensor([-0.9, 0.4, 0.5]))) == 0
+
+
+def sequential(activation, *, bias=True):
+    torch.manual_seed(0)
+    first = nn.Linear(64, 32)
+    return nn.Sequential(nn.Flatten(), first, activation, nn.Linear(32, 10, bias=bias))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        lambda: sequential(nn.Tanh()),
+        lambda: sequential(nn.Tanh(), bias=False),
+        lambda: sequential(nn.Sequential(nn.ReLU(), nn.LayerNorm(32))),
+    ],
+)
+def test_the_label_of_one_image_is_found_behind_features_of_either_sign(model):
+    network, right = model(), 0
+    for start in range(40):
+        victim = attacked(network, start=start)
+        found = infer_labels(victim.view, problem_of(victim.view), torch.Generator())
+        right += int(found == victim.truth.labels)
+    assert right == 40  # by the sums of rows 23, 20, 20 and 12
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))

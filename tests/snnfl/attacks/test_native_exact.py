@@ -52,6 +52,17 @@ def test_a_recording_is_found_in_its_order(surrogate):
     assert found.labels.tolist() == [4]
 
 
+def test_a_gradient_that_was_clipped_before_its_decay_tells_a_recording():
+    training = TrainingConfig(
+        epochs=1, batch_size=1, learning_rate=0.1, momentum=0.0, weight_decay=0.01, clip_norm=0.01
+    )
+    true = recordings(1, seed=3)
+    victim = spiking_victim(true, torch.tensor([4]), sequence=True, training=training)
+    known = replace(victim.view.knowledge, clip_norm=0.01, clipped=True, clipped_gradient=True)
+    found = run("event_recovery", replace(victim, view=replace(victim.view, knowledge=known)))
+    assert event_f1(found.images, true / true.max()).item() == 1
+
+
 def test_a_weighted_sum_of_frames_tells_them():
     true = recordings(1, seed=3)
     found = run("event_recovery", spiking_victim(true, torch.tensor([4]), sequence=True, surrogate="straight_through"))

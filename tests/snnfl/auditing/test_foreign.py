@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnfl.auditing.foreign import App, setting_of_app, unknown
+from snnfl.auditing.foreign import App, check_model, setting_of_app, unknown
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received, Recording, RecordingError, write_truth
 from snnfl.auditing.victims import Scope, victims_of
@@ -174,9 +174,51 @@ class WithBuffer(nn.Module):
         return self.fc(images.flatten(1)) + self.shift
 
 
+class Heads(nn.Module):
+    """Two heads, of which one makes the logits; an embedding or a shared weight before them."""
+
+    def __init__(self, *, first="fc", called=False, embeds=False, shares=False):
+        super().__init__()
+        self.called, self.embeds = called, embeds
+        self.body, self.again = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.levels = nn.Embedding(17, 1)
+        if shares:
+            self.again.weight = self.body.weight
+        for name in (first, "aux" if first == "fc" else "fc"):
+            setattr(self, name, nn.Linear(16, 3))
+
+    def forward(self, images):
+        flat = images.flatten(1)
+        if self.embeds:
+            flat = self.levels((flat * 16).long().clamp(0, 16)).flatten(1)
+        hidden = torch.relu(self.again(torch.relu(self.body(flat))))
+        return self.fc(hidden) + (0 * self.aux(hidden) if self.called else 0)
+
+
+class OverTime(nn.Module):
+    """Each row of an image has logits, and their mean counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.fc(images[:, 0]).mean(1)
+
+
+@pytest.mark.parametrize("model", [Heads(first="aux"), Heads(first="aux", called=True), OverTime()])
+def test_a_model_whose_last_linear_layer_makes_the_logits_is_taken(model):
+    check_model(replace(SAID, model=model))
+    check_model(replace(SAID, model=nn.Sequential(model, nn.LogSoftmax(1))))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"model": Heads()}, "'aux', its last linear layer, doesn't make its logits"),
+        ({"model": Heads(called=True)}, "'aux', its last linear layer, doesn't make its logits"),
+        ({"model": Heads(first="aux", embeds=True)}, "its logits have no derivative by the pixels"),
+        ({"model": Heads(first="aux", shares=True)}, "layers share, as body.weight and again.weight do"),
         ({"input_shape": (1, 5, 5)}, "--input-shape 1,5,5: --model fails on it"),
         ({"mean": (0.1, 0.2)}, "--mean: 2 values for 1 channels"),
         ({"std": (0.0,)}, "expected finite numbers, and std above 0"),
