@@ -1,4 +1,4 @@
-"""Measure what gradient matching finds with each prior and step size, and which of them rehearsals choose.
+"""Measure what gradient matching finds with each prior and step size, and which of them is chosen.
 
 ``python benchmarks/priors.py --steps 0 2000``: CIFAR-10, LeNet-5 after so many steps of SGD on the last half of the
 training images (weights of seed 0), victims of two images of the first half and one step of rate 0.1.
@@ -43,7 +43,9 @@ def main() -> None:
         problems = [problem_of(view) for view in views]
         draw = rng.generator(0, "labels")
         labels = [infer_labels(view, problem, draw) for view, problem in zip(views, problems, strict=True)]
-        chosen_one = choose(problems, Matching(), budget, rng.generator(0, "rehearsals"))
+        chosen_one = choose(problems, labels, Matching(), budget, rng.generator(0, "rehearsals"))
+        alone = [replace(problem, public=None) for problem in problems]
+        agreed = choose(alone, labels, Matching(), budget, rng.generator(0, "rehearsals"))
         for candidate in CANDIDATES:
             of_all = [candidate] * len(problems)
             descent = prepare(problems, labels, Matching(), budget, rng.generator(0, "starts"), of_all)
@@ -51,7 +53,8 @@ def main() -> None:
             for found, view, chosen in zip(descent.run(), views, victims, strict=True):
                 pixels, true = view.pixels(found.images), data.pixels(data.train_images[chosen])
                 scores.append(float(psnr(pixels[matched(pixels, true)], true).mean()))
-            notes = [note for note, one in (("published", PUBLISHED), ("chosen", chosen_one)) if candidate == one]
+            named = (("published", PUBLISHED), ("chosen", chosen_one), ("chosen by agreement", agreed))
+            notes = [note for note, one in named if candidate == one]
             mean = sum(scores) / len(scores)
             print(f"steps {steps}, {candidate}: {mean:.1f} dB {' and '.join(notes)}".rstrip(), flush=True)
 
