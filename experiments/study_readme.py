@@ -62,6 +62,10 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, sequence_recovery", "ANN, closed_form"),
     ],
     "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
+    "surrogates": [
+        (f"{name}, inverting_gradients", "ANN, inverting_gradients")
+        for name in ("fast_sigmoid", "atan", "spike_rate_escape", "triangular", "straight_through")
+    ],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
     "few_steps": [("4", "256"), ("8", "256"), ("16", "256"), ("32", "256")],
 }  # fmt: skip
