@@ -35,7 +35,7 @@ FOLDERS = (
     "snfl/table1_iid", "snfl/table2_noniid", "snfl/table3_bias", "snfl/fig2_inversion", "snfl/fig3_bias_thresholds",
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
-    "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
+    "gradient_leakage/images", "gradient_leakage/cifar10", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
     "gradient_leakage/sound", "gradient_leakage/encodings", "few_steps", "provable_privacy/attacks",
     "provable_privacy/differences",
 )  # fmt: skip
@@ -52,6 +52,13 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "images": [
         ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, inverting_gradients"),
         ("SNN, inverting_gradients", "ANN, inverting_gradients"), ("S-ANN, snn_naive", "ANN, inverting_gradients"),
+        ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
+    ],
+    "cifar10": [
+        ("SNN, fast_sigmoid, inverting_gradients", "ANN, inverting_gradients"),
+        ("SNN, atan, inverting_gradients", "ANN, inverting_gradients"),
+        ("SNN, fast_sigmoid, native_features", "SNN, fast_sigmoid, inverting_gradients"),
+        ("SNN, atan, native_features", "SNN, atan, inverting_gradients"),
         ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
     ],
     "events": [
