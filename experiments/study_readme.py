@@ -40,6 +40,12 @@ FOLDERS = (
     "provable_privacy/attacks", "provable_privacy/differences",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
+IN_PICTURES = [
+    *((f"SNN, {surrogate}, inverting_gradients", "ANN, inverting_gradients") for surrogate in ("fast_sigmoid", "atan")),
+    *((f"SNN, {surrogate}, native_features", "ANN, inverting_gradients") for surrogate in ("fast_sigmoid", "atan")),
+    ("S-ANN, snn_naive", "ANN, inverting_gradients"),
+    ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
+]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "table3_bias": [("BC", "no BC"), ("no BC, bias back", "no BC"), ("BC, bias back", "BC")],
     "fig2_inversion": [("S-FedAvg, snn_naive", "FedAvg, huang"), ("S-FedAvg, reconverted_as_is", "FedAvg, huang")],
@@ -49,18 +55,8 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "many_clients": [*SPIKING, ("SNN", "ANN, no norm"), ("ANN", "ANN, no norm")],
     "nmnist": [("SNN", "ANN, sum over time"), ("SNN", "ANN, all frames")],
     "watch": SPIKING,
-    "images": [
-        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, inverting_gradients"),
-        ("SNN, inverting_gradients", "ANN, inverting_gradients"), ("S-ANN, snn_naive", "ANN, inverting_gradients"),
-        ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
-    ],
-    "cifar10": [
-        ("SNN, fast_sigmoid, inverting_gradients", "ANN, inverting_gradients"),
-        ("SNN, atan, inverting_gradients", "ANN, inverting_gradients"),
-        ("SNN, fast_sigmoid, native_features", "SNN, fast_sigmoid, inverting_gradients"),
-        ("SNN, atan, native_features", "SNN, atan, inverting_gradients"),
-        ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
-    ],
+    "images": IN_PICTURES,
+    "cifar10": IN_PICTURES,
     "events": [
         ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
     ],
