@@ -58,6 +58,7 @@ ON_TWINS = ("inverting_gradients", "inverting_statistics")
 NORM = ("model.batch_norm=true",)
 CONVNET = ("model.name=convnet", *NORM)
 SAME_CLIENTS = ("data.clients=10", "data.training_images=20", "strategy.fraction_train=1.0", "run.rounds=3")
+SAME_FOUR = ("data.clients=4", "data.training_images=8", "strategy.fraction_train=1.0", "run.rounds=3")
 FOUR_CLIENTS = ("strategy.fraction_train=0.00016",)
 FOURS = ("data.clients=12500", "training.batch_size=4", "strategy.fraction_train=0.0008")
 
@@ -134,6 +135,13 @@ TABLES: Mapping[str, Table] = {
         title="ConvNet with batch normalisation, untrained: 100 iterations",
         attacks=("reconverted_statistics", "reconverted_initial", "inverting_statistics"),
         overrides=(*CONVNET, *FOUR_CLIENTS),
+        iterations=100,
+    ),
+    "convnet_rounds": Table(
+        title="ConvNet with batch normalisation, the same clients for the third time: 100 iterations",
+        attacks=("reconverted_rounds", "reconverted_statistics", "inverting_statistics"),
+        overrides=(*CONVNET, *SAME_FOUR),
+        server_round=3,
         iterations=100,
     ),
     "mlp": Table(

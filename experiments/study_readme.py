@@ -35,11 +35,17 @@ FOLDERS = (
     "snfl/table1_iid", "snfl/table2_noniid", "snfl/table3_bias", "snfl/fig2_inversion", "snfl/fig3_bias_thresholds",
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
-    "gradient_leakage/images", "gradient_leakage/events", "gradient_leakage/series", "gradient_leakage/surrogates",
-    "gradient_leakage/sound", "gradient_leakage/encodings", "few_steps", "provable_privacy/attacks",
-    "provable_privacy/differences",
+    "gradient_leakage/images", "gradient_leakage/cifar10", "gradient_leakage/events", "gradient_leakage/series",
+    "gradient_leakage/surrogates", "gradient_leakage/sound", "gradient_leakage/encodings", "few_steps",
+    "provable_privacy/attacks", "provable_privacy/differences",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
+IN_PICTURES = [
+    *((f"SNN, {surrogate}, inverting_gradients", "ANN, inverting_gradients") for surrogate in ("fast_sigmoid", "atan")),
+    *((f"SNN, {surrogate}, native_features", "ANN, inverting_gradients") for surrogate in ("fast_sigmoid", "atan")),
+    ("S-ANN, snn_naive", "ANN, inverting_gradients"),
+    ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
+]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "table3_bias": [("BC", "no BC"), ("no BC, bias back", "no BC"), ("BC, bias back", "BC")],
     "fig2_inversion": [("S-FedAvg, snn_naive", "FedAvg, huang"), ("S-FedAvg, reconverted_as_is", "FedAvg, huang")],
@@ -49,11 +55,8 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "many_clients": [*SPIKING, ("SNN", "ANN, no norm"), ("ANN", "ANN, no norm")],
     "nmnist": [("SNN", "ANN, sum over time"), ("SNN", "ANN, all frames")],
     "watch": SPIKING,
-    "images": [
-        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, inverting_gradients"),
-        ("SNN, inverting_gradients", "ANN, inverting_gradients"), ("S-ANN, snn_naive", "ANN, inverting_gradients"),
-        ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
-    ],
+    "images": IN_PICTURES,
+    "cifar10": IN_PICTURES,
     "events": [
         ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
     ],
@@ -62,6 +65,10 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, sequence_recovery", "ANN, closed_form"),
     ],
     "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
+    "surrogates": [
+        (f"{name}, inverting_gradients", "ANN, inverting_gradients")
+        for name in ("fast_sigmoid", "atan", "spike_rate_escape", "triangular", "straight_through")
+    ],
     "spoken": [("SNN", "ANN, mean spectrum"), ("SNN", "ANN, all frames")],
     "few_steps": [("4", "256"), ("8", "256"), ("16", "256"), ("32", "256")],
 }  # fmt: skip
