@@ -88,7 +88,7 @@ def _spiking(
     )  # else the prior alone would move the images
     budget = replace(budget, compiled=False)  # the graph of all time steps takes longer to compile than to run
     # Rehearsed on the reconverted network, a tenth of the cost; so what an update leaves unexplained is not known.
-    choice = replace(choose(analog, labels, matching, budget, generator), rehearsed=math.inf)
+    choice = replace(choose(analog, matching, budget, generator), rehearsed=math.inf)
     return prepare(problems, labels, matching, budget, generator, [choice] * len(problems)).run()
 
 

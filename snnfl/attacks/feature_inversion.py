@@ -72,7 +72,7 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     layer, _, _ = _first_linear(views[0].model)
     made = inputs_of(views[0].model, layer, views[0].knowledge.norm_mode or "train")
     descent = partial(_descent, layer, made)
-    choice = choose(problems, labels, Matching(), budget, generator, descent)
+    choice = choose(problems, Matching(), budget, generator, descent)
     return descent(problems, labels, Matching(), budget, generator, [choice] * len(problems)).run()
 
 

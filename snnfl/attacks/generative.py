@@ -31,7 +31,7 @@ def generative(views: Sequence[ServerView], budget: Budget, generator: torch.Gen
     """
     problems = [problem_of(view) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
-    choice = choose(problems, labels, Matching(), budget, generator)
+    choice = choose(problems, Matching(), budget, generator)
     half = replace(budget, iterations=max(1, budget.iterations // 2))
     drawn = [
         replace(problem, generative_model=view.generative_model) for view, problem in zip(views, problems, strict=True)

@@ -127,7 +127,7 @@ def order_invariant(views: Sequence[ServerView], budget: Budget, generator: torc
     """
     problems = [problem_of(view) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
-    choice = choose(problems, labels, Matching(), budget, generator)
+    choice = choose(problems, Matching(), budget, generator)
     apart = prepare(problems, labels, Matching(epoch_weight=EPOCH_WEIGHT), budget, generator, [choice] * len(problems))
     epochs = problems[0].local.epochs
     return [

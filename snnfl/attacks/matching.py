@@ -23,7 +23,7 @@ from snnfl.attacks.pooling import DECOMPOSITIONS
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget
-from snnfl.attacks.selection import CANDIDATES, PUBLISHED, SHARE, WITNESSES, Choice, Rehearsal, rehearsals
+from snnfl.attacks.selection import CANDIDATES, PUBLISHED, SHARE, Choice, Rehearsal, rehearsals
 from snnfl.attacks.statistics import statistics_distance
 
 IMAGES = "images"
@@ -138,31 +138,27 @@ def match(
     generator: torch.Generator,
 ) -> list[Reconstruction]:
     """Choose prior and step size (:func:`choose`), then invert all problems at once."""
-    choice = choose(problems, labels, matching, budget, generator)
+    choice = choose(problems, matching, budget, generator)
     return prepare(problems, labels, matching, budget, generator, [choice] * len(problems)).run()
 
 
 def choose(
     problems: Sequence[Problem],
-    labels: Sequence[Tensor],
     matching: Matching,
     budget: Budget,
     generator: torch.Generator,
     descent: Descent | None = None,
 ) -> Choice:
-    """Return the candidate that finds the most of public images, on average.
+    """Return the candidate that finds the most of public images, on average; the published one without such images.
 
-    Without such images it is that whose starts agree most on the victims' (:func:`_agreed`). All candidates are lanes
-    of the same descent. Together they take as many iterations as the attacks on
+    All candidates are lanes of the same descent. Together they take as many iterations as the attacks on
     ``REHEARSALS * len(CANDIDATES) / SHARE`` victims, eight. The thresholds' weight is chosen after the others.
     """
     candidates = list(dict.fromkeys(map(matching.chosen, CANDIDATES)))
     open_weight = matching.calibration_weight is None
     rehearsed = rehearsals(problems, generator) if len(candidates) > 1 or open_weight else []
     if not rehearsed:
-        if len(candidates) == 1:
-            return candidates[0]
-        return _agreed(candidates, problems, labels, matching, budget, generator, descent or prepare)
+        return matching.chosen(PUBLISHED)
     best = _best(candidates, rehearsed, matching, budget, generator, descent or prepare)
     if not open_weight:
         return best
@@ -180,7 +176,7 @@ def _best(
 ) -> Choice:
     """Return the candidate that finds the most of what is rehearsed."""
     trials = [(each, candidate) for candidate in candidates for each in rehearsed]
-    short = _shortened(budget)
+    short = replace(budget, iterations=max(1, budget.iterations // SHARE), restarts=1, points=1, compiled=False)
     reached, left = dict.fromkeys(candidates, 0.0), dict.fromkeys(candidates, 0.0)
     at_once = max(1, IMAGES_AT_ONCE // rehearsed[0].problem.count)
     for start in range(0, len(trials), at_once):
@@ -193,35 +189,6 @@ def _best(
             left[candidate] = max(left[candidate], found.objective)
     best = max(candidates, key=reached.__getitem__)
     return replace(best, rehearsed=left[best])
-
-
-def _agreed(
-    candidates: Sequence[Choice],
-    problems: Sequence[Problem],
-    labels: Sequence[Tensor],
-    matching: Matching,
-    budget: Budget,
-    generator: torch.Generator,
-    descent: Descent,
-) -> Choice:
-    """Return the candidate with which two starts find the most similar images of the same updates.
-
-    Where a gradient tells little, as of a trained network, starts differ unless the prior joins them; where it tells
-    much they agree anyhow, and a stronger prior than is best costs little.
-    """
-    twice = [index for index in range(min(WITNESSES, len(problems))) for _ in range(2)]
-    asked, of = [problems[index] for index in twice], [labels[index] for index in twice]
-    agreement = dict.fromkeys(candidates, 0.0)
-    for candidate in candidates:
-        found = descent(asked, of, matching, _shortened(budget), generator, [candidate] * len(twice)).run()
-        for lane in range(0, len(twice), 2):
-            first = Rehearsal(problem=asked[lane], images=found[lane].images, labels=of[lane])
-            agreement[candidate] += first.psnr(found[lane + 1].images)
-    return max(candidates, key=agreement.__getitem__)
-
-
-def _shortened(budget: Budget) -> Budget:
-    return replace(budget, iterations=max(1, budget.iterations // SHARE), restarts=1, points=1, compiled=False)
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""Which prior and step size gradient matching takes, chosen without the truth: on public images, if there are any.
+"""Which prior and step size gradient matching takes, chosen without the truth: on public images.
 
 Which weight of the total variation finds the most depends on the network: 0.01 where it is untrained, twenty times as
 much where it is trained. Objectives of different weights cannot be compared. But whoever knows how a client trains can
@@ -22,9 +22,6 @@ from snnfl.metrics.images import matched, psnr
 
 REHEARSALS = 4
 """Updates of public images that a choice rests on."""
-
-WITNESSES = 2
-"""Victims on whose updates two starts are compared where there are no public images: as many lanes as rehearsals."""
 
 SHARE = 4
 """A rehearsal takes this part of the attack's iterations: the best choice of the first quarter is one of the best."""
@@ -65,7 +62,7 @@ UNEXPLAINED = 1.5
 """Times the largest objective of rehearsals, beyond which an update is said not to fit."""
 
 PUBLISHED = Choice(0.01, 0.1)
-"""Of Inverting Gradients."""
+"""Of Inverting Gradients; without public images nothing else is known to be better."""
 
 CANDIDATES = tuple(Choice(weight, rate) for weight in (0.01, 0.05, 0.2, 0.5) for rate in (0.1, 0.2))
 """What is tried."""

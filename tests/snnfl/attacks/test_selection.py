@@ -32,25 +32,21 @@ def draw():
 @pytest.mark.parametrize("order", [(GOOD, FLAT), (FLAT, GOOD)])
 def test_what_finds_more_of_public_images_is_chosen(monkeypatch, order):
     monkeypatch.setattr(matching, "CANDIDATES", order)
-    assert choose([problem_of(view_of())], [torch.tensor([3])], Matching(), SHORT, draw()) == GOOD
+    assert choose([problem_of(view_of())], Matching(), SHORT, draw()) == GOOD
     found = get_attack("inverting_gradients").run(view_of(), budget=SHORT, generator=draw())
     assert found.choice == "TV 0.01, step 0.1"
 
 
 def test_what_is_given_is_not_chosen():
     problem = problem_of(view_of())
-    labels, given = [torch.tensor([3])], Matching(total_variation_weight=7.0, learning_rate=3.0)
-    assert choose([problem], labels, given, SHORT, draw()) == Choice(7.0, 3.0)
-    given = Matching(total_variation_weight=7.0)
-    assert choose([problem], labels, given, SHORT, draw()).total_variation_weight == 7.0
+    assert choose([problem], Matching(total_variation_weight=7.0, learning_rate=3.0), SHORT, draw()) == Choice(7.0, 3.0)
+    assert choose([problem], Matching(total_variation_weight=7.0), SHORT, draw()).total_variation_weight == 7.0
 
 
-@pytest.mark.parametrize("view", [view_of(images=2, count=1), replace(view_of(), public=None)], ids=["few", "none"])
-def test_without_enough_public_images_starts_must_agree(monkeypatch, view):
-    """A descent that is too slow leaves starts as different as they were."""
-    monkeypatch.setattr(matching, "CANDIDATES", (Choice(0.01, 1e-6), GOOD))
-    labels = view.labels if view.labels is not None else torch.zeros(view.knowledge.images, dtype=torch.int64)
-    assert choose([problem_of(view)], [labels], Matching(), Budget(iterations=400), draw()) == GOOD
+def test_without_enough_public_images_it_is_the_published_choice():
+    few, none = view_of(images=2, count=1), replace(view_of(), public=None)
+    for view in (few, none):
+        assert choose([problem_of(view)], Matching(), SHORT, draw()) == PUBLISHED
 
 
 def test_a_rehearsal_is_the_victims_training_on_public_images():
