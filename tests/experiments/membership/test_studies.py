@@ -44,7 +44,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         samples = torch.zeros((1, *shape), dtype=torch.uint8).expand(10_000, *shape)
         return Dataset(
             name=config.source, train_images=samples, train_labels=labels, test_images=samples, test_labels=labels,
-            class_names=tuple(map(str, range(classes))), mean=mean, std=mean + 1,
+            class_names=tuple(map(str, range(classes))), mean=mean, std=mean + 1, sequence=len(shape) == 4,
         )  # fmt: skip
 
     monkeypatch.setattr(sources, "_load", stand_in)
