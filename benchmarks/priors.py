@@ -60,7 +60,8 @@ def main() -> None:
                 )
                 for spent, name in made
             )
-            notes = [note for note, one in (("published", PUBLISHED), ("chosen", chosen_one)) if candidate == one]
+            named = (("published", PUBLISHED), ("chosen", chosen_one))
+            notes = [note for note, choice in named if candidate == choice]
             told = f"{nearness(found, true):.1f} dB; two starts agree to {nearness(one, other):.1f} dB"
             print(f"steps {steps}, {candidate}: {told} {' and '.join(notes)}".rstrip(), flush=True)
 

@@ -41,8 +41,15 @@ FOLDERS = (
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 IN_PICTURES = [
-    *((f"SNN, {surrogate}, inverting_gradients", "ANN, inverting_gradients") for surrogate in ("fast_sigmoid", "atan")),
-    *((f"SNN, {surrogate}, native_features", "ANN, inverting_gradients") for surrogate in ("fast_sigmoid", "atan")),
+    *(
+        (f"SNN, {surrogate}, {more}", less.format(surrogate))
+        for more, less in (
+            ("native_features", "SNN, {}, inverting_gradients"),
+            ("native_features", "ANN, inverting_gradients"),
+            ("inverting_gradients", "ANN, inverting_gradients"),
+        )
+        for surrogate in ("fast_sigmoid", "atan")
+    ),
     ("S-ANN, snn_naive", "ANN, inverting_gradients"),
     ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
 ]

@@ -96,7 +96,7 @@ def fold_time(model: nn.Module) -> None:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``left @ right.T`` by oneDNN, which on AMD's processors takes half of MKL's time.
+    """Return ``left @ right.T`` by oneDNN, which on some of AMD's processors takes half of MKL's time.
 
     Args:
         left: Shape ``[M, K]``, float32 on the CPU.

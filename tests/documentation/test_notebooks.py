@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from followed import DOCS, NUMBER
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
@@ -29,7 +27,7 @@ were 16 points apart, with two instruction sets on one of them 18, and no nearer
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_prints_again_what_is_committed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(DOCS.parent))
     committed = nbformat.read(path, as_version=4)
     fresh = nbformat.from_dict(committed)
     NotebookClient(fresh, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
