@@ -71,7 +71,10 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, sequence_recovery", "SNN, native_features"),
         ("SNN, sequence_recovery", "ANN, closed_form"),
     ],
-    "sound": [("SNN, native_features", "SNN, inverting_gradients"), ("SNN, native_features", "ANN, closed_form")],
+    "sound": [
+        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, sequence_recovery", "SNN, native_features"),
+        ("SNN, sequence_recovery", "ANN, closed_form"),
+    ],
     "surrogates": [
         (f"{name}, inverting_gradients", "ANN, inverting_gradients")
         for name in ("fast_sigmoid", "atan", "spike_rate_escape", "triangular", "straight_through")

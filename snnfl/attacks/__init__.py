@@ -10,7 +10,7 @@ from snnfl.attacks import (  # noqa: F401  (each registers its attacks)
     loki,
     native_exact,
     native_matching,
-    native_sequences,
+    native_trains,
 )
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Attack, AttackResult, Budget, get_attack, names, register

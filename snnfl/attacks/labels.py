@@ -66,6 +66,18 @@ def solved(view: ServerView, problem: Problem, generator: torch.Generator) -> So
     return solve(_head(view, problem), problem.count, generator)
 
 
+def in_order(labels: Tensor, solved: Solved | None) -> Tensor:
+    """Return a batch's labels, those of the samples that were found first, as these stand."""
+    if solved is None:
+        return labels
+    first = solved.labels.tolist()
+    left = labels.tolist()
+    for label in first:
+        if label in left:
+            left.remove(label)
+    return labels.new_tensor((first + left)[: len(labels)])
+
+
 def infer_label_counts(view: ServerView, problem: Problem, generator: torch.Generator) -> Tensor:
     """Return how often each class is expected among a client's images, ``[classes]``: of any number and epochs.
 

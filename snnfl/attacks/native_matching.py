@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snnfl.attacks.labels import infer_labels, solved
+from snnfl.attacks.labels import in_order, infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
@@ -18,7 +18,6 @@ from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.selection import SHARE, rehearsals
-from snnfl.attacks.sparse_features import Solved
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
@@ -137,7 +136,7 @@ def _by_features(
     shape = (len(views), first.count, *first.input_shape)
     found_of = [solved(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     tells = [told(*three) for three in zip(views, problems, found_of, strict=True)]
-    labels = [_in_order(own, found) for own, found in zip(labels, found_of, strict=True)]
+    labels = [in_order(own, found) for own, found in zip(labels, found_of, strict=True)]
     weights = _choose(views, problems, budget, generator)
     starts = [first.low.expand(shape), torch.zeros(shape)]
     starts += [torch.randn(shape, generator=generator) for _ in range(budget.restarts)]
@@ -182,25 +181,13 @@ def _choose(
     reached = dict.fromkeys(CANDIDATES, 0.0)
     solutions = [solved(view, problem, generator) for view, problem in zip(own, asked, strict=True)]
     tells = [told(*three) for three in zip(own, asked, solutions, strict=True)]
-    labels = [_in_order(each.labels, solution) for each, solution in zip(rehearsed, solutions, strict=True)]
+    labels = [in_order(each.labels, solution) for each, solution in zip(rehearsed, solutions, strict=True)]
     for group in _alike(own, asked):
         lanes = [(i, weights) for weights in CANDIDATES for i in group]
         some = [Victim(own[i], asked[i], labels[i], tells[i], starts[i], weights) for i, weights in lanes]
         for (i, weights), item in zip(lanes, _descend(some, short), strict=True):
             reached[weights] += rehearsed[i].psnr(item.images)
     return max(CANDIDATES, key=reached.__getitem__)
-
-
-def _in_order(labels: Tensor, solved: Solved | None) -> Tensor:
-    """Return a batch's labels, those of the samples that were found first, as their rates stand."""
-    if solved is None:
-        return labels
-    first = solved.labels.tolist()
-    left = labels.tolist()
-    for label in first:
-        if label in left:
-            left.remove(label)
-    return labels.new_tensor((first + left)[: len(labels)])
 
 
 def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[list[int]]:

@@ -23,6 +23,9 @@ MOST_IMAGES = 32
 ROUNDING = 3e-3
 """Share of a vector's largest element below which an element counts as zero."""
 
+UNLIKE = 30.0
+"""Times the median of what rounding leaves of a vector's zeros: what is larger may be a small feature."""
+
 FITS = 1e-3
 """Share of an image's error that may lie outside the gradient's column space; of a wrong one most does."""
 
@@ -121,10 +124,25 @@ def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     kept, seen = list[Tensor](), list[int]()
     while len(found):
         same = found @ found[0] > 1 - 1e-4
-        kept.append(found[0])
+        kept.append(_by_all_zeros(rows, found[0], live))
         seen.append(int(times[same].sum()))
         found, times = found[~same], times[~same]
     return torch.stack(kept) if kept else rows[:0], torch.tensor(seen)
+
+
+def _by_all_zeros(rows: Tensor, found: Tensor, live: Tensor) -> Tensor:
+    """Return a vector again, by all columns in which it is zero: with less rounding than by ``N - 1`` of them.
+
+    Args:
+        rows: A basis of the space in which it lies, ``[N, features]``.
+        found: Of norm 1, ``[features]``.
+        live: Columns in which any vector of the space isn't zero.
+    """
+    sizes = found[live].abs()
+    zero = sizes < ROUNDING * found.max()
+    zero &= sizes <= UNLIKE * sizes[zero].median()
+    again = torch.linalg.svd(rows[:, live[zero]].T)[2][-1] @ rows
+    return torch.nn.functional.normalize(again * (again @ found).sign(), dim=0)
 
 
 def _checked(

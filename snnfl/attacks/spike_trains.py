@@ -1,19 +1,21 @@
-"""Spike trains of a hidden layer, exactly, from the last layer's gradient, and the sequence that made them.
+"""Spike trains of a hidden layer, exactly, from the last layer's gradient, and the inputs that made them.
 
 Where potentials of the output neurons are read out, their weights ``w_t`` of the steps are known. So the last layer's
 gradient tells ``h_i = sum_t w_t s_ti`` of each hidden neuron to some 1e-7 (:mod:`snnfl.attacks.native_features`). With
-a leak the ``w_t`` are different numbers, and of the ``2^T`` trains few have a sum that near: in most neurons one.
+a leak the ``w_t`` are different numbers, and of the ``2^T`` trains few have a sum that near: in most neurons one. Of a
+batch each sample's ``h`` is told apart by its zeros (:mod:`snnfl.attacks.sparse_features`).
 
 1. Sums of the first and of the second half of the steps are listed and met in the middle (Horowitz and Sahni 1974).
 2. A train says of each step on which side of its threshold a potential was, and given the train potentials are affine
    in the inputs: a convex problem, of as many conditions as neurons and steps.
-3. Given the trains, the first layer's gradient is a smooth function of the inputs, so that it is matched.
+3. Given the trains, the first layer's gradient is a smooth function of the inputs, so that it is matched. They lie in
+   its row space, which leaves a number per input and term: of four pictures that flow in alike at each step, sixteen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,9 +32,12 @@ RELATIVE = 1e-7
 WIDTHS = ((0.3, 60), (0.1, 100), (0.03, 200))
 """Of the logistic loss, in potentials, and the iterations of each."""
 
-SHARES = ((1.0, 0.1), (1.0, 0.01), (0.1, 0.001), (0.0, 0.0001))
-"""What of the logistic loss is left while gradients are matched, and the size of rows, relative to the largest, below
-which they count less."""
+SHARES = ((1.0, 0.1, 200), (1.0, 0.01, 200), (0.1, 0.001, 200), (0.0, 0.0001, 1000))
+"""What of the logistic loss is left while gradients are matched, the size of rows, relative to the largest, below which
+they count less, and the iterations."""
+
+TOLERANCES = (1.0, 10.0, 100.0, 1000.0)
+"""Times the rounding of a sum: what separates a batch's samples makes it larger, by a factor that nobody tells."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,8 +51,8 @@ class Layer:
         threshold: Of the neurons.
         to_zero: Whether a spike takes all of the potential, and not a threshold; with the next step either way.
         derivative: Of a spike by ``u - V_th``.
-        trains: Shape ``[T, H]``, 0 or 1.
-        slopes: Gradient of the loss by each spike, ``[T, H]``.
+        trains: Of ``N`` samples, ``[T, N, H]``, 0 or 1.
+        slopes: Gradient of the loss by each spike, ``[T, N, H]``.
     """
 
     weight: Tensor
@@ -60,8 +65,12 @@ class Layer:
     slopes: Tensor
 
     def potentials(self, inputs: Tensor) -> Tensor:
-        """Return the charged potentials, ``[T, H]``, of neurons with these trains, by inputs ``[T, features]``."""
-        currents = functional.linear(inputs, self.weight, self.bias)
+        """Return the charged potentials, ``[T, N, H]``, of neurons with these trains.
+
+        Args:
+            inputs: Shape ``[T, N, features]``, or ``[1, N, features]`` of what stays the same.
+        """
+        currents = functional.linear(inputs, self.weight, self.bias).expand(self.trains.shape)
         found = [currents[0]]
         for current, fired in zip(currents[1:], self.trains, strict=False):
             left = found[-1] * (1 - fired) if self.to_zero else found[-1]
@@ -69,15 +78,20 @@ class Layer:
         return torch.stack(found)
 
     def gradient(self, inputs: Tensor) -> Tensor:
-        """Return the gradients of weight and, in the last column, bias, ``[H, features + 1]``: smooth in the inputs."""
+        """Return the gradients of weight and, in the last column, bias, ``[H, features + 1]``: smooth in the inputs.
+
+        Args:
+            inputs: As of :meth:`potentials`.
+        """
         own = self.derivative(self.potentials(inputs) - self.threshold) * self.slopes
-        found, after = list[Tensor](), torch.zeros_like(self.bias)
+        found, after = list[Tensor](), torch.zeros_like(own[0])
         for step in range(len(own) - 1, -1, -1):
             kept = 1 - self.trains[step] if self.to_zero else 1.0
             after = own[step] + self.leak * kept * after
             found.append(after)
         slopes = torch.stack(found[::-1])
-        return torch.cat([slopes.T @ inputs, slopes.sum(0)[:, None]], 1)
+        slopes = slopes if len(inputs) > 1 else slopes.sum(0, keepdim=True)
+        return torch.cat([slopes.flatten(0, 1).T @ inputs.flatten(0, 1), slopes.sum((0, 1))[:, None]], 1)
 
 
 def step_weights(model: SpikingModel) -> Tensor:
@@ -113,41 +127,66 @@ def _trains(steps: int) -> Tensor:
     return ((torch.arange(2**steps)[:, None] >> torch.arange(steps)) & 1).double()
 
 
-def sequence_of(layer: Layer, wanted: Tensor) -> tuple[Tensor, float]:
-    """Return the inputs ``[T, features]`` that made the trains and the gradient, and what share of it is left.
-
-    Where there are more features than steps, inputs lie in the row space of the gradient.
+def surest_trains(sums: Tensor, weights: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+    """Return :func:`trains_of` with the one of :data:`TOLERANCES` under which most neurons have just one train.
 
     Args:
-        layer: With the known trains.
-        wanted: Gradients of weight and bias, ``[H, features + 1]``, float64.
+        sums: Shape ``[H]``, float64.
+        weights: Of the steps, ``[T]``, float64.
+        rounding: Error of a sum, at least.
     """
-    steps, features = len(layer.trains), layer.weight.shape[1]
+    return max(
+        (trains_of(sums, weights, times * rounding) for times in TOLERANCES), key=lambda found: int(found[1].sum())
+    )
+
+
+def inputs_of(layer: Layer, wanted: Tensor, *, inputs: int, samples: int) -> tuple[Tensor, float]:
+    """Return the inputs that made the trains and the gradient, and what share of it is left.
+
+    Where there are more features than inputs, these lie in the row space of the gradient. Where the trains of some
+    samples aren't known, the gradient of the others isn't either, and only trains are matched.
+
+    Args:
+        layer: With the known trains, of ``N`` samples.
+        wanted: Gradients of weight and bias, ``[H, features + 1]``, float64.
+        inputs: Of each sample: one that flows in alike at all steps, or one for each step.
+        samples: Of the whole batch, at least ``N``.
+
+    Returns:
+        Shape ``[inputs, N, features]``, and ``||found - wanted|| / ||wanted||``.
+    """
+    features, count = layer.weight.shape[1], layer.trains.shape[1]
     basis = torch.eye(features, dtype=torch.float64)
-    if features > steps:
-        basis = torch.linalg.svd(wanted[:, :-1], full_matrices=False)[2][:steps]
-    free = torch.zeros(steps, len(basis), dtype=torch.float64, requires_grad=True)
+    if features > inputs * samples:
+        basis = torch.linalg.svd(wanted[:, :-1], full_matrices=False)[2][: inputs * samples]
+    within = replace(layer, weight=layer.weight @ basis.T)
+    inside = torch.cat([wanted[:, :-1] @ basis.T, wanted[:, -1:]], 1)
+    outside = (wanted[:, :-1] - inside[:, :-1] @ basis).square().sum(1)
+    sizes = torch.linalg.vector_norm(wanted, dim=1)
     sides: Tensor = 2 * layer.trains - 1
-    sizes: Tensor = torch.linalg.vector_norm(wanted, dim=1)
+    free = torch.zeros(inputs, count, len(basis), dtype=torch.float64, requires_grad=True)
 
     def misfired(width: float) -> Tensor:
-        past = sides * (layer.potentials(free @ basis) - layer.threshold)
+        past = sides * (within.potentials(free) - layer.threshold)
         value: Tensor = width * functional.softplus(-past / width).mean()
         return value
 
+    def left() -> Tensor:
+        squares: Tensor = (within.gradient(free) - inside).square().sum(1) + outside
+        return squares
+
     def unlike(floor: float) -> Tensor:
-        left = (layer.gradient(free @ basis) - wanted).square().sum(1)
-        return (left / (sizes + floor * sizes.max()).square()).log1p().mean()
+        value: Tensor = (left() / (sizes + floor * sizes.max()).square()).log1p().mean()
+        return value
 
     for width, iterations in WIDTHS:
         _minimise(free, lambda width=width: misfired(width), iterations)  # type: ignore[misc]
-    for share, floor in SHARES:
+    for share, floor, iterations in SHARES if count == samples else ():
         objective = lambda share=share, floor=floor: unlike(floor) + share * misfired(WIDTHS[-1][0])  # noqa: E731
-        _minimise(free, objective, WIDTHS[-1][1])
+        _minimise(free, objective, iterations)
     with torch.no_grad():
-        found = free @ basis
-        left = torch.linalg.matrix_norm(layer.gradient(found) - wanted) / torch.linalg.matrix_norm(wanted)
-    return found, float(left)
+        share_left = left().sum().sqrt() / torch.linalg.matrix_norm(wanted).clamp_min(1e-300)
+        return free @ basis, float(share_left)
 
 
 def _minimise(free: Tensor, objective: Callable[[], Tensor], iterations: int) -> None:

@@ -55,6 +55,8 @@ def of(name: str) -> tuple[Victim, Budget]:
         return spiking_victim(*digits(1)[:2], sequence=False), MANY
     if name == "event_recovery":
         return spiking_victim(recordings(2), torch.tensor([3, 8]), sequence=True), MANY
+    if name == "image_recovery":
+        return spiking_victims.spiking_victim(spiking_victims.spiking("mlp"), images=4), MANY
     if name == "sequence_recovery":
         model = spiking_victims.spiking("mlp", shape=(8, 8), sequence=True)
         return spiking_victims.spiking_victim(model), MANY

@@ -259,6 +259,7 @@ def test_no_bias_is_in_the_view_of_an_s_run():
         ("event_recovery", "learning_rate", None, "learning_rate"),
         ("native_features", "images", None, "images"),
         ("sequence_recovery", "learning_rate", None, "learning_rate"),
+        ("image_recovery", "biases", False, "biases"),
         ("native_adaptive", "architecture", False, "architecture"),
     ],
 )
