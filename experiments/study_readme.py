@@ -75,6 +75,7 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
         ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, sequence_recovery", "SNN, native_features"),
         ("SNN, sequence_recovery", "ANN, closed_form"),
     ],
+    "encodings": [("MLP, direct, T=5, image_recovery", "MLP, direct, T=5, native_features")],
     "surrogates": [
         (f"{name}, inverting_gradients", "ANN, inverting_gradients")
         for name in ("fast_sigmoid", "atan", "spike_rate_escape", "triangular", "straight_through")
