@@ -35,7 +35,7 @@ def prompts(sounds: Path) -> list[str]:
     """
     names: set[str] | None = None
     for language in LANGUAGES:
-        folder = (sounds / language).resolve()
+        folder = _folder(sounds, language)
         own = {path.relative_to(folder).as_posix() for path in folder.rglob("*.wav")}
         if not own:
             raise ConfigError(
@@ -43,7 +43,8 @@ def prompts(sounds: Path) -> list[str]:
             )
         names = own if names is None else names & own
     spoken = [name for name in sorted(names or ()) if not any(part in name for part in NO_SPEECH)]
-    return [name for name in spoken if max(_seconds(sounds / language / name) for language in LANGUAGES) <= LONGEST]
+    folders = [_folder(sounds, language) for language in LANGUAGES]
+    return [name for name in spoken if max(_seconds(folder / name) for folder in folders) <= LONGEST]
 
 
 def make_folder(sounds: Path, folder: Path) -> int:
@@ -58,8 +59,14 @@ def make_folder(sounds: Path, folder: Path) -> int:
     for language in LANGUAGES:
         (folder / language).mkdir(parents=True, exist_ok=True)
         for name in names:
-            shutil.copyfile(sounds / language / name, folder / language / name.replace("/", "-"))
+            shutil.copyfile(_folder(sounds, language) / name, folder / language / name.replace("/", "-"))
     return len(names)
+
+
+def _folder(sounds: Path, language: str) -> Path:
+    """Return where a language's prompts are: below its name, if the packages made that link, else below the voice's."""
+    named = sounds / language
+    return named.resolve() if named.exists() else next(iter(sorted(sounds.glob(f"{language}_*"))), named)
 
 
 def _seconds(path: Path) -> float:

@@ -33,6 +33,12 @@ def test_prompts_are_those_that_all_languages_have_and_say_in_short(sounds):
     assert prompts(sounds) == ["digits/1.wav", "hello.wav"]
 
 
+def test_the_links_to_the_voices_may_be_missing(sounds):
+    for language in LANGUAGES:
+        (sounds / language).unlink()
+    assert prompts(sounds) == ["digits/1.wav", "hello.wav"]
+
+
 def test_each_language_is_a_class(sounds, tmp_path):
     assert make_folder(sounds, tmp_path / "spoken") == 2
     found = sorted(str(path.relative_to(tmp_path / "spoken")) for path in (tmp_path / "spoken").rglob("*.wav"))
