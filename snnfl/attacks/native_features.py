@@ -37,8 +37,8 @@ class Told:
     Attributes:
         rates: Discounted rates of the last layer's inputs, ``[M, features]``, of as many samples as it tells; ``None``
             of none, as where output neurons fire.
-        rows: The first hidden linear layer's gradient in ``k`` rows, ``[k, features]``, less its rounding and of norm
-            1; ``None`` where there is no such layer.
+        rows: Directions of the first hidden linear layer's gradient, ``[k, features]`` (:func:`few_rows`); ``None``
+            where there is no such layer.
     """
 
     rates: Tensor | None
@@ -73,9 +73,11 @@ def told(view: ServerView, problem: Problem, solved: Solved | None = None) -> To
 
 
 def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
-    """Return a gradient ``[out, features]`` as ``S V``, its singular values and directions, at most ``rank`` of them.
+    """Return the directions of a gradient ``[out, features]``, at most ``rank`` of them, in rows ``sqrt(S) V``.
 
-    Each is weighted by ``S^2 / (S^2 + (c noise)^2)``, and the whole has norm 1.
+    What all steps have in common is its largest singular value by far; what tells them apart are the others, which are a
+    hundredth of it and exact, too. So each direction counts by the root of its value, and by ``S^2 / (S^2 + (c noise)^2)``. The
+    whole has norm 1.
 
     Args:
         gradient: Of a linear layer.
@@ -89,18 +91,18 @@ def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
     _, sizes, directions = torch.svd_lowrank(gradient.double().nan_to_num(), q=rank + SPARE, niter=4)
     squares = sizes[:rank].square()
     shares = squares / (squares + (NOISE * sizes[rank]).square()).clamp_min(1e-300)
-    rows = directions.T[:rank] * (sizes[:rank] * shares)[:, None]
+    rows = directions.T[:rank] * (sizes[:rank].sqrt() * shares)[:, None]
     found: Tensor = (rows / rows.norm().clamp_min(1e-300)).float()
     return found
 
 
 def unexplained(rows: Tensor, inputs: Tensor) -> Tensor:
-    """Return which part of a gradient no slopes could make of these inputs: ``min_d ||G - d^T S||^2 / ||G||^2``.
+    """Return which part of the rows no slopes could make of these inputs: ``min_d ||R - d^T S||^2 / ||R||^2``.
 
     So a linear layer's gradient is matched without its slopes, and without the surrogate that they came through.
 
     Args:
-        rows: Of the gradient ``G``, as :func:`few_rows` has them.
+        rows: ``R``, as :func:`few_rows` has them of the gradient.
         inputs: ``S``, of the layer at all steps and samples, ``[M, features]``.
     """
     squares = inputs @ inputs.T
