@@ -75,9 +75,9 @@ def told(view: ServerView, problem: Problem, solved: Solved | None = None) -> To
 def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
     """Return the directions of a gradient ``[out, features]``, at most ``rank`` of them, in rows ``sqrt(S) V``.
 
-    What all steps have in common is its largest singular value by far; what tells them apart are the others, which are a
-    hundredth of it and exact, too. So each direction counts by the root of its value, and by ``S^2 / (S^2 + (c noise)^2)``. The
-    whole has norm 1.
+    What all steps have in common is its largest singular value by far; what tells them apart are the others, which are
+    a hundredth of it and exact, too. So each direction counts by the root of its value, and by ``S^2 / (S^2 +
+    (c noise)^2)``. The whole has norm 1.
 
     Args:
         gradient: Of a linear layer.

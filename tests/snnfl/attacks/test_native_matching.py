@@ -119,6 +119,17 @@ def test_true_spikes_explain_a_gradient_and_others_do_not():
     assert float(unexplained(rows, torch.zeros_like(spikes))) == pytest.approx(1, abs=1e-5)
 
 
+def test_what_tells_steps_apart_counts_beside_what_they_share():
+    draw = torch.Generator().manual_seed(0)
+    shared = torch.rand(1, 60, generator=draw) < 0.3
+    spikes = (shared ^ (torch.rand(5, 60, generator=draw) < 0.1)).float()
+    gradient = (1 + 0.2 * torch.randn(30, 5, generator=draw)) @ spikes  # as slopes of neighbouring steps
+    rows = few_rows(gradient, 5)
+    assert rows is not None
+    own, alike = (float(unexplained(rows, given)) for given in (spikes, spikes.mean(0).expand(5, -1)))
+    assert alike > 5 * own
+
+
 def test_rows_that_could_span_everything_tell_nothing():
     assert few_rows(torch.randn(8, 60), 5) is None
 
