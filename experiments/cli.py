@@ -147,7 +147,8 @@ def audit(
     rounds: Annotated[list[int] | None, typer.Option("--round", help="round to attack; default: all recorded")] = None,
     client: Annotated[list[int] | None, typer.Option(help="partition to attack; default: all recorded")] = None,
     deny: Annotated[
-        list[str] | None, typer.Option(help="fact that the attacker lacks, such as norm_statistics", metavar="FACT")
+        list[str] | None,
+        typer.Option(help="fact that the attacker lacks, such as norm_statistics; --list shows all", metavar="FACT"),
     ] = None,
     colluding: Annotated[
         int,

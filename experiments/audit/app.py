@@ -17,11 +17,11 @@ from experiments.audit.choice import check_names, choose
 from experiments.audit.command import Prepared, audit_prepared
 from experiments.audit.found import Audit
 from snnfl.attacks import Budget
-from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unknown
+from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unfit, unknown
 from snnfl.auditing.label_counts import label_counts
 from snnfl.auditing.recording import check_rounds, read_recording
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
-from snnfl.config import ConfigError, DataConfig
+from snnfl.config import ConfigError, DataConfig, nearest
 from snnfl.data import Dataset, check_source, load
 
 NO_TEST_SAMPLES = "needs test samples, and the recording of another app has none"
@@ -142,6 +142,7 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
     victims = victims_of(setting, folder, scope)
+    unread = [line.removeprefix(f"{folder.name}, ") for line in unfit(app, folder, scope.rounds)]
     choice = choose(attacks, setting.format.kind)
     named = choice.members if attacks else ()
     return Prepared(
@@ -155,7 +156,8 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         twins=(),
         choice=replace(choice, members=(), left={**choice.left, **dict.fromkeys(named, NO_TEST_SAMPLES)}),
         controls=False,
-        notes=_notes(folder, app),
+        notes=[*_notes(folder, app), *(f"not attacked: {line}" for line in unread)],
+        unread=unread,
         biases=(),
         labels=label_counts(victims, setting.seed),
         side=(),
@@ -224,8 +226,14 @@ def _called(option: str, text: str) -> Any:
     if not separator or not name.isidentifier():
         raise ConfigError(f"{option} {text}: expected MODULE:FUNCTION, such as task:Net, or FILE.py:FUNCTION")
     try:
-        made: Callable[[], Any] = getattr(_module(place), name)
+        module = _module(place)
+        if not hasattr(module, name):
+            own = [key for key in vars(module) if not key.startswith("_")]
+            raise ConfigError(f"{option} {text}: {place} has no {name}{nearest(name, own)}")
+        made: Callable[[], Any] = getattr(module, name)
         return made()
+    except ConfigError:
+        raise
     except (Exception, SystemExit) as error:  # of somebody else's code
         raise ConfigError(f"{option} {text}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 

@@ -14,6 +14,7 @@ from snnfl.attacks import Attack, get_attack, names
 from snnfl.auditing.suite import applicable
 from snnfl.config import ConfigError, UpdateKind, nearest
 from snnfl.membership_attacks.federated import FEDERATED_ATTACKS, FederatedAttack
+from snnfl.threat import FACTS
 
 CONTROL_ATTACKS = ("closed_form", "feature_inversion", "inverting_gradients", "inverting_statistics")
 """Plain counterparts of the attacks on S-updates, on clients' plain twins unless plain attacks are named.
@@ -96,15 +97,23 @@ def _named(name: str) -> Attack | FederatedAttack:
 
 
 def show_attacks(console: Console) -> None:
-    """List the attacks: what each does, which updates it attacks, and what it must know."""
-    table = Table(caption="--deny FACT takes a fact away; an attack that needs it is refused.", show_lines=True)
-    table.add_column("attack", no_wrap=True)
-    table.add_column("what it does", overflow="fold", min_width=20)
-    table.add_column("updates", overflow="fold", max_width=10)
-    table.add_column("needs", overflow="fold", max_width=30)
-    for part in (names(), FEDERATED_ATTACKS.names()):
+    """List the attacks by what they ask: what each does, which updates it attacks, and what it must know."""
+    parts = {"What did clients train on?": names(), "Was a sample in a client's data?": FEDERATED_ATTACKS.names()}
+    for title, part in parts.items():
+        table = Table(title=title, title_justify="left", show_lines=True)
+        table.add_column("attack", no_wrap=True)
+        table.add_column("what it does", overflow="fold", min_width=20)
+        table.add_column("updates", overflow="fold", max_width=10)
+        table.add_column("needs", overflow="fold", max_width=30)
         for attack in map(_named, part):
             cells = (attack.name, attack.summary, ", ".join(sorted(attack.against)), ", ".join(sorted(attack.needs)))
             table.add_row(*map(escape, cells))
-        table.add_section()
-    show_list(console, table)
+        show_list(console, table)
+    facts = Table(title="What an attacker may know", title_justify="left")
+    facts.add_column("fact", no_wrap=True)
+    facts.add_column("what it is", overflow="fold")
+    for name, fact in FACTS.items.items():
+        facts.add_row(escape(name), escape(fact.meaning))
+    show_list(console, facts)
+    console.print("updates: plain are an ANN's, converted those of S-runs, native a spiking client's", highlight=False)
+    console.print("--deny FACT takes a fact away; an attack that needs it is refused", highlight=False)

@@ -178,6 +178,7 @@ class Prepared:
         judged: What detectors say.
         thresholds: Of spiking layers.
         sums: Who is in each sum.
+        unread: Who sent something that isn't of the model, and what, a line each.
     """
 
     path: Path
@@ -197,6 +198,7 @@ class Prepared:
     judged: Sequence[Judged]
     thresholds: Sequence[Threshold]
     sums: Sequence[InSum] = ()
+    unread: Sequence[str] = ()
 
     @property
     def choice_notes(self) -> list[str]:
@@ -314,6 +316,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         thresholds=run.thresholds,
         sums=run.sums,
         left=choice.left,
+        unread=run.unread,
         unasked=unasked(run.setting, run.victims, choice.members) if choice.named and not members else {},
     )
 

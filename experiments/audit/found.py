@@ -63,6 +63,7 @@ class Audit:
         sums: Who is in each sum; nothing where the server sees each update.
         left: Why a named attack isn't one on updates of this kind, by its name.
         unasked: Why a named attack asked nobody who was in the data, by its name.
+        unread: Who sent something that isn't of the model, and what, a line each: nobody could attack it.
     """
 
     path: Path
@@ -84,6 +85,7 @@ class Audit:
     sums: Sequence[InSum] = ()
     left: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, str] = field(default_factory=dict)
+    unread: Sequence[str] = ()
 
     @property
     def refused(self) -> bool:

@@ -107,6 +107,7 @@ def _not_attacked(audits: Sequence[Audit]) -> Markup:
         for audit in audits
         for name, why in {**audit.left, **audit.unasked}.items()
     ]
+    rows += [[audit.path.name, "every attack", "passed over", line, "–"] for audit in audits for line in audit.unread]
     if not rows:
         return Markup("")
     return table(["run", "attack", "", "why", "where"], rows, caption="What could not be attacked.")

@@ -5,7 +5,6 @@ What nobody says is unknown, which is a fact denied to the attacker, never a gue
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -36,8 +35,6 @@ from snnfl.protocol import EXAMPLES
 from snnfl.threat import Exchange, Knowledge
 from snnfl.training import exchangeable
 from snnfl.updates import Plain, UpdateFormat
-
-logger = logging.getLogger(__name__)
 
 SENT_NAMES = {
     "learning_rate": ("lr", "learning-rate", "learning_rate"),
@@ -273,22 +270,39 @@ def _beyond(app: App, received: Received) -> tuple[str, ...]:
 
 
 def _recorded(app: App, format: UpdateFormat, folder: Path, rounds: frozenset[int]) -> Iterator[Received]:
-    """Read a recording as arrays of the model; a client that sent something else is passed over, with a warning.
+    """Read a recording as arrays of the model, without the clients that sent something else (:func:`unfit`).
 
     Raises:
         RecordingError: If what the server sent isn't of the model.
     """
     for each in read_recording(folder, rounds):
-        where = f"{folder.name}, round {each.server_round}"
-        sent = _of_model(app.model, each.exchange.sent, format, f"{where}, sent")
+        sent = _of_model(app.model, each.exchange.sent, format, f"{folder.name}, round {each.server_round}, sent")
         try:
-            received = _of_model(app.model, each.exchange.received, format, f"{where}, node {each.partition}")
-        except RecordingError as error:
-            logger.warning("not attacked: %s", error)
+            received = _of_model(app.model, each.exchange.received, format, _place(folder, each))
+        except RecordingError:
             continue
         exchange = Exchange(server_round=each.server_round, sent=sent, received=received)
         metrics = each.metrics if isinstance(each.metrics, dict) else {}
         yield replace(each, exchange=exchange, metrics=metrics)
+
+
+def unfit(app: App, folder: Path, rounds: frozenset[int]) -> list[str]:
+    """Say of each client that sent something that isn't of the model what it sent, a line for each message.
+
+    Raises:
+        RecordingError: If the recording is damaged.
+    """
+    format, lines = Plain({name: array.float() for name, array in exchangeable(app.model).items()}), list[str]()
+    for each in read_recording(folder, rounds):
+        try:
+            _of_model(app.model, each.exchange.received, format, _place(folder, each))
+        except RecordingError as error:
+            lines.append(str(error))
+    return lines
+
+
+def _place(folder: Path, received: Received) -> str:
+    return f"{folder.name}, round {received.server_round}, node {received.partition}"
 
 
 def _of_model(model: nn.Module, arrays: Mapping[str, Tensor], format: UpdateFormat, where: object) -> dict[str, Tensor]:

@@ -127,6 +127,7 @@ def _attack_round(
     several victims at once is tried on each by itself, so that what one client sent protects no other.
     """
     draw = rng.generator(setting.seed, f"audit {attack.name}", server_round)
+    victims = [_doubted(attack, victim) for victim in victims]
     reasons = {victim.partition: _refusal(attack, victim) for victim in victims}
     findings, failed = list[Finding](), False
     batches = deque(_batches([victim for victim in victims if reasons[victim.partition] is None]))
@@ -171,6 +172,19 @@ def _refusal(attack: Attack, victim: Victim) -> str | None:
     if known.images is not None and known.images > MAXIMUM_IMAGES:
         return f"{attack.name}: the client claims {known.images} images, at most {MAXIMUM_IMAGES} are reconstructed"
     return None
+
+
+def _doubted(attack: Attack, victim: Victim) -> Victim:
+    """Return a victim without the number of images that it claims, where that is too many and its update tells fewer.
+
+    A client may claim any number, and none may protect it from an attack that can do without one.
+    """
+    known, steps = victim.view.knowledge, victim.view.knowledge.steps
+    many = (steps or 0) > MAXIMUM_STEPS or (known.images or 0) > MAXIMUM_IMAGES
+    if not many or "images" in attack.needs:
+        return victim
+    counted = replace(victim, view=replace(victim.view, knowledge=known.without(["images"])))
+    return counted if _refusal(attack, counted) is None else victim
 
 
 def _batches(victims: list[Victim]) -> Iterator[list[Victim]]:

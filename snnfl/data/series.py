@@ -178,10 +178,21 @@ def _table(path: Path) -> Numbers:
     """Read a CSV file of a row for each time step, with or without a line of names above."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-        rows = [list(map(float, line.split(","))) for line in lines[_heading(lines) :] if line.strip()]
-        table = np.array(rows, np.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(f"data.source=series: {path} cannot be read ({error}); expected rows of numbers") from None
+    rows, heading = list[list[float]](), _heading(lines)
+    for number, line in enumerate(lines[heading:], heading + 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(list(map(float, line.split(","))))
+            if len(rows[-1]) != len(rows[0]):
+                raise ValueError(f"{len(rows[-1])} numbers, and {len(rows[0])} in the first row")
+        except ValueError as error:
+            raise ConfigError(
+                f"data.source=series: {path} cannot be read, line {number}: {error}; expected rows of numbers"
+            ) from None
+    table = np.array(rows, np.float32)
     if not table.size:
         raise ConfigError(f"data.source=series: {path} has no rows; expected rows of numbers")
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from foreign import edit, imported, run_app, write_app
 import snnfl
 from experiments import cli
 from snnfl.auditing.foreign import App
+from snnfl.auditing.recording import Recording, read_recording
 from snnfl.config import ConfigError
 
 OPTIONS = ("--loss", "cross_entropy", "--batch-size", 2, "--epochs", 1, "--momentum", 0, "--weight-decay", 0)
@@ -46,6 +48,24 @@ def audit(app, tmp_path, monkeypatch, capsys):
 
     yield run
     sys.modules.pop("task", None)
+
+
+def test_a_client_that_sent_no_numbers_is_named_before_the_attacks_and_in_the_report(app, audit, tmp_path):
+    recording = tmp_path / "of-its-own"
+    shutil.copytree(app / "runs/recorded", recording)
+    first = next(read_recording(recording))
+    nothing = {name: torch.full_like(array, torch.nan) for name, array in first.exchange.received.items()}
+    Recording(recording, 10**9).write_received(1, first.partition, nothing, first.metrics)
+    data = ("--data", "task:public_images", "--truth", "truth")
+    status, told, found = audit("--model", "task:Net", *OPTIONS, *NORMALISED, *ATTACK, *data, recording=recording)
+    assert status == 0, told
+    assert [entry["victims"] for entry in found] == [3]
+    (line,) = [line for line in told.splitlines() if line.startswith("not attacked: ")]
+    assert "round 1, node " in line
+    assert "doesn't fit --model" in line
+    assert line.removeprefix("not attacked: ").partition(":")[0] in (tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_it_finds_images_beyond_the_floor(audit, tmp_path):
@@ -135,7 +155,7 @@ SHAPE = ("--input-shape", "1,8,8")
     [
         (OPTIONS, "--loss: a run of ours knows it; for another Flower app's recording say --model, too"),
         (("--model", "task"), "--model task: expected MODULE:FUNCTION"),
-        (("--model", "task:Nett"), "--model task:Nett: AttributeError: module 'task' has no attribute 'Nett'"),
+        (("--model", "task:Nett"), "--model task:Nett: task has no Nett; did you mean 'Net'?"),
         ((), "holds the recording of another Flower app; say what it trains, by --model"),
         (("--model", "tusk.py:Net"), "--model tusk.py:Net: FileNotFoundError: tusk.py: no such file"),
         (("--model", "task:load_digits"), "returns Bunch; expected a torch.nn.Module"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnfl.auditing.foreign import App, check_model, setting_of_app, unknown
+from snnfl.auditing.foreign import App, check_model, setting_of_app, unfit, unknown
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.auditing.recording import Received, Recording, RecordingError, write_truth
 from snnfl.auditing.victims import Scope, victims_of
@@ -158,10 +158,19 @@ def test_a_model_with_more_arrays_names_the_first(tmp_path):
         victims(written(tmp_path, sent=few), SAID)
 
 
-def test_a_client_that_sends_something_else_costs_the_others_nothing(tmp_path, caplog):
-    folder = written(tmp_path, received={"anything": torch.ones(1)})
+@pytest.mark.parametrize(
+    ("received", "words"),
+    [
+        ({"anything": torch.ones(1)}, "lacks '0.weight', which --model has"),
+        (state(**{"0.bias": torch.full_like(state()["0.bias"], torch.nan)}), "'0.bias' doesn't fit --model: "),
+    ],
+    ids=["another array", "not finite"],
+)
+def test_a_client_that_sends_something_else_costs_the_others_nothing_and_is_named(tmp_path, received, words):
+    folder = written(tmp_path, received=received)
     assert [victim.partition for victim in victims(folder, SAID)] == [9]
-    assert "round 1, node 7: lacks '0.weight', which --model has" in caplog.text
+    (line,) = unfit(SAID, folder, frozenset())
+    assert f"round 1, node 7: {words}" in line
 
 
 class WithBuffer(nn.Module):

@@ -54,6 +54,13 @@ def test_absurd_claims_cost_nothing():
     ]
 
 
+@pytest.mark.parametrize("claims", [{"images": 5000, "batch_size": 10}, {"images": 100, "batch_size": 1}], ids=str)
+def test_a_claim_of_too_many_images_protects_nobody_whose_update_tells_fewer(claims):
+    outcome = attack([client(0, **claims), client(1)], "huang")
+    assert [finding.victim.partition for finding in outcome.findings] == [0, 1]
+    assert [len(finding.result.images) for finding in outcome.findings] == [1, 1]
+
+
 def test_the_trail_is_scored_and_dropped():
     outcome = attack([client(0)])
     assert outcome.findings[0].result.trail == ()

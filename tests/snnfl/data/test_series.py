@@ -71,8 +71,8 @@ def test_a_window_longer_than_a_series_is_refused(tables):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1,2\n3,x\n", "cannot be read .*; expected rows of numbers"),
-        ("1,2\n3\n", "cannot be read .*; expected rows of numbers"),
+        ("1,2\n\n3,x\n", "cannot be read, line 3: could not convert .*; expected rows of numbers"),
+        ("1,2\n3\n", "cannot be read, line 2: 1 numbers, and 2 in the first row; expected rows of numbers"),
         ("level,number\n", "has no rows; expected rows of numbers"),
         ("", "has no rows; expected rows of numbers"),
         ("1,2,3\n" * 12, "has 3 columns, .* has 2; give all the same"),
