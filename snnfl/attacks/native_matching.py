@@ -53,7 +53,7 @@ class Weights:
         return f"hidden {self.hidden:g}, TV {self.smoothness:g}"
 
 
-CANDIDATES = (Weights(3, 1), Weights(3, 0.3), Weights(3, 0.1), Weights(10, 0.3))
+CANDIDATES = (Weights(3, 1), Weights(3, 0.3), Weights(3, 0.1), Weights(10, 1), Weights(30, 1))
 """What is tried on public images; without any the first one is taken."""
 
 REFINING = Matching(learning_rate=0.02, total_variation_weight=0.01)
