@@ -29,6 +29,13 @@ def project(tmp_path: Path) -> Path:
     return write_project(tmp_path)
 
 
+@pytest.fixture
+def forked(installed: Installed, tmp_path: Path) -> Iterator[Path]:
+    """A folder of the commands of the virtual environment, forked."""
+    with typed(tmp_path / "typed", installed.folder / "bin", installed.environment) as commands:
+        yield commands
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("python_path", ["", "."])
 def test_the_commands_work_beside_folders_of_their_names(project: Path, installed: Installed, python_path: str) -> None:
@@ -40,19 +47,14 @@ def test_the_commands_work_beside_folders_of_their_names(project: Path, installe
 
 
 @pytest.mark.slow
-def test_processes_of_a_study_and_workers_of_ray_find_the_right_modules(project: Path, installed: Installed) -> None:
+def test_processes_of_a_study_and_workers_of_ray_find_the_right_modules(
+    project: Path, installed: Installed, forked: Path
+) -> None:
     done = installed.run(project, "snnfl", "compare", "study.yaml", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/both/report.html").exists()
-    done = installed.run(project, "snnfl", "run", "small.yaml", "engine.name=ray", PYTHONPATH=".")
+    done = installed.run(project, str(forked / "snnfl"), "run", "small.yaml", "engine.name=ray", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def forked(installed: Installed, tmp_path: Path) -> Iterator[Path]:
-    """A folder of the commands of the virtual environment, forked."""
-    with typed(tmp_path / "typed", installed.folder / "bin", installed.environment) as commands:
-        yield commands
 
 
 @pytest.mark.slow
