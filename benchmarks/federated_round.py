@@ -63,7 +63,7 @@ def measure(options: Options) -> list[Result]:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for model in ("lenet5", "cnn"):
+        for model in ("lenet5",) if options.quick else ("lenet5", "cnn"):
             for cohort in COHORTS[1:] if options.quick else COHORTS:
                 results += measure_rounds(model, cohort, folder, options)
         results += measure_spiking(folder, options)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from forking_flower import write_superexec
 
 from experiments.engines.local_superlink import local_superlink as started_superlink
 
@@ -56,8 +57,9 @@ def flower_env(home: Path) -> dict[str, str]:
 def local_superlink(folder: Path) -> Iterator[dict[str, str]]:
     """Start a local SuperLink, and at the end kill whatever came out of it.
 
-    The SuperLink starts a SuperExec, that the simulation, and that Ray; all of them inherit the environment, so those
-    whose ``FLWR_HOME`` is this one are found and killed. ``flwr`` itself would give the start 15 seconds.
+    The SuperLink starts a SuperExec, of which the simulations are forked, and each starts Ray; all of them inherit the
+    environment, so those whose ``FLWR_HOME`` is this one are found and killed. ``flwr`` itself would give the start 15
+    seconds.
 
     Args:
         folder: Becomes the working directory of the app, and holds the SuperLink's database and log.
@@ -66,6 +68,7 @@ def local_superlink(folder: Path) -> Iterator[dict[str, str]]:
         The environment for :func:`flwr_run`.
     """
     env = flower_env(folder / "flwr-home")
+    env["PATH"] = f"{write_superexec(folder / 'bin')}{os.pathsep}{env['PATH']}"
     try:
         with started_superlink(":local:", env):
             yield env

@@ -1,6 +1,7 @@
 """Flower's processes, forked from one that has imported what all of them import: that takes longer than what they do.
 
-Flower starts a SuperExec for each SuperLink and SuperNode, and for every message a process of a ServerApp or ClientApp.
+Flower starts a SuperExec for each SuperLink and SuperNode, and for every message a process of a ServerApp or ClientApp,
+or one for a simulation.
 A forked one is a process as any other: of the same group and environment, with the same main function, in the same
 folder. Our own packages are not imported before: a process takes them from the app that was sent.
 
@@ -229,7 +230,7 @@ def become_superexec() -> None:
 
 
 def be_an_app(command: list[str], *, silent: bool) -> None:
-    """Be a ServerApp or a ClientApp."""
+    """Be a ServerApp, a ClientApp or a simulation."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     if silent:
@@ -242,6 +243,7 @@ def be_an_app(command: list[str], *, silent: bool) -> None:
 
 def mains() -> dict[str, Callable[[], object]]:
     """Return the main function of each command."""
+    from flwr.simulation.app import flwr_simulation
     from flwr.superlink.cli import flower_superlink, flwr_serverapp
     from flwr.supernode.cli import flower_supernode, flwr_clientapp
 
@@ -251,7 +253,8 @@ def mains() -> dict[str, Callable[[], object]]:
         main()
 
     own = {"flower-superlink": flower_superlink, "flower-supernode": flower_supernode, "snnfl": snnfl}
-    return {**own, "flwr-serverapp": flwr_serverapp, "flwr-clientapp": flwr_clientapp}
+    apps = {"flwr-serverapp": flwr_serverapp, "flwr-clientapp": flwr_clientapp, "flwr-simulation": flwr_simulation}
+    return {**own, **apps}
 
 
 def warm_up() -> None:

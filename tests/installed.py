@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -83,4 +84,6 @@ def install(folder: Path) -> Installed:
             copy.chmod(0o755)
     python = ["--python", str(home / "bin" / "python")]
     subprocess.run([*pip, *python, "install", "--quiet", "--no-index", "--no-deps", str(wheel)], check=True)
+    for kernel in ROOT.glob("snnfl/**/__pycache__/*.nb[ci]"):  # numba looks whether they are of the same source
+        shutil.copy(kernel, Path(paths["purelib"], kernel.relative_to(ROOT)))
     return Installed(wheel, home)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fleet import fleet_of
 from flwr.cli.build import build_fab_from_disk
 from flwr_local import flower_env, kill_processes, needs_proc
 from installed import Installed
+from typed import typed
 from user_project import PLUGIN, write_project
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,13 @@ ROOT = Path(__file__).parents[1]
 def project(tmp_path: Path) -> Path:
     """A user's folder."""
     return write_project(tmp_path)
+
+
+@pytest.fixture
+def forked(installed: Installed, tmp_path: Path) -> Iterator[Path]:
+    """A folder of the commands of the virtual environment, forked."""
+    with typed(tmp_path / "typed", installed.folder / "bin", installed.environment) as commands:
+        yield commands
 
 
 @pytest.mark.slow
@@ -38,20 +47,22 @@ def test_the_commands_work_beside_folders_of_their_names(project: Path, installe
 
 
 @pytest.mark.slow
-def test_processes_of_a_study_and_workers_of_ray_find_the_right_modules(project: Path, installed: Installed) -> None:
+def test_processes_of_a_study_and_workers_of_ray_find_the_right_modules(
+    project: Path, installed: Installed, forked: Path
+) -> None:
     done = installed.run(project, "snnfl", "compare", "study.yaml", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/both/report.html").exists()
-    done = installed.run(project, "snnfl", "run", "small.yaml", "engine.name=ray", PYTHONPATH=".")
+    done = installed.run(project, str(forked / "snnfl"), "run", "small.yaml", "engine.name=ray", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_a_project_with_everything_of_its_own(project: Path, installed: Installed) -> None:
+def test_a_project_with_everything_of_its_own(project: Path, installed: Installed, forked: Path) -> None:
     """Data set, model, strategy, detector, tracker and attack: in process, on Ray, in a study, in an audit."""
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return installed.run(project, "snnfl", *command, PYTHONPATH=".")
+        return installed.run(project, str(forked / "snnfl"), *command, PYTHONPATH=".")
 
     done = run("run", "own.yaml")
     assert done.returncode == 0, done.stderr
@@ -75,7 +86,7 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
 
     config = 'data.source="parity" model.name="tiny" training.epochs=1 run.rounds=1 run.name="simulated"'
     options = ["--num-supernodes", "2", "--plugin", "strategies/mine.py", "--run-config", config]
-    done = installed.run(project, "flower-simulation", *options, PYTHONPATH=".")
+    done = installed.run(project, str(forked / "flower-simulation"), *options, PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/simulated/final_snn.safetensors").exists()
 

@@ -6,21 +6,32 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flwr_local import BINARIES
 from followed import DOCS, IN_PYTHON, blocks, check, follow
+from typed import typed
 
 ROOT = DOCS.parent
 IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-clients.md", DOCS / "spiking-networks.md"]
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of forked commands."""
+    with typed(tmp_path_factory.mktemp("typed") / "bin", BINARIES) as commands:
+        yield commands
+
+
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the code, and of what is compiled of it, with this environment as its ``.venv``."""
+def checkout(tmp_path: Path, forked: Path) -> Path:
+    """A copy of the code, and of what is compiled of it, with this environment's commands in its ``.venv``."""
     for name in ("snnfl", "clients", "strategies", "experiments"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(forked)
     return tmp_path
 
 

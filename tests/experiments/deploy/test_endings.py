@@ -26,7 +26,7 @@ OPTIONS += ["conversion.calibration_images=8", "run.rounds=1"]
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two nodes, the second of which takes part in no plain run."""
-    with fleet_of(tmp_path_factory.mktemp("fleet"), 2) as made:
+    with fleet_of(tmp_path_factory.mktemp("fleet"), 2, in_memory=True) as made:
         assert made.snnfl("register")[1] is None
         made.start_node(0)
         made.start_node(1, require_spiking="true")

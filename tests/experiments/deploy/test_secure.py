@@ -39,7 +39,7 @@ class Gone(ClientApp):
 @pytest.mark.timeout(900)
 @needs_proc
 def test_a_node_that_is_killed_between_sharing_and_unmasking_costs_its_own_update(tmp_path: Path) -> None:
-    with fleet_of(tmp_path / "fleet", 3) as fleet:
+    with fleet_of(tmp_path / "fleet", 3, in_memory=True) as fleet:
         assert fleet.snnfl("register")[1] is None
         made = fleet.deployment.path
         for index in range(3):
