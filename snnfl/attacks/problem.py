@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snnfl.attacks.compressed import is_sparse, rounding_share, steps_between
+from snnfl.attacks.compressed import is_sparse, made_by, rounding_share, steps_between
 from snnfl.attacks.local import LocalTraining, decayed, difference
-from snnfl.attacks.networks import Arrays, Network, classes_of, network_of, normalised_layers
+from snnfl.attacks.networks import Arrays, Network, classes_of, last_linear, network_of, normalised_layers, rows_of
 from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_count
 from snnfl.models import SpikingModel
@@ -212,14 +212,16 @@ def rounding(view: ServerView) -> Mapping[str, float]:
     """Return by how much neighbouring codes of an update differ, by array; empty for one that wasn't quantised.
 
     Of a run of ours the upload says it. The server of another app may have read the codes before anybody saw them; but
-    what changed still are multiples of a step (:func:`~snnfl.attacks.compressed.steps_between`).
+    what changed still are multiples of a step (:func:`~snnfl.attacks.compressed.steps_between`). So are those of a
+    few images of two values; but these are of a rank that rounding doesn't leave.
     """
     if view.exchange.rounding or view.format.hides_biases:
         return view.exchange.rounding
     returned = _returned_parameters(view)
     steps = steps_between(view.exchange.sent, returned)
     told = sum(returned[name].numel() for name in steps)
-    return steps if 2 * told > sum(array.numel() for array in returned.values()) else {}
+    few = 2 * told <= sum(array.numel() for array in returned.values())
+    return {} if few or _made_by_images(view, returned) else steps
 
 
 def sparse(view: ServerView) -> bool:
@@ -230,10 +232,25 @@ def sparse(view: ServerView) -> bool:
     """
     if rounding(view) or not _tells_weights(view):
         return False
-    known, terms = view.knowledge, None
-    if known.images is not None and known.epochs is not None and not isinstance(view.model, SpikingModel):
-        terms = known.images * known.epochs
-    return is_sparse(view.exchange.sent, _returned_parameters(view), terms)
+    sent, returned = view.exchange.sent, _returned_parameters(view)
+    changes = {name: array - sent[name] for name, array in returned.items()}
+    return is_sparse(sent, changes, lambda: _made_by_images(view, returned))
+
+
+def _made_by_images(view: ServerView, returned: Mapping[str, Tensor]) -> bool | None:
+    """Tell whether an update is of the ranks that the client's images make, or ``None`` where that isn't told."""
+    known = view.knowledge
+    if known.images is None or known.epochs is None:
+        return None
+    rows = rows_of(view.model, view.input_shape)
+    ranks = {name: known.images * known.epochs * each for name, each in rows.items() if f"{name}.weight" in returned}
+    logits = None if isinstance(view.model, SpikingModel) or not rows else last_linear(view.model)
+    decay = 0.0
+    if known.scaled and known.weight_decay and known.steps and known.momentum is not None:
+        local = local_training(view)
+        decay = local.learning_rate * decayed(local, known.steps)
+    sent = view.exchange.sent
+    return made_by(sent, {name: array - (1 - decay) * sent[name] for name, array in returned.items()}, ranks, logits)
 
 
 def _tells_weights(view: ServerView) -> bool:
