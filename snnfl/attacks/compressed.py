@@ -81,6 +81,8 @@ def made_by(
     told = 0
     for name, rank in ranks.items():
         parts = [part for part in (f"{name}.weight", f"{name}.bias") if part in changes]
+        if not parts:
+            continue
         whole = torch.cat([changes[part].view(len(changes[part]), -1) for part in parts], 1)
         live = whole[whole.any(1)][:, whole.any(0)].double()
         if not live.numel() or not bool(live.isfinite().all()):
