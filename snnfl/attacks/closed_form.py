@@ -58,8 +58,6 @@ def _separable(view: ServerView, name: str, layer: nn.Linear, defined: bool) -> 
         return f"tells at most {MOST_IMAGES} images apart in a reasonable time, the client has {known.images}"
     if known.images is not None and known.images > layer.out_features:
         return f"the first layer has {layer.out_features} outputs, too few for a batch of {known.images} images"
-    if known.learning_rate is None and (view.format.hides_biases or not known.biases):
-        return "the factors of a batch's images take the biases or learning_rate, and the threat model denies both"
     if not defined and (view.format.hides_biases or not known.biases):
         return "without the biases takes an nn.ReLU that is defined behind the first layer"
     return inexact(view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,25 +25,81 @@ LEVELS = 256
 ROUNDINGS = 16
 """Units in the last place of the largest weight below which a change may be zero because it was rounded away."""
 
+RANK_ROUNDINGS = 4.0
+"""Such units, for each row and column, below which a singular value is rounding: of one step they are 0.3."""
 
-def is_sparse(sent: Mapping[str, Tensor], returned: Mapping[str, Tensor], terms: int | None) -> bool:
+TOLD = 1e-3
+"""Part of the largest singular value that rounding may be where a rank tells whether entries of a byte are rounded."""
+
+LOOKED_AT = 256
+"""Rows and columns of which a rank is told, at most."""
+
+
+def is_sparse(
+    sent: Mapping[str, Tensor], changes: Mapping[str, Tensor], made_by_images: Callable[[], bool | None]
+) -> bool:
     """Tell whether most of what changed was left out, as by a client that sends the largest changes alone.
 
     A gradient has exact zeros, too: rows of units that no image reached, columns of inputs that are zero, or entries
-    where either is, image by image. So beside most entries being zero, either the others begin at a size of their own,
-    as the largest ones do. Or, what tells any choice of entries, the rows of a linear layer are zero in more ways than
-    images make: where the inputs of some set of them are.
+    where either is, image by image. So beside most entries being zero, linear layers' ranks have to be larger than
+    images make them; or, where no layer's rank tells, the other entries begin at a size of their own, as the largest
+    ones do.
 
     Args:
         sent: Arrays before the training.
-        returned: Those that changed, after it.
-        terms: How many images and steps a linear layer's gradient is the sum of; ``None`` for an unknown number.
+        changes: Of those that changed.
+        made_by_images: Tells whether linear layers' changes are such as images make (:func:`made_by`).
     """
-    changes = {name: (array - sent[name]).flatten(1) for name, array in returned.items() if array.dim() > 1}
-    zeros, entries = (sum(int(of(each)) for each in changes.values()) for of in (_zeros, torch.numel))
+    told = {name: change.flatten(1) for name, change in changes.items() if change.dim() > 1}
+    zeros, entries = (sum(int(of(each)) for each in told.values()) for of in (_zeros, torch.numel))
     if zeros <= MOSTLY * entries:
         return False
-    return _begins_late(changes, sent) or (terms is not None and _is_picked(changes, sent, terms))
+    made = made_by_images()
+    return _begins_late(told, sent) if made is None else not made
+
+
+def made_by(
+    sent: Mapping[str, Tensor], changes: Mapping[str, Tensor], ranks: Mapping[str, int], logits: str | None
+) -> bool | None:
+    """Tell whether linear layers' changes are sums of as few images' products as they were made of.
+
+    ``dL/dW = sum_n d_n x_n^T``, beside it ``dL/db = sum_n d_n``, is of the rank of the number of images at most,
+    whatever is zero or a multiple of whatever in it; and errors ``d_n`` of logits sum to zero. Which entries are left
+    out, or how each is rounded, depends on each alone: that makes a matrix of nearly any rank and sums. Where it
+    doesn't, nothing is lost that counts.
+
+    Args:
+        sent: Arrays before the training.
+        changes: Of those that changed, without weight decay.
+        ranks: Largest rank of each linear layer's change, by the layer's name.
+        logits: Name of the layer that makes them.
+
+    Returns:
+        ``None`` where layers that tell hold less than half of the entries: others have no more rows or columns than
+        images, or changed little for their rounding.
+    """
+    told = 0
+    for name, rank in ranks.items():
+        parts = [part for part in (f"{name}.weight", f"{name}.bias") if part in changes]
+        if not parts:
+            continue
+        whole = torch.cat([changes[part].view(len(changes[part]), -1) for part in parts], 1)
+        live = whole[whole.any(1)][:, whole.any(0)].double()
+        if not live.numel() or not bool(live.isfinite().all()):
+            continue
+        live = live[:, :: -(-live.shape[1] // LOOKED_AT)]
+        sums = [float(live.sum(0).norm()) / len(live) ** 0.5] if name == logits else []
+        live = live[:: -(-len(live) // LOOKED_AT)]
+        sizes = torch.linalg.svdvals(live)
+        rounded = max(_rounding(array) for part in parts for array in (sent[part], sent[part] + changes[part]))
+        least = RANK_ROUNDINGS * rounded * sum(side**0.5 for side in live.shape)
+        if float(sizes[0]) * TOLD < least:
+            continue
+        beyond = sums + sizes[rank : rank + 1].tolist()
+        if max(beyond, default=0.0) > least:
+            return False
+        told += whole.numel() if beyond else 0
+    return True if 2 * told > sum(array.numel() for array in changes.values()) else None
 
 
 def _zeros(change: Tensor) -> int:
@@ -62,18 +118,6 @@ def _begins_late(changes: Mapping[str, Tensor], sent: Mapping[str, Tensor]) -> b
         ratios.append(sizes / sizes.median())
     pooled = torch.cat(ratios)
     return len(pooled) >= ENTRIES and float(pooled.min()) > FLOOR
-
-
-def _is_picked(changes: Mapping[str, Tensor], sent: Mapping[str, Tensor], terms: int) -> bool:
-    """Tell whether a linear layer's rows are zero in more ways than so many images can make."""
-    for name, change in changes.items():
-        live = change[change.any(1)][:, change.any(0)]
-        if sent[name].dim() != 2 or _zeros(live) <= MOSTLY * live.numel():
-            continue
-        rounded = float(live[live != 0].abs().median()) <= ROUNDINGS * _rounding(sent[name])
-        if not rounded and len(torch.unique(live != 0, dim=0)) > 2.0**terms:
-            return True
-    return False
 
 
 def _rounding(weight: Tensor) -> float:

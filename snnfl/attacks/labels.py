@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snnfl.attacks.dense_features import solve_dense
 from snnfl.attacks.label_evidence import Evidence, evidence_of
 from snnfl.attacks.native_features import discounts, gain
 from snnfl.attacks.networks import last_linear
@@ -21,8 +22,8 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
     """Return the labels of a victim's images: given ones where the threat model has them, else inferred.
 
     Of one step on fewer images than there are classes, if it was sent as it is, as many as features tell exactly
-    (:mod:`~snnfl.attacks.sparse_features`); the others, and those of larger batches, by how often each class is
-    expected to occur (:class:`~snnfl.attacks.label_evidence.Evidence`).
+    (:mod:`~snnfl.attacks.sparse_features`, :mod:`~snnfl.attacks.dense_features`); the others, and those of larger
+    batches, by how often each class is expected to occur (:class:`~snnfl.attacks.label_evidence.Evidence`).
 
     Args:
         view: Of the attacked round.
@@ -49,7 +50,9 @@ def infer_labels(view: ServerView, problem: Problem, generator: torch.Generator)
 def solved(view: ServerView, problem: Problem, generator: torch.Generator) -> Solved | None:
     """Return errors and features of as many of a batch's images as the last layer's gradient tells exactly.
 
-    Features of a spiking network are what a linear readout makes of each neuron's spikes.
+    Those of images whose features aren't sparse, as behind tanh, are sought where sparse ones aren't all
+    (:mod:`~snnfl.attacks.dense_features`), which takes the gradient's length. Features of a spiking network are what a
+    linear readout makes of each neuron's spikes.
 
     Args:
         view: Of the attacked round.
@@ -63,7 +66,12 @@ def solved(view: ServerView, problem: Problem, generator: torch.Generator) -> So
     linear = not isinstance(view.model, SpikingModel) or discounts(view.model)
     if problem.count == 1 or problem.steps > 1 or not linear or not problem.exact:
         return None
-    return solve(_head(view, problem), problem.count, generator)
+    head = _head(view, problem)
+    sparse = solve(head, problem.count, generator)
+    if (sparse is not None and len(sparse.labels) == problem.count) or not view.knowledge.scaled:
+        return sparse
+    dense = None if isinstance(view.model, SpikingModel) else solve_dense(head, problem.count, generator)
+    return max((each for each in (sparse, dense) if each is not None), key=lambda each: len(each.labels), default=None)
 
 
 def in_order(labels: Tensor, solved: Solved | None) -> Tensor:

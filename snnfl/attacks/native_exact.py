@@ -14,9 +14,8 @@ from snnfl.attacks.event_sums import counts_of
 from snnfl.attacks.events import Frames, find_frames, grouped, rounding_noise
 from snnfl.attacks.label_evidence import Evidence
 from snnfl.attacks.labels import batch_labels, single_label
-from snnfl.attacks.local import decayed
 from snnfl.attacks.networks import Arrays, last_linear
-from snnfl.attacks.problem import inexact, local_training, seen_gradient
+from snnfl.attacks.problem import decay_of, inexact, local_training, seen_gradient
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.models import SpikingModel
@@ -67,12 +66,10 @@ def _unreadable(view: ServerView) -> str | None:
 
 def gradients(view: ServerView) -> Arrays:
     """Return the observed update as a gradient, without the weight decay in it."""
-    local, steps = local_training(view), view.knowledge.steps or 1
-    share = decayed(local, steps)
-    return {
-        name: array - share * view.exchange.sent[name]
-        for name, array in seen_gradient(view, local.learning_rate).items()
-    }
+    local = local_training(view)
+    seen = seen_gradient(view, local.learning_rate)
+    decay = decay_of(view, seen, local, view.knowledge.steps or 1)
+    return {name: array - decay * view.exchange.sent[name] for name, array in seen.items()}
 
 
 def _single(view: ServerView) -> str | None:

@@ -94,6 +94,35 @@ def relu_behind(model: nn.Module, layer: str, input_shape: Sequence[int]) -> boo
     return uses.calls == 1 and uses.first in RELUS
 
 
+def rows_of(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """Return how many rows of its inputs each linear layer is given for one image, by name: of one in time its steps.
+
+    Args:
+        model: On the meta device: it is called once, on a batch of two that nobody computes.
+        input_shape: Of one image.
+
+    Returns:
+        Of the layers that it calls; none of a model that doesn't run there.
+    """
+    template, rows = copy.deepcopy(model).to("meta").eval(), dict[str, int]()
+
+    def counted(name: str) -> Callable[..., None]:
+        def count(layer: nn.Linear, given: tuple[Tensor, ...]) -> None:
+            rows[name] = rows.get(name, 0) + given[0].numel() // layer.in_features // 2
+
+        return count
+
+    for name, layer in template.named_modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(counted(name))
+    try:
+        with torch.no_grad():
+            template(torch.zeros(2, *input_shape, device="meta"))
+    except Exception:  # of somebody else's code, on a device that it may not know
+        return {}
+    return rows
+
+
 RELUS = (F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 

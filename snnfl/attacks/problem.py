@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snnfl.attacks.compressed import is_sparse, rounding_share, steps_between
+from snnfl.attacks.compressed import is_sparse, made_by, rounding_share, steps_between
+from snnfl.attacks.decay import decay_in
 from snnfl.attacks.local import LocalTraining, decayed, difference
-from snnfl.attacks.networks import Arrays, Network, classes_of, network_of, normalised_layers
+from snnfl.attacks.networks import Arrays, Network, classes_of, last_linear, network_of, normalised_layers, rows_of
 from snnfl.attacks.penalties import penalty_of
 from snnfl.batching import batch_count
 from snnfl.models import SpikingModel
@@ -50,6 +51,7 @@ class Problem:
         generative_model: Where images are to be drawn by one, instead of pixel by pixel.
         rounding: Between neighbouring codes of a quantised target, by array; empty without.
         sparse: Whether most entries of the target are zero because they weren't sent.
+        decay: What of the target is weight decay of the arrays at the start, as a factor of them.
     """
 
     network: Network
@@ -71,6 +73,7 @@ class Problem:
     generative_model: nn.Module | None = None
     rounding: Mapping[str, float] = field(default_factory=dict)
     sparse: bool = False
+    decay: float = 0.0
 
     @property
     def free_shape(self) -> tuple[int, ...]:
@@ -108,7 +111,7 @@ class Problem:
 
     def gradient(self, name: str) -> Tensor:
         """Return the target of an array less the weight decay in it: gradients alone, as far as they were sent."""
-        gradient = self.target[name] - decayed(self.local, self.steps) * self.arrays[name]
+        gradient = self.target[name] - self.decay * self.arrays[name]
         return torch.where(self.target[name] != 0, gradient, 0.0) if self.sparse else gradient
 
 
@@ -144,10 +147,11 @@ def problem_of(
     if images is None:
         raise ThreatModelError("needs images, which the threat model denies; use huang, which counts them")
     zeros, ones = torch.zeros(view.input_shape), torch.ones(view.input_shape)
+    target = seen_gradient(view, local.learning_rate)
     return Problem(
         network=network_of(view.model, mode),
         arrays=arrays,
-        target=seen_gradient(view, local.learning_rate),
+        target=target,
         local=local,
         count=images,
         input_shape=view.input_shape,
@@ -158,6 +162,7 @@ def problem_of(
         orders=view.orders if count is None and view.knowledge.steps != 1 else None,
         rounding={name: step / local.learning_rate for name, step in rounding(view).items()},
         sparse=sparse(view),
+        decay=decay_of(view, target, local, local.epochs * batch_count(images, local.batch_size)),
     )
 
 
@@ -165,8 +170,8 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
     """Read the client's local training from the threat model.
 
     One step needs no learning rate: its gradient is known up to a factor, which neither its direction nor the labels
-    depend on (:func:`~snnfl.attacks.labels.scale_of`). ``momentum`` and clipping don't act on it. Of an update that the
-    client may have shortened weight decay can't be told apart, and counts as none.
+    depend on (:func:`~snnfl.attacks.labels.scale_of`). ``momentum`` and clipping don't act on it, and where its length
+    isn't known, weight decay counts as none: :func:`seen_gradient` has none, either.
 
     Args:
         view: Of the attacked round.
@@ -186,7 +191,7 @@ def local_training(view: ServerView, count: int | None = None) -> LocalTraining:
         epochs=1 if count else known.epochs or 1,
         learning_rate=known.learning_rate or 1.0,
         momentum=known.momentum or 0.0,
-        weight_decay=(known.weight_decay or 0.0) if known.scaled else 0.0,
+        weight_decay=(known.weight_decay or 0.0) if several or known.scaled else 0.0,
         clip_norm=known.clip_norm if several else None,
         pull=known.proximal_mu if several and not known.contrastive_mu and known.clip_norm is None else 0.0,
         # One step of several clients, each with its share of the images, is the step of one with all of them.
@@ -212,14 +217,16 @@ def rounding(view: ServerView) -> Mapping[str, float]:
     """Return by how much neighbouring codes of an update differ, by array; empty for one that wasn't quantised.
 
     Of a run of ours the upload says it. The server of another app may have read the codes before anybody saw them; but
-    what changed still are multiples of a step (:func:`~snnfl.attacks.compressed.steps_between`).
+    what changed still are multiples of a step (:func:`~snnfl.attacks.compressed.steps_between`). So are those of a
+    few images of two values; but these are of a rank that rounding doesn't leave.
     """
     if view.exchange.rounding or view.format.hides_biases:
         return view.exchange.rounding
     returned = _returned_parameters(view)
     steps = steps_between(view.exchange.sent, returned)
     told = sum(returned[name].numel() for name in steps)
-    return steps if 2 * told > sum(array.numel() for array in returned.values()) else {}
+    few = 2 * told <= sum(array.numel() for array in returned.values())
+    return {} if few or _made_by_images(view, returned) else steps
 
 
 def sparse(view: ServerView) -> bool:
@@ -230,10 +237,27 @@ def sparse(view: ServerView) -> bool:
     """
     if rounding(view) or not _tells_weights(view):
         return False
-    known, terms = view.knowledge, None
-    if known.images is not None and known.epochs is not None and not isinstance(view.model, SpikingModel):
-        terms = known.images * known.epochs
-    return is_sparse(view.exchange.sent, _returned_parameters(view), terms)
+    sent, returned = view.exchange.sent, _returned_parameters(view)
+    changes = {name: array - sent[name] for name, array in returned.items()}
+    return is_sparse(sent, changes, lambda: _made_by_images(view, returned))
+
+
+def _made_by_images(view: ServerView, returned: Mapping[str, Tensor]) -> bool | None:
+    """Tell whether an update is of the ranks that the client's images make, or ``None`` where that isn't told."""
+    known, sent, decay = view.knowledge, view.exchange.sent, 0.0
+    if known.scaled and known.weight_decay and known.steps and known.momentum is not None:
+        local = local_training(view)
+        decay = local.learning_rate * decayed(local, known.steps)
+    return made_by(sent, {name: array - (1 - decay) * sent[name] for name, array in returned.items()}, *_ranks(view))
+
+
+def _ranks(view: ServerView) -> tuple[dict[str, int], str | None]:
+    """Return the largest rank of each linear layer's gradient, as far as it is told, and which layer makes logits."""
+    known, rows = view.knowledge, rows_of(view.model, view.input_shape)
+    logits = None if isinstance(view.model, SpikingModel) or not rows else last_linear(view.model)
+    if known.images is None or known.epochs is None:
+        return {}, logits
+    return {name: known.images * known.epochs * each for name, each in rows.items()}, logits
 
 
 def _tells_weights(view: ServerView) -> bool:
@@ -266,16 +290,47 @@ def said_of_upload(view: ServerView) -> str:
 
 
 def seen_gradient(view: ServerView, learning_rate: float) -> Arrays:
-    """Return :func:`observed`, of a clipped gradient without the weight decay that was added behind the clipping.
+    """Return :func:`observed`; of one step that is known up to a factor without the weight decay in it.
 
-    What is left is the gradient up to a factor.
+    Of a clipped gradient the decay was added behind the clipping; of a shortened update, or without the learning rate,
+    the update tells it (:func:`~snnfl.attacks.decay.decay_in`). What is left is the gradient up to a factor.
     """
     seen, known = observed(view, learning_rate), view.knowledge
-    if not (known.clipped and known.clipped_gradient and known.learning_rate and known.weight_decay):
+    if known.weight_decay == 0 or known.steps not in (None, 1) or (known.scaled and known.weight_decay is not None):
         return seen
-    decay, unsent = known.weight_decay, sparse(view)
+    if known.clipped_gradient and known.learning_rate and known.weight_decay:
+        decay = known.weight_decay
+    else:
+        decay = _found_decay(view, seen)
+    unsent = sparse(view)
     less = {name: array - decay * view.exchange.sent[name].float() for name, array in seen.items()}
     return {name: torch.where(seen[name] != 0, array, 0.0) if unsent else array for name, array in less.items()}
+
+
+def decay_of(view: ServerView, seen: Mapping[str, Tensor], local: LocalTraining, steps: int) -> float:
+    """Return what of :func:`seen_gradient` is weight decay of what was sent, as a factor of it.
+
+    The training tells it, but for an update of several steps that the client shortened by nobody knows how much, or of
+    which FedProx's term, that draws decayed weights back, was clipped; then the update does.
+
+    Args:
+        view: Of the attacked round.
+        seen: The update as a gradient.
+        local: How the client trains.
+        steps: SGD steps of the round.
+    """
+    known = view.knowledge
+    clipped_pull = local.clip_norm is not None and known.proximal_mu > 0
+    if local.weight_decay and steps > 1 and (clipped_pull or not known.scaled):
+        return _found_decay(view, seen)
+    return decayed(local, steps)
+
+
+def _found_decay(view: ServerView, seen: Mapping[str, Tensor]) -> float:
+    """Return the weight decay that an update tells of, if it was sent as it is."""
+    if inexact(view) is not None or not _tells_weights(view):
+        return 0.0
+    return decay_in(seen, view.exchange.sent, *_ranks(view))
 
 
 def observed(view: ServerView, learning_rate: float) -> Arrays:

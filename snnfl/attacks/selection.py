@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from snnfl.attacks.compressed import as_sent
-from snnfl.attacks.local import simulate
+from snnfl.attacks.local import decayed, simulate
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.statistics import mean_statistics
 from snnfl.metrics.images import matched, psnr
@@ -136,6 +136,13 @@ def rehearsals(problems: Sequence[Problem], generator: torch.Generator) -> list[
         if problem.statistics is not None:
             seen = mean_statistics(problem.statistics, problem.arrays, images, problem.local)
         told = problem.calibration(problem.arrays, images) if problem.calibration is not None else ()
-        seen_by_server = replace(problem, target=target, earlier=tuple(earlier), seen=seen.detach(), told=told)
+        seen_by_server = replace(
+            problem,
+            target=target,
+            earlier=tuple(earlier),
+            seen=seen.detach(),
+            told=told,
+            decay=decayed(problem.local, problem.steps),
+        )
         made.append(Rehearsal(problem=seen_by_server, images=images, labels=labels))
     return made

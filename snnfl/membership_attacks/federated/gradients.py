@@ -13,7 +13,7 @@ from torch.func import grad, vmap
 
 from snnfl.attacks.local import LocalTraining, decayed
 from snnfl.attacks.networks import Arrays, Network, network_of
-from snnfl.attacks.problem import local_training, seen_gradient
+from snnfl.attacks.problem import decay_of, local_training, seen_gradient
 from snnfl.membership_attacks.federated.networks import start_of
 from snnfl.membership_attacks.federated.registry import register
 from snnfl.threat import FederationView, RoundView, ServerView
@@ -122,7 +122,9 @@ def update_of(view: ServerView) -> Arrays:
     known = view.knowledge
     whole = known.steps is not None and {"learning_rate", "optimizer"} <= known.facts
     local = local_training(view, None if whole else 1)
-    return without_decay(seen_gradient(view, local.learning_rate), start_of(view), local, known.steps or 1)
+    seen, start = seen_gradient(view, local.learning_rate), start_of(view)
+    decay = decay_of(view, seen, local, known.steps or 1)
+    return {name: array - decay * start[name] for name, array in seen.items()}
 
 
 def without_decay(change: Arrays, start: Arrays, local: LocalTraining, steps: int) -> Arrays:

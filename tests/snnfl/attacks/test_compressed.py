@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
+import victims
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
-from victims import Victim, attacked, digits, small_cnn, small_mlp
+from victims import Victim, attacked, digits, recordings, small_cnn, small_mlp, spiking_victim
 
 from snnfl.attacks import Budget, get_attack, problem
-from snnfl.attacks.compressed import as_sent, rounding_share, sent_alone
+from snnfl.attacks.compressed import as_sent, made_by, rounding_share, sent_alone
+from snnfl.attacks.networks import rows_of
 from snnfl.config import ModelConfig, TrainingConfig
 from snnfl.metrics.images import matched, psnr
 from snnfl.models import build_model
@@ -104,6 +109,94 @@ def test_the_largest_entries_are_taken_for_one(model: str, images: int, by_array
 @pytest.mark.parametrize("model", ["lenet", "mlp"])
 def test_entries_drawn_at_random_are_taken_for_one_where_few_images_cannot_make_them(model: str) -> None:
     assert problem.sparse(top(attacked(MODELS[model](), images=2), 0.1, seed=1).view)
+
+
+def of_two_values(count: int, start: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return digits of black and white pixels alone, zero and one as the network sees them."""
+    pixels, labels, mean, std = digits(count, start)
+    return (pixels > 0.5).float(), labels, torch.zeros_like(mean), torch.ones_like(std)
+
+
+def of_one_value(count: int, start: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return rows of eight features, each one of eight categories, with digits' labels."""
+    _, labels, mean, std = digits(count, start)
+    drawn = torch.randint(8, (count, 8), generator=torch.Generator().manual_seed(start))
+    return nn.functional.one_hot(drawn, 8).float().view(-1, 1, 8, 8), labels, torch.zeros_like(mean), std / std
+
+
+def started_at_zero() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+SMALL = {
+    **{f"{units} units": lambda units=units: small_mlp(units) for units in (8, 16, 32)},
+    "regression": started_at_zero,
+    "lenet": lenet,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(sorted(SMALL)),
+    st.sampled_from([of_two_values, of_one_value]),
+    st.sampled_from([1, 2, 3, 4, 12]),
+    st.integers(0, 300),
+    st.sampled_from([(1, 0.0), (2, 0.001)]),
+)
+def test_images_of_two_values_are_not_taken_for_an_upload_that_left_something_out(model, made, images, start, rounds):  # type: ignore[no-untyped-def]
+    epochs, decay = rounds
+    training = TrainingConfig(epochs=epochs, batch_size=images, learning_rate=0.1, momentum=0.9, weight_decay=decay)
+    with mock.patch.object(victims, "digits", made):
+        view = attacked(SMALL[model](), images=images, start=start, training=training).view
+    assert not problem.rounding(view)
+    assert not problem.sparse(view)
+
+
+@pytest.mark.parametrize("images", [2, 4, 12])
+@pytest.mark.parametrize("kind", ["largest of all", "largest of each", "drawn"])
+def test_uploads_that_left_something_out_are_recognised(images: int, kind: str) -> None:
+    found = list[bool]()
+    for model in SMALL:
+        for start in range(0, 40, 10):
+            whole = attacked(SMALL[model](), images=images, start=start)
+            for part in (0.05, 0.2):
+                seed = start if kind == "drawn" else None
+                victim = top(whole, part, by_array=kind == "largest of each", seed=seed)
+                found.append(problem.sparse(victim.view))
+    assert sum(found) > 0.95 * len(found)  # 40 of 40; by sizes and patterns of zeros 0 to 33
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(8, 20), st.integers(8, 40), st.integers(0, 2**31))
+def test_a_rank_tells_who_left_out_or_rounded_entries(images, rows, columns, seed):  # type: ignore[no-untyped-def]
+    draw = torch.Generator().manual_seed(seed)
+    slopes, inputs = torch.randn(rows, images, generator=draw), torch.randn(images, columns, generator=draw)
+    sent, ranks = {"fc.weight": torch.randn(rows, columns, generator=draw)}, {"fc": images}
+    change = slopes @ inputs
+    assert made_by(sent, {"fc.weight": change}, ranks, None)
+    assert made_by(sent, {"fc.weight": slopes.relu() @ (inputs > 0).float()}, ranks, None) is not False
+    kept = torch.rand(change.shape, generator=draw) < 0.6
+    assert made_by(sent, {"fc.weight": torch.where(kept, change, 0.0)}, ranks, None) is False
+    step = float(change.abs().max()) / 7
+    codes = (change / step + torch.rand(change.shape, generator=draw)).floor()
+    assert made_by(sent, {"fc.weight": step * codes}, ranks, None) is False
+
+
+def test_logits_change_by_what_sums_to_zero_over_classes() -> None:
+    errors, features = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.rand(3, 2)
+    change, sent = errors @ features, {"fc.weight": torch.zeros(5, 2)}
+    assert made_by(sent, {"fc.weight": change}, {"fc": 3}, None) is None
+    assert made_by(sent, {"fc.weight": change}, {"fc": 3}, "fc") is False
+    assert made_by(sent, {"fc.weight": change - change.mean(0)}, {"fc": 3}, "fc")
+
+
+def test_rows_are_counted_over_time_and_of_layers_that_are_called() -> None:
+    assert rows_of(small_mlp(), (1, 8, 8)) == {"fc1": 1, "fc2": 1}
+    model = spiking_victim(recordings(1, steps=5), torch.tensor([3]), sequence=True).view.model
+    assert set(rows_of(model, (5, 2, 12, 12)).values()) == {5}
 
 
 def test_matching_what_was_sent_finds_more_than_matching_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,16 @@ def test_the_label_of_one_image_is_found_behind_features_of_either_sign(model):
     assert right == 40  # by the sums of rows 23, 20, 20 and 12
 
 
+@pytest.mark.parametrize("images", [2, 3, 4])
+def test_the_labels_of_few_images_are_found_behind_features_of_either_sign(images):
+    network, right = sequential(nn.Tanh(), bias=False), []
+    for start in range(0, 400, 40):
+        victim = attacked(network, start=start, images=images)
+        found = infer_labels(victim.view, problem_of(victim.view), torch.Generator().manual_seed(0))
+        right.append(label_accuracy(found, victim.truth.labels))
+    assert sum(right) / len(right) > 0.95  # all; by sums of rows about half
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_counts_are_exact_if_the_probabilities_are(labels):
     probabilities = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15])

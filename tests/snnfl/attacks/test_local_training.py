@@ -6,17 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 from victims import attacked, digits, small_cnn, small_mlp
 
 from snnfl.attacks import Budget, get_attack
+from snnfl.attacks.decay import decay_in
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import cosine_distance, l2_distance, simulate, total_variation
 from snnfl.attacks.networks import network_of, soft_cross_entropy
 from snnfl.attacks.problem import problem_of
 from snnfl.auditing.sums import joined_orders
 from snnfl.config import ConversionConfig, TrainingConfig
-from snnfl.metrics.images import label_accuracy, psnr
+from snnfl.metrics.images import label_accuracy, matched, psnr
 from snnfl.threat import Exchange, Knowledge, ThreatModelError
 from snnfl.training import exchangeable
 from snnfl.training.objectives import model_contrastive, proximal
@@ -234,6 +237,74 @@ def test_a_shortened_update_tells_the_labels_that_it_told_before():
     assert right["clipped"] == right["denied"]
     assert sum(right["clipped"]) > 5
     assert sum(right["unaware"]) < sum(right["clipped"]) - 1
+
+
+DECAYS = TrainingConfig(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.0, weight_decay=0.005)
+DECAYED = Knowledge(images=4, batch_size=4, epochs=1, learning_rate=0.1, weight_decay=0.005)
+ALONE = replace(DECAYS, epochs=5, batch_size=1)
+FIVE = replace(DECAYED, images=1, batch_size=1, epochs=5)
+SHORTENED = {
+    "shortened": (DECAYS, replace(DECAYED, clipped=True), {"length": 0.01}),
+    "without learning_rate": (DECAYS, DECAYED.without({"learning_rate"}), {}),
+    "without optimizer": (DECAYS, DECAYED.without({"optimizer"}), {}),
+    "five steps, shortened": (ALONE, replace(FIVE, clipped=True), {"length": 0.01}),
+    "five steps, the pull clipped": (
+        replace(ALONE, clip_norm=0.1),
+        replace(FIVE, proximal_mu=1.0, clip_norm=0.1),
+        {"objective": lambda model: proximal(model, 1.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHORTENED)
+def test_an_update_tells_the_decay_in_it_where_its_length_does_not(case):
+    training, knowledge, options = SHORTENED[case]
+    victim = attacked(
+        small_mlp(200), images=knowledge.images, training=training, knowledge=knowledge, start=20, **options
+    )
+    found = get_attack("closed_form").run(victim.view, budget=Budget(), generator=torch.Generator().manual_seed(0))
+    truth = victim.truth.images
+    assert (
+        float(psnr(found.images[matched(found.images, truth)], truth).min()) > 100
+    )  # 51 and 57 as if there were none, 85 unclipped
+
+
+def test_a_shortened_s_update_tells_the_decay_in_it():
+    training = replace(DECAYS, batch_size=2)
+    known = replace(DECAYED, images=2, batch_size=2, clipped=True)
+    conversion = ConversionConfig(steps=4)
+    victim = attacked(small_mlp(200), images=2, training=training, knowledge=known, length=0.01, conversion=conversion)
+    found = get_attack("closed_form").run(victim.view, budget=Budget(), generator=torch.Generator().manual_seed(0))
+    truth = victim.truth.images
+    assert float(psnr(found.images[matched(found.images, truth)], truth).min()) > 90  # 27 as if there were none
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_steps_of_a_shortened_update_decay_in_the_simulation(images):
+    training = replace(STEPS, batch_size=min(2, images))
+    knowledge = replace(TOLD, images=images, batch_size=training.batch_size, clipped=True)
+    victim = attacked(small_cnn(), images=images, training=training, knowledge=knowledge, length=0.01)
+    found, seen = simulated(victim)
+    assert float(cosine_distance(found, seen)) < 1e-5
+    assert problem_of(victim.view).decay > 0
+
+
+@given(st.integers(1, 4), st.integers(6, 40), st.integers(6, 40), st.floats(1e-4, 1.0), st.integers(0, 2**31))
+def test_ranks_and_sums_over_classes_tell_the_decay(images, rows, columns, share, seed):
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=draw)
+    gradient = torch.randn(rows, images, generator=draw) @ torch.randn(images, columns, generator=draw)
+    bias, slope = torch.randn(rows, generator=draw), torch.randn(rows, generator=draw)
+    balanced = {"fc.weight": gradient - gradient.mean(0), "fc.bias": slope - slope.mean()}
+    sent = {"fc.weight": weight, "fc.bias": bias}
+    for gradients, ranks, logits in (
+        (balanced, {}, "fc"),
+        (balanced, {"fc": images + 1}, "fc"),
+        ({"fc.weight": gradient}, {"fc": images}, None),
+    ):
+        seen = {name: array + share * sent[name] for name, array in gradients.items()}
+        assert decay_in(seen, sent, ranks, logits) == pytest.approx(share, rel=0.01, abs=1e-6)
+    assert decay_in(sent, {name: 0 * array for name, array in sent.items()}, {"fc": images}, "fc") == 0
 
 
 def test_distances_that_compare_lengths_are_refused_for_shortened_updates():
