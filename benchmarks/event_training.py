@@ -2,7 +2,7 @@
 
 A training step multiplies three times in each layer: forward, and for the gradients by its inputs and by its weights.
 The inputs of the first and the last are spikes, mostly zeros. Each is computed densely, by oneDNN in the layout that
-training uses, and by :class:`snnfl.spiking.events.EventLayer`, which adds up the weights of the neurons that fired. The
+training uses, and by :class:`snnfl.neurons.events.EventLayer`, which adds up the weights of the neurons that fired. The
 gradient of the weights is the same kind of product: what fired in a batch selects rows of the gradient by the outputs.
 What a layer's events drive is laid out anew for each product, as training must, whose weights change at every step.
 Of convolutions with 16 outputs :class:`EventLayer` takes no such product, and there is no row.
@@ -25,9 +25,9 @@ from torch.nn import functional
 from snnfl.config import ModelConfig
 from snnfl.data import Dataset
 from snnfl.models import build_model
-from snnfl.models.over_time import product
+from snnfl.models.products import product
+from snnfl.neurons.events import EventLayer
 from snnfl.rng import generator
-from snnfl.spiking.events import EventLayer
 
 LINEAR = {"linear 3136-1000": (800, 3136, 1000), "linear 784-256": (400, 784, 256)}
 """Samples times steps, inputs, outputs."""
