@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from snnfl.neurons import surrogates
 from snnfl.neurons.compiled import compiled
 from snnfl.neurons.kernel_normalised import add_moments, flush, normalise
-from snnfl.neurons.vectors import accumulate, load, store
+from snnfl.neurons.vectors import accumulate, load, prefetch, store
 
 Reals: TypeAlias = NDArray[np.floating]
 
@@ -38,6 +38,9 @@ DERIVATIVES: dict[surrogates.Derivative, int] = {
     surrogates.triangle_damped: 7,
 }
 """Surrogate gradients that are compiled, by their number in :func:`differentiate`."""
+
+LINE = 16
+"""Numbers of a line of the cache, in float32."""
 
 SUBTRACT, ZERO, KEEP = 0, 1, 2
 """Kinds of reset."""
@@ -61,6 +64,18 @@ def clear(out: Reals) -> None:
     """Write zeros, many at a time."""
     for j in range(len(out)):
         out[j] = out.dtype.type(0)
+
+
+@compiled
+def ask_for(values: Reals, step: int, row: int) -> None:
+    """Let a row of a step, if there is one, come from memory while others are worked on.
+
+    Rows of one step after the other lie far apart, and the processor by itself asks for what is next on a page.
+    """
+    if row < values.shape[1]:
+        ahead = values[min(step, len(values) - 1), row]
+        for j in range(0, len(ahead), LINE):
+            prefetch(ahead, j)
 
 
 @compiled
@@ -238,6 +253,10 @@ def forward(
             here, late = u[(step + 1) % 2], level if delayed or step else never
             into = spikes[step, row] if pool == 1 else fired
             given = receive(current, lanes, also, step, row, drive)
+            ask_for(current, step, row + 1)
+            ask_for(also, step, row + 1)
+            if pool == 1:
+                ask_for(spikes, step, row + 1)
             advance(u[step % 2], given, leak, threshold, late, level, reset, delayed, here, into)
             if len(potentials):
                 copy(here, potentials[step, row])
@@ -322,6 +341,8 @@ def backward(
         for step in range(steps):
             late = level if delayed or step else never
             received = receive(current, lanes, also, step, row, drive)
+            ask_for(current, step, row + 1)
+            ask_for(also, step, row + 1)
             advance(u[step], received, leak, threshold, late, level, reset, delayed, u[step + 1], slopes)
         clear(carry)
         if constant:
@@ -329,6 +350,7 @@ def backward(
         for step in range(steps - 1, -1, -1):
             here, previous, late = u[step + 1], u[step], level if delayed or step else never
             target = of_current[0 if constant else step, row]
+            ask_for(of_current, step, row + 1)
             if len(of_spikes) or (resets and not detached):
                 differentiate(derivative, slope, threshold, here, slopes)
             if resets:
@@ -343,6 +365,7 @@ def backward(
                             of_threshold += carry[j] * here[j] * through
                         carry[j] *= (zero if here[j] >= level else one) - here[j] * through
             if len(of_spikes) and not outside:
+                ask_for(of_spikes, step, source + 1)
                 given = drive
                 if pool == 1:
                     given = of_spikes[step, row]
