@@ -179,7 +179,7 @@ def resnet(options: Options, steps: int, rounds: int) -> list[Result]:
     count = 2 if options.quick else 32
     runs, macs = candidates("resnet20", CIFAR, steps, count, batch_norm=True, device=options.device)
     floor, _ = dense("resnet20", CIFAR, steps, count)
-    seconds = take_turns({**runs, "dense": floor}, rounds=rounds if options.quick else 3, device=options.device)
+    seconds = take_turns({**runs, "dense": floor}, rounds=rounds, device=options.device)
     what = f"ResNet-20 3x32x32, T={steps}, batch {count}"
     return [
         *compared(what, seconds, macs, Bar(limit=1.5), Bar(limit=1.5)),

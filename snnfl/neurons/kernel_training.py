@@ -176,7 +176,7 @@ def unpool_row(gradient: Reals, pool: int, inner: int, out: Reals) -> None:
     """Write the gradient of a row of spikes from that of the row of their means; columns left over get none."""
     share, lanes = out.dtype.type(1.0 / (pool * pool)), (0, 0)
     whole = inner // 16 * 16
-    clear(out)
+    clear(out[len(gradient) * pool :])
     nothing = load(np.zeros(16, out.dtype), 0, lanes)
     for cell in range(0, len(gradient), inner):
         for start in range(cell, cell + whole, 16):
@@ -255,8 +255,7 @@ def forward(
             given = receive(current, lanes, also, step, row, drive)
             ask_for(current, step, row + 1)
             ask_for(also, step, row + 1)
-            if pool == 1:
-                ask_for(spikes, step, row + 1)
+            ask_for(spikes, step, target + 1)
             advance(u[step % 2], given, leak, threshold, late, level, reset, delayed, here, into)
             if len(potentials):
                 copy(here, potentials[step, row])
