@@ -1,11 +1,11 @@
 """Where products driven by events would beat dense ones in the training of spiking networks, by layer and density.
 
 A training step multiplies three times in each layer: forward, and for the gradients by its inputs and by its weights.
-The inputs of the first and the last are spikes, mostly zeros. Each is computed densely, by oneDNN in the layout that
-training uses, and by :class:`snnfl.spiking.events.EventLayer`, which adds up the weights of the neurons that fired. The
-gradient of the weights is the same kind of product: what fired in a batch selects rows of the gradient by the outputs.
-What a layer's events drive is laid out anew for each product, as training must, whose weights change at every step.
-Of convolutions with 16 outputs :class:`EventLayer` takes no such product, and there is no row.
+The inputs of the first and the last are spikes, mostly zeros. Each is computed densely, as PyTorch does in the layout
+that training uses, and by :class:`snnfl.neurons.events.EventLayer`, which adds up the weights of the neurons that
+fired. The gradient of the weights is the same kind of product: what fired in a batch selects rows of the gradient by
+the outputs. What a layer's events drive is laid out anew for each product, as training must, whose weights change at
+every step. Of convolutions with 16 outputs :class:`EventLayer` takes no such product, and there is no row.
 
 Densities that networks have are those of the networks of ``snn_training.py`` after some steps.
 """
@@ -25,9 +25,8 @@ from torch.nn import functional
 from snnfl.config import ModelConfig
 from snnfl.data import Dataset
 from snnfl.models import build_model
-from snnfl.models.over_time import product
+from snnfl.neurons.events import EventLayer
 from snnfl.rng import generator
-from snnfl.spiking.events import EventLayer
 
 LINEAR = {"linear 3136-1000": (800, 3136, 1000), "linear 784-256": (400, 784, 256)}
 """Samples times steps, inputs, outputs."""
@@ -59,12 +58,13 @@ def linear(options: Options, rounds: int) -> list[Result]:
     for name, (count, inputs, outputs) in LINEAR.items():
         rows, draw = 16 if options.quick else count, generator(0, "events")
         weight, gradient = torch.randn(outputs, inputs, generator=draw), torch.randn(rows, outputs, generator=draw)
-        dense: Way = product if outputs >= 1000 else functional.linear
         for density in DENSITIES:
             spikes = (torch.rand(rows, inputs, generator=draw) < density).float()
             what = f"{name}, {100 * density:.0f} % spike"
-            results += compared(f"{what}, forward", rounds, spikes, weight, dense, events)
-            results += compared(f"{what}, gradient of the weights", rounds, spikes.T, gradient.T, dense, events)
+            results += compared(f"{what}, forward", rounds, spikes, weight, functional.linear, events)
+            results += compared(
+                f"{what}, gradient of the weights", rounds, spikes.T, gradient.T, functional.linear, events
+            )
     return results
 
 

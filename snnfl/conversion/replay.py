@@ -10,7 +10,8 @@ from torch import Tensor
 
 from snnfl.conversion.sharing import SharedValues
 from snnfl.conversion.trains import Train
-from snnfl.spiking.events import EventLayer, event_layers
+from snnfl.neurons.events import EventLayer
+from snnfl.spiking.events import event_layers
 from snnfl.spiking.graph import MaxPool, Spike, SpikingGraph
 from snnfl.spiking.in_time import linear_value, over_time
 from snnfl.spiking.maximum import Accumulated, gated_maximum

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGE = 2**24
-"""Multiply-accumulates of a product from which oneDNN is worth the copies that it takes, if no side is narrow."""
+from snnfl.models.products import is_large, product
 
-NARROW = 64
-"""Rows or columns below which its layout costs more than it saves."""
+TALL = 16
+"""Rows for each output from which a product takes half of the time the other way round: of output layers, over time."""
 
 
 class OverTime:
@@ -35,7 +34,7 @@ class OverTime:
 
 
 class _Linear(nn.Linear):
-    """``nn.Linear``, whose large products on a CPU are oneDNN's (:func:`product`)."""
+    """``nn.Linear``, whose large products on a CPU are :func:`~snnfl.models.products.product`."""
 
     short = False
 
@@ -43,10 +42,11 @@ class _Linear(nn.Linear):
         if self.short:
             bias = None if self.bias is None else self.bias.bfloat16()
             return functional.linear(input.bfloat16(), self.weight.bfloat16(), bias).float()
-        if input.dim() != 2 or not _by_onednn(input, self.weight):
-            return super().forward(input)
-        outputs = product(input, self.weight)
-        return outputs if self.bias is None else outputs + self.bias
+        if input.dim() == 2 and is_large(input, self.weight):
+            return product(input, self.weight, self.bias)
+        if input.dim() == 2 and self.bias is not None and len(input) > TALL * self.out_features:
+            return torch.addmm(self.bias[:, None], self.weight, input.T).T
+        return super().forward(input)
 
 
 class _Conv2d(nn.Conv2d):
@@ -93,44 +93,3 @@ def fold_time(model: nn.Module) -> None:
     for module in model.modules():
         if not any(True for _ in module.children()) and not isinstance(module, OverTime):
             module.__class__ = over_time(type(module))  # type: ignore[arg-type]  # a class has a hash
-
-
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """Return ``left @ right.T`` by oneDNN, which on some of AMD's processors takes half of MKL's time.
-
-    Args:
-        left: Shape ``[M, K]``, float32 on the CPU.
-        right: Shape ``[N, K]``.
-    """
-    found: Tensor = _Product.apply(left, right)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Product(torch.autograd.Function):
-    """``left @ right.T``, whose gradients are products of the same kind."""
-
-    @staticmethod
-    def forward(left: Tensor, right: Tensor) -> Tensor:
-        return functional.linear(left.to_mkldnn(), right).to_dense()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        left, right = ctx.saved_tensors
-        of_left = product(gradient, right.T) if ctx.needs_input_grad[0] else None
-        of_right = product(gradient.T, left.T) if ctx.needs_input_grad[1] else None
-        return of_left, of_right
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], left: Tensor, right: Tensor) -> tuple[Tensor, int]:
-        return torch.vmap(functional.linear, in_dims=in_dims)(left, right), 0
-
-
-def _by_onednn(left: Tensor, right: Tensor) -> bool:
-    large = len(left) * right.numel() >= LARGE and min(len(left), *right.shape) >= NARROW
-    fits = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in (left, right))
-    fits = fits and not torch.is_autocast_enabled("cpu")  # which would round the one side, in oneDNN's layout, alone
-    return large and fits and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from snnfl.neurons import surrogates
 from snnfl.neurons.compiled import compiled
 from snnfl.neurons.kernel_normalised import add_moments, flush, normalise
+from snnfl.neurons.vectors import accumulate, load, prefetch, store
 
 Reals: TypeAlias = NDArray[np.floating]
 
@@ -38,50 +39,84 @@ DERIVATIVES: dict[surrogates.Derivative, int] = {
 }
 """Surrogate gradients that are compiled, by their number in :func:`differentiate`."""
 
+LINE = 16
+"""Numbers of a line of the cache, in float32."""
+
 SUBTRACT, ZERO, KEEP = 0, 1, 2
 """Kinds of reset."""
 
 
 @compiled
-def charge(
-    u: Reals,
-    fired: Reals,
-    drive: Reals,
-    leak: np.floating,
-    threshold: np.floating,
-    reset: int,
-    delayed: bool,
-    out: Reals,
-) -> None:
-    """Write the charged potentials that follow on one step's charged potentials and spikes.
-
-    As :meth:`snnfl.neurons.Neuron.step`, bit for bit.
-    """
-    one = u.dtype.type(1)
-    if reset == KEEP:
-        for j in range(len(u)):
-            out[j] = drive[j] + leak * u[j]
-    elif reset == SUBTRACT and delayed:
-        for j in range(len(u)):
-            out[j] = drive[j] + leak * u[j] - fired[j] * threshold
-    elif reset == SUBTRACT:
-        for j in range(len(u)):
-            out[j] = drive[j] + leak * (u[j] - fired[j] * threshold)
-    else:
-        for j in range(len(u)):
-            out[j] = drive[j] + leak * (u[j] * (one - fired[j]))
+def first_above(threshold: np.floating, strict: bool) -> np.floating:
+    """Return the smallest potential that fires: the threshold, or the next number above it."""
+    return np.nextafter(threshold, type(threshold)(np.inf)) if strict else threshold
 
 
 @compiled
-def fire(u: Reals, threshold: np.floating, strict: bool, fired: Reals) -> None:
-    """Write 1 where a potential reaches the threshold, else 0."""
-    one, zero = u.dtype.type(1), u.dtype.type(0)
-    if strict:
-        for j in range(len(u)):
-            fired[j] = one if u[j] > threshold else zero
+def copy(source: Reals, out: Reals) -> None:
+    """Copy a row, without the question whether both are the same memory."""
+    for j in range(len(out)):
+        out[j] = source[j]
+
+
+@compiled
+def clear(out: Reals) -> None:
+    """Write zeros, many at a time."""
+    for j in range(len(out)):
+        out[j] = out.dtype.type(0)
+
+
+@compiled
+def ask_for(values: Reals, step: int, row: int) -> None:
+    """Let a row of a step, if there is one, come from memory while others are worked on.
+
+    Rows of one step after the other lie far apart, and the processor by itself asks for what is next on a page.
+    """
+    if row < values.shape[1]:
+        ahead = values[min(step, len(values) - 1), row]
+        for j in range(0, len(ahead), LINE):
+            prefetch(ahead, j)
+
+
+@compiled
+def begin(before: Reals, row: int, out: Reals) -> None:
+    """Write the potentials of a row before the first step."""
+    if len(before):
+        copy(before[row], out)
     else:
-        for j in range(len(u)):
-            fired[j] = one if u[j] >= threshold else zero
+        clear(out)
+
+
+@compiled
+def advance(
+    before: Reals,
+    drive: Reals,
+    leak: np.floating,
+    threshold: np.floating,
+    late: np.floating,
+    level: np.floating,
+    reset: int,
+    delayed: bool,
+    here: Reals,
+    fired: Reals,
+) -> None:
+    """Write the charged potentials that follow on one step's, and 1 where neurons fire, else 0.
+
+    As :meth:`snnfl.neurons.Neuron.step`, bit for bit. What has reached ``late`` before is reset, what reaches ``level``
+    now fires.
+    """
+    zero, one = here.dtype.type(0), here.dtype.type(1)
+    for j in range(len(here)):
+        if reset == KEEP:
+            u = drive[j] + leak * before[j]
+        elif reset == SUBTRACT and delayed:
+            u = drive[j] + leak * before[j] - (threshold if before[j] >= late else zero)
+        elif reset == SUBTRACT:
+            u = drive[j] + leak * (before[j] - (threshold if before[j] >= late else zero))
+        else:
+            u = drive[j] + leak * (before[j] * (zero if before[j] >= late else one))
+        here[j] = u
+        fired[j] = one if u >= level else zero
 
 
 @compiled
@@ -121,32 +156,36 @@ def differentiate(derivative: int, slope: np.floating, threshold: np.floating, u
 @compiled
 def pool_row(fired: Reals, row: int, pool: int, inner: int, out: Reals) -> None:
     """Add a row of spikes to the row of their means, ``[width / pool * inner]``."""
-    share = out.dtype.type(1.0 / (pool * pool))
-    for cell in range(len(out) // inner):
-        target = out[cell * inner : (cell + 1) * inner]
+    share, lanes = out.dtype.type(1.0 / (pool * pool)), (0, 0)
+    whole = inner // 16 * 16
+    if row == 0:
+        clear(out)
+    for cell in range(0, len(out), inner):
+        for start in range(cell, cell + whole, 16):
+            total = load(out, start, lanes)
+            for column in range(pool):
+                total = accumulate(total, load(fired, start + (cell * (pool - 1)) + column * inner, lanes), share)
+            store(out, start, total)
         for column in range(pool):
-            start = (cell * pool + column) * inner
-            source = fired[start : start + inner]
-            if row == 0 and column == 0:
-                for j in range(inner):
-                    target[j] = source[j] * share
-            else:
-                for j in range(inner):
-                    target[j] += source[j] * share
+            for j in range(cell + whole, cell + inner):
+                out[j] += fired[j + cell * (pool - 1) + column * inner] * share
 
 
 @compiled
 def unpool_row(gradient: Reals, pool: int, inner: int, out: Reals) -> None:
     """Write the gradient of a row of spikes from that of the row of their means; columns left over get none."""
-    share = out.dtype.type(1.0 / (pool * pool))
-    for cell in range(len(gradient) // inner):
-        source = gradient[cell * inner : (cell + 1) * inner]
+    share, lanes = out.dtype.type(1.0 / (pool * pool)), (0, 0)
+    whole = inner // 16 * 16
+    clear(out[len(gradient) * pool :])
+    nothing = load(np.zeros(16, out.dtype), 0, lanes)
+    for cell in range(0, len(gradient), inner):
+        for start in range(cell, cell + whole, 16):
+            each = accumulate(nothing, load(gradient, start, lanes), share)
+            for column in range(pool):
+                store(out, start + cell * (pool - 1) + column * inner, each)
         for column in range(pool):
-            start = (cell * pool + column) * inner
-            target = out[start : start + inner]
-            for j in range(inner):
-                target[j] = source[j] * share
-    out[len(gradient) * pool :] = out.dtype.type(0)
+            for j in range(cell + whole, cell + inner):
+                out[j + cell * (pool - 1) + column * inner] = gradient[j] * share
 
 
 @compiled
@@ -198,9 +237,10 @@ def forward(
         spikes: Shape ``[T, pooled rows, pooled width * inner]``; written.
         potentials: Of the current's shape with ``T`` steps, or ``[0, 0, 0]``; written: those that fired or didn't.
     """
-    steps = len(spikes)
+    steps, kind = len(spikes), spikes.dtype
     rows, width = current.shape[1:]
-    u, fired, drive = np.empty((2, width), spikes.dtype), np.empty(width, spikes.dtype), np.empty(width, spikes.dtype)
+    u, fired, drive = np.empty((2, width), kind), np.empty(width, kind), np.empty(width, kind)
+    level, never = first_above(threshold, strict), kind.type(np.inf)
     kept = height // pool
     for row in range(rows):
         image, line = row // height, row % height
@@ -208,27 +248,19 @@ def forward(
         outside = line // pool >= kept
         if outside and not len(potentials):
             continue
-        if len(before):
-            u[0] = before[row]
-            fire(u[0], threshold, strict, fired)
-            if not delayed:
-                fired[:] = spikes.dtype.type(0)
-        else:
-            u[0] = spikes.dtype.type(0)
-            fired[:] = spikes.dtype.type(0)
+        begin(before, row, u[0])
         for step in range(steps):
-            here = u[(step + 1) % 2]
+            here, late = u[(step + 1) % 2], level if delayed or step else never
+            into = spikes[step, row] if pool == 1 else fired
             given = receive(current, lanes, also, step, row, drive)
-            charge(u[step % 2], fired, given, leak, threshold, reset, delayed, here)
+            ask_for(current, step, row + 1)
+            ask_for(also, step, row + 1)
+            ask_for(spikes, step, target + 1)
+            advance(u[step % 2], given, leak, threshold, late, level, reset, delayed, here, into)
             if len(potentials):
-                potentials[step, row] = here
-            if pool == 1:
-                fire(here, threshold, strict, fired)
-                spikes[step, row] = fired
-            else:
-                fire(here, threshold, strict, fired)
-                if not outside:
-                    pool_row(fired, line % pool, pool, inner, spikes[step, target])
+                copy(here, potentials[step, row])
+            if pool > 1 and not outside:
+                pool_row(fired, line % pool, pool, inner, spikes[step, target])
 
 
 @compiled
@@ -293,9 +325,9 @@ def backward(
     rows, width = current.shape[1:]
     kind = current.dtype
     one, zero = kind.type(1), kind.type(0)
+    level, never = first_above(threshold, strict), kind.type(np.inf)
     kept = height // pool
-    u, fired = np.empty((steps + 1, width), kind), np.empty((steps + 1, width), kind)
-    carry, slopes, given = np.empty(width, kind), np.empty(width, kind), np.empty(width, kind)
+    u, carry, slopes = np.empty((steps + 1, width), kind), np.empty(width, kind), np.empty(width, kind)
     drive, total, moment = np.empty(width, kind), np.zeros(width, kind), np.zeros(width, kind)
     of_leak, of_threshold = 0.0, 0.0
     constant = len(current) == 1
@@ -304,23 +336,20 @@ def backward(
         image, line = row // height, row % height
         source = image * kept + line // pool
         outside = line // pool >= kept
-        if len(before):
-            u[0] = before[row]
-        else:
-            u[0] = zero
-        if delayed:
-            fire(u[0], threshold, strict, fired[0])
-        else:
-            fired[0] = zero
+        begin(before, row, u[0])
         for step in range(steps):
+            late = level if delayed or step else never
             received = receive(current, lanes, also, step, row, drive)
-            charge(u[step], fired[step], received, leak, threshold, reset, delayed, u[step + 1])
-            fire(u[step + 1], threshold, strict, fired[step + 1])
-        carry[:] = zero
+            ask_for(current, step, row + 1)
+            ask_for(also, step, row + 1)
+            advance(u[step], received, leak, threshold, late, level, reset, delayed, u[step + 1], slopes)
+        clear(carry)
         if constant:
-            of_current[0, row] = zero
+            clear(of_current[0, row])
         for step in range(steps - 1, -1, -1):
-            here, spiked = u[step + 1], fired[step + 1]
+            here, previous, late = u[step + 1], u[step], level if delayed or step else never
+            target = of_current[0 if constant else step, row]
+            ask_for(of_current, step, row + 1)
             if len(of_spikes) or (resets and not detached):
                 differentiate(derivative, slope, threshold, here, slopes)
             if resets:
@@ -328,56 +357,49 @@ def backward(
                     through = zero if detached else slopes[j]
                     if reset == SUBTRACT:
                         if learned:
-                            of_threshold += carry[j] * (threshold * through - spiked[j])
+                            of_threshold += carry[j] * (threshold * through - (one if here[j] >= level else zero))
                         carry[j] *= one - threshold * through
                     else:
                         if learned:
                             of_threshold += carry[j] * here[j] * through
-                        carry[j] *= one - spiked[j] - here[j] * through
-            if len(of_spikes):
+                        carry[j] *= (zero if here[j] >= level else one) - here[j] * through
+            if len(of_spikes) and not outside:
+                ask_for(of_spikes, step, source + 1)
+                given = drive
                 if pool == 1:
-                    given[:] = of_spikes[step, row]
-                elif outside:
-                    given[:] = zero
+                    given = of_spikes[step, row]
                 else:
-                    unpool_row(of_spikes[step, source], pool, inner, given)
+                    unpool_row(of_spikes[step, source], pool, inner, drive)
                 for j in range(width):
                     carry[j] += given[j] * slopes[j]
                 if learned:
                     for j in range(width):
                         of_threshold -= given[j] * slopes[j]
             if len(of_potentials):
-                given[:] = of_potentials[step, row]
+                given = of_potentials[step, row]
                 for j in range(width):
                     carry[j] += given[j]
-            target = of_current[0 if constant else step, row]
-            if constant:
-                for j in range(width):
-                    target[j] += carry[j]
-            else:
-                target[:] = carry
-                if len(lanes):
-                    add_moments(carry, current[step, row], lanes[0], total, moment)
-            previous, late = u[step], fired[step]
+            if len(lanes) and not constant:
+                add_moments(carry, current[step, row], lanes[0], total, moment)
             if learned:
                 for j in range(width):
+                    fell = previous[j] >= late
                     if reset == SUBTRACT and delayed:
-                        of_threshold -= carry[j] * late[j]
+                        of_threshold -= carry[j] * (one if fell else zero)
                         of_leak += carry[j] * previous[j]
                     elif reset == SUBTRACT:
-                        of_leak += carry[j] * (previous[j] - late[j] * threshold)
+                        of_leak += carry[j] * (previous[j] - (threshold if fell else zero))
                     elif reset == ZERO:
-                        of_leak += carry[j] * previous[j] * (one - late[j])
+                        of_leak += carry[j] * (zero if fell else previous[j])
                     else:
                         of_leak += carry[j] * previous[j]
-            if delayed and reset == ZERO:
-                for j in range(width):
-                    carry[j] *= leak * (one - late[j])
-            else:
-                for j in range(width):
-                    carry[j] *= leak
+            for j in range(width):
+                gradient = carry[j]
+                target[j] = target[j] + gradient if constant else gradient
+                kept_back = zero if delayed and reset == ZERO and previous[j] >= late else leak
+                carry[j] = gradient * kept_back
         if len(of_before):
-            of_before[row] = carry
+            copy(carry, of_before[row])
         if len(lanes):
             if constant:
                 add_moments(of_current[0, row], current[0, row], lanes[0], total, moment)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -88,6 +90,12 @@ def spike_of(how: How) -> SurrogateSpike:
     if not isinstance(how.neuron.spike, SurrogateSpike):
         raise TypeError(f"{how.neuron.spike}: expected a spike function with a surrogate gradient")
     return how.neuron.spike
+
+
+@functools.cache
+def nothing(axes: int, kind: Any) -> NDArray[Any]:
+    """Return an array of so many axes without a number, which kernels take for what isn't given."""
+    return np.empty((0,) * axes, kind)
 
 
 def kind_of(like: Tensor) -> Any:

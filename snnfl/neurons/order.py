@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -29,18 +30,17 @@ class Order:
         if pool > 1:
             self.inner, (self.height, self._width) = values.shape[2], values.shape[3:]
             return
-        neurons = values[0].numel()
+        neurons = math.prod(values.shape[1:])
         self._length = row_of_channels(neurons, values.shape[2]) if channels else _row_of(neurons)
         self.inner, self.height = 1, 1
 
     def rows(self, values: Tensor, *, pooled: bool = False) -> NDArray[Any]:
         """Return values of ``[T, N, C, *space]`` as rows, without a copy where they lie so."""
         laid_out = values.movedim(2, -1) if self._channels_last else values
-        laid_out = laid_out.detach().contiguous()
         length = (
             self._length if self._pool == 1 else self.inner * (self._width // self._pool if pooled else self._width)
         )
-        rows: NDArray[Any] = laid_out.view(len(values), values.numel() // max(len(values), 1) // length, length).numpy()
+        rows: NDArray[Any] = laid_out.detach().contiguous().numpy().reshape(values.shape[0], -1, length)
         return rows
 
     def flat(self, values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from snnfl.neurons import kernel_training
 from snnfl.neurons.dynamics import Neuron
-from snnfl.neurons.looped import RESETS, How, fuses, kind_of, loop, pooled, scalar, spike_of
+from snnfl.neurons.looped import RESETS, How, fuses, kind_of, loop, nothing, pooled, scalar, spike_of
 from snnfl.neurons.order import Order
 
 
@@ -73,7 +73,8 @@ def unroll(
     if not fuses(neuron, current):
         return Unrolled(*loop(*arguments, how))
     leak, threshold = scalar(1.0 if neuron.leak is None else neuron.leak, current), scalar(neuron.threshold, current)
-    return Unrolled(*_Fused.apply(current, leak, threshold, before, how))  # type: ignore[no-untyped-call]
+    function = _Fused if torch._C._are_functorch_transforms_active() else _FusedAtOnce
+    return Unrolled(*function.apply(current, leak, threshold, before, how))  # type: ignore[no-untyped-call]
 
 
 class _Fused(torch.autograd.Function):
@@ -104,8 +105,8 @@ class _Fused(torch.autograd.Function):
             )
             return spikes, potentials if how.potentials else current.new_empty(0)
         kernel_training.forward(
-            number(leak),
-            number(threshold),
+            number(leak.item()),
+            number(threshold.item()),
             RESETS[how.neuron.reset],
             how.neuron.delayed,
             spike_of(how).strict,
@@ -113,11 +114,11 @@ class _Fused(torch.autograd.Function):
             order.inner,
             order.height,
             order.rows(drive),
-            np.empty((0, 0), number),
-            np.empty((0, 0, 0), number),
-            np.empty((0, 0), number) if before is None else order.rows(before.unsqueeze(0))[0],
+            nothing(2, number),
+            nothing(3, number),
+            nothing(2, number) if before is None else order.rows(before.unsqueeze(0))[0],
             order.rows(spikes, pooled=True),
-            order.rows(potentials),
+            order.rows(potentials) if how.potentials else nothing(3, number),
         )
         return spikes, potentials if how.potentials else current.new_empty(0)
 
@@ -153,6 +154,18 @@ class _Fused(torch.autograd.Function):
                 0 if kept else None,
             )
         return _one_by_one(_Fused, info.batch_size, in_dims, arguments)
+
+
+class _FusedAtOnce(torch.autograd.Function):
+    """:class:`_Fused` without what ``torch.func`` asks of it, which would take as long as a small scan."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        output = _Fused.forward(*inputs)
+        _Fused.setup_context(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_Fused.backward)
 
 
 class _FusedBackward(torch.autograd.Function):
@@ -200,10 +213,9 @@ class _FusedBackward(torch.autograd.Function):
                 of_before[0] if before is not None else current.new_empty(0),
             )
         of_parameters = np.zeros(2)
-        none = np.empty((0, 0, 0), number)
         kernel_training.backward(
-            number(leak),
-            number(threshold),
+            number(leak.item()),
+            number(threshold.item()),
             RESETS[how.neuron.reset],
             how.neuron.delayed,
             how.neuron.detached,
@@ -216,21 +228,20 @@ class _FusedBackward(torch.autograd.Function):
             order.height,
             len(current) if how.steps is None else how.steps,
             order.rows(drive),
-            np.empty((0, 0), number),
-            np.empty((0, 0, 0), number),
-            np.empty((0, 0), number) if before is None else order.rows(before.unsqueeze(0))[0],
-            none if of_spikes is None else order.rows(of_spikes, pooled=True),
-            none if of_potentials is None else order.rows(of_potentials),
+            nothing(2, number),
+            nothing(3, number),
+            nothing(2, number) if before is None else order.rows(before.unsqueeze(0))[0],
+            nothing(3, number) if of_spikes is None else order.rows(of_spikes, pooled=True),
+            nothing(3, number) if of_potentials is None else order.rows(of_potentials),
             order.rows(of_current),
-            np.empty((0, 0), number) if before is None else order.rows(of_before)[0],
+            nothing(2, number) if before is None else order.rows(of_before)[0],
             of_parameters,
-            np.empty((0, 0)),
+            nothing(2, np.float64),
         )
-        of_leak, of_threshold = torch.from_numpy(of_parameters).to(leak).unbind()
         return (
             of_current if how.steps is None else of_current[0],
-            of_leak.clone(),
-            of_threshold.clone(),
+            torch.full_like(leak, of_parameters[0]),
+            torch.full_like(threshold, of_parameters[1]),
             of_before[0] if before is not None else current.new_empty(0),
         )
 

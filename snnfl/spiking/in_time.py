@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from snnfl.spiking.events import EventLayer
+from snnfl.neurons.events import EventLayer
 from snnfl.spiking.graph import Affine, LinearMap, Parameters, SpikingGraph, freed_after
 from snnfl.spiking.values import analog_value
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from snnfl.neurons import Neuron, NeuronState, scan
+from snnfl.neurons.events import EventLayer
 from snnfl.spiking.correction import corrected_start
-from snnfl.spiking.events import EventLayer, event_layers
+from snnfl.spiking.events import event_layers
 from snnfl.spiking.graph import MaxPool, Parameters, Spike
 from snnfl.spiking.in_time import (
     accumulating,

@@ -1,4 +1,4 @@
-"""Layers with a time axis against the same layers step by step; oneDNN's products and bfloat16 against float64."""
+"""Layers with a time axis against the same layers step by step; bfloat16 against float32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snnfl.models.over_time import LARGE, fold_time, multiply_in_bfloat16, product
+from snnfl.models.over_time import fold_time, multiply_in_bfloat16
 from snnfl.rng import generator
 
 
@@ -45,38 +45,6 @@ def test_batch_normalisation_is_over_time_and_batch():
     torch.testing.assert_close(folded.running_var, ordinary.running_var)
 
 
-def test_large_products_are_as_exact_as_pytorchs():
-    left, right = draw(200, 512, purpose="left").requires_grad_(), draw(256, 512, purpose="right").requires_grad_()
-    assert len(left) * right.numel() >= LARGE
-    layer = nn.Linear(512, 256)
-    layer.weight.data.copy_(right.detach())
-    fold_time(layer)
-    found = layer(left.view(20, 10, 512)).flatten(0, 1)
-    assert "Product" in str(found.grad_fn.next_functions[0][0].next_functions[0][0].next_functions)
-    weights = draw(200, 256, purpose="weights")
-    (found * weights).sum().backward()
-    exact = left.detach().double() @ right.detach().double().T + layer.bias.detach().double()
-    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()
-    for gradient, expected in (
-        (left.grad, weights.double() @ right.detach().double()),
-        (layer.weight.grad, weights.double().T @ left.detach().double()),
-    ):
-        assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-def test_products_differentiate_twice_and_under_vmap():
-    left, right = draw(3, 4).double().requires_grad_(), draw(5, 4, purpose="right").double()
-    # the layer takes float32 alone; the formula of the gradients doesn't
-    found = product(left.float(), right.float())
-    (first,) = torch.autograd.grad(found.square().sum(), left, create_graph=True)
-    (second,) = torch.autograd.grad(first.square().sum(), left)
-    gram = right.T @ right
-    torch.testing.assert_close(second, 8 * left.detach() @ gram @ gram, rtol=1e-5, atol=1e-5)
-    several = draw(2, 3, 4)
-    together = torch.vmap(product, in_dims=(0, None))(several, right.float())
-    torch.testing.assert_close(together, several @ right.float().T)
-
-
 def test_bfloat16_loses_nothing_of_spikes_and_little_of_weights():
     layers = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 8))
     fold_time(layers)
@@ -93,13 +61,3 @@ def test_bfloat16_loses_nothing_of_spikes_and_little_of_weights():
     first = layers[0](spikes)
     multiply_in_bfloat16(layers, True)
     torch.testing.assert_close(layers[0](spikes), first.bfloat16().float())
-
-
-def test_large_products_under_autocast_are_pytorchs():
-    layers = nn.Sequential(nn.Linear(512, 512))
-    inputs = draw(1, 64, 512)
-    assert 64 * layers[0].weight.numel() >= LARGE
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = layers(inputs)
-        fold_time(layers)
-        assert torch.equal(layers(inputs), expected)

@@ -227,6 +227,6 @@ def test_loops_compile_where_nothing_can_be_cached():
     code = (
         "from numba.core import caching; caching.CompileResultCacheImpl._locator_classes = []; "
         "import test_kernels; test_kernels.test_charge_is_conserved(); "
-        "import snnfl.conversion.trains, snnfl.spiking.events"
+        "import snnfl.conversion.trains, snnfl.neurons.events"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)

@@ -69,6 +69,21 @@ def store(typing_context: Any, array: Any, offset: Any, vector: Any) -> Intrinsi
 
 
 @intrinsic
+def prefetch(typing_context: Any, array: Any, offset: Any) -> Intrinsic:
+    """Ask for a number of a flat array, and its neighbours in memory, which will be read or written soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        address = _address(context, builder, array, arguments[0], arguments[1])
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        for_reading, near, data = _INT32(0), _INT32(2), _INT32(1)
+        builder.call(ask, [builder.bitcast(address, byte), for_reading, near, data])
+
+    return types.void(array, offset), generate
+
+
+@intrinsic
 def accumulate(typing_context: Any, total: Any, vector: Any, factor: Any) -> Intrinsic:
     """Return ``total + vector * factor``, rounded once where the processor can."""
 
