@@ -33,7 +33,7 @@ def decay_in(
         At least 0; 0 where no layer tells.
     """
     sums, layers = list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor, int]]()
-    for name in {*ranks, *([] if logits is None else [logits])}:
+    for name in dict.fromkeys([*ranks, *([] if logits is None else [logits])]):  # in order, which a set hasn't: sums
         parts = [part for part in (f"{name}.weight", f"{name}.bias") if part in seen]
         if not parts:
             continue

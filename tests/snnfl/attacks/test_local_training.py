@@ -307,6 +307,20 @@ def test_ranks_and_sums_over_classes_tell_the_decay(images, rows, columns, share
     assert decay_in(sent, {name: 0 * array for name, array in sent.items()}, {"fc": images}, "fc") == 0
 
 
+def test_the_decay_does_not_depend_on_the_names_of_layers():
+    draw, sizes = torch.Generator().manual_seed(0), [(40 + 7 * i, 50 + 3 * i) for i in range(6)]
+    weights = [torch.randn(size, generator=draw) for size in sizes]
+    gradients = [torch.randn(a, 3, generator=draw) @ torch.randn(3, b, generator=draw) for a, b in sizes]
+    found = set[float]()
+    for naming in range(30):  # of which a set, ordered by hashes that each process draws, would make other sums
+        names = [f"{naming}.{i}" for i in range(len(sizes))]
+        sent = {f"{name}.weight": weight for name, weight in zip(names, weights, strict=True)}
+        pairs = zip(sent.items(), gradients, strict=True)
+        seen = {name: gradient + 0.01 * weight for (name, weight), gradient in pairs}
+        found.add(decay_in(seen, sent, dict.fromkeys(names, 3), None))
+    assert len(found) == 1
+
+
 def test_distances_that_compare_lengths_are_refused_for_shortened_updates():
     known = Knowledge(images=1, batch_size=1, epochs=1, learning_rate=0.1, clipped=True)
     view = attacked(small_cnn(), knowledge=known, length=0.005).view
