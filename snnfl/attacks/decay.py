@@ -34,7 +34,8 @@ def decay_in(
     """
     sums, layers = list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor, int]]()
     for name in dict.fromkeys([*ranks, *([] if logits is None else [logits])]):  # in order, which a set hasn't: sums
-        parts = [part for part in (f"{name}.weight", f"{name}.bias") if part in seen]
+        # What didn't change at all isn't trained, so that it doesn't decay.
+        parts = [part for part in (f"{name}.weight", f"{name}.bias") if part in seen and bool(seen[part].any())]
         if not parts:
             continue
         one, other = (

@@ -244,11 +244,18 @@ def sparse(view: ServerView) -> bool:
 
 def _made_by_images(view: ServerView, returned: Mapping[str, Tensor]) -> bool | None:
     """Tell whether an update is of the ranks that the client's images make, or ``None`` where that isn't told."""
-    known, sent, decay = view.knowledge, view.exchange.sent, 0.0
-    if known.scaled and known.weight_decay and known.steps and known.momentum is not None:
+    known, sent, ranks = view.knowledge, view.exchange.sent, _ranks(view)
+    changes = {name: array - sent[name] for name, array in returned.items()}
+    if known.weight_decay == 0:
+        decay = 0.0
+    elif known.scaled and known.weight_decay is not None and known.steps and known.momentum is not None:
         local = local_training(view)
         decay = local.learning_rate * decayed(local, known.steps)
-    return made_by(sent, {name: array - (1 - decay) * sent[name] for name, array in returned.items()}, *_ranks(view))
+    else:
+        decay = decay_in({name: -change for name, change in changes.items()}, sent, *ranks)
+    # What is zero was left out, or isn't trained: there is no decay in it, either.
+    gradients = {name: torch.where(change != 0, change + decay * sent[name], 0.0) for name, change in changes.items()}
+    return made_by(sent, gradients, *ranks)
 
 
 def _ranks(view: ServerView) -> tuple[dict[str, int], str | None]:

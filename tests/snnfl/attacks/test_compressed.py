@@ -155,6 +155,21 @@ def test_images_of_two_values_are_not_taken_for_an_upload_that_left_something_ou
     assert not problem.sparse(view)
 
 
+@pytest.mark.parametrize("denied", [(), ("optimizer",), ("learning_rate",)], ids=str)
+@pytest.mark.parametrize("decay", [0.0, 0.005, 0.05])
+def test_layers_that_a_client_does_not_train_were_not_left_out(decay, denied):
+    training = TrainingConfig(epochs=1, batch_size=4, learning_rate=0.1, momentum=0.0, weight_decay=decay)
+    view = attacked(small_mlp(200), images=4, training=training).view
+    sent = view.exchange.sent
+    received = {name: sent[name] if "fc1" in name else array for name, array in view.exchange.received.items()}
+    exchange, known = replace(view.exchange, received=received), view.knowledge.without(denied)
+    tuned = replace(view, exchange=exchange, knowledge=known)
+    assert not problem.sparse(tuned)
+    found = problem.problem_of(tuned)
+    gradient = found.gradient("fc2.weight")
+    assert float(gradient.sum(0).norm()) < 1e-4 * float(gradient.norm())  # decay would leave sums over classes
+
+
 @pytest.mark.parametrize("images", [2, 4, 12])
 @pytest.mark.parametrize("kind", ["largest of all", "largest of each", "drawn"])
 def test_uploads_that_left_something_out_are_recognised(images: int, kind: str) -> None:
