@@ -26,12 +26,18 @@ ROUNDING = 3e-3
 UNLIKE = 30.0
 """Times the median of what rounding leaves of a vector's zeros: what is larger may be a small feature."""
 
+SAME = 1 - 1e-4
+"""Cosine from which two vectors are one."""
+
 FITS = 1e-3
 """Share of an image's error that may lie outside the gradient's column space; of a wrong one most does."""
 
 
 TERM = 0.01
 """By how much the rank-one term of right features may differ from one, from float32 rounding."""
+
+APART = 0.5
+"""Of two images, how much of one's term is in the other's: nothing but rounding, of one that came twice all of it."""
 
 CLEAR = 0.05
 """Share of an error's largest element below which a negative one counts as rounding."""
@@ -123,9 +129,14 @@ def _sparse_vectors(rows: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     found, times = torch.nn.functional.normalize(found[fine][order], dim=1), times[told][fine][order]
     kept, seen = list[Tensor](), list[int]()
     while len(found):
-        same = found @ found[0] > 1 - 1e-4
-        kept.append(_by_all_zeros(rows, found[0], live))
-        seen.append(int(times[same].sum()))
+        same = found @ found[0] > SAME
+        again, met = _by_all_zeros(rows, found[0], live), int(times[same].sum())
+        twice = [i for i, other in enumerate(kept) if float(other @ again) > SAME]  # apart by rounding alone
+        if twice:
+            seen[twice[0]] += met
+        else:
+            kept.append(again)
+            seen.append(met)
         found, times = found[~same], times[~same]
     return torch.stack(kept) if kept else rows[:0], torch.tensor(seen)
 
@@ -152,7 +163,7 @@ def _checked(
 
     An error of an untrained network hardly depends on the features, so wrong ones have one that fits. But features
     ``h`` and error ``e`` of one of ``N`` images are a term of the gradient ``G`` if and only if ``G - e h^T / N`` has a
-    rank less, which is ``h^T G^+ e = N`` (Wedderburn 1934).
+    rank less, which is ``h^T G^+ e = N`` (Wedderburn 1934); with the error of another of these images it is zero.
 
     Args:
         weight: Of the last layer.
@@ -169,9 +180,14 @@ def _checked(
     outside = (errors - errors @ columns @ columns.T).norm(dim=2) / errors.norm(dim=2).clamp_min(1e-30)
     least, label = outside.min(1)
     own = errors[torch.arange(len(errors)), label]
-    terms = ((found / found[:, -1:]) @ inverse * own).sum(1) / count
-    right = ((least < FITS) & ((terms - 1).abs() < TERM)).nonzero().flatten()[:count]
-    return Solved(errors=own[right], features=features[right], checked=True) if len(right) else None
+    terms = (found / found[:, -1:]) @ inverse @ own.T / count
+    fits = ((least < FITS) & ((terms.diagonal() - 1).abs() < TERM)).nonzero().flatten().tolist()
+    right = list[int]()
+    for one in fits:  # an image that came twice, once with more rounding, would take the place of another one
+        met = torch.cat([terms[one, right], terms[right, one]]).abs() > APART
+        if len(right) < count and not bool(met.any()):
+            right.append(one)
+    return Solved(errors=own[right], features=features[right], checked=True) if right else None
 
 
 def _unchecked(gradient: Tensor, found: Tensor, count: int, width: int) -> Solved | None:

@@ -83,6 +83,14 @@ def test_the_labels_of_few_images_are_found_behind_features_of_either_sign(image
     assert sum(right) / len(right) > 0.95  # all; by sums of rows about half
 
 
+@pytest.mark.parametrize(("images", "start"), [(4, 80), (8, 0), (8, 80), (8, 220), (8, 300)])
+def test_rounding_counts_no_image_twice(images, start):
+    training = TrainingConfig(epochs=1, batch_size=images, learning_rate=0.1, momentum=0.0, weight_decay=0.005)
+    victim = attacked(small_mlp(200), images=images, start=start, training=training)
+    found = infer_labels(victim.view, problem_of(victim.view), torch.Generator().manual_seed(0))
+    assert found.tolist() == victim.truth.labels.sort().values.tolist()
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_counts_are_exact_if_the_probabilities_are(labels):
     probabilities = torch.tensor([0.1, 0.3, 0.2, 0.25, 0.15])
