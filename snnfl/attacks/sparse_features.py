@@ -152,7 +152,8 @@ def _by_all_zeros(rows: Tensor, found: Tensor, live: Tensor) -> Tensor:
     sizes = found[live].abs()
     zero = sizes < ROUNDING * found.max()
     zero &= sizes <= UNLIKE * sizes[zero].median()
-    again = torch.linalg.svd(rows[:, live[zero]].T)[2][-1] @ rows
+    triangle = torch.linalg.qr(rows[:, live[zero]].T, mode="r")[1]  # as small as the batch: columns may be 10,000s
+    again = torch.linalg.svd(triangle)[2][-1] @ rows
     return torch.nn.functional.normalize(again * (again @ found).sign(), dim=0)
 
 
