@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -74,12 +76,19 @@ def solved(view: ServerView, problem: Problem, generator: torch.Generator) -> So
     return max((each for each in (sparse, dense) if each is not None), key=lambda each: len(each.labels), default=None)
 
 
-def in_order(labels: Tensor, solved: Solved | None) -> Tensor:
-    """Return a batch's labels, those of the samples that were found first, as these stand."""
+def in_order(labels: Tensor, solved: Solved | None, *, given: bool) -> Tensor:
+    """Return a batch's labels, those of the samples that were found first, as these stand.
+
+    Args:
+        labels: Of the batch, in any order.
+        solved: Samples that were found.
+        given: Whether the labels are true ones, of which none is replaced where samples were found wrongly.
+    """
     if solved is None:
         return labels
-    first = solved.labels.tolist()
-    left = labels.tolist()
+    first, left = solved.labels.tolist(), labels.tolist()
+    if given and Counter(first) - Counter(left):
+        return labels
     for label in first:
         if label in left:
             left.remove(label)

@@ -136,7 +136,8 @@ def _by_features(
     shape = (len(views), first.count, *first.input_shape)
     found_of = [solved(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     tells = [told(*three) for three in zip(views, problems, found_of, strict=True)]
-    labels = [in_order(own, found) for own, found in zip(labels, found_of, strict=True)]
+    given = [view.labels is not None for view in views]
+    labels = [in_order(own, found, given=told) for own, found, told in zip(labels, found_of, given, strict=True)]
     weights = _choose(views, problems, budget, generator)
     starts = [first.low.expand(shape), torch.zeros(shape)]
     starts += [torch.randn(shape, generator=generator) for _ in range(budget.restarts)]
@@ -181,7 +182,7 @@ def _choose(
     reached = dict.fromkeys(CANDIDATES, 0.0)
     solutions = [solved(view, problem, generator) for view, problem in zip(own, asked, strict=True)]
     tells = [told(*three) for three in zip(own, asked, solutions, strict=True)]
-    labels = [in_order(each.labels, solution) for each, solution in zip(rehearsed, solutions, strict=True)]
+    labels = [in_order(each.labels, found, given=True) for each, found in zip(rehearsed, solutions, strict=True)]
     for group in _alike(own, asked):
         lanes = [(i, weights) for weights in CANDIDATES for i in group]
         some = [Victim(own[i], asked[i], labels[i], tells[i], starts[i], weights) for i, weights in lanes]

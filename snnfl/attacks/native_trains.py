@@ -101,7 +101,7 @@ def _samples(view: ServerView, generator: torch.Generator) -> Reconstruction:
     samples, miss = torch.zeros(problem.count, *view.input_shape), 1.0
     labels, told = infer_labels(view, problem, generator), _told(view, problem, generator)
     if told is not None:
-        labels = in_order(labels, told)
+        labels = in_order(labels, told, given=view.labels is not None)
         layer, wanted = _layer(view, problem, told)
         if len(wanted):
             steps = problem.input_shape[0] if view.sequence else 1

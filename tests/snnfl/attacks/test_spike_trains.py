@@ -142,3 +142,17 @@ def test_what_cannot_be_told_is_refused(options, reason):
 def test_many_steps_are_refused():
     view = replace(victim_of().view, model=spiking("mlp", shape=(30, 2), sequence=True), input_shape=(30, 2))
     assert "at most 28 steps, not 30" in (get_attack("sequence_recovery").refusal(view) or "")
+
+
+def test_given_labels_stay_whatever_a_noised_update_tells():
+    victim = images_of(1)
+    exchange, draw, told = victim.view.exchange, torch.Generator().manual_seed(0), set[int]()
+    for _ in range(6):
+        noised = {
+            name: array + 0.3 * torch.randn(array.shape, generator=draw) for name, array in exchange.received.items()
+        }
+        view = replace(victim.view, exchange=replace(exchange, received=noised))
+        told |= set(run(replace(victim, view=view)).labels.tolist())
+        view = replace(view, labels=victim.truth.labels, knowledge=replace(view.knowledge, labels=True))
+        assert run(replace(victim, view=view)).labels.tolist() == victim.truth.labels.tolist()
+    assert told != set(victim.truth.labels.tolist())
