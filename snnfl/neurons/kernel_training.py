@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from snnfl.neurons import surrogates
 from snnfl.neurons.compiled import compiled
 from snnfl.neurons.kernel_normalised import add_moments, flush, normalise
-from snnfl.neurons.vectors import accumulate, load, prefetch, store
+from snnfl.neurons.kernel_rows import ask_for, clear, copy, pool_row, unpool_row
 
 Reals: TypeAlias = NDArray[np.floating]
 
@@ -39,9 +39,6 @@ DERIVATIVES: dict[surrogates.Derivative, int] = {
 }
 """Surrogate gradients that are compiled, by their number in :func:`differentiate`."""
 
-LINE = 16
-"""Numbers of a line of the cache, in float32."""
-
 SUBTRACT, ZERO, KEEP = 0, 1, 2
 """Kinds of reset."""
 
@@ -50,32 +47,6 @@ SUBTRACT, ZERO, KEEP = 0, 1, 2
 def first_above(threshold: np.floating, strict: bool) -> np.floating:
     """Return the smallest potential that fires: the threshold, or the next number above it."""
     return np.nextafter(threshold, type(threshold)(np.inf)) if strict else threshold
-
-
-@compiled
-def copy(source: Reals, out: Reals) -> None:
-    """Copy a row, without the question whether both are the same memory."""
-    for j in range(len(out)):
-        out[j] = source[j]
-
-
-@compiled
-def clear(out: Reals) -> None:
-    """Write zeros, many at a time."""
-    for j in range(len(out)):
-        out[j] = out.dtype.type(0)
-
-
-@compiled
-def ask_for(values: Reals, step: int, row: int) -> None:
-    """Let a row of a step, if there is one, come from memory while others are worked on.
-
-    Rows of one step after the other lie far apart, and the processor by itself asks for what is next on a page.
-    """
-    if row < values.shape[1]:
-        ahead = values[min(step, len(values) - 1), row]
-        for j in range(0, len(ahead), LINE):
-            prefetch(ahead, j)
 
 
 @compiled
@@ -151,41 +122,6 @@ def differentiate(derivative: int, slope: np.floating, threshold: np.floating, u
             out[j] = scale * max(one - slope * abs(u[j] - threshold), one - one)
     else:
         out[:] = one
-
-
-@compiled
-def pool_row(fired: Reals, row: int, pool: int, inner: int, out: Reals) -> None:
-    """Add a row of spikes to the row of their means, ``[width / pool * inner]``."""
-    share, lanes = out.dtype.type(1.0 / (pool * pool)), (0, 0)
-    whole = inner // 16 * 16
-    if row == 0:
-        clear(out)
-    for cell in range(0, len(out), inner):
-        for start in range(cell, cell + whole, 16):
-            total = load(out, start, lanes)
-            for column in range(pool):
-                total = accumulate(total, load(fired, start + (cell * (pool - 1)) + column * inner, lanes), share)
-            store(out, start, total)
-        for column in range(pool):
-            for j in range(cell + whole, cell + inner):
-                out[j] += fired[j + cell * (pool - 1) + column * inner] * share
-
-
-@compiled
-def unpool_row(gradient: Reals, pool: int, inner: int, out: Reals) -> None:
-    """Write the gradient of a row of spikes from that of the row of their means; columns left over get none."""
-    share, lanes = out.dtype.type(1.0 / (pool * pool)), (0, 0)
-    whole = inner // 16 * 16
-    clear(out[len(gradient) * pool :])
-    nothing = load(np.zeros(16, out.dtype), 0, lanes)
-    for cell in range(0, len(gradient), inner):
-        for start in range(cell, cell + whole, 16):
-            each = accumulate(nothing, load(gradient, start, lanes), share)
-            for column in range(pool):
-                store(out, start + cell * (pool - 1) + column * inner, each)
-        for column in range(pool):
-            for j in range(cell + whole, cell + inner):
-                out[j + cell * (pool - 1) + column * inner] = gradient[j] * share
 
 
 @compiled
