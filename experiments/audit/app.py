@@ -19,7 +19,7 @@ from experiments.audit.found import Audit
 from snnfl.attacks import Budget
 from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unfit, unknown
 from snnfl.auditing.label_counts import label_counts
-from snnfl.auditing.recording import check_rounds, read_recording
+from snnfl.auditing.recording import RecordingError, check_rounds, read_recording
 from snnfl.auditing.victims import Scope, pixel_statistics, victims_of
 from snnfl.config import ConfigError, DataConfig, nearest
 from snnfl.data import Dataset, check_source, load
@@ -141,8 +141,14 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         raise ConfigError(f"{asked}: is of runs of ours with secure aggregation; leave it out with --model")
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
-    victims = victims_of(setting, folder, scope)
     unread = [line.removeprefix(f"{folder.name}, ") for line in unfit(app, folder, scope.rounds)]
+    try:
+        victims = victims_of(setting, folder, scope)
+    except RecordingError as error:
+        if not unread:
+            raise
+        more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+        raise RecordingError(f"{error}; not attacked: {unread[0]}{more}") from None
     choice = choose(attacks, setting.format.kind)
     named = choice.members if attacks else ()
     return Prepared(
@@ -228,7 +234,7 @@ def _called(option: str, text: str) -> Any:
     try:
         module = _module(place)
         if not hasattr(module, name):
-            own = [key for key in vars(module) if not key.startswith("_")]
+            own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
             raise ConfigError(f"{option} {text}: {place} has no {name}{nearest(name, own)}")
         made: Callable[[], Any] = getattr(module, name)
         return made()

@@ -66,6 +66,10 @@ def test_a_client_that_sent_no_numbers_is_named_before_the_attacks_and_in_the_re
     assert line.removeprefix("not attacked: ").partition(":")[0] in (tmp_path / "report.html").read_text(
         encoding="utf-8"
     )
+    alone = ("--client", first.partition)
+    status, told, _ = audit("--model", "task:Net", *OPTIONS, *NORMALISED, *ATTACK, *data, *alone, recording=recording)
+    assert status == 2
+    assert f"; not attacked: {line.removeprefix('not attacked: ')}" in told
 
 
 def test_it_finds_images_beyond_the_floor(audit, tmp_path):
@@ -153,6 +157,7 @@ SHAPE = ("--input-shape", "1,8,8")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--model", "task:Q"), "task has no Q; known: DataLoader, Net, TensorDataset, load_data"),
         (OPTIONS, "--loss: a run of ours knows it; for another Flower app's recording say --model, too"),
         (("--model", "task"), "--model task: expected MODULE:FUNCTION"),
         (("--model", "task:Nett"), "--model task:Nett: task has no Nett; did you mean 'Net'?"),
