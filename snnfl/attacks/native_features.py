@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from snnfl import rng
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
 from snnfl.attacks.sparse_features import Solved
@@ -22,6 +23,9 @@ NOISE = 3.0
 
 SPARE = 4
 """Singular values beyond the rank that are looked at for rounding."""
+
+ITERATIONS = 4
+"""Of the subspace of these."""
 
 RIDGE = 1e-2
 """Of the least squares by which slopes are found: relative to the mean square of a step's inputs, plus 1."""
@@ -88,12 +92,26 @@ def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
     """
     if rank + SPARE > min(gradient.shape):
         return None
-    _, sizes, directions = torch.svd_lowrank(gradient.double().nan_to_num(), q=rank + SPARE, niter=4)
+    sizes, directions = _largest(gradient.double().nan_to_num(), rank + SPARE)
     squares = sizes[:rank].square()
     shares = squares / (squares + (NOISE * sizes[rank]).square()).clamp_min(1e-300)
-    rows = directions.T[:rank] * (sizes[:rank].sqrt() * shares)[:, None]
+    rows = directions[:rank] * (sizes[:rank].sqrt() * shares)[:, None]
     found: Tensor = (rows / rows.norm().clamp_min(1e-300)).float()
     return found
+
+
+def _largest(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest singular values ``[count]`` and their directions ``[count, columns]``.
+
+    By iterated subspaces (Halko, Martinsson & Tropp 2011, algorithm 4.4), as ``torch.svd_lowrank``, which draws from
+    PyTorch's global generator: so a matrix always gives the same bits.
+    """
+    start = torch.randn(matrix.shape[1], count, generator=rng.generator(0, "singular vectors"), dtype=matrix.dtype)
+    basis = torch.linalg.qr(matrix @ start).Q
+    for _ in range(ITERATIONS):
+        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
+    _, sizes, directions = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return sizes, directions
 
 
 def unexplained(rows: Tensor, inputs: Tensor) -> Tensor:

@@ -134,6 +134,21 @@ def test_rows_that_could_span_everything_tell_nothing():
     assert few_rows(torch.randn(8, 60), 5) is None
 
 
+def test_rows_depend_on_the_gradient_alone():
+    draw = torch.Generator().manual_seed(0)
+    gradient = torch.randn(80, 6, generator=draw) @ torch.randn(6, 60, generator=draw)
+    before = torch.get_rng_state()
+    first = few_rows(gradient, 6)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(5)
+    again = few_rows(gradient, 6)
+    assert first is not None
+    assert again is not None
+    assert torch.equal(first, again)
+    exact = torch.linalg.svd(gradient.double())[1][:6].sqrt()
+    torch.testing.assert_close(first.norm(dim=1), (exact / exact.norm()).float())
+
+
 def test_matched_spikes_tell_what_the_naive_attack_misses():
     victim = convolutional()
     guess = floors(victim.truth.images, digits(200, 100)[0])["mean_image"]
