@@ -17,7 +17,7 @@ from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.sparse_features import Solved
+from snnfl.attacks.sparse_features import MOST_IMAGES, Solved
 from snnfl.attacks.spike_trains import MOST_STEPS, RELATIVE, Layer, inputs_of, step_weights, surest_trains
 from snnfl.models import SpikingModel, SpikingNeurons
 from snnfl.neurons.dynamics import to_zero
@@ -50,7 +50,18 @@ def _untold(view: ServerView) -> str | None:
         return f"lists the sums of half the steps, which takes at most {MOST_STEPS} steps, not {model.steps}"
     if view.knowledge.steps != 1:
         return f"takes one step, and the client took {view.knowledge.steps}"
-    return inexact(view)
+    return _untold_batch(view) or inexact(view)
+
+
+def _untold_batch(view: ServerView) -> str | None:
+    """Say why the last layer's gradient doesn't tell a batch's samples apart, or return ``None``."""
+    known, images = view.knowledge, view.knowledge.images
+    if images is None or images == 1:
+        return None
+    most = min(*view.exchange.sent[f"{last_linear(view.model)}.weight"].shape, MOST_IMAGES + 1) - 1
+    if images > most:
+        return f"tells at most {most} samples apart in this last layer, fewer than classes; the client has {images}"
+    return None if known.scaled else "tells samples apart by the length of the update, and clients shorten theirs"
 
 
 def _no_sequences(view: ServerView) -> str | None:

@@ -156,3 +156,13 @@ def test_given_labels_stay_whatever_a_noised_update_tells():
         view = replace(view, labels=victim.truth.labels, knowledge=replace(view.knowledge, labels=True))
         assert run(replace(victim, view=view)).labels.tolist() == victim.truth.labels.tolist()
     assert told != set(victim.truth.labels.tolist())
+
+
+def test_batches_that_the_last_layer_does_not_tell_apart_are_refused():
+    attack, nine, ten = get_attack("image_recovery"), images_of(9).view, images_of(10).view
+    assert attack.refusal(nine) is None
+    assert "tells at most 9 samples apart" in (attack.refusal(ten) or "")
+    clipped = replace(nine, knowledge=replace(nine.knowledge, clipped=True))
+    assert "clients shorten theirs" in (attack.refusal(clipped) or "")
+    one = images_of(1).view
+    assert attack.refusal(replace(one, knowledge=replace(one.knowledge, clipped=True))) is None
