@@ -157,7 +157,7 @@ SHAPE = ("--input-shape", "1,8,8")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--model", "task:Q"), "task has no Q; known: DataLoader, Net, TensorDataset, load_data, load_digits, "),
+        (("--model", "task:Q"), "task has no Q; known: DataLoader, Net, TensorDataset, load_data, load_digits, pub"),
         (OPTIONS, "--loss: a run of ours knows it; for another Flower app's recording say --model, too"),
         (("--model", "task"), "--model task: expected MODULE:FUNCTION"),
         (("--model", "task:Nett"), "--model task:Nett: task has no Nett; did you mean 'Net'?"),
