@@ -343,24 +343,3 @@ def test_nothing_that_is_given_changes():
     found = unroll(neuron, inputs[0], 6, before=inputs[3])
     found.spikes.sum().backward()
     assert all(torch.equal(value, copy) for value, copy in zip(inputs, copies, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("leak", "first"),
-    [
-        (0.871, lambda total, current: torch.inference_mode()(total)(current)),
-        (0.872, lambda total, current: torch.func.grad(total)(current)),
-        (0.873, lambda total, current: torch.func.vmap(torch.func.grad(total))(current[None])),
-    ],
-)
-def test_training_goes_on_with_a_leak_that_was_first_seen_elsewhere(leak, first):
-    neuron = Neuron(threshold=torch.ones(1), leak=leak, spike=surrogate_spike("atan"), unit_spikes=True)
-    current = torch.rand(6, 2, 3)
-
-    def total(given: Tensor) -> Tensor:
-        return unroll(neuron, given).spikes.sum()
-
-    first(total, current)
-    trained = current.clone().requires_grad_()
-    total(trained).backward()
-    assert trained.grad.abs().sum() > 0

@@ -70,17 +70,6 @@ def test_equals_a_literal_pytorch_loop_bit_for_bit(name):
     assert result.loss == pytest.approx(total / 37, rel=1e-6)
 
 
-def test_weights_that_layers_share_move_once():
-    first = nn.Linear(64, 64)
-    second = nn.Linear(64, 64)
-    second.weight = first.weight
-    ours = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU(), nn.Linear(64, 10))
-    theirs, batches = copy.deepcopy(ours), draw([8])
-    train_locally(ours, [batches], CONFIG, server_round=1)
-    literal_sgd(theirs, [batches], rate=0.05, momentum=0.9, weight_decay=1e-3)
-    assert_same(ours, theirs)
-
-
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_equals_the_equations(momentum):
     config = TrainingConfig(learning_rate=0.05, momentum=momentum, weight_decay=1e-2)
