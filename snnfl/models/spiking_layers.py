@@ -101,13 +101,13 @@ class SpikingNeurons(nn.Module):
     def over_time(self, current: Tensor) -> Unrolled:
         """Map currents ``[T or 1, N, C, *space]`` to spikes and potentials ``[T, N, C, *space]``, without pooling."""
         if len(current) == 1:
-            return unroll(self.neuron, current.squeeze(0), self.steps, potentials=True)
+            return unroll(self.neuron, current[0], self.steps, potentials=True)
         return unroll(self.neuron, current, potentials=True)
 
     def spikes(self, current: Tensor, *, pool: int = 1) -> Tensor:
         """Map currents ``[T or 1, N, C, *space]`` to spikes ``[T, N, C, *space]``, averaged over squares of a side."""
         if len(current) == 1:
-            return unroll(self.neuron, current.squeeze(0), self.steps, pool=pool).spikes
+            return unroll(self.neuron, current[0], self.steps, pool=pool).spikes
         return unroll(self.neuron, current, pool=pool).spikes
 
     def extra_repr(self) -> str:
@@ -141,10 +141,10 @@ class Readout(nn.Module):
 
     def over_time(self, currents: Tensor) -> Tensor:
         """Return the value of each step, ``[T, N, classes]``: spikes for ``rate``, else potentials."""
-        if len(currents) == 1:
-            currents = currents.expand(self.neurons.steps, *currents.shape[1:])
+        steps = self.neurons.steps if len(currents) == 1 else len(currents)
+        currents = currents.expand(steps, *currents.shape[1:])
         if not self.fires:
-            return _combined(self._kernel(len(currents), currents), currents)
+            return _combined(self._kernel(steps, currents), currents)
         spikes, potentials = unroll(self.neurons.neuron, currents, potentials=self.kind != "rate")
         return spikes if self.kind == "rate" else potentials
 

@@ -82,14 +82,7 @@ def scalar(value: Tensor | float, like: Tensor) -> Tensor:
     """Return a parameter as a tensor without axes, of a current's type and device."""
     if isinstance(value, Tensor):
         return value.reshape(()).to(like)
-    return _constant(value, like.dtype, like.device)
-
-
-@functools.cache
-def _constant(value: float, kind: torch.dtype, device: torch.device) -> Tensor:
-    """Return a number that isn't trained as a tensor, which nobody writes to."""
-    with torch.inference_mode(False):  # it outlives the caller's mode, and others differentiate what they compute of it
-        return torch.full((), value, dtype=kind, device=device)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def spike_of(how: How) -> SurrogateSpike:

@@ -185,7 +185,7 @@ class _FusedBackward(torch.autograd.Function):
         drive = current if how.steps is None else current.unsqueeze(0)
         order, number, spike = Order(drive, how.pool), kind_of(current), spike_of(how)
         of_current = order.empty(len(drive), drive)
-        of_before = current.new_empty(0) if before is None else order.empty(1, drive)
+        of_before = order.empty(0 if before is None else 1, drive)
         if current.is_cuda:
             from snnfl.neurons import kernel_triton_training  # Triton isn't everywhere
 
@@ -210,7 +210,7 @@ class _FusedBackward(torch.autograd.Function):
                 of_current if how.steps is None else of_current[0],
                 of_leak.clone(),
                 of_threshold.clone(),
-                of_before if before is None else of_before[0],
+                of_before[0] if before is not None else current.new_empty(0),
             )
         of_parameters = np.zeros(2)
         kernel_training.backward(
@@ -242,7 +242,7 @@ class _FusedBackward(torch.autograd.Function):
             of_current if how.steps is None else of_current[0],
             torch.full_like(leak, of_parameters[0]),
             torch.full_like(threshold, of_parameters[1]),
-            of_before if before is None else of_before[0],
+            of_before[0] if before is not None else current.new_empty(0),
         )
 
     @staticmethod
