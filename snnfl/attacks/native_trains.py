@@ -110,9 +110,12 @@ def image_recovery(views: Sequence[ServerView], budget: Budget, generator: torch
 def _samples(view: ServerView, generator: torch.Generator) -> Reconstruction:
     problem = problem_of(view)
     samples, miss = torch.zeros(problem.count, *view.input_shape), 1.0
-    labels, told = infer_labels(view, problem, generator), _told(view, problem, generator)
+    told = _told(view, problem, generator)
+    if told is not None and view.labels is None and len(told.labels) == problem.count:
+        labels = told.labels
+    else:
+        labels = in_order(infer_labels(view, problem, generator), told, given=view.labels is not None)
     if told is not None:
-        labels = in_order(labels, told, given=view.labels is not None)
         layer, wanted = _layer(view, problem, told)
         if len(wanted):
             steps = problem.input_shape[0] if view.sequence else 1
