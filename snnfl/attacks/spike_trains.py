@@ -6,6 +6,7 @@ a leak the ``w_t`` are different numbers, and of the ``2^T`` trains few have a s
 batch each sample's ``h`` is told apart by its zeros (:mod:`snnfl.attacks.sparse_features`).
 
 1. Sums of the first and of the second half of the steps are listed and met in the middle (Horowitz and Sahni 1974).
+   Where the same current flows at each step, as of pictures, neurons have a few hundred trains, which are listed.
 2. A train says of each step on which side of its threshold a potential was, and given the train potentials are affine
    in the inputs: a convex problem, of as many conditions as neurons and steps.
 3. Given the trains, the first layer's gradient is a smooth function of the inputs, so that it is matched. They lie in
@@ -25,6 +26,9 @@ from snnfl.models import SpikingModel
 
 MOST_STEPS = 28
 """Steps of which half the sums fit in memory."""
+
+NARROWEST = 1e-9
+"""In thresholds, the currents that must have a train in common: of fewer, it may be a rounding's."""
 
 RELATIVE = 1e-7
 """Error of a sum of float32 products, relative to the largest one."""
@@ -100,16 +104,17 @@ def step_weights(model: SpikingModel) -> Tensor:
     return found
 
 
-def trains_of(sums: Tensor, weights: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def trains_of(sums: Tensor, weights: Tensor, tolerance: float, listed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the trains whose weighted sums are the given ones, ``[T, H]``, and which neurons have just one, ``[H]``.
 
     Args:
         sums: Shape ``[H]``, float64.
         weights: Of the steps, ``[T]``, float64.
         tolerance: Error of a sum.
+        listed: All trains that there are, ``[K, T]``; ``None`` for any.
     """
-    half = len(weights) // 2
-    first, second = (_trains(count) for count in (half, len(weights) - half))
+    half = len(weights) // 2 if listed is None else 0
+    first, second = _trains(half), _trains(len(weights) - half) if listed is None else listed
     ahead, (behind, order) = first @ weights[:half], (second @ weights[half:]).sort()
     trains, known = sums.new_zeros(len(weights), len(sums)), torch.zeros(len(sums), dtype=torch.bool)
     for place, wanted in enumerate(sums):
@@ -127,17 +132,48 @@ def _trains(steps: int) -> Tensor:
     return ((torch.arange(2**steps)[:, None] >> torch.arange(steps)) & 1).double()
 
 
-def surest_trains(sums: Tensor, weights: Tensor, rounding: float) -> tuple[Tensor, Tensor]:
+def constant_trains(steps: int, leak: float, threshold: float, *, to_zero: bool) -> Tensor:
+    """Return all trains of neurons into which the same current flows at each step, ``[K, steps]``, float64.
+
+    A train's potentials are affine in the current, ``u_t = a_t I + b_t`` with ``a_t > 0``, so that each step parts the
+    currents that have had the same train in two at most, at ``(V_th - b_t) / a_t``.
+
+    Args:
+        steps: Number of time steps.
+        leak: Part of a potential that is left after a step.
+        threshold: Of the neurons.
+        to_zero: As of :class:`Layer`.
+    """
+    low, high = (torch.full((1,), end, dtype=torch.float64) for end in (-torch.inf, torch.inf))
+    slope, offset = torch.zeros(2, 1, dtype=torch.float64)
+    trains = torch.zeros(1, 0, dtype=torch.float64)
+    for step in range(steps):
+        fired = trains[:, -1] if step else torch.zeros_like(slope)
+        kept = 1 - fired if to_zero else 1.0
+        slope = leak * kept * slope + 1
+        offset = leak * kept * offset - (0.0 if to_zero else threshold * fired)
+        edge = (threshold - offset) / slope
+        ends = torch.cat([low, torch.maximum(low, edge)]), torch.cat([torch.minimum(high, edge), high])
+        wide = ends[1] - ends[0] > NARROWEST * threshold
+        fires = torch.cat([torch.zeros_like(edge), torch.ones_like(edge)])
+        trains = torch.cat([trains.repeat(2, 1), fires[:, None]], 1)[wide]
+        low, high, slope, offset = ends[0][wide], ends[1][wide], slope.repeat(2)[wide], offset.repeat(2)[wide]
+    return trains
+
+
+def surest_trains(
+    sums: Tensor, weights: Tensor, rounding: float, listed: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return :func:`trains_of` with the one of :data:`TOLERANCES` under which most neurons have just one train.
 
     Args:
         sums: Shape ``[H]``, float64.
         weights: Of the steps, ``[T]``, float64.
         rounding: Error of a sum, at least.
+        listed: As of :func:`trains_of`.
     """
-    return max(
-        (trains_of(sums, weights, times * rounding) for times in TOLERANCES), key=lambda found: int(found[1].sum())
-    )
+    tried = (trains_of(sums, weights, times * rounding, listed) for times in TOLERANCES)
+    return max(tried, key=lambda found: int(found[1].sum()))
 
 
 def inputs_of(layer: Layer, wanted: Tensor, *, inputs: int, samples: int) -> tuple[Tensor, float]:
