@@ -142,12 +142,13 @@ def _mean_loss(losses: list[Tensor], sizes: list[int], where: str, rate: float) 
 def check_weights(model: nn.Module, state: Sequence[Tensor], where: str, rate: float) -> None:
     """Look at what the last step has made: no loss tells it any more."""
     arrays = [array for array in state if array.is_floating_point()]
-    norms = torch.stack(torch._foreach_norm(arrays)).tolist()
-    if all(norm <= MAXIMUM_VALUE for norm in norms):
+    numbers = [array.flatten() for array in arrays]  # a product with itself takes half of the time of a norm
+    if all(square <= MAXIMUM_VALUE**2 for square in torch.stack([each.dot(each) for each in numbers]).tolist()):
         return
+    norms = torch.stack(torch._foreach_norm(arrays)).tolist()
     named = (*model.named_parameters(), *model.named_buffers())
     names = [name for name, array in named if array.is_floating_point()]
-    name, norm = next(pair for pair in zip(names, norms, strict=True) if not pair[1] <= MAXIMUM_VALUE)
+    name, norm = max(zip(names, norms, strict=True), key=lambda pair: math.inf if math.isnan(pair[1]) else pair[1])
     raise _diverged(f"{where}: after its last step the norm of {name} is {norm:g}", rate)
 
 

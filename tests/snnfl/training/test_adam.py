@@ -39,9 +39,9 @@ def test_the_first_step_and_the_state_behind_it_are_those_from_zeros_to_the_bit(
     expected = [parameter.clone(memory_format=torch.preserve_format) for parameter in parameters]
     state = AdamState.of(expected)
     adam_step(expected, gradients, state, 1e-3)
-    behind = first_adam_step(parameters, gradients, 1e-3)
-    assert behind is not None
-    found = behind_first_step(parameters, behind)
+    first = first_adam_step(parameters, gradients, 1e-3)
+    assert first is not None
+    found = behind_first_step(first)
     for mine, other in ((parameters, expected), *zip(found, state, strict=True)):
         assert all(map(torch.equal, mine, other))
 
