@@ -7,7 +7,7 @@ weights, training, victims and the attacks' starts.
 The naive attack is ``inverting_gradients`` (Geiping et al. 2020) through the client's own surrogate, the adaptive one
 ``native_features``. Both start from a dark, a mean and a noise image, and choose prior and weights by rehearsals on
 public images. An iteration of the naive one differentiates twice and takes some ten times as long, so it gets fewer
-(``--naive``) and still several times the CPU time. ``published`` is the naive one as published, from noise, TV 0.01.
+(``--naive``) and about as much CPU time or more. ``published`` is the naive one as published, from noise, TV 0.01.
 """
 
 from __future__ import annotations

@@ -143,3 +143,11 @@ def test_where_rehearsals_find_less_by_exact_inputs_rows_are_matched(attacked, m
     monkeypatch.setattr(native_matching, "by_frames", grey)
     (found,) = found_of(attacked[:1])
     assert found.choice.startswith("hidden")
+
+
+@pytest.mark.parametrize("value", [1e38, 1e12, 0.0])
+def test_an_update_that_the_server_accepts_never_breaks_it(attacked, value):
+    view = attacked[0].view
+    hostile = {name: torch.full_like(array, value) for name, array in view.exchange.received.items()}
+    view = replace(view, exchange=replace(view.exchange, received=hostile))
+    assert hidden_frames(view, problem_of(view)) is None
