@@ -7,7 +7,7 @@ weights, training, victims and the attacks' starts.
 The naive attack is ``inverting_gradients`` (Geiping et al. 2020) through the client's own surrogate, the adaptive one
 ``native_features``. Both start from a dark, a mean and a noise image, and choose prior and weights by rehearsals on
 public images. An iteration of the naive one differentiates twice and takes some ten times as long, so it gets fewer
-(``--naive``) and still several times the CPU time. ``published`` is the naive one as published, from noise, TV 0.01.
+(``--naive``) and about as much CPU time or more. ``published`` is the naive one as published, from noise, TV 0.01.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def trained(data: Dataset, config: ModelConfig, steps: int, seed: int) -> tuple[
     return model, float(right.float().mean())
 
 
-def view_of(data: Dataset, model: SpikingModel, chosen: Tensor) -> ServerView:
-    """Return what a server sees of one step on some images."""
+def view_of(data: Dataset, model: SpikingModel, chosen: Tensor, known: int) -> ServerView:
+    """Return what a server, which knows some test images, sees of one step on some others."""
     client, count = copy.deepcopy(model), len(chosen)
     training = TrainingConfig(epochs=1, batch_size=count, learning_rate=RATE, momentum=0.0, weight_decay=0.0)
     sent = {name: array.clone() for name, array in exchangeable(client).items()}
@@ -82,7 +82,7 @@ def view_of(data: Dataset, model: SpikingModel, chosen: Tensor) -> ServerView:
         format=Native(sent, model.layers),
         exchange=Exchange(server_round=1, sent=sent, received=exchangeable(client)),
         knowledge=Knowledge(images=count, batch_size=count, epochs=1, learning_rate=RATE),
-        public=PublicImages(inputs=data.normalise(data.test_images[:1000]), labels=data.test_labels[:1000]),
+        public=PublicImages(inputs=data.normalise(data.test_images[:known]), labels=data.test_labels[:known]),
     )
 
 
@@ -139,7 +139,7 @@ def measure(data: Dataset, config: ModelConfig, given: argparse.Namespace, steps
     half = len(data.train_images) // 2
     order = torch.randperm(half, generator=torch.Generator().manual_seed(seed + 1))
     chosen = torch.split(order, given.batch)[: given.victims]
-    views = [view_of(data, model, each) for each in chosen]
+    views = [view_of(data, model, each, given.public) for each in chosen]
     truth = [data.pixels(data.train_images[each]) for each in chosen]
     public = data.pixels(data.test_images[:1000])
     guesses = {name: scores([floors(true, public)[name] for true in truth], truth) for name in ("grey", "mean_image")}
@@ -171,9 +171,14 @@ def main() -> None:
     parser.add_argument("--surrogate", default="fast_sigmoid")
     parser.add_argument("--encoding", default="direct")
     parser.add_argument("--time-steps", type=int, default=10)
+    parser.add_argument("--threshold", type=float, help="of neurons; default: the model's")
+    parser.add_argument("--slope", type=float, help="of the surrogate; default: its own")
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 150], help="of training before")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--public", type=int, default=1000, help="images of the server's own; audits of LeNet-5 have 2000"
+    )
     parser.add_argument("--victims", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=150, help="of native_features, from each of three starts")
     parser.add_argument("--naive", type=int, default=60, help="of the naive attack, from each of three starts")
@@ -188,6 +193,8 @@ def main() -> None:
         batch_norm=False,
         time_steps=given.time_steps,
         surrogate=given.surrogate,
+        threshold=given.threshold,
+        surrogate_slope=given.slope,
         encoding=given.encoding,
     )
     for steps in given.steps:

@@ -13,11 +13,12 @@ from snnfl.attacks.labels import in_order, infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
+from snnfl.attacks.native_frames import by_frames
 from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.selection import SHARE, rehearsals
+from snnfl.attacks.selection import SHARE, Rehearsal, rehearsals
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
@@ -138,7 +139,8 @@ def _by_features(
     tells = [told(*three) for three in zip(views, problems, found_of, strict=True)]
     given = [view.labels is not None for view in views]
     labels = [in_order(own, found, given=told) for own, found, told in zip(labels, found_of, given, strict=True)]
-    weights = _choose(views, problems, budget, generator)
+    rehearsed = rehearsals(problems, generator)
+    weights = _choose(views, rehearsed, budget, generator)
     starts = [first.low.expand(shape), torch.zeros(shape)]
     starts += [torch.randn(shape, generator=generator) for _ in range(budget.restarts)]
     found: list[Reconstruction | None] = [None] * len(views)
@@ -150,7 +152,40 @@ def _by_features(
             for index, item in zip(group, _descend(some, budget), strict=True):
                 before = found[index]
                 found[index] = item if before is None or item.objective < before.objective else before
-    return [item for item in found if item is not None]
+    matched = [item for item in found if item is not None]
+    return _or_by_frames(views, problems, labels, matched, rehearsed, weights, budget, generator)
+
+
+def _or_by_frames(
+    views: Sequence[ServerView],
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    matched: Sequence[Reconstruction],
+    rehearsed: Sequence[Rehearsal],
+    weights: Weights,
+    budget: Budget,
+    generator: torch.Generator,
+) -> list[Reconstruction]:
+    """Take what the hidden layer's exact inputs tell instead, where they find more of the rehearsed public images."""
+    found, rival = list(matched), None
+    for group in _alike(views, problems) if rehearsed else ():
+        framed = by_frames(
+            [views[index] for index in group],
+            [problems[index] for index in group],
+            [labels[index] for index in group],
+            [each.images for each in rehearsed],
+            budget,
+            generator,
+        )
+        if framed is None:
+            continue
+        if rival is None:
+            rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
+        reached = sum(each.psnr(images) for each, images in zip(rehearsed, framed.rehearsed, strict=True))
+        for index, item in zip(group, framed.victims, strict=True):
+            if reached > rival and item is not None:
+                found[index] = item
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,29 +201,40 @@ class Victim:
 
 
 def _choose(
-    views: Sequence[ServerView], problems: Sequence[Problem], budget: Budget, generator: torch.Generator
+    views: Sequence[ServerView], rehearsed: Sequence[Rehearsal], budget: Budget, generator: torch.Generator
 ) -> Weights:
     """Return the weights that find the most of public images, as the attacker would have sent their update.
 
     Each rehearsal takes a part of the iterations, from the mean sample alone.
     """
-    rehearsed = rehearsals(problems, generator)
     if not rehearsed:
         return CANDIDATES[0]
+    short = replace(budget, iterations=max(1, budget.iterations // SHARE), points=1)
+    reached = _rehearse(views, rehearsed, CANDIDATES, short, generator)
+    return max(CANDIDATES, key=reached.__getitem__)
+
+
+def _rehearse(
+    views: Sequence[ServerView],
+    rehearsed: Sequence[Rehearsal],
+    candidates: Sequence[Weights],
+    budget: Budget,
+    generator: torch.Generator,
+) -> dict[Weights, float]:
+    """Return what each candidate finds of public images, as the sum of their PSNR in dB."""
     own = [views[number % len(views)] for number in range(len(rehearsed))]
     asked = [each.problem for each in rehearsed]
     starts = [0.1 * torch.rand(each.images.shape, generator=generator) for each in rehearsed]
-    short = replace(budget, iterations=max(1, budget.iterations // SHARE), points=1)
-    reached = dict.fromkeys(CANDIDATES, 0.0)
+    reached = dict.fromkeys(candidates, 0.0)
     solutions = [solved(view, problem, generator) for view, problem in zip(own, asked, strict=True)]
     tells = [told(*three) for three in zip(own, asked, solutions, strict=True)]
     labels = [in_order(each.labels, found, given=True) for each, found in zip(rehearsed, solutions, strict=True)]
     for group in _alike(own, asked):
-        lanes = [(i, weights) for weights in CANDIDATES for i in group]
+        lanes = [(i, weights) for weights in candidates for i in group]
         some = [Victim(own[i], asked[i], labels[i], tells[i], starts[i], weights) for i, weights in lanes]
-        for (i, weights), item in zip(lanes, _descend(some, short), strict=True):
+        for (i, weights), item in zip(lanes, _descend(some, budget), strict=True):
             reached[weights] += rehearsed[i].psnr(item.images)
-    return max(CANDIDATES, key=reached.__getitem__)
+    return reached
 
 
 def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[list[int]]:

@@ -1,0 +1,108 @@
+"""Samples as public ones, regressed on what a hidden layer is given of them, say: where to start, and what is likely.
+
+What a hidden layer is given of a sample, every server can compute of public ones. Kernel ridge regression (Saunders,
+Gammerman & Vovk 1998) with a Gaussian kernel ``k`` has the expected sample ``m + (x - m) (K + l 1)^-1 k``. Leaving each
+public sample out once costs nothing more: its error is ``a_i / ((K + l 1)^-1)_ii`` with the coefficients ``a``. So the
+errors' covariance ``C`` says which mistakes are likely, and a correction ``e`` costs ``e C^-1 e^T``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MOST_EXAMPLES = 4000
+"""Public samples, and copies of images that are shifted by a pixel: their kernel is inverted, in some seconds."""
+
+MOST_NUMBERS = 5 * 10**7
+"""Of what a layer is given of all examples, in memory."""
+
+MOST_PIXELS = 4096
+"""Of a sample, whose errors have a covariance."""
+
+RIDGE = 1e-2
+"""Of the kernel, which is 1 for equals."""
+
+SHRINKAGE = 0.02
+"""Of the errors' covariance: share of the mean variance that is added to each."""
+
+PART = 250
+"""Samples that are run at once."""
+
+SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
+"""Corners of the cut, in an image with one more pixel on each side."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expected:
+    """What public samples say of some others.
+
+    Attributes:
+        samples: The expected ones, ``[V, *input_shape]``.
+        root: Shape ``[pixels, pixels]``: a correction ``e`` costs ``|e root|^2 / pixels``, and one of a single pixel 1
+            over the pixels, on average.
+    """
+
+    samples: Tensor
+    root: Tensor
+
+    def cost(self, samples: Tensor) -> Tensor:
+        """Return how unlikely samples ``[V, *input_shape]`` are, ``[V]``."""
+        costs: Tensor = ((samples - self.samples).flatten(1) @ self.root).square().mean(1)
+        return costs
+
+
+def expected(public: Tensor, given: Callable[[Tensor], Tensor], wanted: Tensor, generator: torch.Generator) -> Expected:
+    """Regress public samples on what a layer is given of them.
+
+    Args:
+        public: Shape ``[M, *input_shape]``, at least two; drawn from, if they are too many.
+        given: ``[N, *input_shape] -> [N, features]``.
+        wanted: Of the samples that are sought, ``[V, features]``.
+        generator: Draws examples.
+
+    Raises:
+        ValueError: For more than :data:`MOST_PIXELS`.
+    """
+    pixels = public[0].numel()
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"samples of {pixels} numbers: expected at most {MOST_PIXELS}")
+    samples = _examples(public, min(MOST_EXAMPLES, MOST_NUMBERS // wanted.shape[1]), generator)
+    with torch.no_grad():
+        inputs = torch.cat([given(part) for part in torch.split(samples, PART)])
+    values = samples.flatten(1).double()
+    mean, squares = values.mean(0), _squares(inputs, inputs)
+    width = squares.median().clamp_min(1e-300)
+    kernel = torch.exp(-squares / width)
+    kernel.diagonal().add_(RIDGE)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel))
+    coefficients = inverse @ (values - mean)
+    found = torch.exp(-_squares(wanted, inputs) / width) @ coefficients + mean
+    errors = coefficients / inverse.diagonal()[:, None]
+    covariance = errors.T @ errors / len(errors)
+    covariance.diagonal().add_(SHRINKAGE * covariance.diagonal().mean() + 1e-12)
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    root = torch.linalg.cholesky(precision / precision.diagonal().mean())
+    return Expected(samples=found.float().view(-1, *public.shape[1:]), root=root.float())
+
+
+def _examples(public: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return public samples, and of images as many shifted copies as there is room for; drawn, in no order."""
+    copies = [public]
+    if public.dim() == 4:
+        padded = functional.pad(public, (1, 1, 1, 1), mode="replicate")
+        height, width = public.shape[2:]
+        copies += [padded[..., top : top + height, left : left + width] for top, left in SHIFTS]
+    first = torch.randperm(len(public), generator=generator)[:most]
+    others = len(public) + torch.randperm(len(public) * (len(copies) - 1), generator=generator)[: most - len(first)]
+    return torch.cat([public[first], torch.cat(copies)[others]])
+
+
+def _squares(one: Tensor, other: Tensor) -> Tensor:
+    """Return the squared distances of rows, float64, of products in float32."""
+    sizes = [rows.square().sum(1).double() for rows in (one, other)]
+    return (sizes[0][:, None] + sizes[1] - 2 * (one @ other.T).double()).clamp_min(0)

@@ -1,0 +1,176 @@
+"""Images behind a spiking network's convolutions from the exact inputs of its first hidden linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snnfl.attacks.frame_regression import MOST_PIXELS, Expected, expected
+from snnfl.attacks.hidden_frames import hidden_frames, unsolved
+from snnfl.attacks.native_features import Forward, hidden_linear, relaxed
+from snnfl.attacks.networks import Arrays, normalised_layers
+from snnfl.attacks.problem import Problem
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.registry import Budget
+from snnfl.models import SpikingModel
+from snnfl.threat import ServerView
+
+SURROGATE, SLOPE = "atan", 5.0
+"""Narrower than where a descent starts from nothing: it starts near, and spikes far from a threshold are right."""
+
+RATE = 0.02
+"""Of signed Adam, in normalised units."""
+
+LIKELY = 10.0
+"""Weight of what is unlikely by public images."""
+
+LEAST = 8
+"""Public images to learn from."""
+
+CHOICE = "exact inputs of the hidden layer, public images regressed on them"
+"""As reports show it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Framed:
+    """What the inputs of the hidden layer made of victims and of rehearsals.
+
+    Attributes:
+        victims: Of each, ``None`` where its inputs weren't found.
+        rehearsed: Images that were found of public ones, ``[1, *input_shape]`` each.
+    """
+
+    victims: list[Reconstruction | None]
+    rehearsed: list[Tensor]
+
+
+def by_frames(
+    views: Sequence[ServerView],
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    rehearsed: Sequence[Tensor],
+    budget: Budget,
+    generator: torch.Generator,
+) -> Framed | None:
+    """Find victims of one network by what its first hidden linear layer was given, and public images likewise.
+
+    Where the layer's inputs are found exactly, those of public images are known as well, so that images are regressed
+    on inputs (:mod:`~snnfl.attacks.frame_regression`). From there a descent through the spikes meets the inputs, with
+    what the regression gets wrong of public images as the prior. Public images that are rehearsed aren't learned from.
+
+    Args:
+        views: Of the victims.
+        problems: Laid out of them; all have the same arrays.
+        labels: Of each victim's images.
+        rehearsed: Public images, ``[1, *input_shape]`` each.
+        budget: Iterations of the descent.
+        generator: Draws what is learned from.
+
+    Returns:
+        ``None`` where nothing is known of any victim.
+    """
+    view, first = views[0], problems[0]
+    layer = hidden_linear(view.model) if isinstance(view.model, SpikingModel) else None
+    public = None if first.public is None else _others(first.public.inputs, rehearsed)
+    if layer is None or public is None or len(public) < LEAST or _beyond(view, first) is not None:
+        return None
+    found = [hidden_frames(view, problem) for view, problem in zip(views, problems, strict=True)]
+    if all(frames is None for frames in found):
+        return None
+    _, forward = relaxed(view, SURROGATE, SLOPE)
+
+    def given(samples: Tensor) -> Tensor:
+        return _inputs(forward, first.arrays, layer, samples)
+
+    known = [frames.flatten()[None] for frames in found if frames is not None]
+    with torch.no_grad():
+        wanted = torch.cat(known + [given(images) for images in rehearsed])
+    results = _descend(forward, first, layer, wanted, expected(public, given, wanted, generator), budget)
+    own = iter(results[: len(known)])
+    return Framed(
+        victims=[
+            None if frames is None else _reconstruction(next(own), label)
+            for frames, label in zip(found, labels, strict=True)
+        ],
+        rehearsed=[item.best for item in results[len(known) :]],
+    )
+
+
+def _beyond(view: ServerView, problem: Problem) -> str | None:
+    """Say why this isn't tried, or return ``None``."""
+    if (reason := unsolved(view, problem)) is not None:
+        return reason
+    if normalised_layers(view.model) or view.model.encoding != "direct" or view.sequence:
+        return "takes images that flow in as they are, without batch normalisation"
+    pixels = problem.low.expand(problem.input_shape).numel()
+    return f"learns from samples of at most {MOST_PIXELS} numbers, here are {pixels}" if pixels > MOST_PIXELS else None
+
+
+def _others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
+    """Return the public images that aren't among those taken."""
+    same = torch.zeros(len(public), dtype=torch.bool)
+    for images in taken:
+        same |= (public == images).flatten(1).all(1)
+    return public[~same]
+
+
+def _inputs(forward: Forward, arrays: Arrays, layer: str, samples: Tensor) -> Tensor:
+    """Return what a layer is given over time, ``[N, T * features]``."""
+    found, _ = forward(arrays, samples)
+    return found[layer].transpose(0, 1).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """The best image ``[1, *input_shape]`` of one lane, its objective and what was recorded on the way."""
+
+    best: Tensor
+    least: float
+    curve: tuple[tuple[int, float], ...]
+    trail: tuple[Tensor, ...]
+
+
+def _descend(
+    forward: Forward, problem: Problem, layer: str, wanted: Tensor, likely: Expected, budget: Budget
+) -> list[_Found]:
+    """Minimise ``|S(x) - S|^2 / |S|^2`` and what is unlikely by signed Adam, of all lanes at once."""
+    low, high, iterations = problem.low, problem.high, budget.iterations
+    samples = likely.samples.clamp(low, high).requires_grad_()
+    sizes = wanted.square().sum(1).clamp_min(1e-3)
+    optimizer = torch.optim.Adam([samples], lr=RATE)
+    milestones = [iterations * eighths // 8 for eighths in (3, 5, 7)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    best, least = samples.detach().clone(), torch.full((len(samples),), torch.inf)
+    curve: list[tuple[int, Tensor, Tensor]] = []
+    for iteration in range(iterations):
+        inputs = _inputs(forward, problem.arrays, layer, samples)
+        value = (inputs - wanted).square().sum(1) / sizes + LIKELY * likely.cost(samples)
+        (slope,) = torch.autograd.grad(value.sum(), samples)
+        better = value.detach() < least
+        least = torch.where(better, value.detach(), least)
+        best = torch.where(better.view(-1, *[1] * (samples.dim() - 1)), samples.detach(), best)
+        if budget.recorded(iteration):
+            curve.append((iteration, least, best))
+        samples.grad = slope.sign()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            samples.clamp_(low, high)
+    return [
+        _Found(
+            best=best[lane : lane + 1],
+            least=float(least[lane]),
+            curve=tuple((at, float(values[lane])) for at, values, _ in curve),
+            trail=tuple(images[lane : lane + 1] for _, _, images in curve),
+        )
+        for lane in range(len(samples))
+    ]
+
+
+def _reconstruction(found: _Found, labels: Tensor) -> Reconstruction:
+    return Reconstruction(
+        images=found.best, labels=labels, objective=found.least, curve=found.curve, trail=found.trail, choice=CHOICE
+    )
