@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,8 @@ from unittest.mock import patch
 import hypothesis
 import pytest
 import torch
+import typer.main
+import typer.testing
 from installed import Installed, install
 from shared import Shared
 from workers import pytest_handlecrashitem, pytest_terminal_summary, pytest_xdist_make_scheduler  # noqa: F401
@@ -77,6 +80,14 @@ def _figures_are_rendered_once() -> Iterator[None]:
             rendered.update({path.suffix: path.read_bytes() for path in paths})
 
     with patch.object(server_app, "plot_accuracy", drawn):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _command_lines_are_declared_once() -> Iterator[None]:
+    """Typer reads the declaration of all commands anew for each that is typed in this process."""
+    made = cache(typer.main.get_command)
+    with patch.object(typer.main, "get_command", made), patch.object(typer.testing, "_get_command", made):
         yield
 
 
