@@ -263,22 +263,33 @@ def _first_mistake(layers: Sequence[dict[str, Any]], error: Exception) -> Config
 
 
 def _check_keys(layer: dict[str, Any]) -> None:
-    known = [key for key, _, _ in options()]
-    sections = sorted({key.partition(".")[0] for key in known})
+    names = _names()
     for section, content in layer.items():
-        if section not in sections:
-            near = _elsewhere(section, known) or nearest(str(section), sections, listing=False)
-            hint = near or _like(str(section), known) or nearest(str(section), sections)
+        if section not in names:
+            known = [key for key, _, _ in options()]
+            near = _elsewhere(section, known) or nearest(str(section), sorted(names), listing=False)
+            hint = near or _like(str(section), known) or nearest(str(section), sorted(names))
             raise ConfigError(f"unknown section '{show(section)}' with value {show(content)}{hint}")
         if not isinstance(content, dict):
             example = next(entry for entry in options() if entry[0].startswith(f"{section}."))
             found = f"{section}={show(content)}"
             raise ConfigError(f"{found}: expected a section, as in {example[0]}={example[1].default}")
-        names = [key.partition(".")[2] for key in known if key.startswith(f"{section}.")]
         for name, value in content.items():
-            if name not in names:
-                hint = nearest(str(name), names, listing=False) or _elsewhere(name, known) or nearest(str(name), names)
+            if name not in names[section]:
+                known, beside = [key for key, _, _ in options()], names[section]
+                near = nearest(str(name), beside, listing=False) or _elsewhere(name, known)
+                hint = near or nearest(str(name), beside)
                 raise ConfigError(f"unknown key '{section}.{show(name)}' with value {show(value)}{hint}")
+
+
+@cache
+def _names() -> dict[str, list[str]]:
+    """Return the names of the options of each section."""
+    names: dict[str, list[str]] = {}
+    for key, _, _ in options():
+        section, _, name = key.partition(".")
+        names.setdefault(section, []).append(name)
+    return names
 
 
 FIELD = {
