@@ -40,7 +40,7 @@ def pytest_configure() -> None:
 LONGEST = (
     "test_pages.py", "test_installed.py", "test_how_to.py", "test_outages.py", "test_engines_agree.py",
     "test_benchmarks.py", "test_secure.py", "test_endings.py", "test_site.py", "test_termination.py", "test_compare.py",
-    "test_processes.py",
+    "test_processes.py", "test_hostile_nodes.py",
 )  # fmt: skip
 """Files whose few tests take minutes: a worker that is given one last keeps all others waiting."""
 
