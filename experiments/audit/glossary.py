@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.audit.found import Audit
 from snnfl.attacks import Budget
@@ -92,10 +93,16 @@ def terms(audits: Sequence[Audit], budget: Budget) -> list[tuple[str, str]]:
     return found
 
 
-def _identification(entries: Sequence[Mapping[str, object]]) -> str:
+def _others(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Say among how many other samples of training each is to be told: fewer where no more are at hand."""
+    counts = sorted({round(1 / entry["chance"]) - 1 for entry in entries if entry["chance"]})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}" if counts else f"{CANDIDATES:,}"
+
+
+def _identification(entries: Sequence[Mapping[str, Any]]) -> str:
     names = sorted({str(entry["extractor"]) for entry in entries if entry["extractor"]})
     return (
-        "Identifiability: the part of reconstructions that are nearest to their own sample among (at most) "
-        f"{CANDIDATES:,} others, by {', '.join(names) or 'principal components of public samples'}, which know no "
+        "Identifiability: the part of reconstructions that are nearest to their own sample among "
+        f"{_others(entries)} others, by {', '.join(names) or 'principal components of public samples'}, which know no "
         "network. A distorted picture may score few decibels, and still tell whose it is."
     )

@@ -18,7 +18,15 @@ from snnfl.attacks.problem import Problem, inexact, problem_of
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.sparse_features import MOST_IMAGES, Solved
-from snnfl.attacks.spike_trains import MOST_STEPS, RELATIVE, Layer, inputs_of, step_weights, surest_trains
+from snnfl.attacks.spike_trains import (
+    MOST_STEPS,
+    RELATIVE,
+    Layer,
+    constant_trains,
+    inputs_of,
+    step_weights,
+    surest_trains,
+)
 from snnfl.models import SpikingModel, SpikingNeurons
 from snnfl.neurons.dynamics import to_zero
 from snnfl.neurons.surrogates import SurrogateSpike
@@ -40,13 +48,14 @@ def _untold(view: ServerView) -> str | None:
     if model.encoding != "direct":
         return f"takes samples that flow into the network as they are, this one encodes them ({model.encoding})"
     neurons = _neurons(model)
-    if neurons is None or norms(view) != (None, False) or neurons.kind != "lif":
-        return "takes two linear layers with leaky neurons (lif) between them, and no batch normalisation"
+    kinds = ("lif",) if view.sequence else ("lif", "if")
+    if neurons is None or norms(view) != (None, False) or neurons.kind not in kinds:
+        return f"takes two linear layers with {' or '.join(kinds)} between them, and no batch normalisation"
     if not neurons.delayed or not discounts(model):
         return "takes neurons that are reset with the next step, and potentials to be read out"
     if f"{first_layer(view)}.bias" not in view.exchange.sent or f"{last_linear(model)}.bias" not in view.exchange.sent:
         return "takes biases in both layers"
-    if model.steps > MOST_STEPS:
+    if view.sequence and model.steps > MOST_STEPS:
         return f"lists the sums of half the steps, which takes at most {MOST_STEPS} steps, not {model.steps}"
     if view.knowledge.steps != 1:
         return f"takes one step, and the client took {view.knowledge.steps}"
@@ -93,7 +102,7 @@ def sequence_recovery(views: Sequence[ServerView], budget: Budget, generator: to
 
 @register(
     "image_recovery",
-    source="spikes by subset sums (Horowitz & Sahni 1974) of the last layer's rates, then their inputs; this project",
+    source="spikes by the last layer's rates, of those that one current can make, then the images; this project",
     needs=NEEDS,
     against="native",
     requires=_no_images,
@@ -110,9 +119,12 @@ def image_recovery(views: Sequence[ServerView], budget: Budget, generator: torch
 def _samples(view: ServerView, generator: torch.Generator) -> Reconstruction:
     problem = problem_of(view)
     samples, miss = torch.zeros(problem.count, *view.input_shape), 1.0
-    labels, told = infer_labels(view, problem, generator), _told(view, problem, generator)
+    told = _told(view, problem, generator)
+    if told is not None and view.labels is None and len(told.labels) == problem.count:
+        labels = told.labels
+    else:
+        labels = in_order(infer_labels(view, problem, generator), told, given=view.labels is not None)
     if told is not None:
-        labels = in_order(labels, told, given=view.labels is not None)
         layer, wanted = _layer(view, problem, told)
         if len(wanted):
             steps = problem.input_shape[0] if view.sequence else 1
@@ -149,8 +161,11 @@ def _layer(view: ServerView, problem: Problem, told: Solved) -> tuple[Layer, Ten
     weights, spike, shares = step_weights(model), neuron.spike, told.errors / problem.count
     noise = rounding_noise(sent[f"{last}.weight"], view.knowledge.learning_rate or 1.0)
     rounding = [6 * noise / float(share.norm().clamp_min(1e-300)) for share in shares]
+    leak, threshold = float(neuron.leak if neuron.leak is not None else 1.0), float(neuron.threshold)
+    zeroed = neuron.reset is to_zero
+    listed = None if view.sequence else constant_trains(model.steps, leak, threshold, to_zero=zeroed)
     pairs = [
-        surest_trains(sums, weights, least + RELATIVE * float(sums.abs().max()))
+        surest_trains(sums, weights, least + RELATIVE * float(sums.abs().max()), listed)
         for sums, least in zip(told.features, rounding, strict=True)
     ]
     known = torch.stack([known for _, known in pairs]).all(0)
@@ -160,9 +175,9 @@ def _layer(view: ServerView, problem: Problem, told: Solved) -> tuple[Layer, Ten
         Layer(
             weight=sent[f"{first}.weight"].double()[known],
             bias=sent[f"{first}.bias"].double()[known],
-            leak=float(neuron.leak if neuron.leak is not None else 1.0),
-            threshold=float(neuron.threshold),
-            to_zero=neuron.reset is to_zero,
+            leak=leak,
+            threshold=threshold,
+            to_zero=zeroed,
             derivative=lambda distance: spike.derivative(distance, spike.slope),
             trains=torch.stack([trains for trains, _ in pairs], 1)[..., known],
             slopes=weights[:, None, None] * slopes,

@@ -111,8 +111,15 @@ class Problem:
 
     def gradient(self, name: str) -> Tensor:
         """Return the target of an array less the weight decay in it: gradients alone, as far as they were sent."""
-        gradient = self.target[name] - self.decay * self.arrays[name]
-        return torch.where(self.target[name] != 0, gradient, 0.0) if self.sparse else gradient
+        return _less_decay(self.target[name], self.arrays[name], self.decay, unsent=self.sparse)
+
+
+def _less_decay(seen: Tensor, sent: Tensor, decay: float, *, unsent: bool) -> Tensor:
+    """Return an array's gradient without decay, which isn't in what wasn't sent, nor in a layer that isn't trained."""
+    if not bool(seen.any()):
+        return seen
+    gradient = seen - decay * sent
+    return torch.where(seen != 0, gradient, 0.0) if unsent else gradient
 
 
 def latent_shape(model: nn.Module) -> tuple[int, ...]:
@@ -259,9 +266,12 @@ def _made_by_images(view: ServerView, returned: Mapping[str, Tensor]) -> bool | 
 
 
 def _ranks(view: ServerView) -> tuple[dict[str, int], str | None]:
-    """Return the largest rank of each linear layer's gradient, as far as it is told, and which layer makes logits."""
+    """Return the largest rank of each linear layer's gradient, as far as it is told, and which layer makes logits.
+
+    Of the latter errors sum to zero under cross-entropy, so that there is none where nobody said that.
+    """
     known, rows = view.knowledge, rows_of(view.model, view.input_shape)
-    logits = None if isinstance(view.model, SpikingModel) or not rows else last_linear(view.model)
+    logits = None if isinstance(view.model, SpikingModel) or not rows or not known.loss else last_linear(view.model)
     if known.images is None or known.epochs is None:
         return {}, logits
     return {name: known.images * known.epochs * each for name, each in rows.items()}, logits
@@ -309,9 +319,8 @@ def seen_gradient(view: ServerView, learning_rate: float) -> Arrays:
         decay = known.weight_decay
     else:
         decay = _found_decay(view, seen)
-    unsent = sparse(view)
-    less = {name: array - decay * view.exchange.sent[name].float() for name, array in seen.items()}
-    return {name: torch.where(seen[name] != 0, array, 0.0) if unsent else array for name, array in less.items()}
+    unsent, sent = sparse(view), view.exchange.sent
+    return {name: _less_decay(array, sent[name].float(), decay, unsent=unsent) for name, array in seen.items()}
 
 
 def decay_of(view: ServerView, seen: Mapping[str, Tensor], local: LocalTraining, steps: int) -> float:

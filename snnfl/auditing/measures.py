@@ -18,6 +18,10 @@ BY_RUN = "identified_by_run"
 """Name of the identification by the attacked network's own features, which matching makes too high."""
 
 
+EXACT_PSNR = 60.0
+"""In dB: errors of a thousandth, a quarter of the step between two of 256 levels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A number per sample.
@@ -30,6 +34,7 @@ class Metric:
         higher: Whether more is more of a leak; else less is.
         judged: Whether it is compared with the floors.
         success: From where on a reconstruction counts as a success, if there is such a value.
+        exact: From where on it is the sample itself, as far as samples have digits, so that even one is no chance.
     """
 
     name: str
@@ -39,11 +44,16 @@ class Metric:
     higher: bool = True
     judged: bool = False
     success: float | None = None
+    exact: float | None = None
 
     @property
     def words(self) -> str:
         """What it compares, and its title: ``pixels (PSNR)``."""
         return f"{self.what} ({self.title.removesuffix(' in dB')})" if self.what else self.title
+
+    def is_exact(self, value: float) -> bool:
+        """Return whether a value is of the sample itself."""
+        return self.exact is not None and self.gain(value, self.exact) >= 0
 
     def gain(self, value: float, floor: float) -> float:
         """Return by how much a value is better than a floor."""
@@ -137,7 +147,7 @@ def _table_floors(true: Tensor, public: Tensor) -> Mapping[str, Tensor]:
 MEASURES: Mapping[DataKind, Measures] = {
     "images": Measures(
         metrics=(
-            Metric(name="psnr", title="PSNR in dB", what="pixels", form=".1f", judged=True, success=20.0),
+            Metric(name="psnr", title="PSNR in dB", what="pixels", form=".1f", judged=True, success=20.0, exact=EXACT_PSNR),
             Metric(name="ssim", title="SSIM", what="structure", judged=True, success=0.5),
             Metric(name="registered_psnr", title="PSNR of the best shift in dB", form=".1f"),
             Metric(name="mse", title="MSE", form=".2g", higher=False),
@@ -147,7 +157,7 @@ MEASURES: Mapping[DataKind, Measures] = {
     ),
     "events": Measures(
         metrics=(
-            Metric(name="f1", title="event F1", what="events", judged=True, success=0.9),
+            Metric(name="f1", title="event F1", what="events", judged=True, success=0.9, exact=1.0),
             Metric(name="surface_ssim", title="time-surface SSIM", what="times of events", judged=True),
             Metric(name="exact_frames", title="exact frames", success=1.0),
             Metric(name="van_rossum", title="van Rossum distance", higher=False),

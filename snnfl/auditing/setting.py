@@ -30,7 +30,7 @@ Told: TypeAlias = Callable[[Path, int, int], GroundTruth | None]
 PLAIN_TWIN = "plain twin"
 
 UPDATES: Mapping[UpdateKind, str] = {
-    "plain": "plain update", "converted": "S-update", "native": "spiking client's update"
+    "plain": "plain update", "converted": "S-update", "native": "native spiking update"
 }  # fmt: skip
 """What reports call an update of each kind."""
 

@@ -49,7 +49,8 @@ def judged_metrics(kind: DataKind) -> tuple[Metric, ...]:
 def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     """Compare the scores of an attack's victims with the best guess in each judged metric, victim by victim.
 
-    Since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
+    A guess that is no sample is never exact, so exact reconstructions are better, be there one victim alone. Else, since
+    one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
     are rare events, of which an interval of a mean sees nothing unless they are many: where no guess makes more of them
     than chance, they are also better if chance alone makes so many too seldom (:func:`_beyond_chance`).
     """
@@ -62,8 +63,10 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     floor = {"name": best[0]} | {m.name: statistics.fmean(bar) for m, bar in zip(metrics, bars, strict=True)}
     against = {}
     for metric, bar in zip(metrics, bars, strict=True):
-        gains = [metric.gain(score.values[metric.name], low) for score, low in zip(scores, bar, strict=True)]
-        against[metric.name] = _direction(interval(gains, 1 - 0.05 / len(metrics)))
+        values = [score.values[metric.name] for score in scores]
+        gains = [metric.gain(value, low) for value, low in zip(values, bar, strict=True)]
+        exact = all(map(metric.is_exact, values)) and not any(map(metric.is_exact, bar))
+        against[metric.name] = "better" if exact else _direction(interval(gains, 1 - 0.05 / len(metrics)))
     guessed = statistics.fmean(bars[[metric.name for metric in metrics].index(IDENTIFIED)])
     by_chance = guessed <= statistics.fmean(score.chance for score in scores)
     if by_chance and _beyond_chance(scores) < 0.025 / len(metrics):

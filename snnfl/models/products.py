@@ -58,9 +58,10 @@ def processor() -> Processor:
 
 def is_large(left: Tensor, right: Tensor) -> bool:
     """Tell whether :func:`product` takes ``left @ right.T``, and is worth it."""
-    large = len(left) * right.numel() >= LARGE and min(len(left), *right.shape) >= NARROW
+    if len(left) * right.numel() < LARGE or min(len(left), *right.shape) < NARROW:
+        return False
     fits = all(value.device.type == "cpu" and value.dtype == torch.float32 for value in (left, right))
-    return large and fits and not torch.is_autocast_enabled("cpu")  # which would round one side alone
+    return fits and not torch.is_autocast_enabled("cpu")  # which would round one side alone
 
 
 def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -139,7 +139,7 @@ def mute_potentials(quantization: QuantizationConfig) -> bool:
 
 def full_precision(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model's layers be ordinary ones for a while: how it is built shows, not how weights are rounded."""
-    return swapped(model, {quantised: ordinary for ordinary, quantised in _OF.items()})
+    return swapped(model.modules(), {quantised: ordinary for ordinary, quantised in _OF.items()})
 
 
 def deployed(model: nn.Module, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -58,7 +58,8 @@ class SpikingModel(nn.Module):
     def body(self) -> nn.Module:
         """The layers without encoding and readout: currents of output neurons over time."""
         body: nn.Module = self.__dict__["_body"]
-        body.training = self.training  # it is none of the model's modules, whose mode is set
+        if body.training != self.training:  # it is none of the model's modules, whose mode is set
+            body.training = self.training
         return body
 
     def encode(self, inputs: Tensor) -> Tensor:

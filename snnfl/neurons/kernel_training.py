@@ -3,7 +3,8 @@
 Forward reads a current and writes spikes; backward reads the current and the gradient by the spikes, computes the
 potentials anew while they fit in the cache, and writes the gradient by the current. Floor in float32: 8 bytes for each
 neuron and step forward, 12 backward; where spikes are pooled 2x2 at once, 5 and 9; of a current that is constant in
-time, which is read once and whose gradient is one step, 1 and 1.
+time, which is read once and whose gradient is one step, 1 and 1. Where a narrow linear layer reads the spikes, scans
+write that layer's outputs and read the gradient by them, which are few.
 
 Neurons lie in rows: ``[T, rows, width * inner]``, with ``inner`` channels side by side, where ``pool`` rows and columns
 are averaged into one. Without pooling a row is any piece of memory.
@@ -23,7 +24,20 @@ from numpy.typing import NDArray
 from snnfl.neurons import surrogates
 from snnfl.neurons.compiled import compiled
 from snnfl.neurons.kernel_normalised import add_moments, flush, normalise
-from snnfl.neurons.kernel_rows import ask_for, clear, copy, pool_row, unpool_row
+from snnfl.neurons.kernel_rows import (
+    NARROW,
+    TOGETHER,
+    add_to_events,
+    ask_for,
+    clear,
+    copy,
+    list_events,
+    multiply_back,
+    pool_row,
+    sum_events,
+    unpool_row,
+)
+from snnfl.neurons.vectors import FOUND_AT_ONCE
 
 Reals: TypeAlias = NDArray[np.floating]
 
@@ -152,6 +166,7 @@ def forward(
     lanes: Reals,
     also: Reals,
     before: Reals,
+    weight: Reals,
     spikes: Reals,
     potentials: Reals,
 ) -> None:
@@ -170,7 +185,10 @@ def forward(
         lanes: Mean, scale and shift by which the current is normalised first, ``[3, width * inner]``, or ``[0, 0]``.
         also: What is added to a normalised current, of its shape, or ``[0, 0, 0]``.
         before: Potentials before the first step, ``[rows, width * inner]``, or ``[0, 0]`` for zeros.
-        spikes: Shape ``[T, pooled rows, pooled width * inner]``; written.
+        weight: Of a narrow linear layer that reads the spikes, where a row is a sample: for each of its neurons, and
+            behind them its bias, ``[width + 1, NARROW]``; or ``[0, 0]``.
+        spikes: Shape ``[T, pooled rows, pooled width * inner]``, or that layer's outputs, ``[T, rows, outputs]``;
+            written.
         potentials: Of the current's shape with ``T`` steps, or ``[0, 0, 0]``; written: those that fired or didn't.
     """
     steps, kind = len(spikes), spikes.dtype
@@ -178,6 +196,7 @@ def forward(
     u, fired, drive = np.empty((2, width), kind), np.empty(width, kind), np.empty(width, kind)
     level, never = first_above(threshold, strict), kind.type(np.inf)
     kept = height // pool
+    events, sums = np.empty(width + FOUND_AT_ONCE, np.int32), np.zeros(NARROW, kind)
     for row in range(rows):
         image, line = row // height, row % height
         target = image * kept + line // pool
@@ -187,7 +206,7 @@ def forward(
         begin(before, row, u[0])
         for step in range(steps):
             here, late = u[(step + 1) % 2], level if delayed or step else never
-            into = spikes[step, row] if pool == 1 else fired
+            into = spikes[step, row] if pool == 1 and not len(weight) else fired
             given = receive(current, lanes, also, step, row, drive)
             ask_for(current, step, row + 1)
             ask_for(also, step, row + 1)
@@ -197,6 +216,8 @@ def forward(
                 copy(here, potentials[step, row])
             if pool > 1 and not outside:
                 pool_row(fired, line % pool, pool, inner, spikes[step, target])
+            if len(weight):
+                sum_events(events, list_events(fired, events), weight, sums, spikes[step, row])
 
 
 @compiled
@@ -218,12 +239,14 @@ def backward(
     lanes: Reals,
     also: Reals,
     before: Reals,
+    weight: Reals,
     of_spikes: Reals,
     of_potentials: Reals,
     of_current: Reals,
     of_before: Reals,
     of_parameters: NDArray[np.float64],
     sums: NDArray[np.float64],
+    of_weight: Reals,
 ) -> None:
     """Run the derivatives of :func:`forward` backwards in time.
 
@@ -249,6 +272,7 @@ def backward(
         lanes: As in :func:`forward`, like ``also``.
         also: What is added to a normalised current.
         before: Potentials before the first step, or ``[0, 0]``.
+        weight: Of the linear layer that reads the spikes, ``[outputs, width]``, or ``[0, 0]``.
         of_spikes: Gradient by what :func:`forward` wrote as spikes, or ``[0, 0, 0]`` for none.
         of_potentials: Gradient by the potentials, or ``[0, 0, 0]`` for none.
         of_current: Gradient by the current, of its shape: summed over time where that is constant; written. Where it is
@@ -257,6 +281,8 @@ def backward(
         of_parameters: Gradients by leak and threshold, ``[2]``; written.
         sums: Where the current is normalised first, each lane's sum of the gradients by what comes of it, and of their
             products with the distances from the mean, ``[2, width * inner]``; written.
+        of_weight: Gradient by that layer's weights, and behind them by its bias, ``[width + 1, NARROW]``, which is
+            added to; or ``[0, 0]``.
     """
     rows, width = current.shape[1:]
     kind = current.dtype
@@ -264,10 +290,12 @@ def backward(
     level, never = first_above(threshold, strict), kind.type(np.inf)
     kept = height // pool
     u, carry, slopes = np.empty((steps + 1, width), kind), np.empty(width, kind), np.empty(width, kind)
+    zeros = np.zeros(TOGETHER, kind)
     drive, total, moment = np.empty(width, kind), np.zeros(width, kind), np.zeros(width, kind)
     of_leak, of_threshold = 0.0, 0.0
     constant = len(current) == 1
     resets = not delayed and reset != KEEP
+    events, outputs = np.empty(width + FOUND_AT_ONCE, np.int32), np.zeros(NARROW, kind)
     for row in range(rows):
         image, line = row // height, row % height
         source = image * kept + line // pool
@@ -279,6 +307,8 @@ def backward(
             ask_for(current, step, row + 1)
             ask_for(also, step, row + 1)
             advance(u[step], received, leak, threshold, late, level, reset, delayed, u[step + 1], slopes)
+            if len(weight):
+                add_to_events(events, list_events(slopes, events), of_spikes[step, row], outputs, of_weight)
         clear(carry)
         if constant:
             clear(of_current[0, row])
@@ -302,7 +332,9 @@ def backward(
             if len(of_spikes) and not outside:
                 ask_for(of_spikes, step, source + 1)
                 given = drive
-                if pool == 1:
+                if len(weight):
+                    multiply_back(of_spikes[step, row], weight, zeros, drive)
+                elif pool == 1:
                     given = of_spikes[step, row]
                 else:
                     unpool_row(of_spikes[step, source], pool, inner, drive)

@@ -85,19 +85,14 @@ def scalar(value: Tensor | float, like: Tensor) -> Tensor:
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
-def spike_of(how: How) -> SurrogateSpike:
+def spike_of(neuron: Neuron) -> SurrogateSpike:
     """Return a fused neuron's spike function."""
-    if not isinstance(how.neuron.spike, SurrogateSpike):
-        raise TypeError(f"{how.neuron.spike}: expected a spike function with a surrogate gradient")
-    return how.neuron.spike
+    if not isinstance(neuron.spike, SurrogateSpike):
+        raise TypeError(f"{neuron.spike}: expected a spike function with a surrogate gradient")
+    return neuron.spike
 
 
 @functools.cache
 def nothing(axes: int, kind: Any) -> NDArray[Any]:
     """Return an array of so many axes without a number, which kernels take for what isn't given."""
     return np.empty((0,) * axes, kind)
-
-
-def kind_of(like: Tensor) -> Any:
-    """Return NumPy's type of a current."""
-    return np.float32 if like.dtype == torch.float32 else np.float64

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnfl.neurons import kernel_normalised as kernel
-from snnfl.neurons import kernel_training
+from snnfl.neurons import scans
 from snnfl.neurons.dynamics import Neuron
-from snnfl.neurons.looped import RESETS, How, fuses, kind_of, scalar, spike_of
+from snnfl.neurons.looped import How, fuses, scalar
 from snnfl.neurons.order import Order, row_of_channels
 from snnfl.neurons.unrolled import unroll
 
@@ -151,24 +151,20 @@ class _Spikes(torch.autograd.Function):
     ) -> Tensor:
         ctx.how = how
         ctx.save_for_backward(values, gamma, beta, also, leak, threshold, mean, inverse)
-        order, kind, neuron = Order(values, how.pool, channels=True), kind_of(values), how.neuron
+        order = Order(values, how.pool, channels=True)
         spikes = order.empty(len(values) if how.steps is None else how.steps, values, pooled=True)
         rows = order.rows(values)
-        kernel_training.forward(
-            kind(leak),
-            kind(threshold),
-            RESETS[neuron.reset],
-            neuron.delayed,
-            spike_of(how).strict,
-            how.pool,
-            order.inner,
-            order.height,
+        scans.forward(
+            how.neuron,
+            leak.item(),
+            threshold.item(),
             rows,
-            _lanes(rows.shape[2], mean, inverse * gamma, beta),
-            np.empty((0, 0, 0), kind) if also is None else order.rows(also),
-            np.empty((0, 0), kind),
             order.rows(spikes, pooled=True),
-            np.empty((0, 0, 0), kind),
+            lanes=_lanes(rows.shape[2], mean, inverse * gamma, beta),
+            also=None if also is None else order.rows(also),
+            pool=how.pool,
+            inner=order.inner,
+            height=order.height,
         )
         return spikes
 
@@ -177,34 +173,24 @@ class _Spikes(torch.autograd.Function):
     def backward(ctx: Any, of_spikes: Tensor) -> tuple[Tensor | None, ...]:
         values, gamma, beta, also, leak, threshold, mean, inverse = ctx.saved_tensors
         how: How = ctx.how
-        order, kind, neuron, spike = Order(values, how.pool, channels=True), kind_of(values), how.neuron, spike_of(how)
+        order = Order(values, how.pool, channels=True)
         rows, of_drive = order.rows(values), order.empty(len(values), values)
-        of_parameters, sums = np.zeros(2), np.zeros((2, rows.shape[2]))
-        none, nothing = np.empty((0, 0, 0), kind), np.empty((0, 0), kind)
-        kernel_training.backward(
-            kind(leak),
-            kind(threshold),
-            RESETS[neuron.reset],
-            neuron.delayed,
-            neuron.detached,
-            spike.strict,
-            kernel_training.DERIVATIVES[spike.derivative],
-            kind(spike.slope),
-            ctx.needs_input_grad[4] or ctx.needs_input_grad[5],
-            how.pool,
-            order.inner,
-            order.height,
-            len(values) if how.steps is None else how.steps,
+        sums = np.zeros((2, rows.shape[2]))
+        of_parameters = scans.backward(
+            how.neuron,
+            leak.item(),
+            threshold.item(),
             rows,
-            _lanes(rows.shape[2], mean, inverse * gamma, beta),
-            none if also is None else order.rows(also),
-            nothing,
-            order.rows(of_spikes, pooled=True),
-            none,
             order.rows(of_drive),
-            nothing,
-            of_parameters,
-            sums,
+            len(values) if how.steps is None else how.steps,
+            of_spikes=order.rows(of_spikes, pooled=True),
+            lanes=_lanes(rows.shape[2], mean, inverse * gamma, beta),
+            also=None if also is None else order.rows(also),
+            sums=sums,
+            learned=ctx.needs_input_grad[4] or ctx.needs_input_grad[5],
+            pool=how.pool,
+            inner=order.inner,
+            height=order.height,
         )
         of_leak, of_threshold = torch.from_numpy(of_parameters).to(leak).unbind()
         into = of_drive if also is None else order.empty(len(values), values)

@@ -19,13 +19,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from snnfl.neurons import kernel_training
+from snnfl.neurons import kernel_training, scans
 from snnfl.neurons.dynamics import Neuron
-from snnfl.neurons.looped import RESETS, How, fuses, kind_of, loop, nothing, pooled, scalar, spike_of
+from snnfl.neurons.looped import RESETS, How, fuses, loop, pooled, scalar, spike_of
 from snnfl.neurons.order import Order
 
 
@@ -85,7 +84,7 @@ class _Fused(torch.autograd.Function):
         current: Tensor, leak: Tensor, threshold: Tensor, before: Tensor | None, how: How
     ) -> tuple[Tensor, Tensor]:
         drive = current if how.steps is None else current.unsqueeze(0)
-        order, number = Order(drive, how.pool), kind_of(current)
+        order = Order(drive, how.pool)
         steps = len(current) if how.steps is None else how.steps
         spikes = order.empty(steps, drive, pooled=True)
         potentials = order.empty(steps if how.potentials else 0, drive)
@@ -97,28 +96,24 @@ class _Fused(torch.autograd.Function):
                 threshold,
                 RESETS[how.neuron.reset],
                 how.neuron.delayed,
-                spike_of(how).strict,
+                spike_of(how.neuron).strict,
                 order.flat(drive),
                 None if before is None else order.flat(before.unsqueeze(0))[0],
                 order.flat(spikes),
                 order.flat(potentials) if how.potentials else None,
             )
             return spikes, potentials if how.potentials else current.new_empty(0)
-        kernel_training.forward(
-            number(leak.item()),
-            number(threshold.item()),
-            RESETS[how.neuron.reset],
-            how.neuron.delayed,
-            spike_of(how).strict,
-            how.pool,
-            order.inner,
-            order.height,
+        scans.forward(
+            how.neuron,
+            leak.item(),
+            threshold.item(),
             order.rows(drive),
-            nothing(2, number),
-            nothing(3, number),
-            nothing(2, number) if before is None else order.rows(before.unsqueeze(0))[0],
             order.rows(spikes, pooled=True),
-            order.rows(potentials) if how.potentials else nothing(3, number),
+            before=None if before is None else order.rows(before.unsqueeze(0))[0],
+            potentials=order.rows(potentials) if how.potentials else None,
+            pool=how.pool,
+            inner=order.inner,
+            height=order.height,
         )
         return spikes, potentials if how.potentials else current.new_empty(0)
 
@@ -183,7 +178,7 @@ class _FusedBackward(torch.autograd.Function):
         learned: bool,
     ) -> tuple[Tensor, ...]:
         drive = current if how.steps is None else current.unsqueeze(0)
-        order, number, spike = Order(drive, how.pool), kind_of(current), spike_of(how)
+        order, spike = Order(drive, how.pool), spike_of(how.neuron)
         of_current = order.empty(len(drive), drive)
         of_before = order.empty(0 if before is None else 1, drive)
         if current.is_cuda:
@@ -212,31 +207,21 @@ class _FusedBackward(torch.autograd.Function):
                 of_threshold.clone(),
                 of_before[0] if before is not None else current.new_empty(0),
             )
-        of_parameters = np.zeros(2)
-        kernel_training.backward(
-            number(leak.item()),
-            number(threshold.item()),
-            RESETS[how.neuron.reset],
-            how.neuron.delayed,
-            how.neuron.detached,
-            spike.strict,
-            kernel_training.DERIVATIVES[spike.derivative],
-            number(spike.slope),
-            learned,
-            how.pool,
-            order.inner,
-            order.height,
-            len(current) if how.steps is None else how.steps,
+        of_parameters = scans.backward(
+            how.neuron,
+            leak.item(),
+            threshold.item(),
             order.rows(drive),
-            nothing(2, number),
-            nothing(3, number),
-            nothing(2, number) if before is None else order.rows(before.unsqueeze(0))[0],
-            nothing(3, number) if of_spikes is None else order.rows(of_spikes, pooled=True),
-            nothing(3, number) if of_potentials is None else order.rows(of_potentials),
             order.rows(of_current),
-            nothing(2, number) if before is None else order.rows(of_before)[0],
-            of_parameters,
-            nothing(2, np.float64),
+            len(current) if how.steps is None else how.steps,
+            of_spikes=None if of_spikes is None else order.rows(of_spikes, pooled=True),
+            of_potentials=None if of_potentials is None else order.rows(of_potentials),
+            before=None if before is None else order.rows(before.unsqueeze(0))[0],
+            of_before=None if before is None else order.rows(of_before)[0],
+            learned=learned,
+            pool=how.pool,
+            inner=order.inner,
+            height=order.height,
         )
         return (
             of_current if how.steps is None else of_current[0],

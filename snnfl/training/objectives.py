@@ -43,7 +43,7 @@ def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     Of a spiking model with ``per_step`` it is the mean of the cross-entropies of all time steps (Deng et al., "Temporal
     efficient training of spiking neural network via gradient re-weighting", ICLR 2022, eq. 7).
     """
-    if isinstance(model, SpikingModel):
+    if isinstance(model, SpikingModel) and model.per_step:
         return _of_outputs(model, model.currents(inputs), labels)
     return functional.cross_entropy(model(inputs), labels)
 

@@ -49,7 +49,7 @@ def start_from(path: str, model: nn.Module) -> None:
     """
     file = Path(path).expanduser()
     if file.is_dir():
-        raise ConfigError(f"model.weights={path}: it is a folder; a run's ANN is its final_ann.safetensors")
+        raise ConfigError(f"model.weights={path}: it is a folder; take its {_network_in(file)}")
     try:
         arrays = load_file(file)
         if not isinstance(model, SpikingModel) and _holds_spiking(file):
@@ -57,10 +57,20 @@ def start_from(path: str, model: nn.Module) -> None:
         load_arrays(model, arrays)
     except SafetensorError as error:
         raise ConfigError(f"model.weights={path}: it is no file of safetensors ({error})") from None
+    except FileNotFoundError as error:
+        instead = _network_in(file.parent)
+        hint = f"; take {file.parent / instead}" if (file.parent / instead).exists() else ""
+        raise ConfigError(f"model.weights={path}: {error}{hint}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.weights={path}: {error}") from None
     if wrong := [name for name, array in arrays.items() if not torch.isfinite(array).all()]:
         raise ConfigError(f"model.weights={path}: {wrong[0]} holds a NaN or an infinity")
+
+
+def _network_in(folder: Path) -> str:
+    """Name the file of a run's network: spiking clients leave one that spikes, and no ANN."""
+    names = ("final_ann.safetensors", "final_snn.safetensors")
+    return next((name for name in names if (folder / name).exists()), names[0])
 
 
 def _names(path: str) -> tuple[str, ...]:

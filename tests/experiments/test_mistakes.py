@@ -44,7 +44,7 @@ MISTAKES = [
     ("run good.yaml strategy.name=S-FedAvg", "strategy.name=S-FedAvg: unknown strategy; did you mean 'fedavg'?"),
     ("run good.yaml data.source=MNIST", "data.source=MNIST: unknown data set; did you mean 'mnist'?"),
     ("run good.yaml model.weights=snn.safetensors", "it holds a spiking network, and model.neuron=relu takes an ANN's"),
-    ("run good.yaml model.weights=runs/done", "it is a folder; a run's ANN is its final_ann.safetensors"),
+    ("run good.yaml model.weights=runs/done", "it is a folder; take its final_ann.safetensors"),
     ("run good.yaml model.weights=notes.txt", "model.weights=notes.txt: it is no file of safetensors ("),
     ("demo good.yaml", "override 'good.yaml': expected key=value"),
     ("compare good.yaml", "good.yaml: unknown key 'run'; a configuration is run by: snnfl run good.yaml"),

@@ -138,8 +138,10 @@ def test_the_weights_of_a_spiking_network_are_no_anns(tmp_path, about) -> None:
         _ = Workspace(compose(None, [f"model.weights={path}"])).initial_state
     native = ["model.neuron=lif", "strategy.spiking=false", f"model.weights={path}"]
     assert Workspace(compose(None, native)).initial_state.keys() == work.initial_state.keys()
-    with pytest.raises(ConfigError, match=r"it is a folder; a run's ANN is its final_ann\.safetensors$"):
+    with pytest.raises(ConfigError, match=r"it is a folder; take its final_snn\.safetensors$"):
         _ = Workspace(compose(None, [f"model.weights={tmp_path}"])).initial_state
+    with pytest.raises(ConfigError, match=r"No such file.*; take .*/final_snn\.safetensors$"):
+        _ = Workspace(compose(None, [f"model.weights={tmp_path}/final_ann.safetensors"])).initial_state
 
 
 @pytest.mark.parametrize(

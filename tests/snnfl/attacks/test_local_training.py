@@ -321,6 +321,42 @@ def test_the_decay_does_not_depend_on_the_names_of_layers():
     assert len(found) == 1
 
 
+def resent(view, change):
+    """The view of an update that changed what was sent by other changes."""
+    received = {name: array - change.get(name, torch.zeros_like(array)) for name, array in view.exchange.sent.items()}
+    return replace(view, exchange=replace(view.exchange, received=received))
+
+
+@pytest.mark.parametrize("denied", ["learning_rate", None])
+def test_a_layer_that_is_not_trained_has_no_decay(denied):
+    known = replace(DECAYED, images=1, batch_size=1).without({denied} if denied else set())
+    view = attacked(small_mlp(40), images=1, knowledge=known, training=replace(DECAYS, batch_size=1)).view
+    first, *_ = (name for name, _ in view.model.named_parameters())
+    changes = {name: array - view.exchange.received[name] for name, array in view.exchange.sent.items()}
+    problem = problem_of(resent(view, {name: change for name, change in changes.items() if name != first}))
+    assert not problem.gradient(first).any()
+    assert all(problem.gradient(name).any() for name in changes if name != first)
+
+
+def test_sums_over_classes_tell_no_decay_where_nobody_said_the_loss():
+    """Of squared errors they aren't zero: the rank of other layers tells it all the same."""
+    known = DECAYED.without({"learning_rate", "loss"})
+    draw = torch.Generator().manual_seed(0)
+    view = attacked(small_mlp(40), images=4, knowledge=known, training=DECAYS).view
+    weights = {name: array for name, array in view.exchange.sent.items() if array.dim() == 2}
+    gradients = {
+        name: torch.rand(len(array), 4, generator=draw) @ torch.rand(4, array.shape[1], generator=draw)
+        for name, array in weights.items()
+    }
+    changed = resent(view, {name: 0.01 * (gradients[name] + 0.5 * array) for name, array in weights.items()})
+    problem = problem_of(changed)
+    for name, gradient in gradients.items():
+        assert float(cosine_distance({name: problem.gradient(name)}, {name: gradient})) < 1e-6
+    last = list(weights)[-1]
+    told = problem_of(replace(changed, knowledge=replace(known, loss=True)))
+    assert float(cosine_distance({last: told.gradient(last)}, {last: gradients[last]})) > 1e-5
+
+
 def test_distances_that_compare_lengths_are_refused_for_shortened_updates():
     known = Knowledge(images=1, batch_size=1, epochs=1, learning_rate=0.1, clipped=True)
     view = attacked(small_cnn(), knowledge=known, length=0.005).view

@@ -103,7 +103,8 @@ def test_the_interval_is_students():
         ((9.0, 9.5, 10.0), 0.2, "nothing seen"),
         ((9.0, 12.0, 15.0), 0.2, "unclear"),
         ((12.5, 12.8, 13.0), 0.2, "unclear"),  # above the floor at 95 %, but not for one of three metrics
-        ((20.0,), 0.2, "unclear"),  # one victim proves nothing
+        ((20.0,), 0.2, "unclear"),  # one victim proves nothing,
+        ((75.0,), 0.2, "leaks"),  # unless the sample itself comes out
     ],
 )
 def test_the_verdict_compares_with_the_best_floor(psnr, ssim, verdict):

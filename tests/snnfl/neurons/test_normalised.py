@@ -130,7 +130,7 @@ def test_a_residual_network_trains_as_with_one_after_the_other():
         for module in trained.modules():
             if getattr(module, FEEDS_NEURONS, False):
                 setattr(module, FEEDS_NEURONS, at_once)
-        with precise_batch_norm(trained):
+        with precise_batch_norm(trained.modules()):
             F.cross_entropy(trained(images), torch.arange(4)).backward()
         gradients = torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
         results.append((gradients, [buffer.clone() for buffer in trained.buffers()]))

@@ -51,7 +51,7 @@ def error_of(model: nn.Module, *, size: int = 64, precise: bool = True) -> float
     for name, module in model.named_modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda _, i, o, name=name: fires.__setitem__(name, o > 0))
-    with precise_batch_norm(model) if precise else nullcontext():
+    with precise_batch_norm(model.modules()) if precise else nullcontext():
         found = gradient(model, images.contiguous(memory_format=LAST), labels)
     for name, module in exact.named_modules():
         if isinstance(module, nn.ReLU):
@@ -84,7 +84,7 @@ def test_in_float64_it_is_pytorchs_forward_backward_and_running_statistics(shape
     results = []
     for norm in (ours, theirs):
         inputs = images.clone(memory_format=torch.preserve_format).requires_grad_()
-        with precise_batch_norm(norm) if norm is ours else nullcontext():
+        with precise_batch_norm(norm.modules()) if norm is ours else nullcontext():
             for _ in range(2):
                 normalised = norm(inputs)
             (normalised * weights).sum().backward()
@@ -108,7 +108,7 @@ def test_whatever_else_is_normalised_is_pytorchs_to_the_bit(options, layout):
     images = torch.randn(4, 3, 5, 5, generator=generator(0, "batch")).contiguous(memory_format=layout)
     theirs = nn.BatchNorm2d(3, **options)
     ours = copy.deepcopy(theirs)
-    with precise_batch_norm(ours):
+    with precise_batch_norm(ours.modules()):
         assert torch.equal(ours(images), theirs(images))
         ours.eval(), theirs.eval()
         assert torch.equal(ours(images), theirs(images))
@@ -116,7 +116,7 @@ def test_whatever_else_is_normalised_is_pytorchs_to_the_bit(options, layout):
 
 def test_one_value_per_channel_is_an_error_as_ever_and_the_layers_come_back():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm1d(3))
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"), precise_batch_norm(model):
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"), precise_batch_norm(model.modules()):
         model[0](torch.zeros(1, 3, 1, 1))
     assert [type(module) for module in model] == [nn.BatchNorm2d, nn.BatchNorm1d]
 
@@ -140,7 +140,7 @@ def test_layers_that_fold_time_are_as_precise():
     true = gradients(exact, torch.float64)
     kind, errors = type(layer), {}
     for precise in (True, False):
-        with precise_batch_norm(layer) if precise else nullcontext():
+        with precise_batch_norm(layer.modules()) if precise else nullcontext():
             errors[precise] = float((gradients(layer, torch.float32) - true).norm() / true.norm())
     assert errors[True] < 1e-5
     assert errors[False] > 3 * errors[True]
@@ -154,7 +154,7 @@ def test_local_training_normalises_so():
     steps = {}
     for precise in (True, False):
         moved = copy.deepcopy(model)
-        with precise_batch_norm(moved) if precise else nullcontext():
+        with precise_batch_norm(moved.modules()) if precise else nullcontext():
             gradient(moved, *batch)
         steps[precise] = [parameter.detach() - parameter.grad for parameter in moved.parameters()]
     training = TrainingConfig(epochs=1, learning_rate=1.0, momentum=0.0, weight_decay=0.0)
