@@ -17,9 +17,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -198,13 +199,27 @@ def _digest(module: str) -> str:
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests.items()).encode()).hexdigest()
 
 
+@lru_cache(maxsize=1)
+def _entries(find: Callable[..., Iterable[metadata.EntryPoint]], _: object) -> tuple[metadata.EntryPoint, ...]:
+    """Find the entry points of our group, again only where packages came or went: every package is looked into."""
+    return tuple(find(group=GROUP))
+
+
+def _changed(path: str) -> int | None:
+    """Return when something was added to a folder of packages, or removed."""
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return None
+
+
 def load_installed() -> None:
     """Run the plug-ins of installed packages, and those that the app of this process holds, once.
 
     Raises:
         ConfigError: If one fails, naming its package.
     """
-    for entry in metadata.entry_points(group=GROUP):
+    for entry in _entries(metadata.entry_points, tuple((path, _changed(path)) for path in sys.path)):
         if entry.value not in _loaded:
             try:
                 with _registering(entry.value):

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def environment(config: Config) -> dict[str, Any]:
     }
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -46,8 +48,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
-    """Return the commit of the source tree, with a + where files differ from it; None outside a checkout."""
+    """Return the commit of the source tree, with a + where files differ from it; None outside a checkout.
+
+    As it is when a process first asks: what is imported stays as it was.
+    """
     if Path(__file__).parents[1].name == "_app":  # of a wheel, whose environment may lie in somebody's repository
         return None
     command = [

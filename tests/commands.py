@@ -25,11 +25,13 @@ SECONDS = 200
 SERVER = """
 import json, os, sys
 import numpy, torch, flwr.simulation  # what takes long
+from forking_flower import warm_up
 from experiments import cli, flower_simulation, running
 from experiments.audit import command
 from experiments.compare import command
 from experiments.engines import in_process, ray
 from strategies import server_app
+warm_up()
 mains = {"snnfl": cli.main, "flower-simulation": flower_simulation.main}
 answers = os.fdopen(os.dup(1), "w")
 for line in sys.stdin:

@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,8 @@ from unittest.mock import patch
 import hypothesis
 import pytest
 import torch
+import typer.main
+import typer.testing
 from installed import Installed, install
 from shared import Shared
 from workers import pytest_handlecrashitem, pytest_terminal_summary, pytest_xdist_make_scheduler  # noqa: F401
@@ -37,6 +40,7 @@ def pytest_configure() -> None:
 LONGEST = (
     "test_pages.py", "test_installed.py", "test_how_to.py", "test_outages.py", "test_engines_agree.py",
     "test_benchmarks.py", "test_secure.py", "test_endings.py", "test_site.py", "test_termination.py", "test_compare.py",
+    "test_processes.py", "test_hostile_nodes.py",
 )  # fmt: skip
 """Files whose few tests take minutes: a worker that is given one last keeps all others waiting."""
 
@@ -77,6 +81,14 @@ def _figures_are_rendered_once() -> Iterator[None]:
             rendered.update({path.suffix: path.read_bytes() for path in paths})
 
     with patch.object(server_app, "plot_accuracy", drawn):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _command_lines_are_declared_once() -> Iterator[None]:
+    """Typer reads the declaration of all commands anew for each that is typed in this process."""
+    made = cache(typer.main.get_command)
+    with patch.object(typer.main, "get_command", made), patch.object(typer.testing, "_get_command", made):
         yield
 
 

@@ -258,7 +258,13 @@ def mains() -> dict[str, Callable[[], object]]:
 
 
 def warm_up() -> None:
-    """Import what takes long, and keep what numba compiles of an app where the checkout keeps what is the same."""
+    """Do once what each would do first, and keep what numba compiles of an app where the checkout keeps the same.
+
+    That is: import libraries, find fonts, and list what Numba knows before it reads its first kernel from the disk.
+    """
+    import gc
+    import io
+
     import cryptography.hazmat.primitives.ciphers  # noqa: F401
     import omegaconf  # noqa: F401
     import PIL.Image  # noqa: F401
@@ -266,11 +272,20 @@ def warm_up() -> None:
     import scipy  # noqa: F401
     import shamirs  # noqa: F401
     import torch.fx  # noqa: F401
+    from matplotlib.figure import Figure
     from numba.core.caching import InTreeCacheLocator
+    from numba.core.registry import cpu_target
 
     mains()
     if hasattr(InTreeCacheLocator, "of_an_app"):
         return
+    figure = Figure(layout="constrained")
+    figure.add_subplot().plot([0, 1], label="line")
+    figure.axes[0].legend(fontsize="small")
+    for kind in ("png", "svg"):
+        figure.savefig(io.BytesIO(), format=kind)
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
     begin = InTreeCacheLocator.__init__
 
     def beside_the_checkout(self: Any, function: Any, file: str) -> None:
@@ -280,3 +295,5 @@ def warm_up() -> None:
             self._cache_path = str(same.parent / "__pycache__")
 
     InTreeCacheLocator.__init__, InTreeCacheLocator.of_an_app = beside_the_checkout, True
+    gc.collect()
+    gc.freeze()  # as long as nobody writes to it, all share it

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -214,13 +215,19 @@ def _rooms() -> set[str]:
     return {path.parts[1].removesuffix(".py") for path in MODULES if path.parts[0] == "snnfl"} - {"__init__"}
 
 
+@cache
+def _statements(path: Path) -> list[ast.AST]:
+    """Return the import statements of a module."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def _imports() -> dict[str, set[str]]:
     """Return the modules of this project that each of its modules imports, those for types alone included."""
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
     found = {}
     for module, path in modules.items():
-        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-        names = {name for node in ast.walk(tree) for name in _named(node, path.as_posix())}
+        names = {name for node in _statements(path) for name in _named(node, path.as_posix())}
         found[module] = {each if each in modules else each.rpartition(".")[0] for each in names} & set(modules) - {
             module
         }
@@ -261,7 +268,7 @@ def test_every_imported_library_is_a_declared_dependency() -> None:
     imported = {
         name.partition(".")[0]
         for path in MODULES
-        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        for node in _statements(path)
         for name in _targets(node, path.as_posix())
         if name.partition(".")[0] != OPTIONAL.get(path)
     }

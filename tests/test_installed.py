@@ -29,10 +29,11 @@ def project(tmp_path: Path) -> Path:
     return write_project(tmp_path)
 
 
-@pytest.fixture
-def forked(installed: Installed, tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def forked(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of the commands of the virtual environment, forked."""
-    with typed(tmp_path / "typed", installed.folder / "bin", installed.environment) as commands:
+    folder = tmp_path_factory.mktemp("typed") / "bin"
+    with typed(folder, installed.folder / "bin", installed.environment) as commands:
         yield commands
 
 

@@ -70,7 +70,6 @@ def typed(folder: Path, binaries: Path, environment: Mapping[str, str] = os.envi
 def main(listening: int, binaries: str) -> None:
     """Fork a process for each command; in this one it is run."""
     import matplotlib.pyplot
-    import numba
     import numpy as np
     import torch
 
@@ -80,7 +79,6 @@ def main(listening: int, binaries: str) -> None:
     del sys.path[1]
     warm_up()
     np.random.seed()
-    numba.core.registry.cpu_target.target_context  # noqa: B018  (it is made when it is first looked at)
     assert matplotlib.pyplot
     gc.collect()
     gc.freeze()  # as long as nobody writes to it, all share it

@@ -27,11 +27,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.backends.backend_agg  # noqa: F401  (it and the following: what a cell would import later)
-import numba  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.backends.backend_svg
+import matplotlib.figure  # noqa: F401
 import numpy as np
 import torch
 import torch.utils.data
+from numba.core.registry import cpu_target
 
 from experiments.compare import cell
 
@@ -118,6 +120,8 @@ class _Server:
 def main() -> None:
     """Fork a process for each job, and run its cell in there."""
     server = _Server()
+    cpu_target.typing_context.refresh()  # what Numba imports before it reads its first kernel from the disk
+    cpu_target.target_context.refresh()
     gc.collect()
     gc.freeze()  # objects of now are shared by all cells as long as nobody writes to them
     if server.serve() is not None:

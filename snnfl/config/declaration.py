@@ -100,9 +100,15 @@ def check_options(section: Any) -> None:
     Raises:
         ConfigError: As :func:`check_option`.
     """
-    hints = typing.get_type_hints(type(section))
+    kind: Any = type(section)
+    hints = _annotations(kind)
     for item in dataclasses.fields(section):
         check_option(item.name, getattr(section, item.name), item, hints[item.name])
+
+
+@functools.cache
+def _annotations(section: Any) -> dict[str, Any]:
+    return typing.get_type_hints(section)
 
 
 def unlike(key: str, value: Any, item: dataclasses.Field[Any], kind: Any) -> str:
@@ -120,6 +126,7 @@ def show(value: Any) -> str:
     return line if len(line) <= 80 else f"{line[:77]}..."
 
 
+@functools.cache
 def choices(kind: Any) -> tuple[Any, ...]:
     """Return the choices of an annotation, null aside; empty for what is no choice."""
     literals = [part for part in (kind, *typing.get_args(kind)) if typing.get_origin(part) is Literal]

@@ -26,6 +26,7 @@ from snnfl.config import (
     TrainingConfig,
     compose,
     flatten,
+    merging,
     mistakes,
     nearest,
     options,
@@ -566,3 +567,32 @@ def test_the_fields_words_and_an_option_of_another_section_are_recognised(given,
     with pytest.raises(ConfigError) as error:
         compose(None, [given])
     one_line(error, f"did you mean {meant!r}?")
+
+
+VALUES = [
+    None, True, False, 0, 1, 2, 4, 8, -3, 2**60, 0.5, 1e-3, "a", "", "1", "true", "null", "???", "${oc.env:HOME}",
+    "\\${x}", [], [1, 2], (1, 2), [0.5, 1], ["a"], ["${x}"], [None], [[1]], {}, {"a": 1}, Path("a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_the_short_way_merges_as_omegaconf_does(key):
+    section, _, name = key.partition(".")
+    item, kind = FIELDS[key]
+    taken = []
+    for value in [item.default, *choices(kind), *VALUES]:
+        layers = [{section: {name: item.default}}, {section: {name: value}}]
+        try:
+            short = merging._plain(layers)
+        except ConfigError:
+            continue  # of the section that checks itself, which OmegaConf's way builds, too
+        if short is not None:
+            whole = OmegaConf.to_object(OmegaConf.merge(merging._schema(), *layers))
+            assert repr(short) == repr(whole)
+            taken.append(value)
+    assert item.default in taken
+
+
+def test_what_a_later_layer_replaces_is_checked_all_the_same():
+    with pytest.raises(ConfigError, match=r"data\.clients=many"):
+        compose({"data.clients": "many"}, ["data.clients=5"])

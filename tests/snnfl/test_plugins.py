@@ -159,6 +159,17 @@ def test_an_installed_package_registers_by_itself(monkeypatch: pytest.MonkeyPatc
     assert [plugin.as_json() for plugin in plugins.loaded()] == [{"name": "their.package", "version": "theirs 1.2"}]
 
 
+def test_a_package_that_is_installed_later_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.load_installed()
+    (tmp_path / "theirs_later.py").write_text("")
+    (tmp_path / "theirs-2.0.dist-info").mkdir()
+    (tmp_path / "theirs-2.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 2.0\n")
+    (tmp_path / "theirs-2.0.dist-info/entry_points.txt").write_text("[snnfl]\nlater = theirs_later\n")
+    plugins.load_installed()
+    assert [plugin.version for plugin in plugins.loaded()] == ["theirs 2.0"]
+
+
 def test_an_installed_package_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda group: [Entry(lambda: 1 / 0)])
     with pytest.raises(ConfigError, match=r"^plug-in their\.package of theirs \(.*: ZeroDivisionError"):

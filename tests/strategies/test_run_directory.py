@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snnfl.config import Config, ConfigError, compose
-from strategies.environment import environment
+from strategies.environment import _commit, environment
 from strategies.run_directory import (
     ANN_FILE,
     CONFIG_FILE,
@@ -189,4 +189,6 @@ def test_the_environment_names_the_commit_only_inside_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no git here
+    _commit.cache_clear()
     assert environment(Config())["commit"] is None
+    _commit.cache_clear()
