@@ -184,7 +184,8 @@ def _notes(folder: Path, app: App) -> list[str]:
         if said is not None and sent is not None and said != sent:
             option = f"--{name.replace('_', '-')}"
             lines.append(
-                f"{option} {said:g} counts, though the server told its clients {sent:g}; leave {option} out to take what it told"
+                f"{option} {said:g} counts, though the server told its clients {sent:g}; leave {option} out to take "
+                "what it told"
             )
     if missing := unknown(app, first):
         lines.append(f"not given, so the attacker doesn't know it: {', '.join(missing)}")

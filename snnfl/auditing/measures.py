@@ -147,7 +147,9 @@ def _table_floors(true: Tensor, public: Tensor) -> Mapping[str, Tensor]:
 MEASURES: Mapping[DataKind, Measures] = {
     "images": Measures(
         metrics=(
-            Metric(name="psnr", title="PSNR in dB", what="pixels", form=".1f", judged=True, success=20.0, exact=EXACT_PSNR),
+            Metric(
+                name="psnr", title="PSNR in dB", what="pixels", form=".1f", judged=True, success=20.0, exact=EXACT_PSNR
+            ),
             Metric(name="ssim", title="SSIM", what="structure", judged=True, success=0.5),
             Metric(name="registered_psnr", title="PSNR of the best shift in dB", form=".1f"),
             Metric(name="mse", title="MSE", form=".2g", higher=False),

@@ -49,8 +49,8 @@ def judged_metrics(kind: DataKind) -> tuple[Metric, ...]:
 def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     """Compare the scores of an attack's victims with the best guess in each judged metric, victim by victim.
 
-    A guess that is no sample is never exact, so exact reconstructions are better, be there one victim alone. Else, since
-    one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
+    A guess that is no sample is never exact, so exact reconstructions are better, be there one victim alone. Else,
+    since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
     are rare events, of which an interval of a mean sees nothing unless they are many: where no guess makes more of them
     than chance, they are also better if chance alone makes so many too seldom (:func:`_beyond_chance`).
     """

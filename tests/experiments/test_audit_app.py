@@ -120,7 +120,8 @@ def test_what_is_not_said_is_refused_with_the_way_out(audit):
 def test_what_the_messages_contradict_is_told(audit):
     arguments = ("--model", "task:Net", "--input-shape", "1,8,8", *NORMALISED, *ATTACK)
     _, told, _ = audit(*arguments, "--learning-rate", "0.2")
-    assert "--learning-rate 0.2 counts, though the server told its clients 0.1; leave --learning-rate out to take what it told\n" in told
+    counts = "--learning-rate 0.2 counts, though the server told its clients 0.1; leave --learning-rate out to take"
+    assert f"{counts} what it told\n" in told
     _, told, _ = audit(*arguments, "--learning-rate", "0.1")
     assert "told its clients" not in told
 
