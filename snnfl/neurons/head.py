@@ -55,7 +55,7 @@ class Head:
             and current.device.type == "cpu"
             and current.dtype == self.weight.dtype
             and len(self.weight) <= NARROW
-            and self.weight.shape[1] <= BLOCK
+            and current.shape[2] == self.weight.shape[1] <= BLOCK  # compiled loops don't look at bounds
             and fuses(self.neuron, current)
             and (self.reader is None or fuses(self.reader, current))
         )

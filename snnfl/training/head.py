@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook as has_hooks_on_all
 
 from snnfl.models import SpikingModel, SpikingNeurons
 from snnfl.models.over_time import over_time
@@ -59,4 +60,6 @@ def _are_plain(neurons: Any, output: Any) -> bool:
 
 
 def _is_observed(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    """Tell whether a layer, or all of them, has hooks: that of the forward or of the backward pass."""
+    own = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(own) or bool(has_hooks_on_all())

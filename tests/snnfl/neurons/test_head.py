@@ -121,6 +121,7 @@ def test_what_it_does_not_take():
     assert not Head(neuron, STEPS, draw(0, 3, 1025), None).takes(draw(0, 1, 3, 1025))
     assert not Head(neuron, STEPS, weight, bias).takes(current.float())
     assert not Head(neuron, STEPS, weight, bias).takes(current[..., None])
+    assert not Head(neuron, STEPS, weight[:, 1:], bias).takes(current)  # which PyTorch says is wrong
     assert not Head(adapting, STEPS, weight, bias).takes(current)
     assert not Head(neuron, STEPS, weight, bias, adapting).takes(current)
 

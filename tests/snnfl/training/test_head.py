@@ -119,6 +119,28 @@ def test_whoever_looks_at_spikes_sees_them(heads):
     assert torch.equal(seen[0], recorded[name].spikes)
 
 
+@pytest.mark.parametrize("hook", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+@pytest.mark.parametrize("place", ["neurons", "output", "readout"])
+def test_whoever_looks_at_gradients_sees_them(heads, place, hook):
+    model, seen = spiking(), list[nn.Module]()
+    watched = {"neurons": model.body[-2], "output": model.body[-1], "readout": model.readout}[place]
+    getattr(watched, hook)(lambda module, *gradients: seen.append(module))
+    with head_at_once(model.modules()):
+        cross_entropy(model, *batch()).backward()
+    assert seen == [watched]
+
+
+def test_whoever_looks_at_all_modules_sees_the_last_ones(heads):
+    model, seen = spiking(), list[nn.Module]()
+    hook = nn.modules.module.register_module_forward_hook(lambda module, given, made: seen.append(module))
+    try:
+        with head_at_once(model.modules()):
+            cross_entropy(model, *batch())
+    finally:
+        hook.remove()
+    assert {*model.body[-2:], model.readout} <= {*seen}
+
+
 def test_bfloat16_multiplies_as_ever(heads):
     model = spiking()
     multiply_in_bfloat16(model, True)
