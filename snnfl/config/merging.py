@@ -158,13 +158,21 @@ def _decode(text: str, kind: Any) -> Any:
 def to_yaml(config: Config) -> str:
     """Write a configuration as YAML that :func:`compose` reads back."""
     sections = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    return "".join(_written(name, section, repr(section)) for name, section in sections.items())
+    return "".join(_written(name, _Section(repr(section), section)) for name, section in sections.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    """A section that is told by its words, in which 1 isn't 1.0, and which a list in it has, too."""
+
+    words: str
+    content: Any = dataclasses.field(compare=False)
 
 
 @lru_cache(maxsize=1024)
-def _written(name: str, section: Any, exactly: str) -> str:
-    """Write a section, which the cells of a study share; ``exactly`` tells 1 from 1.0, which are equal."""
-    return OmegaConf.to_yaml(OmegaConf.create({name: dataclasses.asdict(section)}))
+def _written(name: str, section: _Section) -> str:
+    """Write a section, which the cells of a study share."""
+    return OmegaConf.to_yaml(OmegaConf.create({name: dataclasses.asdict(section.content)}))
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

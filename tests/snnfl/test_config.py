@@ -593,6 +593,11 @@ def test_the_short_way_merges_as_omegaconf_does(key):
     assert item.default in taken
 
 
+def test_a_configuration_that_python_made_of_lists_is_written_as_well():
+    of_lists, of_tuples = (Config(training=TrainingConfig(milestones=kind([1, 2]))) for kind in (list, tuple))
+    assert to_yaml(of_lists) == to_yaml(of_tuples)
+
+
 def test_what_a_later_layer_replaces_is_checked_all_the_same():
     with pytest.raises(ConfigError, match=r"data\.clients=many"):
         compose({"data.clients": "many"}, ["data.clients=5"])
