@@ -197,7 +197,8 @@ def inputs_of(layer: Layer, wanted: Tensor, *, inputs: int, samples: int) -> tup
     """Return the inputs that made the trains and the gradient, and what share of it is left.
 
     Where there are more features than inputs, these lie in the row space of the gradient. Where the trains of some
-    samples aren't known, the gradient of the others isn't either, and only trains are matched.
+    samples aren't known, the gradient of the others isn't either, and only trains are matched. Where all trains
+    contradict each other, inputs are zero.
 
     Args:
         layer: With the known trains, of ``N`` samples.
@@ -217,6 +218,8 @@ def inputs_of(layer: Layer, wanted: Tensor, *, inputs: int, samples: int) -> tup
     for width, iterations in WIDTHS:
         _minimise(free, partial(_misfired, within, free, width), iterations)
     right = within.misplaced(free).detach().amax((0, 1)) < MISFIRED * layer.threshold
+    if not bool(right.any()):
+        return torch.zeros_like(free).detach() @ basis, 1.0
     if not bool(right.all()):
         within, wanted = within.of(right), wanted[right]
         _minimise(free, partial(_misfired, within, free, WIDTHS[-1][0]), WIDTHS[-1][1])

@@ -13,7 +13,7 @@ from spiking_victims import spiking, spiking_victim, trained
 from snnfl.attacks import Budget, get_attack, native_trains
 from snnfl.attacks.native_trains import _layer, _told
 from snnfl.attacks.problem import problem_of
-from snnfl.attacks.spike_trains import constant_trains, inputs_of, step_weights, surest_trains, trains_of
+from snnfl.attacks.spike_trains import Layer, constant_trains, inputs_of, step_weights, surest_trains, trains_of
 from snnfl.metrics.images import psnr
 
 SHAPE = (8, 8)
@@ -110,6 +110,20 @@ def test_wrong_trains_are_left_out():
     torch.testing.assert_close(found, whole, rtol=0.0, atol=0.1)
     assert float((found[:, 0] - true[0]).norm() / true.norm()) < 0.1
     assert left_of_wrong < 2 * left + 0.01
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_trains_that_no_input_makes_tell_nothing(samples):
+    """As those of an update that is made up: neurons that always fire, whatever they are given."""
+    zeros = torch.zeros(3, 5, dtype=torch.float64)
+    layer = Layer(
+        weight=zeros, bias=zeros[:, 0], leak=0.9, threshold=1.0, to_zero=False, derivative=torch.ones_like,
+        trains=torch.ones(4, 1, 3, dtype=torch.float64), slopes=torch.ones(4, 1, 3, dtype=torch.float64),
+    )  # fmt: skip
+    found, left = inputs_of(layer, torch.ones(3, 6, dtype=torch.float64), inputs=1, samples=samples)
+    assert found.shape == (1, 1, 5)
+    assert not found.any()
+    assert left == 1
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
