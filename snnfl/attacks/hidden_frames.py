@@ -35,14 +35,15 @@ from snnfl.threat import ServerView
 MOST_TRIED = 2**24
 """Values in as many columns as the rank: ten steps of pools of four have ``5^10``, two thirds of it."""
 
-AT_ONCE = 2**18
-"""Of them in memory."""
+AT_ONCE = 2**24
+"""Numbers of what is tried, or replayed, in memory: of an update that is made up, everything may fit."""
 
 GLANCES = 8
 """Columns that all tried ones are looked at in; one in a hundred thousand that are no input is left."""
 
 MOST_FITTING = 512
-"""Vectors of the alphabet in one row space, and orders of them that are followed, at most: the fewest spikes first."""
+"""Vectors of the alphabet in one row space, and orders of them that are followed, at most: the fewest spikes first. Of
+wide layers fewer orders."""
 
 MISSES = 1
 """Neurons that may fire otherwise in a step of a replay, whose sums are rounded otherwise near the threshold."""
@@ -132,7 +133,7 @@ def hidden_frames(view: ServerView, problem: Problem) -> Tensor | None:
     errors, trains, known = _last_trains(model, problem, noise)
     for stage in reversed(stages):
         weight = problem.arrays[f"{stage.name}.weight"]
-        gradient, noise = problem.gradient(f"{stage.name}.weight").double().nan_to_num(), rounding_noise(weight, rate)
+        gradient, noise = problem.finite(f"{stage.name}.weight"), rounding_noise(weight, rate)
         fitting = _fitting(gradient, noise, model.steps, stage.levels)
         neurons = replay.model.neurons[stage.neurons].neuron
         currents = functional.linear(fitting.float(), weight, problem.arrays.get(f"{stage.name}.bias"))
@@ -149,7 +150,7 @@ def hidden_frames(view: ServerView, problem: Problem) -> Tensor | None:
 def _last_trains(model: SpikingModel, problem: Problem, noise: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the slope by the logits ``[classes]``, the last hidden neurons' trains ``[T, H]``, and whose are known."""
     last = last_linear(model)
-    weight, bias = (problem.gradient(f"{last}.{part}").double().nan_to_num() for part in ("weight", "bias"))
+    weight, bias = (problem.finite(f"{last}.{part}") for part in ("weight", "bias"))
     errors = bias / gain(model)
     sums = errors @ weight / errors.square().sum().clamp_min(1e-300)
     rounding = 6 * noise / float(errors.norm().clamp_min(1e-300))
@@ -178,9 +179,9 @@ def _fitting(gradient: Tensor, noise: float, most: int, levels: int) -> Tensor:
         return found
     chosen = torch.from_numpy(qr(basis.numpy(), mode="r", pivoting=True)[1][:rank].copy()).long()
     whole = torch.linalg.solve(basis[:, chosen], basis)
-    glances = torch.linspace(0, whole.shape[1] - 1, GLANCES).long()
-    for start in range(0, kinds**rank, AT_ONCE):
-        numbers = torch.arange(start, min(start + AT_ONCE, kinds**rank))
+    glances, part = torch.linspace(0, whole.shape[1] - 1, GLANCES).long(), max(1, AT_ONCE // whole.shape[1])
+    for start in range(0, kinds**rank, part):
+        numbers = torch.arange(start, min(start + part, kinds**rank))
         values = torch.stack([numbers // kinds**place % kinds for place in range(rank)], 1).double()
         for columns in (*glances[:, None], slice(None)):
             made = values @ whole[:, columns]
@@ -203,7 +204,7 @@ def _orders(neuron: Neuron, currents: Tensor, trains: Tensor, known: Tensor) -> 
         trains: Of the neurons, ``[T, H]``.
         known: Of which neurons they are, ``[H]``.
     """
-    count = len(currents)
+    count, most = len(currents), max(MOST_ORDERS + 1, min(MOST_FITTING, AT_ONCE // currents.numel()))
     state, orders = neuron.at_rest(currents[:1]), torch.zeros(1, 0, dtype=torch.long)
     misses = torch.zeros(1, dtype=torch.long)
     for train in trains:
@@ -212,7 +213,7 @@ def _orders(neuron: Neuron, currents: Tensor, trains: Tensor, known: Tensor) -> 
         wrong = (spikes != train)[:, known].sum(1)
         total = misses.repeat_interleave(count) + wrong
         kept = (wrong <= MISSES).nonzero()[:, 0]
-        kept = kept[total[kept].argsort(stable=True)][:MOST_FITTING]
+        kept = kept[total[kept].argsort(stable=True)][:most]
         orders = torch.cat([orders[kept // count], (kept % count)[:, None]], 1)
         state, misses = _rows(after, kept), total[kept]
     return list(orders) if len(orders) <= MOST_ORDERS else []

@@ -67,12 +67,12 @@ def told(view: ServerView, problem: Problem, solved: Solved | None = None) -> To
         raise TypeError(f"{type(model).__name__}: expected a spiking model")
     last, rates, rows = last_linear(model), None, None
     if problem.count == 1 and discounts(model) and f"{last}.bias" in problem.target:
-        weight, bias = (problem.gradient(f"{last}.{part}").double().nan_to_num() for part in ("weight", "bias"))
+        weight, bias = (problem.finite(f"{last}.{part}") for part in ("weight", "bias"))
         rates = (bias @ weight / bias.square().sum().clamp_min(1e-300)).float()[None]
     elif solved is not None and solved.checked:
         rates = (solved.features / gain(model)).float()
     if (layer := hidden_linear(model)) is not None:
-        rows = few_rows(problem.gradient(f"{layer}.weight"), model.steps * problem.count * problem.steps)
+        rows = few_rows(problem.finite(f"{layer}.weight"), model.steps * problem.count * problem.steps)
     return Told(rates=rates, rows=rows)
 
 
@@ -84,7 +84,7 @@ def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
     (c noise)^2)``. The whole has norm 1.
 
     Args:
-        gradient: Of a linear layer.
+        gradient: Of a linear layer, finite.
         rank: The largest possible one; what is beyond it is rounding.
 
     Returns:
@@ -92,7 +92,7 @@ def few_rows(gradient: Tensor, rank: int) -> Tensor | None:
     """
     if rank + SPARE > min(gradient.shape):
         return None
-    sizes, directions = _largest(gradient.double().nan_to_num(), rank + SPARE)
+    sizes, directions = _largest(gradient.double(), rank + SPARE)
     squares = sizes[:rank].square()
     shares = squares / (squares + (NOISE * sizes[rank]).square()).clamp_min(1e-300)
     rows = directions[:rank] * (sizes[:rank].sqrt() * shares)[:, None]

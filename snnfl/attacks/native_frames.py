@@ -75,9 +75,12 @@ def by_frames(
     view, first = views[0], problems[0]
     layer = hidden_linear(view.model) if isinstance(view.model, SpikingModel) else None
     public = None if first.public is None else _others(first.public.inputs, rehearsed)
-    if layer is None or public is None or len(public) < LEAST or _beyond(view, first) is not None:
+    if layer is None or public is None or len(public) < LEAST or not _learns(view, first):
         return None
-    found = [hidden_frames(view, problem) for view, problem in zip(views, problems, strict=True)]
+    found = [  # of each victim by itself: one whose update is rounded protects no other
+        hidden_frames(view, problem) if unsolved(view, problem) is None else None
+        for view, problem in zip(views, problems, strict=True)
+    ]
     if all(frames is None for frames in found):
         return None
     _, forward = relaxed(view, SURROGATE, SLOPE)
@@ -99,14 +102,10 @@ def by_frames(
     )
 
 
-def _beyond(view: ServerView, problem: Problem) -> str | None:
-    """Say why this isn't tried, or return ``None``."""
-    if (reason := unsolved(view, problem)) is not None:
-        return reason
-    if normalised_layers(view.model) or view.model.encoding != "direct" or view.sequence:
-        return "takes images that flow in as they are, without batch normalisation"
-    pixels = problem.low.expand(problem.input_shape).numel()
-    return f"learns from samples of at most {MOST_PIXELS} numbers, here are {pixels}" if pixels > MOST_PIXELS else None
+def _learns(view: ServerView, problem: Problem) -> bool:
+    """Tell whether images are regressed on inputs: those that flow in as they are, and aren't normalised in a batch."""
+    plain = not normalised_layers(view.model) and view.model.encoding == "direct" and not view.sequence
+    return plain and problem.low.expand(problem.input_shape).numel() <= MOST_PIXELS
 
 
 def _others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:

@@ -144,7 +144,7 @@ def _told(view: ServerView, problem: Problem, generator: torch.Generator) -> Sol
         found = solved(view, problem, generator)
         return found if found is not None and found.checked else None
     last = last_linear(view.model)
-    weight, bias = (problem.gradient(f"{last}.{part}").double().nan_to_num() for part in ("weight", "bias"))
+    weight, bias = (problem.finite(f"{last}.{part}") for part in ("weight", "bias"))
     errors = bias[None] / gain(view.model)
     sums = errors @ weight / errors.square().sum().clamp_min(1e-300)
     return Solved(errors=errors, features=sums.nan_to_num(), checked=True)
@@ -170,7 +170,7 @@ def _layer(view: ServerView, problem: Problem, told: Solved) -> tuple[Layer, Ten
     ]
     known = torch.stack([known for _, known in pairs]).all(0)
     slopes = shares @ sent[f"{last}.weight"].double()[:, known]
-    wanted = torch.cat([problem.gradient(f"{first}.weight"), problem.gradient(f"{first}.bias")[:, None]], 1)
+    wanted = torch.cat([problem.finite(f"{first}.weight"), problem.finite(f"{first}.bias")[:, None]], 1)
     return (
         Layer(
             weight=sent[f"{first}.weight"].double()[known],
@@ -182,5 +182,5 @@ def _layer(view: ServerView, problem: Problem, told: Solved) -> tuple[Layer, Ten
             trains=torch.stack([trains for trains, _ in pairs], 1)[..., known],
             slopes=weights[:, None, None] * slopes,
         ),
-        wanted.double().nan_to_num()[known],
+        wanted[known],
     )

@@ -113,6 +113,10 @@ class Problem:
         """Return the target of an array less the weight decay in it: gradients alone, as far as they were sent."""
         return _less_decay(self.target[name], self.arrays[name], self.decay, unsent=self.sparse)
 
+    def finite(self, name: str) -> Tensor:
+        """Return :meth:`gradient` in float64 with zeros for what is no finite number: whoever sends that hides it."""
+        return self.gradient(name).double().nan_to_num(0.0, 0.0, 0.0)
+
 
 def _less_decay(seen: Tensor, sent: Tensor, decay: float, *, unsent: bool) -> Tensor:
     """Return an array's gradient without decay, which isn't in what wasn't sent, nor in a layer that isn't trained."""

@@ -12,8 +12,9 @@ from torch import nn
 from victims import Victim, digits
 
 from snnfl.attacks import Budget, get_attack, native_matching
+from snnfl.attacks import hidden_frames as hidden_frames_module
 from snnfl.attacks.frame_regression import expected
-from snnfl.attacks.hidden_frames import _orders, hidden_frames, unsolved
+from snnfl.attacks.hidden_frames import _fitting, _orders, hidden_frames, unsolved
 from snnfl.attacks.native_features import hidden_linear
 from snnfl.attacks.native_frames import CHOICE, by_frames
 from snnfl.attacks.problem import problem_of
@@ -68,6 +69,34 @@ def test_inputs_that_came_twice_and_silence_are_told_by_what_fired():
 def test_neurons_that_never_fire_tell_no_order():
     neuron = lenet5().neurons["relu3"].neuron
     assert _orders(neuron, -torch.ones(5, 100), torch.zeros(6, 100), torch.ones(100, dtype=torch.bool)) == []
+
+
+def test_wide_layers_are_replayed_in_fewer_orders_at_once(monkeypatch):
+    """Silent neurons let all orders pass: an update that is made up may not take the memory of whoever looks at it."""
+    neuron, rows = lenet5().neurons["relu3"].neuron, list[int]()
+    step = type(neuron).step
+
+    def seen(own, state, current):
+        rows.append(len(current))
+        return step(own, state, current)
+
+    monkeypatch.setattr(type(neuron), "step", seen)
+    monkeypatch.setattr(hidden_frames_module, "AT_ONCE", 40 * 100 * 20)
+    silent = (torch.zeros(4, 100), torch.ones(100, dtype=torch.bool))
+    assert _orders(neuron, torch.zeros(40, 100), *silent) == []
+    assert max(rows) == 40 * 20
+
+
+def test_what_fits_is_the_same_however_much_is_tried_at_once(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    frames = torch.zeros(4, 60, dtype=torch.float64)
+    for place, frame in enumerate(frames):  # nothing in common, so that all their multiples fit
+        frame[15 * place : 15 * place + 15] = 1
+    gradient = torch.randn(20, 4, generator=draw, dtype=torch.float64) @ frames
+    whole = _fitting(gradient, 1e-9, 4, 4)
+    monkeypatch.setattr(hidden_frames_module, "AT_ONCE", 60 * 13)
+    assert torch.equal(_fitting(gradient, 1e-9, 4, 4), whole)
+    assert len(whole) == 512
 
 
 def noised(victim: Victim, size: float) -> Victim:
@@ -143,6 +172,28 @@ def test_where_rehearsals_find_less_by_exact_inputs_rows_are_matched(attacked, m
     monkeypatch.setattr(native_matching, "by_frames", grey)
     (found,) = found_of(attacked[:1])
     assert found.choice.startswith("hidden")
+
+
+@pytest.mark.parametrize("rounded", [0, 1])
+def test_a_client_that_sends_a_rounded_update_protects_no_other(attacked, rounded):
+    views = [victim.view for victim in attacked[:2]]
+    coarse = {name: 1e-3 for name in views[rounded].exchange.received}
+    exchange = replace(views[rounded].exchange, rounding=coarse)
+    views[rounded] = replace(views[rounded], exchange=exchange)
+    draw = torch.Generator().manual_seed(0)
+    found = get_attack("native_features").run_many(views, budget=Budget(iterations=20), generator=draw)
+    assert found[1 - rounded].choice == CHOICE
+    assert found[rounded].choice.startswith("hidden")
+
+
+@pytest.mark.parametrize("value", [1e38, -3e38])
+def test_an_update_beyond_all_numbers_is_an_update_that_tells_nothing(attacked, value):
+    view = attacked[0].view
+    hostile = {name: torch.full_like(array, value) for name, array in view.exchange.received.items()}
+    view = replace(view, exchange=replace(view.exchange, received=hostile))
+    for name in ("native_features", "native_adaptive"):
+        found = get_attack(name).run(view, budget=Budget(iterations=2), generator=torch.Generator().manual_seed(0))
+        assert found.images.isfinite().all()
 
 
 @pytest.mark.parametrize("value", [1e38, 1e12, 0.0])
