@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MOST_EXAMPLES = 4000
+MOST_EXAMPLES = 8000
 """Public samples, and copies of images that are shifted by a pixel: their kernel is inverted, in some seconds."""
 
 MOST_NUMBERS = 5 * 10**7
