@@ -19,6 +19,7 @@ from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.sparse_features import MOST_IMAGES, Solved
 from snnfl.attacks.spike_trains import (
+    MOST_CONSTANT,
     MOST_STEPS,
     RELATIVE,
     Layer,
@@ -57,6 +58,8 @@ def _untold(view: ServerView) -> str | None:
         return "takes biases in both layers"
     if view.sequence and model.steps > MOST_STEPS:
         return f"lists the sums of half the steps, which takes at most {MOST_STEPS} steps, not {model.steps}"
+    if model.steps > MOST_CONSTANT:
+        return f"lists what trains one current can make, which takes at most {MOST_CONSTANT} steps, not {model.steps}"
     if view.knowledge.steps != 1:
         return f"takes one step, and the client took {view.knowledge.steps}"
     return _untold_batch(view) or inexact(view)

@@ -29,6 +29,9 @@ from snnfl.models import SpikingModel
 MOST_STEPS = 28
 """Steps of which half the sums fit in memory."""
 
+MOST_CONSTANT = 500
+"""Steps of a constant current, whose trains are about a third of their square, at as many numbers each."""
+
 NARROWEST = 1e-9
 """In thresholds, the currents that must have a train in common: of fewer, it may be a rounding's."""
 
@@ -163,19 +166,19 @@ def constant_trains(steps: int, leak: float, threshold: float, *, to_zero: bool)
     """
     low, high = (torch.full((1,), end, dtype=torch.float64) for end in (-torch.inf, torch.inf))
     slope, offset = torch.zeros(2, 1, dtype=torch.float64)
-    trains = torch.zeros(1, 0, dtype=torch.float64)
+    trains = torch.zeros(1, 0, dtype=torch.bool)
     for step in range(steps):
-        fired = trains[:, -1] if step else torch.zeros_like(slope)
+        fired = trains[:, -1].double() if step else torch.zeros_like(slope)
         kept = 1 - fired if to_zero else 1.0
         slope = leak * kept * slope + 1
         offset = leak * kept * offset - (0.0 if to_zero else threshold * fired)
         edge = (threshold - offset) / slope
         ends = torch.cat([low, torch.maximum(low, edge)]), torch.cat([torch.minimum(high, edge), high])
         wide = ends[1] - ends[0] > NARROWEST * threshold
-        fires = torch.cat([torch.zeros_like(edge), torch.ones_like(edge)])
+        fires = torch.arange(2).bool().repeat_interleave(len(edge))
         trains = torch.cat([trains.repeat(2, 1), fires[:, None]], 1)[wide]
         low, high, slope, offset = ends[0][wide], ends[1][wide], slope.repeat(2)[wide], offset.repeat(2)[wide]
-    return trains
+    return trains.double()
 
 
 def surest_trains(

@@ -62,4 +62,4 @@ def _are_plain(neurons: Any, output: Any) -> bool:
 def _is_observed(layer: nn.Module) -> bool:
     """Tell whether a layer, or all of them, has hooks: that of the forward or of the backward pass."""
     own = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(own) or bool(has_hooks_on_all())
+    return any(own) or bool(has_hooks_on_all())  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated

@@ -218,6 +218,17 @@ def test_many_steps_are_refused():
     assert "at most 28 steps, not 30" in (get_attack("sequence_recovery").refusal(view) or "")
 
 
+def test_of_images_too_many_steps_are_refused():
+    """Trains that one current can make grow with the square of the steps: of 1,000 steps they take gigabytes."""
+    view = images_of(1).view
+    reasons = [
+        get_attack("image_recovery").refusal(replace(view, model=spiking("mlp", time_steps=steps)))
+        for steps in (500, 501)
+    ]
+    assert reasons[0] is None
+    assert "at most 500 steps, not 501" in reasons[1]
+
+
 def test_given_labels_stay_whatever_a_noised_update_tells():
     victim = images_of(1)
     exchange, draw, told = victim.view.exchange, torch.Generator().manual_seed(0), set[int]()
