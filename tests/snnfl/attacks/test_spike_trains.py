@@ -67,6 +67,11 @@ def test_trains_of_a_constant_current_are_those_of_neurons_at_any_current(steps,
     assert len({*map(tuple, listed.tolist())}) == len(listed) <= 1 + steps**2
 
 
+def test_a_neuron_has_few_trains_of_a_constant_current():
+    counts = [len(constant_trains(steps, 0.95, 1.0, to_zero=False)) for steps in (5, 25, 50)]
+    assert counts == [16, 315, 1124]  # as docs/audit-spiking.md and experiments/gradient_leakage/batches say
+
+
 def test_a_constant_current_leaves_no_doubt_of_a_train_that_sums_alone_leave():
     """Of 25 steps sums to seven digits have several trains each, of which neurons at one current can have one."""
     weights = step_weights(spiking("mlp", time_steps=25))
