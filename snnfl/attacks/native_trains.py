@@ -102,7 +102,7 @@ def sequence_recovery(views: Sequence[ServerView], budget: Budget, generator: to
 
 @register(
     "image_recovery",
-    source="spikes by subset sums (Horowitz & Sahni 1974) of the last layer's rates, then their inputs; this project",
+    source="spikes by the last layer's rates, of those that one current can make, then the images; this project",
     needs=NEEDS,
     against="native",
     requires=_no_images,

@@ -8,7 +8,8 @@ batch each sample's ``h`` is told apart by its zeros (:mod:`snnfl.attacks.sparse
 1. Sums of the first and of the second half of the steps are listed and met in the middle (Horowitz and Sahni 1974).
    Where the same current flows at each step, as of pictures, neurons have a few hundred trains, which are listed.
 2. A train says of each step on which side of its threshold a potential was, and given the train potentials are affine
-   in the inputs: a convex problem, of as many conditions as neurons and steps.
+   in the inputs: a convex problem, of as many conditions as neurons and steps. Wrong trains contradict the others by
+   about a threshold, and are left out.
 3. Given the trains, the first layer's gradient is a smooth function of the inputs, so that it is matched. They lie in
    its row space, which leaves a number per input and term: of four pictures that flow in alike at each step, sixteen.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,6 +41,9 @@ WIDTHS = ((0.3, 60), (0.1, 100), (0.03, 200))
 SHARES = ((1.0, 0.1, 200), (1.0, 0.01, 200), (0.1, 0.001, 200), (0.0, 0.0001, 1000))
 """What of the logistic loss is left while gradients are matched, the size of rows, relative to the largest, below which
 they count less, and the iterations."""
+
+MISFIRED = 0.5
+"""In thresholds, how far on the wrong side a potential of a wrong train is; those of right ones rarely are."""
 
 TOLERANCES = (1.0, 10.0, 100.0, 1000.0)
 """Times the rounding of a sum: what separates a batch's samples makes it larger, by a factor that nobody tells."""
@@ -67,6 +72,18 @@ class Layer:
     derivative: Callable[[Tensor], Tensor]
     trains: Tensor
     slopes: Tensor
+
+    def of(self, neurons: Tensor) -> Layer:
+        """Return the same of some neurons, which a mask ``[H]`` names."""
+        weight, bias = self.weight[neurons], self.bias[neurons]
+        return replace(
+            self, weight=weight, bias=bias, trains=self.trains[..., neurons], slopes=self.slopes[..., neurons]
+        )
+
+    def misplaced(self, inputs: Tensor) -> Tensor:
+        """Return by how much potentials are on the wrong side of the threshold for these trains, ``[T, N, H]``."""
+        found: Tensor = (1 - 2 * self.trains) * (self.potentials(inputs) - self.threshold)
+        return found
 
     def potentials(self, inputs: Tensor) -> Tensor:
         """Return the charged potentials, ``[T, N, H]``, of neurons with these trains.
@@ -196,16 +213,16 @@ def inputs_of(layer: Layer, wanted: Tensor, *, inputs: int, samples: int) -> tup
     if features > inputs * samples:
         basis = torch.linalg.svd(wanted[:, :-1], full_matrices=False)[2][: inputs * samples]
     within = replace(layer, weight=layer.weight @ basis.T)
+    free = torch.zeros(inputs, count, len(basis), dtype=torch.float64, requires_grad=True)
+    for width, iterations in WIDTHS:
+        _minimise(free, partial(_misfired, within, free, width), iterations)
+    right = within.misplaced(free).detach().amax((0, 1)) < MISFIRED * layer.threshold
+    if not bool(right.all()):
+        within, wanted = within.of(right), wanted[right]
+        _minimise(free, partial(_misfired, within, free, WIDTHS[-1][0]), WIDTHS[-1][1])
     inside = torch.cat([wanted[:, :-1] @ basis.T, wanted[:, -1:]], 1)
     outside = (wanted[:, :-1] - inside[:, :-1] @ basis).square().sum(1)
     sizes = torch.linalg.vector_norm(wanted, dim=1)
-    sides: Tensor = 2 * layer.trains - 1
-    free = torch.zeros(inputs, count, len(basis), dtype=torch.float64, requires_grad=True)
-
-    def misfired(width: float) -> Tensor:
-        past = sides * (within.potentials(free) - layer.threshold)
-        value: Tensor = width * functional.softplus(-past / width).mean()
-        return value
 
     def left() -> Tensor:
         squares: Tensor = (within.gradient(free) - inside).square().sum(1) + outside
@@ -215,14 +232,18 @@ def inputs_of(layer: Layer, wanted: Tensor, *, inputs: int, samples: int) -> tup
         value: Tensor = (left() / (sizes + floor * sizes.max()).square()).log1p().mean()
         return value
 
-    for width, iterations in WIDTHS:
-        _minimise(free, lambda width=width: misfired(width), iterations)  # type: ignore[misc]
     for share, floor, iterations in SHARES if count == samples else ():
-        objective = lambda share=share, floor=floor: unlike(floor) + share * misfired(WIDTHS[-1][0])  # noqa: E731
+        objective = lambda share=share, floor=floor: unlike(floor) + share * _misfired(within, free, WIDTHS[-1][0])  # noqa: E731
         _minimise(free, objective, iterations)
     with torch.no_grad():
         share_left = left().sum().sqrt() / torch.linalg.matrix_norm(wanted).clamp_min(1e-300)
         return free @ basis, float(share_left)
+
+
+def _misfired(layer: Layer, inputs: Tensor, width: float) -> Tensor:
+    """Return the logistic loss of potentials on the wrong side, convex in the inputs."""
+    value: Tensor = width * functional.softplus(layer.misplaced(inputs) / width).mean()
+    return value
 
 
 def _minimise(free: Tensor, objective: Callable[[], Tensor], iterations: int) -> None:

@@ -13,7 +13,7 @@ from spiking_victims import spiking, spiking_victim, trained
 from snnfl.attacks import Budget, get_attack, native_trains
 from snnfl.attacks.native_trains import _layer, _told
 from snnfl.attacks.problem import problem_of
-from snnfl.attacks.spike_trains import constant_trains, step_weights, surest_trains, trains_of
+from snnfl.attacks.spike_trains import constant_trains, inputs_of, step_weights, surest_trains, trains_of
 from snnfl.metrics.images import psnr
 
 SHAPE = (8, 8)
@@ -94,6 +94,22 @@ def test_true_inputs_have_the_spikes_and_the_gradient(options, images):
     assert len(wanted) > 900
     assert torch.equal((layer.potentials(inputs) > layer.threshold).double(), layer.trains)
     assert torch.linalg.matrix_norm(layer.gradient(inputs) - wanted) < 1e-4 * torch.linalg.matrix_norm(wanted)
+
+
+def test_wrong_trains_are_left_out():
+    """Rounding makes some of 25 steps: a sum has another train near it than the one that made it."""
+    victim = victim_of()
+    told = _told(victim.view, problem_of(victim.view), torch.Generator().manual_seed(0))
+    layer, wanted = _layer(victim.view, problem_of(victim.view), told)
+    true, draw = victim.view.inputs(victim.truth.images).double(), torch.Generator().manual_seed(0)
+    wrong = torch.randperm(layer.trains.shape[-1], generator=draw)[:8]
+    trains = layer.trains.clone()
+    trains[..., wrong] = (torch.rand(len(trains), 1, 8, generator=draw) < 0.5).double()
+    whole, left = inputs_of(layer, wanted, inputs=len(trains), samples=1)
+    found, left_of_wrong = inputs_of(replace(layer, trains=trains), wanted, inputs=len(trains), samples=1)
+    torch.testing.assert_close(found, whole, rtol=0.0, atol=0.1)
+    assert float((found[:, 0] - true[0]).norm() / true.norm()) < 0.1
+    assert left_of_wrong < 2 * left + 0.01
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
