@@ -37,7 +37,7 @@ FOLDERS = (
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
     "gradient_leakage/images", "gradient_leakage/cifar10", "gradient_leakage/events", "gradient_leakage/series",
     "gradient_leakage/surrogates", "gradient_leakage/sound", "gradient_leakage/encodings", "gradient_leakage/batches",
-    "gradient_leakage/kinds", "few_steps", "provable_privacy/attacks", "provable_privacy/differences",
+    "gradient_leakage/event_surrogates", "few_steps", "provable_privacy/attacks", "provable_privacy/differences",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 IN_PICTURES = [
