@@ -36,8 +36,8 @@ FOLDERS = (
     "snfl/a1_clients", "snfl/a2_participation", "snfl/a3_steps", "federated_snn/equal_architecture",
     "federated_snn/many_clients", "federated_snn/nmnist", "federated_snn/watch", "federated_snn/spoken",
     "gradient_leakage/images", "gradient_leakage/cifar10", "gradient_leakage/events", "gradient_leakage/series",
-    "gradient_leakage/surrogates", "gradient_leakage/sound", "gradient_leakage/encodings", "few_steps",
-    "provable_privacy/attacks", "provable_privacy/differences",
+    "gradient_leakage/surrogates", "gradient_leakage/sound", "gradient_leakage/encodings", "gradient_leakage/batches",
+    "gradient_leakage/event_surrogates", "few_steps", "provable_privacy/attacks", "provable_privacy/differences",
 )  # fmt: skip
 SPIKING = [("SNN", "ANN")]
 IN_PICTURES = [
