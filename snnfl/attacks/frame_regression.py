@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MOST_EXAMPLES = 8000
-"""Public samples, and copies of images that are shifted by a pixel: whose kernel is inverted: some 20 CPU-s, and 2.5 GB."""
+"""Public samples, and copies of images shifted by a pixel, whose kernel is inverted: some 20 CPU-s, and 2.5 GB."""
 
 MOST_NUMBERS = 5 * 10**7
 """Of what a layer is given of all examples, in memory."""
