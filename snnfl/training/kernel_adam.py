@@ -1,4 +1,4 @@
-"""Adam's first step for the CPU, which reads no state: it is zero before."""
+"""Adam's first step for the CPU, which has no state: it is zero before, and follows from the gradient behind."""
 
 from __future__ import annotations
 

@@ -146,9 +146,11 @@ def check_weights(model: nn.Module, state: Sequence[Tensor], where: str, rate: f
     if all(square <= MAXIMUM_VALUE**2 for square in torch.stack([each.dot(each) for each in numbers]).tolist()):
         return
     norms = torch.stack(torch._foreach_norm(arrays)).tolist()
+    if all(norm <= MAXIMUM_VALUE for norm in norms):  # as of half precision, in which squares have no room
+        return
     named = (*model.named_parameters(), *model.named_buffers())
     names = [name for name, array in named if array.is_floating_point()]
-    name, norm = max(zip(names, norms, strict=True), key=lambda pair: math.inf if math.isnan(pair[1]) else pair[1])
+    name, norm = next(pair for pair in zip(names, norms, strict=True) if not pair[1] <= MAXIMUM_VALUE)
     raise _diverged(f"{where}: after its last step the norm of {name} is {norm:g}", rate)
 
 

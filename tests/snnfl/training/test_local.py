@@ -12,6 +12,7 @@ from snnfl.config import ModelConfig, TrainingConfig
 from snnfl.models import build_model
 from snnfl.rng import generator
 from snnfl.training import TrainingDivergedError, learning_rate, train_locally
+from snnfl.training.local import check_weights
 
 SHAPE = (1, 8, 8)
 CONFIG = TrainingConfig(learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
@@ -200,6 +201,12 @@ def test_weights_that_the_last_step_has_ruined_are_divergence(value, name):
     )
     with pytest.raises(TrainingDivergedError, match=complaint):
         train_locally(model, [draw([8])], TrainingConfig(weight_decay=0.0), server_round=2, objective=objective)
+
+
+def test_weights_in_half_precision_are_no_divergence_where_their_squares_have_no_room():
+    model = nn.Linear(100, 10).half()
+    nn.init.constant_(model.weight, 300.0)
+    check_weights(model, list(model.parameters()), "round 1", 0.1)
 
 
 def test_nothing_to_train_on_is_an_error():
