@@ -32,6 +32,8 @@ SEQUENCES = {
     "audio_folder": ((50, 40), 5),
     "speech_commands": ((50, 40), 35),
 }
+SAMPLES = 6000
+"""Of each data set: what the largest study asks for."""
 SCALES = [
     (folder, scale)
     for folder in FOLDERS
@@ -55,13 +57,13 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         shape, classes = (SHAPES | SEQUENCES)[name]
         if name in SEQUENCES and config.time_bins is not None:
             shape = (config.time_bins, *shape[1:])
-        labels = torch.randint(classes, (4000,), generator=rng.generator(0, name))
-        samples = torch.zeros(4000, *shape, dtype=torch.uint8)
+        labels = torch.randint(classes, (SAMPLES,), generator=rng.generator(0, name))
+        samples = torch.zeros(SAMPLES, *shape, dtype=torch.uint8)
         mean = torch.zeros(shape[1 if name in SEQUENCES else 0])
         return Dataset(
             name=name, train_images=samples, train_labels=labels, test_images=samples, test_labels=labels,
             class_names=tuple(map(str, range(classes))), mean=mean, std=mean + 1, sequence=name in SEQUENCES,
-            users=torch.arange(4000) % 100 if name in SEQUENCES else None,
+            users=torch.arange(SAMPLES) % 100 if name in SEQUENCES else None,
         )  # fmt: skip
 
     monkeypatch.setattr(sources, "_load", stand_in)
