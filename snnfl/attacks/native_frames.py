@@ -36,10 +36,10 @@ CHOICE = "exact inputs of the hidden layer, public images regressed on them"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Framed:
-    """What the inputs of the hidden layer made of victims and of rehearsals.
+    """What a linear layer's inputs made of victims and of rehearsals.
 
     Attributes:
-        victims: Of each, ``None`` where its inputs weren't found.
+        victims: Of each, ``None`` where its inputs weren't told.
         rehearsed: Images that were found of public ones, ``[1, *input_shape]`` each.
     """
 
@@ -74,8 +74,10 @@ def by_frames(
     """
     view, first = views[0], problems[0]
     layer = hidden_linear(view.model) if isinstance(view.model, SpikingModel) else None
-    public = None if first.public is None else _others(first.public.inputs, rehearsed)
-    if layer is None or public is None or len(public) < LEAST or not _learns(view, first):
+    if layer is None or first.public is None or not learns(view, first):
+        return None
+    public = first.public.inputs[others(first.public.inputs, rehearsed)]
+    if len(public) < LEAST:
         return None
     found = [  # of each victim by itself: one whose update is rounded protects no other
         hidden_frames(view, problem) if unsolved(view, problem) is None else None
@@ -85,12 +87,12 @@ def by_frames(
         return None
     _, forward = relaxed(view, SURROGATE, SLOPE)
 
-    def given(samples: Tensor) -> Tensor:
+    @torch.no_grad()
+    def given(samples: Tensor, _: Tensor | None = None) -> Tensor:
         return _inputs(forward, first.arrays, layer, samples)
 
     known = [frames.flatten()[None] for frames in found if frames is not None]
-    with torch.no_grad():
-        wanted = torch.cat(known + [given(images) for images in rehearsed])
+    wanted = torch.cat(known + [given(images) for images in rehearsed])
     results = _descend(forward, first, layer, wanted, expected(public, given, wanted, generator), budget)
     own = iter(results[: len(known)])
     return Framed(
@@ -102,18 +104,18 @@ def by_frames(
     )
 
 
-def _learns(view: ServerView, problem: Problem) -> bool:
+def learns(view: ServerView, problem: Problem) -> bool:
     """Tell whether images are regressed on inputs: those that flow in as they are, and aren't normalised in a batch."""
     plain = not normalised_layers(view.model) and view.model.encoding == "direct" and not view.sequence
     return plain and problem.low.expand(problem.input_shape).numel() <= MOST_PIXELS
 
 
-def _others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
-    """Return the public images that aren't among those taken."""
-    same = torch.zeros(len(public), dtype=torch.bool)
+def others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
+    """Tell which public images aren't among those taken, ``[M]``."""
+    free = torch.ones(len(public), dtype=torch.bool)
     for images in taken:
-        same |= (public == images).flatten(1).all(1)
-    return public[~same]
+        free &= (public != images).flatten(1).any(1)
+    return free
 
 
 def _inputs(forward: Forward, arrays: Arrays, layer: str, samples: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 from snnfl.attacks.labels import in_order, infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
+from snnfl.attacks.mean_inputs import by_mean_inputs
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
 from snnfl.attacks.native_frames import by_frames
 from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
@@ -153,10 +154,10 @@ def _by_features(
                 before = found[index]
                 found[index] = item if before is None or item.objective < before.objective else before
     matched = [item for item in found if item is not None]
-    return _or_by_frames(views, problems, labels, matched, rehearsed, weights, budget, generator)
+    return _or_regressed(views, problems, labels, matched, rehearsed, weights, budget, generator)
 
 
-def _or_by_frames(
+def _or_regressed(
     views: Sequence[ServerView],
     problems: Sequence[Problem],
     labels: Sequence[Tensor],
@@ -166,25 +167,26 @@ def _or_by_frames(
     budget: Budget,
     generator: torch.Generator,
 ) -> list[Reconstruction]:
-    """Take what the hidden layer's exact inputs tell instead, where they find more of the rehearsed public images."""
+    """Take what a linear layer's inputs tell instead, mean or exact ones, where more of the rehearsals is found so."""
     found, rival = list(matched), None
     for group in _alike(views, problems) if rehearsed else ():
-        framed = by_frames(
-            [views[index] for index in group],
-            [problems[index] for index in group],
-            [labels[index] for index in group],
-            [each.images for each in rehearsed],
-            budget,
-            generator,
+        own = [[given[index] for index in group] for given in (views, problems, labels)]
+        ways = (
+            by_mean_inputs(*own, rehearsed, generator),  # type: ignore[arg-type]
+            by_frames(*own, [each.images for each in rehearsed], budget, generator),  # type: ignore[arg-type]
         )
-        if framed is None:
-            continue
-        if rival is None:
-            rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
-        reached = sum(each.psnr(images) for each, images in zip(rehearsed, framed.rehearsed, strict=True))
-        for index, item in zip(group, framed.victims, strict=True):
-            if reached > rival and item is not None:
-                found[index] = item
+        best = None
+        for way in ways:
+            if way is None:
+                continue
+            if rival is None:
+                rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
+            best = rival if best is None else best
+            reached = sum(each.psnr(images) for each, images in zip(rehearsed, way.rehearsed, strict=True))
+            if reached > best:
+                best = reached
+                for index, item in zip(group, way.victims, strict=True):
+                    found[index] = found[index] if item is None else item
     return found
 
 

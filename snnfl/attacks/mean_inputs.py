@@ -1,0 +1,118 @@
+"""Images regressed on the mean input of a spiking network's first hidden linear layer, as its gradient tells it.
+
+That gradient is ``dW = sum_t d_t s_t^T`` of the layer's inputs ``s_t``, and its bias has ``db = sum_t d_t``. So
+``db^T dW = sum_t (db . d_t) s_t`` is a mean of the inputs, whatever the weights of the steps are. It stays where the
+inputs themselves aren't told, as where neurons fire too seldom or the slopes of all steps are alike: its direction is
+hardly rounded. Which image has which mean, nobody needs to derive: whoever knows the network makes updates of public
+images, and regresses these on theirs. So Wu, Chen, Guo and Weinberger attack ordinary networks ("Learning to invert",
+UAI 2023, section 3), by all of a gradient and a network of their own; here it is one row of it, and a kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from snnfl.attacks.frame_regression import expected
+from snnfl.attacks.native_features import hidden_linear
+from snnfl.attacks.native_frames import LEAST, Framed, learns, others
+from snnfl.attacks.networks import last_linear
+from snnfl.attacks.problem import Problem
+from snnfl.attacks.reconstruction import Reconstruction
+from snnfl.attacks.selection import Rehearsal
+from snnfl.attacks.spiking_operations import rebuilt
+from snnfl.models import SpikingModel
+from snnfl.threat import ServerView
+
+CHOICE = "mean input of a linear layer, public images regressed on theirs"
+"""As reports show it."""
+
+
+def by_mean_inputs(
+    views: Sequence[ServerView],
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    rehearsed: Sequence[Rehearsal],
+    generator: torch.Generator,
+) -> Framed | None:
+    """Find victims of one network, one image and one step each, and public images likewise.
+
+    Args:
+        views: Of the victims.
+        problems: Laid out of them; all have the same arrays.
+        labels: Of each victim's image.
+        rehearsed: Updates of public images, which aren't learned from.
+        generator: Draws what is learned from.
+
+    Returns:
+        ``None`` where a layer's bias isn't among the arrays, a loss has further terms, or public images are too few or
+        have no labels.
+    """
+    view, first = views[0], problems[0]
+    if not isinstance(view.model, SpikingModel) or first.public is None or first.public.labels is None:
+        return None
+    layer = hidden_linear(view.model) or last_linear(view.model)
+    one = first.count == 1 and first.steps == 1 and first.local.penalty is None
+    kept = others(first.public.inputs, [each.images for each in rehearsed])
+    if not one or not learns(view, first) or int(kept.sum()) < LEAST or f"{layer}.bias" not in first.target:
+        return None
+    public, classes = first.public.inputs[kept], first.public.labels[kept]
+
+    def given(samples: Tensor, which: Tensor) -> Tensor:
+        return mean_inputs(view, first.arrays, layer, samples, classes[which])
+
+    asked = [*problems, *(each.problem for each in rehearsed)]
+    wanted = torch.cat([_told(problem, layer) for problem in asked])
+    likely = expected(public, given, wanted, generator).samples.clamp(first.low, first.high)
+    made = mean_inputs(view, first.arrays, layer, likely[: len(views)], torch.cat(list(labels)))
+    distances = (made - wanted[: len(views)]).norm(dim=1).tolist()
+    found = [
+        Reconstruction(
+            images=images[None],
+            labels=label,
+            objective=distance,
+            curve=((0, distance),),
+            trail=(images[None],),
+            choice=CHOICE,
+        )
+        for images, label, distance in zip(likely, labels, distances, strict=False)  # behind victims are rehearsals
+    ]
+    return Framed(victims=found, rehearsed=[images[None] for images in likely[len(views) :]])
+
+
+def mean_inputs(view: ServerView, arrays: Mapping[str, Tensor], layer: str, samples: Tensor, labels: Tensor) -> Tensor:
+    """Return the directions of ``db^T dW`` that images' gradients have, ``[N, features]``.
+
+    Args:
+        view: Of a natively spiking network, with the client's surrogate or a guess at it.
+        arrays: Of the network.
+        layer: Of linear ones.
+        samples: Normalised, ``[N, *input_shape]``.
+        labels: Of them, ``[N]``.
+    """
+    model, kept = rebuilt(copy.deepcopy(view.model)), list[Tensor]()
+    hook = model.get_submodule(layer).register_forward_hook(lambda _, given, out: kept.extend((given[0], out)))
+    bias = f"{layer}.bias"
+    own = {**arrays, bias: arrays[bias].detach().requires_grad_()}
+    try:
+        logits = torch.func.functional_call(model, own, (samples,), strict=False)
+    finally:
+        hook.remove()
+    inputs, outputs = kept
+    (slopes,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), outputs)
+    weights = (slopes * slopes.sum(0)).sum(2, keepdim=True)
+    return _directions((weights * inputs).sum(0))
+
+
+def _told(problem: Problem, layer: str) -> Tensor:
+    """Return the direction that an update tells, ``[1, features]``."""
+    found = problem.finite(f"{layer}.bias") @ problem.finite(f"{layer}.weight")
+    return _directions(found[None]).float()
+
+
+def _directions(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30)
