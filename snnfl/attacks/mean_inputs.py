@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnfl.attacks.frame_regression import expected
+from snnfl.attacks.frame_regression import Expected, expected
 from snnfl.attacks.native_features import hidden_linear
-from snnfl.attacks.native_frames import LEAST, Framed, learns, others
+from snnfl.attacks.native_frames import LEAST, learns, others
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
-from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.selection import Rehearsal
 from snnfl.attacks.spiking_operations import rebuilt
 from snnfl.models import SpikingModel
@@ -32,25 +31,20 @@ CHOICE = "mean input of a linear layer, public images regressed on theirs"
 """As reports show it."""
 
 
-def by_mean_inputs(
-    views: Sequence[ServerView],
-    problems: Sequence[Problem],
-    labels: Sequence[Tensor],
-    rehearsed: Sequence[Rehearsal],
-    generator: torch.Generator,
-) -> Framed | None:
-    """Find victims of one network, one image and one step each, and public images likewise.
+def regressed(
+    views: Sequence[ServerView], problems: Sequence[Problem], rehearsed: Sequence[Rehearsal], generator: torch.Generator
+) -> Expected | None:
+    """Expect the images of victims of one network, then those of rehearsals, from public ones.
 
     Args:
-        views: Of the victims.
+        views: Of the victims, one image and one step each.
         problems: Laid out of them; all have the same arrays.
-        labels: Of each victim's image.
         rehearsed: Updates of public images, which aren't learned from.
         generator: Draws what is learned from.
 
     Returns:
-        ``None`` where a layer's bias isn't among the arrays, a loss has further terms, or public images are too few or
-        have no labels.
+        ``None`` for batches, a layer whose bias isn't among the arrays, a loss with further terms, and where public
+        images are too few or have no labels.
     """
     view, first = views[0], problems[0]
     if not isinstance(view.model, SpikingModel) or first.public is None or first.public.labels is None:
@@ -65,23 +59,8 @@ def by_mean_inputs(
     def given(samples: Tensor, which: Tensor) -> Tensor:
         return mean_inputs(view, first.arrays, layer, samples, classes[which])
 
-    asked = [*problems, *(each.problem for each in rehearsed)]
-    wanted = torch.cat([_told(problem, layer) for problem in asked])
-    likely = expected(public, given, wanted, generator).samples.clamp(first.low, first.high)
-    made = mean_inputs(view, first.arrays, layer, likely[: len(views)], torch.cat(list(labels)))
-    distances = (made - wanted[: len(views)]).norm(dim=1).tolist()
-    found = [
-        Reconstruction(
-            images=images[None],
-            labels=label,
-            objective=distance,
-            curve=((0, distance),),
-            trail=(images[None],),
-            choice=CHOICE,
-        )
-        for images, label, distance in zip(likely, labels, distances, strict=False)  # behind victims are rehearsals
-    ]
-    return Framed(victims=found, rehearsed=[images[None] for images in likely[len(views) :]])
+    wanted = [_told(problem, layer) for problem in (*problems, *(each.problem for each in rehearsed))]
+    return expected(public, given, torch.cat(wanted), generator)
 
 
 def mean_inputs(view: ServerView, arrays: Mapping[str, Tensor], layer: str, samples: Tensor, labels: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from snnfl.attacks.registry import Budget
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
 
-SURROGATE, SLOPE = "atan", 5.0
+NEAR_SURROGATE = ("atan", 5.0)
 """Narrower than where a descent starts from nothing: it starts near, and spikes far from a threshold are right."""
 
-RATE = 0.02
+NEAR_RATE = 0.02
 """Of signed Adam, in normalised units."""
 
 LIKELY = 10.0
@@ -35,11 +35,11 @@ CHOICE = "exact inputs of the hidden layer, public images regressed on them"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Framed:
-    """What a linear layer's inputs made of victims and of rehearsals.
+class ByPublic:
+    """What public images beside a linear layer's inputs made of victims and of rehearsals.
 
     Attributes:
-        victims: Of each, ``None`` where its inputs weren't told.
+        victims: Of each, ``None`` where its inputs weren't found.
         rehearsed: Images that were found of public ones, ``[1, *input_shape]`` each.
     """
 
@@ -54,7 +54,7 @@ def by_frames(
     rehearsed: Sequence[Tensor],
     budget: Budget,
     generator: torch.Generator,
-) -> Framed | None:
+) -> ByPublic | None:
     """Find victims of one network by what its first hidden linear layer was given, and public images likewise.
 
     Where the layer's inputs are found exactly, those of public images are known as well, so that images are regressed
@@ -85,7 +85,7 @@ def by_frames(
     ]
     if all(frames is None for frames in found):
         return None
-    _, forward = relaxed(view, SURROGATE, SLOPE)
+    _, forward = relaxed(view, *NEAR_SURROGATE)
 
     @torch.no_grad()
     def given(samples: Tensor, _: Tensor | None = None) -> Tensor:
@@ -95,7 +95,7 @@ def by_frames(
     wanted = torch.cat(known + [given(images) for images in rehearsed])
     results = _descend(forward, first, layer, wanted, expected(public, given, wanted, generator), budget)
     own = iter(results[: len(known)])
-    return Framed(
+    return ByPublic(
         victims=[
             None if frames is None else _reconstruction(next(own), label)
             for frames, label in zip(found, labels, strict=True)
@@ -141,7 +141,7 @@ def _descend(
     low, high, iterations = problem.low, problem.high, budget.iterations
     samples = likely.samples.clamp(low, high).requires_grad_()
     sizes = wanted.square().sum(1).clamp_min(1e-3)
-    optimizer = torch.optim.Adam([samples], lr=RATE)
+    optimizer = torch.optim.Adam([samples], lr=NEAR_RATE)
     milestones = [iterations * eighths // 8 for eighths in (3, 5, 7)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     best, least = samples.detach().clone(), torch.full((len(samples),), torch.inf)
