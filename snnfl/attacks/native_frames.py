@@ -28,7 +28,7 @@ LIKELY = 10.0
 """Weight of what is unlikely by public images."""
 
 LEAST = 8
-"""Public images to learn from."""
+"""Public samples to learn from."""
 
 CHOICE = "exact inputs of the hidden layer, public images regressed on them"
 """As reports show it."""
@@ -43,8 +43,8 @@ class ByPublic:
         rehearsed: Images that were found of public ones, ``[1, *input_shape]`` each.
     """
 
-    victims: list[Reconstruction | None]
-    rehearsed: list[Tensor]
+    victims: Sequence[Reconstruction | None]
+    rehearsed: Sequence[Tensor]
 
 
 def by_frames(
@@ -74,7 +74,7 @@ def by_frames(
     """
     view, first = views[0], problems[0]
     layer = hidden_linear(view.model) if isinstance(view.model, SpikingModel) else None
-    if layer is None or first.public is None or not learns(view, first):
+    if layer is None or view.sequence or first.public is None or not learns(view, first):
         return None
     public = first.public.inputs[others(first.public.inputs, rehearsed)]
     if len(public) < LEAST:
@@ -105,8 +105,8 @@ def by_frames(
 
 
 def learns(view: ServerView, problem: Problem) -> bool:
-    """Tell whether images are regressed on inputs: those that flow in as they are, and aren't normalised in a batch."""
-    plain = not normalised_layers(view.model) and view.model.encoding == "direct" and not view.sequence
+    """Tell whether public samples are learned from: they flow in as they are, and aren't normalised in a batch."""
+    plain = not normalised_layers(view.model) and view.model.encoding == "direct"
     return plain and problem.low.expand(problem.input_shape).numel() <= MOST_PIXELS
 
 

@@ -166,7 +166,7 @@ def _or_regressed(
     budget: Budget,
     generator: torch.Generator,
 ) -> list[Reconstruction]:
-    """Take instead what public images tell beside a linear layer's inputs, where more of others is found so."""
+    """Take instead what public samples tell beside a linear layer's inputs, where more of other ones is found so."""
     found = list(matched)
     for group in _alike([victim.view for victim in victims], [victim.problem for victim in victims]):
         own = [victims[index] for index in group]
@@ -192,7 +192,7 @@ def _or_regressed(
 def _regressed_and_matched(
     victims: Sequence[Victim], rehearsed: Sequence[Rehearsal], budget: Budget, generator: torch.Generator
 ) -> ByPublic | None:
-    """Start from public images regressed on mean inputs, and keep likely what the spikes leave open."""
+    """Start from public samples regressed on mean inputs, and keep likely what the spikes leave open."""
     views, problems = [victim.view for victim in victims], [victim.problem for victim in victims]
     likely = regressed(views, problems, rehearsed, generator)
     if likely is None:
