@@ -8,7 +8,7 @@ images, and regresses these on theirs. So Wu, Chen, Guo and Weinberger attack or
 UAI 2023, section 3), by all of a gradient and a network of their own; here it is one row of it, and a kernel.
 
 Of an image it is the first hidden linear layer's mean that says the most. Of a sequence that one forgets the order; the
-last hidden neurons' doesn't.
+last hidden neurons' doesn't. Theirs is also told of each sample of a batch (:mod:`snnfl.attacks.sparse_features`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from snnfl.attacks.native_features import hidden_linear
 from snnfl.attacks.native_frames import LEAST, learns, others
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem
-from snnfl.attacks.selection import Rehearsal
 from snnfl.attacks.spiking_operations import rebuilt
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
@@ -35,29 +34,35 @@ CHOICE = "mean input of a linear layer, public samples regressed on theirs"
 
 
 def regressed(
-    views: Sequence[ServerView], problems: Sequence[Problem], rehearsed: Sequence[Rehearsal], generator: torch.Generator
+    view: ServerView,
+    problems: Sequence[Problem],
+    rates: Sequence[Tensor | None],
+    taken: Sequence[Tensor],
+    generator: torch.Generator,
 ) -> Expected | None:
-    """Expect the samples of victims of one network, then those of rehearsals, from public ones.
+    """Expect samples of one network's problems from public ones.
 
     Args:
-        views: Of the victims, one sample and one step each.
-        problems: Laid out of them; all have the same arrays.
-        rehearsed: Updates of public samples, which aren't learned from.
+        view: Of one of the victims.
+        problems: Of as many samples each, and one step; all have the same arrays.
+        rates: Of each problem's samples, as the last layer tells them of a batch, ``[count, features]``.
+        taken: Public samples that aren't learned from, ``[1 or more, *input_shape]`` each.
         generator: Draws what is learned from.
 
     Returns:
-        ``None`` for batches, a layer whose bias isn't among the arrays, a loss with further terms, and where public
-        samples are too few, or nobody says their classes.
+        Each problem's samples in turn. ``None`` for batches whose rates aren't told, a layer whose bias isn't among the
+        arrays, a loss with further terms, and where public samples are too few, or nobody says their classes.
     """
-    view, first, model = views[0], problems[0], views[0].model
+    first, model = problems[0], view.model
     if not isinstance(model, SpikingModel) or first.public is None or first.public.labels is None:
         return None
-    last = last_linear(model)
-    layer = last if view.sequence else hidden_linear(model) or last
-    one = first.count == 1 and first.steps == 1 and first.local.penalty is None
-    if not one or not learns(view, first) or f"{layer}.bias" not in first.target:
+    one, last = first.count == 1, last_linear(model)
+    layer = last if view.sequence or not one else hidden_linear(model) or last
+    told = [each for each in rates if each is not None and len(each) == first.count]
+    simple = first.steps == 1 and first.local.penalty is None and (one or len(told) == len(problems))
+    if not simple or not learns(view, first) or f"{layer}.bias" not in first.target:
         return None
-    kept = others(first.public.inputs, [each.images for each in rehearsed])
+    kept = others(first.public.inputs, taken)
     if int(kept.sum()) < LEAST:
         return None
     public, classes = first.public.inputs[kept], first.public.labels[kept]
@@ -65,8 +70,8 @@ def regressed(
     def given(samples: Tensor, which: Tensor) -> Tensor:
         return mean_inputs(model, first.arrays, layer, samples, classes[which])
 
-    wanted = [_told(problem, layer) for problem in (*problems, *(each.problem for each in rehearsed))]
-    return expected(public, given, torch.cat(wanted), generator)
+    wanted = [_told(problem, layer) for problem in problems] if one else [_directions(each) for each in told]
+    return expected(public, given, torch.cat(wanted).float(), generator)
 
 
 def mean_inputs(
@@ -98,7 +103,7 @@ def mean_inputs(
 def _told(problem: Problem, layer: str) -> Tensor:
     """Return the direction that an update tells, ``[1, features]``."""
     found = problem.finite(f"{layer}.bias") @ problem.finite(f"{layer}.weight")
-    return _directions(found[None]).float()
+    return _directions(found[None])
 
 
 def _directions(rows: Tensor) -> Tensor:

@@ -113,8 +113,8 @@ def learns(view: ServerView, problem: Problem) -> bool:
 def others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
     """Tell which public images aren't among those taken, ``[M]``."""
     free = torch.ones(len(public), dtype=torch.bool)
-    for images in taken:
-        free &= (public != images).flatten(1).any(1)
+    for image in torch.cat(list(taken)) if taken else ():
+        free &= (public != image).flatten(1).any(1)
     return free
 
 

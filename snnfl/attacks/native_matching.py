@@ -76,7 +76,8 @@ def _unpassed(view: ServerView) -> str | None:
 
 @register(
     "native_features",
-    source="the last layer's rates, exact, and the first linear layer's gradient with free slopes; this project",
+    source="the last layer's rates, exact, the first linear layer's gradient with free slopes, and public samples "
+    "regressed on a layer's mean input, after Wu et al. 2023; this project",
     needs=NEEDS,
     against="native",
     requires=_unpassed,
@@ -193,17 +194,15 @@ def _regressed_and_matched(
     victims: Sequence[Victim], rehearsed: Sequence[Rehearsal], budget: Budget, generator: torch.Generator
 ) -> ByPublic | None:
     """Start from public samples regressed on mean inputs, and keep likely what the spikes leave open."""
-    views, problems = [victim.view for victim in victims], [victim.problem for victim in victims]
-    likely = regressed(views, problems, rehearsed, generator)
+    view, asked, labels = victims[0].view, [each.problem for each in rehearsed], [each.labels for each in rehearsed]
+    lanes = [*victims, *_prepared([view] * len(asked), asked, labels, [True] * len(asked), generator)]
+    problems, rates = zip(*((lane.problem, lane.told.rates) for lane in lanes), strict=True)
+    likely = regressed(view, problems, rates, [each.images for each in rehearsed], generator)
     if likely is None:
         return None
-    asked, labels = [each.problem for each in rehearsed], [each.labels for each in rehearsed]
-    others = _prepared([views[0]] * len(asked), asked, labels, [True] * len(asked), generator)
-    lanes = [
-        replace(victim, start=start[None], weights=BESIDE_LIKELY)
-        for victim, start in zip((*victims, *others), likely.samples, strict=True)
-    ]
-    items = [replace(item, choice=MEAN_INPUTS) for item in _descend(lanes, budget, likely)]
+    starts = likely.samples.view(len(lanes), -1, *likely.samples.shape[1:])
+    near = [replace(lane, start=start, weights=BESIDE_LIKELY) for lane, start in zip(lanes, starts, strict=True)]
+    items = [replace(item, choice=MEAN_INPUTS) for item in _descend(near, budget, likely)]
     return ByPublic(victims=items[: len(victims)], rehearsed=[item.images for item in items[len(victims) :]])
 
 
@@ -305,7 +304,7 @@ def _descend(victims: Sequence[Victim], budget: Budget, likely: Expected | None 
         value = _distances(model, given, logits, victims)
         value = value + smoothness * torch.stack([_variation(victims[0].view, each) for each in samples])
         if likely is not None:
-            value = value + LIKELY * likely.cost(samples[:, 0])
+            value = value + LIKELY * likely.cost(samples.flatten(0, 1)).view(len(samples), -1).mean(1)
         (slope,) = torch.autograd.grad(value.sum(), samples)
         found = value.detach().nan_to_num(torch.inf).clamp_max(1e30)
         better = found < least

@@ -15,8 +15,7 @@ from victims import Victim, digits
 from snnfl.attacks import Budget, frame_regression, get_attack, native_matching
 from snnfl.attacks.mean_inputs import CHOICE, mean_inputs, regressed
 from snnfl.attacks.problem import Problem, problem_of
-from snnfl.attacks.selection import rehearsals
-from snnfl.metrics.images import floors, psnr
+from snnfl.metrics.images import floors, matched, psnr
 from snnfl.threat import PublicImages
 
 lenet5 = partial(spiking, "lenet5", threshold=0.3, surrogate_slope=10.0)
@@ -107,8 +106,8 @@ def test_where_they_are_regressed_more_is_found_than_by_matched_rows(attacked, b
 
 
 def test_the_spikes_tell_more_than_the_regression_alone(attacked, by_means):
-    views, problems = [victim.view for victim in attacked], [problem_of(victim.view) for victim in attacked]
-    said = regressed(views, problems, [], torch.Generator().manual_seed(0))
+    views = [victim.view for victim in attacked]
+    said = regressed(views[0], [problem_of(view) for view in views], [None] * 3, [], torch.Generator().manual_seed(0))
     alone = mean_psnr([view.pixels(sample[None]) for view, sample in zip(views, said.samples, strict=True)], attacked)
     assert mean_psnr([item.images for item in by_means], attacked) > alone + 0.3
 
@@ -133,9 +132,18 @@ def test_where_rehearsals_find_less_by_them_rows_are_matched(attacked, monkeypat
     assert found.choice.startswith("hidden")
 
 
-def said_of(victim: Victim, problem: Problem | None = None):
-    problem, draw = problem or problem_of(victim.view), torch.Generator().manual_seed(0)
-    return regressed([victim.view], [problem], rehearsals([problem], draw), draw)
+def said_of(victim: Victim, problem: Problem | None = None, rates: Tensor | None = None):
+    draw = torch.Generator().manual_seed(0)
+    return regressed(victim.view, [problem or problem_of(victim.view)], [rates], [], draw)
+
+
+def test_of_a_batch_samples_are_regressed_on_their_rates():
+    victim = shown(spiking_victim(lenet5(), images=3))
+    found = found_of([victim], 30)
+    assert found[0].choice == CHOICE
+    truth, guess = victim.truth.images, digits(600, 600)[0].mean(0, keepdim=True).expand(3, -1, -1, -1)
+    ordered = found[0].images[matched(found[0].images, truth)]
+    assert float(psnr(ordered, truth).mean()) > float(psnr(guess, truth).mean()) + 2
 
 
 def test_what_is_not_regressed():
@@ -143,7 +151,7 @@ def test_what_is_not_regressed():
     assert said_of(victim) is not None
     assert said_of(shown(spiking_victim(lenet5(), images=4))) is None
     assert said_of(shown(victim, labels=False)) is None
-    assert said_of(shown(victim, count=10)) is None
+    assert said_of(shown(victim, count=7)) is None
     problem = problem_of(victim.view)
     contrast = replace(problem.local, penalty=lambda *given: torch.zeros(()))
     assert said_of(victim, replace(problem, local=contrast)) is None
@@ -156,7 +164,7 @@ def test_sequences_are_regressed_on_the_last_hidden_neurons():
     (pixels, labels, mean, std), victims = digits(400, 600), [spiking_victim(model, start=start) for start in range(4)]
     public = ((pixels - mean) / std).view(-1, 8, 8)
     views = [replace(victim.view, public=PublicImages(inputs=public, labels=labels)) for victim in victims]
-    said = regressed(views, [problem_of(view) for view in views], [], torch.Generator().manual_seed(0))
+    said = regressed(views[0], [problem_of(view) for view in views], [None] * 4, [], torch.Generator().manual_seed(0))
     truth = torch.cat([view.inputs(victim.truth.images) for view, victim in zip(views, victims, strict=True)])
     errors = [float((guess - truth).square().mean()) for guess in (said.samples, public.mean(0))]
     assert errors[0] < 0.6 * errors[1]
