@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snnfl.attacks.frame_regression import Expected, expected
 from snnfl.attacks.native_features import hidden_linear
-from snnfl.attacks.native_frames import LEAST, learns, others
-from snnfl.attacks.networks import last_linear
+from snnfl.attacks.networks import last_linear, normalised_layers
 from snnfl.attacks.problem import Problem
+from snnfl.attacks.public_regression import LEAST, MOST_PIXELS, Expected, expected
 from snnfl.attacks.spiking_operations import rebuilt
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
@@ -60,9 +59,9 @@ def regressed(
     layer = last if view.sequence or not one else hidden_linear(model) or last
     told = [each for each in rates if each is not None and len(each) == first.count]
     simple = first.steps == 1 and first.local.penalty is None and (one or len(told) == len(problems))
-    if not simple or not learns(view, first) or f"{layer}.bias" not in first.target:
+    if not simple or not _learns(view, first) or f"{layer}.bias" not in first.target:
         return None
-    kept = others(first.public.inputs, taken)
+    kept = _others(first.public.inputs, taken)
     if int(kept.sum()) < LEAST:
         return None
     public, classes = first.public.inputs[kept], first.public.labels[kept]
@@ -72,6 +71,20 @@ def regressed(
 
     wanted = [_told(problem, layer) for problem in problems] if one else [_directions(each) for each in told]
     return expected(public, given, torch.cat(wanted).float(), generator)
+
+
+def _learns(view: ServerView, problem: Problem) -> bool:
+    """Tell whether public samples are learned from: they flow in as they are, and aren't normalised in a batch."""
+    plain = not normalised_layers(view.model) and view.model.encoding == "direct"
+    return plain and problem.low.expand(problem.input_shape).numel() <= MOST_PIXELS
+
+
+def _others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
+    """Tell which public samples aren't among those taken, ``[M]``."""
+    free = torch.ones(len(public), dtype=torch.bool)
+    for sample in torch.cat(list(taken)) if taken else ():
+        free &= (public != sample).flatten(1).any(1)
+    return free
 
 
 def mean_inputs(

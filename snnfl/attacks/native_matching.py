@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from snnfl.attacks.frame_regression import Expected
 from snnfl.attacks.labels import in_order, infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
 from snnfl.attacks.mean_inputs import CHOICE as MEAN_INPUTS
 from snnfl.attacks.mean_inputs import regressed
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
-from snnfl.attacks.native_frames import LIKELY, NEAR_RATE, NEAR_SURROGATE, ByPublic, by_frames
 from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.public_regression import Expected
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.selection import SHARE, Rehearsal, rehearsals
@@ -38,6 +37,12 @@ SURROGATE, SLOPE = "atan", 2.0
 
 RATE = 0.1
 """Of signed Adam, in normalised units."""
+
+NEAR_SURROGATE, NEAR_RATE = ("atan", 5.0), 0.02
+"""Where a descent starts near: spikes far from a threshold are right."""
+
+LIKELY = 10.0
+"""Weight of what is unlikely by public samples."""
 
 
 @dataclass(frozen=True)
@@ -167,43 +172,29 @@ def _or_regressed(
     budget: Budget,
     generator: torch.Generator,
 ) -> list[Reconstruction]:
-    """Take instead what public samples tell beside a linear layer's inputs, where more of other ones is found so."""
+    """Take instead what public samples, regressed on mean inputs, say of victims, where more of others is found so.
+
+    What the spikes leave open then is kept likely.
+    """
     found = list(matched)
     for group in _alike([victim.view for victim in victims], [victim.problem for victim in victims]):
         own = [victims[index] for index in group]
-        views, problems, labels = zip(*((each.view, each.problem, each.labels) for each in own), strict=True)
-        rehearsed = rehearsals(problems, generator)
-        ways = [
-            _regressed_and_matched(own, rehearsed, budget, generator),
-            by_frames(views, problems, labels, [each.images for each in rehearsed], budget, generator),
-        ]
-        some = [way for way in ways if way is not None]
-        if not some:
+        rehearsed = rehearsals([victim.problem for victim in own], generator)
+        views, images = [victim.view for victim in own], [each.images for each in rehearsed]
+        asked, labels = [each.problem for each in rehearsed], [each.labels for each in rehearsed]
+        lanes = [*own, *_prepared(views[:1] * len(asked), asked, labels, [True] * len(asked), generator)]
+        problems, rates = zip(*((lane.problem, lane.told.rates) for lane in lanes), strict=True)
+        likely = regressed(views[0], problems, rates, images, generator)
+        if likely is None:
             continue
-        most = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
-        for way in some:
-            reached = sum(each.psnr(images) for each, images in zip(rehearsed, way.rehearsed, strict=True))
-            if reached > most:
-                most = reached
-                for index, item in zip(group, way.victims, strict=True):
-                    found[index] = found[index] if item is None else item
+        starts = likely.samples.view(len(lanes), -1, *likely.samples.shape[1:])
+        near = [replace(lane, start=start, weights=BESIDE_LIKELY) for lane, start in zip(lanes, starts, strict=True)]
+        items = [replace(item, choice=MEAN_INPUTS) for item in _descend(near, budget, likely)]
+        rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
+        if sum(each.psnr(item.images) for each, item in zip(rehearsed, items[len(own) :], strict=True)) > rival:
+            for index, item in zip(group, items, strict=False):  # behind victims are rehearsals
+                found[index] = item
     return found
-
-
-def _regressed_and_matched(
-    victims: Sequence[Victim], rehearsed: Sequence[Rehearsal], budget: Budget, generator: torch.Generator
-) -> ByPublic | None:
-    """Start from public samples regressed on mean inputs, and keep likely what the spikes leave open."""
-    view, asked, labels = victims[0].view, [each.problem for each in rehearsed], [each.labels for each in rehearsed]
-    lanes = [*victims, *_prepared([view] * len(asked), asked, labels, [True] * len(asked), generator)]
-    problems, rates = zip(*((lane.problem, lane.told.rates) for lane in lanes), strict=True)
-    likely = regressed(view, problems, rates, [each.images for each in rehearsed], generator)
-    if likely is None:
-        return None
-    starts = likely.samples.view(len(lanes), -1, *likely.samples.shape[1:])
-    near = [replace(lane, start=start, weights=BESIDE_LIKELY) for lane, start in zip(lanes, starts, strict=True)]
-    items = [replace(item, choice=MEAN_INPUTS) for item in _descend(near, budget, likely)]
-    return ByPublic(victims=items[: len(victims)], rehearsed=[item.images for item in items[len(victims) :]])
 
 
 @dataclass(frozen=True, eq=False)

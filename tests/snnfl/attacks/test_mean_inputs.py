@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from victims import Victim, digits
 
-from snnfl.attacks import Budget, frame_regression, get_attack, native_matching
+from snnfl.attacks import Budget, get_attack, native_matching, public_regression
 from snnfl.attacks.mean_inputs import CHOICE, mean_inputs, regressed
 from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.public_regression import expected
 from snnfl.metrics.images import floors, matched, psnr
 from snnfl.threat import PublicImages
 
@@ -31,10 +32,9 @@ def shown(victim: Victim, *, labels: bool = True, count: int = 600) -> Victim:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_examples():
-    """Learn from as few as tell the difference, and only by mean inputs."""
+    """Learn from as few as tell the difference."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_regression, "MOST_EXAMPLES", 600)
-        patch.setattr(native_matching, "by_frames", lambda *given: None)
+        patch.setattr(public_regression, "MOST_EXAMPLES", 600)
         yield
 
 
@@ -144,6 +144,29 @@ def test_of_a_batch_samples_are_regressed_on_their_rates():
     truth, guess = victim.truth.images, digits(600, 600)[0].mean(0, keepdim=True).expand(3, -1, -1, -1)
     ordered = found[0].images[matched(found[0].images, truth)]
     assert float(psnr(ordered, truth).mean()) > float(psnr(guess, truth).mean()) + 2
+
+
+@pytest.mark.parametrize("value", [1e38, -3e38, 0.0])
+def test_an_update_that_the_server_accepts_never_breaks_it(attacked, value):
+    view = attacked[0].view
+    hostile = {name: torch.full_like(array, value) for name, array in view.exchange.received.items()}
+    view = replace(view, exchange=replace(view.exchange, received=hostile))
+    for name in ("native_features", "native_adaptive"):
+        found = get_attack(name).run(view, budget=Budget(iterations=2), generator=torch.Generator().manual_seed(0))
+        assert found.images.isfinite().all()
+
+
+def test_a_regression_finds_what_is_smooth_in_what_is_given_and_costs_what_it_gets_wrong():
+    draw = torch.Generator().manual_seed(0)
+    mixing = torch.randn(6, 3, generator=draw)
+    public, private = (torch.randn(count, 6, generator=draw) for count in (400, 20))
+    said = expected(public, lambda samples, _: samples @ mixing, private @ mixing, draw)
+    plane = torch.linalg.qr(mixing).Q
+    errors = private - said.samples
+    assert (errors @ plane).square().mean() < 0.1 * (private @ plane).square().mean()
+    known = said.samples + 0.1 * plane[:, :1].T  # against what is given, which says nothing of what lies beyond
+    beyond = said.samples + 0.1 * torch.linalg.qr(torch.cat([plane, torch.eye(6)], 1)).Q[:, 3:4].T
+    assert (said.cost(known) > 4 * said.cost(beyond)).all()
 
 
 def test_what_is_not_regressed():

@@ -34,6 +34,9 @@ SHRINKAGE = 0.02
 PART = 250
 """Samples that are run at once."""
 
+LEAST = 8
+"""Public samples to learn from."""
+
 SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
 """Corners of the cut, in an image with one more pixel on each side."""
 
