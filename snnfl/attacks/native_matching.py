@@ -41,7 +41,7 @@ RATE = 0.1
 NEAR_SURROGATE, NEAR_RATE = ("atan", 5.0), 0.02
 """Where a descent starts near: spikes far from a threshold are right."""
 
-LIKELY = 10.0
+LIKELY = 100.0
 """Weight of what is unlikely by public samples."""
 
 
@@ -65,7 +65,7 @@ class Weights:
 CANDIDATES = (Weights(3, 1), Weights(3, 0.3), Weights(3, 0.1), Weights(10, 1), Weights(30, 1))
 """What is tried on public images; without any the first one is taken."""
 
-BESIDE_LIKELY = Weights(3, 0)
+BESIDE_LIKELY = Weights(30, 0)
 """Where public images say what is likely, and not the total variation."""
 
 REFINING = Matching(learning_rate=0.02, total_variation_weight=0.01)
