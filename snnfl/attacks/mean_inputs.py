@@ -44,20 +44,20 @@ def regressed(
     Args:
         view: Of one of the victims.
         problems: Of as many samples each, and one step; all have the same arrays.
-        rates: Of each problem's samples, as the last layer tells them of a batch, ``[count, features]``.
+        rates: Of each problem's first samples, as the last layer tells them of a batch, ``[at most count, features]``.
         taken: Public samples that aren't learned from, ``[1 or more, *input_shape]`` each.
         generator: Draws what is learned from.
 
     Returns:
-        Each problem's samples in turn. ``None`` for batches whose rates aren't told, a layer whose bias isn't among the
-        arrays, a loss with further terms, and where public samples are too few, or nobody says their classes.
+        Each problem's samples in turn. ``None`` for batches of whose rates nothing is told, a layer whose bias isn't
+        among the arrays, a loss with further terms, and where public samples are too few, or nobody says their classes.
     """
     first, model = problems[0], view.model
     if not isinstance(model, SpikingModel) or first.public is None or first.public.labels is None:
         return None
     one, last = first.count == 1, last_linear(model)
     layer = last if view.sequence or not one else hidden_linear(model) or last
-    told = [each for each in rates if each is not None and len(each) == first.count]
+    told = [each for each in rates if each is not None]
     simple = first.steps == 1 and first.local.penalty is None and (one or len(told) == len(problems))
     if not simple or not _learns(view, first) or f"{layer}.bias" not in first.target:
         return None
@@ -69,7 +69,7 @@ def regressed(
     def given(samples: Tensor, which: Tensor) -> Tensor:
         return mean_inputs(model, first.arrays, layer, samples, classes[which])
 
-    wanted = [_told(problem, layer) for problem in problems] if one else [_directions(each) for each in told]
+    wanted = [_told(problem, layer) for problem in problems] if one else [_padded(each, first.count) for each in told]
     return expected(public, given, torch.cat(wanted).float(), generator)
 
 
@@ -117,6 +117,11 @@ def _told(problem: Problem, layer: str) -> Tensor:
     """Return the direction that an update tells, ``[1, features]``."""
     found = problem.finite(f"{layer}.bias") @ problem.finite(f"{layer}.weight")
     return _directions(found[None])
+
+
+def _padded(rates: Tensor, count: int) -> Tensor:
+    """Return directions of a batch's rates, and zeros, which are as far from each, for samples whose aren't told."""
+    return _directions(torch.cat([rates, rates.new_zeros(count - len(rates), rates.shape[1])]))
 
 
 def _directions(rows: Tensor) -> Tensor:

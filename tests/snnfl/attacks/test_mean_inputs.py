@@ -14,6 +14,7 @@ from victims import Victim, digits
 
 from snnfl.attacks import Budget, get_attack, native_matching, public_regression
 from snnfl.attacks.mean_inputs import CHOICE, mean_inputs, regressed
+from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem, problem_of
 from snnfl.attacks.public_regression import expected
 from snnfl.metrics.images import floors, matched, psnr
@@ -167,6 +168,18 @@ def test_a_regression_finds_what_is_smooth_in_what_is_given_and_costs_what_it_ge
     known = said.samples + 0.1 * plane[:, :1].T  # against what is given, which says nothing of what lies beyond
     beyond = said.samples + 0.1 * torch.linalg.qr(torch.cat([plane, torch.eye(6)], 1)).Q[:, 3:4].T
     assert (said.cost(known) > 4 * said.cost(beyond)).all()
+
+
+def test_of_a_sample_whose_rates_are_not_told_the_mean_is_expected():
+    victim = shown(spiking_victim(lenet5(), images=2))
+    model, problem = victim.view.model, problem_of(victim.view)
+    samples, labels = victim.view.inputs(victim.truth.images), victim.truth.labels
+    rates = mean_inputs(model, problem.arrays, last_linear(model), samples, labels)
+    told, missing = said_of(victim, rates=rates[:1]).samples
+    mean = victim.view.public.inputs.mean(0)
+    errors = [float((own - samples[0]).square().mean()) for own in (told, mean)]
+    assert errors[0] < 0.7 * errors[1]
+    assert float((missing - mean).square().mean()) < 0.1 * float((samples[1] - mean).square().mean())
 
 
 def test_what_is_not_regressed():
