@@ -289,10 +289,18 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     task = progress.add_task(run.path.name, total=total, doing="")
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
-        def begun(name: str, server_round: int) -> None:
-            progress.update(task, doing=f"{name}, round {server_round}")
+        doing = ""
 
-        return attack_all(run.setting, some, names, budget, begun=begun, done=lambda outcome: progress.advance(task))
+        def begun(name: str, server_round: int) -> None:
+            nonlocal doing
+            doing = f"{name}, round {server_round}"
+            progress.update(task, doing=doing)
+
+        def watch(iteration: int, iterations: int) -> None:
+            progress.update(task, doing=f"{doing}, iteration {iteration} of {iterations}")
+
+        watched = replace(budget, watch=watch)
+        return attack_all(run.setting, some, names, watched, begun=begun, done=lambda outcome: progress.advance(task))
 
     outcomes, on_control = attack(run.victims, choice.on_run), attack(run.twins, choice.on_twins)
     of_plain = plain_twins(run.setting) if kind == "converted" else run.setting
