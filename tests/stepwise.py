@@ -92,18 +92,20 @@ def outputs(
     total: int | None = None,
     neurons: Fire = fire,
     ends: dict[str, Tensor] | None = None,
+    currents: Tensor | None = None,
 ) -> Tensor:
     """Simulate; return what one layer gives at each step, ``[steps, N, ...]``: the last, or ``upto``.
 
-    A drip is that of ``total`` steps, or of ``steps``. The potentials at the end are written to ``ends``.
+    A drip is that of ``total`` steps, or of ``steps``. The potentials at the end are written to ``ends``. Of a layer of
+    neurons ``currents`` are what it receives at each step, where that is known already.
     """
     graph, parameters, last = network.graph, network.parameters, upto or network.graph.output
     potentials, found, sums = dict[str, Tensor]() if ends is None else ends, list[Tensor](), Sums()
     starts = {} if network.correction == "none" else rehearsed(network, images, total or steps)
     counts = dict[str, Tensor]()
     for step in range(steps):
-        values = {graph.input: images}
-        for node in graph.nodes:
+        values = {graph.input: images} if currents is None else {graph.by_name[last].inputs[0]: currents[step]}
+        for node in graph.nodes if currents is None else [graph.by_name[last]]:
             inputs = [values[name] for name in node.inputs]
             if not isinstance(node, Spike):
                 maximum = isinstance(node, MaxPool)

@@ -6,6 +6,8 @@ test is named at the end. A test whose worker dies twice has failed, and so has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,15 +23,36 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
     """As ``--dist loadfile``, for the death of a worker, too.
 
     After it pytest-xdist 3.8 hands all files of the dead worker out again, also those that are done: whoever is given
-    one of these has nothing to do, never asks for more, and the session waits for ever.
+    one of these has nothing to do, never asks for more, and the session waits for ever. It hands them to workers that
+    still collect, too, whom it cannot tell: they end with what they never heard of. And it tries a test that kills
+    every worker until there are no more to be had, for the other tests neither.
     """
 
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
+        """Hear only those who were added: who started when all seemed done was sent away."""
+        if node in self.assigned_work:
+            super().add_node_collection(node, collection)
+
     def remove_node(self, node: WorkerController) -> str | None:
-        """Forget the files that are done, then what the library does."""
+        """Forget the files that are done, and what dies for the second time; then what the library does."""
         work = self.assigned_work[node]
-        for path in [path for path, tests in work.items() if all(tests.values())]:
-            del work[path]
-        return super().remove_node(node)  # type: ignore[no-any-return]
+        dies = next((test for tests in work.values() for test, done in tests.items() if not done), None)
+        for path, tests in list(work.items()):
+            if dies in _died and dies in tests:
+                tests[dies] = True
+            if all(tests.values()):
+                del work[path]
+        super().remove_node(node)
+        return dies
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Leave a worker alone until it has collected: it gets its part then.
+
+        Whom one can't tell any more has died, of which the session hears next, and hands out what it was to be told.
+        """
+        if node in self.registered_collections:
+            with suppress(OSError):
+                super()._reschedule(node)
 
     def schedule(self) -> None:
         """Give a worker that comes later two files, as the others: it begins one when it knows of the next."""

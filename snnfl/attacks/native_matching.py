@@ -12,10 +12,12 @@ from torch.nn.functional import one_hot
 from snnfl.attacks.labels import in_order, infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
+from snnfl.attacks.mean_inputs import CHOICE as MEAN_INPUTS
+from snnfl.attacks.mean_inputs import regressed
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
-from snnfl.attacks.native_frames import by_frames
 from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.public_regression import Expected
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.selection import SHARE, Rehearsal, rehearsals
@@ -35,6 +37,12 @@ SURROGATE, SLOPE = "atan", 2.0
 
 RATE = 0.1
 """Of signed Adam, in normalised units."""
+
+NEAR_SURROGATE, NEAR_RATE = ("atan", 5.0), 0.02
+"""Where a descent starts near: spikes far from a threshold are right."""
+
+LIKELY = 100.0
+"""Weight of what is unlikely by public samples."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class Weights:
 CANDIDATES = (Weights(3, 1), Weights(3, 0.3), Weights(3, 0.1), Weights(10, 1), Weights(30, 1))
 """What is tried on public images; without any the first one is taken."""
 
+BESIDE_LIKELY = Weights(30, 0)
+"""Where public images say what is likely, and not the total variation."""
+
 REFINING = Matching(learning_rate=0.02, total_variation_weight=0.01)
 """Gradient matching from where spikes match."""
 
@@ -70,7 +81,8 @@ def _unpassed(view: ServerView) -> str | None:
 
 @register(
     "native_features",
-    source="the last layer's rates, exact, and the first linear layer's gradient with free slopes; this project",
+    source="the last layer's rates, exact, the first linear layer's gradient with free slopes, and public samples "
+    "regressed on a layer's mean input, after Wu et al. 2023; this project",
     needs=NEEDS,
     against="native",
     requires=_unpassed,
@@ -135,10 +147,7 @@ def _by_features(
     """
     first = problems[0]
     shape = (len(views), first.count, *first.input_shape)
-    found_of = [solved(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
-    tells = [told(*three) for three in zip(views, problems, found_of, strict=True)]
-    given = [view.labels is not None for view in views]
-    labels = [in_order(own, found, given=told) for own, found, told in zip(labels, found_of, given, strict=True)]
+    victims = _prepared(views, problems, labels, [view.labels is not None for view in views], generator)
     rehearsed = rehearsals(problems, generator)
     weights = _choose(views, rehearsed, budget, generator)
     starts = [first.low.expand(shape), torch.zeros(shape)]
@@ -148,42 +157,42 @@ def _by_features(
         # Uniform samples of a batch would all become the same one.
         uneven = start + 0.1 * torch.rand(shape, generator=generator)
         for group in _alike(views, problems):
-            some = [Victim(views[i], problems[i], labels[i], tells[i], uneven[i], weights) for i in group]
+            some = [replace(victims[i], start=uneven[i], weights=weights) for i in group]
             for index, item in zip(group, _descend(some, budget), strict=True):
                 before = found[index]
                 found[index] = item if before is None or item.objective < before.objective else before
     matched = [item for item in found if item is not None]
-    return _or_by_frames(views, problems, labels, matched, rehearsed, weights, budget, generator)
+    return _or_regressed(victims, matched, weights, budget, generator) if rehearsed else matched
 
 
-def _or_by_frames(
-    views: Sequence[ServerView],
-    problems: Sequence[Problem],
-    labels: Sequence[Tensor],
+def _or_regressed(
+    victims: Sequence[Victim],
     matched: Sequence[Reconstruction],
-    rehearsed: Sequence[Rehearsal],
     weights: Weights,
     budget: Budget,
     generator: torch.Generator,
 ) -> list[Reconstruction]:
-    """Take what the hidden layer's exact inputs tell instead, where they find more of the rehearsed public images."""
-    found, rival = list(matched), None
-    for group in _alike(views, problems) if rehearsed else ():
-        framed = by_frames(
-            [views[index] for index in group],
-            [problems[index] for index in group],
-            [labels[index] for index in group],
-            [each.images for each in rehearsed],
-            budget,
-            generator,
-        )
-        if framed is None:
+    """Take instead what public samples, regressed on mean inputs, say of victims, where more of others is found so.
+
+    What the spikes leave open then is kept likely.
+    """
+    found = list(matched)
+    for group in _alike([victim.view for victim in victims], [victim.problem for victim in victims]):
+        own = [victims[index] for index in group]
+        rehearsed = rehearsals([victim.problem for victim in own], generator)
+        views, images = [victim.view for victim in own], [each.images for each in rehearsed]
+        asked, labels = [each.problem for each in rehearsed], [each.labels for each in rehearsed]
+        lanes = [*own, *_prepared(views[:1] * len(asked), asked, labels, [True] * len(asked), generator)]
+        problems, rates = zip(*((lane.problem, lane.told.rates) for lane in lanes), strict=True)
+        likely = regressed(views[0], problems, rates, images, generator)
+        if likely is None:
             continue
-        if rival is None:
-            rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
-        reached = sum(each.psnr(images) for each, images in zip(rehearsed, framed.rehearsed, strict=True))
-        for index, item in zip(group, framed.victims, strict=True):
-            if reached > rival and item is not None:
+        starts = likely.samples.view(len(lanes), -1, *likely.samples.shape[1:])
+        near = [replace(lane, start=start, weights=BESIDE_LIKELY) for lane, start in zip(lanes, starts, strict=True)]
+        items = [replace(item, choice=MEAN_INPUTS) for item in _descend(near, budget, likely)]
+        rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
+        if sum(each.psnr(item.images) for each, item in zip(rehearsed, items[len(own) :], strict=True)) > rival:
+            for index, item in zip(group, items, strict=False):  # behind victims are rehearsals
                 found[index] = item
     return found
 
@@ -198,6 +207,21 @@ class Victim:
     told: Told
     start: Tensor
     weights: Weights
+
+
+def _prepared(
+    views: Sequence[ServerView],
+    problems: Sequence[Problem],
+    labels: Sequence[Tensor],
+    given: Sequence[bool],
+    generator: torch.Generator,
+) -> list[Victim]:
+    """Read off updates what they tell exactly, in its order; where to start is still open."""
+    found = [solved(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
+    return [
+        Victim(view, problem, in_order(own, each, given=said), told(view, problem, each), own, CANDIDATES[0])
+        for view, problem, own, each, said in zip(views, problems, labels, found, given, strict=True)
+    ]
 
 
 def _choose(
@@ -226,12 +250,10 @@ def _rehearse(
     asked = [each.problem for each in rehearsed]
     starts = [0.1 * torch.rand(each.images.shape, generator=generator) for each in rehearsed]
     reached = dict.fromkeys(candidates, 0.0)
-    solutions = [solved(view, problem, generator) for view, problem in zip(own, asked, strict=True)]
-    tells = [told(*three) for three in zip(own, asked, solutions, strict=True)]
-    labels = [in_order(each.labels, found, given=True) for each, found in zip(rehearsed, solutions, strict=True)]
+    victims = _prepared(own, asked, [each.labels for each in rehearsed], [True] * len(asked), generator)
     for group in _alike(own, asked):
         lanes = [(i, weights) for weights in candidates for i in group]
-        some = [Victim(own[i], asked[i], labels[i], tells[i], starts[i], weights) for i, weights in lanes]
+        some = [replace(victims[i], start=starts[i], weights=weights) for i, weights in lanes]
         for (i, weights), item in zip(lanes, _descend(some, budget), strict=True):
             reached[weights] += rehearsed[i].psnr(item.images)
     return reached
@@ -251,12 +273,18 @@ def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[lis
     return groups
 
 
-def _descend(victims: Sequence[Victim], budget: Budget) -> list[Reconstruction]:
-    """Minimise the distance of spikes by signed Adam, of victims with the same arrays at once."""
-    first = victims[0].problem
-    model, forward = relaxed(victims[0].view, SURROGATE, SLOPE)
+def _descend(victims: Sequence[Victim], budget: Budget, likely: Expected | None = None) -> list[Reconstruction]:
+    """Minimise the distance of spikes by signed Adam, of victims with the same arrays at once.
+
+    Args:
+        victims: With where to start.
+        budget: Iterations.
+        likely: What their images are near, whose place is near enough for a narrower surrogate and smaller steps.
+    """
+    first, narrow = victims[0].problem, likely is not None
+    model, forward = relaxed(victims[0].view, *(NEAR_SURROGATE if narrow else (SURROGATE, SLOPE)))
     samples = torch.stack([victim.start for victim in victims]).clamp(first.low, first.high).requires_grad_()
-    optimizer = torch.optim.Adam([samples], lr=RATE)
+    optimizer = torch.optim.Adam([samples], lr=NEAR_RATE if narrow else RATE)
     milestones = [budget.iterations * eighths // 8 for eighths in (3, 5, 7)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     best, least = samples.detach().clone(), torch.full((len(victims),), torch.inf)
@@ -266,6 +294,8 @@ def _descend(victims: Sequence[Victim], budget: Budget) -> list[Reconstruction]:
         given, logits = forward(first.arrays, samples.flatten(0, 1))
         value = _distances(model, given, logits, victims)
         value = value + smoothness * torch.stack([_variation(victims[0].view, each) for each in samples])
+        if likely is not None:
+            value = value + LIKELY * likely.cost(samples.flatten(0, 1)).view(len(samples), -1).mean(1)
         (slope,) = torch.autograd.grad(value.sum(), samples)
         found = value.detach().nan_to_num(torch.inf).clamp_max(1e30)
         better = found < least

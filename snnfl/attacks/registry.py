@@ -49,7 +49,7 @@ class Budget:
     def recorded(self, iteration: int) -> bool:
         """Tell whether an iteration, counted from 0, is a point of the curve; asked at each, so who watches is told."""
         if self.watch is not None:
-            self.watch(iteration + 1, self.iterations)
+            self.watch(min(iteration + 1, self.iterations), self.iterations)  # DLG counts from 1
         return iteration % max(1, -(-self.iterations // self.points)) == 0 or iteration == self.iterations - 1
 
 

@@ -160,7 +160,7 @@ def test_matched_spikes_tell_what_the_naive_attack_misses():
 def test_weights_are_those_that_find_most_of_public_images(monkeypatch):
     monkeypatch.setattr(native_matching, "CANDIDATES", (Weights(3, 1000), Weights(3, 1)))  # the first one blurs it all
     monkeypatch.setattr(native_matching, "SHARE", 1)
-    monkeypatch.setattr(native_matching, "by_frames", lambda *given: None)
+    monkeypatch.setattr(native_matching, "regressed", lambda *given: None)
     pixels, labels, mean, std = digits(100, 1000)
     victim, budget = convolutional(), Budget(iterations=60)
     public = replace(victim.view, public=PublicImages(inputs=(pixels - mean) / std, labels=labels))

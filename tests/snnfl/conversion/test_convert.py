@@ -43,16 +43,16 @@ def channel_mean(value: Tensor) -> Tensor:
 
 
 def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[str, Tensor]:
-    """Algorithm 1 as it stands: for every layer, rerun the whole network, step by step (O(L^2 T))."""
+    """Algorithm 1 as it stands: for every layer, rerun all before it, step by step (O(L^2 T))."""
     graph = trace(model, max_pooling="gated")
     original = fold(graph, model.state_dict())
     parameters, channels = dict(original), channel_counts(graph, original, images)
     length = config.calibration_length
     first = length // 2 if config.readout == "second_half" else 0
 
-    def spikes(name: str, steps: int = length) -> Tensor:
+    def spikes(name: str, steps: int = length, currents: Tensor | None = None) -> Tensor:
         network = replace(SpikingNetwork.configured(graph, parameters, config), correction="none")
-        return stepwise.outputs(network, images, steps, upto=name, total=length)
+        return stepwise.outputs(network, images, steps, upto=name, total=length, currents=currents)
 
     for node in [*graph.spikes, graph.by_name[graph.output]]:
         target = activation(graph, original, images, node.name)
@@ -78,9 +78,10 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
         if config.calibration == "time_bias" and isinstance(node, Spike):
             rows = torch.zeros(length, target.shape[1], dtype=target.dtype)
             parameters[f"{node.name}.time_bias"] = rows
+            currents = spikes(node.inputs[0])  # what stands before the layer doesn't change with its rows
             for step in range(length):
                 for _ in range(TIME_BIAS_CORRECTIONS):
-                    fired = spikes(node.name, step + 1)[step]
+                    fired = spikes(node.name, step + 1, currents)[step]
                     rows[step] += TIME_BIAS_RATE * (channel_mean(target) - channel_mean(fired))
     return parameters
 

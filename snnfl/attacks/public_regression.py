@@ -1,9 +1,10 @@
-"""Samples as public ones, regressed on what a hidden layer is given of them, say: where to start, and what is likely.
+"""Samples as public ones, regressed on what an update tells of them, say: where to start, and what is likely.
 
-What a hidden layer is given of a sample, every server can compute of public ones. Kernel ridge regression (Saunders,
-Gammerman & Vovk 1998) with a Gaussian kernel ``k`` has the expected sample ``m + (x - m) (K + l 1)^-1 k``. Leaving each
-public sample out once costs nothing more: its error is ``a_i / ((K + l 1)^-1)_ii`` with the coefficients ``a``. So the
-errors' covariance ``C`` says which mistakes are likely, and a correction ``e`` costs ``e C^-1 e^T``.
+What a hidden layer is given of a sample, or what an update of it tells, every server can compute of public ones. Kernel
+ridge regression (Saunders, Gammerman & Vovk 1998) with a Gaussian kernel ``k`` has the expected sample
+``m + (x - m) (K + l 1)^-1 k``. Leaving each public sample out once costs nothing more: its error is
+``a_i / ((K + l 1)^-1)_ii`` with the coefficients ``a``. So the errors' covariance ``C`` says which mistakes are likely,
+and a correction ``e`` costs ``e C^-1 e^T``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ SHRINKAGE = 0.02
 PART = 250
 """Samples that are run at once."""
 
+LEAST = 8
+"""Public samples to learn from."""
+
 SHIFTS = ((0, 1), (2, 1), (1, 0), (1, 2))
 """Corners of the cut, in an image with one more pixel on each side."""
 
@@ -56,13 +60,16 @@ class Expected:
         return costs
 
 
-def expected(public: Tensor, given: Callable[[Tensor], Tensor], wanted: Tensor, generator: torch.Generator) -> Expected:
-    """Regress public samples on what a layer is given of them.
+def expected(
+    public: Tensor, given: Callable[[Tensor, Tensor], Tensor], wanted: Tensor, generator: torch.Generator
+) -> Expected:
+    """Regress public samples on what is known of the ones that are sought.
 
     Args:
         public: Shape ``[M, *input_shape]``, at least two; drawn from, if they are too many.
-        given: ``[N, *input_shape] -> [N, features]``.
-        wanted: Of the samples that are sought, ``[V, features]``.
+        given: What would be known of samples ``[N, *input_shape]`` and of which public ones they are, ``[N]``, copies
+            that are shifted: ``[N, features]``.
+        wanted: What is known of the samples that are sought, ``[V, features]``.
         generator: Draws examples.
 
     Raises:
@@ -71,9 +78,9 @@ def expected(public: Tensor, given: Callable[[Tensor], Tensor], wanted: Tensor, 
     pixels = public[0].numel()
     if pixels > MOST_PIXELS:
         raise ValueError(f"samples of {pixels} numbers: expected at most {MOST_PIXELS}")
-    samples = _examples(public, min(MOST_EXAMPLES, MOST_NUMBERS // wanted.shape[1]), generator)
-    with torch.no_grad():
-        inputs = torch.cat([given(part) for part in torch.split(samples, PART)])
+    samples, which = _examples(public, min(MOST_EXAMPLES, MOST_NUMBERS // wanted.shape[1]), generator)
+    parts = zip(torch.split(samples, PART), torch.split(which, PART), strict=True)
+    inputs = torch.cat([given(*part).detach() for part in parts])
     values = samples.flatten(1).double()
     mean, squares = values.mean(0), _squares(inputs, inputs)
     width = squares.median().clamp_min(1e-300)
@@ -90,8 +97,8 @@ def expected(public: Tensor, given: Callable[[Tensor], Tensor], wanted: Tensor, 
     return Expected(samples=found.float().view(-1, *public.shape[1:]), root=root.float())
 
 
-def _examples(public: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Return public samples, and of images as many shifted copies as there is room for; drawn, in no order."""
+def _examples(public: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return public samples, of images also as many shifted copies as there is room for, and which ones they are."""
     copies = [public]
     if public.dim() == 4:
         padded = functional.pad(public, (1, 1, 1, 1), mode="replicate")
@@ -99,7 +106,8 @@ def _examples(public: Tensor, most: int, generator: torch.Generator) -> Tensor:
         copies += [padded[..., top : top + height, left : left + width] for top, left in SHIFTS]
     first = torch.randperm(len(public), generator=generator)[:most]
     others = len(public) + torch.randperm(len(public) * (len(copies) - 1), generator=generator)[: most - len(first)]
-    return torch.cat([public[first], torch.cat(copies)[others]])
+    drawn = torch.cat([first, others])
+    return torch.cat(copies)[drawn], drawn % len(public)
 
 
 def _squares(one: Tensor, other: Tensor) -> Tensor:
