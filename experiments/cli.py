@@ -264,7 +264,9 @@ def audit(
     other = app_of_options(model, {name: value for name, value in said.items() if value is not None})
     with keeping(lambda: "no report is written; what was recorded is as it was, and the same command begins anew"):
         if other is not None:
-            _, audits = audit_app(runs, other, attack or (), scope, budget, output=output, console=console)
+            _, audits = audit_app(
+                runs, other, attack or (), scope, budget, side_channel=side_channel, output=output, console=console
+            )
         else:
             _, audits = audit_runs(
                 runs,

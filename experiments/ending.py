@@ -59,8 +59,6 @@ def explained(error: BaseException) -> tuple[list[str], int] | None:
     """Return the lines that explain an error to a user, and the exit status; ``None`` for one that is ours."""
     if isinstance(error, IncompatibleLibraryError):  # first, for what follows imports what raises it
         return [str(error)], MISTAKE
-    if "strategies" in sys.modules and "strategies" not in names_in_use():  # flower-simulation of another's app
-        return None
     from experiments.deploy import DeployError
     from experiments.engines import EngineError, RefusedRunError
     from snnfl.auditing.recording import RecordingError
@@ -69,24 +67,36 @@ def explained(error: BaseException) -> tuple[list[str], int] | None:
     from snnfl.spiking.export import ExportError
     from snnfl.spiking.storage import NetworkFileError
     from snnfl.threat import ThreatModelError
-    from strategies.lock import FolderInUseError
-    from strategies.population import PopulationError
-    from strategies.resume import RunBrokenOffError
-    from strategies.run_directory import RunFileError
 
-    of_a_run = (PopulationError, FolderInUseError, RefusedRunError, RunFileError)
+    mistakes, failures = _of_strategies()
     of_files = (ExportError, NetworkFileError, RecordingError, ThreatModelError)
-    if isinstance(error, (ConfigError, ConversionError, DeployError, *of_a_run, *of_files)):
+    if isinstance(error, (ConfigError, ConversionError, DeployError, RefusedRunError, *mistakes, *of_files)):
         return [str(error)], MISTAKE
     if isinstance(error, RunFailedError):
         return list(error.args), FAILED
-    if isinstance(error, (BrokenOffError, EngineError, RunBrokenOffError)):
+    if isinstance(error, (BrokenOffError, EngineError, *failures)):
         return [str(error)], FAILED
     if isinstance(error, NotAsConfiguredError):
         more = len(error.lines) - SHOWN
         rest = [f"and {more} more; all are in metrics.jsonl"] if more > 0 else []
         return [f"finished, but not as configured: {line}" for line in [*error.lines[:SHOWN], *rest]], NOT_AS_CONFIGURED
     return None
+
+
+def _of_strategies() -> tuple[tuple[type[Exception], ...], tuple[type[Exception], ...]]:
+    """Return which errors of our strategies are mistakes, and which failures.
+
+    There are none where nobody has loaded them: in flower-simulation of another's app, whose own package may have their
+    name, and which a wheel's ``strategies`` isn't there for.
+    """
+    if "strategies" not in names_in_use():
+        return (), ()
+    from strategies.lock import FolderInUseError
+    from strategies.population import PopulationError
+    from strategies.resume import RunBrokenOffError
+    from strategies.run_directory import RunFileError
+
+    return (PopulationError, FolderInUseError, RunFileError), (RunBrokenOffError,)
 
 
 @contextmanager

@@ -173,7 +173,9 @@ def audit(
                 console=shown,
             )
         else:
-            folder, audits = audit_app(folders, app, names, scope, budget, output=place, console=shown)
+            folder, audits = audit_app(
+                folders, app, names, scope, budget, side_channel=side_channel, output=place, console=shown
+            )
     return Audit(path=folder, entries=[entry for each in audits for entry in each.entries])
 
 

@@ -71,6 +71,11 @@ def _solo_mistakes(config: Config) -> Iterator[str]:
     ):
         if (value := getattr(strategy, key)) != wanted:
             yield f"strategy.{key}={value}: makes no sense with strategy.name=solo, for {reason}; set {wanted}"
+    if config.audit.record:
+        yield (
+            "audit.record=True: with strategy.name=solo no weight leaves a client, so there is nothing to attack; set "
+            "False"
+        )
 
 
 def _norm_mistakes(config: Config) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from experiments.audit.choice import check_names, choose
-from experiments.audit.command import Prepared, audit_prepared
+from experiments.audit.command import NO_THRESHOLDS, Prepared, audit_prepared
 from experiments.audit.found import Audit
 from snnfl.attacks import Budget
 from snnfl.auditing.foreign import SENT_NAMES, App, sent_fact, setting_of_app, unfit, unknown
@@ -112,17 +112,21 @@ def audit_app(
     scope: Scope,
     budget: Budget,
     *,
+    side_channel: bool = False,
     output: Path | None,
     console: Console,
 ) -> tuple[Path, list[Audit]]:
     """Attack another app's recording and write the report, as :func:`~experiments.audit.command.audit_runs` does.
 
     Raises:
-        ConfigError: For more than one recording, an unknown attack, or a model that attacks cannot repeat.
+        ConfigError: For more than one recording, an unknown attack, a model that attacks cannot repeat, or
+            ``side_channel``.
         RecordingError: As :func:`prepare_app`.
     """
     if len(folders) != 1:
         raise ConfigError(f"--model: is of one recording, and there are {len(folders)}: audit them one by one")
+    if side_channel:
+        raise ConfigError(f"--side-channel: {NO_THRESHOLDS}; leave it out with --model")
     prepared = prepare_app(folders[0], app, attacks, scope)
     return audit_prepared([prepared], attacks, budget, output=output, console=console)
 
@@ -139,6 +143,8 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
     if scope.colluding or scope.differences:
         asked = "--differences" if scope.differences else f"--colluding {scope.colluding}"
         raise ConfigError(f"{asked}: is of runs of ours with secure aggregation; leave it out with --model")
+    if not folder.is_dir():
+        raise RecordingError(f"{folder}: no such folder; give that of the recording")
     check_rounds(folder, scope.rounds)
     setting = setting_of_app(app, folder)
     unread = [line.removeprefix(f"{folder.name}, ") for line in unfit(app, folder, scope.rounds)]
@@ -164,6 +170,7 @@ def prepare_app(folder: Path, app: App, attacks: Sequence[str], scope: Scope) ->
         controls=False,
         notes=[*_notes(folder, app), *(f"not attacked: {line}" for line in unread)],
         unread=unread,
+        denied=scope.denied,
         biases=(),
         labels=label_counts(victims, setting.seed),
         side=(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -51,6 +51,8 @@ REPORT = "report.html"
 NOISE_ATTACK = "inverting_gradients"
 """The attack of the control curve."""
 
+NO_THRESHOLDS = "asks thresholds of S-updates, and no client here sends any"
+
 
 def audit_runs(
     runs: Sequence[Path],
@@ -86,6 +88,8 @@ def audit_runs(
         FolderInUseError: If another process writes its report there.
     """
     prepared = [prepare(path, attacks, scope, controls=controls, side_channel=side_channel) for path in runs]
+    if side_channel and all(each.setting.format.kind != "converted" for each in prepared):
+        raise ConfigError(f"--side-channel: {NO_THRESHOLDS}; leave it out")
     return audit_prepared(prepared, attacks, budget, output=output, console=console)
 
 
@@ -179,6 +183,7 @@ class Prepared:
         thresholds: Of spiking layers.
         sums: Who is in each sum.
         unread: Who sent something that isn't of the model, and what, a line each.
+        denied: Facts that were taken from the attacker.
     """
 
     path: Path
@@ -199,6 +204,7 @@ class Prepared:
     thresholds: Sequence[Threshold]
     sums: Sequence[InSum] = ()
     unread: Sequence[str] = ()
+    denied: Collection[str] = ()
 
     @property
     def choice_notes(self) -> list[str]:
@@ -260,6 +266,7 @@ def prepare(
         judged=judge_recording(work, path / AUDIT, sorted(scope.rounds)),
         thresholds=recorded_thresholds(work, path / AUDIT, sorted(scope.rounds)),
         sums=in_sums(setting, path / AUDIT, scope, victims),
+        denied=scope.denied,
     )
 
 
@@ -282,10 +289,18 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
     task = progress.add_task(run.path.name, total=total, doing="")
 
     def attack(some: Sequence[Victim], names: Sequence[str]) -> list[Outcome]:
-        def begun(name: str, server_round: int) -> None:
-            progress.update(task, doing=f"{name}, round {server_round}")
+        doing = ""
 
-        return attack_all(run.setting, some, names, budget, begun=begun, done=lambda outcome: progress.advance(task))
+        def begun(name: str, server_round: int) -> None:
+            nonlocal doing
+            doing = f"{name}, round {server_round}"
+            progress.update(task, doing=doing)
+
+        def watch(iteration: int, iterations: int) -> None:
+            progress.update(task, doing=f"{doing}, iteration {iteration} of {iterations}")
+
+        watched = replace(budget, watch=watch)
+        return attack_all(run.setting, some, names, watched, begun=begun, done=lambda outcome: progress.advance(task))
 
     outcomes, on_control = attack(run.victims, choice.on_run), attack(run.twins, choice.on_twins)
     of_plain = plain_twins(run.setting) if kind == "converted" else run.setting
@@ -317,6 +332,7 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
         sums=run.sums,
         left=choice.left,
         unread=run.unread,
+        denied=run.denied,
         unasked=unasked(run.setting, run.victims, choice.members) if choice.named and not members else {},
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Audit:
         left: Why a named attack isn't one on updates of this kind, by its name.
         unasked: Why a named attack asked nobody who was in the data, by its name.
         unread: Who sent something that isn't of the model, and what, a line each: nobody could attack it.
+        denied: Facts that were taken from the attacker.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Audit:
     left: Mapping[str, str] = field(default_factory=dict)
     unasked: Mapping[str, str] = field(default_factory=dict)
     unread: Sequence[str] = ()
+    denied: Collection[str] = ()
 
     @property
     def refused(self) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from experiments.audit.found import Audit
+from experiments.audit.summary import others
 from snnfl.attacks import Budget
 from snnfl.auditing.measures import MEASURES
-from snnfl.auditing.scoring import CANDIDATES
+from snnfl.auditing.scorecard import Entry
 from snnfl.auditing.setting import PLAIN_TWIN
 from snnfl.auditing.verdicts import judged_metrics
 from snnfl.config import counted
@@ -54,7 +54,8 @@ def terms(audits: Sequence[Audit], budget: Budget) -> list[tuple[str, str]]:
         ("leaks", "Better than the best guess without any update, client by client, with 95 % confidence over all of "
          f"{', '.join(names)}. The words after it name the metric that decided. Many attacks are compared: of forty "
          "true equals one may look like a leak."),
-        ("nothing seen", "Surely worse than the best guess in all of them. Another attack may still see something."),
+        ("nothing seen", "Surely worse than the best guess in all of them, which of identifications needs "
+         "many clients: none of few isn't fewer than a guess makes. Another attack may still see something."),
         ("unclear", "Neither."),
         ("best guess, floor", f"Of {' or of '.join(GUESSES[kind] for kind in kinds)} the best on average, in each "
          "metric by itself: it needs no update, so what an attack must beat."),
@@ -93,16 +94,10 @@ def terms(audits: Sequence[Audit], budget: Budget) -> list[tuple[str, str]]:
     return found
 
 
-def _others(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Say among how many other samples of training each is to be told: fewer where no more are at hand."""
-    counts = sorted({round(1 / entry["chance"]) - 1 for entry in entries if entry["chance"]})
-    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}" if counts else f"{CANDIDATES:,}"
-
-
-def _identification(entries: Sequence[Mapping[str, Any]]) -> str:
+def _identification(entries: Sequence[Entry]) -> str:
     names = sorted({str(entry["extractor"]) for entry in entries if entry["extractor"]})
     return (
         "Identifiability: the part of reconstructions that are nearest to their own sample among "
-        f"{_others(entries)} others, by {', '.join(names) or 'principal components of public samples'}, which know no "
+        f"{others(*entries)} others, by {', '.join(names) or 'principal components of public samples'}, which know no "
         "network. A distorted picture may score few decibels, and still tell whose it is."
     )

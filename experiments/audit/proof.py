@@ -79,7 +79,8 @@ def _proven(audit: Audit) -> list[str]:
     mechanism = "none" if audit.config is None else audit.config.privacy.mechanism
     last = audit.metrics[-1] if audit.metrics else {}
     numbers = [last.get("epsilon"), last.get("epsilon_empirical")]
-    return [mechanism, *("–" if number is None else f"{number:.2f}" for number in numbers)]
+    noise = "none: clipped alone" if mechanism != "none" and last and numbers[0] is None else mechanism
+    return [noise, *("–" if number is None else f"{number:.2f}" for number in numbers)]
 
 
 def _found(audit: Audit) -> list[str]:

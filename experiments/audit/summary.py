@@ -8,7 +8,8 @@ from typing import Any
 from experiments.audit.found import Audit
 from snnfl.auditing.best import Best
 from snnfl.auditing.measures import IDENTIFIED, MEASURES, Metric
-from snnfl.auditing.scorecard import MALICIOUS, Entry
+from snnfl.auditing.scorecard import GIVEN, MALICIOUS, Entry
+from snnfl.auditing.scoring import CANDIDATES
 from snnfl.auditing.selection import Compared
 from snnfl.auditing.setting import PLAIN_TWIN
 from snnfl.auditing.verdicts import judged_metrics
@@ -48,7 +49,7 @@ def summary(audit: Audit) -> list[tuple[str, str]]:
         return [*_unscored(audit), *proven(audit.config, audit.metrics)]
     return [
         ("What leaked.", _what(found, audit)),
-        ("To whom.", _to_whom(found)),
+        ("To whom.", _to_whom(found, audit)),
         ("How sure.", _how_sure(found, next((b for b in audit.best if b.server_round == found["round"]), None))),
         *proven(audit.config, audit.metrics),
     ]
@@ -109,7 +110,7 @@ def _what(found: Entry, audit: Audit) -> str:
         entry["verdict"] in SEVERITY and (entry["round"], entry["updates"]) == (found["round"], found["updates"])
         for entry in audit.entries
     )
-    best = "the only attack" if tried == 1 else f"the best of {tried} attacks"
+    best = "the only attack" if tried == 1 else f"which leaks most of {tried} attacks"
     who = f"{found['attack']}, {best} on {found['updates']}s of round {found['round']}"
     better, unsure, worse = (_measured(found, (each,)) for each in ("better", "unclear", "worse"))
     rest = _measured(found, ("unclear", "worse"))
@@ -126,7 +127,9 @@ def _what(found: Entry, audit: Audit) -> str:
 
 
 def _of_labels(found: Entry, audit: Audit) -> str:
-    """Say what leaked of labels: by that attack, unless another one tells them for surer."""
+    """Say what leaked of labels: by that attack, unless another one tells them for surer, or they were given."""
+    if found["label_verdict"] == GIVEN:
+        return "Labels were given to the attacker, so whether they leak isn't asked."
 
     def severity(entry: Entry) -> int:
         return SEVERITY.index(entry["label_verdict"])
@@ -155,9 +158,7 @@ def _measured(found: Entry, directions: Sequence[str]) -> str:
         if found["against_floor"][metric.name] in directions:
             value, floor = found["metrics"][metric.name]["value"], found["floor"][metric.name]
             if metric.name == IDENTIFIED:
-                parts.append(
-                    f"{value:.0%} can be told from {round(1 / floor) - 1:,} others (IIP; a guess: {floor:.2%})"
-                )
+                parts.append(f"{value:.0%} can be told from {others(found)} others (IIP; the best guess: {floor:.2%})")
             else:
                 name, form = metric.title.removesuffix(" in dB"), metric.form
                 unit = " dB" if name != metric.title else ""
@@ -165,26 +166,34 @@ def _measured(found: Entry, directions: Sequence[str]) -> str:
     return ", ".join(parts)
 
 
-def _to_whom(found: Entry) -> str:
-    who, facts = found["threat_model"]["who"], len(found["threat_model"]["facts"])
+def others(*entries: Entry) -> str:
+    """Say among how many other samples of training each is to be told: fewer where no more are at hand."""
+    counts = sorted({round(1 / entry["chance"]) - 1 for entry in entries if entry["chance"]})
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}" if counts else f"{CANDIDATES:,}"
+
+
+def _to_whom(found: Entry, audit: Audit) -> str:
+    who, facts = found["threat_model"]["who"], counted(len(found["threat_model"]["facts"]), "fact")
+    but = f", but not {' and '.join(sorted(audit.denied))} (denied; " if audit.denied else " ("
+    known = f"{facts} of the training{but}in the report: Threat models)."
     clients, colluding, rounds = (found["threat_model"][name] for name in ("clients", "colluding", "rounds"))
     if found["setting"] == "diagnostic":
         return f"Nobody, as it stands: this attacker was given what no server has ({'; '.join(found['reasons'])})."
     if who == MALICIOUS:
         return "A malicious server, which sends weights of its own making instead of keeping the protocol."
     if colluding or rounds > 1 or clients not in (None, 1):
-        others = f" and {counted(colluding, 'client')} that collude{'s' if colluding == 1 else ''} with it"
+        beside = f" and {counted(colluding, 'client')} that collude{'s' if colluding == 1 else ''} with it"
         has = f"the sum of {clients} clients' updates" if clients != 1 else "what is left of a sum, one client's update"
         if rounds > 1:
             whose = "one client's update" if clients == 1 else has
             has = f"an estimate of {whose}, made by comparing the sums of {rounds} rounds, later ones too,"
         return (
-            f"The server{others if colluding else ''}: it keeps the protocol of secure aggregation, and has {has} and "
-            f"{counted(facts, 'fact')} of the training (in the report: Threat models)."
+            f"The server{beside if colluding else ''}: it keeps the protocol of secure aggregation, and has {has} and "
+            f"{known}"
         )
     return (
         "The server, and whoever reads what it receives: it keeps the protocol, and knows nothing but the updates and "
-        f"{counted(facts, 'fact')} of the training (in the report: Threat models)."
+        f"{known}"
     )
 
 
@@ -193,21 +202,22 @@ def _how_sure(found: Entry, best: Best | None) -> str:
     if found["victims"] == 1:
         return f"{text} One client gives no interval, so no verdict is sure: audit more of them."
     if best is not None:
+        chosen, title = best.over_floor.best.attack, best.metric.title.removesuffix(" in dB")
         text += (
-            " The best attack, chosen for each client on the others, is "
+            f" The best attack by {title}, chosen for each client on the others (mostly {chosen}), is "
             f"{difference(best.over_floor, best.metric)} the best guess"
         )
         if best.over_control is not None:
-            than = difference(best.over_control, best.metric)
-            text += f", and {than} the best attack on what a plain run would have sent"
+            than, twins = difference(best.over_control, best.metric), best.over_control.other.attack
+            text += f", and {than} the best attack on what a plain run would have sent (mostly {twins})"
         text += "."
         if found["against_floor"].get(best.metric.name) == "unclear" and _apart(best.over_floor):
             text += (
-                f" That interval is of {best.metric.title.removesuffix(' in dB')} alone; a verdict holds for all "
+                f" That interval is of {title} alone; a verdict holds for all "
                 f"{len(found['against_floor'])} metrics at once, which asks for more."
             )
     if found["verdict"] != "leaks":
-        text += " These attacks found nothing for sure; others, or more iterations, might."
+        text += " None of these attacks is surely better than a guess; others, or more iterations, might be."
     return text
 
 
@@ -218,7 +228,7 @@ def _unscored(audit: Audit) -> list[tuple[str, str]]:
         noun, attacks = NOUNS[made[0]["kind"]], counted(len(made), "attack")
         return [
             ("What leaked.", f"See for yourself: {attacks} made {noun}, and nobody told the true ones to score them."),
-            ("To whom.", _to_whom(made[0])),
+            ("To whom.", _to_whom(made[0], audit)),
             ("How sure.", "Without the truth no verdict can be given."),
         ]
     reasons = dict.fromkeys(entry["refusal"] for entry in audit.entries)

@@ -80,10 +80,12 @@ def _single(view: ServerView) -> str | None:
     if f"{first_layer(view)}.bias" not in view.exchange.sent:
         return "the first layer has no bias, whose gradient says how bright the image is"
     if view.sequence:
-        return "reconstructs samples without time, these are sequences; take event_recovery"
+        return "reconstructs samples without time, these are sequences; event_recovery takes counts of events"
     if view.model.encoding not in ("direct", "poisson"):
         return f"reads direct and poisson encoding, the network has {view.model.encoding}"
-    return None if view.knowledge.images == 1 else "reconstructs one image, the round had more or an unknown number"
+    if view.knowledge.images == 1:
+        return None
+    return "reconstructs one image, the round had more or an unknown number; image_recovery takes batches"
 
 
 @register(
@@ -119,7 +121,10 @@ def _recordings(view: ServerView) -> str | None:
     if (reason := _unreadable(view)) is not None:
         return reason
     if not view.sequence:
-        return "reconstructs event recordings, these samples have no time; native_closed_form may apply"
+        return (
+            "reconstructs event recordings, these samples have no time; native_closed_form takes one image, "
+            "image_recovery batches"
+        )
     if view.model.encoding != "direct":
         return f"reads counts of events as they are, the network encodes them ({view.model.encoding})"
     if bool((view.mean != 0).any()):

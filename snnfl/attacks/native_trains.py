@@ -84,7 +84,10 @@ def _no_sequences(view: ServerView) -> str | None:
 
 def _no_images(view: ServerView) -> str | None:
     if view.sequence:
-        return "reconstructs samples without time, these are sequences; take sequence_recovery"
+        return (
+            "reconstructs samples without time, these are sequences; event_recovery takes counts of events, "
+            "sequence_recovery any numbers"
+        )
     return _untold(view)
 
 

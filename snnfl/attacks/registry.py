@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -27,12 +27,14 @@ class Budget:
         points: Points of the recorded curve, at most.
         compiled: Whether ``torch.compile`` makes gradient matching faster, which takes a minute and a C++ compiler;
             ``None`` for where it pays (:mod:`snnfl.attacks.flat`). Attacks through a spiking network run without.
+        watch: Told each iteration, counted from 1, and how many there are, by attacks that search: for progress.
     """
 
     iterations: int = 300
     restarts: int = 1
     points: int = 50
     compiled: bool | None = None
+    watch: Callable[[int, int], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -45,7 +47,9 @@ class Budget:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
 
     def recorded(self, iteration: int) -> bool:
-        """Tell whether an iteration, counted from 0, is a point of the curve."""
+        """Tell whether an iteration, counted from 0, is a point of the curve; asked at each, so who watches is told."""
+        if self.watch is not None:
+            self.watch(min(iteration + 1, self.iterations), self.iterations)  # DLG counts from 1
         return iteration % max(1, -(-self.iterations // self.points)) == 0 or iteration == self.iterations - 1
 
 

@@ -33,6 +33,9 @@ WHO = "honest-but-curious server"
 MALICIOUS = "malicious server, beyond honest-but-curious"
 """Who attacks with weights of its own making."""
 
+GIVEN = "given"
+"""What is said of labels that the attacker was given: nothing is to be judged."""
+
 
 def entries(setting: Setting, outcomes: Sequence[Outcome], controls: Sequence[Outcome] = ()) -> list[Entry]:
     """Summarise what attacks found in a run.
@@ -167,7 +170,7 @@ def _entry(setting: Setting, outcome: Outcome, controls: Sequence[Outcome]) -> E
         "verdict": judgement.verdict if outcome.refusal is None else "failed" if outcome.failed else "refused",
         "against_floor": dict(judgement.against_floor),
         "reason": reason(judgement.against_floor, outcome.kind),
-        "label_verdict": judge_labels(scores),
+        "label_verdict": GIVEN if scores and knowledge.labels else judge_labels(scores),
         "label_floor": statistics.fmean(score.label_floor for score in scores) if scores else None,
         "control": _over_control(outcome, controls, measures),
         "curve": _curve(outcome, measures.metrics[0]),

@@ -11,6 +11,7 @@ from typing import Any
 from snnfl.auditing.measures import COMMON, IDENTIFIED, MEASURES, Metric
 from snnfl.auditing.scoring import Score
 from snnfl.data import DataKind
+from snnfl.metrics.images import wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,9 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     A guess that is no sample is never exact, so exact reconstructions are better, be there one victim alone. Else,
     since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
     are rare events, of which an interval of a mean sees nothing unless they are many: where no guess makes more of them
-    than chance, they are also better if chance alone makes so many too seldom (:func:`_beyond_chance`).
+    than chance, they are also better if chance alone makes so many too seldom (:func:`_beyond_chance`). For the same
+    reason they are worse only where Wilson's interval, too, lies below the guess: none of three clients isn't less
+    than one of a thousand.
     """
     metrics = judged_metrics(kind)
     if not scores:
@@ -71,6 +74,8 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     by_chance = guessed <= statistics.fmean(score.chance for score in scores)
     if by_chance and _beyond_chance(scores) < 0.025 / len(metrics):
         against[IDENTIFIED] = "better"
+    elif against[IDENTIFIED] == "worse" and _identified_at_most(scores, 1 - 0.05 / len(metrics)) >= guessed:
+        against[IDENTIFIED] = "unclear"
     return Judgement(verdict=_verdict(against.values()), floor=floor, against_floor=against)
 
 
@@ -108,6 +113,12 @@ def _beyond_chance(scores: Sequence[Score]) -> float:
     identified = sum(score.values[IDENTIFIED] > 0 for score in scores)
     most = min(1.0, max(len(score.true) * score.chance for score in scores))
     return float(binomtest(identified, len(scores), most, alternative="greater").pvalue)
+
+
+def _identified_at_most(scores: Sequence[Score], level: float) -> float:
+    """Return the upper end of Wilson's interval of the share of samples that are identified, each victim being one."""
+    identified = sum(score.values[IDENTIFIED] for score in scores)
+    return wilson(identified, len(scores), z=statistics.NormalDist().inv_cdf((1 + level) / 2)).high
 
 
 def _direction(gain: tuple[float, float] | None) -> str:

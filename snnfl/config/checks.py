@@ -147,9 +147,11 @@ def _training_mistakes(config: Config) -> Iterator[str]:
             "and model.neuron=relu; leave it out"
         )
     if training.optimizer != "sgd" and training.momentum != TrainingConfig().momentum:
+        default = TrainingConfig().momentum
         yield (
-            f"training.momentum={training.momentum}: only training.optimizer=sgd uses it, and "
-            f"training.optimizer={training.optimizer}; leave it out"
+            f"training.momentum={training.momentum}: is for training.optimizer=sgd alone, and "
+            f"training.optimizer={training.optimizer} doesn't use it; leave it out, or if it stands in the file, "
+            f"say training.momentum={default}, the default, which counts as left out"
         )
 
 
@@ -211,6 +213,12 @@ def _audit_mistakes(config: Config) -> Iterator[str]:
         values = getattr(audit, name)
         if wrong := [value for value in values if value < low]:
             yield f"audit.{name}={list(values)}: {wrong[0]} is none; they are counted from {low}"
+    last = config.data.clients - 1
+    if beyond := [client for client in audit.clients if client > last]:
+        yield (
+            f"audit.clients={list(audit.clients)}: there is no client {beyond[0]}; with "
+            f"data.clients={config.data.clients} they are 0 to {last}"
+        )
 
 
 def _curve_mistakes(config: Config) -> Iterator[str]:

@@ -674,6 +674,12 @@ def test_a_run_that_cannot_be_audited_says_why_in_one_line(tmp_path, monkeypatch
     assert "Traceback" not in said
 
 
+def test_thresholds_that_nobody_sends_are_not_asked(runs, monkeypatch, capsys):
+    status, said = invoke(monkeypatch, capsys, "audit", runs / "p", "--side-channel")
+    assert status == 2
+    assert said == "snnfl: --side-channel: asks thresholds of S-updates, and no client here sends any; leave it out\n"
+
+
 def test_compiling_without_a_compiler_is_one_line(runs, monkeypatch, capsys):
     monkeypatch.setenv("CXX", "/no/such/compiler")
     status, said = invoke(monkeypatch, capsys, "audit", runs / "p", "--compile")

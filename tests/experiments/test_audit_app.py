@@ -202,6 +202,15 @@ def test_no_recording_says_what_to_do(audit, tmp_path):
     assert "no recording; run with audit.record=true, or another Flower app with Audited" in told
 
 
+def test_a_recording_that_is_not_there_is_called_so(audit, tmp_path):
+    status, told, _ = audit("--model", "task:Net", *SHAPE, *NORMALISED, recording=str(tmp_path / "nowhere"))
+    assert (status, told) == (2, f"snnfl: {tmp_path / 'nowhere'}: no such folder; give that of the recording\n")
+    status, told, _ = audit("--model", "task:Net", *SHAPE, *NORMALISED, "--side-channel")
+    assert status == 2
+    assert told.endswith("--side-channel: asks thresholds of S-updates, and no client here sends any; leave it out "
+                         "with --model\n")  # fmt: skip
+
+
 def test_the_weights_are_those_of_the_app_without_it(app, tmp_path):
     edit(
         write_app(tmp_path) / "server_app.py",

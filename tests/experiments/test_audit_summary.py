@@ -27,13 +27,13 @@ def entry(attack: str, verdict: str, labels: str, right: float, **others: Any) -
         "label_verdict": labels, "label_floor": 0.2, "value": 9.0, "metrics": metrics,
         "floor": {name: 10.0 for name in metrics},
         "against_floor": {metric.name: direction for metric in judged_metrics("images")},
-        "setting": "realistic", "reasons": [],
+        "setting": "realistic", "reasons": [], "chance": 1 / 1004,
         "threat_model": {"who": WHO, "facts": [], "clients": 1, "colluding": 0, "rounds": 1}, **others,
     }  # fmt: skip
 
 
 def what_leaked(*entries: dict[str, Any]) -> str:
-    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[], config=None, metrics=[]))))[
+    return dict(summary(cast(Audit, SimpleNamespace(entries=entries, best=[], config=None, metrics=[], denied=()))))[
         "What leaked."
     ]
 
@@ -41,7 +41,7 @@ def what_leaked(*entries: dict[str, Any]) -> str:
 def test_labels_that_another_attack_tells_are_not_called_safe() -> None:
     pictures, labels = entry("matching", "unclear", "nothing seen", 0.1), entry("exact", "nothing seen", "leaks", 1.0)
     text = what_leaked(pictures, labels)
-    assert "matching, the best of 2 attacks" in text
+    assert "matching, which leaks most of 2 attacks" in text
     assert text.endswith(". Labels leaked, by exact in round 1: 100% are right.")
     assert what_leaked(pictures).endswith(
         ". Labels were no better than guessed: 10% are right (labels spread evenly over the classes: 20%)."
@@ -71,11 +71,39 @@ def test_an_interval_that_says_more_than_the_verdict_is_explained(
     found = entry("matching", "unclear", "leaks", 1.0)
     found["against_floor"] |= {"psnr": direction}
     metric = next(metric for metric in judged_metrics("images") if metric.name == "psnr")
-    gain = SimpleNamespace(value=1.7, interval=interval)
+    gain = SimpleNamespace(value=1.7, interval=interval, best=SimpleNamespace(attack="other"))
     best = SimpleNamespace(server_round=1, metric=metric, over_floor=gain, over_control=None)
-    sentences = dict(summary(cast(Audit, SimpleNamespace(entries=[found], best=[best], config=None, metrics=[]))))
-    assert "1.7 dB better (95 %: " in sentences["How sure."]
+    sentences = dict(
+        summary(cast(Audit, SimpleNamespace(entries=[found], best=[best], config=None, metrics=[], denied=())))
+    )
+    told = "The best attack by PSNR, chosen for each client on the others (mostly other), is 1.7 dB better (95 %: "
+    assert told in sentences["How sure."]
+    assert "matching, the only attack" in sentences["What leaked."]
     assert ("interval is of PSNR alone; a verdict holds for all 3 metrics at once" in sentences["How sure."]) is said
+
+
+def test_the_others_are_those_that_are_compared_however_good_the_guess() -> None:
+    found = entry("matching", "leaks", "leaks", 1.0)
+    found["floor"] |= {"identified": 0.05}
+    assert "20% can be told from 1,003 others (IIP; the best guess: 5.00%)" in what_leaked(found)
+
+
+def test_of_given_labels_it_is_not_said_whether_they_leaked() -> None:
+    text = what_leaked(entry("matching", "unclear", "given", 1.0), entry("exact", "unclear", "given", 1.0))
+    assert text.endswith(". Labels were given to the attacker, so whether they leak isn't asked.")
+
+
+def test_who_lacks_facts_is_told_which() -> None:
+    found = entry("matching", "unclear", "unclear", 0.1)
+    audit = SimpleNamespace(entries=[found], best=[], config=None, metrics=[], denied={"thresholds", "batch_size"})
+    sentences = dict(summary(cast(Audit, audit)))
+    assert (
+        "0 facts of the training, but not batch_size and thresholds (denied; in the report: Threat models)"
+        in sentences["To whom."]
+    )
+    assert sentences["How sure."].endswith(
+        "None of these attacks is surely better than a guess; others, or more iterations, might be."
+    )
 
 
 def test_labels_of_plain_twins_are_not_those_of_the_run() -> None:
@@ -115,7 +143,13 @@ def protected(**threat: Any) -> Audit:
     model = {"who": WHO, "facts": [], "clients": 5, "colluding": 0, "rounds": 1, **threat}
     found = [entry("matching", "unclear", "unclear", 0.1, threat_model=model, updates="plain update sum")]
     made = SimpleNamespace(
-        entries=found, best=[], config=config, metrics=[row], path=Path("run"), setting=SimpleNamespace(sums=True)
+        entries=found,
+        best=[],
+        config=config,
+        metrics=[row],
+        path=Path("run"),
+        setting=SimpleNamespace(sums=True),
+        denied=(),
     )
     return cast(Audit, made)
 
@@ -145,3 +179,10 @@ def test_what_a_server_of_sums_sees_stands_beside_both_epsilons_and_the_best_att
     assert dict(summary(audit))["To whom."].startswith(to_whom)
     alone = proven(compose(None, ["strategy.secure_aggregation=true"]), [{"round": 1}])
     assert alone == [("What is proven.", SUMMED)]
+
+
+def test_clipping_without_noise_is_not_called_noise() -> None:
+    audit = protected()
+    audit.metrics[0]["epsilon"] = None
+    (row,) = csv.DictReader(proof_as_csv([audit]).splitlines())
+    assert (row["noise"], row["proven_epsilon"]) == ("none: clipped alone", "–")

@@ -21,6 +21,7 @@ from experiments.deploy import DeployError
 from experiments.deploy.run import check_log
 from experiments.ending import BrokenOffError, NotAsConfiguredError, RunFailedError, ending, explained, keeping
 from experiments.engines import EngineError, RefusedRunError
+from experiments.engines.ray import RayError
 from experiments.running import check_results, still_running
 from snnfl.auditing.recording import RecordingError
 from snnfl.config import ConfigError, compose
@@ -205,3 +206,26 @@ def test_the_error_of_an_app_with_a_package_called_as_ours_is_its_own(monkeypatc
     assert explained(ConfigError("a line")) == (["a line"], 2)
     monkeypatch.setitem(sys.modules, "strategies", ModuleType("strategies"))
     assert explained(ValueError("of that app")) is None
+
+
+class Missing:
+    """Lets nobody find a package."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] == self.name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_the_error_of_an_app_is_its_own_where_a_wheel_keeps_our_strategies_to_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "strategies"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing("strategies"), *sys.meta_path])
+    with pytest.raises(ZeroDivisionError) as raised, ending("flower-simulation", files=False):
+        raise ZeroDivisionError
+    assert raised.value.__context__ is None
+    assert explained(RayError("Ray does not start")) == (["Ray does not start"], 1)

@@ -235,7 +235,10 @@ def test_every_option_of_spiking_networks_is_checked():
         ),
         ([*LIF, "evaluation.curve=[4]"], ["evaluation.curve=[4]", "model.neuron=lif"]),
         (["training.loss=per_step"], ["training.loss=per_step", "model.neuron=relu"]),
-        (["training.optimizer=adam", "training.momentum=0.5"], ["training.momentum=0.5", "training.optimizer=adam"]),
+        (
+            ["training.optimizer=adam", "training.momentum=0.5"],
+            ["training.momentum=0.5", "training.optimizer=adam", "say training.momentum=0.9, the default"],
+        ),
     ],
 )
 def test_options_of_spiking_networks_that_contradict_each_other(overrides, parts):

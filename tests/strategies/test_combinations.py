@@ -23,6 +23,10 @@ SGD = ["privacy.mechanism=example", "strategy.spiking=false", "model.batch_norm=
             ["strategy.name=solo", "strategy.bias_back=true"],
             r"strategy.bias_back=True: .*nothing comes back.*set False",
         ),
+        (
+            ["strategy.name=solo", "audit.record=true"],
+            r"audit.record=True: with strategy.name=solo no weight leaves a client, so .* nothing to attack; set False",
+        ),
         (["strategy.name=solo", DP], r"privacy.mechanism=central: strategy.name=solo sends no update"),
         (["strategy.name=solo", "strategy.q=1"], r"strategy.q=1.0: .* only qfedavg"),
         (["strategy.name=fedbn"], r"strategy.spiking=True: .*fedbn, for an S-update's weights are folded .*set False"),

@@ -106,6 +106,15 @@ def test_a_federation_on_ray_needs_a_client(mean_app: ModuleType) -> None:
         run_on_ray(mean_app.server_app, mean_app.client_app, run_config=RUN_CONFIG, clients=0)
 
 
+def test_a_ray_that_starts_too_slowly_is_told_in_a_line(mean_app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RayError, match=r"^Ray does not start with .*: The current node timed out during startup. This"):
+        run_on_ray(mean_app.server_app, mean_app.client_app, run_config=RUN_CONFIG, clients=1)
+
+
 def test_ray_refuses_unknown_init_args(mean_app: ModuleType) -> None:
     with pytest.raises(RayError, match=r"init_args=\{'cpus': 1\}: Unknown keyword"):
         run_on_ray(

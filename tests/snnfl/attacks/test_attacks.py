@@ -379,3 +379,12 @@ def test_victims_of_different_knowledge_are_not_attacked_together():
 def test_a_budget_of_nothing_is_an_error(field):
     with pytest.raises(ValueError, match=f"{field}=0"):
         Budget(**{field: 0})
+
+
+@pytest.mark.parametrize("name", ["inverting_gradients", "native_adaptive"])
+def test_who_watches_is_told_each_iteration(name: str) -> None:
+    told: list[tuple[int, int]] = []
+    budget = Budget(iterations=3, watch=lambda *at: told.append(at))
+    get_attack(name).run(of(name)[0].view, budget=budget, generator=torch.Generator().manual_seed(0))
+    assert told[-3:] == [(1, 3), (2, 3), (3, 3)]
+    assert budget == Budget(iterations=3)

@@ -211,7 +211,7 @@ def test_noise_on_the_update_hides_recordings(neuron):
     [
         ("event_recovery", {"name": "convnet"}, "the first layer isn't linear"),
         ("event_recovery", {"encoding": "delta"}, "the network encodes them"),
-        ("native_closed_form", {}, "take event_recovery"),
+        ("native_closed_form", {}, "event_recovery takes counts of events"),
     ],
 )
 def test_what_cannot_work_is_refused(name, options, reason):
@@ -227,6 +227,14 @@ def test_batch_normalisation_of_several_batches_is_refused():
     assert "statistics of several batches" in (get_attack("event_recovery").refusal(victim.view) or "")
     denied = replace(victim.view, knowledge=replace(victim.view.knowledge, norm_mode=None))
     assert "needs norm_mode" in (get_attack("event_recovery").refusal(denied) or "")
+
+
+def test_a_batch_of_images_is_told_who_takes_it():
+    pixels, labels, _, _ = digits(2)
+    view = spiking_victim(pixels, labels, sequence=False).view
+    assert get_attack("image_recovery").refusal(view) is None
+    for name in ("event_recovery", "native_closed_form"):
+        assert "image_recovery" in (get_attack(name).refusal(view) or "")
 
 
 def test_images_behind_batch_normalisation_are_refused():

@@ -215,7 +215,7 @@ def test_what_cannot_be_told_is_refused(options, reason):
     view = spiking_victim(model, images=2).view
     own, other = ("sequence_recovery", "image_recovery")[:: 1 if sequence else -1]
     assert reason in (get_attack(own).refusal(view) or "")
-    assert f"take {own}" in (get_attack(other).refusal(view) or "")
+    assert own in (get_attack(other).refusal(view) or "")
 
 
 def test_many_steps_are_refused():

@@ -88,6 +88,22 @@ def test_few_identifications_that_a_guess_makes_are_none(scores):
     assert entry(*scores)["against_floor"]["identified"] != "better"
 
 
+@pytest.mark.parametrize(
+    ("clients", "guessed", "how"), [(3, 0.0, "unclear"), (3, 0.5, "unclear"), (12, 0.5, "worse"), (12, 0.0, "unclear")]
+)
+def test_no_identification_is_worse_than_a_guess_only_of_so_many_that_it_would_show(clients, guessed, how):
+    found = entry(*(replace(each, values={**each.values, "psnr": 5.0, "ssim": 0.1})
+                    for each in identifying(*[0.0] * clients, guessed=guessed)))  # fmt: skip
+    assert found["against_floor"] == {"psnr": "worse", "ssim": "worse", "identified": how}
+    assert found["verdict"] == ("nothing seen" if how == "worse" else "unclear")
+
+
+def test_labels_that_the_attacker_was_given_are_not_judged():
+    outcome = replace(outcome_of(scored(9.0), scored(9.5)), knowledge=Knowledge(labels=True))
+    assert entries(SETTING, [outcome])[0]["label_verdict"] == "given"
+    assert entries(SETTING, [replace(outcome, findings=())])[0]["label_verdict"] == "not scored"
+
+
 def test_the_interval_is_students():
     values = [3.0, 5.0, 4.5, 9.0]
     expected = stats.t.interval(0.95, 3, loc=statistics.fmean(values), scale=stats.sem(values))
@@ -100,7 +116,7 @@ def test_the_interval_is_students():
     [
         ((20.0, 21.0, 22.0), 0.2, "leaks"),  # in PSNR alone
         ((9.0, 9.5, 10.0), 0.9, "leaks"),  # in SSIM alone
-        ((9.0, 9.5, 10.0), 0.2, "nothing seen"),
+        ((9.0, 9.5, 10.0), 0.2, "unclear"),  # three clients are too few to say that none can be told
         ((9.0, 12.0, 15.0), 0.2, "unclear"),
         ((12.5, 12.8, 13.0), 0.2, "unclear"),  # above the floor at 95 %, but not for one of three metrics
         ((20.0,), 0.2, "unclear"),  # one victim proves nothing,
