@@ -1,11 +1,12 @@
 """Samples regressed on the mean input of a spiking network's linear layer, as the layer's gradient tells it.
 
 That gradient is ``dW = sum_t d_t s_t^T`` of the layer's inputs ``s_t``, and its bias has ``db = sum_t d_t``. So
-``db^T dW = sum_t (db . d_t) s_t`` is a mean of the inputs, whatever the weights of the steps are. It stays where the
-inputs themselves aren't told, as where neurons fire too seldom or the slopes of all steps are alike: its direction is
-hardly rounded. Which image has which mean, nobody needs to derive: whoever knows the network makes updates of public
-images, and regresses these on theirs. So Wu, Chen, Guo and Weinberger attack ordinary networks ("Learning to invert",
-UAI 2023, section 3), by all of a gradient and a network of their own; here it is one row of it, and a kernel.
+``db^T dW / |db|^2`` is a sum of the inputs with the weights ``db . d_t / |db|^2`` of their steps, which are 1 together,
+if not all above 0. Its direction is told where the inputs themselves aren't, as where neurons fire too seldom or the
+slopes of all steps are alike, and it is hardly rounded. Which image has which mean, nobody needs to derive: whoever
+knows the network makes updates of public images, and regresses these on theirs. So Wu, Chen, Guo and Weinberger attack
+ordinary networks ("Learning to invert", UAI 2023, section 3), by all of a gradient and a network of their own; here it
+is one row of it, and a kernel.
 
 Of an image it is the first hidden linear layer's mean that says the most. Of a sequence that one forgets the order; the
 last hidden neurons' doesn't. Theirs is also told of each sample of a batch (:mod:`snnfl.attacks.sparse_features`).
@@ -32,6 +33,25 @@ CHOICE = "mean input of a linear layer, public samples regressed on theirs"
 """As reports show it."""
 
 
+def regresses(view: ServerView, problem: Problem) -> bool:
+    """Tell whether public samples are regressed on what one step of such a client tells.
+
+    That takes samples that flow in as they are and aren't normalised in a batch, biases, and no loss but the
+    cross-entropy.
+    """
+    model = view.model
+    return (
+        isinstance(model, SpikingModel)
+        and model.encoding == "direct"
+        and not normalised_layers(model)
+        and problem.public is not None
+        and problem.steps == 1
+        and problem.local.penalty is None
+        and f"{_layer(view, problem)}.bias" in problem.target
+        and problem.low.expand(problem.input_shape).numel() <= MOST_PIXELS
+    )
+
+
 def regressed(
     view: ServerView,
     problems: Sequence[Problem],
@@ -43,43 +63,44 @@ def regressed(
 
     Args:
         view: Of one of the victims.
-        problems: Of as many samples each, and one step; all have the same arrays.
-        rates: Of each problem's first samples, as the last layer tells them of a batch, ``[at most count, features]``.
+        problems: Of as many samples each; all have the same arrays, and are such as :func:`regresses` takes.
+        rates: Of each problem's first samples, as the last layer tells them, ``[at most count, features]``. Those of
+            single samples aren't read.
         taken: Public samples that aren't learned from, ``[1 or more, *input_shape]`` each.
         generator: Draws what is learned from.
 
     Returns:
-        Each problem's samples in turn. ``None`` for batches of whose rates nothing is told, a layer whose bias isn't
-        among the arrays, a loss with further terms, and where public samples are too few, or nobody says their classes.
+        Each problem's samples in turn; ``None`` where public samples are too few.
     """
     first, model = problems[0], view.model
-    if not isinstance(model, SpikingModel) or first.public is None or first.public.labels is None:
+    if first.public is None or not isinstance(model, SpikingModel):
         return None
-    one, last = first.count == 1, last_linear(model)
-    layer = last if view.sequence or not one else hidden_linear(model) or last
-    told = [each for each in rates if each is not None]
-    simple = first.steps == 1 and first.local.penalty is None and (one or len(told) == len(problems))
-    if not simple or not _learns(view, first) or f"{layer}.bias" not in first.target:
+    free = others(first.public.inputs, taken)
+    if int(free.sum()) < LEAST:
         return None
-    kept = _others(first.public.inputs, taken)
-    if int(kept.sum()) < LEAST:
-        return None
-    public, classes = first.public.inputs[kept], first.public.labels[kept]
+    layer, classes = _layer(view, first), first.public.labels
 
     def given(samples: Tensor, which: Tensor) -> Tensor:
-        return mean_inputs(model, first.arrays, layer, samples, classes[which])
+        told = None if classes is None else classes[free][which]  # else the victim's network says what they show
+        labels = first.network(first.arrays, samples).detach().argmax(1) if told is None else told
+        return mean_inputs(model, first.arrays, layer, samples, labels)
 
-    wanted = [_told(problem, layer) for problem in problems] if one else [_padded(each, first.count) for each in told]
-    return expected(public, given, torch.cat(wanted).float(), generator)
+    wanted = [
+        _mean_input(problem, layer) if problem.count == 1 else _padded(each, problem.count)
+        for problem, each in zip(problems, rates, strict=True)
+    ]
+    return expected(first.public.inputs[free], given, torch.cat(wanted).float(), generator)
 
 
-def _learns(view: ServerView, problem: Problem) -> bool:
-    """Tell whether public samples are learned from: they flow in as they are, and aren't normalised in a batch."""
-    plain = not normalised_layers(view.model) and view.model.encoding == "direct"
-    return plain and problem.low.expand(problem.input_shape).numel() <= MOST_PIXELS
+def _layer(view: ServerView, problem: Problem) -> str:
+    """Name the layer whose mean input says the most."""
+    last = last_linear(view.model)
+    if view.sequence or problem.count > 1 or not isinstance(view.model, SpikingModel):
+        return last
+    return hidden_linear(view.model) or last
 
 
-def _others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
+def others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
     """Tell which public samples aren't among those taken, ``[M]``."""
     free = torch.ones(len(public), dtype=torch.bool)
     for sample in torch.cat(list(taken)) if taken else ():
@@ -99,7 +120,7 @@ def mean_inputs(
         samples: Normalised, ``[N, *input_shape]``.
         labels: Of them, ``[N]``.
     """
-    model, kept = rebuilt(copy.deepcopy(model)), list[Tensor]()
+    model, kept = rebuilt(copy.deepcopy(model)).eval(), list[Tensor]()
     hook = model.get_submodule(layer).register_forward_hook(lambda _, given, out: kept.extend((given[0], out)))
     bias = f"{layer}.bias"
     own = {**arrays, bias: arrays[bias].detach().requires_grad_()}
@@ -107,20 +128,22 @@ def mean_inputs(
         logits = torch.func.functional_call(model, own, (samples,), strict=False)
     finally:
         hook.remove()
-    inputs, outputs = kept
+    inputs, outputs = kept[-2:]  # of its last call, if there were several
     (slopes,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), outputs)
     weights = (slopes * slopes.sum(0)).sum(2, keepdim=True)
     return _directions((weights * inputs).sum(0))
 
 
-def _told(problem: Problem, layer: str) -> Tensor:
-    """Return the direction that an update tells, ``[1, features]``."""
+def _mean_input(problem: Problem, layer: str) -> Tensor:
+    """Return the direction of the mean input that an update tells, ``[1, features]``."""
     found = problem.finite(f"{layer}.bias") @ problem.finite(f"{layer}.weight")
     return _directions(found[None])
 
 
-def _padded(rates: Tensor, count: int) -> Tensor:
+def _padded(rates: Tensor | None, count: int) -> Tensor:
     """Return directions of a batch's rates, and zeros, which are as far from each, for samples whose aren't told."""
+    if rates is None:
+        raise ValueError("a batch of whose rates nothing is told")
     return _directions(torch.cat([rates, rates.new_zeros(count - len(rates), rates.shape[1])]))
 
 

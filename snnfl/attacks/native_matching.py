@@ -13,7 +13,7 @@ from snnfl.attacks.labels import in_order, infer_labels, solved
 from snnfl.attacks.local import simulate, total_variation
 from snnfl.attacks.matching import IMAGES, Matching, prepare
 from snnfl.attacks.mean_inputs import CHOICE as MEAN_INPUTS
-from snnfl.attacks.mean_inputs import regressed
+from snnfl.attacks.mean_inputs import regressed, regresses
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
 from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
 from snnfl.attacks.problem import Problem, problem_of
@@ -88,7 +88,7 @@ def _unpassed(view: ServerView) -> str | None:
     requires=_unpassed,
 )
 def native_features(views: Sequence[ServerView], budget: Budget, generator: torch.Generator) -> list[Reconstruction]:
-    """Find samples whose spikes are those that the gradients of linear layers tell, whatever the client's surrogate."""
+    """Find samples whose spikes are those that the gradients of linear layers tell, and likely by public samples."""
     problems = [problem_of(view) for view in views]
     labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
     return _by_features(views, problems, labels, budget, generator)
@@ -174,17 +174,20 @@ def _or_regressed(
 ) -> list[Reconstruction]:
     """Take instead what public samples, regressed on mean inputs, say of victims, where more of others is found so.
 
-    What the spikes leave open then is kept likely.
+    What the spikes leave open then is kept likely. Rehearsals of what is matched start from the mean sample alone.
     """
     found = list(matched)
-    for group in _alike([victim.view for victim in victims], [victim.problem for victim in victims]):
-        own = [victims[index] for index in group]
+    open_to = [index for index, victim in enumerate(victims) if _regresses(victim)]
+    for group in _alike([victims[index].view for index in open_to], [victims[index].problem for index in open_to]):
+        own = [victims[open_to[index]] for index in group]
         rehearsed = rehearsals([victim.problem for victim in own], generator)
         views, images = [victim.view for victim in own], [each.images for each in rehearsed]
         asked, labels = [each.problem for each in rehearsed], [each.labels for each in rehearsed]
-        lanes = [*own, *_prepared(views[:1] * len(asked), asked, labels, [True] * len(asked), generator)]
+        trials = _prepared(views[:1] * len(asked), asked, labels, [True] * len(asked), generator)
+        told = [number for number, trial in enumerate(trials) if _regresses(trial)]
+        rehearsed, lanes = [rehearsed[number] for number in told], [*own, *(trials[number] for number in told)]
         problems, rates = zip(*((lane.problem, lane.told.rates) for lane in lanes), strict=True)
-        likely = regressed(views[0], problems, rates, images, generator)
+        likely = regressed(views[0], problems, rates, images, generator) if told else None
         if likely is None:
             continue
         starts = likely.samples.view(len(lanes), -1, *likely.samples.shape[1:])
@@ -193,8 +196,13 @@ def _or_regressed(
         rival = _rehearse(views, rehearsed, [weights], replace(budget, points=1), generator)[weights]
         if sum(each.psnr(item.images) for each, item in zip(rehearsed, items[len(own) :], strict=True)) > rival:
             for index, item in zip(group, items, strict=False):  # behind victims are rehearsals
-                found[index] = item
+                found[open_to[index]] = item
     return found
+
+
+def _regresses(victim: Victim) -> bool:
+    """Tell whether a victim's update tells enough: of a batch whose rates it hides it protects no other client."""
+    return regresses(victim.view, victim.problem) and (victim.problem.count == 1 or victim.told.rates is not None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 What a hidden layer is given of a sample, or what an update of it tells, every server can compute of public ones. Kernel
 ridge regression (Saunders, Gammerman & Vovk 1998) with a Gaussian kernel ``k`` has the expected sample
-``m + (x - m) (K + l 1)^-1 k``. Leaving each public sample out once costs nothing more: its error is
+``m + (x - m) (K + l 1)^-1 k``. Leaving each example out once costs nothing more: its error is
 ``a_i / ((K + l 1)^-1)_ii`` with the coefficients ``a``. So the errors' covariance ``C`` says which mistakes are likely,
-and a correction ``e`` costs ``e C^-1 e^T``.
+and a correction ``e`` costs ``e C^-1 e^T``. An image's shifted copies aren't left out with it, so errors are a little
+larger than that.
 """
 
 from __future__ import annotations
@@ -99,15 +100,16 @@ def expected(
 
 def _examples(public: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return public samples, of images also as many shifted copies as there is room for, and which ones they are."""
-    copies = [public]
-    if public.dim() == 4:
-        padded = functional.pad(public, (1, 1, 1, 1), mode="replicate")
-        height, width = public.shape[2:]
-        copies += [padded[..., top : top + height, left : left + width] for top, left in SHIFTS]
+    shifts = SHIFTS if public.dim() == 4 else ()
     first = torch.randperm(len(public), generator=generator)[:most]
-    others = len(public) + torch.randperm(len(public) * (len(copies) - 1), generator=generator)[: most - len(first)]
-    drawn = torch.cat([first, others])
-    return torch.cat(copies)[drawn], drawn % len(public)
+    copies = torch.randperm(len(public) * len(shifts), generator=generator)[: most - len(first)]
+    samples = torch.cat([public[first], public[copies % len(public)]])
+    for number, (top, left) in enumerate(shifts):
+        height, width = public.shape[2:]
+        moved = (len(first) + (copies // len(public) == number).nonzero()[:, 0]) if len(copies) else copies
+        padded = functional.pad(samples[moved], (1, 1, 1, 1), mode="replicate")
+        samples[moved] = padded[..., top : top + height, left : left + width]
+    return samples, torch.cat([first, copies % len(public)])
 
 
 def _squares(one: Tensor, other: Tensor) -> Tensor:
