@@ -46,6 +46,7 @@ IN_PICTURES = [
         for more, less in (
             ("native_features", "SNN, {}, inverting_gradients"),
             ("native_features", "ANN, inverting_gradients"),
+            ("native_features", "ANN, feature_inversion"),
             ("inverting_gradients", "ANN, inverting_gradients"),
         )
         for surrogate in ("fast_sigmoid", "atan")
