@@ -201,7 +201,7 @@ def _or_regressed(
 
 
 def _regresses(victim: Victim) -> bool:
-    """Tell whether a victim's update tells enough: of a batch whose rates it hides it protects no other client."""
+    """Tell whether an update tells enough; a batch of whose rates nothing is told keeps no other client from it."""
     return regresses(victim.view, victim.problem) and (victim.problem.count == 1 or victim.told.rates is not None)
 
 

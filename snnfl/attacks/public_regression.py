@@ -4,8 +4,8 @@ What a hidden layer is given of a sample, or what an update of it tells, every s
 ridge regression (Saunders, Gammerman & Vovk 1998) with a Gaussian kernel ``k`` has the expected sample
 ``m + (x - m) (K + l 1)^-1 k``. Leaving each example out once costs nothing more: its error is
 ``a_i / ((K + l 1)^-1)_ii`` with the coefficients ``a``. So the errors' covariance ``C`` says which mistakes are likely,
-and a correction ``e`` costs ``e C^-1 e^T``. An image's shifted copies aren't left out with it, so errors are a little
-larger than that.
+and a correction ``e`` costs ``e C^-1 e^T``. An image's shifted copies aren't left out with it, so the errors of
+images that have some are a little larger than these.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _examples(public: Tensor, most: int, generator: torch.Generator) -> tuple[Te
     samples = torch.cat([public[first], public[copies % len(public)]])
     for number, (top, left) in enumerate(shifts):
         height, width = public.shape[2:]
-        moved = (len(first) + (copies // len(public) == number).nonzero()[:, 0]) if len(copies) else copies
+        moved = len(first) + (copies // len(public) == number).nonzero()[:, 0]
         padded = functional.pad(samples[moved], (1, 1, 1, 1), mode="replicate")
         samples[moved] = padded[..., top : top + height, left : left + width]
     return samples, torch.cat([first, copies % len(public)])
