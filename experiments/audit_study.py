@@ -54,6 +54,8 @@ WEIGHTS = "final_ann.safetensors"
 
 BY_BIASES = ("reconverted_initial", "reconverted_as_is", "reconverted_zero", "reconverted_joint")
 ON_TWINS = ("inverting_gradients", "inverting_statistics")
+WITHOUT_NORM = ("inverting_gradients", "feature_inversion")
+"""On S-updates, too, the latter."""
 
 NORM = ("model.batch_norm=true",)
 CONVNET = ("model.name=convnet", *NORM)
@@ -96,11 +98,11 @@ class Table:
 
 
 TABLES: Mapping[str, Table] = {
-    "lenet": Table(title="LeNet-5, untrained", attacks=(*BY_BIASES, "inverting_gradients")),
-    "lenet_trained": Table(title="LeNet-5, trained", attacks=(*BY_BIASES, "inverting_gradients"), trained=True),
+    "lenet": Table(title="LeNet-5, untrained", attacks=(*BY_BIASES, *WITHOUT_NORM)),
+    "lenet_trained": Table(title="LeNet-5, trained", attacks=(*BY_BIASES, *WITHOUT_NORM), trained=True),
     "lenet_rounds": Table(
         title="LeNet-5, the same clients for the third time",
-        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", "inverting_gradients"),
+        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", *WITHOUT_NORM),
         overrides=SAME_CLIENTS,
         server_round=3,
     ),

@@ -24,7 +24,7 @@ from torch.nn import functional
 from snnfl.attacks.native_features import hidden_linear
 from snnfl.attacks.networks import last_linear, normalised_layers
 from snnfl.attacks.problem import Problem
-from snnfl.attacks.public_regression import LEAST, MOST_PIXELS, Expected, expected
+from snnfl.attacks.public_regression import LEAST, MOST_PIXELS, Expected, expected, others
 from snnfl.attacks.spiking_operations import rebuilt
 from snnfl.models import SpikingModel
 from snnfl.threat import ServerView
@@ -98,14 +98,6 @@ def _layer(view: ServerView, problem: Problem) -> str:
     if view.sequence or problem.count > 1 or not isinstance(view.model, SpikingModel):
         return last
     return hidden_linear(view.model) or last
-
-
-def others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
-    """Tell which public samples aren't among those taken, ``[M]``."""
-    free = torch.ones(len(public), dtype=torch.bool)
-    for sample in torch.cat(list(taken)) if taken else ():
-        free &= (public != sample).flatten(1).any(1)
-    return free
 
 
 def mean_inputs(

@@ -16,7 +16,7 @@ from snnfl.attacks.mean_inputs import CHOICE as MEAN_INPUTS
 from snnfl.attacks.mean_inputs import regressed, regresses
 from snnfl.attacks.native_features import Told, discounted, hidden_linear, relaxed, told, unexplained
 from snnfl.attacks.networks import Arrays, last_linear, normalised_layers
-from snnfl.attacks.problem import Problem, problem_of
+from snnfl.attacks.problem import Problem, of_equal_arrays, problem_of
 from snnfl.attacks.public_regression import Expected
 from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
@@ -269,16 +269,9 @@ def _rehearse(
 
 def _alike(views: Sequence[ServerView], problems: Sequence[Problem]) -> list[list[int]]:
     """Group victims of the same arrays, which one forward pass serves; normalised batches would mix, so stay alone."""
-    groups: list[list[int]] = []
-    for index, problem in enumerate(problems):
-        for group in groups if not normalised_layers(views[index].model) else ():
-            arrays = problems[group[0]].arrays
-            if all(torch.equal(array, arrays[name]) for name, array in problem.arrays.items()):
-                group.append(index)
-                break
-        else:
-            groups.append([index])
-    return groups
+    if any(normalised_layers(view.model) for view in views):
+        return [[index] for index in range(len(views))]
+    return of_equal_arrays(problems)
 
 
 def _descend(victims: Sequence[Victim], budget: Budget, likely: Expected | None = None) -> list[Reconstruction]:
@@ -303,7 +296,7 @@ def _descend(victims: Sequence[Victim], budget: Budget, likely: Expected | None 
         value = _distances(model, given, logits, victims)
         value = value + smoothness * torch.stack([_variation(victims[0].view, each) for each in samples])
         if likely is not None:
-            value = value + LIKELY * likely.cost(samples.flatten(0, 1)).view(len(samples), -1).mean(1)
+            value = value + LIKELY * likely.cost(samples.flatten(0, 1), likely.samples).view(len(samples), -1).mean(1)
         (slope,) = torch.autograd.grad(value.sum(), samples)
         found = value.detach().nan_to_num(torch.inf).clamp_max(1e30)
         better = found < least

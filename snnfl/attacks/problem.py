@@ -126,6 +126,20 @@ def _less_decay(seen: Tensor, sent: Tensor, decay: float, *, unsent: bool) -> Te
     return torch.where(seen != 0, gradient, 0.0) if unsent else gradient
 
 
+def of_equal_arrays(problems: Sequence[Problem]) -> list[list[int]]:
+    """Return the numbers of problems that start from the same arrays, together."""
+    groups: list[list[int]] = []
+    for index, problem in enumerate(problems):
+        for group in groups:
+            arrays = problems[group[0]].arrays
+            if all(torch.equal(array, arrays[name]) for name, array in problem.arrays.items()):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
 def latent_shape(model: nn.Module) -> tuple[int, ...]:
     """Return the shape of what a generative model draws an image from."""
     shape: Sequence[int] = getattr(model, "latent_shape")  # noqa: B009  (a module's attributes are modules to mypy)

@@ -10,7 +10,7 @@ images that have some are a little larger than these.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +55,9 @@ class Expected:
     samples: Tensor
     root: Tensor
 
-    def cost(self, samples: Tensor) -> Tensor:
-        """Return how unlikely samples ``[V, *input_shape]`` are, ``[V]``."""
-        costs: Tensor = ((samples - self.samples).flatten(1) @ self.root).square().mean(1)
+    def cost(self, samples: Tensor, near: Tensor) -> Tensor:
+        """Return how unlikely samples ``[N, *input_shape]`` are where ``near`` ones are expected, ``[N]``."""
+        costs: Tensor = ((samples - near).flatten(1) @ self.root).square().mean(1)
         return costs
 
 
@@ -96,6 +96,14 @@ def expected(
     precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     root = torch.linalg.cholesky(precision / precision.diagonal().mean())
     return Expected(samples=found.float().view(-1, *public.shape[1:]), root=root.float())
+
+
+def others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:
+    """Tell which public samples aren't among those taken, ``[M]``."""
+    free = torch.ones(len(public), dtype=torch.bool)
+    for sample in torch.cat(list(taken)) if taken else ():
+        free &= (public != sample).flatten(1).any(1)
+    return free
 
 
 def _examples(public: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ from torch.func import functional_call, grad
 from victims import Victim, digits
 
 from snnfl.attacks import Budget, get_attack, native_matching, public_regression
-from snnfl.attacks.mean_inputs import CHOICE, mean_inputs, others, regressed, regresses
+from snnfl.attacks.mean_inputs import CHOICE, mean_inputs, regressed, regresses
 from snnfl.attacks.networks import last_linear
 from snnfl.attacks.problem import Problem, problem_of
-from snnfl.attacks.public_regression import _examples, expected
+from snnfl.attacks.public_regression import _examples, expected, others
 from snnfl.metrics.images import floors, matched, psnr
 from snnfl.threat import PublicImages
 
@@ -168,7 +168,7 @@ def test_a_regression_finds_what_is_smooth_in_what_is_given_and_costs_what_it_ge
     assert (errors @ plane).square().mean() < 0.1 * (private @ plane).square().mean()
     known = said.samples + 0.1 * plane[:, :1].T  # against what is given, which says nothing of what lies beyond
     beyond = said.samples + 0.1 * torch.linalg.qr(torch.cat([plane, torch.eye(6)], 1)).Q[:, 3:4].T
-    assert (said.cost(known) > 4 * said.cost(beyond)).all()
+    assert (said.cost(known, said.samples) > 4 * said.cost(beyond, said.samples)).all()
 
 
 def test_of_a_sample_whose_rates_are_not_told_the_mean_is_expected():

@@ -1,0 +1,154 @@
+"""Images by a convolutional network's features, and what public images, regressed on theirs, say of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from victims import Victim, attacked, digits
+
+from snnfl import rng
+from snnfl.attacks import Budget, feature_inversion, get_attack, public_regression
+from snnfl.attacks.feature_inversion import CHOICE
+from snnfl.config import ConversionConfig
+from snnfl.metrics.images import matched, psnr
+from snnfl.models import initialise
+from snnfl.threat import PublicImages
+
+CONVERSION = ConversionConfig(steps=8)
+
+
+def cnn(*, norm: bool = False) -> nn.Module:
+    """Build a network whose linear layer is given fewer numbers, 36, than an image has, 64."""
+    norms = [nn.BatchNorm2d(4)] if norm else []
+    features = [nn.Conv2d(1, 4, 3, stride=2), *norms, nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*features, nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 10))
+    initialise(model, rng.generator(0, "weights"))
+    return model
+
+
+def shown(victim: Victim, *, count: int = 600) -> Victim:
+    """Let the server have images of its own, none of them a victim's."""
+    pixels, classes, mean, std = digits(count, 600)
+    public = PublicImages(inputs=(pixels - mean) / std, labels=classes)
+    return replace(victim, view=replace(victim.view, public=public))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_examples():
+    """Learn from as few as tell the difference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(public_regression, "MOST_EXAMPLES", 600)
+        yield
+
+
+@pytest.fixture(scope="module")
+def victims() -> list[Victim]:
+    return [shown(attacked(cnn(), start=start)) for start in (0, 1, 2)]
+
+
+def found_of(victims: list[Victim], iterations: int = 60):
+    views, draw = [victim.view for victim in victims], torch.Generator().manual_seed(0)
+    return get_attack("feature_inversion").run_many(views, budget=Budget(iterations=iterations), generator=draw)
+
+
+def mean_psnr(found, victims: list[Victim]) -> float:
+    pairs = [(item.images, victim.truth.images) for item, victim in zip(found, victims, strict=True)]
+    return float(torch.cat([psnr(images[matched(images, truth)], truth) for images, truth in pairs]).mean())
+
+
+def smooth_of(victims: list[Victim], monkeypatch: pytest.MonkeyPatch):
+    """Attack with the total variation alone, whatever is public."""
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_inversion, "LEAST", 10**9)
+        return found_of(victims)
+
+
+@pytest.mark.parametrize("kind", ["one image", "three images", "S-update"])
+def test_where_public_images_are_regressed_more_is_found(kind, victims, monkeypatch):
+    others = {
+        "one image": victims,
+        "three images": [shown(attacked(cnn(), images=3))],
+        "S-update": [shown(attacked(cnn(), start=start, conversion=CONVERSION)) for start in (0, 1)],
+    }[kind]
+    found, smooth = found_of(others), smooth_of(others, monkeypatch)
+    assert all(item.choice.startswith(CHOICE) for item in found)
+    assert all(item.choice.startswith("TV") for item in smooth)
+    assert mean_psnr(found, others) > mean_psnr(smooth, others) + 5
+
+
+def test_the_features_tell_more_than_the_regression_alone(victims, monkeypatch):
+    found, said = found_of(victims), []
+
+    def noted(*given):
+        said.append(public_regression.expected(*given))
+        return said[-1]
+
+    monkeypatch.setattr(feature_inversion, "expected", noted)
+    found_of(victims)
+    alone = [
+        replace(item, images=victim.view.pixels(start[None]))
+        for item, victim, start in zip(found, victims, said[0].samples[: len(victims)], strict=True)
+    ]
+    assert mean_psnr(found, victims) > mean_psnr(alone, victims) + 0.5
+
+
+def test_of_a_random_update_no_more_is_found_than_without_one(victims):
+    (victim, *_) = victims
+    exchange, draw = victim.view.exchange, torch.Generator().manual_seed(7)
+    noise = {name: array + 0.01 * torch.randn(array.shape, generator=draw) for name, array in exchange.sent.items()}
+    blind = replace(victim, view=replace(victim.view, exchange=replace(exchange, received=noise)))
+    guess = digits(600, 600)[0].mean(0, keepdim=True)
+    assert mean_psnr(found_of([blind], 20), [blind]) < float(psnr(guess, victim.truth.images).mean()) + 0.5
+
+
+def test_where_rehearsals_find_less_by_them_images_are_smooth(victims, monkeypatch):
+    def grey(*given):
+        said = public_regression.expected(*given)
+        return replace(said, samples=0 * said.samples, root=1e3 * said.root)
+
+    monkeypatch.setattr(feature_inversion, "expected", grey)
+    (found,) = found_of(victims[:1])
+    assert found.choice.startswith("TV")
+
+
+def test_what_is_rehearsed_is_not_learned_from(victims, monkeypatch):
+    made, learned = [], []
+    rehearse = feature_inversion.rehearsals
+
+    def rehearsals(*given):
+        made.append(rehearse(*given))
+        return made[-1]
+
+    def expected(public, *given):
+        learned.append(public)
+        return public_regression.expected(public, *given)
+
+    monkeypatch.setattr(feature_inversion, "rehearsals", rehearsals)
+    monkeypatch.setattr(feature_inversion, "expected", expected)
+    found_of(victims[:1], 1)
+    for each in made[-1]:
+        assert not (learned[0] == each.images).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("case", ["normalised in batches", "seven public images", "nothing public"])
+def test_what_is_not_regressed(case):
+    victim = attacked(cnn(norm=case == "normalised in batches"))
+    if case != "nothing public":
+        victim = shown(victim, count=7 if case == "seven public images" else 600)
+    (found,) = found_of([victim], 4)
+    assert found.choice.startswith("TV")
+
+
+@pytest.mark.parametrize("conversion", [None, CONVERSION], ids=["plain", "S-update"])
+@pytest.mark.parametrize("value", [1e38, -3e38, 0.0])
+def test_an_update_that_the_server_accepts_never_breaks_it(value, conversion):
+    victim = shown(attacked(cnn(), conversion=conversion), count=60)
+    hostile = {name: torch.full_like(array, value) for name, array in victim.view.exchange.received.items()}
+    view = replace(victim.view, exchange=replace(victim.view.exchange, received=hostile))
+    found = get_attack("feature_inversion").run(
+        view, budget=Budget(iterations=2), generator=torch.Generator().manual_seed(0)
+    )
+    assert found.images.isfinite().all()
