@@ -54,6 +54,16 @@ IN_PICTURES = [
     ("S-ANN, snn_naive", "ANN, inverting_gradients"),
     ("S-ANN, reconverted_initial", "ANN, inverting_gradients"),
 ]
+IN_SEQUENCES = [
+    (more.format(surrogate), less.format(surrogate))
+    for more, less in (
+        ("SNN, {}, native_features", "SNN, {}, inverting_gradients"),
+        ("SNN, {}, sequence_recovery", "SNN, {}, native_features"),
+        ("SNN, {}, sequence_recovery", "ANN, closed_form"),
+        ("SNN, {}, native_features", "ANN, closed_form"),
+    )
+    for surrogate in ("fast_sigmoid", "atan")
+]
 COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "table3_bias": [("BC", "no BC"), ("no BC, bias back", "no BC"), ("BC, bias back", "BC")],
     "fig2_inversion": [("S-FedAvg, snn_naive", "FedAvg, huang"), ("S-FedAvg, reconverted_as_is", "FedAvg, huang")],
@@ -68,14 +78,8 @@ COMPARED: Mapping[str, Sequence[tuple[str, str]]] = {
     "events": [
         ("SNN, event_recovery", "SNN, inverting_gradients"), ("SNN, event_recovery", "ANN, sum over time, closed_form"),
     ],
-    "series": [
-        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, sequence_recovery", "SNN, native_features"),
-        ("SNN, sequence_recovery", "ANN, closed_form"),
-    ],
-    "sound": [
-        ("SNN, native_features", "SNN, inverting_gradients"), ("SNN, sequence_recovery", "SNN, native_features"),
-        ("SNN, sequence_recovery", "ANN, closed_form"),
-    ],
+    "series": IN_SEQUENCES,
+    "sound": IN_SEQUENCES,
     "encodings": [("MLP, direct, T=5, image_recovery", "MLP, direct, T=5, native_features")],
     "surrogates": [
         (f"{name}, inverting_gradients", "ANN, inverting_gradients")
