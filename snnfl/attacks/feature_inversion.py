@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,20 +20,57 @@ from snnfl.attacks.local import total_variation
 from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
 from snnfl.attacks.networks import Arrays, Network, normalised_layers, relu_behind
 from snnfl.attacks.problem import Problem, inexact, of_equal_arrays, problem_of
-from snnfl.attacks.public_regression import LEAST, MOST_PIXELS, Expected, expected, others
+from snnfl.attacks.public_regression import LEAST, MOST_EXAMPLES, MOST_PIXELS, Expected, expected, others
 from snnfl.attacks.reconstruction import AttackError, Reconstruction
 from snnfl.attacks.registry import Budget, register
-from snnfl.attacks.selection import Choice, Rehearsal, rehearsals
+from snnfl.attacks.selection import Choice, rehearsals
 from snnfl.threat import ServerView
 
-UNLIKELY = (0.1, 0.01, 0.001)
+UNLIKELY = (1.0, 0.1, 0.01, 0.001)
 """Weights of what is unlikely by public images, beside the features' distance: what is tried."""
 
-CHOICE = "public images regressed on features"
+REGRESSED = "public images regressed on features"
 """As reports show it."""
 
-NEAR = Choice(total_variation_weight=0.0, learning_rate=0.05)
-"""Of a descent that starts at what public images say."""
+STEP = Choice(total_variation_weight=0.0, learning_rate=0.05)
+"""Of a descent from what public images say, without the total variation."""
+
+FEW = 1000
+"""Public images by which a guess of biases is judged."""
+
+LEAST_EXAMPLES = 2000
+"""Of a regression, where each of many clients needs its own."""
+
+SPREAD = 0.1
+"""Of the starts of a batch's images, some of which may be told alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """A client's update, or a rehearsed one, and what it tells.
+
+    Attributes:
+        problem: To be solved.
+        labels: Of its images.
+        features: Inputs of the first linear layer, rows of length 1, ``[B, in]``.
+    """
+
+    problem: Problem
+    labels: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Near:
+    """What public images say of some others.
+
+    Attributes:
+        expected: The images, and the cost of others.
+        weight: Of that cost, beside the features' distance.
+    """
+
+    expected: Expected
+    weight: float
 
 
 def _first_linear(model: nn.Module) -> tuple[str, nn.Linear, nn.Module | None]:
@@ -78,85 +116,122 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     A single image's features are the one direction of that layer's gradient, a batch's are separated by a ReLU's zeros
     (:mod:`snnfl.attacks.exact`); each up to a factor, which a cosine distance doesn't see. Where that fails, matched
     is the direction that the gradient has most of. Likely is what has little total variation; or what public images,
-    regressed on their own features, say, where more of others is found so.
+    regressed on their own features, say, if more of others of them is found so. Features of a batch that is normalised
+    as a whole depend on all of it, so nothing is regressed on them.
     """
-    problems = [_problem(view) for view in views]
-    labels = [infer_labels(view, problem, generator) for view, problem in zip(views, problems, strict=True)]
-    layer, _, _ = _first_linear(views[0].model)
-    made = inputs_of(views[0].model, layer, views[0].knowledge.norm_mode or "train")
-    descent = partial(_descent, layer, made)
-    choice = choose(problems, Matching(), budget, generator, descent)
-    found = descent(problems, labels, Matching(), budget, generator, [choice] * len(problems)).run()
-    if problems[0].public is None or normalised_layers(views[0].model):
+    model, norm_mode = views[0].model, views[0].knowledge.norm_mode or "train"
+    layer, _, _ = _first_linear(model)
+    made = inputs_of(model, layer, norm_mode)
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    victims = list[Told]()
+    for view in views:
+        problem = _problem(view, layer, made, generator)
+        labels = infer_labels(view, problem, generator)
+        victims.append(Told(problem, labels, _features(problem, layer, generator)))
+    problems = [victim.problem for victim in victims]
+    choice = choose(problems, Matching(), budget, generator, partial(_descent, layer, made))
+    found = _prepared(made, victims, [choice] * len(victims), budget, generator).run()
+    if not _learns(views[0], problems[0]):
         return found
-    for group in of_equal_arrays(problems):
-        own = [problems[index] for index in group]
-        likely = _likely(layer, made, own, [labels[index] for index in group], choice, budget, generator)
-        for index, item in zip(group, likely, strict=False):
-            found[index] = item
+    groups = of_equal_arrays(problems)
+    for group in groups:
+        own = torch.Generator().manual_seed(seed)  # whatever is drawn for others
+        most = max(LEAST_EXAMPLES, MOST_EXAMPLES // len(groups))
+        likely = _regressed(layer, made, [victims[index] for index in group], choice, budget, own, most)
+        for index, item in zip(group, likely or (), strict=likely is not None):
+            found[index] = replace(item, explained=found[index].explained)
     return found
 
 
-def _problem(view: ServerView) -> Problem:
-    guess = biases.likeliest(view) if view.format.hides_biases else None if view.knowledge.biases else biases.zero(view)
-    return problem_of(view, guesses=guess)
+def _problem(view: ServerView, layer: str, made: Network, generator: torch.Generator) -> Problem:
+    """State a view's problem, with guesses of the biases that the server hasn't: of an S-update those that fit best.
+
+    The common initial weights' are right in a first round, and those that were received are a calibration away.
+    """
+    if not view.format.hides_biases:
+        return problem_of(view, guesses=None if view.knowledge.biases else biases.zero(view))
+    guesses = [biases.inferred(view)] if view.initial is None else [biases.initial(view), biases.inferred(view)]
+    problems = [problem_of(view, guesses=guess) for guess in guesses]
+    if len(problems) == 1 or not _learns(view, problems[0]):
+        return problems[0]
+    return min(problems, key=lambda problem: _misfit(problem, layer, made, generator))
 
 
-def _likely(
+def _learns(view: ServerView, problem: Problem) -> bool:
+    """Tell whether there are public images whose features can be compared with those that updates tell."""
+    mixed = normalised_layers(view.model) and view.knowledge.norm_mode != "eval" and problem.count > 1
+    enough = problem.public is not None and len(problem.public.inputs) >= LEAST
+    return enough and not mixed and math.prod(problem.input_shape) <= MOST_PIXELS
+
+
+def _misfit(problem: Problem, layer: str, made: Network, generator: torch.Generator) -> float:
+    """Return how far features of the image that public ones expect are from those that were told."""
+    if problem.public is None:
+        return 0.0
+    public, told = problem.public.inputs[:FEW], _features(problem, layer, generator)
+    one_by_one = problem.count == 1
+    said = expected(public, lambda some, _: _unit(made, problem, some, one_by_one), told, generator, FEW)
+    return float((1 - (_unit(made, problem, said.samples, one_by_one) * told).sum(1)).mean())
+
+
+def _unit(made: Network, problem: Problem, samples: Tensor, one_by_one: bool) -> Tensor:
+    """Return the features of samples, rows of length 1; of biases that a client sent they may be no finite numbers."""
+    if one_by_one:
+        own = vmap(lambda sample: made(problem.arrays, sample[None])[0])(samples)
+    else:
+        own = made(problem.arrays, samples)
+    return functional.normalize(own.flatten(1).nan_to_num(0.0, 0.0, 0.0), dim=1, eps=1e-30)
+
+
+def _regressed(
     layer: str,
     made: Network,
-    problems: Sequence[Problem],
-    labels: Sequence[Tensor],
-    choice: Choice,
+    victims: Sequence[Told],
+    smooth: Choice,
     budget: Budget,
     generator: torch.Generator,
-) -> list[Reconstruction]:
-    """Start from public images regressed on their features, and stay likely; nothing where rehearsals find less so.
+    most: int,
+) -> list[Reconstruction] | None:
+    """Find images that are likely by public ones; ``None`` where smooth ones are nearer to what is rehearsed.
 
     Args:
         layer: Name of the first linear one.
         made: Makes what that is given.
-        problems: Of equal arrays.
-        labels: Of each one's images.
-        choice: What the rival takes, which goes by the total variation.
-        budget: Iterations, of rehearsals, too.
+        victims: With the same arrays.
+        smooth: Of images with little total variation.
+        budget: Of each descent, rehearsed or not.
         generator: Draws rehearsals and examples.
+        most: Examples.
     """
-    first, rehearsed = problems[0], rehearsals(problems, generator)
-    if not rehearsed or first.public is None or first.low.expand(first.input_shape).numel() > MOST_PIXELS:
-        return []
+    first = victims[0].problem
+    rehearsed = rehearsals([victim.problem for victim in victims], generator)
+    if not rehearsed or first.public is None:
+        return None
     free = others(first.public.inputs, [each.images for each in rehearsed])
     if int(free.sum()) < LEAST:
-        return []
-    trials = [each.problem for each in rehearsed]
-    features = [_features(problem, layer, generator) for problem in (*problems, *trials)]
+        return None
+    trials = [Told(each.problem, each.labels, _features(each.problem, layer, generator)) for each in rehearsed]
+    features = torch.cat([each.features for each in (*trials, *victims)])
+    one_by_one = first.count == 1
+    public = first.public.inputs[free]
+    likely = expected(public, lambda some, _: _unit(made, first, some, one_by_one), features, generator, most)
+    of_trials, of_victims = (
+        replace(likely, samples=part) for part in likely.samples.tensor_split([len(trials) * first.count])
+    )
 
-    def given(samples: Tensor, which: Tensor) -> Tensor:
-        own = made(first.arrays, samples).flatten(1).nan_to_num(0.0, 0.0, 0.0)  # with biases as a client sent them
-        return functional.normalize(own, dim=1, eps=1e-30)
+    def reached(choice: Choice, budget: Budget, near: Near | None = None) -> float:
+        items = _prepared(made, trials, [choice] * len(trials), budget, generator, near).run()
+        return sum(each.psnr(item.images) for each, item in zip(rehearsed, items, strict=True))
 
-    likely = expected(first.public.inputs[free], given, torch.cat(features), generator)
-    images = len(problems) * first.count
-    of_victims, of_public = (replace(likely, samples=part) for part in likely.samples.tensor_split([images]))
-    rehearse = partial(_matching_features, made, features[len(problems) :], trials, [each.labels for each in rehearsed])
-    once = replace(budget, restarts=1)
-    rival = sum(map(_psnr, rehearsed, rehearse(Matching(), once, generator, [choice] * len(trials)).run()))
-    tried = {}
-    for weight in UNLIKELY:
-        found = rehearse(Matching(), once, generator, [NEAR] * len(trials), of_public, weight).run()
-        tried[weight] = sum(map(_psnr, rehearsed, found)), max(each.objective for each in found)
-    best = max(UNLIKELY, key=lambda weight: tried[weight][0])
-    reached, left = tried[best]
-    if reached <= rival:
-        return []
-    match = partial(_matching_features, made, features[: len(problems)], problems, labels)
-    near = replace(NEAR, rehearsed=left)
-    items = match(Matching(), once, generator, [near] * len(problems), of_victims, best).run()
-    return [replace(item, choice=f"{CHOICE}, weight {best:g}") for item in items]
-
-
-def _psnr(each: Rehearsal, found: Reconstruction) -> float:
-    return each.psnr(found.images)
+    unseen = replace(budget, points=1, watch=None)
+    once = replace(unseen, restarts=1)
+    values = {weight: reached(STEP, once, Near(of_trials, weight)) for weight in UNLIKELY}
+    best = max(values, key=values.__getitem__)
+    if values[best] <= reached(smooth, unseen):
+        return None
+    steps, near = replace(budget, restarts=1), Near(of_victims, best)
+    items = _prepared(made, victims, [STEP] * len(victims), steps, generator, near).run()
+    return [replace(item, choice=f"{REGRESSED}, weight {best:g}") for item in items]
 
 
 def _descent(
@@ -169,46 +244,49 @@ def _descent(
     generator: torch.Generator,
     choices: Sequence[Choice],
 ) -> PreparedMatching:
-    """Prepare to match the features that ``made`` makes to those that the layer's gradient tells."""
-    wanted = [_features(problem, layer, generator) for problem in problems]
-    return _matching_features(made, wanted, problems, labels, matching, budget, generator, choices)
+    """Prepare what :func:`~snnfl.attacks.matching.choose` tries."""
+    told = [
+        Told(problem, own, _features(problem, layer, generator)) for problem, own in zip(problems, labels, strict=True)
+    ]
+    return _prepared(made, told, choices, budget, generator)
 
 
-def _matching_features(
+def _prepared(
     made: Network,
-    wanted: Sequence[Tensor],
-    problems: Sequence[Problem],
-    labels: Sequence[Tensor],
-    matching: Matching,
+    victims: Sequence[Told],
+    choices: Sequence[Choice],
     budget: Budget,
     generator: torch.Generator,
-    choices: Sequence[Choice],
-    likely: Expected | None = None,
-    unlikely: float = 0.0,
+    near: Near | None = None,
 ) -> PreparedMatching:
-    """Prepare to match features ``[B, in]`` of each problem: smooth images from noise, or likely ones from near."""
-    first, starts = problems[0], budget.restarts
-    arrays, in_dims = lanes([problem.arrays for problem in problems], starts)
+    """Prepare to match features: by smooth images, from noise, or by likely ones, from what public images say."""
+    first, starts = victims[0].problem, budget.restarts
+    arrays, in_dims = lanes([victim.problem.arrays for victim in victims], starts)
     weights = torch.tensor([choice.total_variation_weight for choice in choices]).repeat_interleave(starts)
-    shape = (len(problems) * starts, first.count, *first.input_shape)
-    start = torch.randn(shape, generator=generator).to(first.low) if likely is None else likely.samples.view(shape)
+    features = repeat([victim.features for victim in victims], starts)
+    shape = (len(features), first.count, *first.input_shape)
+    if near is None:
+        start = said = torch.randn(shape, generator=generator).to(first.low)
+    else:
+        start = said = near.expected.samples.view(shape)
+        if first.count > 1:
+            start = said + SPREAD * torch.randn(shape[1:], generator=generator).to(said)
 
-    def objective(found: Arrays, fixed: Arrays, features: Tensor, weight: Tensor, near: Tensor) -> Tensor:
+    def objective(found: Arrays, fixed: Arrays, wanted: Tensor, weight: Tensor, likely: Tensor) -> Tensor:
         own = made(fixed, found[IMAGES]).flatten(1)
-        distance = (1 - torch.cosine_similarity(own, features, dim=1, eps=1e-12)).mean()
-        if likely is not None:
-            return distance + unlikely * likely.cost(found[IMAGES], near).mean()
-        return distance + weight * total_variation(found[IMAGES])
+        distance = (1 - torch.cosine_similarity(own, wanted, dim=1, eps=1e-12)).mean()
+        if near is None:
+            return distance + weight * total_variation(found[IMAGES])
+        return distance + near.weight * near.expected.cost(found[IMAGES], likely).mean()
 
     slope = vmap(grad_and_value(objective), in_dims=(0, in_dims, 0, 0, 0))
-    features = repeat(wanted, starts)
     return PreparedMatching(
-        slope=lambda variables: slope(variables, arrays, features, weights, start),
+        slope=lambda variables: slope(variables, arrays, features, weights, said),
         start={IMAGES: torch.clamp(start, first.low, first.high)},
         box=(first.low, first.high),
-        labels=labels,
+        labels=[victim.labels for victim in victims],
         choices=choices,
-        matching=matching,
+        matching=Matching(),
         budget=budget,
     )
 

@@ -62,7 +62,11 @@ class Expected:
 
 
 def expected(
-    public: Tensor, given: Callable[[Tensor, Tensor], Tensor], wanted: Tensor, generator: torch.Generator
+    public: Tensor,
+    given: Callable[[Tensor, Tensor], Tensor],
+    wanted: Tensor,
+    generator: torch.Generator,
+    most: int | None = None,
 ) -> Expected:
     """Regress public samples on what is known of the ones that are sought.
 
@@ -72,6 +76,7 @@ def expected(
             that are shifted: ``[N, features]``.
         wanted: What is known of the samples that are sought, ``[V, features]``.
         generator: Draws examples.
+        most: Of them; ``None`` for :data:`MOST_EXAMPLES`.
 
     Raises:
         ValueError: For more than :data:`MOST_PIXELS`.
@@ -79,11 +84,13 @@ def expected(
     pixels = public[0].numel()
     if pixels > MOST_PIXELS:
         raise ValueError(f"samples of {pixels} numbers: expected at most {MOST_PIXELS}")
-    samples, which = _examples(public, min(MOST_EXAMPLES, MOST_NUMBERS // wanted.shape[1]), generator)
+    samples, which = _examples(public, min(most or MOST_EXAMPLES, MOST_NUMBERS // wanted.shape[1]), generator)
     parts = zip(torch.split(samples, PART), torch.split(which, PART), strict=True)
     inputs = torch.cat([given(*part).detach() for part in parts])
     values = samples.flatten(1).double()
-    mean, squares = values.mean(0), _squares(inputs, inputs)
+    mean, middle = values.mean(0), inputs.mean(0)
+    inputs, wanted = inputs - middle, wanted - middle  # products of what is nearly equal would be rounding alone
+    squares = _squares(inputs, inputs)
     width = squares.median().clamp_min(1e-300)
     kernel = torch.exp(-squares / width)
     kernel.diagonal().add_(RIDGE)
