@@ -55,7 +55,7 @@ WEIGHTS = "final_ann.safetensors"
 BY_BIASES = ("reconverted_initial", "reconverted_as_is", "reconverted_zero", "reconverted_joint")
 ON_TWINS = ("inverting_gradients", "inverting_statistics")
 WITHOUT_NORM = ("inverting_gradients", "feature_inversion")
-"""On S-updates, too, the latter."""
+"""Of networks without batch normalisation: the one on plain twins, the other on S-updates, too."""
 
 NORM = ("model.batch_norm=true",)
 CONVNET = ("model.name=convnet", *NORM)
