@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -35,6 +36,22 @@ def pytest_configure() -> None:
         "snnfl", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI"))
     )
     hypothesis.settings.load_profile("snnfl")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage meanwhile: what imports and collection make stays, and looking through it takes 2 s."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl
+def pytest_sessionfinish() -> None:
+    gc.freeze()  # pytest and the interpreter would look through all of it several times before they end
 
 
 LONGEST = (

@@ -41,7 +41,7 @@ from snnfl.config.declaration import choices
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12)
+TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12)
 RAY_OPTIONS = {"cpus_per_client", "gpus_per_client", "address"}
 SPIKING_VALUES = {
     "neurons": "head",
