@@ -213,6 +213,11 @@ def _audit_mistakes(config: Config) -> Iterator[str]:
         values = getattr(audit, name)
         if wrong := [value for value in values if value < low]:
             yield f"audit.{name}={list(values)}: {wrong[0]} is none; they are counted from {low}"
+    if beyond := [number for number in audit.rounds if number > config.run.rounds]:
+        yield (
+            f"audit.rounds={list(audit.rounds)}: there is no round {beyond[0]}; set run.rounds={max(audit.rounds)} or "
+            f"more, or leave out what is beyond run.rounds={config.run.rounds}"
+        )
     last = config.data.clients - 1
     if beyond := [client for client in audit.clients if client > last]:
         yield (

@@ -46,6 +46,7 @@ MISTAKES = [
     ("run good.yaml model.weights=snn.safetensors", "it holds a spiking network, and model.neuron=relu takes an ANN's"),
     ("run good.yaml model.weights=runs/done", "it is a folder; take its final_ann.safetensors"),
     ("run good.yaml model.weights=notes.txt", "model.weights=notes.txt: it is no file of safetensors ("),
+    ("run good.yaml audit.rounds=[1,99]", "audit.rounds=[1, 99]: there is no round 99; set run.rounds=99 or more, or"),
     ("run good.yaml audit.clients=[99]", "audit.clients=[99]: there is no client 99; with data.clients="),
     ("demo good.yaml", "override 'good.yaml': expected key=value"),
     ("compare good.yaml", "good.yaml: unknown key 'run'; a configuration is run by: snnfl run good.yaml"),
