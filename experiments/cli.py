@@ -248,14 +248,9 @@ def audit(
             f"{options[0]}: an audit takes folders of runs, whose options stand; it has options such as --attack"
         )
     scope = scope_of(
-        rounds=rounds or (),
-        partitions=client or (),
-        labels=labels,
-        denied=deny or (),
-        generative_model=generative_model_of(generative_model),
-        colluding=colluding,
-        differences=differences,
-    )
+        rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or (), colluding=colluding,
+        generative_model=generative_model_of(generative_model), differences=differences,
+    )  # fmt: skip
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
     said = {
