@@ -25,6 +25,7 @@ from experiments.running import (
     show_list,
 )
 from snnfl.config import OWN, ConfigError, StrategyConfig, counted, to_yaml
+from snnfl.launch import importing
 from snnfl.plugins import load_installed, load_listed, resolve, used
 
 STATUSES = (
@@ -225,11 +226,12 @@ def audit(
     snnfl audit recorded --model task:Net --loss cross_entropy --learning-rate 0.01 --batch-size 32 --epochs 1 \\
         --input-shape 3,32,32 --mean 0.5 --std 0.5
     """  # noqa: D301
-    from experiments.audit.app import app_of_options, audit_app, generative_model_of
-    from experiments.audit.choice import show_attacks
-    from experiments.audit.command import audit_runs, check_attacks
-    from snnfl.attacks import Budget
-    from snnfl.auditing.victims import scope_of
+    with importing():
+        from experiments.audit.app import app_of_options, audit_app, generative_model_of
+        from experiments.audit.choice import show_attacks
+        from experiments.audit.command import audit_runs, check_attacks
+        from snnfl.attacks import Budget
+        from snnfl.auditing.victims import scope_of
 
     compiler = os.environ.get("CXX", "g++")
     if compiled and shutil.which(compiler) is None:
@@ -246,14 +248,9 @@ def audit(
             f"{options[0]}: an audit takes folders of runs, whose options stand; it has options such as --attack"
         )
     scope = scope_of(
-        rounds=rounds or (),
-        partitions=client or (),
-        labels=labels,
-        denied=deny or (),
-        generative_model=generative_model_of(generative_model),
-        colluding=colluding,
-        differences=differences,
-    )
+        rounds=rounds or (), partitions=client or (), labels=labels, denied=deny or (), colluding=colluding,
+        generative_model=generative_model_of(generative_model), differences=differences,
+    )  # fmt: skip
     budget = Budget(iterations=iterations, restarts=restarts, compiled=compiled)
     console = console_of(verbose=False)
     said = {

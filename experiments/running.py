@@ -18,6 +18,7 @@ from rich.table import Table
 from experiments.ending import NotAsConfiguredError, RunFailedError, keeping
 from experiments.signals import SIGPIPE
 from snnfl.config import Config
+from snnfl.launch import importing
 from snnfl.plugins import used
 
 UNLIMITED = 10_000
@@ -44,8 +45,9 @@ def run_and_show(
         RunFailedError: If no client sent a valid update in any round.
         BrokenOffError: If the system doesn't let it go on.
     """
-    from strategies.attendance import nothing_valid
-    from strategies.resume import what_is_kept
+    with importing():
+        from strategies.attendance import nothing_valid
+        from strategies.resume import what_is_kept
 
     if config.engine.name == "deployment":
         rows = _run_deployed(config, console)
@@ -115,11 +117,12 @@ def still_running(said: Sequence[str], follow: str, stop: str) -> str:
 
 
 def _run_here(config: Config, console: Console, verbose: bool) -> list[dict[str, Any]]:
-    from clients.client_app import app as client_app
-    from experiments.progress import RoundProgress, WatchedClientApp
-    from snnfl.config import flatten
-    from strategies.run_directory import read_metrics, run_path, simulated_node
-    from strategies.server_app import server_app
+    with importing():
+        from clients.client_app import app as client_app
+        from experiments.progress import RoundProgress, WatchedClientApp
+        from snnfl.config import flatten
+        from strategies.run_directory import read_metrics, run_path, simulated_node
+        from strategies.server_app import server_app
 
     engine, run_config, clients, path = config.engine, flatten(config), config.data.clients, run_path(config)
     node_config = simulated_node(config)
@@ -207,7 +210,8 @@ class _ConsoleHandler(logging.Handler):
 
 def console_of(verbose: bool) -> Console:
     """Return the console and send warnings (with ``verbose``, Flower's log too) through it, above the progress bar."""
-    import flwr.supercore  # noqa: F401  (it sets the level of its log when it is imported)
+    with importing():
+        import flwr.supercore  # noqa: F401  (it sets the level of its log when it is imported)
 
     console = _Console()
     logging.basicConfig(level=logging.WARNING, handlers=[_ConsoleHandler(console)], format="%(message)s", force=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnfl.config import Config, ConfigError, ConversionConfig, ConversionSearch, assignments
-from snnfl.launch import use_app
+from snnfl.launch import importing, use_app
 from snnfl.plugins import load_installed, load_listed, resolve
 from snnfl.results import Audit, Membership, Published, Run, Study
 
@@ -143,10 +143,11 @@ def audit(
     if not folders:
         raise ConfigError("runs=[]: nothing to audit; give at least one run")
     with _called() as console:
-        from experiments.audit.app import audit_app
-        from experiments.audit.command import audit_runs
-        from snnfl.attacks import Budget
-        from snnfl.auditing.victims import scope_of
+        with importing():
+            from experiments.audit.app import audit_app
+            from experiments.audit.command import audit_runs
+            from snnfl.attacks import Budget
+            from snnfl.auditing.victims import scope_of
 
         load_installed()
         load_listed([*plugins], None)

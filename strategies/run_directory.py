@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from snnfl.auditing.recording import TRUTH
 from snnfl.checksummed import round_files
 from snnfl.config import OWN, Config, ConfigError, compose, counted, options, to_yaml
+from snnfl.config.merging import read_mapping
 from snnfl.data import data_root
 from snnfl.data.own import client_places
 from snnfl.files import write_bytes
@@ -301,7 +300,7 @@ def read_config(path: Path) -> Config:
         if head is not None and not text.endswith("\n"):
             raise ConfigError("its end is missing")
         config = compose(file)
-        found = sum(len(section) for section in OmegaConf.load(file).values())
+        found = sum(len(section) for section in read_mapping(file).values())
         if not found or (head is not None and found != int(head[1])):
             raise ConfigError(f"it holds {found} options, not all")
     except ConfigError as error:

@@ -23,6 +23,7 @@ SECONDS = 200
 """That anything may take: a busy machine needs ten times as long as an idle one."""
 
 SERVER = """
+import gc; gc.disable()  # until all is imported
 import json, os, sys
 import numpy, torch, flwr.simulation  # what takes long
 from forking_flower import warm_up

@@ -265,6 +265,7 @@ def warm_up() -> None:
     import gc
     import io
 
+    gc.disable()  # until all is imported
     import cryptography.hazmat.primitives.ciphers  # noqa: F401
     import omegaconf  # noqa: F401
     import PIL.Image  # noqa: F401
@@ -278,6 +279,7 @@ def warm_up() -> None:
 
     mains()
     if hasattr(InTreeCacheLocator, "of_an_app"):
+        gc.enable()
         return
     figure = Figure(layout="constrained")
     figure.add_subplot().plot([0, 1], label="line")
@@ -295,5 +297,5 @@ def warm_up() -> None:
             self._cache_path = str(same.parent / "__pycache__")
 
     InTreeCacheLocator.__init__, InTreeCacheLocator.of_an_app = beside_the_checkout, True
-    gc.collect()
     gc.freeze()  # as long as nobody writes to it, all share it
+    gc.enable()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,8 @@ from victims import Victim, digits
 from snnfl import rng
 from snnfl.auditing.ground_truth import GroundTruth
 from snnfl.config import ModelConfig, TrainingConfig
-from snnfl.models import SpikingModel, build_model
+from snnfl.models import SpikingModel, build_model, initialise
+from snnfl.models.spiking import spiking_model
 from snnfl.threat import Exchange, Knowledge, ServerView
 from snnfl.training import exchangeable, train_locally
 from snnfl.updates.native import Native
@@ -19,11 +22,24 @@ from snnfl.updates.native import Native
 STEPS = 6
 
 
-def spiking(name: str = "lenet5", *, shape: tuple[int, ...] = (1, 8, 8), sequence: bool = False, **options: object):
-    """Build a spiking network for digits, or for sequences of their rows."""
+def spiking(
+    name: str = "lenet5",
+    *,
+    shape: tuple[int, ...] = (1, 8, 8),
+    sequence: bool = False,
+    hidden: int | None = None,
+    **options: object,
+):
+    """Build a spiking network for digits, or for sequences of their rows; ``hidden`` makes an ``mlp`` narrower."""
     steps = {} if sequence else {"time_steps": STEPS}
     config = ModelConfig(**{"name": name, "neuron": "lif", "batch_norm": False, **steps, **options})
     draw = rng.generator(0, "weights")
+    if hidden is not None:
+        inputs = math.prod(shape[1:] if sequence else shape)
+        first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, 10)
+        layers = nn.Sequential(OrderedDict(flatten=nn.Flatten(), fc1=first, relu1=nn.ReLU(), fc2=last))
+        initialise(layers, draw)
+        return spiking_model(layers, config, input_shape=shape, sequence=sequence, generator=draw)
     model = build_model(config, input_shape=shape, classes=10, generator=draw, sequence=sequence)
     assert isinstance(model, SpikingModel)
     return model

@@ -47,13 +47,13 @@ from strategies.checkpoint import intact_checkpoints
 from strategies.run_directory import ANN_FILE, CHECKPOINTS, SNN_FILE, read_metrics
 from strategies.server_app import server_app
 
-CLIENTS, ROUNDS, RATE = 5, 3, 0.05
+CLIENTS, ROUNDS, RATE, IMAGES = 5, 3, 0.05, "data.training_images=480"
 
 Epochs = list[list[tuple[Tensor, Tensor]]]
 
 
 def configuration(directory: Path, name: str, *overrides: str) -> Config:
-    federation = [f"data.clients={CLIENTS}", f"run.rounds={ROUNDS}", "data.partition=dirichlet", "data.beta=2"]
+    federation = [f"data.clients={CLIENTS}", f"run.rounds={ROUNDS}", "data.partition=dirichlet", "data.beta=2", IMAGES]
     sgd = ["training.batch_size=32", "training.epochs=1", f"training.learning_rate={RATE}", "training.weight_decay=0"]
     plain = ["strategy.spiking=false", f"strategy.name={name}", "evaluation.images=10"]
     return compose(None, [f"run.directory={directory}", *federation, *sgd, *plain, *overrides])
@@ -99,7 +99,7 @@ def assert_equal(
 
 PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = {
     "fedavg": ([], fedavg.run, {}),
-    "fedprox": (["strategy.proximal_mu=0.5"], fedprox.run, {"mu": 0.5}),
+    "fedprox": (["strategy.proximal_mu=2"], fedprox.run, {"mu": 2}),
     "moon": (
         ["strategy.contrastive_mu=5", "strategy.temperature=0.4", "model.projection_head=true"],
         moon.run,
@@ -122,9 +122,9 @@ PAPERS: dict[str, tuple[list[str], Callable[..., nn.Module], dict[str, Any]]] = 
         {"server_rate": 0.8, "momentum": 0.7},
     ),
     "fedadam": (
-        ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.8", "strategy.tau=0.01"],
+        ["strategy.server_learning_rate=0.03", "strategy.beta_1=0.8", "strategy.tau=0.01"],
         server_optimisers.adaptive,
-        {"kind": "adam", "server_rate": 0.02, "beta_1": 0.8, "beta_2": 0.99, "tau": 0.01},
+        {"kind": "adam", "server_rate": 0.03, "beta_1": 0.8, "beta_2": 0.99, "tau": 0.01},
     ),
     "fedyogi": (
         ["strategy.server_learning_rate=0.02", "strategy.beta_1=0.5", "strategy.tau=0.05"],

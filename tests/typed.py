@@ -69,6 +69,7 @@ def typed(folder: Path, binaries: Path, environment: Mapping[str, str] = os.envi
 
 def main(listening: int, binaries: str) -> None:
     """Fork a process for each command; in this one it is run."""
+    gc.disable()  # until all is imported
     import matplotlib.pyplot
     import numpy as np
     import torch
@@ -80,7 +81,6 @@ def main(listening: int, binaries: str) -> None:
     warm_up()
     np.random.seed()
     assert matplotlib.pyplot
-    gc.collect()
     gc.freeze()  # as long as nobody writes to it, all share it
     arguments, folder, environment, files = accepted(socket.socket(fileno=listening))
     for number, file in enumerate(files):

@@ -27,15 +27,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.backends.backend_agg
-import matplotlib.backends.backend_svg
-import matplotlib.figure  # noqa: F401
-import numpy as np
-import torch
-import torch.utils.data
-from numba.core.registry import cpu_target
+from snnfl.launch import importing
 
-from experiments.compare import cell
+with importing():
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+    import numpy as np
+    import torch
+    import torch.utils.data
+    from numba.core.registry import cpu_target
+
+    from experiments.compare import cell
 
 PATIENCE_SECONDS = 10.0
 """How long a cell may take to end when it is told to."""
@@ -122,7 +125,6 @@ def main() -> None:
     server = _Server()
     cpu_target.typing_context.refresh()  # what Numba imports before it reads its first kernel from the disk
     cpu_target.target_context.refresh()
-    gc.collect()
     gc.freeze()  # objects of now are shared by all cells as long as nobody writes to them
     if server.serve() is not None:
         cell.main()

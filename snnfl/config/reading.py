@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import io
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     """
     text = _text(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+        content = copy.deepcopy(_parsed(text))
     except MarkedYAMLError as error:
         raise ConfigError(f"{path}, {_cause(error, text)}") from None
     except YAMLError as error:
@@ -61,6 +63,12 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
         return {str(key): value for key, value in content.items()}
     found = "a list" if isinstance(content, list) else show(text)
     raise ConfigError(f"{path}: expected {expected}; found {found}")
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """Parse YAML; a run's file is read several times, and a study's base by each of its cells."""
+    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
 
 
 def _text(path: Path) -> str:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import torch
@@ -95,10 +96,11 @@ class SpikeCount:
     steps: int
     layers: tuple[LayerCount, ...]
 
-    @property
+    @cached_property
     def total(self) -> LayerCount:
         """Sums over the layers; the rate is that of all neurons."""
-        sums = {key: sum(row[key] for row in self.rows()) for key in asdict(self.layers[0]) if key != "layer"}
+        rows = self.rows()
+        sums = {key: sum(row[key] for row in rows) for key in rows[0] if key != "layer"}
         return LayerCount(**{**sums, "layer": "total", "rate": sums["spikes"] / (sums["neurons"] * self.steps)})
 
     @property

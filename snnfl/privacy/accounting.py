@@ -91,16 +91,36 @@ def _epsilon(times: tuple[tuple[Release, int], ...], delta: float, accountant: s
         return math.inf
     if accountant == "loss" and sum(count * release.rate / release.noise**2 for release, count in used) > LARGE_LOSS:
         return math.inf  # the other accountant says how much
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, pld, rdp  # a second, which few runs need
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, rdp  # a second, which few runs need
 
-    account: Any = (
-        rdp.RdpAccountant() if accountant == "renyi" else pld.PLDAccountant(value_discretization_interval=INTERVAL)
-    )
     with _quiet():
+        if accountant == "loss":
+            total, *others = (_losses(release, count) for release, count in used)
+            for other in others:
+                total = total.compose(other)
+            return float(total.get_epsilon_for_delta(delta))
+        account = rdp.RdpAccountant()
         for release, count in used:
             event = GaussianDpEvent(release.noise)
             account.compose(event if release.rate == 1 else PoissonSampledDpEvent(release.rate, event), count)
         return float(account.get_epsilon(delta))
+
+
+def _losses(release: Release, count: int) -> Any:
+    """Return the distribution of the privacy loss of several uses of a mechanism, as ``PLDAccountant`` composes it."""
+    if release.rate == 1:  # so many are one, of less noise
+        return _loss(Release(release.noise / math.sqrt(count)))
+    return _loss(release).self_compose(count)
+
+
+@lru_cache(maxsize=64)
+def _loss(release: Release) -> Any:
+    """Return the distribution of one use: all rounds of a run compose the same, and to make it takes longest."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        release.noise, value_discretization_interval=INTERVAL, sampling_prob=release.rate
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, SupportsIndex
@@ -92,8 +93,12 @@ class Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Record a call with the lines that led to it."""
         node = super().create_node(*args, **kwargs)
-        # What `record_stack_traces` would do, but that imports torch's compiler: more than a second of CPU.
-        node.stack_trace = "".join(traceback.format_stack())
+        # What `record_stack_traces` would do, but that imports torch's compiler, more than a second of CPU, and reads
+        # the text of each line of a stack that is deep in a notebook, which nobody asks for.
+        frames = [
+            f'File "{frame.f_code.co_filename}", line {line}\n' for frame, line in traceback.walk_stack(sys._getframe())
+        ]
+        node.stack_trace = "".join(reversed(frames))
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -6,6 +6,7 @@ import operator
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -28,6 +29,8 @@ from snnfl.spiking.ways_out import ConversionError, Refusal, way_out
 MaxPooling: TypeAlias = Literal["gated", "average"]
 
 KNOWN_NAMES = {target.__name__ for target in BY_TARGET if isinstance(target, type)}
+
+TORCHS, OURS = Path(torch.__file__).parent, Path(__file__).parent
 
 SHAPE = "shape"
 SIZE = "a size of the image"
@@ -320,14 +323,15 @@ def place(frames: Iterable[tuple[str, Any]]) -> str:
 
     Modules of PyTorch's, such as ``nn.Sequential``, have none: what stands before our own first line has called us.
     """
-    torchs, ours = Path(torch.__file__).parent, Path(__file__).parent
-    within = dropwhile(lambda frame: not Path(frame[0]).is_relative_to(ours), frames)
-    lines = [
-        f", {file}:{line}"
-        for file, line in within
-        if not Path(file).is_relative_to(torchs) and not Path(file).is_relative_to(ours)
-    ]
+    within = dropwhile(lambda frame: not _stands_in(frame[0], OURS), frames)
+    lines = [f", {file}:{line}" for file, line in within if not _stands_in(file, TORCHS) and not _stands_in(file, OURS)]
     return lines[-1] if lines else ""
+
+
+@lru_cache(maxsize=4096)
+def _stands_in(file: str, folder: Path) -> bool:
+    """Tell whether a file is in a folder: each call has the same frames above it, and paths are slow to compare."""
+    return Path(file).is_relative_to(folder)
 
 
 COMPUTING_HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)

@@ -38,6 +38,7 @@ strategy: {fraction_train: 0.00334, spiking: SPIKING}
 evaluation: {clients: false, images: 20}
 audit: {record: true, ground_truth: true}
 """
+ITERATIONS = 12
 ATTACKS = ["--attack", "inverting_gradients", "--attack", "reconverted_initial", "--attack", "closed_form"]
 
 
@@ -61,7 +62,7 @@ def runs(tmp_path_factory):
         path.write_text(SETTING.replace("NAME", name).replace("SPIKING", spiking))
         result = CliRunner().invoke(cli.app, ["run", str(path), f"run.directory={folder}"])
         assert result.exit_code == 0, result.output
-    command = ["audit", str(folder / "s"), str(folder / "p"), *ATTACKS, "--iterations", "30", "--round", "1"]
+    command = ["audit", str(folder / "s"), str(folder / "p"), *ATTACKS, "--iterations", str(ITERATIONS), "--round", "1"]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 0, result.output
     return folder
@@ -92,7 +93,7 @@ def test_the_scorecard_says_everything_of_each_attack(runs):
         if "noise_multiplier" not in entry:
             assert (entry["control"] is not None) == (entry["attack"] == "reconverted_initial")
             points = [point["iteration"] for point in entry["curve"]]
-            assert points == list(range(30))
+            assert points == list(range(ITERATIONS))
             assert entry["curve"][-1]["psnr"]["value"] == pytest.approx(entry["value"])
     rows = list(csv.DictReader((runs / "s/audit/scorecard.csv").read_text().splitlines()))
     assert [row["attack"] for row in rows] == [e["attack"] for e in entries if "noise_multiplier" not in e]

@@ -23,7 +23,7 @@ dtypes = st.one_of(
     hnp.floating_dtypes(endianness="=", sizes=(16, 32, 64)),
 )  # fmt: skip
 arrays = st.dictionaries(
-    st.text(st.characters(codec="utf-8"), max_size=8).filter(lambda name: name != "__metadata__"),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=8).filter(lambda name: name != "__metadata__"),
     hnp.arrays(dtypes, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)),
     max_size=4,
 )

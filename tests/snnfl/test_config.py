@@ -38,10 +38,11 @@ from snnfl.config import (
 )
 from snnfl.config.checks import SPIKING
 from snnfl.config.declaration import choices
+from snnfl.config.merging import read_mapping
 
 FIELDS = {key: (item, kind) for key, item, kind in options()}
 NUMBERS = [key for key, (_, kind) in FIELDS.items() if kind in (int, float)]
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12)
+TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12)
 RAY_OPTIONS = {"cpus_per_client", "gpus_per_client", "address"}
 SPIKING_VALUES = {
     "neurons": "head",
@@ -143,6 +144,16 @@ def test_unflatten_undoes_flatten(config):
     assert set(flat) == set(FIELDS)
     assert all(type(value) in (bool, int, float, str) for value in flat.values())
     assert unflatten(flat) == config
+
+
+def test_a_file_that_is_read_again_is_as_it_was(tmp_path):
+    """It is parsed once, and who read it before may have changed what came out."""
+    file = tmp_path / "config.yaml"
+    file.write_text("training: {milestones: [3, 5]}\n")
+    read_mapping(file)["training"]["milestones"].append(7)
+    assert compose(file).training.milestones == (3, 5)
+    file.write_text("training: {milestones: [4]}\n")
+    assert compose(file).training.milestones == (4,)
 
 
 @settings(max_examples=15, deadline=None)

@@ -23,7 +23,7 @@ from snnfl.config import Config, compose, flatten, unflatten
 CONFIG = compose(None, ["engine.name=deployment", "engine.connection=lab", "run.seed=7"])
 ROOT = Path(__file__).parents[3]
 STARTED = "Successfully started run 4711"
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")))
+TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")))
 
 
 def listing(status: str, details: str = "") -> str:

@@ -30,7 +30,7 @@ from snnfl.metrics.images import floors, matched, psnr
 from snnfl.threat import Knowledge, PublicImages, ThreatModelError
 
 CONVERSION = ConversionConfig(steps=16)
-MANY = Budget(iterations=300)
+MANY, MOST = Budget(iterations=150), Budget(iterations=300)
 LEAKED = 18.0
 """In dB. Of these digits the mean image, the best of the floors, scores 12."""
 
@@ -76,23 +76,23 @@ def of(name: str) -> tuple[Victim, Budget]:
     if name in ("inverting_gradients", "huang", "feature_inversion"):
         return attacked(small_cnn()), MANY
     if name == "inverting_statistics":
-        return attacked(small_cnn(norm=True), images=2), Budget(iterations=300)
+        return attacked(small_cnn(norm=True), images=2), MANY
     if name in ("reconverted_calibrated", "thresholds_alone"):
         conversion = ConversionConfig(steps=2, thresholds="channel_mmse", calibration="none")
         victim = attacked(small_mlp(128), conversion=conversion, calibrating=None)
         if name == "thresholds_alone":
-            return victim, MANY  # with the published prior
+            return victim, MOST  # with the published prior
         pixels, labels, mean, std = digits(40, 800)
         public = PublicImages(inputs=(pixels - mean) / std, labels=labels)
         return replace(victim, view=replace(victim.view, public=public)), MANY
     if name == "reconverted_statistics":
-        return attacked(small_cnn(norm=True), images=2, conversion=CONVERSION), Budget(iterations=300)
+        return attacked(small_cnn(norm=True), images=2, conversion=CONVERSION), MANY
     if name == "reconverted_train":
         # Where the first layer isn't normalised, batch statistics cancel no brightness.
         layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)]
         model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
         model.load_state_dict(renamed(small_cnn(norm=True).state_dict(), model))
-        return attacked(model, images=2, conversion=CONVERSION), Budget(iterations=300)
+        return attacked(model, images=2, conversion=CONVERSION), MANY
     if name == "snn_surrogate":
         return attacked(small_cnn(), conversion=ConversionConfig(steps=4)), Budget(iterations=100)
     if name == "snn_naive":
@@ -106,7 +106,8 @@ def of(name: str) -> tuple[Victim, Budget]:
         zeros = {key: torch.zeros_like(array) for key, array in victim.truth.biases.items()}
         victim = attacked(small_cnn(spread=0.3), conversion=CONVERSION, biases=zeros)
     initial = {**victim.view.exchange.sent, **victim.truth.biases}
-    return replace(victim, view=replace(victim.view, initial=initial)), MANY
+    budget = MOST if name == "reconverted_zero" else MANY
+    return replace(victim, view=replace(victim.view, initial=initial)), budget
 
 
 def shuffled() -> Victim:

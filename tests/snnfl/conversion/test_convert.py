@@ -87,7 +87,7 @@ def literal(model: nn.Module, images: Tensor, config: ConversionConfig) -> dict[
 
 
 def assert_equal_to_the_literal_algorithm(network: type[nn.Module], config: ConversionConfig) -> None:
-    model, images = networks.trained(network), networks.images(7)
+    model, images = networks.trained(network), networks.images(3)
     expected = literal(model, images, config)
     spiking = convert_state(trace(model, max_pooling="gated"), model.state_dict(), images, config)
     assert spiking.parameters.keys() == expected.keys()

@@ -11,7 +11,7 @@ from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy import optimize, stats
 
 from snnfl.config import ConfigError, compose
-from snnfl.privacy.accounting import Ledger, Release, noise_for
+from snnfl.privacy.accounting import INTERVAL, Ledger, Release, noise_for
 from snnfl.privacy.spending import Spending, adaptive_noise
 
 DELTA = 1e-5
@@ -39,6 +39,16 @@ def test_different_releases_add_up_as_dp_accounting_composes_them() -> None:
     accountant.compose(dp_accounting.GaussianDpEvent(3.0), 2)
     assert ledger.by_renyi(DELTA) == pytest.approx(accountant.get_epsilon(DELTA))
     assert Ledger(ledger.spent).epsilon(DELTA) == ledger.epsilon(DELTA)
+
+
+def test_the_second_accountant_is_dp_accountings_whatever_was_asked_before() -> None:
+    """One use's distribution is kept for all rounds of a run."""
+    for rounds in (1, 3, 2):
+        accountant = pld.PLDAccountant(value_discretization_interval=INTERVAL)
+        accountant.compose(dp_accounting.PoissonSampledDpEvent(0.3, dp_accounting.GaussianDpEvent(1.5)), rounds)
+        accountant.compose(dp_accounting.GaussianDpEvent(4.0), rounds)
+        found = Ledger([(1.5, 0.3, rounds), (4.0, 1.0, rounds)]).by_loss(DELTA)
+        assert found == pytest.approx(accountant.get_epsilon(DELTA), rel=1e-9)
 
 
 def test_epsilon_of_one_gaussian_is_the_analytic_one() -> None:
