@@ -102,7 +102,7 @@ TABLES: Mapping[str, Table] = {
     "lenet_trained": Table(title="LeNet-5, trained", attacks=(*BY_BIASES, *WITHOUT_NORM), trained=True),
     "lenet_rounds": Table(
         title="LeNet-5, the same clients for the third time",
-        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", *WITHOUT_NORM),
+        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", "inverting_gradients"),
         overrides=SAME_CLIENTS,
         server_round=3,
     ),
