@@ -118,7 +118,7 @@ def _what(found: Entry, audit: Audit) -> str:
         text = (
             f"{noun.capitalize()} leaked: {who}, reconstructs more than anybody can guess without an update: {better}"
         )
-        text += "".join(f"; {how} in {they}" for how, they in (("not surely", unsure), ("not", worse)) if they)
+        text += "".join(f"; {how}: {they}" for how, they in (("not surely more", unsure), ("no more", worse)) if they)
     elif found["verdict"] == "unclear":
         text = f"Whether {noun} leaked is unclear: {who}, isn't surely better than a guess without an update: {rest}"
     else:

@@ -57,8 +57,8 @@ def test_what_is_unclear_is_not_called_hidden() -> None:
     found = entry("matching", "leaks", "leaks", 1.0)
     found["against_floor"] |= {"psnr": "unclear", "ssim": "worse"}
     text = what_leaked(found)
-    assert "; not surely in pixels (PSNR 9.0 dB, the best guess 10.0)" in text
-    assert "; not in structure (" in text
+    assert "; not surely more: pixels (PSNR 9.0 dB, the best guess 10.0)" in text
+    assert "; no more: structure (" in text
 
 
 @pytest.mark.parametrize(
