@@ -11,7 +11,7 @@ from typing import Any
 from snnfl.auditing.measures import COMMON, IDENTIFIED, MEASURES, Metric
 from snnfl.auditing.scoring import Score
 from snnfl.data import DataKind
-from snnfl.metrics.images import wilson
+from snnfl.metrics.images import Rate, wilson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     since one of k metrics suffices, the intervals of the differences hold at 1 - 0.05/k (Bonferroni). Identifications
     are rare events, of which an interval of a mean sees nothing unless they are many: where no guess makes more of them
     than chance, they are also better if chance alone makes so many too seldom (:func:`_beyond_chance`). For the same
-    reason they are worse only where Wilson's interval, too, lies below the guess: none of three clients isn't less
-    than one of a thousand.
+    reason they are better or worse otherwise only where Wilson's interval, too, leaves out the guess: none of three
+    clients isn't less than one of a thousand, and all of three not more than a half.
     """
     metrics = judged_metrics(kind)
     if not scores:
@@ -74,8 +74,10 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
     by_chance = guessed <= statistics.fmean(score.chance for score in scores)
     if by_chance and _beyond_chance(scores) < 0.025 / len(metrics):
         against[IDENTIFIED] = "better"
-    elif against[IDENTIFIED] == "worse" and _identified_at_most(scores, 1 - 0.05 / len(metrics)) >= guessed:
-        against[IDENTIFIED] = "unclear"
+    elif against[IDENTIFIED] != "unclear":
+        share = _identified(scores, 1 - 0.05 / len(metrics))
+        if share.low <= guessed <= share.high:
+            against[IDENTIFIED] = "unclear"
     return Judgement(verdict=_verdict(against.values()), floor=floor, against_floor=against)
 
 
@@ -115,10 +117,10 @@ def _beyond_chance(scores: Sequence[Score]) -> float:
     return float(binomtest(identified, len(scores), most, alternative="greater").pvalue)
 
 
-def _identified_at_most(scores: Sequence[Score], level: float) -> float:
-    """Return the upper end of Wilson's interval of the share of samples that are identified, each victim being one."""
+def _identified(scores: Sequence[Score], level: float) -> Rate:
+    """Return the share of samples that are identified, with Wilson's interval, each victim being one."""
     identified = sum(score.values[IDENTIFIED] for score in scores)
-    return wilson(identified, len(scores), z=statistics.NormalDist().inv_cdf((1 + level) / 2)).high
+    return wilson(identified, len(scores), z=statistics.NormalDist().inv_cdf((1 + level) / 2))
 
 
 def _direction(gain: tuple[float, float] | None) -> str:

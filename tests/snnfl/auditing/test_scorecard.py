@@ -191,7 +191,15 @@ def test_the_interval_of_a_stricter_level_is_wider():
 def test_an_identification_is_compared_with_what_the_floors_identify():
     few = (scored(9.0 + n / 10, identified=0.02) for n in range(4))  # 0.01 is chance, a mean colour identifies 0.02
     assert entry(*few)["verdict"] == "unclear"
-    assert entry(*(scored(9.0 + n / 10, identified=0.03) for n in range(4)))["verdict"] == "leaks"
+    assert entry(*(scored(9.0 + n / 10, identified=0.03) for n in range(4)))["verdict"] == "unclear"  # of few clients
+    assert entry(*(scored(9.0 + n / 10, identified=1.0) for n in range(4)))["verdict"] == "leaks"
+
+
+@pytest.mark.parametrize(("clients", "verdict"), [(3, "unclear"), (12, "leaks")])
+def test_that_all_of_few_clients_are_identified_where_a_guess_tells_half_is_no_leak(clients, verdict):
+    told = [scored(9.0 + n / 10, identified=1.0) for n in range(clients)]
+    floors = {name: {**floor, "identified": 0.5} for name, floor in told[0].floors.items()}
+    assert entry(*(replace(score, floors=floors) for score in told))["verdict"] == verdict
 
 
 def test_whom_an_attack_passes_over_is_told_and_does_not_refuse_the_others():
