@@ -308,7 +308,8 @@ def server_view(
     """
     knowledge = setting.knowledge(received, scope.labels, scope.denied)
     brought = None if "generative_model" in scope.denied else scope.generative_model
-    knowledge = replace(knowledge, generative_model=brought is not None)
+    public = public_images(setting) if knowledge.public_images else None
+    knowledge = replace(knowledge, generative_model=brought is not None, public_images=public is not None)
     mean, std = pixel_statistics(setting.dataset)
     return ServerView(
         model=setting.model,
@@ -323,7 +324,7 @@ def server_view(
         earlier=earlier if knowledge.earlier_rounds else (),
         orders=setting.orders(received) if knowledge.batch_order and knowledge.steps is not None else None,
         generative_model=brought,
-        public=public_images(setting) if knowledge.public_images else None,
+        public=public,
         sequence=setting.dataset.sequence,
         beyond=setting.beyond(received),
     )

@@ -106,6 +106,7 @@ def test_without_public_images_the_floors_are_grey_and_colour(audit):
     assert entry["floor"]["name"] in ("grey", "mean_colour")
     assert entry["verdict"] == "leaks"
     assert entry["floor"]["identified"] == 0.5  # one of a client's own two
+    assert "public_images" not in entry["threat_model"]["facts"]
 
 
 def test_what_is_not_said_is_refused_with_the_way_out(audit):
