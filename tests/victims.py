@@ -22,7 +22,7 @@ from snnfl.data import load
 from snnfl.models import build_model, initialise
 from snnfl.models.spiking import spiking_model
 from snnfl.spiking import trace
-from snnfl.threat import Exchange, Knowledge, ServerView
+from snnfl.threat import Exchange, Knowledge, PublicImages, ServerView
 from snnfl.training import exchangeable, private_biases, train_locally
 from snnfl.training.objectives import Objective, cross_entropy
 from snnfl.updates import Converted, Native, Plain, UpdateFormat
@@ -194,6 +194,13 @@ def attacked(
     own, moved = ({name: side[name] for name in private} for side in (before, trained))
     truth = GroundTruth(images=pixels, labels=labels, biases=own, trained_biases=moved)
     return Victim(view=view, truth=truth)
+
+
+def shown(victim: Victim, *, count: int = 600) -> Victim:
+    """Let the server have digits of its own, none of them a victim's."""
+    pixels, classes, mean, std = digits(count, 600)
+    public = PublicImages(inputs=(pixels - mean) / std, labels=classes)
+    return replace(victim, view=replace(victim.view, public=public))
 
 
 def recordings(count: int, *, steps: int = 10, side: int = 12, seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from victims import Victim, attacked, digits
+from victims import Victim, attacked, digits, shown
 
 from snnfl import rng
 from snnfl.attacks import Budget, feature_inversion, get_attack, public_regression
@@ -15,7 +15,6 @@ from snnfl.attacks.feature_inversion import REGRESSED
 from snnfl.config import ConversionConfig
 from snnfl.metrics.images import matched, psnr
 from snnfl.models import initialise
-from snnfl.threat import PublicImages
 from snnfl.training import private_biases
 
 CONVERSION = ConversionConfig(steps=8)
@@ -28,13 +27,6 @@ def cnn(*, norm: bool = False) -> nn.Module:
     model = nn.Sequential(*features, nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 10))
     initialise(model, rng.generator(0, "weights"))
     return model
-
-
-def shown(victim: Victim, *, count: int = 600) -> Victim:
-    """Let the server have images of its own, none of them a victim's."""
-    pixels, classes, mean, std = digits(count, 600)
-    public = PublicImages(inputs=(pixels - mean) / std, labels=classes)
-    return replace(victim, view=replace(victim.view, public=public))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,18 +90,22 @@ def test_the_features_tell_more_than_the_regression_alone(monkeypatch):
 
 
 def test_the_biases_of_an_s_update_are_guessed_by_what_public_images_explain():
-    """Right are the initial ones, then those that were received; the others are far off."""
+    """The others are far off: first those that were received, then the initial ones."""
     victim = shown(attacked(cnn(), conversion=CONVERSION))
     own = {name: array for name, array in cnn().state_dict().items() if name in private_biases(victim.view.model)}
     draw = torch.Generator().manual_seed(1)
     far = {name: array + torch.randn(array.shape, generator=draw) for name, array in own.items()}
-    views = [replace(victim.view, initial={**dict(cnn().state_dict()), **biases}) for biases in (own, far)]
+    received = {**victim.view.exchange.received, **far}
+    spoilt = replace(victim.view, exchange=replace(victim.view.exchange, received=received))
+    views = [replace(view, initial=dict(cnn().state_dict())) for view in (victim.view, spoilt)]
+    views.append(replace(victim.view, initial={**dict(cnn().state_dict()), **far}))
     views.append(replace(victim.view, initial=None))
-    right, wrong, without = (
+    right, sent, wrong, without = (
         mean_psnr([get_attack("feature_inversion").run(view, budget=Budget(iterations=60), generator=draw)], [victim])
         for view in views
     )
     assert right >= without - 0.5
+    assert sent > without - 0.5
     assert wrong > without - 0.5
 
 

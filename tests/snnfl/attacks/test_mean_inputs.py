@@ -11,7 +11,7 @@ import torch
 from spiking_victims import spiking, spiking_victim, trained
 from torch import Tensor, nn
 from torch.func import functional_call, grad
-from victims import Victim, digits
+from victims import Victim, digits, shown
 
 from snnfl.attacks import Budget, get_attack, native_matching, public_regression
 from snnfl.attacks.mean_inputs import CHOICE, mean_inputs, regressed, regresses
@@ -23,13 +23,6 @@ from snnfl.threat import PublicImages
 
 lenet5 = partial(spiking, "lenet5", threshold=0.3, surrogate_slope=10.0)
 LAYER = "fc3"
-
-
-def shown(victim: Victim, *, count: int = 600) -> Victim:
-    """Let the server have images of its own, none of them a victim's."""
-    pixels, classes, mean, std = digits(count, 600)
-    public = PublicImages(inputs=(pixels - mean) / std, labels=classes)
-    return replace(victim, view=replace(victim.view, public=public))
 
 
 @pytest.fixture(scope="module", autouse=True)
