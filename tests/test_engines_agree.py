@@ -41,6 +41,8 @@ OVERRIDES = [
     "data.augment=true",
     "strategy.fraction_train=0.7",
     "strategy.participation=0.9",
+    "data.training_images=240",
+    "data.test_images=100",
     "data.clients=3",
 ]
 

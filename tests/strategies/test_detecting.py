@@ -25,10 +25,13 @@ from strategies.update import Update
 
 ALL = f"detection.detectors=[{','.join(names())}]"
 SMALL = ["data.clients=6", "training.epochs=2", "conversion.steps=8", "run.rounds=2", "run.keep_checkpoints=1"]
+FEW = ["data.training_images=480", "data.test_images=100", "training.batch_size=32"]
+"""For all that doesn't depend on what is learned."""
+ENOUGH = ["data.training_images=0", "data.test_images=0"]
 
 
 def play(directory: Path, *overrides: str) -> tuple[Path, list[Row]]:
-    config = compose(None, [f"run.directory={directory}", *SMALL, "evaluation.clients=false", *overrides])
+    config = compose(None, [f"run.directory={directory}", *SMALL, *FEW, "evaluation.clients=false", *overrides])
     run_in_process(server_app(), client_app.app, run_config=flatten(config), clients=config.data.clients)
     path = directory / config.run.name
     return path, read_metrics(path)
@@ -67,7 +70,7 @@ def test_judging_and_measuring_change_no_bit(tmp_path: Path, spiking: bool) -> N
 
 
 def test_a_backdoor_works_and_is_recorded(tmp_path: Path) -> None:
-    setting = ["data.clients=5", "run.rounds=6", "training.batch_size=16", "training.learning_rate=0.05"]
+    setting = [*ENOUGH, "data.clients=5", "run.rounds=6", "training.batch_size=16", "training.learning_rate=0.05"]
     attack = ["poisoning.attack=badnets", "poisoning.first_round=2", "training.epochs=3"]
     _, clean = play(tmp_path, *setting, *attack, "poisoning.attackers=0", "run.name=clean")
     _, rows = play(tmp_path, *setting, *attack, "poisoning.attackers=2", "run.name=bad", ALL)
