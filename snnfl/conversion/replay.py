@@ -117,8 +117,9 @@ class CurrentStore:
         return self._used + count <= len(self._memory)
 
     def put(self, key: tuple[int, int], current: Tensor) -> None:
-        """Copy a dense current, if there is room."""
+        """Copy a current, if there is room."""
         if self.fits(current.numel()):
-            kept = self._memory.as_strided(current.shape, current.stride(), self._used)
+            dense = torch.empty_like(current, device="meta")  # one image's may be a part of what is kept of several
+            kept = self._memory.as_strided(dense.shape, dense.stride(), self._used)
             self._kept[key] = kept.copy_(current)
             self._used += current.numel()

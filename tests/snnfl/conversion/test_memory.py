@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from snnfl.conversion import ConversionConfig, convert, convert_state, fold, trace
 from snnfl.conversion.memory import plan_memory
+from snnfl.conversion.replay import CurrentStore
 from snnfl.spiking import Affine
 from snnfl.spiking.values import value_bytes
 
@@ -143,6 +144,28 @@ def test_the_readout_is_calibrated_without_convolutions_that_it_does_not_read(mo
     after = computed[computed.index("head") :]  # once on shapes alone, once as the ANN, once for the readout
     assert after[after.index("head", 1) :].count("head") == 2
     assert set(after[after.index("head", 1) :]) == {"head"}
+
+
+def test_currents_of_one_image_are_kept_where_no_others_are():
+    """They may be a part of what is kept of several images, and were left as far apart as there."""
+    several = torch.arange(60.0).view(4, 5, 3)
+    store = CurrentStore(several.nbytes, several)
+    for image in range(5):
+        store.put((image, 0), several[:, image : image + 1])
+    for image in range(5):
+        assert torch.equal(store.get((image, 0)), several[:, image : image + 1])
+    assert not store.fits(1)
+
+
+def test_a_block_of_one_image_is_calibrated_as_several():
+    model, images = WideFirst(), IMAGES[:8]
+    options = {"steps": 20, "calibration": "bias", "thresholds": "channel_mmse"}
+    little, much = (
+        convert(model, images, ConversionConfig(max_bytes=most, **options)).parameters
+        for most in (smallest(model, images, **options), 10**9)
+    )
+    for name, array in little.items():
+        torch.testing.assert_close(much[name], array, rtol=0, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("network", [networks.Plain, networks.Residual, networks.Joined, networks.Dense])
