@@ -46,6 +46,7 @@ ROUNDS = 5
 SMALL = [
     f"run.rounds={ROUNDS}",
     "data.clients=3",
+    "data.training_images=300",
     "data.partition=dirichlet",
     "training.epochs=1",
     "training.learning_rate=0.05",

@@ -15,7 +15,8 @@ from strategies.server_app import server_app
 
 STUDY = """
 name: cost
-options: {run.rounds: 3, run.directory: DIRECTORY, data.clients: 4, training.epochs: 4, training.batch_size: 32,
+options: {run.rounds: 3, run.directory: DIRECTORY, data.clients: 4, data.training_images: 480, training.epochs: 4,
+          training.batch_size: 32,
           conversion.steps: 32, conversion.calibration_images: 64}
 matrix:
   algorithm:

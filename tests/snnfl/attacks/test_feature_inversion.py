@@ -34,6 +34,8 @@ def few_examples():
     """Learn from as few as tell the difference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(public_regression, "MOST_EXAMPLES", 600)
+        patch.setattr(feature_inversion, "MOST_EXAMPLES", 600)
+        patch.setattr(feature_inversion, "LEAST_EXAMPLES", 600)
         yield
 
 
@@ -93,7 +95,7 @@ def test_the_biases_of_an_s_update_are_guessed_by_what_public_images_explain():
     """The others are far off: first those that were received, then the initial ones."""
     victim = shown(attacked(cnn(), conversion=CONVERSION))
     own = {name: array for name, array in cnn().state_dict().items() if name in private_biases(victim.view.model)}
-    draw = torch.Generator().manual_seed(1)
+    draw = torch.Generator().manual_seed(2)
     far = {name: array + torch.randn(array.shape, generator=draw) for name, array in own.items()}
     received = {**victim.view.exchange.received, **far}
     spoilt = replace(victim.view, exchange=replace(victim.view.exchange, received=received))

@@ -40,7 +40,7 @@ def settled(name: str) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics become those of the one batch that follows
     with torch.no_grad():
-        model(pictures(name, 8, seed=1))
+        model(pictures(name, 4, seed=1))
     return model.eval()
 
 
@@ -65,7 +65,7 @@ def their_trains(network: SpikingNetwork, images: Tensor) -> tuple[Tensor, dict[
 def test_every_spike_is_spikingjellys(name, options):
     model = settled(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    network = convert(model, pictures(name, 4, seed=2), ConversionConfig(steps=STEPS, **options))
+    network = convert(model, pictures(name, 2, seed=2), ConversionConfig(steps=STEPS, **options))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     images = pictures(name, 2, seed=3)
     recording = network.record(images)
