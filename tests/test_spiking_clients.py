@@ -31,7 +31,7 @@ CLIENTS = 6
 SMALL = [
     "strategy.spiking=false", "model.neuron=lif", "model.time_steps=4", "model.name=mlp", "run.rounds=2",
     f"data.clients={CLIENTS}", "data.training_images=240", "data.test_images=80", "training.epochs=1",
-    "training.batch_size=10", "training.optimizer=adam", "training.learning_rate=0.005",
+    "training.batch_size=20", "training.optimizer=adam", "training.learning_rate=0.005",
 ]  # fmt: skip
 """A run of a second or two."""
 
@@ -130,7 +130,13 @@ def sequences(own_registries: None) -> str:
 
 @pytest.mark.parametrize("encoding", ["direct", "poisson", "delta"])
 def test_recordings_with_time_steps_of_their_own(tmp_path: Path, sequences: str, encoding: str) -> None:
-    options = [sequences, "model.time_steps=null", f"model.encoding={encoding}", "data.clients=3"]
+    options = [
+        sequences,
+        "model.time_steps=null",
+        f"model.encoding={encoding}",
+        "data.clients=3",
+        "training.batch_size=10",
+    ]
     _, path = run(tmp_path, *options, "data.training_images=0", "data.test_images=0", "run.rounds=3")
     row = read_metrics(path)[-1]
     assert row["server_snn_accuracy"] > 0.8
@@ -172,7 +178,8 @@ def test_noise_on_leaks_and_thresholds_leaves_aggregates_in_their_range(
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    _, path = run(tmp_path, "run.rounds=6", "data.training_images=0", "data.clients=4", "training.epochs=2")
+    often = ["run.rounds=6", "data.training_images=0", "data.clients=4", "training.epochs=2", "training.batch_size=10"]
+    _, path = run(tmp_path, *often)
     assert read_metrics(path)[-1]["server_snn_accuracy"] > 0.7
 
 
