@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 
 from clients.arrays import to_record, to_tensors
 from clients.control import correction, renewed
+from clients.flower_internals import measured
 from clients.ground_truth_mod import ground_truth_mod
 from clients.masking_mod import advertised_keys, confirmed_survivors, masking_mod, shared_seeds, unmasking_shares
 from clients.node_policy import node_policy
@@ -35,7 +36,7 @@ from clients.solo_mod import solo_mod
 from clients.spiking_mod import spiking_mod
 from snnfl import protocol
 from snnfl.config import OWN, ConfigError, client_side
-from snnfl.data import batches, test_batches, training_batches
+from snnfl.data import batches, laid_out, test_batches, training_batches
 from snnfl.training import (
     Batch,
     Evaluation,
@@ -101,7 +102,7 @@ def train(message: Message, context: Context) -> Message:
     arrays = to_record(work.arrays)
     if protocol.CONTRASTIVE_MU in orders_of(message):
         keep_own_model(context, arrays)
-    content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(metrics)})
+    content = RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: measured(metrics)})
     if client_side(config).control_variates:
         content[protocol.CONTROL] = renewed(message, context, work, result.steps)
     return Message(content, reply_to=message)
@@ -226,4 +227,4 @@ def _evaluate(work: Workspace, data: ClientData, server_round: int) -> Evaluatio
 def _on(work: Workspace, pairs: Iterable[Batch]) -> Iterator[Batch]:
     """Move batches to the run's device, laid out as its model wants them."""
     device, layout = work.device, work.layout
-    return ((images.to(device, memory_format=layout), labels.to(device)) for images, labels in pairs)
+    return ((laid_out(images, layout, device), labels.to(device)) for images, labels in pairs)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MetricRecord
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,6 +17,7 @@ from snnfl import compatibility, npy
 
 require = partial(compatibility.require, "flwr", "clients/flower_internals.py")
 require(ArrayRecord(), "_data")
+require(MetricRecord(), "_data")
 require(Array(np.zeros(1, np.float32)), "dtype", "shape", "stype", "data", "_is_dirty")
 
 
@@ -24,6 +25,13 @@ def filled(arrays: Iterable[tuple[str, Array]]) -> ArrayRecord:
     """Return a record of arrays; item by item Flower's checks of each would take longer than to copy it."""
     record = ArrayRecord()
     record.__dict__["_data"].update(arrays)
+    return record
+
+
+def measured(metrics: Mapping[str, Any]) -> MetricRecord:
+    """Return a record of numbers likewise."""
+    record = MetricRecord()
+    record.__dict__["_data"].update(metrics)
     return record
 
 

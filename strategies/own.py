@@ -23,6 +23,7 @@ from snnfl.protocol import (
     TEMPERATURE,
 )
 from strategies.arrays import known, tensor_of
+from strategies.bounds import BLOCK
 from strategies.flower_internals import filled
 
 
@@ -56,13 +57,23 @@ def shares(contents: Sequence[RecordDict], key: str) -> list[float]:
 
 
 def weighted_sum(arrays: Sequence[Array], factors: Sequence[float]) -> NDArray[Any]:
-    """Add arrays up in their order, each times its factor, with one array for the products of all."""
-    total = np.asarray(tensor_of(arrays[0]).numpy() * factors[0])
-    product = np.empty_like(total)
-    for array, factor in zip(arrays[1:], factors[1:], strict=True):
-        values = tensor_of(array).numpy()
-        total += np.multiply(values, factor, out=product if values.dtype == product.dtype else None)
-    return total
+    """Add arrays up in their order, each times its factor, block by block."""
+    values = [tensor_of(array).numpy() for array in arrays]
+    plain = all(each.dtype == np.float32 and each.flags.c_contiguous for each in values)
+    if not plain or any(type(factor) not in (int, float) for factor in factors):  # one of NumPy's would widen the sum
+        total = np.asarray(values[0] * factors[0])
+        for each, factor in zip(values[1:], factors[1:], strict=True):
+            total += each * factor
+        return total
+    rows = [each.reshape(-1) for each in values]
+    average = np.empty(values[0].shape, np.float32)
+    row, product = average.reshape(-1), np.empty(min(BLOCK, average.size), np.float32)
+    for start in range(0, len(row), BLOCK):  # sum and product stay in the cache, and each array is read once
+        part = row[start : start + BLOCK]
+        np.multiply(rows[0][start : start + BLOCK], factors[0], out=part)
+        for each, factor in zip(rows[1:], factors[1:], strict=True):
+            part += np.multiply(each[start : start + BLOCK], factor, out=product[: len(part)])
+    return average
 
 
 class Moon(FedAvg):

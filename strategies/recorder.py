@@ -17,7 +17,7 @@ from snnfl.data import Dataset, test_batches
 from snnfl.metrics import Activity, measure_activity, warning_of
 from snnfl.models import SpikingModel, mute_potentials
 from snnfl.poisoning import attacks_in, triggered_test
-from snnfl.training import Batch, accuracies, accuracy, evaluate, learning_rate, load_arrays
+from snnfl.training import Batch, accuracies, accuracy, copy_arrays, evaluate, learning_rate
 from snnfl.training.evaluation import evaluation_mode
 from snnfl.workspace import EVALUATION, Workspace
 from strategies.arrays import tensors_of
@@ -183,7 +183,7 @@ class Recorder:
             return Accuracies()
         limit = work.test_images(server_round)
         if work.format.graph is None:
-            load_arrays(work.model, tensors_of(arrays))
+            copy_arrays(work.arrays, tensors_of(arrays))
             with work.drawing(EVALUATION):
                 own = evaluate(work.model, self._batches(dataset, size, limit)).accuracy
             return Accuracies(snn=own) if spikes_natively(work.config) else Accuracies(ann=own)

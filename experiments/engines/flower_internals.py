@@ -81,11 +81,17 @@ def own(message: Message) -> Message:
 
 def copied(content: RecordDict) -> RecordDict:
     """Copy a record dictionary down to immutable values: numbers, text, bytes."""
-    return _shell(content, {name: _copy_record(record) for name, record in content.items()})
+    return _shell(content, {name: _copy_record(record) for name, record in _data(content).items()})
 
 
 def _copy_record(record: AnyRecord) -> AnyRecord:
-    return _shell(record, {key: _copy_value(value) for key, value in record.items()})
+    return _shell(record, {key: _copy_value(value) for key, value in _data(record).items()})
+
+
+def _data(content: RecordDict | AnyRecord) -> dict[str, Any]:
+    """Return what a record holds, to be read alone: by its own items each would be looked up by calls of Python."""
+    found: dict[str, Any] = content.__dict__["_data"]
+    return found
 
 
 def _copy_value(value: Any) -> Any:

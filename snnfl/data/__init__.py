@@ -14,7 +14,7 @@ from snnfl.data import (  # importing them registers their sources
 )
 from snnfl.data.augmentation import augment
 from snnfl.data.dataset import DataKind, DataNotFoundError, Dataset
-from snnfl.data.loaders import batches, calibration_batch, epoch_orders, test_batches, training_batches
+from snnfl.data.loaders import batches, calibration_batch, epoch_orders, laid_out, test_batches, training_batches
 from snnfl.data.partitions import label_counts, partition
 from snnfl.data.published import fetch
 from snnfl.data.sources import check_source, data_root, load, names, register
@@ -34,6 +34,7 @@ __all__ = [
     "fetch",
     "folders",
     "label_counts",
+    "laid_out",
     "load",
     "names",
     "neuromorphic",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnfl.batching import batch_sizes
 from snnfl.config import TrainingConfig
+from snnfl.training.flattening import laid_out_gradients
 from snnfl.training.head import head_at_once
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
@@ -87,7 +88,7 @@ def train_locally(
     if not all(module.training for module in modules):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
-    with precise_batch_norm(modules), head_at_once(modules):
+    with precise_batch_norm(modules), head_at_once(modules), laid_out_gradients(modules):
         for epoch, batches in enumerate(epochs_of_batches, start=1):
             losses, sizes = [], []
             for inputs, labels in batches:

@@ -23,9 +23,10 @@ OTHERS = {
     "spiking_libraries",
     "deployment_load",
     "event_training",
+    "round_turns",
     *ATTACKS,
 }
-"""What benchmarks share, one that takes the whole machine for minutes, and one without bars: not of ``make bench``."""
+"""What benchmarks share, one that takes the whole machine for minutes, and those without bars: not of `make bench`."""
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - OTHERS)
 
 

@@ -22,7 +22,7 @@ from snnfl.conversion import fold
 from snnfl.protocol import train_metrics
 from snnfl.updates import Converted, ann_specs, scale_of
 from strategies import bases
-from strategies.bounds import LENIENCE, changes, farthest, limits
+from strategies.bounds import BLOCK, LENIENCE, changes, farthest, limits
 from strategies.guarded import Guarded
 from strategies.optimisers import ServerMomentum
 from strategies.population import Population
@@ -126,6 +126,21 @@ def test_a_magnitude_is_the_root_mean_square_of_the_change_or_of_the_values() ->
     assert found["norm.running_var"] == pytest.approx(rms(deviations), rel=1e-5)
     assert found["relu.threshold"] == 7
     assert changes({}, sent) == {}
+
+
+@pytest.mark.parametrize("name", ["w", "norm.running_var"])
+def test_a_large_array_has_the_magnitude_of_all_its_blocks(name: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sent = {name: torch.rand(5, BLOCK // 2 - 1, generator=draw)}
+    arrays = {name: sent[name] + torch.rand(sent[name].shape, generator=draw)}
+    arrays["other"] = torch.rand(BLOCK + 1, generator=draw)
+    found = changes(arrays, sent)
+    difference = arrays[name].sqrt() - sent[name].sqrt() if name != "w" else arrays[name] - sent[name]
+    assert found[name] == pytest.approx(rms(difference), rel=1e-5)
+    assert found["other"] == pytest.approx(rms(arrays["other"]), rel=1e-5)
+    assert list(found) == list(arrays)
+    arrays[name][-1, -1] = math.nan
+    assert math.isnan(changes(arrays, sent)[name])
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=9), st.floats(0, 1e3), st.floats(1, 1e3))

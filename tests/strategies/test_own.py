@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from flwr import serverapp
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnfl.rng import generator
+from strategies import own
 from strategies.arrays import with_tensors
 from strategies.own import FedAvg
 
@@ -42,6 +44,20 @@ def test_equals_flowers_average_to_the_bit(examples: list[int], known: bool) -> 
     expected, expected_metrics = serverapp.strategy.FedAvg().aggregate_train(1, replies(examples, known=known))
     assert sent(arrays) == sent(expected)
     assert metrics == expected_metrics
+
+
+def test_an_average_in_blocks_is_that_of_whole_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = replies([3, 1, 2], known=True)
+    expected = sent(serverapp.strategy.FedAvg().aggregate_train(1, updates)[0])
+    for block in (1, 7, 300):
+        monkeypatch.setattr(own, "BLOCK", block)
+        assert sent(FedAvg().aggregate_train(1, updates)[0]) == expected
+
+
+def test_factors_of_numpy_widen_a_sum_as_they_do_elsewhere() -> None:
+    arrays = [Array(np.full(3, value, np.float32)) for value in (1, 2)]
+    found = own.weighted_sum(arrays, [np.float64(0.1), np.float64(0.2)])
+    assert found.dtype == np.float64
 
 
 def test_updates_of_another_type_are_averaged_as_flower_does() -> None:

@@ -183,3 +183,15 @@ def test_how_many_are_normalised_at_once_changes_nothing(monkeypatch, numbers):
     expected = epoch()
     monkeypatch.setattr(data.loaders, "NUMBERS_AT_ONCE", numbers)
     assert epoch() == expected
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_images_are_laid_out_as_pytorch_does(channels, layout):
+    images = torch.randn(6, channels, 5, 7)
+    found = data.laid_out(images, layout, torch.device("cpu"))
+    expected = images.to(memory_format=layout)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+    part = images[:, :, 1:]
+    assert torch.equal(data.laid_out(part, layout, torch.device("cpu")), part)

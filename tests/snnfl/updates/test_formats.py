@@ -186,3 +186,16 @@ def test_what_is_wrong_with_an_array_is_said(array: torch.Tensor, words: str) ->
     mistake = ArraySpec(shape=(2,), values="non-negative").mistake(array)
     assert mistake is not None
     assert words in mistake
+
+
+@pytest.mark.parametrize("value", [1e12, -1e12, 1e10, 1e-40, 0.0])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_large_but_admissible_values_pass(value: float, size: int) -> None:
+    assert ArraySpec(shape=(size,)).mistake(torch.full((size,), value)) is None
+
+
+@pytest.mark.parametrize("value", [1.1e12, -1.1e12, 3e38, float("nan"), float("inf"), float("-inf")])
+def test_a_single_value_beyond_the_bound_is_found(value: float) -> None:
+    array = torch.zeros(1000)
+    array[-1] = value
+    assert "NaN, infinity or a value beyond" in str(ArraySpec(shape=(1000,)).mistake(array))
