@@ -35,7 +35,7 @@ class ArraySpec:
         if tuple(array.shape) != self.shape or array.dtype != self.dtype:
             found, expected = (str(dtype).removeprefix("torch.") for dtype in (array.dtype, self.dtype))
             return f"expected {expected}{list(self.shape)}, found {found}{list(array.shape)}"
-        if self.values == "finite" and _is_small(array):
+        if self.values == "finite" and array.is_floating_point() and _is_small(array):
             return None
         smallest, largest = (bound.item() for bound in array.aminmax()) if array.numel() else (1.0, 1.0)
         if not (smallest >= -MAXIMUM_VALUE and largest <= MAXIMUM_VALUE):  # either is NaN if any value is
