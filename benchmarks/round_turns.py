@@ -95,9 +95,9 @@ def compare(model: str, cohort: int, rounds: int) -> None:
         for count in range(-3, rounds):  # the first ones pay for what happens once
             names = list(turns)
             for name in names[count % len(names) :] + names[: count % len(names)]:
-                seconds = turns[name].round()
+                last = turns[name].round()
                 if count >= 0:
-                    taken[name].append(seconds)
+                    taken[name].append(last)
     for name, seconds in taken.items():
         output.write(f"{model}, {cohort} clients, {name}: {1000 * statistics.median(seconds):.1f} CPU ms a round\n")
     ours = taken.pop("in process")

@@ -88,7 +88,9 @@ def _length(name: str, array: Tensor, sent: Tensor | None) -> float:
 
     The squares of a block are added up in float32, the blocks in Python's double precision.
     """
-    parts = array.flatten().split(BLOCK)
-    before = [None] * len(parts) if sent is None else sent.flatten().split(BLOCK)
+    parts = torch.split(array.flatten(), BLOCK)
+    before: Sequence[Tensor | None] = [None] * len(parts)
+    if sent is not None:
+        before = torch.split(sent.flatten(), BLOCK)
     blocks = (_difference(name, part, then) for part, then in zip(parts, before, strict=True))
     return math.sqrt(sum(block.dot(block).item() for block in blocks))

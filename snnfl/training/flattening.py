@@ -29,7 +29,7 @@ class _Flatten(nn.Flatten):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.requires_grad and input.is_cpu and input.numel() >= LARGE and _lies_channels_last(input):
-            input.register_hook(_channels_last)
+            input.register_hook(_channels_last)  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
         return super().forward(input)
 
 
