@@ -6,23 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flwr_local import BINARIES
 from followed import DOCS, IN_PYTHON, blocks, check, follow
-from typed import typed
 
 ROOT = DOCS.parent
 IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-clients.md", DOCS / "spiking-networks.md"]
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of forked commands."""
-    with typed(tmp_path_factory.mktemp("typed") / "bin", BINARIES) as commands:
-        yield commands
 
 
 @pytest.fixture
