@@ -82,6 +82,7 @@ def typed(folder: Path, binaries: Path, environment: Mapping[str, str] = os.envi
         pipe: Any = {"stdin": subprocess.DEVNULL, "pass_fds": [listening.fileno()], "start_new_session": True}
         server = subprocess.Popen([python, "-c", code], env=alone, **pipe)
         try:
+            subprocess.run([folder / "python", "-c", ""], check=True)  # Ray gives its own half a minute to start
             yield folder
         finally:
             server.kill()
@@ -102,6 +103,9 @@ def main(listening: int, folder: str, binaries: str) -> None:
     warm_up()
     np.random.seed()
     assert matplotlib.pyplot
+    assert "ray" not in sys.modules, (
+        "it reads its environment when it is imported, and each of its processes has another"
+    )
     gc.freeze()  # as long as nobody writes to it, all share it
     pid, arguments, place, environment, files = accepted(socket.socket(fileno=listening))
     for number, file in enumerate(files):
@@ -195,17 +199,22 @@ def accepted(listening: socket.socket) -> tuple[int, list[str], str, dict[str, s
         if os.fork():
             connection.close()
             continue
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        reading, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
         length, files, _, _ = socket.recv_fds(connection, 4, 3)
         with connection.makefile("rb") as stream:
             said = stream.read(int.from_bytes(length))
         if not (pid := os.fork()):
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return *json.loads(said), files
         for file in files:
             os.close(file)
-        connection.sendall(b"%8d" % pid)
-        ended = os.pidfd_open(pid)
-        if ended not in select.select([connection, ended], [], [])[0]:
+        with suppress(BrokenPipeError):
+            connection.sendall(b"%8d" % pid)
+        if reading not in select.select([connection, reading], [], [])[0]:
             os.kill(pid, signal.SIGKILL)  # who has typed it has been killed
         _, status = os.waitpid(pid, 0)
         with suppress(BrokenPipeError):
