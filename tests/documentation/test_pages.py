@@ -34,12 +34,14 @@ def test_what_a_page_tells_to_type_works(page: Path, checkout: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", IN_PYTHON, ids=lambda page: page.stem)
-def test_the_examples_of_a_page_run_in_one_session(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run_in_one_session(page: Path, tmp_path: Path, forked: Path) -> None:
+    """That of conversion starts alone."""
     found = list(blocks(page))
     assert {language for language, _, _ in found} == {"python"}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     session = "".join(code for _, _, code in found)
-    command = [sys.executable, "-W", "error::UserWarning:__main__", "-c", session]
+    python = forked / "python" if page.stem == "python" else sys.executable
+    command = [python, "-W", "error::UserWarning:__main__", "-c", session]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= session.count("\nprint(")
