@@ -140,7 +140,7 @@ def _told(views: Sequence[ServerView], layer: FirstLinear, generator: torch.Gene
         own = torch.Generator().manual_seed(seed)  # whatever is drawn for others
         for index, misfit in zip(group, _misfits(layer, [flat[index] for index in group], own), strict=True):
             misfits[index] = misfit
-    of_each = torch.tensor(misfits).split([len(of) for of in guessed])
+    of_each = torch.split(torch.tensor(misfits), [len(of) for of in guessed])
     return [of[int(own.argmin())] for of, own in zip(guessed, of_each, strict=True)]
 
 
@@ -233,7 +233,7 @@ def _said(layer: FirstLinear, some: Sequence[Told], public: Tensor, generator: t
     """Return what public images say of updates of equal arrays; images of each, ``[updates, B, *input_shape]``."""
     features, problem = torch.cat([each.features for each in some]), some[0].problem
     likely = expected(public, lambda samples, _: layer.unit(problem, samples), features, generator, most)
-    return replace(likely, samples=likely.samples.unflatten(0, (len(some), problem.count)))
+    return replace(likely, samples=likely.samples.view(len(some), problem.count, *problem.input_shape))
 
 
 def _descent(

@@ -88,7 +88,9 @@ def as_running(model: nn.Module, input_shape: Sequence[int], count: int) -> Call
 
     def arrays(statistics: Tensor) -> Arrays:
         found: Arrays = {}
-        for (name, share), (mean, variance) in zip(shares.items(), statistics.split(channels, dim=1), strict=True):
+        for (name, share), (mean, variance) in zip(
+            shares.items(), torch.split(statistics, channels, dim=1), strict=True
+        ):
             found |= dict(zip((f"{name}.{field}" for field in FIELDS), (mean, share * variance), strict=True))
         return found
 
