@@ -91,7 +91,7 @@ def as_running(model: nn.Module, input_shape: Sequence[int], count: int) -> Call
         for (name, share), (mean, variance) in zip(
             shares.items(), torch.split(statistics, channels, dim=1), strict=True
         ):
-            found |= dict(zip((f"{name}.{field}" for field in FIELDS), (mean, share * variance), strict=True))
+            found |= {f"{name}.{FIELDS[0]}": mean, f"{name}.{FIELDS[1]}": share * variance}
         return found
 
     return arrays
