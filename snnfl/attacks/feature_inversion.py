@@ -46,7 +46,10 @@ FEW = 1000
 """Public images by which a guess of biases is judged."""
 
 LEAST_EXAMPLES = 2000
-"""Of a regression, where each of many clients needs its own."""
+"""Of a regression, where clients, or what is rehearsed, need several."""
+
+NEARER = 0.5
+"""Share of the likeliest guess's misfit, relative to that of public images, below which another guess is taken."""
 
 SPREAD = 0.1
 """Of the starts of a batch's images, some of which may be told alike."""
@@ -106,24 +109,37 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     layer = first_linear_of(views[0])
     seed = int(torch.randint(2**31, (1,), generator=generator))
     victims = _told(views, layer, generator, seed)
-    problems = [victim.problem for victim in victims]
-    choice = choose(problems, Matching(), budget, generator, partial(_descent, layer))
-    found = smooth = _prepared(layer, victims, [choice] * len(victims), budget, generator).run()
-    if _learns(layer, problems[0]):
-        own = torch.Generator().manual_seed(seed)  # whatever was drawn before
-        found = _regressed(layer, victims, choice, budget, own) or smooth
-    return [
-        replace(item, explained=first.explained, choice=", ".join(filter(None, [item.choice, victim.note])))
-        for item, first, victim in zip(found, smooth, victims, strict=True)
-    ]
+    usual = _usual(victims)
+    choice = choose(usual, Matching(), budget, generator, partial(_descent, layer))
+    smooth = _prepared(layer, victims, [choice] * len(victims), budget, generator).run()
+    likely = _regressed(layer, victims, usual, choice, budget, seed) if _learns(layer, usual[0]) else None
+    found = list[Reconstruction]()
+    for victim, one, other in zip(victims, smooth, likely or smooth, strict=True):
+        # A batch's statistics are what a client says, so images that they lead to have to fit in without them, too.
+        fits = layer.running is None or _distance(layer, victim, other) <= _distance(layer, victim, one)
+        taken = replace(other, explained=one.explained) if fits else one
+        found.append(replace(taken, choice=", ".join(filter(None, [taken.choice, victim.note]))))
+    return found
+
+
+def _usual(victims: Sequence[Told]) -> list[Problem]:
+    """Return problems that may be rehearsed: nobody who sends biases that no image fits decides for others."""
+    least = min(victim.misfit for victim in victims)
+    return [victim.problem for victim in victims if NEARER * victim.misfit <= least]
+
+
+def _distance(layer: FirstLinear, victim: Told, found: Reconstruction) -> float:
+    """Return how far features of a reconstruction, as the client makes them, are from those told."""
+    own = layer.made(victim.problem.arrays, found.images).flatten(1)
+    return float((1 - torch.cosine_similarity(own, victim.features, dim=1, eps=1e-12)).mean().nan_to_num(torch.inf))
 
 
 def _told(views: Sequence[ServerView], layer: FirstLinear, generator: torch.Generator, seed: int) -> list[Told]:
     """Read off updates what they tell, with guesses of the biases that the server hasn't.
 
     Of an S-update these are the common initial weights', which are right in a first round, or those that were received,
-    which are a calibration away: those by which features of the image that public ones expect are nearer to the told
-    ones; without public images the likeliest.
+    which are a calibration away. Another guess than the likeliest is taken where features of the images that public
+    ones expect are twice as near to those told, relative to what they are of public images.
     """
     guessed = list[list[Told]]()
     for view in views:
@@ -132,50 +148,61 @@ def _told(views: Sequence[ServerView], layer: FirstLinear, generator: torch.Gene
         )
         told = replace(layer.told(first, infer_labels(view, first, generator), generator), note=note)
         guessed.append([told, *(replace(told, problem=problem, note=note) for note, problem in further)])
-    if all(len(of) == 1 for of in guessed) or not _learns(layer, guessed[0][0].problem):
+    if not views[0].format.hides_biases or not _learns(layer, guessed[0][0].problem):
         return [of[0] for of in guessed]
     flat = [told for of in guessed for told in of]
-    misfits = [0.0] * len(flat)
     for group in of_equal_arrays([told.problem for told in flat]):
-        own = torch.Generator().manual_seed(seed)  # whatever is drawn for others
-        for index, misfit in zip(group, _misfits(layer, [flat[index] for index in group], own), strict=True):
-            misfits[index] = misfit
-    of_each = torch.split(torch.tensor(misfits), [len(of) for of in guessed])
-    return [of[int(own.argmin())] for of, own in zip(guessed, of_each, strict=True)]
+        misfits = _misfits(layer, [flat[index] for index in group], torch.Generator().manual_seed(seed))
+        for index, misfit in zip(group, misfits, strict=True):
+            flat[index] = replace(flat[index], misfit=misfit)
+    found, left = list[Told](), iter(flat)
+    for view, of in zip(views, guessed, strict=True):
+        likeliest, *further_guesses = [next(left) for _ in of]
+        other = min(further_guesses, key=lambda told: told.misfit, default=likeliest)
+        if other.misfit < NEARER * likeliest.misfit:
+            found.append(replace(other, labels=infer_labels(view, other.problem, generator)))
+        else:
+            found.append(likeliest)
+    return found
 
 
 def _biases(view: ServerView) -> dict[str, Arrays | None]:
     """Return guesses of the biases that the server hasn't, by what reports say of them; the likeliest one first."""
     if not view.format.hides_biases:
         return {"": None if view.knowledge.biases else biases.zero(view)}
-    found: dict[str, Arrays | None] = {"received biases": biases.inferred(view)}
-    if view.earlier:
-        found = {"received biases of all rounds": biases.over_rounds(view), **found}
+    received: dict[str, Arrays | None] = {"received biases": biases.inferred(view)}
     if view.initial is None:
-        return found
+        return received
     first = {"initial biases": biases.initial(view)}
-    return {**first, **found} if view.exchange.server_round == 1 else {**found, **first}
+    return {**first, **received} if view.exchange.server_round == 1 else {**received, **first}
 
 
 def _learns(layer: FirstLinear, problem: Problem) -> bool:
     """Tell whether there are public images whose features can be compared with those that updates tell."""
     enough = problem.public is not None and len(problem.public.inputs) >= LEAST
-    return enough and layer.apart and math.prod(problem.input_shape) <= MOST_PIXELS
+    return enough and layer.each is not None and math.prod(problem.input_shape) <= MOST_PIXELS
 
 
 def _misfits(layer: FirstLinear, victims: Sequence[Told], generator: torch.Generator) -> list[float]:
-    """Return how far features of images that public ones expect are from those that updates of equal arrays tell."""
+    """Return how far features of images that public ones expect are from those that updates of equal arrays tell.
+
+    Relative to how far they are of public images that weren't learned from: what makes a network's features of all
+    images alike, as large biases do, is no sign of being right.
+    """
     problem = victims[0].problem
     if problem.public is None:
         return [0.0] * len(victims)
-    told, public = torch.cat([victim.features for victim in victims]), problem.public.inputs[:FEW]
-    said = expected_alone(public, lambda some, _: layer.unit(problem, some), told, generator, FEW)
+    public = problem.public.inputs[:FEW]
+    known, unknown = public[: -len(public) // 4], public[-len(public) // 4 :]
+    told = torch.cat([layer.unit(problem, unknown), *(victim.features for victim in victims)])
+    said = expected_alone(known, lambda some, _: layer.unit(problem, some), told, generator, FEW)
     distances = 1 - (layer.unit(problem, said) * told).sum(1)
-    return [float(mean) for mean in distances.view(len(victims), -1).mean(1)]
+    usual, own = torch.split(distances, [len(unknown), len(told) - len(unknown)])
+    return [float(mean / usual.median().clamp_min(1e-12)) for mean in own.view(len(victims), -1).mean(1)]
 
 
 def _regressed(
-    layer: FirstLinear, victims: Sequence[Told], smooth: Choice, budget: Budget, generator: torch.Generator
+    layer: FirstLinear, victims: Sequence[Told], usual: Sequence[Problem], smooth: Choice, budget: Budget, seed: int
 ) -> list[Reconstruction] | None:
     """Find images that are likely by public ones; ``None`` where smooth ones are nearer to what is rehearsed.
 
@@ -184,12 +211,13 @@ def _regressed(
     Args:
         layer: Whose inputs updates tell.
         victims: Of one layout.
+        usual: Problems that are rehearsed.
         smooth: Of images with little total variation.
         budget: Of each descent, rehearsed or not.
-        generator: Draws rehearsals and examples.
+        seed: Of rehearsals, examples and starts.
     """
-    first = victims[0].problem
-    rehearsed = rehearsals([victim.problem for victim in victims], generator)
+    generator, first = torch.Generator().manual_seed(seed), victims[0].problem
+    rehearsed = rehearsals(usual, generator)
     if not rehearsed or first.public is None:
         return None
     free = others(first.public.inputs, [each.images for each in rehearsed])
@@ -198,10 +226,14 @@ def _regressed(
     trials = [layer.told(each.problem, each.labels, generator) for each in rehearsed]
     everyone, public = [*trials, *victims], first.public.inputs[free]
     groups = of_equal_arrays([each.problem for each in everyone])
-    most = max(LEAST_EXAMPLES, MOST_EXAMPLES // len(groups))
+    most, state = max(LEAST_EXAMPLES, MOST_EXAMPLES // len(groups)), generator.get_state()
+
+    def same() -> torch.Generator:
+        """Draw the same for everyone, whoever is attacked beside it."""
+        return torch.Generator().set_state(state)
 
     def said_of(group: Sequence[int]) -> Expected:
-        return _said(layer, [everyone[index] for index in group], public, generator, most)
+        return _said(layer, [everyone[index] for index in group], public, same(), most)
 
     kept = {number: said_of(group) for number, group in enumerate(groups) if group[0] < len(trials)}
 
@@ -212,7 +244,7 @@ def _regressed(
                 of_group = kept.get(number) or said_of(group)
                 near = Near(replace(of_group, samples=of_group.samples[own]), weight)
                 some = [everyone[group[at]] for at in own]
-                items = _prepared(layer, some, [STEP] * len(some), budget, generator, near).run()
+                items = _prepared(layer, some, [STEP] * len(some), budget, same(), near).run()
                 found |= zip((group[at] for at in own), items, strict=True)
         return [found[index] for index in wanted]
 
@@ -221,7 +253,8 @@ def _regressed(
 
     unseen = replace(budget, points=1, watch=None)
     once = replace(unseen, restarts=1)
-    values = {weight: psnr(descend(range(len(trials)), once, weight)) for weight in UNLIKELY}
+    tried = {weight: descend(range(len(trials)), once, weight) for weight in UNLIKELY}
+    values = {weight: psnr(items) for weight, items in tried.items()}
     best = max(values, key=values.__getitem__)
     if values[best] <= psnr(_prepared(layer, trials, [smooth] * len(trials), unseen, generator).run()):
         return None
@@ -271,8 +304,10 @@ def _prepared(
         if first.count > 1:
             start = said + SPREAD * torch.randn(shape[1:], generator=generator).to(said)
 
+    made = layer.made if near is None or layer.each is None else layer.each
+
     def objective(found: Arrays, fixed: Arrays, wanted: Tensor, weight: Tensor, likely: Tensor) -> Tensor:
-        own = layer.made(fixed, found[IMAGES]).flatten(1)
+        own = made(fixed, found[IMAGES]).flatten(1)
         distance = (1 - torch.cosine_similarity(own, wanted, dim=1, eps=1e-12)).mean()
         distance = distance.nan_to_num(1.0)  # of arrays that a client sent: nothing fits, and others' attacks go on
         if near is None:

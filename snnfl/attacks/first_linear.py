@@ -29,12 +29,14 @@ class Told:
         labels: Of its images.
         features: Inputs of the first linear layer, rows of length 1, ``[B, in]``.
         note: What of the problem is a guess; empty if nothing is.
+        misfit: How far features of the images that public ones expect are from those told, where that was asked.
     """
 
     problem: Problem
     labels: Tensor
     features: Tensor
     note: str = ""
+    misfit: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,27 +48,28 @@ class FirstLinear:
 
     Attributes:
         name: Of the layer.
-        made: Makes its inputs, ``[N, in]``, of a problem's arrays and images.
-        running: Makes running statistics of a batch's own; ``None`` where images don't depend on each other, or
-            nothing tells by what.
-        apart: Whether images are features of their own, so that others' can be compared with them.
+        made: Makes its inputs, ``[N, in]``, of a problem's arrays and a batch as the client did.
+        each: The same where each image is by itself, so that others' can be compared with it; ``None`` where images
+            depend on each other, and nothing tells how.
+        running: Makes for that running statistics of a batch's own; ``None`` where images don't depend on each other.
     """
 
     name: str
     made: Network
+    each: Network | None
     running: Callable[[Tensor], Arrays] | None
-    apart: bool
 
     def laid_out(self, view: ServerView, problem: Problem) -> Problem:
         """Add to a problem what the update tells of its batch's statistics."""
         return problem if self.running is None else self._normalised(with_statistics(view, problem))
 
     def told(self, problem: Problem, labels: Tensor, generator: torch.Generator) -> Told:
-        """Read off an update what it tells of its images."""
+        """Read off a client's update, or a rehearsed one, what it tells of its images."""
         problem = self._normalised(problem)
         return Told(problem, labels, _features(problem, self.name, generator))
 
     def _normalised(self, problem: Problem) -> Problem:
+        """Let the arrays have the statistics that are seen, which those of a rehearsal are others than the victim's."""
         if self.running is None:
             return problem
         return replace(problem, arrays={**problem.arrays, **self.running(problem.seen)})
@@ -78,10 +81,11 @@ class FirstLinear:
             problem: With the arrays.
             samples: Normalised, ``[N, *input_shape]``.
         """
+        each = self.each or self.made
         if problem.count == 1:  # that may be normalised by itself
-            own = vmap(lambda sample: self.made(problem.arrays, sample[None])[0])(samples)
+            own = vmap(lambda sample: each(problem.arrays, sample[None])[0])(samples)
         else:
-            own = self.made(problem.arrays, samples)
+            own = each(problem.arrays, samples)
         return functional.normalize(own.flatten(1).nan_to_num(0.0, 0.0, 0.0), dim=1, eps=1e-30)
 
 
@@ -92,13 +96,15 @@ def first_linear_of(view: ServerView) -> FirstLinear:
         AttackError: If there is none.
     """
     name, _, _ = first_linear(view.model)
-    known, running = view.knowledge, None
+    known = view.knowledge
     mode = known.norm_mode or "train"
-    mixed = normalised_layers(view.model) and mode == "train" and known.images != 1
-    if mixed and known.images and lacks_statistics(view) is None and {"update_statistics", "individual"} <= known.facts:
+    made = inputs_of(view.model, name, mode)
+    if not normalised_layers(view.model) or mode == "eval" or known.images == 1:
+        return FirstLinear(name, made, each=made, running=None)
+    running = None
+    if known.images and known.rounds == 1 and "individual" in known.facts and lacks_statistics(view) is None:
         running = as_running(view.model, view.input_shape, known.images)
-    made = inputs_of(view.model, name, mode if running is None else "eval")
-    return FirstLinear(name, made, running, apart=not mixed or running is not None)
+    return FirstLinear(name, made, None if running is None else inputs_of(view.model, name, "eval"), running)
 
 
 def first_linear(model: nn.Module) -> tuple[str, nn.Linear, nn.Module | None]:

@@ -45,7 +45,7 @@ def batch_statistics_of(model: nn.Module) -> Network:
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.cat([found[module] for module in norms.values()], dim=1)
+        return torch.cat([found[module] for module in norms.values() if module in found], dim=1)
 
     return statistics
 
@@ -62,35 +62,36 @@ def as_running(model: nn.Module, input_shape: Sequence[int], count: int) -> Call
     A batch is normalised by its variances with the divisor ``n``, and moves running ones by those with ``n - 1``.
 
     Args:
-        model: On the meta device: it is called once, on one image that nobody computes.
+        model: On the meta device: it is called once, on a batch of two that nobody computes.
         input_shape: Of one image.
         count: Images in the batch.
 
     Returns:
         A function of a batch's statistics, as :func:`batch_statistics_of` has them; ``None`` of a model that doesn't
-        run there.
+        run there, or doesn't call each normalisation once.
     """
-    template, numbers = copy.deepcopy(model).to("meta").eval(), dict[nn.Module, int]()
+    template, numbers = copy.deepcopy(model).to("meta").eval(), dict[nn.Module, list[int]]()
 
     def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        numbers[module] = count * arguments[0].numel() // arguments[0].shape[1]
+        numbers.setdefault(module, []).append(arguments[0].numel() // arguments[0].shape[1] * count // 2)
 
     norms = _norms(template)
     for module in norms.values():
         module.register_forward_pre_hook(note)
     try:
         with torch.no_grad():
-            template(torch.zeros(1, *input_shape, device="meta"))
-        shares = {name: 1 - 1 / numbers[module] for name, module in norms.items()}
+            template(torch.zeros(2, *input_shape, device="meta"))
     except Exception:  # of somebody else's code, on a device that it may not know
         return None
+    if any(len(numbers.get(module, [])) != 1 for module in norms.values()):
+        return None
+    shares = {name: 1 - 1 / numbers[module][0] for name, module in norms.items()}
     channels = [module.num_features for module in norms.values()]
 
     def arrays(statistics: Tensor) -> Arrays:
         found: Arrays = {}
-        for (name, share), (mean, variance) in zip(
-            shares.items(), torch.split(statistics, channels, dim=1), strict=True
-        ):
+        parts = torch.split(statistics, channels, dim=1)
+        for (name, share), (mean, variance) in zip(shares.items(), parts, strict=True):
             found |= {f"{name}.{FIELDS[0]}": mean, f"{name}.{FIELDS[1]}": share * variance}
         return found
 
@@ -108,6 +109,13 @@ def lacks_statistics(view: ServerView) -> str | None:
         return "the model has no batch normalisation"
     if view.knowledge.norm_mode == "eval":
         return "the client's batch normalisation ran in eval mode, which moves no running statistics"
+    names, exchange = view.format.statistic_names, view.exchange
+    for name, module in _norms(view.model).items():
+        if not module.momentum:
+            return f"{name!r} has momentum={module.momentum}, by which running statistics tell no batch's"
+        for field in (f"{name}.{field}" for field in FIELDS):
+            if field not in exchange.sent or names.get(field) not in exchange.received:
+                return f"the exchange holds no {field!r}"
     return None
 
 
@@ -126,7 +134,7 @@ def observed_statistics(view: ServerView, steps: int) -> Tensor:
     """
     sent, received, names, columns = view.exchange.sent, view.exchange.received, view.format.statistic_names, []
     for name, module in _norms(view.model).items():
-        kept = (1 - (module.momentum or 0.1)) ** steps
+        kept = (1 - (module.momentum or 0.0)) ** steps
         before = torch.stack([sent[f"{name}.{field}"] for field in FIELDS])
         after = torch.stack([received[names[f"{name}.{field}"]] for field in FIELDS])
         columns.append((after - kept * before) / (1 - kept))
