@@ -51,6 +51,9 @@ LEAST_EXAMPLES = 2000
 NEARER = 0.5
 """Share of the likeliest guess's misfit, relative to that of public images, below which another guess is taken."""
 
+OTHERS = 32
+"""Batches of public images that a batch's features are compared with."""
+
 SPREAD = 0.1
 """Of the starts of a batch's images, some of which may be told alike."""
 
@@ -115,9 +118,7 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     likely = _regressed(layer, victims, usual, choice, budget, seed) if _learns(layer, usual[0]) else None
     found = list[Reconstruction]()
     for victim, one, other in zip(victims, smooth, likely or smooth, strict=True):
-        # A batch's statistics are what a client says, so images that they lead to have to fit in without them, too.
-        fits = layer.running is None or _distance(layer, victim, other) <= _distance(layer, victim, one)
-        taken = replace(other, explained=one.explained) if fits else one
+        taken = replace(other, explained=one.explained) if layer.running is None or _fits(layer, victim, other) else one
         found.append(replace(taken, choice=", ".join(filter(None, [taken.choice, victim.note]))))
     return found
 
@@ -128,10 +129,23 @@ def _usual(victims: Sequence[Told]) -> list[Problem]:
     return [victim.problem for victim in victims if NEARER * victim.misfit <= least]
 
 
-def _distance(layer: FirstLinear, victim: Told, found: Reconstruction) -> float:
-    """Return how far features of a reconstruction, as the client makes them, are from those told."""
-    own = layer.made(victim.problem.arrays, found.images).flatten(1)
-    return float((1 - torch.cosine_similarity(own, victim.features, dim=1, eps=1e-12)).mean().nan_to_num(torch.inf))
+def _fits(layer: FirstLinear, victim: Told, found: Reconstruction) -> bool:
+    """Tell whether images, to which a batch's statistics led, have the features that were told without these, too.
+
+    The statistics are what a client says. Of any others they lead to images whose features are as far from those told
+    as public images' are; of its own to a small part of that.
+    """
+    problem = victim.problem
+
+    def distance(images: Tensor) -> float:
+        own = layer.made(problem.arrays, images).flatten(1)
+        return float((1 - torch.cosine_similarity(own, victim.features, dim=1, eps=1e-12)).mean().nan_to_num(torch.inf))
+
+    if problem.public is None:
+        return False
+    others = torch.split(problem.public.inputs[: OTHERS * problem.count], problem.count)
+    usual = [distance(images) for images in others if len(images) == problem.count]
+    return distance(found.images) < sum(usual) / max(1, len(usual)) / 2
 
 
 def _told(views: Sequence[ServerView], layer: FirstLinear, generator: torch.Generator, seed: int) -> list[Told]:
