@@ -53,9 +53,10 @@ WEIGHTS = "final_ann.safetensors"
 """Written last by a run."""
 
 BY_BIASES = ("reconverted_initial", "reconverted_as_is", "reconverted_zero", "reconverted_joint")
-ON_TWINS = ("inverting_gradients", "inverting_statistics")
 WITHOUT_NORM = ("inverting_gradients", "feature_inversion")
 """Of networks without batch normalisation: the one on plain twins, the other on S-updates, too."""
+
+WITH_NORM = ("reconverted_statistics", "reconverted_initial", *WITHOUT_NORM, "inverting_statistics")
 
 NORM = ("model.batch_norm=true",)
 CONVNET = ("model.name=convnet", *NORM)
@@ -102,18 +103,18 @@ TABLES: Mapping[str, Table] = {
     "lenet_trained": Table(title="LeNet-5, trained", attacks=(*BY_BIASES, *WITHOUT_NORM), trained=True),
     "lenet_rounds": Table(
         title="LeNet-5, the same clients for the third time",
-        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", "inverting_gradients"),
+        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", *WITHOUT_NORM),
         overrides=SAME_CLIENTS,
         server_round=3,
     ),
     "lenet_bn": Table(
         title="LeNet-5 with batch normalisation, untrained",
-        attacks=("reconverted_statistics", "reconverted_initial", *ON_TWINS),
+        attacks=WITH_NORM,
         overrides=NORM,
     ),
     "lenet_bn_trained": Table(
         title="LeNet-5 with batch normalisation, trained",
-        attacks=("reconverted_statistics", "reconverted_initial", *ON_TWINS),
+        attacks=WITH_NORM,
         overrides=NORM,
         trained=True,
     ),
@@ -135,13 +136,13 @@ TABLES: Mapping[str, Table] = {
     ),
     "convnet": Table(
         title="ConvNet with batch normalisation, untrained: 100 iterations",
-        attacks=("reconverted_statistics", "reconverted_initial", "inverting_statistics"),
+        attacks=("reconverted_statistics", "reconverted_initial", "feature_inversion", "inverting_statistics"),
         overrides=(*CONVNET, *FOUR_CLIENTS),
         iterations=100,
     ),
     "convnet_rounds": Table(
         title="ConvNet with batch normalisation, the same clients for the third time: 100 iterations",
-        attacks=("reconverted_rounds", "reconverted_statistics", "inverting_statistics"),
+        attacks=("reconverted_rounds", "reconverted_statistics", "feature_inversion", "inverting_statistics"),
         overrides=(*CONVNET, *SAME_FOUR),
         server_round=3,
         iterations=100,

@@ -72,11 +72,12 @@ def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False, t
         crafted: Whether the server sent crafted weights.
         twins: Whether an S-run's clients have plain twins.
     """
-    of_run = [name for name in attacks if name in applicable(kind)] if attacks else applicable(kind, crafted=crafted)
+    on_run = applicable(kind, crafted=crafted)
+    of_run = [name for name in attacks if name in on_run] if attacks else on_run
     on_twins: Sequence[str] = ()
     on_updates = [name for name in attacks if name not in FEDERATED_ATTACKS]
     if kind == "converted" and twins and (on_updates or not attacks):
-        plain = [name for name in attacks if name in applicable("plain")]
+        plain = [name for name in attacks if name in applicable("plain", crafted=crafted)]
         on_twins = plain if any(name not in of_run for name in plain) else CONTROL_ATTACKS
     asked = [each for each in FEDERATED_ATTACKS if not attacks or each.name in attacks]
     members = [each.name for each in asked if kind in each.against]
@@ -87,7 +88,12 @@ def choose(attacks: Sequence[str], kind: UpdateKind, *, crafted: bool = False, t
 
 def _unlike(name: str, kind: UpdateKind, on_twins: bool) -> str:
     """Say why a named attack doesn't apply to updates of a kind."""
-    kinds = " and ".join(sorted(_named(name).against))
+    if "crafted_weights" in (attack := _named(name)).needs:
+        return (
+            "reads weights that a malicious server made for it, and this run's were honest; record such a run by "
+            f"audit.crafted={name} strategy.spiking=false"
+        )
+    kinds = " and ".join(sorted(attack.against))
     instead = "; it attacks the plain twins of its clients" if on_twins else ""
     return f"attacks {kinds} updates, those of this run are {kind} ones{instead}"
 

@@ -338,10 +338,11 @@ def audit_run(run: Prepared, budget: Budget, progress: Progress, multipliers: Se
 
 
 def outcomes_of(victims: Sequence[Victim], outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return outcomes with what was found of some of their victims alone."""
+    """Return outcomes with what was found of some of their victims alone, whose noise is no client's training."""
     views, parts = {id(victim.view) for victim in victims}, list[Outcome]()
     for outcome in outcomes:
-        own = tuple(finding for finding in outcome.findings if id(finding.victim.view) in views)
+        found = [finding for finding in outcome.findings if id(finding.victim.view) in views]
+        own = tuple(replace(each, result=replace(each.result, explained=True)) for each in found)
         known = own[0].victim.view.knowledge if own else outcome.knowledge
         parts.append(replace(outcome, findings=own, knowledge=known))
     return parts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from markupsafe import Markup
@@ -130,7 +131,9 @@ def best(audits: Sequence[Audit]) -> Markup:
         return Markup("")
     titles = " or ".join(dict.fromkeys(best.metric.title for audit in audits for best in audit.best))
     head = ["run", "round", "best attack", titles, GUESS, "over it", f"best on {PLAIN_TWIN}s", "over it"]
-    caption = "The best attack of each round: chosen, for each client, on the other clients, with 95 % intervals."
+    several = any(best.over_floor.best.candidates > 1 for audit in audits for best in audit.best)
+    how = ": chosen, for each client, on the other clients" if several else ""
+    caption = f"The best attack of each round{how}, with 95 % intervals."
     return table(head, rows, caption=caption)
 
 
@@ -167,10 +170,18 @@ def threat_models(audits: Sequence[Audit]) -> Markup:
     """Show what attackers knew, the attacks with the same knowledge in one row, and where each attack is from."""
     known: dict[tuple[str, str, str], dict[str, None]] = {}
     sources: dict[str, str] = {}
+    chosen: dict[str, Counter[str]] = {}
     for entry in (entry for audit in audits for entry in audit.entries):
         model = entry["threat_model"]
         known.setdefault((entry["run"], model["who"], ", ".join(model["facts"])), {})[entry["attack"]] = None
         sources[entry["attack"]] = entry["source"]
+        chosen.setdefault(entry["attack"], Counter()).update(entry["choices"])
     rows = [[run, who, facts, ", ".join(attacks)] for (run, who, facts), attacks in known.items()]
     shown = table(["run", "attacker", "knows", "attacks"], rows, caption="What the attacker was said to know.")
-    return shown + table(["attack", "source"], list(sources.items()), caption="Where the attacks are from.")
+    cells = [[name, source, _choices(chosen[name])] for name, source in sources.items()]
+    return shown + table(["attack", "source", "chose (updates)"], cells, caption="Where attacks are from.")
+
+
+def _choices(chosen: Mapping[str, int]) -> str:
+    """Say what an attack chose itself, such as a prior, and for how many updates."""
+    return "; ".join(f"{what} ({count})" for what, count in chosen.items()) or "–"

@@ -87,7 +87,12 @@ def proven(config: Config | None, rows: Sequence[Mapping[str, Any]]) -> list[tup
 
 
 def difference(found: Compared, metric: Metric) -> str:
-    """Say by how much the best attack is better or worse: ``4.8 dB better (95 %: +3.0 to +6.5) than``."""
+    """Say by how much the best attack is better or worse: ``4.8 dB better (95 %: +3.0 to +6.5) than``.
+
+    Of samples that both find exactly, rounding would be what is compared.
+    """
+    if all(metric.is_exact(value) for chosen in (found.best, found.other) for value in chosen.values.values()):
+        return "as exact as"
     unit = " dB" if "dB" in metric.title else f" in {metric.title}"
     how = "better" if found.value >= 0 else "worse"
     form = f"+{metric.form}"

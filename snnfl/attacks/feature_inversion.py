@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
-from torch.nn import functional
 
 from snnfl.attacks import biases
-from snnfl.attacks.exact import MOST_IMAGES, separate
+from snnfl.attacks.exact import MOST_IMAGES
+from snnfl.attacks.first_linear import FirstLinear, Told, first_linear, first_linear_of
 from snnfl.attacks.labels import infer_labels
 from snnfl.attacks.local import total_variation
 from snnfl.attacks.matching import IMAGES, Matching, PreparedMatching, choose, lanes, repeat
-from snnfl.attacks.networks import Arrays, Network, normalised_layers, relu_behind
+from snnfl.attacks.networks import Arrays, normalised_layers, relu_behind
 from snnfl.attacks.problem import Problem, inexact, of_equal_arrays, problem_of
-from snnfl.attacks.public_regression import LEAST, MOST_EXAMPLES, MOST_PIXELS, Expected, expected, others
-from snnfl.attacks.reconstruction import AttackError, Reconstruction
+from snnfl.attacks.public_regression import (
+    LEAST,
+    MOST_EXAMPLES,
+    MOST_PIXELS,
+    Expected,
+    expected,
+    expected_alone,
+    others,
+)
+from snnfl.attacks.reconstruction import Reconstruction
 from snnfl.attacks.registry import Budget, register
 from snnfl.attacks.selection import Choice, rehearsals
 from snnfl.threat import ServerView
@@ -39,25 +46,16 @@ FEW = 1000
 """Public images by which a guess of biases is judged."""
 
 LEAST_EXAMPLES = 2000
-"""Of a regression, where each of many clients needs its own."""
+"""Of a regression, where clients, or what is rehearsed, need several."""
+
+NEARER = 0.5
+"""Share of the likeliest guess's misfit, relative to that of public images, below which another guess is taken."""
+
+OTHERS = 32
+"""Batches of public images that a batch's features are compared with."""
 
 SPREAD = 0.1
 """Of the starts of a batch's images, some of which may be told alike."""
-
-
-@dataclass(frozen=True, eq=False)
-class Told:
-    """A client's update, or a rehearsed one, and what it tells.
-
-    Attributes:
-        problem: To be solved.
-        labels: Of its images.
-        features: Inputs of the first linear layer, rows of length 1, ``[B, in]``.
-    """
-
-    problem: Problem
-    labels: Tensor
-    features: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,20 +71,11 @@ class Near:
     weight: float
 
 
-def _first_linear(model: nn.Module) -> tuple[str, nn.Linear, nn.Module | None]:
-    """Return name and module of the first linear layer, and the module that is defined behind it."""
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    for (name, module), (_, behind) in zip(leaves, [*leaves[1:], ("", None)], strict=True):
-        if isinstance(module, nn.Linear):
-            return name, module, behind
-    raise AttackError("the model has no linear layer")
-
-
 def _tells_features(view: ServerView) -> str | None:
     """Say why a view's first linear layer doesn't tell features, or return ``None``."""
     if not any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in view.model.modules()):
         return "inverts what convolutions make of an image, and the model has none; use closed_form"
-    name, layer, behind = _first_linear(view.model)
+    name, layer, behind = first_linear(view.model)
     known = view.knowledge
     if known.steps != 1:
         return f"solves one step's gradient, the client took {known.steps}"
@@ -117,126 +106,185 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     (:mod:`snnfl.attacks.exact`); each up to a factor, which a cosine distance doesn't see. Where that fails, matched
     is the direction that the gradient has most of. Likely is what has little total variation; or what public images,
     regressed on their own features, say, if more of others of them is found so. Features of a batch that is normalised
-    as a whole depend on all of it, so nothing is regressed on them.
+    as a whole depend on all of it, through statistics that the update tells; where they are denied, nothing is
+    regressed.
     """
-    model, norm_mode = views[0].model, views[0].knowledge.norm_mode or "train"
-    layer, _, _ = _first_linear(model)
-    made = inputs_of(model, layer, norm_mode)
+    layer = first_linear_of(views[0])
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    victims = list[Told]()
-    for view in views:
-        problem = _problem(view, layer, made, generator)
-        labels = infer_labels(view, problem, generator)
-        victims.append(Told(problem, labels, _features(problem, layer, generator)))
-    problems = [victim.problem for victim in victims]
-    choice = choose(problems, Matching(), budget, generator, partial(_descent, layer, made))
-    found = _prepared(made, victims, [choice] * len(victims), budget, generator).run()
-    if not _learns(views[0], problems[0]):
-        return found
-    groups = of_equal_arrays(problems)
-    for group in groups:
-        own = torch.Generator().manual_seed(seed)  # whatever is drawn for others
-        most = max(LEAST_EXAMPLES, MOST_EXAMPLES // len(groups))
-        likely = _regressed(layer, made, [victims[index] for index in group], choice, budget, own, most)
-        for index, item in zip(group, likely or (), strict=likely is not None):
-            found[index] = replace(item, explained=found[index].explained)
+    victims = _told(views, layer, generator, seed)
+    usual = _usual(victims)
+    choice = choose(usual, Matching(), budget, generator, partial(_descent, layer))
+    smooth = _prepared(layer, victims, [choice] * len(victims), budget, generator).run()
+    likely = _regressed(layer, victims, usual, choice, budget, seed) if _learns(layer, usual[0]) else None
+    found = list[Reconstruction]()
+    for victim, one, other in zip(victims, smooth, likely or smooth, strict=True):
+        taken = replace(other, explained=one.explained) if layer.running is None or _fits(layer, victim, other) else one
+        found.append(replace(taken, choice=", ".join(filter(None, [taken.choice, victim.note]))))
     return found
 
 
-def _problem(view: ServerView, layer: str, made: Network, generator: torch.Generator) -> Problem:
-    """State a view's problem, with guesses of the biases that the server hasn't: of an S-update those that fit best.
+def _usual(victims: Sequence[Told]) -> list[Problem]:
+    """Return problems that may be rehearsed: nobody who sends biases that no image fits decides for others."""
+    least = min(victim.misfit for victim in victims)
+    return [victim.problem for victim in victims if NEARER * victim.misfit <= least]
 
-    The common initial weights' are right in a first round, and those that were received are a calibration away.
+
+def _fits(layer: FirstLinear, victim: Told, found: Reconstruction) -> bool:
+    """Tell whether images, to which a batch's statistics led, have the features that were told without these, too.
+
+    The statistics are what a client says. Of any others they lead to images whose features are as far from those told
+    as public images' are; of its own to a small part of that.
     """
-    if not view.format.hides_biases:
-        return problem_of(view, guesses=None if view.knowledge.biases else biases.zero(view))
-    guesses = [biases.inferred(view)] if view.initial is None else [biases.initial(view), biases.inferred(view)]
-    problems = [problem_of(view, guesses=guess) for guess in guesses]
-    if len(problems) == 1 or not _learns(view, problems[0]):
-        return problems[0]
-    return min(problems, key=lambda problem: _misfit(problem, layer, made, generator))
+    problem = victim.problem
 
+    def distance(images: Tensor) -> float:
+        own = layer.made(problem.arrays, images).flatten(1)
+        return float((1 - torch.cosine_similarity(own, victim.features, dim=1, eps=1e-12)).mean().nan_to_num(torch.inf))
 
-def _learns(view: ServerView, problem: Problem) -> bool:
-    """Tell whether there are public images whose features can be compared with those that updates tell."""
-    mixed = normalised_layers(view.model) and view.knowledge.norm_mode != "eval" and problem.count > 1
-    enough = problem.public is not None and len(problem.public.inputs) >= LEAST
-    return enough and not mixed and math.prod(problem.input_shape) <= MOST_PIXELS
-
-
-def _misfit(problem: Problem, layer: str, made: Network, generator: torch.Generator) -> float:
-    """Return how far features of the image that public ones expect are from those that were told."""
     if problem.public is None:
-        return 0.0
-    public, told = problem.public.inputs[:FEW], _features(problem, layer, generator)
-    one_by_one = problem.count == 1
-    said = expected(public, lambda some, _: _unit(made, problem, some, one_by_one), told, generator, FEW)
-    return float((1 - (_unit(made, problem, said.samples, one_by_one) * told).sum(1)).mean())
+        return False
+    others = torch.split(problem.public.inputs[: OTHERS * problem.count], problem.count)
+    usual = [distance(images) for images in others if len(images) == problem.count]
+    return distance(found.images) < sum(usual) / max(1, len(usual)) / 2
 
 
-def _unit(made: Network, problem: Problem, samples: Tensor, one_by_one: bool) -> Tensor:
-    """Return the features of samples, rows of length 1; of biases that a client sent they may be no finite numbers."""
-    if one_by_one:
-        own = vmap(lambda sample: made(problem.arrays, sample[None])[0])(samples)
-    else:
-        own = made(problem.arrays, samples)
-    return functional.normalize(own.flatten(1).nan_to_num(0.0, 0.0, 0.0), dim=1, eps=1e-30)
+def _told(views: Sequence[ServerView], layer: FirstLinear, generator: torch.Generator, seed: int) -> list[Told]:
+    """Read off updates what they tell, with guesses of the biases that the server hasn't.
+
+    Of an S-update these are the common initial weights', which are right in a first round, or those that were received,
+    which are a calibration away. Another guess than the likeliest is taken where features of the images that public
+    ones expect are twice as near to those told, relative to what they are of public images.
+    """
+    guessed = list[list[Told]]()
+    for view in views:
+        (note, first), *further = (
+            (note, layer.laid_out(view, problem_of(view, guesses=guess))) for note, guess in _biases(view).items()
+        )
+        told = replace(layer.told(first, infer_labels(view, first, generator), generator), note=note)
+        guessed.append([told, *(replace(told, problem=problem, note=note) for note, problem in further)])
+    if not views[0].format.hides_biases or not _learns(layer, guessed[0][0].problem):
+        return [of[0] for of in guessed]
+    flat = [told for of in guessed for told in of]
+    for group in of_equal_arrays([told.problem for told in flat]):
+        misfits = _misfits(layer, [flat[index] for index in group], torch.Generator().manual_seed(seed))
+        for index, misfit in zip(group, misfits, strict=True):
+            flat[index] = replace(flat[index], misfit=misfit)
+    found, left = list[Told](), iter(flat)
+    for view, of in zip(views, guessed, strict=True):
+        likeliest, *further_guesses = [next(left) for _ in of]
+        other = min(further_guesses, key=lambda told: told.misfit, default=likeliest)
+        if other.misfit < NEARER * likeliest.misfit:
+            found.append(replace(other, labels=infer_labels(view, other.problem, generator)))
+        else:
+            found.append(likeliest)
+    return found
+
+
+def _biases(view: ServerView) -> dict[str, Arrays | None]:
+    """Return guesses of the biases that the server hasn't, by what reports say of them; the likeliest one first."""
+    if not view.format.hides_biases:
+        return {"": None if view.knowledge.biases else biases.zero(view)}
+    received: dict[str, Arrays | None] = {"received biases": biases.inferred(view)}
+    if view.initial is None:
+        return received
+    first = {"initial biases": biases.initial(view)}
+    return {**first, **received} if view.exchange.server_round == 1 else {**received, **first}
+
+
+def _learns(layer: FirstLinear, problem: Problem) -> bool:
+    """Tell whether there are public images whose features can be compared with those that updates tell."""
+    enough = problem.public is not None and len(problem.public.inputs) >= LEAST
+    return enough and layer.each is not None and math.prod(problem.input_shape) <= MOST_PIXELS
+
+
+def _misfits(layer: FirstLinear, victims: Sequence[Told], generator: torch.Generator) -> list[float]:
+    """Return how far features of images that public ones expect are from those that updates of equal arrays tell.
+
+    Relative to how far they are of public images that weren't learned from: what makes a network's features of all
+    images alike, as large biases do, is no sign of being right.
+    """
+    problem = victims[0].problem
+    if problem.public is None:
+        return [0.0] * len(victims)
+    public = problem.public.inputs[:FEW]
+    known, unknown = public[: -len(public) // 4], public[-len(public) // 4 :]
+    told = torch.cat([layer.unit(problem, unknown), *(victim.features for victim in victims)])
+    said = expected_alone(known, lambda some, _: layer.unit(problem, some), told, generator, FEW)
+    distances = 1 - (layer.unit(problem, said) * told).sum(1)
+    usual, own = torch.split(distances, [len(unknown), len(told) - len(unknown)])
+    return [float(mean / usual.median().clamp_min(1e-12)) for mean in own.view(len(victims), -1).mean(1)]
 
 
 def _regressed(
-    layer: str,
-    made: Network,
-    victims: Sequence[Told],
-    smooth: Choice,
-    budget: Budget,
-    generator: torch.Generator,
-    most: int,
+    layer: FirstLinear, victims: Sequence[Told], usual: Sequence[Problem], smooth: Choice, budget: Budget, seed: int
 ) -> list[Reconstruction] | None:
     """Find images that are likely by public ones; ``None`` where smooth ones are nearer to what is rehearsed.
 
+    Victims of equal arrays, with what is rehearsed of them, have one regression together.
+
     Args:
-        layer: Name of the first linear one.
-        made: Makes what that is given.
-        victims: With the same arrays.
+        layer: Whose inputs updates tell.
+        victims: Of one layout.
+        usual: Problems that are rehearsed.
         smooth: Of images with little total variation.
         budget: Of each descent, rehearsed or not.
-        generator: Draws rehearsals and examples.
-        most: Examples.
+        seed: Of rehearsals, examples and starts.
     """
-    first = victims[0].problem
-    rehearsed = rehearsals([victim.problem for victim in victims], generator)
+    generator, first = torch.Generator().manual_seed(seed), victims[0].problem
+    rehearsed = rehearsals(usual, generator)
     if not rehearsed or first.public is None:
         return None
     free = others(first.public.inputs, [each.images for each in rehearsed])
     if int(free.sum()) < LEAST:
         return None
-    trials = [Told(each.problem, each.labels, _features(each.problem, layer, generator)) for each in rehearsed]
-    features = torch.cat([each.features for each in (*trials, *victims)])
-    one_by_one = first.count == 1
-    public = first.public.inputs[free]
-    likely = expected(public, lambda some, _: _unit(made, first, some, one_by_one), features, generator, most)
-    of_trials, of_victims = (
-        replace(likely, samples=part) for part in likely.samples.tensor_split([len(trials) * first.count])
-    )
+    trials = [layer.told(each.problem, each.labels, generator) for each in rehearsed]
+    everyone, public = [*trials, *victims], first.public.inputs[free]
+    groups = of_equal_arrays([each.problem for each in everyone])
+    most, state = max(LEAST_EXAMPLES, MOST_EXAMPLES // len(groups)), generator.get_state()
 
-    def reached(choice: Choice, budget: Budget, near: Near | None = None) -> float:
-        items = _prepared(made, trials, [choice] * len(trials), budget, generator, near).run()
+    def same() -> torch.Generator:
+        """Draw the same for everyone, whoever is attacked beside it."""
+        return torch.Generator().set_state(state)
+
+    def said_of(group: Sequence[int]) -> Expected:
+        return _said(layer, [everyone[index] for index in group], public, same(), most)
+
+    kept = {number: said_of(group) for number, group in enumerate(groups) if group[0] < len(trials)}
+
+    def descend(wanted: range, budget: Budget, weight: float) -> list[Reconstruction]:
+        found = dict[int, Reconstruction]()
+        for number, group in enumerate(groups):
+            if own := [at for at, index in enumerate(group) if index in wanted]:
+                of_group = kept.get(number) or said_of(group)
+                near = Near(replace(of_group, samples=of_group.samples[own]), weight)
+                some = [everyone[group[at]] for at in own]
+                items = _prepared(layer, some, [STEP] * len(some), budget, same(), near).run()
+                found |= zip((group[at] for at in own), items, strict=True)
+        return [found[index] for index in wanted]
+
+    def psnr(items: Sequence[Reconstruction]) -> float:
         return sum(each.psnr(item.images) for each, item in zip(rehearsed, items, strict=True))
 
     unseen = replace(budget, points=1, watch=None)
     once = replace(unseen, restarts=1)
-    values = {weight: reached(STEP, once, Near(of_trials, weight)) for weight in UNLIKELY}
+    tried = {weight: descend(range(len(trials)), once, weight) for weight in UNLIKELY}
+    values = {weight: psnr(items) for weight, items in tried.items()}
     best = max(values, key=values.__getitem__)
-    if values[best] <= reached(smooth, unseen):
+    if values[best] <= psnr(_prepared(layer, trials, [smooth] * len(trials), unseen, generator).run()):
         return None
-    steps, near = replace(budget, restarts=1), Near(of_victims, best)
-    items = _prepared(made, victims, [STEP] * len(victims), steps, generator, near).run()
+    items = descend(range(len(trials), len(everyone)), replace(budget, restarts=1), best)
     return [replace(item, choice=f"{REGRESSED}, weight {best:g}") for item in items]
 
 
+def _said(layer: FirstLinear, some: Sequence[Told], public: Tensor, generator: torch.Generator, most: int) -> Expected:
+    """Return what public images say of updates of equal arrays; images of each, ``[updates, B, *input_shape]``."""
+    features, problem = torch.cat([each.features for each in some]), some[0].problem
+    likely = expected(public, lambda samples, _: layer.unit(problem, samples), features, generator, most)
+    return replace(likely, samples=likely.samples.view(len(some), problem.count, *problem.input_shape))
+
+
 def _descent(
-    layer: str,
-    made: Network,
+    layer: FirstLinear,
     problems: Sequence[Problem],
     labels: Sequence[Tensor],
     matching: Matching,
@@ -245,14 +293,12 @@ def _descent(
     choices: Sequence[Choice],
 ) -> PreparedMatching:
     """Prepare what :func:`~snnfl.attacks.matching.choose` tries."""
-    told = [
-        Told(problem, own, _features(problem, layer, generator)) for problem, own in zip(problems, labels, strict=True)
-    ]
-    return _prepared(made, told, choices, budget, generator)
+    told = [layer.told(problem, own, generator) for problem, own in zip(problems, labels, strict=True)]
+    return _prepared(layer, told, choices, budget, generator)
 
 
 def _prepared(
-    made: Network,
+    layer: FirstLinear,
     victims: Sequence[Told],
     choices: Sequence[Choice],
     budget: Budget,
@@ -268,13 +314,16 @@ def _prepared(
     if near is None:
         start = said = torch.randn(shape, generator=generator).to(first.low)
     else:
-        start = said = near.expected.samples.view(shape)
+        start = said = near.expected.samples.repeat_interleave(starts, dim=0)
         if first.count > 1:
             start = said + SPREAD * torch.randn(shape[1:], generator=generator).to(said)
+
+    made = layer.made if near is None or layer.each is None else layer.each
 
     def objective(found: Arrays, fixed: Arrays, wanted: Tensor, weight: Tensor, likely: Tensor) -> Tensor:
         own = made(fixed, found[IMAGES]).flatten(1)
         distance = (1 - torch.cosine_similarity(own, wanted, dim=1, eps=1e-12)).mean()
+        distance = distance.nan_to_num(1.0)  # of arrays that a client sent: nothing fits, and others' attacks go on
         if near is None:
             return distance + weight * total_variation(found[IMAGES])
         return distance + near.weight * near.expected.cost(found[IMAGES], likely).mean()
@@ -289,50 +338,3 @@ def _prepared(
         matching=Matching(),
         budget=budget,
     )
-
-
-def _features(problem: Problem, layer: str, generator: torch.Generator) -> Tensor:
-    """Return the layer's inputs, ``[B, in]``, each up to a positive factor.
-
-    The bias's gradient is the sum of the slopes, so it tells the sign of each one, and of the input beside it. Without
-    it the sign is that of most inputs, which is right behind ReLU.
-    """
-    gradient = problem.gradient(f"{layer}.weight").double()
-    found = separate(gradient, problem.count, generator)
-    main = torch.linalg.svd(gradient.nan_to_num(), full_matrices=False)[2][:1]
-    sides, features = main.sum(1), main[:0] if found is None else found.inputs
-    shares = features.sum(1)
-    if (bias := f"{layer}.bias") in problem.target:
-        told = problem.gradient(bias).double().nan_to_num()
-        sides = main @ (gradient.nan_to_num().T @ told)
-        if found is not None:
-            shares = torch.linalg.lstsq(found.slopes, told[:, None]).solution[:, 0]
-    missing = problem.count - len(features)
-    features = torch.cat([features, main.expand(missing, -1)])
-    signs = torch.where(torch.cat([shares, sides.expand(missing)]) < 0, -1.0, 1.0)
-    features = signs[:, None] * features
-    unit: Tensor = features / features.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    return unit.float()
-
-
-def inputs_of(model: nn.Module, layer: str, norm_mode: str) -> Network:
-    """Return what one layer is given, as a function of the model's arrays and of inputs, ``[N, in]``.
-
-    Args:
-        model: Of one tensor argument. It isn't changed.
-        layer: Name of the layer.
-        norm_mode: As of :func:`~snnfl.attacks.networks.network_of`.
-    """
-    template = copy.deepcopy(model).eval()
-    if norm_mode == "train" and normalised_layers(template):
-        template = torch.func.replace_all_batch_norm_modules_(template)
-    names = {name for name, _ in [*template.named_parameters(), *template.named_buffers()]}
-    given: list[Tensor] = []
-    template.get_submodule(layer).register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
-
-    def inputs(arrays: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        given.clear()
-        torch.func.functional_call(template, {k: array for k, array in arrays.items() if k in names}, (images,))
-        return given.pop()
-
-    return inputs

@@ -81,6 +81,33 @@ def expected(
     Raises:
         ValueError: For more than :data:`MOST_PIXELS`.
     """
+    samples, errors = _regressed(public, given, wanted, generator, most)
+    covariance = errors.T @ errors / len(errors)
+    covariance.diagonal().add_(SHRINKAGE * covariance.diagonal().mean() + 1e-12)
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    root = torch.linalg.cholesky(precision / precision.diagonal().mean())
+    return Expected(samples=samples, root=root.float())
+
+
+def expected_alone(
+    public: Tensor,
+    given: Callable[[Tensor, Tensor], Tensor],
+    wanted: Tensor,
+    generator: torch.Generator,
+    most: int | None = None,
+) -> Tensor:
+    """Return the samples of :func:`expected`, without the cost of others, which takes longest of large samples."""
+    return _regressed(public, given, wanted, generator, most)[0]
+
+
+def _regressed(
+    public: Tensor,
+    given: Callable[[Tensor, Tensor], Tensor],
+    wanted: Tensor,
+    generator: torch.Generator,
+    most: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the expected samples, and the errors of examples that are expected without themselves."""
     pixels = public[0].numel()
     if pixels > MOST_PIXELS:
         raise ValueError(f"samples of {pixels} numbers: expected at most {MOST_PIXELS}")
@@ -97,12 +124,7 @@ def expected(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(kernel))
     coefficients = inverse @ (values - mean)
     found = torch.exp(-_squares(wanted, inputs) / width) @ coefficients + mean
-    errors = coefficients / inverse.diagonal()[:, None]
-    covariance = errors.T @ errors / len(errors)
-    covariance.diagonal().add_(SHRINKAGE * covariance.diagonal().mean() + 1e-12)
-    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
-    root = torch.linalg.cholesky(precision / precision.diagonal().mean())
-    return Expected(samples=found.float().view(-1, *public.shape[1:]), root=root.float())
+    return found.float().view(-1, *public.shape[1:]), coefficients / inverse.diagonal()[:, None]
 
 
 def others(public: Tensor, taken: Sequence[Tensor]) -> Tensor:

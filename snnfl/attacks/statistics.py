@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,25 +29,73 @@ def batch_statistics_of(model: nn.Module) -> Network:
     """
     template = torch.func.replace_all_batch_norm_modules_(copy.deepcopy(model).eval())
     names = {name for name, _ in template.named_parameters()}
+    norms = _norms(template)
 
     def statistics(arrays: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        found: list[Tensor] = []
+        found: dict[nn.Module, Tensor] = {}
 
         def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             value = arguments[0].transpose(0, 1).flatten(1)
-            found.append(torch.stack([value.mean(1), value.var(1)]))
+            found[module] = torch.stack([value.mean(1), value.var(1)])
 
-        norms = [module for module in template.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-        handles = [module.register_forward_pre_hook(note) for module in norms]
+        handles = [module.register_forward_pre_hook(note) for module in norms.values()]
         try:
             given = {name: array for name, array in arrays.items() if name in names}
             torch.func.functional_call(template, given, (inputs,))
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.cat(found, dim=1)
+        return torch.cat([found[module] for module in norms.values() if module in found], dim=1)
 
     return statistics
+
+
+def _norms(model: nn.Module) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d]:
+    """Return a model's batch normalisations by name, in the order of definition."""
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)}
+
+
+def as_running(model: nn.Module, input_shape: Sequence[int], count: int) -> Callable[[Tensor], Arrays] | None:
+    """Return what makes running statistics of a batch's own, so that eval mode gives each image what the batch gave it.
+
+    A batch is normalised by its variances with the divisor ``n``, and moves running ones by those with ``n - 1``.
+
+    Args:
+        model: On the meta device: it is called once, on a batch of two that nobody computes.
+        input_shape: Of one image.
+        count: Images in the batch.
+
+    Returns:
+        A function of a batch's statistics, as :func:`batch_statistics_of` has them; ``None`` of a model that doesn't
+        run there, or doesn't call each normalisation once.
+    """
+    template, numbers = copy.deepcopy(model).to("meta").eval(), dict[nn.Module, list[int]]()
+
+    def note(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        numbers.setdefault(module, []).append(arguments[0].numel() // arguments[0].shape[1] * count // 2)
+
+    norms = _norms(template)
+    for module in norms.values():
+        module.register_forward_pre_hook(note)
+    try:
+        with torch.no_grad():
+            template(torch.zeros(2, *input_shape, device="meta"))
+    except Exception:  # of somebody else's code, on a device that it may not know
+        return None
+    if any(len(numbers.get(module, [])) != 1 for module in norms.values()):
+        return None
+    shares = {name: 1 - 1 / numbers[module][0] for name, module in norms.items()}
+    channels = [module.num_features for module in norms.values()]
+
+    def arrays(statistics: Tensor) -> Arrays:
+        found: Arrays = {}
+        parts = torch.split(statistics, channels, dim=1)
+        for (name, share), (mean, variance) in zip(shares.items(), parts, strict=True):
+            found |= {f"{name}.{FIELDS[0]}": mean, f"{name}.{FIELDS[1]}": share * variance}
+        return found
+
+    return arrays
 
 
 def with_statistics(view: ServerView, problem: Problem) -> Problem:
@@ -61,6 +109,13 @@ def lacks_statistics(view: ServerView) -> str | None:
         return "the model has no batch normalisation"
     if view.knowledge.norm_mode == "eval":
         return "the client's batch normalisation ran in eval mode, which moves no running statistics"
+    names, exchange = view.format.statistic_names, view.exchange
+    for name, module in _norms(view.model).items():
+        if not module.momentum:
+            return f"{name!r} has momentum={module.momentum}, by which running statistics tell no batch's"
+        for field in (f"{name}.{field}" for field in FIELDS):
+            if field not in exchange.sent or names.get(field) not in exchange.received:
+                return f"the exchange holds no {field!r}"
     return None
 
 
@@ -78,12 +133,11 @@ def observed_statistics(view: ServerView, steps: int) -> Tensor:
         As the value of :func:`batch_statistics_of`.
     """
     sent, received, names, columns = view.exchange.sent, view.exchange.received, view.format.statistic_names, []
-    for name, module in view.model.named_modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            kept = (1 - (module.momentum or 0.1)) ** steps
-            before = torch.stack([sent[f"{name}.{field}"] for field in FIELDS])
-            after = torch.stack([received[names[f"{name}.{field}"]] for field in FIELDS])
-            columns.append((after - kept * before) / (1 - kept))
+    for name, module in _norms(view.model).items():
+        kept = (1 - (module.momentum or 0.0)) ** steps
+        before = torch.stack([sent[f"{name}.{field}"] for field in FIELDS])
+        after = torch.stack([received[names[f"{name}.{field}"]] for field in FIELDS])
+        columns.append((after - kept * before) / (1 - kept))
     return torch.cat(columns, dim=1)
 
 

@@ -82,10 +82,21 @@ def judge(scores: Sequence[Score], kind: DataKind) -> Judgement:
 
 
 def judge_labels(scores: Sequence[Score]) -> str:
-    """Judge labels as samples are judged, against labels spread evenly over the classes."""
+    """Judge labels as samples are judged, against labels spread evenly over the classes.
+
+    Of a few labels that are all right, or all wrong, Student's t is sure; better or worse are only those whose share's
+    Wilson interval is, too.
+    """
     if not scores:
         return "not scored"
-    return _verdict([_direction(interval([score.label_accuracy - score.label_floor for score in scores]))])
+    direction = _direction(interval([score.label_accuracy - score.label_floor for score in scores]))
+    counts = [len(score.true) for score in scores]
+    right, guessed = (
+        sum(count * share for count, share in zip(counts, shares, strict=True))
+        for shares in ([score.label_accuracy for score in scores], [score.label_floor for score in scores])
+    )
+    share = wilson(right, sum(counts))
+    return _verdict(["unclear" if share.low <= guessed / sum(counts) <= share.high else direction])
 
 
 def reason(against_floor: Mapping[str, str], kind: DataKind) -> str:

@@ -7,7 +7,8 @@ import torch
 from victims import attacked, small_cnn
 
 from snnfl.attacks.local import LocalTraining
-from snnfl.attacks.statistics import batch_statistics_of, observed_statistics, statistics_distance
+from snnfl.attacks.networks import network_of
+from snnfl.attacks.statistics import as_running, batch_statistics_of, observed_statistics, statistics_distance
 from snnfl.config import ConversionConfig, TrainingConfig
 
 
@@ -50,3 +51,22 @@ def test_the_distance_is_zero_at_the_truth_alone():
     value = statistics(arrays, images + 0.1)
     literal = ((value[0] - seen[0]) ** 2 / seen[1]).mean() + ((value[1] / seen[1] - 1) ** 2).mean()
     assert found == pytest.approx(float(literal), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_with_the_statistics_as_running_ones_each_image_is_given_what_the_batch_gave_it(count):
+    victim, model = attacked(small_cnn(norm=True), images=count), small_cnn(norm=True)
+    images = victim.view.inputs(victim.truth.images)
+    running = as_running(model, (1, 8, 8), count)
+    arrays = {**victim.view.exchange.sent, **running(observed_statistics(victim.view, 1))}
+    together = network_of(model, "train")(victim.view.exchange.sent, images)
+    each = torch.cat([network_of(model, "eval")(arrays, image[None]) for image in images])
+    torch.testing.assert_close(each, together, atol=1e-4, rtol=1e-4)
+
+
+def test_of_a_model_that_does_not_run_without_numbers_there_are_no_running_statistics():
+    class Looks(torch.nn.BatchNorm2d):
+        def forward(self, images):
+            return super().forward(images) if images.sum() > 0 else images
+
+    assert as_running(torch.nn.Sequential(Looks(1)), (1, 8, 8), 2) is None

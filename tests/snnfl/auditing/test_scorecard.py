@@ -155,6 +155,16 @@ def test_the_verdict_names_the_metric_that_decided():
 def test_labels_are_judged_by_themselves():
     assert entry(scored(9.0), scored(9.5), scored(9.2, label=0.9))["label_verdict"] == "leaks"
     assert entry(*(scored(9.0, label=value) for value in (0.0, 0.5, 0.0)))["label_verdict"] == "unclear"
+    assert entry(*(scored(9.0) for _ in range(2)))["label_verdict"] == "leaks"
+
+
+@pytest.mark.parametrize(
+    ("right", "guess", "verdict"), [(1.0, 0.5, "unclear"), (1.0, 0.1, "leaks"), (0.0, 0.1, "unclear")]
+)
+def test_of_three_labels_that_are_all_right_or_wrong_a_guess_makes_a_difference(right, guess, verdict):
+    """Their mean has no deviation, by which Student's t would be sure."""
+    scores = [replace(scored(9.0, label=right), label_floor=guess) for _ in range(3)]
+    assert entry(*scores)["label_verdict"] == verdict
 
 
 def test_refused_and_not_scored_are_told_apart():
