@@ -136,13 +136,13 @@ TABLES: Mapping[str, Table] = {
     ),
     "convnet": Table(
         title="ConvNet with batch normalisation, untrained: 100 iterations",
-        attacks=("reconverted_statistics", "reconverted_initial", "feature_inversion", "inverting_statistics"),
+        attacks=("reconverted_statistics", "reconverted_initial", "inverting_statistics"),
         overrides=(*CONVNET, *FOUR_CLIENTS),
         iterations=100,
     ),
     "convnet_rounds": Table(
         title="ConvNet with batch normalisation, the same clients for the third time: 100 iterations",
-        attacks=("reconverted_rounds", "reconverted_statistics", "feature_inversion", "inverting_statistics"),
+        attacks=("reconverted_rounds", "reconverted_statistics", "inverting_statistics"),
         overrides=(*CONVNET, *SAME_FOUR),
         server_round=3,
         iterations=100,
