@@ -53,10 +53,8 @@ WEIGHTS = "final_ann.safetensors"
 """Written last by a run."""
 
 BY_BIASES = ("reconverted_initial", "reconverted_as_is", "reconverted_zero", "reconverted_joint")
-WITHOUT_NORM = ("inverting_gradients", "feature_inversion")
-"""Of networks without batch normalisation: the one on plain twins, the other on S-updates, too."""
-
-WITH_NORM = ("reconverted_statistics", "reconverted_initial", *WITHOUT_NORM, "inverting_statistics")
+BY_UPDATE = ("inverting_gradients", "feature_inversion")
+"""The one on plain twins, the other on S-updates, too."""
 
 NORM = ("model.batch_norm=true",)
 CONVNET = ("model.name=convnet", *NORM)
@@ -99,22 +97,22 @@ class Table:
 
 
 TABLES: Mapping[str, Table] = {
-    "lenet": Table(title="LeNet-5, untrained", attacks=(*BY_BIASES, *WITHOUT_NORM)),
-    "lenet_trained": Table(title="LeNet-5, trained", attacks=(*BY_BIASES, *WITHOUT_NORM), trained=True),
+    "lenet": Table(title="LeNet-5, untrained", attacks=(*BY_BIASES, *BY_UPDATE)),
+    "lenet_trained": Table(title="LeNet-5, trained", attacks=(*BY_BIASES, *BY_UPDATE), trained=True),
     "lenet_rounds": Table(
         title="LeNet-5, the same clients for the third time",
-        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", *WITHOUT_NORM),
+        attacks=("reconverted_rounds", "reconverted_initial", "reconverted_as_is", *BY_UPDATE),
         overrides=SAME_CLIENTS,
         server_round=3,
     ),
     "lenet_bn": Table(
         title="LeNet-5 with batch normalisation, untrained",
-        attacks=WITH_NORM,
+        attacks=("reconverted_statistics", "reconverted_initial", *BY_UPDATE, "inverting_statistics"),
         overrides=NORM,
     ),
     "lenet_bn_trained": Table(
         title="LeNet-5 with batch normalisation, trained",
-        attacks=WITH_NORM,
+        attacks=("reconverted_statistics", "reconverted_initial", "inverting_gradients", "inverting_statistics"),
         overrides=NORM,
         trained=True,
     ),
