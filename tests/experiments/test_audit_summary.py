@@ -11,8 +11,10 @@ import pytest
 
 from experiments.audit.found import Audit
 from experiments.audit.proof import proof_as_csv, proof_table
-from experiments.audit.summary import SUMMED, proven, summary
+from experiments.audit.summary import SUMMED, difference, proven, summary
+from snnfl.auditing.measures import MEASURES
 from snnfl.auditing.scorecard import WHO
+from snnfl.auditing.selection import Compared
 from snnfl.auditing.verdicts import judged_metrics
 from snnfl.config import compose
 
@@ -71,7 +73,8 @@ def test_an_interval_that_says_more_than_the_verdict_is_explained(
     found = entry("matching", "unclear", "leaks", 1.0)
     found["against_floor"] |= {"psnr": direction}
     metric = next(metric for metric in judged_metrics("images") if metric.name == "psnr")
-    gain = SimpleNamespace(value=1.7, interval=interval, best=SimpleNamespace(attack="other"))
+    chosen = SimpleNamespace(attack="other", values={0: 20.0})
+    gain = SimpleNamespace(value=1.7, interval=interval, best=chosen, other=chosen)
     best = SimpleNamespace(server_round=1, metric=metric, over_floor=gain, over_control=None)
     sentences = dict(
         summary(cast(Audit, SimpleNamespace(entries=[found], best=[best], config=None, metrics=[], denied=())))
@@ -80,6 +83,15 @@ def test_an_interval_that_says_more_than_the_verdict_is_explained(
     assert told in sentences["How sure."]
     assert "matching, the only attack" in sentences["What leaked."]
     assert ("interval is of PSNR alone; a verdict holds for all 3 metrics at once" in sentences["How sure."]) is said
+
+
+@pytest.mark.parametrize(
+    ("others", "text"), [(148.2, "as exact as"), (20.0, "1.5 dB better (95 %: +0.4 to +2.6) than")]
+)
+def test_of_what_both_attacks_find_exactly_no_rounding_is_compared(others: float, text: str) -> None:
+    chosen = [SimpleNamespace(attack="one", values={0: value}) for value in (149.8, others)]
+    found = SimpleNamespace(value=1.5, interval=(0.4, 2.6), best=chosen[0], other=chosen[1])
+    assert difference(cast(Compared, found), MEASURES["images"].metrics[0]) == text
 
 
 def test_the_others_are_those_that_are_compared_however_good_the_guess() -> None:

@@ -102,12 +102,16 @@ def test_the_biases_of_an_s_update_are_guessed_by_what_public_images_explain():
     views = [replace(view, initial=dict(cnn().state_dict())) for view in (victim.view, spoilt)]
     views.append(replace(victim.view, initial={**dict(cnn().state_dict()), **far}))
     views.append(replace(victim.view, initial=None))
-    found = [get_attack("feature_inversion").run(view, budget=Budget(iterations=60), generator=draw) for view in views]
+    found = [
+        get_attack("feature_inversion").run(
+            view, budget=Budget(iterations=60), generator=torch.Generator().manual_seed(0)
+        )
+        for view in views
+    ]
     right, sent, wrong, without = (mean_psnr([each], [victim]) for each in found)
     assert [each.choice.rpartition(", ")[2] for each in found] == 2 * ["initial biases"] + 2 * ["received biases"]
-    assert right >= without - 0.5
-    assert sent > without - 0.5
-    assert wrong > without - 0.5
+    assert sent == pytest.approx(right, abs=0.1)
+    assert wrong == pytest.approx(without, abs=0.1)
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["one image", "two images, normalised"])
@@ -249,9 +253,10 @@ def test_many_who_send_wild_biases_decide_nothing_for_an_honest_client():
     assert near > nearest - 2  # of fewer examples
 
 
-@pytest.mark.parametrize("norm", [False, True], ids=["without normalisation", "normalised"])
 @pytest.mark.parametrize("conversion", [None, CONVERSION], ids=["plain", "S-update"])
-@pytest.mark.parametrize("value", [1e38, -3e38, 1e6, 1e4, 1e2, 0.0])
+@pytest.mark.parametrize(
+    ("value", "norm"), [*((value, False) for value in (1e38, -3e38, 1e6, 1e4, 1e2, 0.0)), (1e38, True), (1e2, True)]
+)
 def test_an_update_that_the_server_accepts_breaks_nothing_for_others(value, conversion, norm):
     hostile, honest = (
         shown(attacked(cnn(norm=norm), start=start, images=1 + norm, conversion=conversion), count=60)
