@@ -28,8 +28,7 @@ FOREVER = "run.rounds=100000"
 
 
 @pytest.fixture(scope="module")
-def snnfl(forked: Path) -> Iterator[Commands]:
-    """Commands whose processes are forked, too."""
+def snnfl() -> Iterator[Commands]:
     with commands() as started:
         yield started
 
