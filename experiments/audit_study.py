@@ -112,7 +112,7 @@ TABLES: Mapping[str, Table] = {
     ),
     "lenet_bn_trained": Table(
         title="LeNet-5 with batch normalisation, trained",
-        attacks=("reconverted_statistics", "reconverted_initial", "inverting_gradients", "inverting_statistics"),
+        attacks=("reconverted_statistics", "reconverted_initial", *BY_UPDATE, "inverting_statistics"),
         overrides=NORM,
         trained=True,
     ),
