@@ -46,7 +46,7 @@ from snnfl.config import (
 )
 from snnfl.torchvision_guard import guard
 from snnfl.training.optimisers import FusedSGD
-from snnfl.workspace import workspace
+from snnfl.workspace import Workspace, workspace
 from strategies.server_app import server_app
 
 COHORTS, BATCH, IMAGES = (50, 5), 10, 50
@@ -84,12 +84,12 @@ def configuration(folder: str, options: Options, **sections: Any) -> Config:
     )
 
 
-def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> list[Result]:
-    """Compare a FedAvg round on every engine."""
+def cohort_configuration(model: str, cohort: int, folder: str, options: Options) -> Config:
+    """Describe a run of FedAvg in which so many clients train at a time; without its data the program ends."""
     if not options.quick and find_data("cifar10") is None:
         sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
     clients = 20 if options.quick else 50_000 // IMAGES
-    config = configuration(
+    return configuration(
         folder,
         options,
         data={"clients": clients},
@@ -97,12 +97,22 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
         training=TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, momentum=MOMENTUM),
         strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=cohort / clients),
     )
+
+
+def users_of(config: Config, cohort: int) -> tuple[Workspace, list[tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Return a run's workspace, normalised images and labels of so many clients, and the initial weights."""
     work = workspace(config)
     users = [
         (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
         for chosen in work.partitions[:cohort]
     ]
-    initial = {name: array.clone() for name, array in work.initial_state.items()}
+    return work, users, {name: array.clone() for name, array in work.initial_state.items()}
+
+
+def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> list[Result]:
+    """Compare a FedAvg round on every engine."""
+    config = cohort_configuration(model, cohort, folder, options)
+    work, users, initial = users_of(config, cohort)
     candidates: dict[str, Callable[[int, Clock], list[float]]] = {
         "the SGD steps alone": lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock),
         "in process": lambda rounds, clock: timed_run(config, rounds, clock, in_process),

@@ -7,6 +7,7 @@ Of glibc's heaps all threads use one, as they do with nobody beside them: ``MALL
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib.util
 import logging
@@ -19,13 +20,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from federated_round import BATCH, IMAGES, MOMENTUM, PFL, RATE, bare_rounds, configuration, in_process, timed_run
+from federated_round import BATCH, PFL, bare_rounds, cohort_configuration, in_process, timed_run, users_of
 from harness import Options
 from pfl_research import Clock, pfl_rounds
 
 # isort: split
-from snnfl.config import Config, ModelConfig, StrategyConfig, TrainingConfig
-from snnfl.workspace import workspace
+from snnfl.config import Config
 
 ENDLESS = 10**9
 
@@ -60,12 +60,7 @@ class Turns:
 
 def candidates(config: Config, cohort: int) -> dict[str, Turns]:
     """Return who takes turns: our engine, the SGD steps alone and, where it is installed, pfl-research."""
-    work = workspace(config)
-    users = [
-        (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
-        for chosen in work.partitions[:cohort]
-    ]
-    initial = {name: array.clone() for name, array in work.initial_state.items()}
+    work, users, initial = users_of(config, cohort)
     found = {
         "in process": Turns(lambda rounds, clock: timed_run(config, rounds, clock, in_process)),
         "the SGD steps": Turns(lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock)),
@@ -78,17 +73,9 @@ def candidates(config: Config, cohort: int) -> dict[str, Turns]:
 def compare(model: str, cohort: int, rounds: int) -> None:
     """Print the median CPU time of each candidate, and of the ratios of rounds that followed each other."""
     output = sys.stdout  # pfl-research's rounds have it elsewhere
-    clients = 50_000 // IMAGES
     options = Options(quick=False, device=torch.device("cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        config = configuration(
-            folder,
-            options,
-            data={"clients": clients},
-            model=ModelConfig(name=model, batch_norm=False),
-            training=TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, momentum=MOMENTUM),
-            strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=cohort / clients),
-        )
+        config = cohort_configuration(model, cohort, folder, options)
         turns = candidates(config, cohort)
         logging.getLogger("flwr").setLevel(logging.ERROR)
         taken: dict[str, list[float]] = {name: [] for name in turns}
@@ -112,4 +99,9 @@ def compare(model: str, cohort: int, rounds: int) -> None:
 if __name__ == "__main__":
     if os.environ.get("MALLOC_ARENA_MAX") != "1":
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "MALLOC_ARENA_MAX": "1"})
-    compare(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("model", choices=["lenet5", "cnn"])
+    parser.add_argument("clients", type=int, help="that train in a round")
+    parser.add_argument("rounds", type=int, help="of each candidate, at least 2")
+    given = parser.parse_args()
+    compare(given.model, given.clients, given.rounds)

@@ -116,11 +116,12 @@ def feature_inversion(views: Sequence[ServerView], budget: Budget, generator: to
     choice = choose(usual, Matching(), budget, generator, partial(_descent, layer))
     smooth = _prepared(layer, victims, [choice] * len(victims), budget, generator).run()
     likely = _regressed(layer, victims, usual, choice, budget, seed) if _learns(layer, usual[0]) else None
-    found = list[Reconstruction]()
-    for victim, one, other in zip(victims, smooth, likely or smooth, strict=True):
-        taken = replace(other, explained=one.explained) if layer.running is None or _fits(layer, victim, other) else one
-        found.append(replace(taken, choice=", ".join(filter(None, [taken.choice, victim.note]))))
-    return found
+    found = list(smooth)
+    for index, (victim, item) in enumerate(zip(victims, likely or (), strict=False)):
+        if layer.running is None or _fits(layer, victim, item):
+            found[index] = replace(item, explained=smooth[index].explained)
+    noted = [", ".join(filter(None, [item.choice, victim.note])) for item, victim in zip(found, victims, strict=True)]
+    return [replace(item, choice=choice) for item, choice in zip(found, noted, strict=True)]
 
 
 def _usual(victims: Sequence[Told]) -> list[Problem]:
