@@ -102,7 +102,7 @@ def peak_bytes(model: nn.Module, config: ConversionConfig) -> int:
     [("none", "layer_mmse"), ("bias_potential", "percentile"), ("bias", "channel_mmse"), ("time_bias", "layer_max")],
 )
 def test_the_ceiling_is_kept(calibration, thresholds, network):
-    model, options = network(), {"steps": 20, "calibration": calibration, "thresholds": thresholds}
+    model, options = network(), {"steps": 12, "calibration": calibration, "thresholds": thresholds}
     if network is WideGated and calibration == "bias":
         options["readout"] = "second_half"
     least = smallest(model, IMAGES, **options)
