@@ -25,7 +25,6 @@ from workers import (  # noqa: F401
     pytest_handlecrashitem,
     pytest_terminal_summary,
     pytest_xdist_make_scheduler,
-    rewrite_from_the_end,
 )
 
 from snnfl.files import write_bytes
@@ -45,10 +44,9 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+def pytest_collection() -> Generator[None, object, object]:
     """Collect no garbage meanwhile: what imports and collection make stays, and looking through it takes 2 s."""
     gc.disable()
-    rewrite_from_the_end(session.config)
     try:
         return (yield)
     finally:

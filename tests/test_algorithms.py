@@ -167,7 +167,7 @@ def noise_of_round(t: int, purpose: str, count: int) -> np.ndarray:
 ADAPTIVE = {"quantile": 0.7, "eta": 0.5, "sigma_b": 0.4}
 PRIVATE = [
     "privacy.mechanism=central",
-    "privacy.noise_multiplier=0.3",
+    "privacy.noise_multiplier=0.1",
     "privacy.clipping_norm=0.8",
     "privacy.noise_seed=0",
 ]
@@ -176,7 +176,7 @@ for _name, _options, _parameters in (("fixed", [], {}), ("adaptive", FOLLOWING, 
     PAPERS[f"fedavg, {_name} clipping"] = (
         [*PRIVATE, *_options],
         private.run,
-        {"clip": 0.8, "z": 0.3, "draws": noise_of_round, **_parameters},
+        {"clip": 0.8, "z": 0.1, "draws": noise_of_round, **_parameters},
     )
 
 

@@ -6,14 +6,11 @@ test is named at the end. A test whose worker dies twice has failed, and so has 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
-from _pytest.assertion import rewrite
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
@@ -83,25 +80,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name these tests at the end."""
     for test in sorted(_died):
         terminalreporter.write_line(f"{test}: {PLAYED_AGAIN}", yellow=True)
-
-
-def rewrite_from_the_end(config: pytest.Config) -> None:
-    """Let all workers but the first rewrite the assertions of test files from the last on, until one has been.
-
-    All collect all tests, in the same order and at the same time: in a fresh clone each would rewrite each file.
-    """
-    state = config.stash.get(rewrite.assertstate_key, None)
-    if getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0" or sys.dont_write_bytecode or state is None:
-        return
-    places = [Path(config.rootpath, argument.partition("::")[0]) for argument in config.args]
-    files = {file for place in places for file in (place.rglob("test_*.py") if place.is_dir() else [place])}
-    for file in sorted(filter(Path.is_file, files), reverse=True):
-        folder = rewrite.get_cache_dir(file)
-        kept = folder / (file.name.removesuffix(".py") + rewrite.PYC_TAIL)
-        if kept.exists() or not rewrite.try_makedirs(folder):
-            return
-        source_hash, code = rewrite._rewrite_test(file, config)
-        rewrite._write_pyc(state, code, source_hash, kept)
 
 
 @pytest.fixture(scope="session", autouse=True)

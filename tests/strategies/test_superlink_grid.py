@@ -254,9 +254,9 @@ def mutated(draw: random.Random) -> Callable[[Upload], None]:
     return change
 
 
-@pytest.mark.parametrize("batch", range(12))
+@pytest.mark.parametrize("batch", range(21))
 def test_a_mutated_object_costs_its_own_reply_alone(batch: int) -> None:
-    """12 batches of 100 mutations each, on the path that a deployment takes."""
+    """21 batches of 100 mutations each, on the path that a deployment takes."""
     draw = random.Random(batch)
     hostile = [changed(number, mutated(draw)) for number in range(1, 101)]
     _, population, replies = exchange([honest(0), *hostile])
