@@ -105,9 +105,12 @@ class Fleet:
         Args:
             index: Its partition.
             host: By which it reaches the SuperLink.
-            options: ``netns``, the network namespace that it lives in; else more of its configuration.
+            options: ``netns``, the network namespace that it lives in, and ``path``, where its programs are looked for
+                first; else more of its configuration.
         """
         prefix = ["ip", "netns", "exec", options.pop("netns")] if "netns" in options else []
+        if "path" in options:
+            prefix += ["env", f"PATH={options.pop('path')}{os.pathsep}{self.env['PATH']}"]
         name = f"node-{index}"
         command = [*prefix, *self.node_command(index, host, **options)]
 

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,10 @@ def exits_hard(arrays: ArrayRecord, content: RecordDict) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_on_ray_a_client_that_exits_hard_costs_its_own_reply(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_ray_a_client_that_exits_hard_costs_its_own_reply(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, forked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))
     faults: dict[int, Fault] = {0: raises, 1: exits_hard, 3: FAULTS[1][0]}
     few = ("data.clients=6", "strategy.timeout=300")
     config = compose(None, [*OVERRIDES, f"run.directory={tmp_path / 'ray'}", *few, "engine.name=ray"])

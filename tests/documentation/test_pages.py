@@ -6,23 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flwr_local import BINARIES
 from followed import DOCS, IN_PYTHON, blocks, check, follow
-from typed import typed
 
 ROOT = DOCS.parent
 IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-clients.md", DOCS / "spiking-networks.md"]
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of forked commands."""
-    with typed(tmp_path_factory.mktemp("typed") / "bin", BINARIES) as commands:
-        yield commands
 
 
 @pytest.fixture
@@ -44,12 +34,14 @@ def test_what_a_page_tells_to_type_works(page: Path, checkout: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", IN_PYTHON, ids=lambda page: page.stem)
-def test_the_examples_of_a_page_run_in_one_session(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run_in_one_session(page: Path, tmp_path: Path, forked: Path) -> None:
+    """That of conversion starts alone."""
     found = list(blocks(page))
     assert {language for language, _, _ in found} == {"python"}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     session = "".join(code for _, _, code in found)
-    command = [sys.executable, "-W", "error::UserWarning:__main__", "-c", session]
+    python = forked / "python" if page.stem == "python" else sys.executable
+    command = [python, "-W", "error::UserWarning:__main__", "-c", session]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= session.count("\nprint(")
