@@ -204,8 +204,8 @@ class Site:
 
 @contextmanager
 def on_ray(folder: Path, forked: Path) -> Iterator[Site]:
-    """Start a cluster."""
-    with Running(forked) as cluster:
+    """Start a cluster, of processes that start alone; the run is forked."""
+    with Running() as cluster:
         options = ["engine.name=ray", "engine.cpus_per_client=1", f"engine.address={cluster.address}"]
         yield Site(forked / "snnfl", os.environ, options, lambda: bool(cluster.remaining_processes_alive()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from shared import Shared
 
 
 @pytest.fixture(scope="session")
-def _clusters(forked: Path) -> Iterator[Shared[Cluster]]:
-    with Shared(lambda: Running(forked), lambda cluster: bool(cluster.remaining_processes_alive())) as shared:
+def _clusters() -> Iterator[Shared[Cluster]]:
+    with Shared(Running, lambda cluster: bool(cluster.remaining_processes_alive())) as shared:
         yield shared
 
 
