@@ -20,7 +20,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-ALONE = "own-attack"
+ALONE = "own-tracker"
 """Whose commands start as a user's do, and import everything themselves."""
 
 

@@ -13,13 +13,26 @@ from followed import DOCS, IN_PYTHON, blocks, check, follow
 
 ROOT = DOCS.parent
 IN_CHECKOUT = [DOCS / "quickstart.md", DOCS / "spiking-clients.md", DOCS / "spiking-networks.md"]
+LESS = [
+    ("demo.yaml", "epochs: 5", "epochs: 1"),
+    ("spiking_clients.yaml", "epochs: 5", "epochs: 1"),
+    ("audit_digits.yaml", "fraction_train: 0.01", "fraction_train: 0.003"),
+]
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, forked: Path) -> Path:
-    """A copy of the code, and of what is compiled of it, with this environment's commands in its ``.venv``."""
+    """A copy of the code, and of what is compiled of it, with this environment's commands in its ``.venv``.
+
+    What its configurations train is less: an epoch instead of five, and two clients that are audited instead of seven.
+    """
     for name in ("snnfl", "clients", "strategies", "experiments"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    for name, more, less in LESS:
+        path = tmp_path / "experiments" / "conf" / name
+        text = path.read_text()
+        assert text.count(more) == 1, f"{name}: {more}"
+        path.write_text(text.replace(more, less))
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(forked)
     return tmp_path
