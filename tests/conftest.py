@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -143,6 +144,12 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.dict(os.environ, {INTERPRETER: str(commands / "python")}),
     ):
         yield commands
+
+
+@pytest.fixture
+def python_is_forked(forked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process starts as ``sys.executable`` is forked."""
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))
 
 
 @pytest.fixture(scope="session")

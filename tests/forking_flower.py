@@ -57,7 +57,7 @@ class Forks:
         if self._server is None:
             code = f"import runpy; runpy.run_path({__file__!r})['serve']()"
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-            arguments = [sys.executable, "-c", code]
+            arguments = [environment.get(INTERPRETER, sys.executable), "-c", code]
             self._server = subprocess.Popen(arguments, env=environment, cwd=folder, start_new_session=True, **pipes)
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps([str(log), *map(str, command)]).encode() + b"\n")

@@ -152,13 +152,15 @@ def test_flowers_own_simulation_runs_what_is_a_projects_own(
 @pytest.mark.flwr
 @needs_proc
 def test_a_deployment_ships_what_is_a_projects_own(project: Path, installed: Installed, forked_installed: Path) -> None:
-    """All processes start alone, as a user's do, but for the second node's."""
+    """The first node's processes and the operator's start alone, as a user's do; those of the others are forked."""
     folder = project / "fleet"
     folder.mkdir()
-    with fleet_of(folder, 2, in_memory=True, environment=installed.environment) as fleet:
+    alone = installed.environment
+    environment = {**alone, "PATH": f"{forked_installed}{os.pathsep}{alone['PATH']}"}
+    with fleet_of(folder, 2, in_memory=True, environment=environment) as fleet:
         fleet.snnfl("register")
-        fleet.start_node(0)
-        fleet.start_node(1, path=str(forked_installed))
+        fleet.start_node(0, path=str(installed.folder / "bin"))
+        fleet.start_node(1)
         options = ["audit.record=false", "audit.ground_truth=false"]
         done = installed.run(project, "snnfl", "deploy", "run", str(fleet.deployment.path), "own.yaml", *options)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -74,6 +74,7 @@ def typed(folder: Path, binaries: Path, environment: Mapping[str, str] = os.envi
         (folder / name).write_text(PROGRAM.format(python=python, address=address))
         (folder / name).chmod(0o755)
     alone = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    alone |= {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}  # which libraries read when they are imported
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
