@@ -110,9 +110,10 @@ def train(message: Message, context: Context) -> Message:
 
 def _epochs(work: Workspace, data: ClientData, draw: torch.Generator) -> Iterator[Iterator[Batch]]:
     """Yield each epoch's batches of the client's samples."""
-    training, augment = work.config.training, work.config.data.augment
+    training = work.config.training
+    options: dict[str, Any] = {"augment": work.config.data.augment, "layout": work.layout}
     for _ in range(training.epochs):
-        yield _on(work, batches(data.dataset, data.indices, training.batch_size, generator=draw, augment=augment))
+        yield _on(work, batches(data.dataset, data.indices, training.batch_size, generator=draw, **options))
 
 
 @app.evaluate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,7 +26,13 @@ NUMBERS_AT_ONCE = 4_000_000
 
 
 def batches(
-    dataset: Dataset, indices: Tensor, batch_size: int, *, generator: torch.Generator, augment: bool
+    dataset: Dataset,
+    indices: Tensor,
+    batch_size: int,
+    *,
+    generator: torch.Generator,
+    augment: bool,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through a client's training examples in random order.
 
@@ -38,6 +45,7 @@ def batches(
         batch_size: Examples per batch; the last batch may have fewer, or one more if this is more than 1.
         generator: Draws the order and, batch by batch, the augmentation.
         augment: Whether to crop at random, and to mirror where ``dataset.flip``; all time steps of a sample alike.
+        layout: How pictures lie.
 
     Returns:
         Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
@@ -47,11 +55,16 @@ def batches(
     """
     if augment and len(dataset.input_shape) < 3:
         raise ConfigError(f"data.augment=true: {dataset.name} has no pictures to crop; set data.augment=false")
-    return _batches(dataset, indices, batch_size, generator, augment)
+    return _batches(dataset, indices, batch_size, generator, augment, layout)
 
 
 def _batches(
-    dataset: Dataset, indices: Tensor, batch_size: int, generator: torch.Generator, augment: bool
+    dataset: Dataset,
+    indices: Tensor,
+    batch_size: int,
+    generator: torch.Generator,
+    augment: bool,
+    layout: torch.memory_format,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = indices[torch.randperm(len(indices), generator=generator)]
     sizes = batch_sizes(len(order), batch_size)
@@ -60,13 +73,15 @@ def _batches(
             images = dataset.train_images.index_select(0, chunk)
             pictures = images.flatten(1, -3)  # time steps of events as channels
             pictures = augmentation.augment(pictures, generator, padding=dataset.padding, flip=dataset.flip)
-            yield dataset.normalise(pictures.view_as(images)), dataset.train_labels[chunk]
+            normalised = dataset.normalise(pictures.view_as(images))
+            yield laid_out(normalised, layout, images.device), dataset.train_labels[chunk]
         return
     examples = min(NORMALISED_AT_ONCE, NUMBERS_AT_ONCE // max(1, math.prod(dataset.input_shape)))
     together = max(1, examples // batch_size)
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     for some, chunk in zip(groups, torch.split(order, list(map(sum, groups))), strict=True):
         images = dataset.normalise(dataset.train_images.index_select(0, chunk))
+        images = laid_out(images, layout, images.device)
         labels = dataset.train_labels.index_select(0, chunk)
         yield from zip(torch.split(images, some), torch.split(labels, some), strict=True)
 
@@ -141,9 +156,15 @@ def test_batches(
         Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
     """
     count = len(dataset.test_labels)
-    order = torch.randperm(count, generator=rng.generator(0, f"test subset of {dataset.name}"))[:limit]
-    for chunk in torch.split(order if limit else torch.arange(count), batch_size):
+    order = _test_subset(dataset.name, count, limit) if limit else torch.arange(count)
+    for chunk in torch.split(order, batch_size):
         yield dataset.normalise(dataset.test_images[chunk]), dataset.test_labels[chunk]
+
+
+@lru_cache(maxsize=16)
+def _test_subset(name: str, count: int, limit: int) -> Tensor:
+    """Return which examples of a test split are tested on, the same in each round."""
+    return torch.randperm(count, generator=rng.generator(0, f"test subset of {name}"))[:limit].clone()
 
 
 test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it wherever a test imports it

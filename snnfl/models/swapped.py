@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook as has_hooks_on_all
 
 
 @contextmanager
@@ -24,3 +25,9 @@ def swapped(modules: Iterable[nn.Module], kinds: Mapping[type[nn.Module], type[n
     finally:
         for layer, kind in layers:
             object.__setattr__(layer, "__class__", kind)
+
+
+def is_observed(layer: nn.Module) -> bool:
+    """Tell whether a layer, or all of them, has hooks: that of the forward or of the backward pass."""
+    own = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(own) or bool(has_hooks_on_all())  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated

@@ -7,11 +7,10 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook as has_hooks_on_all
 
 from snnfl.models import SpikingModel, SpikingNeurons
 from snnfl.models.over_time import over_time
-from snnfl.models.swapped import swapped
+from snnfl.models.swapped import is_observed, swapped
 from snnfl.neurons.head import Head
 
 
@@ -31,7 +30,7 @@ class _HeadAtOnce(SpikingModel):
 
     def forward(self, inputs: Tensor) -> Tensor:
         kind = self.readout.kind
-        if kind not in ("mean_potential", "rate") or _is_observed(self.readout):
+        if kind not in ("mean_potential", "rate") or is_observed(self.readout):
             return super().forward(inputs)
         reader = self.readout.neurons.neuron
         return self._at_once(inputs, self.readout, reader=reader, potentials=kind == "mean_potential")
@@ -56,10 +55,4 @@ class _HeadAtOnce(SpikingModel):
 def _are_plain(neurons: Any, output: Any) -> bool:
     """Tell whether these are neurons and a linear layer as they come, and nobody looks at what they compute."""
     plain = type(neurons) is SpikingNeurons and type(output) is over_time(nn.Linear)
-    return bool(plain and neurons.pool == 1 and not output.short) and not any(map(_is_observed, (neurons, output)))
-
-
-def _is_observed(layer: nn.Module) -> bool:
-    """Tell whether a layer, or all of them, has hooks: that of the forward or of the backward pass."""
-    own = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(own) or bool(has_hooks_on_all())  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
+    return bool(plain and neurons.pool == 1 and not output.short) and not any(map(is_observed, (neurons, output)))

@@ -16,6 +16,7 @@ from snnfl.training.head import head_at_once
 from snnfl.training.normalisation import precise_batch_norm
 from snnfl.training.objectives import Batch, Objective, cross_entropy
 from snnfl.training.optimisers import optimiser_of
+from snnfl.training.pooling import pooled_first
 
 MAXIMUM_VALUE = 1e12
 """Beyond any weight, statistic or loss of a network that trains. Larger values, though finite, would overflow when they
@@ -88,7 +89,7 @@ def train_locally(
     if not all(module.training for module in modules):  # to set them all anyway takes four times as long
         model.train()
     result, steps = None, 0
-    with precise_batch_norm(modules), head_at_once(modules), laid_out_gradients(modules):
+    with precise_batch_norm(modules), head_at_once(modules), laid_out_gradients(modules), pooled_first(modules):
         for epoch, batches in enumerate(epochs_of_batches, start=1):
             losses, sizes = [], []
             for inputs, labels in batches:
