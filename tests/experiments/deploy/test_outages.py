@@ -204,7 +204,10 @@ def disturb(site: Site) -> Evidence:
     fleet.start_superlink()
     site.start_node(2)
     wait(lambda: fleet.snnfl("check")[1] is None, "the nodes have come back")
-    fleet.submit(*options, "--resume").wait(2 * SECONDS)
+    resumed = fleet.submit(*options, "--resume")
+    wait(lambda: resumed.poll() is not None or bool(fleet.stuck()), "the resumed run is over", 2 * SECONDS)
+    if resumed.poll() is None:
+        raise TimeoutError("\n".join(fleet.stuck()))
     after, (number,) = fleet.log("run"), re.findall(r"Successfully started run (\d+)", told)
     fleet.start("logs", [BINARIES / "snnfl", "deploy", "logs", fleet.deployment.path, number]).wait(SECONDS)
     return Evidence(
