@@ -325,6 +325,7 @@ energy: {images: 4}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("python_is_forked")
 def test_a_study_compares_an_ann_a_converted_and_a_native_network(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DIRECTORY", str(tmp_path)))
