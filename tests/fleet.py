@@ -225,8 +225,8 @@ def free_pair() -> int:
     return port
 
 
-def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
-    """Wait until something holds.
+def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS, *, pause: float = 0.2) -> None:
+    """Wait until something holds, which is looked at again after each pause.
 
     Raises:
         TimeoutError: If it doesn't within ``seconds``.
@@ -235,7 +235,7 @@ def wait(holds: Callable[[], bool], what: str, seconds: float = SECONDS) -> None
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s until {what}")
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 @contextmanager

@@ -190,8 +190,8 @@ def disturb(site: Site) -> Evidence:
     if site.switch is not None:
         site.switch(False)
     fleet.kill("node-2")
-    wait(lambda: len(fleet.rows("disturbed")) == 2, "the second round is complete, without the two")
-    fleet.signal("node-0", signal.SIGSTOP)  # nobody can end the third round
+    wait(lambda: len(fleet.rows("disturbed")) == 2, "the second round is complete, without the two", pause=0.01)
+    fleet.signal("node-0", signal.SIGSTOP)  # nobody can end the third round, which one node would in less than a second
     wait(lambda: "round 2: server SNN" in fleet.log("run"), "the operator has read it")
     if len(fleet.rows("disturbed")) != 2:
         raise TimeoutError("the third round was over before node 0 was stopped")
