@@ -64,9 +64,10 @@ def pytest_sessionfinish() -> None:
 
 
 LONGEST = (
-    "test_pages.py", "test_installed.py", "test_how_to.py", "test_outages.py", "test_engines_agree.py",
+    "test_outages.py", "test_pages.py", "test_installed.py", "test_how_to.py", "test_engines_agree.py",
     "test_benchmarks.py", "test_secure.py", "test_endings.py", "test_site.py", "test_termination.py", "test_compare.py",
-    "test_processes.py", "test_hostile_nodes.py",
+    "test_processes.py", "test_hostile_nodes.py", "test_backdoors.py", "test_algorithms.py", "test_spike_trains.py",
+    "test_detecting.py",
 )  # fmt: skip
 """Files whose few tests take minutes: a worker that is given one last keeps all others waiting."""
 
