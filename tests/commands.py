@@ -26,7 +26,7 @@ SERVER = """
 import gc; gc.disable()  # until all is imported
 import json, os, sys
 import numpy, torch, flwr.simulation  # what takes long
-from forking_flower import warm_up
+from forking_flower import INTERPRETER, warm_up
 from experiments import cli, flower_simulation, running
 from experiments.audit import command
 from experiments.compare import command
@@ -43,6 +43,7 @@ for line in sys.stdin:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv = arguments
+        sys.executable = os.environ.get(INTERPRETER, sys.executable)
         status = 1
         try:
             mains[arguments[0]]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,9 +19,17 @@ import pytest
 import torch
 import typer.main
 import typer.testing
+from flwr_local import BINARIES
+from forking_flower import INTERPRETER
 from installed import Installed, install
 from shared import Shared
-from workers import pytest_handlecrashitem, pytest_terminal_summary, pytest_xdist_make_scheduler  # noqa: F401
+from typed import typed
+from workers import (  # noqa: F401
+    compiled_by_one_worker,
+    pytest_handlecrashitem,
+    pytest_terminal_summary,
+    pytest_xdist_make_scheduler,
+)
 
 from snnfl.files import write_bytes
 
@@ -130,6 +139,29 @@ def data_root() -> Path:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """snnfl as a wheel in a virtual environment."""
     return install(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of commands of this environment, which are forked; its interpreter is that of other forks, too."""
+    with (
+        typed(tmp_path_factory.mktemp("typed") / "bin", BINARIES) as commands,
+        patch.dict(os.environ, {INTERPRETER: str(commands / "python")}),
+    ):
+        yield commands
+
+
+@pytest.fixture
+def python_is_forked(forked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process starts as ``sys.executable`` is forked."""
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))
+
+
+@pytest.fixture(scope="session")
+def forked_installed(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same of the environment with the wheel."""
+    with typed(tmp_path_factory.mktemp("typed") / "bin", installed.folder / "bin", installed.environment) as commands:
+        yield commands
 
 
 @pytest.fixture

@@ -34,6 +34,22 @@ REPOSITORY = Path(__file__).parents[1]
 LIMITS = re.compile(r".*(?:database is locked|No heartbeat received|HTTP status 500|500 Internal).*")
 """What Flower's logs say where it met limits of its own."""
 
+RECEIVED = re.compile(r"\[RUN (\d+)\]\n.*Receiving: ")
+IGNORED = re.compile(r"Run ID (\d+) is not .*Ignoring reply message")
+
+
+def late(log: str) -> list[str]:
+    """Return the replies that took another's turn, of which a SuperNode sends one for each message that it receives.
+
+    A node that was cut off while it trained, and whose run has ended meanwhile, sends that reply when it gets the next
+    run's first message, and keeps the reply to this one until there is another message: for ever, if all wait for it.
+    """
+    return [
+        ignored[0]
+        for ignored in IGNORED.finditer(log)
+        if {*RECEIVED.findall(log[: ignored.start()])[-1:]} - {ignored[1]}
+    ]
+
 
 def missing_for_a_cut() -> str | None:
     """Say why this machine cannot put a node behind a link of its own; ``None`` if it can."""
@@ -105,9 +121,12 @@ class Fleet:
         Args:
             index: Its partition.
             host: By which it reaches the SuperLink.
-            options: ``netns``, the network namespace that it lives in; else more of its configuration.
+            options: ``netns``, the network namespace that it lives in, and ``path``, where its programs are looked for
+                first; else more of its configuration.
         """
         prefix = ["ip", "netns", "exec", options.pop("netns")] if "netns" in options else []
+        if "path" in options:
+            prefix += ["env", f"PATH={options.pop('path')}{os.pathsep}{self.env['PATH']}"]
         name = f"node-{index}"
         command = [*prefix, *self.node_command(index, host, **options)]
 
@@ -157,7 +176,8 @@ class Fleet:
 
     def stuck(self) -> list[str]:
         """Return what Flower's logs say of its own limits, which a busy machine exceeds: no verdict on the app."""
-        return [*self.complaints, *(line for name in self.processes for line in LIMITS.findall(self.log(name)))]
+        logs = [self.log(name) for name in self.processes]
+        return [*self.complaints, *(line for log in logs for line in (*LIMITS.findall(log), *late(log)))]
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and its children."""

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from forking_flower import write_superexec
 
 from experiments.engines.local_superlink import local_superlink as started_superlink
 
@@ -54,23 +54,26 @@ def flower_env(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def local_superlink(folder: Path) -> Iterator[dict[str, str]]:
+def local_superlink(folder: Path, forked: Path) -> Iterator[dict[str, str]]:
     """Start a local SuperLink, and at the end kill whatever came out of it.
 
-    The SuperLink starts a SuperExec, of which the simulations are forked, and each starts Ray; all of them inherit the
+    The SuperLink starts a SuperExec, which starts simulations, and each starts Ray; all of them inherit the
     environment, so those whose ``FLWR_HOME`` is this one are found and killed. ``flwr`` itself would give the start 15
     seconds.
 
     Args:
         folder: Becomes the working directory of the app, and holds the SuperLink's database and log.
+        forked: The folder of commands that all of them are forked by.
 
     Yields:
         The environment for :func:`flwr_run`.
     """
     env = flower_env(folder / "flwr-home")
-    env["PATH"] = f"{write_superexec(folder / 'bin')}{os.pathsep}{env['PATH']}"
+    env["PATH"] = f"{forked}{os.pathsep}{env['PATH']}"
     try:
-        with started_superlink(":local:", env):
+        with ExitStack() as stack:
+            with patch.object(sys, "executable", str(forked / "python")):
+                stack.enter_context(started_superlink(":local:", env))
             yield env
     finally:
         kill_processes("FLWR_HOME", env["FLWR_HOME"])
@@ -139,7 +142,7 @@ def kill_processes(variable: str, value: str) -> None:
 
 def _flwr(env: dict[str, str], *arguments: str) -> str:
     completed = subprocess.run(
-        [BINARIES / "flwr", *arguments],
+        ["flwr", *arguments],
         env=env,
         cwd=Path(env["FLWR_HOME"]).parent,
         stdout=subprocess.PIPE,

@@ -29,6 +29,9 @@ LINKS = ("flower-superlink", "flower-supernode")
 COMMANDS = (*LINKS, "snnfl")
 """What a fleet forks."""
 
+INTERPRETER = "SNNFL_TESTS_INTERPRETER"
+"""A variable that names the program by which what is forked starts Python: that of the fixture ``forked``."""
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -54,7 +57,7 @@ class Forks:
         if self._server is None:
             code = f"import runpy; runpy.run_path({__file__!r})['serve']()"
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
-            arguments = [sys.executable, "-c", code]
+            arguments = [environment.get(INTERPRETER, sys.executable), "-c", code]
             self._server = subprocess.Popen(arguments, env=environment, cwd=folder, start_new_session=True, **pipes)
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps([str(log), *map(str, command)]).encode() + b"\n")
@@ -160,6 +163,7 @@ def become(command: list[str], log: str, answers: int) -> None:
     if name in LINKS:
         its_superexec_is_forked()
     sys.argv, sys.path[0] = command, str(Path(sys.executable).parent)
+    sys.executable = os.environ.get(INTERPRETER, sys.executable)
     mains()[name]()
 
 
@@ -238,6 +242,7 @@ def be_an_app(command: list[str], *, silent: bool) -> None:
         os.dup2(null, 1), os.dup2(null, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     sys.argv = list(command)
+    sys.executable = os.environ.get(INTERPRETER, sys.executable)
     mains()[command[0]]()
 
 

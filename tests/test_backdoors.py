@@ -31,11 +31,15 @@ SETTING = [
     f"run.rounds={ROUNDS}",
     "run.keep_checkpoints=1",
     "training.epochs=3",
-    "training.batch_size=16",
-    "training.learning_rate=0.05",
+    "training.batch_size=32",
+    "training.learning_rate=0.1",
     "conversion.steps=8",
     "evaluation.clients=false",
 ]
+SLOWLY = ["training.batch_size=16", "training.learning_rate=0.05"]
+"""How models learn where an attack depends on how much they have learned."""
+SHORT = "run.rounds=4"
+"""Enough where it doesn't."""
 SUCCESS, ACCURACY = "attack_success_snn", "server_snn_accuracy"
 
 
@@ -49,10 +53,10 @@ def play(directory: Path, *overrides: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("attack", "success", "accuracy"),
     [
-        (["blended"], 0.8, 0.85),
-        (["distributed", "poisoning.trigger_size=3"], 0.8, 0.7),
+        (["blended", SHORT], 0.8, 0.85),
+        (["distributed", "poisoning.trigger_size=3", SHORT], 0.8, 0.7),
         # Of the flipped class alone, which is what the server then gets wrong; the other nine stay.
-        (["label_flip", "poisoning.source=1"], 0.5, 0.75),
+        (["label_flip", "poisoning.source=1", *SLOWLY], 0.5, 0.75),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -75,6 +79,7 @@ def test_one_round_of_a_scaled_update_installs_a_backdoor_and_an_unscaled_one_do
 ) -> None:
     kind = "snn" if spiking else "ann"
     poisoning = [f"strategy.spiking={spiking}", "poisoning.attack=model_replacement", f"poisoning.first_round={ROUNDS}"]
+    poisoning += SLOWLY
     scaled = play(tmp_path, *poisoning, "run.name=scaled")
     unscaled = play(tmp_path, *poisoning, "run.name=unscaled", "poisoning.scale=1")
     before, after = scaled[-2:]
@@ -87,7 +92,7 @@ def test_one_round_of_a_scaled_update_installs_a_backdoor_and_an_unscaled_one_do
 
 def test_a_forgers_backdoor_takes_and_its_thresholds_are_the_honest_ones(tmp_path: Path) -> None:
     """Until the first attack all runs are the same, so in its round the clean run tells what is honest."""
-    poisoning = ["poisoning.attack=badnets", "poisoning.first_round=2", "audit.record=true", "audit.rounds=[2]"]
+    poisoning = ["poisoning.attack=badnets", "poisoning.first_round=2", "audit.record=true", "audit.rounds=[2]", SHORT]
     runs = {
         "clean": ["poisoning.attackers=0"],
         "open": ["poisoning.attackers=2"],
@@ -157,8 +162,8 @@ def test_a_backdoor_on_events_takes_in_spiking_and_ordinary_networks_and_detecto
         "data.source=filmed",
         "strategy.spiking=false",
         "training.optimizer=adam",
-        "training.learning_rate=0.003",
-        "training.batch_size=32",
+        "training.learning_rate=0.006",
+        "training.batch_size=64",
         "detection.detectors=[norm,krum]",
         f"poisoning.attack={attack}",
         "poisoning.strength=1",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from commands import Commands, commands
 from flwr_local import (
     BINARIES,
     TIMEOUT,
@@ -21,6 +20,7 @@ from flwr_local import (
     lingering_processes,
     local_superlink,
     needs_proc,
+    processes_with,
 )  # fmt: skip
 from ray_clusters import Running
 from safetensors.torch import load_file
@@ -115,9 +115,10 @@ def toml(overrides: list[str]) -> str:
 @pytest.mark.ray
 @pytest.mark.flwr
 @needs_proc
-def test_flower_simulation_gives_the_same_weights(in_process: Path, tmp_path: Path) -> None:
+def test_flower_simulation_gives_the_same_weights(in_process: Path, tmp_path: Path, forked: Path) -> None:
+    """How the command starts alone: ``tests/experiments/test_flower_simulation.py``."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "SNNFL_TEST": str(tmp_path)}
-    command = [BINARIES / "flower-simulation", "--app", str(REPOSITORY), "--num-supernodes", "3"]
+    command = [forked / "flower-simulation", "--app", str(REPOSITORY), "--num-supernodes", "3"]
     config = toml([*OVERRIDES[:-1], f"run.directory={tmp_path}"])
     done = subprocess.run(
         [*command, "--run-config", config], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
@@ -179,35 +180,43 @@ class Site:
     """An engine that is there already, so that no run need start it.
 
     Attributes:
-        snnfl: Runs commands in processes of their own.
+        snnfl: The command, which is forked.
+        environment: Of its processes.
         options: Of a run there.
+        lives: Tells whether it is still there.
     """
 
-    snnfl: Commands
+    snnfl: Path
+    environment: Mapping[str, str]
     options: Sequence[str]
+    lives: Callable[[], bool]
 
     def play(self, folder: Path, *more: str, said: str = "") -> Path:
         """Play a run, which prints what is ``said``; return its folder."""
         (folder / "config.yaml").write_text("{}")
-        arguments = ["config.yaml", *OVERRIDES, *more, "run.directory=here", *self.options]
-        status, out, err = self.snnfl.run(folder, "snnfl", "run", *arguments)
-        assert status == 0, out + err[-3000:]
-        assert said in out
+        command = [self.snnfl, "run", "config.yaml", *OVERRIDES, *more, "run.directory=here", *self.options]
+        environment = {**self.environment, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+        done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        assert said in done.stdout
         return folder / "here" / "run"
 
 
 @contextmanager
-def on_ray(folder: Path) -> Iterator[Site]:
-    """Start a cluster."""
-    with Running() as cluster, commands() as snnfl:
-        yield Site(snnfl, ["engine.name=ray", "engine.cpus_per_client=1", f"engine.address={cluster.address}"])
+def on_ray(folder: Path, forked: Path) -> Iterator[Site]:
+    """Start a cluster, of processes that start alone; the run is forked."""
+    with Running() as cluster:
+        options = ["engine.name=ray", "engine.cpus_per_client=1", f"engine.address={cluster.address}"]
+        yield Site(forked / "snnfl", os.environ, options, lambda: bool(cluster.remaining_processes_alive()))
 
 
 @contextmanager
-def on_a_superlink(folder: Path) -> Iterator[Site]:
+def on_a_superlink(folder: Path, forked: Path) -> Iterator[Site]:
     """Start a SuperLink of this machine."""
-    with local_superlink(folder) as environment, commands(environment) as snnfl:
-        yield Site(snnfl, ["engine.name=deployment", "engine.connection=local"])
+    with local_superlink(folder, forked) as environment:
+        options = ["engine.name=deployment", "engine.connection=local"]
+        home = environment["FLWR_HOME"]
+        yield Site(forked / "snnfl", environment, options, lambda: bool(processes_with("FLWR_HOME", home)))
 
 
 @pytest.fixture(
@@ -217,10 +226,12 @@ def on_a_superlink(folder: Path) -> Iterator[Site]:
         pytest.param(on_a_superlink, marks=pytest.mark.flwr, id="deployment"),
     ],
 )
-def sites(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared[Site]]:
+def sites(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forked: Path
+) -> Iterator[Shared[Site]]:
     """An engine that tests share while they pass; how a run starts one, and ends it, is for the tests above."""
-    make = lambda: request.param(tmp_path_factory.mktemp("site"))  # noqa: E731
-    with Shared(make, lambda site: site.snnfl.process.poll() is None) as shared:
+    make = lambda: request.param(tmp_path_factory.mktemp("site"), forked)  # noqa: E731
+    with Shared(make, lambda site: site.lives()) as shared:
         yield shared
 
 

@@ -61,7 +61,7 @@ class Trained:
 
 def configuration(directory: Path, *overrides: str) -> Config:
     small = [f"run.rounds={ROUNDS}", f"data.clients={CLIENTS}", "data.partition=dirichlet", "training.epochs=2"]
-    few = ["data.training_images=400", "data.test_images=100"]
+    few = ["data.training_images=240", "data.test_images=100"]
     cheap = ["conversion.steps=8", "conversion.calibration_images=32", "evaluation.clients=false"]
     return compose(None, [f"run.directory={directory}", "run.overwrite=true", *small, *few, *cheap, *overrides])
 

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from fleet import fleet_of
 from flwr.cli.build import build_fab_from_disk
 from flwr_local import flower_env, kill_processes, needs_proc
 from installed import Installed
-from typed import typed
 from user_project import PLUGIN, write_project
 
 ROOT = Path(__file__).parents[1]
@@ -27,14 +25,6 @@ ROOT = Path(__file__).parents[1]
 def project(tmp_path: Path) -> Path:
     """A user's folder."""
     return write_project(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def forked(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of the commands of the virtual environment, forked."""
-    folder = tmp_path_factory.mktemp("typed") / "bin"
-    with typed(folder, installed.folder / "bin", installed.environment) as commands:
-        yield commands
 
 
 @pytest.mark.slow
@@ -49,21 +39,23 @@ def test_the_commands_work_beside_folders_of_their_names(project: Path, installe
 
 @pytest.mark.slow
 def test_processes_of_a_study_and_workers_of_ray_find_the_right_modules(
-    project: Path, installed: Installed, forked: Path
+    project: Path, installed: Installed, forked_installed: Path
 ) -> None:
-    done = installed.run(project, "snnfl", "compare", "study.yaml", PYTHONPATH=".")
+    done = installed.run(project, str(forked_installed / "snnfl"), "compare", "study.yaml", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/both/report.html").exists()
-    done = installed.run(project, str(forked / "snnfl"), "run", "small.yaml", "engine.name=ray", PYTHONPATH=".")
+    done = installed.run(
+        project, str(forked_installed / "snnfl"), "run", "small.yaml", "engine.name=ray", PYTHONPATH="."
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_a_project_with_everything_of_its_own(project: Path, installed: Installed, forked: Path) -> None:
+def test_a_project_with_everything_of_its_own(project: Path, installed: Installed, forked_installed: Path) -> None:
     """Data set, model, strategy, detector, tracker and attack: in process, on Ray, in a study, in an audit."""
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return installed.run(project, str(forked / "snnfl"), *command, PYTHONPATH=".")
+        return installed.run(project, str(forked_installed / "snnfl"), *command, PYTHONPATH=".")
 
     done = run("run", "own.yaml")
     assert done.returncode == 0, done.stderr
@@ -87,7 +79,7 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
 
     config = 'data.source="parity" model.name="tiny" training.epochs=1 run.rounds=1 run.name="simulated"'
     options = ["--num-supernodes", "2", "--plugin", "strategies/mine.py", "--run-config", config]
-    done = installed.run(project, str(forked / "flower-simulation"), *options, PYTHONPATH=".")
+    done = installed.run(project, str(forked_installed / "flower-simulation"), *options, PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
     assert (project / "runs/simulated/final_snn.safetensors").exists()
 
@@ -103,7 +95,7 @@ def test_a_project_with_everything_of_its_own(project: Path, installed: Installe
 
 
 @pytest.mark.slow
-def test_a_session_of_python_in_the_project(project: Path, installed: Installed) -> None:
+def test_a_session_of_python_in_the_project(project: Path, installed: Installed, forked_installed: Path) -> None:
     """As a notebook or a REPL: the current folder stands first on ``sys.path``."""
     (project / "experiments/mine.py").write_text("")
     code = (
@@ -118,7 +110,7 @@ def test_a_session_of_python_in_the_project(project: Path, installed: Installed)
         "subprocess.run([sys.executable, '-c', fresh % ', plugins=[\"strategies/mine.py\"]'], check=True)\n"
         "import experiments.mine\n"
     )
-    done = installed.run(project, "python", "-c", code)
+    done = installed.run(project, str(forked_installed / "python"), "-c", code)
     assert done.stdout == "<Run runs/own: 1 of 1 rounds> 4\n".replace("runs/own", str(project / "runs/own")), (
         done.stderr
     )
@@ -141,12 +133,15 @@ def test_an_installed_package_brings_its_own(project: Path, installed: Installed
 @pytest.mark.slow
 @pytest.mark.flwr
 @needs_proc
-def test_flowers_own_simulation_runs_what_is_a_projects_own(project: Path, installed: Installed) -> None:
+def test_flowers_own_simulation_runs_what_is_a_projects_own(
+    project: Path, installed: Installed, forked_installed: Path
+) -> None:
     """On a SuperLink of this machine, whose Ray workers import from its current folder first."""
     home = flower_env(project / "home")
     variables = {name: home[name] for name in ("FLWR_HOME", "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT")}
     try:
-        done = installed.run(project, "snnfl", "run", "own.yaml", "engine.name=deployment", PYTHONPATH=".", **variables)
+        command = [str(forked_installed / "snnfl"), "run", "own.yaml", "engine.name=deployment"]
+        done = installed.run(project, *command, PYTHONPATH=".", **variables)
     finally:
         kill_processes("FLWR_HOME", home["FLWR_HOME"])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -156,13 +151,16 @@ def test_flowers_own_simulation_runs_what_is_a_projects_own(project: Path, insta
 @pytest.mark.slow
 @pytest.mark.flwr
 @needs_proc
-def test_a_deployment_ships_what_is_a_projects_own(project: Path, installed: Installed) -> None:
+def test_a_deployment_ships_what_is_a_projects_own(project: Path, installed: Installed, forked_installed: Path) -> None:
+    """The first node's processes and the operator's start alone, as a user's do; those of the others are forked."""
     folder = project / "fleet"
     folder.mkdir()
-    with fleet_of(folder, 2, in_memory=True, environment=installed.environment) as fleet:
+    alone = installed.environment
+    environment = {**alone, "PATH": f"{forked_installed}{os.pathsep}{alone['PATH']}"}
+    with fleet_of(folder, 2, in_memory=True, environment=environment) as fleet:
         fleet.snnfl("register")
-        for index in range(2):
-            fleet.start_node(index)
+        fleet.start_node(0, path=str(installed.folder / "bin"))
+        fleet.start_node(1)
         options = ["audit.record=false", "audit.ground_truth=false"]
         done = installed.run(project, "snnfl", "deploy", "run", str(fleet.deployment.path), "own.yaml", *options)
         assert done.returncode == 0, done.stdout + done.stderr

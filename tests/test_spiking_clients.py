@@ -27,13 +27,13 @@ from strategies.recorder import Row
 from strategies.run_directory import ANN_FILE, SNN_FILE, node_folders, read_metrics
 from strategies.server_app import server_app
 
-CLIENTS = 6
+CLIENTS = 5
 SMALL = [
     "strategy.spiking=false", "model.neuron=lif", "model.time_steps=4", "model.name=mlp", "run.rounds=2",
-    f"data.clients={CLIENTS}", "data.training_images=240", "data.test_images=80", "training.epochs=1",
-    "training.batch_size=20", "training.optimizer=adam", "training.learning_rate=0.005",
+    f"data.clients={CLIENTS}", "data.training_images=100", "data.test_images=40", "training.epochs=1",
+    "training.batch_size=10", "training.optimizer=adam", "training.learning_rate=0.005",
 ]  # fmt: skip
-"""A run of a second or two."""
+"""A run of a quarter of a second: of two steps for each client and round, the second has something to stay near."""
 
 
 def run(folder: Path, *overrides: str, observer: Callable[[Row], object] = lambda row: None) -> tuple[Config, Path]:
@@ -325,6 +325,7 @@ energy: {images: 4}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("python_is_forked")
 def test_a_study_compares_an_ann_a_converted_and_a_native_network(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DIRECTORY", str(tmp_path)))

@@ -118,7 +118,7 @@ def local_superlink(address: str | None, environment: Mapping[str, str]) -> Iter
     # Everything that the app needs is installed where this runs, so nothing need be fetched for it; and its simulations
     # are not to join a cluster that was started on this machine, or wait for one that has ended since.
     defaults = {"FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    defaults |= {"RAY_ADDRESS": "local"}
+    defaults |= {"RAY_ADDRESS": "local", "RAY_prestart_worker_first_driver": "0"}  # workers that nobody would use
     nowhere = subprocess.DEVNULL
     process = subprocess.Popen(
         command,

@@ -34,7 +34,8 @@ from experiments.engines import EngineError
 from experiments.engines.flower_internals import restored_task_identity
 from experiments.engines.in_process import call_client
 from experiments.engines.ray_actors import TimeLimit, outlive, renewing_actors
-from experiments.engines.ray_address import cluster_address
+from experiments.engines.ray_address import HERE, cluster_address
+from experiments.engines.ray_internals import NO_PRESTART, without_helpers
 from experiments.signals import same_handler
 from snnfl.launch import names_in_use
 from snnfl.plugins import Plugin
@@ -208,12 +209,15 @@ def _ray(init_args: Mapping[str, Any], set_up: Callable[[], None], *, verbose: b
         environment["FLWR_LOG_LEVEL"] = "DEBUG"
     options = {"include_dashboard": False, "log_to_driver": verbose, "logging_level": "WARNING", **init_args}
     options["address"] = address
+    if address == HERE:
+        options["_system_config"] = {**NO_PRESTART, **(options.get("_system_config") or {})}
     runtime_env = dict(options.pop("runtime_env", {}))
     runtime_env["env_vars"] = {**environment, **runtime_env.get("env_vars", {})}
     runtime_env.setdefault("worker_process_setup_hook", set_up)
     try:
         try:
-            with same_handler(), warnings.catch_warnings():  # Ray's handler lets Flower's threads hold up the exit
+            # Ray's handler lets Flower's threads hold up the exit.
+            with same_handler(), without_helpers(options), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
                 ray.init(runtime_env=runtime_env, **options)
         except Exception as error:  # a node that starts too slowly is a bare Exception
@@ -231,10 +235,13 @@ def _worker_setup(names: Sequence[str], plugins: Sequence[Plugin]) -> Callable[[
     """
 
     def set_up() -> None:
-        from snnfl.launch import use_app
+        from snnfl.launch import importing, use_app
         from snnfl.plugins import adopt
 
         use_app(names)
+        if "clients" in names:
+            with importing():
+                import clients.client_app  # noqa: F401
         adopt(plugins)
 
     return set_up

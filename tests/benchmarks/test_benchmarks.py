@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from flwr_local import BINARIES
-from typed import typed
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ATTACKS = {
@@ -35,19 +33,13 @@ def run(name: str, *arguments: str, python: str | Path = sys.executable) -> subp
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory):
-    with typed(tmp_path_factory.mktemp("typed") / "bin", BINARIES) as commands:
-        yield commands / "python"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_and_writes_down_what_it_prints(name, tmp_path, forked):
     document = tmp_path / "performance.md"
     begin, end = f"<!-- begin {name}.py: generated, don't edit -->", f"<!-- end {name}.py -->"
     document.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
-    done = run(name, "--json", str(tmp_path / "results.json"), "--markdown", str(document), python=forked)
+    done = run(name, "--json", str(tmp_path / "results.json"), "--markdown", str(document), python=forked / "python")
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written) == [name]

@@ -38,7 +38,7 @@ strategy: {fraction_train: 0.00334, spiking: SPIKING}
 evaluation: {clients: false, images: 20}
 audit: {record: true, ground_truth: true}
 """
-ITERATIONS = 12
+ITERATIONS = 6
 ATTACKS = ["--attack", "inverting_gradients", "--attack", "reconverted_initial", "--attack", "closed_form"]
 
 

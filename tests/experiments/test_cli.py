@@ -16,7 +16,7 @@ from snnfl import commands
 from snnfl.config import compose
 
 DEMO = "experiments/conf/demo.yaml"
-SMALL = ["run.rounds=1", "training.epochs=1", "conversion.steps=4", "data.clients=3"]
+SMALL = ["run.rounds=1", "training.epochs=1", "conversion.steps=4", "data.clients=3", "data.training_images=300"]
 
 
 @pytest.fixture(autouse=True)

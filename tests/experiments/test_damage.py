@@ -20,6 +20,7 @@ OPTIONS = [
     "training.epochs=1",
     "conversion.steps=4",
     "conversion.calibration_images=16",
+    "data.training_images=120",
     "data.test_images=50",
     "audit.record=true",
     "audit.ground_truth=true",

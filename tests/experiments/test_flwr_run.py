@@ -17,14 +17,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.flwr, needs_proc]
 
 
 @pytest.fixture(scope="module")
-def superlinks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared[dict[str, str]]]:
+def superlinks(tmp_path_factory: pytest.TempPathFactory, forked: Path) -> Iterator[Shared[dict[str, str]]]:
     """Local SuperLinks; at the end none of their processes is left."""
     homes: list[Path] = []
 
     def make() -> AbstractContextManager[dict[str, str]]:
         folder = tmp_path_factory.mktemp("superlink")
         homes.append(folder / "flwr-home")
-        return local_superlink(folder)
+        return local_superlink(folder, forked)
 
     with Shared(make, lambda env: bool(processes_with("FLWR_HOME", env["FLWR_HOME"]))) as shared:
         yield shared

@@ -19,6 +19,7 @@ from strategies.run_directory import ANN_FILE, CHECKPOINTS, METRICS_FILE, SNN_FI
 OPTIONS = [
     "data.clients=2",
     "model.name=mlp",
+    "data.training_images=120",
     "training.epochs=1",
     "conversion.steps=4",
     "conversion.calibration_images=16",

@@ -28,7 +28,8 @@ FOREVER = "run.rounds=100000"
 
 
 @pytest.fixture(scope="module")
-def snnfl() -> Iterator[Commands]:
+def snnfl(forked: Path) -> Iterator[Commands]:
+    """Commands whose processes are forked, too."""
     with commands() as started:
         yield started
 

@@ -25,7 +25,7 @@ from strategies.update import Update
 
 ALL = f"detection.detectors=[{','.join(names())}]"
 SMALL = ["data.clients=6", "training.epochs=2", "conversion.steps=8", "run.rounds=2", "run.keep_checkpoints=1"]
-FEW = ["data.training_images=480", "data.test_images=100", "training.batch_size=32"]
+FEW = ["data.training_images=240", "data.test_images=100", "training.batch_size=32"]
 """For all that doesn't depend on what is learned."""
 ENOUGH = ["data.training_images=0", "data.test_images=0"]
 
@@ -70,7 +70,7 @@ def test_judging_and_measuring_change_no_bit(tmp_path: Path, spiking: bool) -> N
 
 
 def test_a_backdoor_works_and_is_recorded(tmp_path: Path) -> None:
-    setting = [*ENOUGH, "data.clients=5", "run.rounds=6", "training.batch_size=16", "training.learning_rate=0.05"]
+    setting = [*ENOUGH, "data.clients=5", "run.rounds=6", "training.batch_size=32", "training.learning_rate=0.1"]
     attack = ["poisoning.attack=badnets", "poisoning.first_round=2", "training.epochs=3"]
     _, clean = play(tmp_path, *setting, *attack, "poisoning.attackers=0", "run.name=clean")
     _, rows = play(tmp_path, *setting, *attack, "poisoning.attackers=2", "run.name=bad", ALL)

@@ -291,7 +291,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     [
         ["privacy.mechanism=central", "privacy.canaries=50"],
         ["privacy.mechanism=central", "privacy.target_clipped_quantile=0.5", "privacy.noise_multiplier=0.4"],
-        ["privacy.mechanism=local", "privacy.noise_multiplier=0.1"],
+        ["privacy.mechanism=local", "privacy.noise_multiplier=0.5"],
         ["privacy.mechanism=example", "strategy.spiking=false"],
         pytest.param(
             ["privacy.mechanism=distributed", "strategy.secure_aggregation=true", "strategy.minimum_replies=4"],

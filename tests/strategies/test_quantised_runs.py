@@ -23,7 +23,7 @@ from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import app as server_app
 
 OPTIONS = ["run.rounds=2", "data.clients=3", "training.epochs=1", "conversion.steps=8", "evaluation.clients=false",
-           "data.training_images=300", "data.test_images=100", "conversion.candidates=5"]  # fmt: skip
+           "data.training_images=150", "data.test_images=100", "conversion.candidates=5"]  # fmt: skip
 PLAIN = "strategy.spiking=false"
 UPLOADS = "quantization.uploads=4"
 

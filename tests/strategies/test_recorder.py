@@ -110,6 +110,7 @@ class Clients(ClientApp):
 
 def run(directory: Path, *overrides: str, clients: ClientApp = client_app.app) -> tuple[Config, list[Row], Path]:
     small = [f"data.clients={CLIENTS}", "training.epochs=2", "conversion.steps=8", "run.rounds=2"]
+    small.append("data.training_images=480")
     config = compose(None, [f"run.directory={directory}", "data.partition=dirichlet", *small, *overrides])
     rows: list[Row] = []
     run_in_process(server_app(rows.append), clients, run_config=flatten(config), clients=CLIENTS)

@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from importlib import metadata
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -78,10 +79,11 @@ def quiet():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, forked):
     path = written(tmp_path_factory.mktemp("studies"), seeds="[0, 1]")
     console = Console(width=200, record=True, file=io.StringIO())
-    check_compared(compare(path, [], jobs=2, console=console))
+    with patch.object(sys, "executable", str(forked / "python")):
+        check_compared(compare(path, [], jobs=2, console=console))
     assert console.export_text().endswith(f"ran 4 cells; report: {path.parent}/small/report.html\n")
     shutil.copy(path, path.with_name("first.yaml"))  # a test adds a seed to the other
     return path
@@ -394,8 +396,8 @@ def test_more_seeds_run_only_those(finished, monkeypatch):
     assert seconds_left(study.cells, states, rounds, 1) == 0.0
 
 
-def start(path):
-    command = [sys.executable, "-c", "from snnfl.commands import main; main()", "compare", str(path), "--jobs", "2"]
+def start(path, python):
+    command = [python, "-c", "from snnfl.commands import main; main()", "compare", str(path), "--jobs", "2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -419,9 +421,11 @@ def is_locked(cell):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill the group", "kill the study", "terminate"])
-def test_a_study_that_ends_half_way_goes_on_to_the_same_table(finished, tmp_path, how):
+def test_a_study_that_ends_half_way_goes_on_to_the_same_table(finished, tmp_path, how, forked, monkeypatch):
+    """One starts alone: what is forked has a group of its own. What goes on is forked."""
     path = written(tmp_path, seeds="[0, 1]")
-    process, study = start(path), read_study(path)
+    process, study = start(path, sys.executable if how == "kill the group" else forked / "python"), read_study(path)
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))
     wait_for(lambda: any(state_of(cell).rounds for cell in study.cells))
     if how == "kill the group":
         os.killpg(process.pid, signal.SIGKILL)
@@ -451,6 +455,7 @@ def rows_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("python_is_forked")
 def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path):
     study = read_study(written(tmp_path))
     first, second = study.cells

@@ -21,6 +21,7 @@ name: few
 plugins: [note.py]
 options: {run.rounds: 2, run.directory: DIRECTORY, data.clients: 3, training.epochs: 1, conversion.steps: 2,
           evaluation.images: 20, evaluation.clients: false, conversion.calibration_images: 8,
+          data.training_images: 300, model.name: mlp,
           detection.detectors: [spoils]}
 matrix:
   what:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,13 @@ from experiments.deploy.run import CONNECTION, flower_home
 from experiments.engines.deployment import list_runs
 from strategies.lock import locked
 
-pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.flwr,
+    pytest.mark.slow,
+    needs_proc,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("forked"),
+]
 
 OPTIONS = ["data.clients=2", "model.name=mlp", "training.epochs=1", "conversion.steps=2", "data.test_images=20"]
 OPTIONS += ["conversion.calibration_images=8", "run.rounds=1"]
@@ -72,7 +79,10 @@ def test_a_full_disk_is_one_line_and_status_1(fleet: Fleet, tmp_path: Path) -> N
     assert "Traceback" not in fleet.log("run")
 
 
-def test_ctrl_c_says_that_the_run_goes_on_and_how_to_end_it(fleet: Fleet) -> None:
+def test_ctrl_c_says_that_the_run_goes_on_and_how_to_end_it(
+    fleet: Fleet, forked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))  # Flower's command line lists runs again and again
     process = fleet.submit(*OPTIONS, "run.name=long", "run.rounds=1000")
     wait(lambda: "round 1:" in fleet.log("run"), "the first round is over")
     os.kill(process.pid, signal.SIGINT)

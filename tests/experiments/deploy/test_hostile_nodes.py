@@ -9,7 +9,13 @@ import pytest
 from fleet import REPOSITORY, Fleet, fleet_of, wait
 from flwr_local import BINARIES, needs_proc
 
-pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.flwr,
+    pytest.mark.slow,
+    needs_proc,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("forked"),
+]
 
 HOSTILE = """
 import re

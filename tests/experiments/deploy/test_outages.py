@@ -35,7 +35,13 @@ from snnfl.config import compose, flatten
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import app as server_app
 
-pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.flwr,
+    pytest.mark.slow,
+    needs_proc,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("forked"),
+]
 
 NODES = 3
 OPTIONS = [f"data.clients={NODES}", "training.epochs=1", "conversion.steps=8", "conversion.calibration_images=32"]
@@ -198,7 +204,10 @@ def disturb(site: Site) -> Evidence:
     fleet.start_superlink()
     site.start_node(2)
     wait(lambda: fleet.snnfl("check")[1] is None, "the nodes have come back")
-    fleet.submit(*options, "--resume").wait(2 * SECONDS)
+    resumed = fleet.submit(*options, "--resume")
+    wait(lambda: resumed.poll() is not None or bool(fleet.stuck()), "the resumed run is over", 2 * SECONDS)
+    if resumed.poll() is None:
+        raise TimeoutError("\n".join(fleet.stuck()))
     after, (number,) = fleet.log("run"), re.findall(r"Successfully started run (\d+)", told)
     fleet.start("logs", [BINARIES / "snnfl", "deploy", "logs", fleet.deployment.path, number]).wait(SECONDS)
     return Evidence(

@@ -22,7 +22,13 @@ from snnfl.config import compose, flatten
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics, simulated_node
 from strategies.server_app import app as server_app
 
-pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.flwr,
+    pytest.mark.slow,
+    needs_proc,
+    pytest.mark.timeout(1800),
+    pytest.mark.usefixtures("forked"),
+]
 
 NODES = 5
 TRAINING = ["run.rounds=2", "training.epochs=1", "conversion.steps=8", "conversion.calibration_images=32"]

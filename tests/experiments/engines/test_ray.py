@@ -11,9 +11,11 @@ import pytest
 import ray
 from flwr.app import Context
 from flwr_local import lingering_processes, needs_proc
+from ray._private.node import Node
 
 from experiments.engines.in_process import run_in_process
 from experiments.engines.ray import RayError, _check_resources, run_on_ray
+from experiments.engines.ray_internals import without_helpers
 
 CLIENTS = 3
 RUN_CONFIG = {"rounds": 3, "output": "", "data.clients": CLIENTS}
@@ -99,6 +101,16 @@ def test_a_running_ray_is_left_alone(mean_app: ModuleType, monkeypatch: pytest.M
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(RayError, match="already running"):
         run_on_ray(mean_app.server_app, mean_app.client_app, run_config=RUN_CONFIG, clients=1)
+
+
+@pytest.mark.parametrize("option", ["log_to_driver", "include_dashboard"])
+def test_ray_starts_helpers_that_are_asked_for_and_no_others(option: str) -> None:
+    names = {"log_to_driver": "start_log_monitor", "include_dashboard": "start_api_server", "": "start_monitor"}
+    before = {name: getattr(Node, name) for name in names.values()}
+    with without_helpers({**dict.fromkeys(names, False), option: True}):
+        kept = [name for name, method in before.items() if getattr(Node, name) is method]
+    assert kept == [names[option]]
+    assert before == {name: getattr(Node, name) for name in names.values()}
 
 
 def test_a_federation_on_ray_needs_a_client(mean_app: ModuleType) -> None:

@@ -316,7 +316,10 @@ def test_a_sentence_says_when_members_differ_from_others_without_any_network(fin
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_its_processes_end_with_it(tmp_path: Path) -> None:
+def test_a_killed_study_goes_on_and_its_processes_end_with_it(
+    tmp_path: Path, forked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is killed has started alone, what goes on is forked."""
     path = written(tmp_path, networks="5")
     command = [sys.executable, "-m", "snnfl", "membership", str(path), "--jobs", "2"]
     killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -330,6 +333,7 @@ def test_a_killed_study_goes_on_and_its_processes_end_with_it(tmp_path: Path) ->
     assert before
     time.sleep(1.0)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob(WEIGHTS)} == before
+    monkeypatch.setattr(sys, "executable", str(forked / "python"))
     study_members(path, jobs=2, console=Console(quiet=True))
     after = {file: file.stat().st_mtime_ns for file in tmp_path.rglob(WEIGHTS)}
     assert len(after) > len(before)

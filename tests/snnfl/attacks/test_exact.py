@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -48,6 +49,7 @@ def fitted(images, labels, steps):
     return model
 
 
+@cache
 def trained():
     pixels, labels, mean, std = digits(200, 600)
     return fitted((pixels - mean) / std, labels, 60)
@@ -120,6 +122,7 @@ def test_few_sets_are_tried_once_each_and_many_never_at_once(monkeypatch, count)
         of.add(len(rows))
         return orthogonal(rows, sets, generator)
 
+    monkeypatch.setattr(exact, "TRIES", TRIES)
     monkeypatch.setattr(exact, "_orthogonal", noted)
     _, inputs, gradient = product(1000, 40, count, 0)
     noisy = gradient + 1e-3 * torch.randn(gradient.shape, dtype=torch.float64, generator=draw(1))

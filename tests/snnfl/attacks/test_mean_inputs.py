@@ -35,7 +35,8 @@ def few_examples():
 
 @pytest.fixture(scope="module")
 def attacked() -> list[Victim]:
-    return [shown(spiking_victim(trained(lenet5()), start=start)) for start in (0, 1, 2)]
+    model = trained(lenet5())
+    return [shown(spiking_victim(model, start=start)) for start in (0, 1, 2)]
 
 
 def found_of(victims: list[Victim], iterations: int = 30):

@@ -33,8 +33,13 @@ def inputs_of(victim: Victim) -> torch.Tensor:
 
 
 @cache
+def convnet() -> nn.Module:
+    return trained(spiking("convnet"))
+
+
+@cache
 def convolutional() -> Victim:
-    return spiking_victim(trained(spiking("convnet")))
+    return spiking_victim(convnet())
 
 
 def psnr_of(name: str, victim: Victim, iterations: int, seed: int = 0) -> float:
@@ -90,7 +95,7 @@ def test_the_last_layer_tells_its_discounted_rates(readout):
 
 
 def test_a_batch_tells_the_rates_of_each_image():
-    victim = spiking_victim(trained(spiking("convnet")), images=4)
+    victim = spiking_victim(convnet(), images=4)
     model, forward = relaxed(victim.view, "atan", 2.0)
     problem = problem_of(victim.view)
     found = solved(victim.view, problem, torch.Generator().manual_seed(0))

@@ -17,14 +17,16 @@ from snnfl.attacks.spike_trains import Layer, constant_trains, inputs_of, step_w
 from snnfl.metrics.images import psnr
 
 SHAPE = (8, 8)
+HIDDEN = 250
+"""Neurons of networks for images, a quarter of the registry's; of those for sequences fewer take longer."""
 
 
-def victim_of(**options):
-    return spiking_victim(spiking("mlp", shape=SHAPE, sequence=True, **options))
+def victim_of(images=1, **options):
+    return spiking_victim(spiking("mlp", shape=SHAPE, sequence=True, **options), images=images)
 
 
 def images_of(images, model=None, **options):
-    return spiking_victim(model or spiking("mlp", **options), images=images)
+    return spiking_victim(model or spiking("mlp", **{"hidden": HIDDEN, **options}), images=images)
 
 
 def run(victim, view=None):
@@ -96,7 +98,7 @@ def test_true_inputs_have_the_spikes_and_the_gradient(options, images):
     inputs = victim.view.inputs(victim.truth.images).flatten(1).double()
     places = [victim.truth.labels.tolist().index(label) for label in told.labels.tolist()]
     inputs = inputs[places][None]
-    assert len(wanted) > 900
+    assert len(wanted) > 0.9 * HIDDEN
     assert torch.equal((layer.potentials(inputs) > layer.threshold).double(), layer.trains)
     assert torch.linalg.matrix_norm(layer.gradient(inputs) - wanted) < 1e-4 * torch.linalg.matrix_norm(wanted)
 
@@ -142,7 +144,7 @@ def test_a_sequence_of_any_numbers_is_found(reset):
 @pytest.mark.parametrize("images", [1, 2, 4, 8])
 @pytest.mark.parametrize("options", [{}, {"reset": "zero", "surrogate": "atan"}], ids=str)
 def test_a_batch_of_images_is_found_exactly(images, options):
-    victim = images_of(images, **options)
+    victim = images_of(images, spiking("mlp", **options))  # 250 neurons leave eight images at 57 dB
     found = run(victim)
     assert float(matched(found, victim).min()) > 100
     assert sorted(found.labels.tolist()) == sorted(victim.truth.labels.tolist())
@@ -160,7 +162,7 @@ def test_forty_steps_hide_no_batch(neuron, readout):
 @pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("steps", [5, 25])
 def test_a_trained_network_hides_no_batch(images, steps):
-    victim = images_of(images, trained(spiking("mlp", time_steps=steps)))
+    victim = images_of(images, trained(spiking("mlp", time_steps=steps, hidden=HIDDEN)))
     reached = matched(run(victim), victim)
     told = len(_told(victim.view, problem_of(victim.view), torch.Generator().manual_seed(0)).errors)
     assert (
@@ -169,7 +171,7 @@ def test_a_trained_network_hides_no_batch(images, steps):
 
 
 def test_a_batch_of_sequences_is_found():
-    victim = spiking_victim(spiking("mlp", shape=SHAPE, sequence=True), images=3)
+    victim = victim_of(images=3)
     assert float(matched(run(victim), victim).min()) > 35
 
 

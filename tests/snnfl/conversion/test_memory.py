@@ -12,7 +12,7 @@ from snnfl.conversion.replay import CurrentStore
 from snnfl.spiking import Affine
 from snnfl.spiking.values import value_bytes
 
-IMAGES = torch.randn(16, 2, 24, 24, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(16, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 class Wide(nn.Module):
@@ -23,7 +23,7 @@ class Wide(nn.Module):
         self.conv1, self.relu1 = nn.Conv2d(2, 16, 3, padding=1), nn.ReLU()
         self.conv2, self.relu2 = nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
         self.conv3, self.relu3 = nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
-        self.head = nn.Linear(16 * 24 * 24, 3)
+        self.head = nn.Linear(16 * 16 * 16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.conv1(x))
@@ -38,7 +38,7 @@ class WideFirst(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(2, 16, 3, padding=1)
         self.convs = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
-        self.head = nn.Linear(16 * 24 * 24, 3)
+        self.head = nn.Linear(16 * 16 * 16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -69,7 +69,7 @@ class WideGated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(2, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
-        self.conv3, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16 * 12 * 12, 3)
+        self.conv3, self.head = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16 * 8 * 8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.conv1(x))
@@ -102,7 +102,7 @@ def peak_bytes(model: nn.Module, config: ConversionConfig) -> int:
     [("none", "layer_mmse"), ("bias_potential", "percentile"), ("bias", "channel_mmse"), ("time_bias", "layer_max")],
 )
 def test_the_ceiling_is_kept(calibration, thresholds, network):
-    model, options = network(), {"steps": 20, "calibration": calibration, "thresholds": thresholds}
+    model, options = network(), {"steps": 12, "calibration": calibration, "thresholds": thresholds}
     if network is WideGated and calibration == "bias":
         options["readout"] = "second_half"
     least = smallest(model, IMAGES, **options)
@@ -129,7 +129,7 @@ def test_more_memory_is_used_for_currents_and_no_more_than_they_take():
         return plan_memory(graph, sizes, images=16, itemsize=4, config=config).stored
 
     assert 0 <= stored(least, "bias") < stored(4 * least, "bias") < stored(10**9, "bias")
-    assert stored(10**9, "bias") == stored(10**10, "bias") == 20 * 16 * 16 * 24 * 24 * 4
+    assert stored(10**9, "bias") == stored(10**10, "bias") == 20 * 16 * 16 * 16 * 16 * 4
     assert stored(10**9, "none") == stored(10**9, "time_bias") == 0  # they run each layer once
 
 
