@@ -2,12 +2,13 @@
 
 Cohorts of 50 and of 5 of 1,000 clients, each with 50 images of CIFAR-10, train for 5 steps of batch 10: what a round
 costs once shows in the small one. The bare loop runs the same steps on images that are already normalised, and
-averages. A round is timed from the end of one to the end of the next, so that what happens once doesn't count;
-evaluation is one test image. Candidates take turns.
+averages. Candidates take turns, a round each, and their first rounds don't count; evaluation is one test image. A
+ratio is of rounds that followed each other.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import logging
@@ -19,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from harness import Bar, Options, Result, find_data, main, ratios
 from pfl_research import Clock, pfl_rounds
 from torch import Tensor, nn
+from turns import in_turns, with_one_heap
 
 # isort: split
 from clients.client_app import app as client_app
@@ -113,22 +114,19 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
     """Compare a FedAvg round on every engine."""
     config = cohort_configuration(model, cohort, folder, options)
     work, users, initial = users_of(config, cohort)
+    bare, theirs = copy.deepcopy(work.model), copy.deepcopy(work.model)
     candidates: dict[str, Callable[[int, Clock], list[float]]] = {
-        "the SGD steps alone": lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock),
+        "the SGD steps alone": lambda rounds, clock: bare_rounds(bare, initial, users, config, rounds, clock),
         "in process": lambda rounds, clock: timed_run(config, rounds, clock, in_process),
-        "on Ray": lambda rounds, clock: timed_run(config, rounds, clock, _on_ray),
     }
     if importlib.util.find_spec("pfl") is not None:
-        candidates[PFL] = lambda rounds, clock: pfl_rounds(work.model, users, config, BATCH, rounds, clock)
+        candidates[PFL] = lambda rounds, clock: pfl_rounds(theirs, users, config, BATCH, rounds, clock)
     else:
         sys.stderr.write("pfl-research is not installed, its rows are left out; pfl_research.py says how\n")
-    turns, rounds = (1, 2) if options.quick else (3, 200 // cohort)
-    cpu, wall = (dict[str, list[float]]() for _ in range(2))
-    for _ in range(turns):
-        for name, run in candidates.items():
-            cpu_seconds, wall_seconds = zip(*pairwise_seconds(run, rounds), strict=True)
-            cpu.setdefault(name, []).extend(cpu_seconds)
-            wall.setdefault(name, []).extend(wall_seconds)
+    cpu, wall = in_turns(candidates, 2 if options.quick else 600 // cohort)
+    ray = {"on Ray": lambda rounds, clock: timed_run(config, rounds, clock, _on_ray)}  # Flower plays one run a process
+    for all_of, of_ray in zip((cpu, wall), in_turns(ray, 2 if options.quick else 100 // cohort), strict=True):
+        all_of |= of_ray
     what = f"{model}: a round of {cohort} clients x {IMAGES // BATCH} steps"
     rows = [
         Result(
@@ -137,7 +135,7 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
             unit="CPU ms",
             note=f"{1000 * sorted(wall[name])[len(wall[name]) // 2]:.0f} ms by the clock",
         )
-        for name in candidates
+        for name in cpu
     ]
     ours, floor = cpu["in process"], cpu["the SGD steps alone"]
     bar = Bar(limit=1.08 if model == "cnn" and cohort == COHORTS[0] else 1.15, at_most=True)
@@ -147,40 +145,6 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
         bar = Bar(limit=0.9, at_most=True)
         rows.append(Result(name=f"{over} {PFL}", samples=ratios(ours, cpu[PFL]), unit="x", bar=bar))
     return rows
-
-
-def pairwise_seconds(run: Callable[[int, Clock], list[float]], rounds: int) -> list[tuple[float, float]]:
-    """Run some rounds after one that doesn't count; return CPU and wall seconds of each, without those of looking."""
-    walls, looked = list[float](), 0.0
-
-    def clock() -> float:
-        nonlocal looked
-        walls.append(time.perf_counter())
-        begun = time.process_time()
-        seconds = tree_seconds() - looked
-        looked += time.process_time() - begun
-        return seconds
-
-    ticks = run(rounds + 1, clock)
-    return [(b - a, d - c) for (a, b), (c, d) in zip(pairwise(ticks), pairwise(walls), strict=True)]
-
-
-def tree_seconds() -> float:
-    """Sum the CPU seconds of this process and all its descendants: Ray's workers are grandchildren."""
-    ticks, total, parents = os.sysconf("SC_CLK_TCK"), time.process_time(), dict[int, list[tuple[int, float]]]()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has just ended
-        seconds = (int(fields[11]) + int(fields[12])) / ticks
-        parents.setdefault(int(fields[1]), []).append((int(stat.parent.name), seconds))
-    waiting = [os.getpid()]
-    while waiting:
-        for child, seconds in parents.get(waiting.pop(), []):
-            total += seconds
-            waiting.append(child)
-    return total
 
 
 def bare_rounds(
@@ -374,4 +338,5 @@ def report_start(folder: str, quick: bool) -> None:
 
 
 if __name__ == "__main__":
+    with_one_heap()
     main("federated_round", measure)

@@ -7,6 +7,7 @@ and linear layer alone, dense, forward and backward, at each of the T steps.
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import multiprocessing
@@ -24,7 +25,6 @@ from federated_round import (
     bare_rounds,
     configuration,
     in_process,
-    pairwise_seconds,
     timed_run,
 )
 from harness import Bar, Options, Result, find_data, main, ratios, take_turns
@@ -42,6 +42,7 @@ from spiking_libraries import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import in_turns, with_one_heap
 
 from snnfl.config import ModelConfig, StrategyConfig, TrainingConfig
 from snnfl.heap import keep_freed_memory
@@ -313,14 +314,12 @@ def federated(options: Options) -> list[Result]:
             for chosen in work.partitions[:clients]
         ]
         initial = {name: array.clone() for name, array in work.initial_state.items()}
+        bare = copy.deepcopy(work.model)
         runs: dict[str, Callable[[int, Clock], list[float]]] = {
-            "the SGD steps alone": lambda rounds, clock: bare_rounds(work.model, initial, users, config, rounds, clock),
+            "the SGD steps alone": lambda rounds, clock: bare_rounds(bare, initial, users, config, rounds, clock),
             "in process": lambda rounds, clock: timed_run(config, rounds, clock, in_process),
         }
-        seconds: dict[str, list[float]] = {}
-        for _ in range(1 if options.quick else 3):
-            for name, run in runs.items():
-                seconds.setdefault(name, []).extend(cpu for cpu, _ in pairwise_seconds(run, 2 if options.quick else 10))
+        seconds, _ = in_turns(runs, 2 if options.quick else 30)
     what = "a round of 10 spiking clients x 5 steps, LeNet-5, T=8"
     return [
         *(
@@ -472,4 +471,5 @@ def _status(field: str) -> float:
 
 
 if __name__ == "__main__":
+    with_one_heap()
     main("snn_training", measure)

@@ -21,7 +21,7 @@ OTHERS = {
     "spiking_libraries",
     "deployment_load",
     "event_training",
-    "round_turns",
+    "turns",
     *ATTACKS,
 }
 """What benchmarks share, one that takes the whole machine for minutes, and those without bars: not of `make bench`."""
