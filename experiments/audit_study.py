@@ -134,7 +134,7 @@ TABLES: Mapping[str, Table] = {
     ),
     "convnet": Table(
         title="ConvNet with batch normalisation, untrained: 100 iterations",
-        attacks=("reconverted_statistics", "reconverted_initial", "inverting_statistics"),
+        attacks=("reconverted_statistics", "reconverted_initial", "feature_inversion", "inverting_statistics"),
         overrides=(*CONVNET, *FOUR_CLIENTS),
         iterations=100,
     ),

@@ -37,8 +37,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """Divide ``config.max_bytes`` among activations, spike trains, chunks and stored currents.
 
-    The model isn't counted, nor the columns that PyTorch makes of a single small image in front of a convolution: 20,480
-    numbers times the size of the kernel at most, 0.7 MB for one of 3x3.
+    The model isn't counted, nor the columns that PyTorch makes of a single small image in front of a convolution:
+    20,480 numbers times the size of the kernel at most, 0.7 MB for one of 3x3.
 
     Args:
         graph: Structure of the network.
