@@ -85,12 +85,12 @@ def configuration(folder: str, options: Options, **sections: Any) -> Config:
     )
 
 
-def cohort_configuration(model: str, cohort: int, folder: str, options: Options) -> Config:
-    """Describe a run of FedAvg in which so many clients train at a time; without its data the program ends."""
+def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> list[Result]:
+    """Compare a FedAvg round on every engine."""
     if not options.quick and find_data("cifar10") is None:
         sys.exit("error: no CIFAR-10 here: snnfl data fetch cifar10, or set SNNFL_DATA to its folder")
     clients = 20 if options.quick else 50_000 // IMAGES
-    return configuration(
+    config = configuration(
         folder,
         options,
         data={"clients": clients},
@@ -98,21 +98,6 @@ def cohort_configuration(model: str, cohort: int, folder: str, options: Options)
         training=TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, momentum=MOMENTUM),
         strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=cohort / clients),
     )
-
-
-def users_of(config: Config, cohort: int) -> tuple[Workspace, list[tuple[Tensor, Tensor]], dict[str, Tensor]]:
-    """Return a run's workspace, normalised images and labels of so many clients, and the initial weights."""
-    work = workspace(config)
-    users = [
-        (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
-        for chosen in work.partitions[:cohort]
-    ]
-    return work, users, {name: array.clone() for name, array in work.initial_state.items()}
-
-
-def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> list[Result]:
-    """Compare a FedAvg round on every engine."""
-    config = cohort_configuration(model, cohort, folder, options)
     work, users, initial = users_of(config, cohort)
     bare, theirs = copy.deepcopy(work.model), copy.deepcopy(work.model)
     candidates: dict[str, Callable[[int, Clock], list[float]]] = {
@@ -145,6 +130,16 @@ def measure_rounds(model: str, cohort: int, folder: str, options: Options) -> li
         bar = Bar(limit=0.9, at_most=True)
         rows.append(Result(name=f"{over} {PFL}", samples=ratios(ours, cpu[PFL]), unit="x", bar=bar))
     return rows
+
+
+def users_of(config: Config, cohort: int) -> tuple[Workspace, list[tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Return a run's workspace, normalised images and labels of so many clients, and the initial weights."""
+    work = workspace(config)
+    users = [
+        (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
+        for chosen in work.partitions[:cohort]
+    ]
+    return work, users, {name: array.clone() for name, array in work.initial_state.items()}
 
 
 def bare_rounds(

@@ -26,6 +26,7 @@ from federated_round import (
     configuration,
     in_process,
     timed_run,
+    users_of,
 )
 from harness import Bar, Options, Result, find_data, main, ratios, take_turns
 from pfl_research import Clock
@@ -50,7 +51,6 @@ from snnfl.models import initialise, multiply_in_bfloat16
 from snnfl.models.spiking import spiking_model
 from snnfl.neurons.events import EventLayer
 from snnfl.rng import generator
-from snnfl.workspace import workspace
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 CLEAR = Path("/proc/self/clear_refs")
@@ -308,12 +308,7 @@ def federated(options: Options) -> list[Result]:
             training=TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, momentum=MOMENTUM),
             strategy=StrategyConfig(name="fedavg", spiking=False, fraction_train=clients / population),
         )
-        work = workspace(config)
-        users = [
-            (work.dataset.normalise(work.dataset.train_images[chosen]), work.dataset.train_labels[chosen])
-            for chosen in work.partitions[:clients]
-        ]
-        initial = {name: array.clone() for name, array in work.initial_state.items()}
+        work, users, initial = users_of(config, clients)
         bare = copy.deepcopy(work.model)
         runs: dict[str, Callable[[int, Clock], list[float]]] = {
             "the SGD steps alone": lambda rounds, clock: bare_rounds(bare, initial, users, config, rounds, clock),

@@ -110,10 +110,10 @@ def train(message: Message, context: Context) -> Message:
 
 def _epochs(work: Workspace, data: ClientData, draw: torch.Generator) -> Iterator[Iterator[Batch]]:
     """Yield each epoch's batches of the client's samples."""
-    training = work.config.training
-    options: dict[str, Any] = {"augment": work.config.data.augment, "layout": work.layout}
+    training, augment = work.config.training, work.config.data.augment
+    where: dict[str, Any] = {"layout": work.layout, "device": work.device}
     for _ in range(training.epochs):
-        yield _on(work, batches(data.dataset, data.indices, training.batch_size, generator=draw, **options))
+        yield batches(data.dataset, data.indices, training.batch_size, generator=draw, augment=augment, **where)
 
 
 @app.evaluate()

@@ -24,12 +24,7 @@ from forking_flower import INTERPRETER
 from installed import Installed, install
 from shared import Shared
 from typed import typed
-from workers import (  # noqa: F401
-    compiled_by_one_worker,
-    pytest_handlecrashitem,
-    pytest_terminal_summary,
-    pytest_xdist_make_scheduler,
-)
+from workers import pytest_handlecrashitem, pytest_terminal_summary, pytest_xdist_make_scheduler  # noqa: F401
 
 from snnfl.files import write_bytes
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from flwr_local import BINARIES, free_port, kill_processes
 from forking_flower import COMMANDS, Forked, Forks, write_superexec
 from typer.testing import CliRunner
@@ -30,6 +31,9 @@ SECONDS = 400
 """That anything may take: a busy machine needs ten times as long as an idle one."""
 
 REPOSITORY = Path(__file__).parents[1]
+
+FORKED = pytest.mark.usefixtures("forked")
+"""What a fleet's processes are forked from is forked itself."""
 
 LIMITS = re.compile(r".*(?:database is locked|No heartbeat received|HTTP status 500|500 Internal).*")
 """What Flower's logs say where it met limits of its own."""

@@ -64,11 +64,10 @@ def claim(examples: int) -> Fault:
     return lambda arrays, content: content["metrics"].update({"num-examples": examples})
 
 
-def many_zeros(arrays: ArrayRecord, content: RecordDict) -> None:
-    """Send 256 MB: a gigabyte takes a busy machine longer to write than a client has."""
+def a_gigabyte_of_zeros(arrays: ArrayRecord, content: RecordDict) -> None:
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**26,)})
-    arrays["fc1.weight"] = Array("float32", (2**26,), "numpy.ndarray", stream.getvalue() + bytes(2**28))
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**28,)})
+    arrays["fc1.weight"] = Array("float32", (2**28,), "numpy.ndarray", stream.getvalue() + bytes(2**30))
 
 
 def hangs(arrays: ArrayRecord, content: RecordDict) -> None:
@@ -92,7 +91,7 @@ FAULTS: dict[int, tuple[Fault, str]] = {
     9: (lambda a, c: spoil(a, "threshold", put(0.0)), "refused: .*threshold: expected positive values, .* is 0"),
     10: (claim(0), "refused: num-examples: expected a whole number from 1 to 80, found 0"),
     11: (claim(81), "refused: num-examples: expected a whole number from 1 to 80, found 81"),
-    12: (many_zeros, r"refused: fc1.weight: expected float32\[.*, found float32\[67108864\]"),
+    12: (a_gigabyte_of_zeros, r"refused: fc1.weight: expected float32\[.*, found float32\[268435456\]"),
     13: (
         lambda a, c: c.pop("metrics") and None,
         "refused: expected the records 'arrays' and 'metrics', found 'arrays'",

@@ -6,7 +6,7 @@ test is named at the end. A test whose worker dies twice has failed, and so has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -80,23 +80,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name these tests at the end."""
     for test in sorted(_died):
         terminalreporter.write_line(f"{test}: {PLAYED_AGAIN}", yellow=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compiled_by_one_worker(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """A worker that needs a kernel which another one compiles waits for it, and finds it in Numba's cache."""
-    if worker_id == "master":
-        yield
-        return
-    from filelock import FileLock
-    from numba.core.dispatcher import Dispatcher
-
-    lock, compile = FileLock(tmp_path_factory.getbasetemp().parent / "numba.lock"), Dispatcher.compile
-
-    def compile_alone(self: Dispatcher, signature: Any) -> Any:
-        with lock:
-            return compile(self, signature)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Dispatcher, "compile", compile_alone)
-        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from snnfl.batching import batch_sizes
 from snnfl.config import ConfigError
 from snnfl.data import augmentation
 from snnfl.data.dataset import Dataset
+
+CPU = torch.device("cpu")
 
 NORMALISED_AT_ONCE = 256
 """Examples: for small batches of small images the calls cost more than the arithmetic."""
@@ -33,6 +34,7 @@ def batches(
     generator: torch.Generator,
     augment: bool,
     layout: torch.memory_format = torch.contiguous_format,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Go once through a client's training examples in random order.
 
@@ -46,6 +48,7 @@ def batches(
         generator: Draws the order and, batch by batch, the augmentation.
         augment: Whether to crop at random, and to mirror where ``dataset.flip``; all time steps of a sample alike.
         layout: How pictures lie.
+        device: Where batches are; those of small examples go there together.
 
     Returns:
         Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
@@ -55,7 +58,7 @@ def batches(
     """
     if augment and len(dataset.input_shape) < 3:
         raise ConfigError(f"data.augment=true: {dataset.name} has no pictures to crop; set data.augment=false")
-    return _batches(dataset, indices, batch_size, generator, augment, layout)
+    return _batches(dataset, indices, batch_size, generator, augment, layout, device)
 
 
 def _batches(
@@ -65,6 +68,7 @@ def _batches(
     generator: torch.Generator,
     augment: bool,
     layout: torch.memory_format,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = indices[torch.randperm(len(indices), generator=generator)]
     sizes = batch_sizes(len(order), batch_size)
@@ -74,15 +78,15 @@ def _batches(
             pictures = images.flatten(1, -3)  # time steps of events as channels
             pictures = augmentation.augment(pictures, generator, padding=dataset.padding, flip=dataset.flip)
             normalised = dataset.normalise(pictures.view_as(images))
-            yield laid_out(normalised, layout, images.device), dataset.train_labels[chunk]
+            yield laid_out(normalised, layout, device), dataset.train_labels[chunk].to(device)
         return
     examples = min(NORMALISED_AT_ONCE, NUMBERS_AT_ONCE // max(1, math.prod(dataset.input_shape)))
     together = max(1, examples // batch_size)
     groups = [sizes[start : start + together] for start in range(0, len(sizes), together)]
     for some, chunk in zip(groups, torch.split(order, list(map(sum, groups))), strict=True):
         images = dataset.normalise(dataset.train_images.index_select(0, chunk))
-        images = laid_out(images, layout, images.device)
-        labels = dataset.train_labels.index_select(0, chunk)
+        images = laid_out(images, layout, device)
+        labels = dataset.train_labels.index_select(0, chunk).to(device)
         yield from zip(torch.split(images, some), torch.split(labels, some), strict=True)
 
 
@@ -156,15 +160,9 @@ def test_batches(
         Pairs of normalised ``float32`` images ``[batch, *input_shape]`` and ``int64`` labels ``[batch]``.
     """
     count = len(dataset.test_labels)
-    order = _test_subset(dataset.name, count, limit) if limit else torch.arange(count)
-    for chunk in torch.split(order, batch_size):
+    order = torch.randperm(count, generator=rng.generator(0, f"test subset of {dataset.name}"))[:limit]
+    for chunk in torch.split(order if limit else torch.arange(count), batch_size):
         yield dataset.normalise(dataset.test_images[chunk]), dataset.test_labels[chunk]
-
-
-@lru_cache(maxsize=16)
-def _test_subset(name: str, count: int, limit: int) -> Tensor:
-    """Return which examples of a test split are tested on, the same in each round."""
-    return torch.randperm(count, generator=rng.generator(0, f"test subset of {name}"))[:limit].clone()
 
 
 test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it wherever a test imports it

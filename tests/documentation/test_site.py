@@ -34,8 +34,7 @@ class Fetched(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    # The source code beside the API, in which nothing is looked for, takes as long as a third of the rest.
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "SNNFL_SITE_SOURCE": "false"}
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     return folder

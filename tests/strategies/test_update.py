@@ -311,7 +311,7 @@ HOSTILE: list[Mutation] = [
 
 @pytest.mark.parametrize("mutation", [*HOSTILE, *HARMLESS], ids=lambda mutation: mutation.__name__)
 @pytest.mark.filterwarnings("ignore:Reading `.npy`")  # NumPy's answer to the header of Python 2
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_mutated_update_is_refused_or_valid(mutation: Mutation, data: st.DataObject) -> None:
     content = valid()

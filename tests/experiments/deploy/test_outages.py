@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 import torch
-from fleet import SECONDS, Fleet, cable, fleet_of, missing_for_a_cut, wait
+from fleet import FORKED, SECONDS, Fleet, cable, fleet_of, missing_for_a_cut, wait
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr_local import BINARIES, needs_proc
@@ -35,13 +35,7 @@ from snnfl.config import compose, flatten
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics
 from strategies.server_app import app as server_app
 
-pytestmark = [
-    pytest.mark.flwr,
-    pytest.mark.slow,
-    needs_proc,
-    pytest.mark.timeout(1800),
-    pytest.mark.usefixtures("forked"),
-]
+pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, FORKED, pytest.mark.timeout(1800)]
 
 NODES = 3
 OPTIONS = [f"data.clients={NODES}", "training.epochs=1", "conversion.steps=8", "conversion.calibration_images=32"]

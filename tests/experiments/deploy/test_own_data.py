@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fleet import SECONDS, Fleet, fleet_of, wait
+from fleet import FORKED, SECONDS, Fleet, fleet_of, wait
 from flwr_local import needs_proc
 from own_data import OPTIONS, lay_arrays, lay_dataset, lay_pictures
 from safetensors.torch import load_file
@@ -22,13 +22,7 @@ from snnfl.config import compose, flatten
 from strategies.run_directory import ANN_FILE, SNN_FILE, read_metrics, simulated_node
 from strategies.server_app import app as server_app
 
-pytestmark = [
-    pytest.mark.flwr,
-    pytest.mark.slow,
-    needs_proc,
-    pytest.mark.timeout(1800),
-    pytest.mark.usefixtures("forked"),
-]
+pytestmark = [pytest.mark.flwr, pytest.mark.slow, needs_proc, FORKED, pytest.mark.timeout(1800)]
 
 NODES = 5
 TRAINING = ["run.rounds=2", "training.epochs=1", "conversion.steps=8", "conversion.calibration_images=32"]

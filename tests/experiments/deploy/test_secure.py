@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fleet import fleet_of, wait
+from fleet import FORKED, fleet_of, wait
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr_local import needs_proc
@@ -38,7 +38,7 @@ class Gone(ClientApp):
 @pytest.mark.flwr
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("forked")
+@FORKED
 @needs_proc
 def test_a_node_that_is_killed_between_sharing_and_unmasking_costs_its_own_update(tmp_path: Path) -> None:
     with fleet_of(tmp_path / "fleet", 3, in_memory=True) as fleet:

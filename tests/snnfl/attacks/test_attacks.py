@@ -149,7 +149,7 @@ def test_succeeds(name):
 def test_the_naive_attack_finds_labels_alone_where_every_path_spikes():
     """The true derivative of spikes is zero, so only a path around them tells the image (as in test_succeeds)."""
     victim = attacked(small_cnn(), conversion=CONVERSION)
-    found = run("snn_naive", victim, Budget(iterations=20))
+    found = run("snn_naive", victim)
     assert found.labels.tolist() == victim.truth.labels.tolist()
     assert len({value for _, value in found.curve}) == 1  # no gradient, no progress
     noise = torch.randn(1, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))[0]
@@ -171,7 +171,7 @@ def test_fails_on_a_random_update(name):
     if name in ("reconverted_calibrated", "thresholds_alone"):
         noisy |= {key: torch.ones_like(noisy[key]) for key in noisy if key.endswith("threshold")}
     random = replace(victim, view=replace(victim.view, exchange=replace(exchange, received=noisy)))
-    budget = Budget(iterations=25)
+    budget = Budget(iterations=40)
     found = run(name, random, budget)
     public = recordings(100, seed=1) / 8 if name == "event_recovery" else digits(200, 100)[0]
     public = public.view(-1, *victim.view.input_shape)

@@ -122,7 +122,6 @@ def test_few_sets_are_tried_once_each_and_many_never_at_once(monkeypatch, count)
         of.add(len(rows))
         return orthogonal(rows, sets, generator)
 
-    monkeypatch.setattr(exact, "TRIES", TRIES)
     monkeypatch.setattr(exact, "_orthogonal", noted)
     _, inputs, gradient = product(1000, 40, count, 0)
     noisy = gradient + 1e-3 * torch.randn(gradient.shape, dtype=torch.float64, generator=draw(1))

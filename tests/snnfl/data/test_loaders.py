@@ -195,3 +195,22 @@ def test_images_are_laid_out_as_pytorch_does(channels, layout):
     assert found.stride() == expected.stride()
     part = images[:, :, 1:]
     assert torch.equal(data.laid_out(part, layout, torch.device("cpu")), part)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_pictures_lie_as_is_asked(channels, augment):
+    images = torch.randint(0, 256, (50, channels, 8, 8), generator=rng.generator(0, "pictures")).to(torch.uint8)
+    one = {"mean": torch.full((channels,), 0.5), "std": torch.full((channels,), 0.25)}
+    dataset = replace(pictures(flip=True), train_images=images, test_images=images, **one)
+
+    def epoch(**where):
+        draw = rng.generator(0, "a")
+        return list(data.batches(dataset, torch.arange(50), 8, generator=draw, augment=augment, **where))
+
+    there = {"layout": torch.channels_last, "device": torch.device("cpu")}
+    for (plain, labels), (last, same) in zip(epoch(), epoch(**there), strict=True):
+        assert plain.is_contiguous()
+        assert last.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(plain, last)
+        assert torch.equal(labels, same)
